@@ -1,0 +1,38 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer and pip.
+PYTHON ?= python3
+VENV ?= .venv
+
+# jax for Python 3.12 and newer is newer than the last one for 3.11.
+CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; \
+	print("constraints-py311.txt" if sys.version_info < (3, 12) else "constraints-py312.txt")')
+INSTALLED = $(VENV)/installed
+RUN = $(VENV)/bin/python
+
+.PHONY: demo test lint bench notebooks install
+.DELETE_ON_ERROR:
+
+demo: install
+	$(RUN) main.py demo
+
+test: install
+	$(RUN) -m pytest -q $(PYTEST_ARGS)
+
+lint: install
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+
+notebooks: install
+	JAX_PLATFORMS=cpu $(RUN) -m pytest -q -p no:cacheprovider --override-ini=addopts= --nbmake notebooks
+
+bench: install
+	for file in benchmarks/*.py; do $(RUN) $$file || exit 1; done
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints-py311.txt constraints-py312.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"delf_jax needs Python 3.11 or newer; name one with make PYTHON=python3.12 ...")'
+	@echo "Installing into $(VENV) with $(CONSTRAINTS) (about a gigabyte, a minute or two)"
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]'
+	@touch $@

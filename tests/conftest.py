@@ -1,0 +1,72 @@
+"""What all tests run under: strict JAX, two CPU devices, and shared fixtures."""
+
+import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).parent.parent
+COMPILED = str(ROOT / ".cache" / "compiled")
+
+# Read by jax when it is first imported, and by the programs that tests start.
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    "MPLBACKEND": "Agg",
+    # A second run of the suite finds the programs that the first one compiled.
+    "DELF_JAX_CACHE": COMPILED,
+    "JAX_COMPILATION_CACHE_DIR": COMPILED,
+}
+
+import numpy as np  # noqa: E402  (after the flags)
+import pytest  # noqa: E402
+
+
+def _folder(variable: str, default: str) -> pathlib.Path:
+    folder = pathlib.Path(os.environ.get(variable, ROOT.parent / "shared" / default))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent; {variable} names another place")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> pathlib.Path:
+    """The folder of numbers that the original code computed."""
+    return _folder("DELF_JAX_GOLDEN", "golden")
+
+
+@pytest.fixture(scope="session")
+def photos() -> pathlib.Path:
+    """The folder of real photographs with ground truth."""
+    return _folder("DELF_JAX_PHOTOS", "photos")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The folder of a very small DELG with random weights."""
+    import jax
+
+    from delf_jax import weights
+
+    architecture = {
+        "name": "delg",
+        "depth": 18,
+        "width": 8,
+        "layout": "v1.5",
+        "attention_width": 16,
+        "reduced_dimension": 16,
+        "global_dimension": 32,
+    }
+    module = weights.build_module(architecture)
+    images = np.zeros((1, 64, 64, 3), np.float32)
+    variables = jax.jit(module.init)(jax.random.key(0), images)
+    extraction = {
+        "image_scales": (0.5, 1.0),
+        "global_scales": (1,),
+        "max_image_size": 160,
+        "max_features": 200,
+        "attention_threshold": 0.0,
+    }
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    weights.save_model(folder, architecture, variables, extraction, {"note": "random"})
+    return folder
