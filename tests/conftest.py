@@ -4,7 +4,6 @@ import os
 import pathlib
 
 ROOT = pathlib.Path(__file__).parent.parent
-COMPILED = str(ROOT / ".cache" / "compiled")
 
 # Read by jax when it is first imported, and by the programs that tests start.
 os.environ |= {
@@ -14,8 +13,8 @@ os.environ |= {
     "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
     "MPLBACKEND": "Agg",
     # A second run of the suite finds the programs that the first one compiled.
-    "DELF_JAX_CACHE": COMPILED,
-    "JAX_COMPILATION_CACHE_DIR": COMPILED,
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
 }
 
 import numpy as np  # noqa: E402  (after the flags)
@@ -70,3 +69,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     weights.save_model(folder, architecture, variables, extraction, {"note": "random"})
     return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator with a fixed seed."""
+    return np.random.default_rng(0)
