@@ -1,0 +1,1 @@
+"""Jitted matching and numpy geometry: features in, matches and rankings out."""

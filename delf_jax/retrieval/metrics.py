@@ -1,0 +1,80 @@
+"""Retrieval metrics with the rules of the revisited Oxford and Paris benchmarks.
+
+`positions` are zero-based places of the positives in a ranking from which the junk
+images were taken out.
+"""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+def find_positions(
+    ranking: Int[np.ndarray, " R"],
+    positives: Sequence[int] | Int[np.ndarray, " T"],
+    junk: Sequence[int] | Int[np.ndarray, " J"] = (),
+) -> Int[np.ndarray, " K"]:
+    """Places of the positives, increasing; junk images do not take up a place."""
+    ranking = np.asarray(ranking)
+    kept = ranking[~np.isin(ranking, np.asarray(junk, ranking.dtype))]
+    return np.flatnonzero(np.isin(kept, np.asarray(positives, ranking.dtype)))
+
+
+def average_precision(
+    ranking: Int[np.ndarray, " R"],
+    positives: Sequence[int] | Int[np.ndarray, " T"],
+    junk: Sequence[int] | Int[np.ndarray, " J"] = (),
+) -> float:
+    """Area under precision over recall (trapezoids); NaN without positives.
+
+    Positives that the ranking leaves out count as never found.
+    """
+    if not len(positives):
+        return float("nan")
+    places = find_positions(ranking, positives, junk)
+    hits = np.arange(len(places))
+    # The precision just before a hit; before the very first image it is taken as 1.
+    before = np.where(places > 0, hits / np.maximum(places, 1), 1.0)
+    after = (hits + 1) / (places + 1)
+    return float((before + after).sum() / (2 * len(positives)))
+
+
+def precision_at(positions: Int[np.ndarray, " K"], k: int) -> float:
+    """Share of positives among the first k, or up to the last positive if sooner."""
+    if not len(positions):
+        return 0.0
+    depth = min(k, int(positions[-1]) + 1)
+    return float(np.count_nonzero(positions < depth) / depth)
+
+
+def recall_at(positions: Int[np.ndarray, " K"], k: int) -> float:
+    """1 if some positive is among the first k, else 0.
+
+    The recall of image retrieval by classes (Recall@1 and so on), not the share of
+    positives that was found.
+    """
+    return float(len(positions) > 0 and positions[0] < k)
+
+
+def mean_over_queries(values: Sequence[float] | Float[np.ndarray, " Q"]) -> float:
+    """Mean of one value per query; queries without positives (NaN) are left out."""
+    values = np.asarray(values, np.float64)
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def macro_mean(
+    values: Sequence[float] | Float[np.ndarray, " Q"], groups: Sequence[Hashable]
+) -> float:
+    """Mean over groups (landmarks) of the mean of their queries.
+
+    A landmark with many photos weighs as much as one with two. Queries without
+    positives are left out, and so are groups that have no others.
+    """
+    if len(values) != len(groups):
+        raise ValueError(f"{len(values)} values but {len(groups)} groups")
+    members: dict[Hashable, list[float]] = {}
+    for value, group in zip(values, groups, strict=True):
+        members.setdefault(group, []).append(float(value))
+    return mean_over_queries([mean_over_queries(each) for each in members.values()])

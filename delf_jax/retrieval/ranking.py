@@ -1,0 +1,52 @@
+"""Rankings from similarities, and from similarities and verified inliers together."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+def top_k(
+    similarities: Float[np.ndarray, "*Q M"], k: int | None = None
+) -> Int[np.ndarray, "*Q K"]:
+    """Ids of the k most similar, best first; equals in the order of their ids.
+
+    `k` of None, or of M and more, ranks all.
+    """
+    similarities = np.asarray(similarities)
+    size = similarities.shape[-1]
+    k = size if k is None else min(k, size)
+    if k < size // 8 and similarities.ndim == 1:
+        # Sorting the few that can be among the first k, ties at the border included.
+        border = np.partition(similarities, size - k - 1)[size - k - 1]
+        ids = np.flatnonzero(similarities >= border)
+        order = ids[np.argsort(-similarities[ids], kind="stable")]
+    else:
+        order = np.argsort(-similarities, axis=-1, kind="stable")
+    return order[..., :k].astype(np.int32)
+
+
+def rerank(
+    candidates: Int[np.ndarray, " K"],
+    similarities: Float[np.ndarray, " K"],
+    inliers: Int[np.ndarray, " K"],
+    *,
+    noise: int = 8,
+    weight: float = 1.0,
+) -> Int[np.ndarray, " K"]:
+    """The candidates, best first, by inliers and similarity together.
+
+    Args:
+      candidates: image ids, in any order.
+      similarities: of the global descriptors, cosines in [-1, 1].
+      inliers: verified matches of each candidate.
+      noise: as many inliers as unrelated photos reach by chance; up to here they
+        count little, beyond they decide.
+      weight: what log2(1 + inliers / noise) is worth against the cosine. Infinite:
+        inliers decide alone, similarity breaks ties, as in the released code.
+    """
+    evidence = np.log2(1 + np.asarray(inliers, np.float64) / noise)
+    similarities = np.asarray(similarities, np.float64)
+    if np.isinf(weight):
+        order = np.lexsort((candidates, -similarities, -evidence))
+    else:
+        order = np.lexsort((candidates, -(similarities + weight * evidence)))
+    return np.asarray(candidates)[order].astype(np.int32)
