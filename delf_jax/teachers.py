@@ -1,0 +1,242 @@
+"""Feature maps of a large ImageNet network, computed once and sampled where needed.
+
+The teacher is a ResNet-101 v2 (pre-activation, [He2016]) cut after its third block: 1024
+channels, stride 16. Its weights are read from a local .npz of arrays and are never part
+of what is trained or shipped; only its answers on training images are.
+"""
+
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Bool, Float, UInt8
+
+from delf_jax import files, progress
+
+# Cell (i, j) of the last map is centred at pixel 16 i + 2: conv1 pads 3 on both sides,
+# the max-pool pads only at the end, everything else is symmetric.
+STRIDE, OFFSET = 16, 2
+UNITS = (3, 4, 23)
+POWER = 3.0  # of the GeM that makes the teacher's global descriptor.
+
+
+class TeacherMaps(NamedTuple):
+    """Reduced teacher maps of a set of images, in several sizes each."""
+
+    cells: np.ndarray  # float16 [cells, T], memory-mapped.
+    levels: dict[str, list[list[int]]]  # id -> rows of (height, width, first cell).
+    mean: np.ndarray  # [1024]
+    components: np.ndarray  # [T, 1024], orthonormal rows.
+    gains: np.ndarray  # [T]: reduced = (map - mean) @ components.T * gains.
+    global_components: np.ndarray  # [T, 1024], orthonormal rows.
+
+
+def load_teacher(path: str) -> Callable[[Float[np.ndarray, "H W 3"]], np.ndarray]:
+    """A function from RGB in [-1, 1], sides multiples of 32, to the map [h, w, 1024]."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {
+                name.removeprefix("resnet_v2_101_"): file[name].astype(np.float32)
+                for name in file
+            }
+    except (OSError, ValueError) as error:
+        raise files.InputError(f"{path}: not readable as teacher weights ({error})")
+    forward = jax.jit(lambda image: _forward(arrays, image[None])[0])
+    return lambda image: np.asarray(forward(image))
+
+
+def _kernel(weights: np.ndarray) -> np.ndarray:
+    """HWIO, from HWIO (first layer and its like) or OHWI."""
+    hwio = weights.shape[0] == weights.shape[1] and weights.shape[0] in (1, 3, 7)
+    return weights if hwio else weights.transpose(1, 2, 3, 0)
+
+
+def _forward(arrays: dict[str, np.ndarray], x: jax.Array) -> jax.Array:
+    def conv(x, name, stride=1, pad=0):
+        y = lax.conv_general_dilated(
+            x,
+            _kernel(arrays[f"{name}_weights"]),
+            (stride, stride),
+            ((pad, pad), (pad, pad)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        for suffix in ("_Conv2D_bias", "_biases", "_bias"):
+            if name + suffix in arrays:
+                return y + arrays[name + suffix].reshape(1, 1, 1, -1)
+        return y
+
+    def activate(x, name):
+        gain = arrays[f"{name}mul_0_param"].reshape(1, 1, 1, -1)
+        return jax.nn.relu(x * gain + arrays[f"{name}add_param"].reshape(1, 1, 1, -1))
+
+    x = conv(x, "conv1", 2, 3)
+    x = lax.reduce_window(
+        x,
+        -jnp.inf,
+        lax.max,
+        (1, 3, 3, 1),
+        (1, 2, 2, 1),
+        ((0, 0), (0, 1), (0, 1), (0, 0)),
+    )
+    for block, units in enumerate(UNITS, 1):
+        for unit in range(1, units + 1):
+            name = f"block{block}_unit_{unit}_bottleneck_v2_"
+            stride = 2 if unit == units and block < 3 else 1
+            y = activate(x, f"{name}preact_FusedBatchNorm_")
+            if unit == 1:
+                x = conv(y, f"{name}shortcut", stride)
+            else:
+                x = x[:, ::stride, ::stride]
+            y = jax.nn.relu(conv(y, f"{name}conv1"))
+            y = jax.nn.relu(conv(y, f"{name}conv2", stride, 1))
+            x = x + conv(y, f"{name}conv3")
+    return activate(x, "block4_unit_1_bottleneck_v2_preact_FusedBatchNorm_")
+
+
+def build_maps(
+    teacher_path: str,
+    images: Sequence[tuple[str, Callable[[], UInt8[np.ndarray, "H W 3"]]]],
+    directory: str,
+    *,
+    long_sides: Sequence[int],
+    dimension: int,
+    fit_on: int = 200,
+) -> TeacherMaps:
+    """Computes, reduces and stores the teacher's maps of `images`; reuses what is there.
+
+    Args:
+      teacher_path: the .npz of arrays.
+      images: (id, function that reads the image).
+      directory: where `maps.npy`, `maps.json` and `basis.npz` are written.
+      long_sides: the sizes, in pixels; larger than an image's own side is left out,
+        but the smallest is always there.
+      dimension: T, of the principal subspace that is kept.
+      fit_on: this many of the first images fit the subspace.
+    """
+    folder = pathlib.Path(directory)
+    if (folder / "maps.json").exists():
+        return open_maps(directory)
+    forward = load_teacher(teacher_path)
+    fitted = [forward(_resized(read(), long_sides[0])) for _, read in images[:fit_on]]
+    basis = _fit_basis(fitted, dimension)
+    levels, rows, first = {}, [], 0
+    for identifier, read in progress.track(images, "teacher maps", unit="images"):
+        image, levels[identifier] = read(), []
+        for side in long_sides:
+            if side > max(image.shape[:2]) and levels[identifier]:
+                continue
+            reduced = _reduce(forward(_resized(image, side)), basis)
+            height, width = reduced.shape[:2]
+            levels[identifier].append([height, width, first])
+            rows.append(reduced.reshape(-1, dimension).astype(np.float16))
+            first += height * width
+    with files.atomic_write(folder / "maps.npy") as file:
+        np.save(file, np.concatenate(rows))
+    with files.atomic_write(folder / "basis.npz") as file:
+        np.savez(file, **basis)
+    files.write_json(folder / "maps.json", levels)
+    return open_maps(directory)
+
+
+def open_maps(directory: str) -> TeacherMaps:
+    """Maps that `build_maps` stored."""
+    folder = pathlib.Path(directory)
+    levels = files.read_json(folder / "maps.json")
+    with np.load(folder / "basis.npz") as basis:
+        return TeacherMaps(
+            np.load(folder / "maps.npy", mmap_mode="r"), levels, **dict(basis)
+        )
+
+
+def sample(
+    maps: TeacherMaps,
+    identifier: str,
+    points: Float[np.ndarray, "N 2"],
+    resolution: float,
+) -> tuple[Float[np.ndarray, "N T"], Bool[np.ndarray, " N"]]:
+    """The teacher's reduced features at `points`, and which points its map covers.
+
+    Args:
+      maps: of the training images.
+      identifier: of the image.
+      points: (y, x), relative to the image's height and width, 0 to 1.
+      resolution: long side, in pixels, at which the student sees the whole image; the
+        level nearest to it (in ratio) answers, so that both see details equally large.
+    """
+    levels = maps.levels[identifier]
+    sides = np.array([max(level[:2]) * STRIDE for level in levels], np.float64)
+    height, width, first = levels[int(np.abs(np.log(sides / resolution)).argmin())]
+    pixels = points * [height * STRIDE, width * STRIDE] - 0.5
+    y, x = ((pixels - OFFSET) / STRIDE).T
+    valid = (y >= -0.5) & (y <= height - 0.5) & (x >= -0.5) & (x <= width - 0.5)
+    y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
+    top, left = (
+        np.minimum(a.astype(int), n) for a, n in ((y, height - 2), (x, width - 2))
+    )
+    dy, dx = (y - top)[:, None], (x - left)[:, None]
+    corner = first + top * width + left
+    taps = [maps.cells[corner + o].astype(np.float32) for o in (0, 1, width, width + 1)]
+    upper = taps[0] * (1 - dx) + taps[1] * dx
+    lower = taps[2] * (1 - dx) + taps[3] * dx
+    return (upper * (1 - dy) + lower * dy).astype(np.float32), valid
+
+
+def global_target(
+    maps: TeacherMaps, features: Float[np.ndarray, "N T"]
+) -> Float[np.ndarray, " T"]:
+    """The teacher's GeM descriptor of the sampled features, in its principal subspace.
+
+    The subspace is not centred, so that inner products (similarities) are kept.
+    """
+    channels = (features / maps.gains) @ maps.components + maps.mean
+    return _project_global(channels, maps.global_components)
+
+
+def _project_global(channels: np.ndarray, components: np.ndarray) -> np.ndarray:
+    pooled = np.mean(np.maximum(channels, 1e-6) ** POWER, 0) ** (1 / POWER)
+    projected = components @ (pooled / np.linalg.norm(pooled))
+    return (projected / np.linalg.norm(projected)).astype(np.float32)
+
+
+def _resized(image: UInt8[np.ndarray, "H W 3"], long_side: int) -> np.ndarray:
+    """The image in [-1, 1] with both sides multiples of 32: few sizes to compile."""
+    scale = long_side / max(image.shape[:2])
+    height, width = (max(64, 32 * round(n * scale / 32)) for n in image.shape[:2])
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return small.astype(np.float32) / 127.5 - 1
+
+
+def _reduce(channels: np.ndarray, basis: dict[str, np.ndarray]) -> np.ndarray:
+    return (channels - basis["mean"]) @ basis["components"].T * basis["gains"]
+
+
+def _fit_basis(maps: Iterable[np.ndarray], dimension: int) -> dict[str, np.ndarray]:
+    """Principal components of cells, half-whitened, and of GeM descriptors of windows."""
+    rng = np.random.default_rng(0)
+    cells = np.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
+    mean = cells.mean(0)
+    variances, vectors = np.linalg.eigh(np.cov(cells - mean, rowvar=False))
+    variances, vectors = variances[::-1][:dimension], vectors[:, ::-1][:, :dimension]
+    gains = variances**-0.25
+    gains /= np.sqrt(np.mean(gains**2 * variances))  # unit mean square of a channel.
+    descriptors = []
+    for channels in maps:
+        for _ in range(8):
+            height, width = channels.shape[:2]
+            h, w = rng.integers(min(4, height), height + 1), rng.integers(4, width + 1)
+            y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+            window = channels[y : y + h, x : x + w].reshape(-1, channels.shape[-1])
+            pooled = np.mean(np.maximum(window, 1e-6) ** POWER, 0) ** (1 / POWER)
+            descriptors.append(pooled / np.linalg.norm(pooled))
+    _, _, directions = np.linalg.svd(np.array(descriptors), full_matrices=False)
+    return {
+        "mean": mean.astype(np.float32),
+        "components": vectors.T.astype(np.float32),
+        "gains": gains.astype(np.float32),
+        "global_components": directions[:dimension].astype(np.float32),
+    }

@@ -1,0 +1,74 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from delf_jax import files
+
+
+def test_written_file_has_the_content_and_no_temporary_stays(tmp_path):
+    with files.atomic_write(tmp_path / "deep" / "a.bin") as file:
+        file.write(b"123")
+    assert (tmp_path / "deep" / "a.bin").read_bytes() == b"123"
+    assert os.listdir(tmp_path / "deep") == ["a.bin"]
+
+
+def test_an_error_while_writing_keeps_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), files.atomic_write(path, "w") as file:
+        file.write("half of the n")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_killed_writer_keeps_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    program = (
+        "import os, sys\nfrom delf_jax import files\n"
+        "with files.atomic_write(sys.argv[1], 'w') as file:\n"
+        "    file.write('new'); file.flush(); os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert done.returncode == -9
+    assert path.read_text() == "old"
+
+
+def test_permissions_follow_the_umask(tmp_path):
+    previous = os.umask(0o027)
+    try:
+        files.write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o640
+
+
+def test_json_round_trip_and_refusal_of_nan(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"a": [1, 2.5, "ü"]})
+    assert files.read_json(path) == {"a": [1, 2.5, "ü"]}
+    with pytest.raises(ValueError):
+        files.write_json(path, float("nan"))
+    assert files.read_json(path) == {"a": [1, 2.5, "ü"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "no such file"), (b"{", "JSON"), (b"\xff", "JSON")]
+)
+def test_broken_json_is_named(tmp_path, content, words):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(files.InputError, match=words) as error:
+        files.read_json(path)
+    assert str(path) in str(error.value)
+
+
+def test_sha256_is_the_published_one_of_abc(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert files.sha256_of(tmp_path / "abc") == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
