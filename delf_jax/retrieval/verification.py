@@ -260,11 +260,11 @@ def _scores(
     rows = np.empty((2, count, 5), np.float32)
     rows[:, :, :3] = maps.transpose(1, 0, 2)
     rows[:, :, 3:] = -np.eye(2)[:, None, :]
-    errors = (rows.reshape(2 * count, 5) @ matches.columns).reshape(2, count, -1)
+    errors = (rows.reshape(2 * count, 5) @ matches.columns).reshape(2, count, len(matches.query))
     np.square(errors, out=errors)
     squares = errors[0]
     squares += errors[1]
-    areas = np.abs(np.linalg.det(maps[:, :, :2]))
+    areas = np.abs(_areas(maps))
     limits = (matches.threshold * widening) ** 2 * np.minimum(areas, 1)
     squares *= (-1 / limits[:, None]).astype(np.float32)
     squares += 1
@@ -320,13 +320,18 @@ def _through(
 
 def _plausible(maps: Float[np.ndarray, "T 2 3"]) -> Float[np.ndarray, "K 2 3"]:
     """The maps that a change of viewpoint could cause."""
-    area = np.linalg.det(maps[:, :, :2])
+    area = _areas(maps)
     # Singular values s >= t: their squares add up to this sum, their product is area,
     # and s / t + t / s grows with the stretch s / t.
     squares = np.square(maps[:, :, :2]).sum(axis=(1, 2))
     stretched = squares > (_MAX_STRETCH + 1 / _MAX_STRETCH) * area
     zoomed = (area > _MAX_ZOOM**2) | (area < _MAX_ZOOM**-2)
     return maps[~(stretched | zoomed)]
+
+
+def _areas(maps: Float[np.ndarray, "T 2 3"]) -> Float[np.ndarray, " T"]:
+    """Determinants of the linear parts: the area that a unit square becomes."""
+    return maps[:, 0, 0] * maps[:, 1, 1] - maps[:, 0, 1] * maps[:, 1, 0]
 
 
 def _trials_needed(share: float, confidence: float) -> float:
