@@ -1,0 +1,1 @@
+"""Losses: descriptors or logits in, one value per example out."""

@@ -1,0 +1,1 @@
+"""Networks: arrays and parameters in, arrays out."""

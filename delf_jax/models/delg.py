@@ -1,0 +1,97 @@
+"""DELG [Cao2020]: one global descriptor and local features from one backbone."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from delf_jax.models.delf import LocalBranch, block3_valid
+from delf_jax.models.pooling import gem
+from delf_jax.models.resnet import ResNet, stage_sizes
+from delf_jax.ops import l2_normalize, valid_cells
+
+Images = Float[Array, "B H W 3"]
+Sizes = Int[Array, "B 2"]
+
+
+class CosineClassifier(nn.Module):
+    """Cosines of descriptors with one learned direction per class, without margin."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B C"]:
+        shape = (x.shape[-1], self.num_classes)
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
+        return l2_normalize(x) @ l2_normalize(kernel, axis=0)
+
+
+class DELG(nn.Module):
+    """num_classes 0 leaves the classifiers out: a model to extract with."""
+
+    backbone: ResNet
+    attention_width: int = 512
+    reduced_dimension: int = 128
+    global_dimension: int = 2048
+    gem_power: float = 3.0
+    learn_power: bool = False
+    num_classes: int = 0
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Images,
+        sizes: Sizes | None = None,
+        *,
+        train: bool = False,
+        global_branch: bool = True,
+    ) -> dict[str, Array]:
+        """What the net sees in images (and canvases with sizes: see `ResNet`).
+
+        | key | shape | |
+        |---|---|---|
+        | block3 | [B, h, w, C] | |
+        | descriptors | [B, h, w, D] | reduced, not normalised |
+        | attention | [B, h, w] | |
+        | valid | [B, h, w] bool | cells that lie on the image |
+        | global_descriptor | [B, G] | whitened GeM of block4, not normalised |
+        | expanded | [B, h, w, C] | reconstruction of block3; to train |
+        | attended | [B, C] | attention-weighted mean of expanded; to train |
+        | attention_logits | [B, num_classes] | with classes |
+        | cosines | [B, num_classes] | with classes |
+        """
+        last = "block4" if global_branch else "block3"
+        stages = self.backbone(images, sizes, train=train, last=last)
+        valid = block3_valid(self.backbone, stages["block3"], sizes)
+        outputs = {"block3": stages["block3"], "valid": valid}
+        outputs |= LocalBranch(
+            self.attention_width,
+            self.reduced_dimension,
+            self.num_classes,
+            self.backbone.layout,
+            self.backbone.normalization,
+            self.backbone.axis_name,
+            name="local",
+        )(stages["block3"], valid, train)
+        if global_branch:
+            outputs |= self._global(stages["block4"], sizes)
+        return outputs
+
+    def _global(
+        self, block4: Float[Array, "B h w C"], sizes: Sizes | None
+    ) -> dict[str, Array]:
+        """Pooled, whitened, and compared with the classes."""
+        mask = None
+        if sizes is not None:
+            size = (sizes[:, 0], sizes[:, 1])
+            cells = stage_sizes(self.backbone.layout, size)["block4"]
+            mask = valid_cells(block4.shape[1:3], jnp.stack(cells, 1))
+        power = self.gem_power
+        if self.learn_power:
+            power = self.param("gem_power", nn.initializers.constant(power), ())
+        pooled = gem(block4, power, mask)
+        x = nn.Dense(self.global_dimension, name="whitening")(pooled)
+        outputs = {"global_descriptor": x}
+        if self.num_classes:
+            classifier = CosineClassifier(self.num_classes, name="classifier")
+            outputs["cosines"] = classifier(x)
+        return outputs

@@ -1,0 +1,87 @@
+"""The layer that everything is built of: convolution, then batch normalisation."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from delf_jax.models.convolution import Padding, convolve, convolve_1x1
+
+
+class ConvNorm(nn.Module):
+    """A convolution and its batch normalisation, without activation.
+
+    One scope holds both (kernel, bias, scale, offset; statistics mean and var), so that
+    folding the one into the other needs no table of names.
+
+    normalization: "batch" trains it; "frozen" uses the running statistics and gives its
+    parameters no gradient; "folded" has none, for the kernel and the bias contain it;
+    "none" never had one.
+    """
+
+    features: int
+    kernel_size: int = 1
+    stride: int = 1
+    padding: Padding | None = None
+    normalization: str = "batch"
+    use_bias: bool = False
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    axis_name: str | None = None
+    conv3x3: str = "direct"
+    kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], train: bool = False
+    ) -> Float[Array, "B h w F"]:
+        side = self.kernel_size
+        kernel = self.param(
+            "kernel", self.kernel_init, (side, side, x.shape[-1], self.features)
+        )
+        if side == 1:
+            x = convolve_1x1(x, kernel, self.stride)
+        else:
+            same = ((side // 2, side // 2),) * 2
+            x = convolve(x, kernel, self.stride, self.padding or same)
+        if self.use_bias or self.normalization == "folded":
+            x = x + self.param("bias", nn.initializers.zeros, (self.features,))
+        if self.normalization in ("folded", "none"):
+            return x
+        return self._normalize(x, train)
+
+    def _normalize(
+        self, x: Float[Array, "B H W C"], train: bool
+    ) -> Float[Array, "B H W C"]:
+        shape = x.shape[-1:]
+        scale = self.param("scale", self.scale_init, shape)
+        offset = self.param("offset", nn.initializers.zeros, shape)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        var = self.variable("batch_stats", "var", jnp.ones, shape)
+        if train and self.normalization == "batch":
+            used_mean, used_var, count = batch_statistics(x, self.axis_name)
+            if not self.is_initializing():
+                keep = self.momentum
+                # unbiased in the running estimate alone, as TensorFlow and PyTorch do
+                unbiased = used_var * (count / max(count - 1, 1))
+                mean.value = keep * mean.value + (1 - keep) * used_mean
+                var.value = keep * var.value + (1 - keep) * unbiased
+        else:
+            used_mean, used_var = mean.value, var.value
+        if self.normalization == "frozen":
+            scale, offset = jax.lax.stop_gradient((scale, offset))
+        factor = scale * jax.lax.rsqrt(used_var + self.epsilon)
+        return x * factor + (offset - used_mean * factor)
+
+
+def batch_statistics(
+    x: Float[Array, "B H W C"], axis_name: str | None
+) -> tuple[Float[Array, "C"], Float[Array, "C"], int]:
+    """(mean, biased variance, count) over batch and cells of all devices."""
+    mean, square = jnp.mean(x, (0, 1, 2)), jnp.mean(jnp.square(x), (0, 1, 2))
+    count = x.shape[0] * x.shape[1] * x.shape[2]
+    if axis_name is not None:
+        mean, square = jax.lax.pmean((mean, square), axis_name)
+        count *= jax.lax.axis_size(axis_name)
+    return mean, jnp.maximum(square - jnp.square(mean), 0), count

@@ -1,0 +1,46 @@
+"""Global pooling of a feature map: MAC, SPoC, GeM."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from delf_jax.ops import masked_mean
+
+Map = Float[Array, "B H W C"]
+Mask = Bool[Array, "B H W"] | None
+Pooled = Float[Array, "B C"]
+
+
+def mac(x: Map, mask: Mask = None) -> Pooled:
+    """Maximum of each channel over the map [Tolias2016]."""
+    if mask is not None:
+        x = jnp.where(mask[..., None], x, -jnp.inf)
+    return jnp.max(x, axis=(1, 2))
+
+
+def spoc(x: Map, mask: Mask = None) -> Pooled:
+    """Mean of each channel over the map [Babenko2015]."""
+    return masked_mean(x, mask)
+
+
+def gem(
+    x: Map,
+    power: float | Float[Array, ""],
+    mask: Mask = None,
+    epsilon: float = 1e-6,
+) -> Pooled:
+    """Generalised mean of each channel [Radenovic2018], of values raised to epsilon.
+
+    A channel whose mean underflows gives 0, as in the original, and no gradient.
+    """
+    x = jnp.maximum(x, epsilon)
+    # three factors are exact and far faster than pow, and 3 is the power of the papers
+    powered = x * x * x if _is_three(power) else jnp.power(x, power)
+    mean = masked_mean(powered, mask)
+    positive = mean > 0
+    root = jnp.power(jnp.where(positive, mean, 1), 1 / power)
+    return jnp.where(positive, root, 0)
+
+
+def _is_three(power: float | Float[Array, ""]) -> bool:
+    return not isinstance(power, jax.Array) and power == 3

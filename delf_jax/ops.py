@@ -1,0 +1,80 @@
+"""The few functions and types that every layer shares: the one leaf of the project."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+FloatArray = Float[Array, "..."] | Float[np.ndarray, "..."]
+
+
+class LocalFeatures(NamedTuple):
+    """Local features of one image, the strongest attention first."""
+
+    locations: Float[Array, "N 2"] | Float[np.ndarray, "N 2"]
+    """(y, x) of the feature centres, in pixels of the original image"""
+    scales: Float[Array, "N"] | Float[np.ndarray, "N"]
+    """1 / image scale: larger means a larger region of the image"""
+    descriptors: Float[Array, "N D"] | Float[np.ndarray, "N D"]
+    attention: Float[Array, "N"] | Float[np.ndarray, "N"]
+
+
+class Features(NamedTuple):
+    """What one image gives; None for a branch that was not asked for."""
+
+    local: LocalFeatures | None
+    global_descriptor: Float[Array, "G"] | Float[np.ndarray, "G"] | None
+    image_size: tuple[int, int]
+    """(height, width) of the original image"""
+
+
+def l2_normalize(
+    x: Float[Array, "*shape"] | Float[np.ndarray, "*shape"],
+    axis: int = -1,
+    epsilon: float = 1e-12,
+) -> Float[Array, "*shape"]:
+    """x / sqrt(max(sum of squares, epsilon)): zero vectors stay zero."""
+    squares = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squares, epsilon))
+
+
+def squared_distances(
+    a: Float[Array, "N D"] | Float[np.ndarray, "N D"],
+    b: Float[Array, "M D"] | Float[np.ndarray, "M D"],
+) -> Float[Array, "N M"]:
+    """Squared Euclidean distances between rows, never negative.
+
+    |a|^2 + |b|^2 - 2ab is one matrix product; rounding can make it a little negative.
+    """
+    squares_a = jnp.sum(jnp.square(a), axis=1)[:, None]
+    squares_b = jnp.sum(jnp.square(b), axis=1)[None, :]
+    return jnp.maximum(squares_a + squares_b - 2 * jnp.matmul(a, b.T), 0)
+
+
+def valid_cells(
+    shape: tuple[int, int], sizes: Int[Array, "B 2"] | Int[np.ndarray, "B 2"]
+) -> Bool[Array, "B H W"]:
+    """True where a cell lies within the first (h, w) rows and columns of its map."""
+    sizes = jnp.asarray(sizes)
+    rows = jnp.arange(shape[0])[None, :] < sizes[:, :1]
+    columns = jnp.arange(shape[1])[None, :] < sizes[:, 1:]
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def zero_outside(
+    x: Shaped[Array, "B H W C"], mask: Bool[Array, "B H W"] | None
+) -> Shaped[Array, "B H W C"]:
+    """x with zeros where the mask is False; x itself without a mask."""
+    return x if mask is None else jnp.where(mask[..., None], x, 0)
+
+
+def masked_mean(
+    x: Float[Array, "B H W C"], mask: Bool[Array, "B H W"] | None = None
+) -> Float[Array, "B C"]:
+    """Mean over the cells where the mask is True (0 if none is)."""
+    if mask is None:
+        return jnp.sum(x, axis=(1, 2)) / (x.shape[1] * x.shape[2])
+    cells = jnp.maximum(jnp.sum(mask, axis=(1, 2)), 1).astype(x.dtype)
+    return jnp.sum(zero_outside(x, mask), axis=(1, 2)) / cells[:, None]

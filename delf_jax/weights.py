@@ -1,0 +1,197 @@
+"""Models as folders: model.safetensors and config.json, checked and ready to run."""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from delf_jax.files import InputError, atomic_write, read_json, sha256_of, write_json
+from delf_jax.models.delf import DELF
+from delf_jax.models.delg import DELG
+from delf_jax.models.resnet import LAYOUTS, ResNet
+
+FORMAT = 1
+BUNDLED = pathlib.Path(__file__).parent / "bundled" / "delg_tiny"
+BACKBONE_FIELDS = ("depth", "width", "layout", "normalization", "block3_strides")
+MODELS = {"delf": DELF, "delg": DELG}
+
+
+class Model(NamedTuple):
+    """A network with its parameters, ready to run."""
+
+    module: nn.Module
+    variables: dict[str, Any]
+    config: dict[str, Any]
+    fingerprint: str
+    """sha256 of architecture and weights, in hex"""
+    name: str
+
+
+def build_module(
+    architecture: Mapping[str, Any],
+    *,
+    axis_name: str | None = None,
+    conv3x3: str = "direct",
+) -> nn.Module:
+    """The network of an architecture: {"name": "delg", "depth": 26, "width": 32, ...}.
+
+    Every other key is a field of `ResNet` or of the named model.
+    """
+    fields = dict(architecture)
+    name = fields.pop("name", None)
+    if name not in MODELS:
+        raise InputError(f"architecture.name is {name!r}: use one of {sorted(MODELS)}")
+    backbone = {key: fields.pop(key) for key in BACKBONE_FIELDS if key in fields}
+    try:
+        resnet = ResNet(**backbone, axis_name=axis_name, conv3x3=conv3x3)
+        return MODELS[name](resnet, **fields)
+    except TypeError as error:
+        message = str(error).split("__init__() ")[-1]
+        raise InputError(f"architecture of {name}: {message}") from None
+
+
+def save_model(
+    directory: str | os.PathLike,
+    architecture: Mapping[str, Any],
+    variables: Mapping[str, Any],
+    extraction: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    dtype: str = "float16",
+) -> None:
+    """Writes a model folder; what only training needs is left out.
+
+    Kernels are stored as `dtype`, vectors as float32: statistics overflow in float16.
+    """
+    architecture = {**architecture, "num_classes": 0}
+    named = flatten_dict(variables, sep="/")
+    tensors = {}
+    for name, shape in _expected(build_module(architecture)).items():
+        if name not in named:
+            raise InputError(f"variables of {architecture['name']} lack {name}")
+        tensor = np.asarray(named[name], np.float32)
+        if tensor.shape != shape:
+            raise InputError(f"{name} has shape {tensor.shape}, not {shape}")
+        tensors[name] = tensor.astype(dtype if tensor.ndim > 1 else np.float32)
+    directory = pathlib.Path(directory)
+    with atomic_write(directory / "model.safetensors") as file:
+        file.write(safetensors.numpy.save(tensors))
+    config = {
+        "format": FORMAT,
+        "architecture": architecture,
+        "extraction": dict(extraction),
+        "provenance": dict(provenance),
+        "sha256": sha256_of(directory / "model.safetensors"),
+    }
+    write_json(directory / "config.json", config)
+
+
+def load_model(
+    path: str | os.PathLike | None = None, *, conv3x3: str = "direct"
+) -> Model:
+    """The model of a folder (by default the bundled one), BatchNorm folded."""
+    directory = pathlib.Path(BUNDLED if path is None else path)
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such model folder")
+    config = read_json(directory / "config.json")
+    architecture = _checked_architecture(config, directory / "config.json")
+    tensors = _read_tensors(directory / "model.safetensors", config["sha256"])
+    variables = unflatten_dict(
+        _matched(tensors, _expected(build_module(architecture)), directory), sep="/"
+    )
+    module = build_module(architecture, conv3x3=conv3x3)
+    module, variables = fold_batch_norm(module, variables)
+    variables = jax.tree.map(jnp.asarray, variables)
+    identity = json.dumps(architecture, sort_keys=True) + config["sha256"]
+    fingerprint = hashlib.sha256(identity.encode()).hexdigest()
+    return Model(module, variables, config, fingerprint, directory.resolve().name)
+
+
+def fold_batch_norm(
+    module: nn.Module, variables: Mapping[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The same network without BatchNorm: kernels and biases contain it.
+
+    Computed in float64, so that folding adds no error of its own.
+    """
+    flat = {
+        name: np.asarray(x, np.float64)
+        for name, x in flatten_dict(variables, sep="/").items()
+    }
+    epsilon = LAYOUTS[module.backbone.layout]["epsilon"]
+    folded = {}
+    for name, x in flat.items():
+        scope, leaf = name.removeprefix("params/").rsplit("/", 1)
+        if name.startswith("batch_stats/") or leaf in ("scale", "offset"):
+            continue
+        if f"params/{scope}/scale" in flat:
+            factor = flat[f"params/{scope}/scale"] / np.sqrt(
+                flat[f"batch_stats/{scope}/var"] + epsilon
+            )
+            if leaf == "bias":
+                continue
+            shift = flat.get(f"params/{scope}/bias", 0)
+            shift = shift - flat[f"batch_stats/{scope}/mean"]
+            folded[f"params/{scope}/bias"] = (
+                shift * factor + flat[f"params/{scope}/offset"]
+            )
+            x = x * factor
+        folded[name] = x
+    folded = {name: x.astype(np.float32) for name, x in folded.items()}
+    backbone = module.backbone.clone(normalization="folded")
+    return module.clone(backbone=backbone), unflatten_dict(folded, sep="/")
+
+
+def _expected(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every variable that extraction needs."""
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    shapes = jax.eval_shape(module.init, key, image)
+    return {name: x.shape for name, x in flatten_dict(shapes, sep="/").items()}
+
+
+def _checked_architecture(config: Any, path: pathlib.Path) -> dict[str, Any]:
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise InputError(f"{path}: not the config of a model of format {FORMAT}")
+    for field, kind in (("architecture", dict), ("extraction", dict), ("sha256", str)):
+        if not isinstance(config.get(field), kind):
+            raise InputError(f"{path}: field {field} is missing or of the wrong type")
+    return config["architecture"]
+
+
+def _read_tensors(path: pathlib.Path, sha256: str) -> dict[str, np.ndarray]:
+    try:
+        if sha256_of(path) != sha256:
+            raise InputError(f"{path}: not the file that config.json describes")
+        return safetensors.numpy.load_file(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path}: not a safetensors file ({error})") from None
+
+
+def _matched(
+    tensors: Mapping[str, np.ndarray],
+    expected: Mapping[str, tuple[int, ...]],
+    directory: pathlib.Path,
+) -> dict[str, np.ndarray]:
+    """The tensors as float32, exactly the expected ones."""
+    different = sorted(set(tensors) ^ set(expected))
+    for name in [*different, *tensors]:
+        found = tensors[name].shape if name in tensors else "absent"
+        wanted = expected.get(name, "absent")
+        if found != wanted:
+            raise InputError(
+                f"{directory}: {name} is {found} in model.safetensors but {wanted} "
+                "in the architecture of config.json"
+            )
+    return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
