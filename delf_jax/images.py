@@ -107,8 +107,8 @@ def resize_rule(
     resized = int(round(height * scale)), int(round(width * scale))
     if min(resized) < 1:
         raise InputError(
-            f"{size[0]} x {size[1]} pixels: too thin to be resized to "
-            f"{resized[0]} x {resized[1]}"
+            f"{size[1]} x {size[0]} pixels are too thin to be resized to "
+            f"{resized[1]} x {resized[0]}"
         )
     return resized
 

@@ -1,0 +1,161 @@
+"""From the maps of all pyramid levels to the features of an image, on the host."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Float, Int
+
+from delf_jax.ops import Features, LocalFeatures
+from delf_jax.settings import ExtractionSettings, Whitening
+
+# The released code's receptive field, whatever the layout: spec of block3.
+DELF_SIZE, DELF_STRIDE = 291, 16
+
+
+class Level(NamedTuple):
+    """What the network gave for one pyramid level; see `extraction.extract_canvases`."""
+
+    scale: int
+    """index of the image scale"""
+    size: tuple[int, int]
+    """(height, width) of the level in pixels"""
+    maps: dict[str, np.ndarray]
+
+
+def select_features(
+    levels: Sequence[Level],
+    original_size: tuple[int, int],
+    resized_size: tuple[int, int],
+    settings: ExtractionSettings,
+    backbone: nn.Module,
+) -> Features:
+    """The features of one image from all its levels, in the order of the image scales."""
+    local = None
+    if settings.max_features:
+        local = _select_local(levels, original_size, resized_size, settings, backbone)
+    raw = [
+        level.maps["global_descriptor"]
+        for level in levels
+        if "global_descriptor" in level.maps
+    ]
+    descriptor = None
+    if raw:
+        descriptor = normalize(normalize(np.stack(raw)).sum(axis=0))
+    return Features(local, descriptor, tuple(original_size))
+
+
+def _select_local(
+    levels: Sequence[Level],
+    original_size: tuple[int, int],
+    resized_size: tuple[int, int],
+    settings: ExtractionSettings,
+    backbone: nn.Module,
+) -> LocalFeatures:
+    attention = np.concatenate([level.maps["attention"] for level in levels])
+    geometry = [_geometry(level, resized_size, settings, backbone) for level in levels]
+    locations = np.concatenate([g[0] for g in geometry])
+    half_sizes = np.concatenate([g[1] for g in geometry])
+    scales = np.concatenate([g[2] for g in geometry])
+    # A place of the canvas that is no cell of the image has attention -1.
+    threshold = max(settings.attention_threshold, 0.0)
+    order = np.argsort(-attention, kind="stable")
+    order = order[attention[order] >= np.float32(threshold)]
+    if settings.nms_iou < 1:
+        boxes = locations[order], half_sizes[order]
+        order = order[suppress(*boxes, settings.nms_iou, settings.max_features)]
+    order = order[: settings.max_features]
+    descriptors = np.concatenate([level.maps["descriptors"] for level in levels])
+    descriptors = normalize(descriptors[order])
+    if settings.pca is not None:
+        descriptors = project(descriptors, settings.pca)
+    locations, scales = locations[order], scales[order]
+    if not settings.use_resized_coordinates:
+        ratio = np.float64(original_size) / np.float64(resized_size)
+        if settings.locations == "delf":
+            locations = locations * ratio
+        else:
+            locations = (locations + 0.5) * ratio - 0.5
+            scales = scales * np.sqrt(ratio.prod())
+    return LocalFeatures(
+        locations.astype(np.float32),
+        scales.astype(np.float32),
+        descriptors,
+        attention[order],
+    )
+
+
+def _geometry(
+    level: Level,
+    resized_size: tuple[int, int],
+    settings: ExtractionSettings,
+    backbone: nn.Module,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each cell, in pixels of the resized image: centre, half box size, scale."""
+    cells = level.maps["cells"].astype(np.float64)
+    if settings.locations == "delf":
+        image_scale = np.float64(np.float32(settings.image_scales[level.scale]))
+        stride = DELF_STRIDE * (2 if backbone.block3_strides else 1)
+        locations = cells * stride / image_scale
+        half_size = (DELF_SIZE - 1) / 2 / image_scale
+        scale = 1 / image_scale
+    else:
+        ratio = np.float64(resized_size) / np.float64(level.size)
+        size, stride, offset = _receptive_field(backbone, level.size)
+        locations = (cells * stride + offset + 0.5) * ratio - 0.5
+        scale = np.sqrt(ratio.prod())
+        half_size = (size - 1) / 2 * scale
+    count = len(cells)
+    return locations, np.full(count, half_size), np.full(count, scale)
+
+
+def _receptive_field(backbone, size):
+    stride = 32 if backbone.block3_strides else 16
+    offset = 0
+    if backbone.layout == "keras":
+        offset = np.array([2 if side % 2 else 3 for side in size])
+    return 291, stride, offset
+
+
+def suppress(
+    locations: Float[np.ndarray, "N 2"],
+    half_sizes: Float[np.ndarray, "N"],
+    iou: float,
+    count: int,
+) -> Int[np.ndarray, "K"]:
+    """Indices of at most `count` square boxes that survive non-maximum suppression.
+
+    The boxes come best first; one goes if its intersection over union with a kept one
+    is larger than `iou`.
+    """
+    low, high = locations - half_sizes[:, None], locations + half_sizes[:, None]
+    areas = np.square(2 * half_sizes)
+    alive = np.ones(len(areas), bool)
+    kept = []
+    for index in range(len(areas)):
+        if not alive[index]:
+            continue
+        kept.append(index)
+        if len(kept) == count:
+            break
+        sides = np.minimum(high, high[index]) - np.maximum(low, low[index])
+        shared = np.maximum(sides, 0).prod(axis=1)
+        alive &= shared <= iou * (areas + areas[index] - shared)
+    return np.array(kept, np.int64)
+
+
+def project(
+    descriptors: Float[np.ndarray, "N D"], pca: Whitening
+) -> Float[np.ndarray, "N E"]:
+    """Descriptors after PCA (whitened if there are variances), L2-normalised again."""
+    projected = (descriptors - pca.mean) @ pca.projection.T
+    if pca.variances is not None:
+        projected = projected / np.sqrt(pca.variances)
+    return normalize(projected)
+
+
+def normalize(x: Float[np.ndarray, "*shape D"]) -> Float[np.ndarray, "*shape D"]:
+    """Rows of unit length; rows of zeros stay zero. `ops.l2_normalize` on the host."""
+    squares = np.square(x).sum(axis=-1, keepdims=True)
+    return x / np.sqrt(np.maximum(squares, np.float32(1e-12)))

@@ -1,0 +1,120 @@
+"""How features are extracted: the settings, where they come from, what is allowed."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from delf_jax.files import InputError
+from delf_jax.images import MAX_PIXELS
+
+
+class Whitening(NamedTuple):
+    """A PCA projection of descriptors; with variances, whitening."""
+
+    mean: Float[np.ndarray, "D"]
+    projection: Float[np.ndarray, "E D"]
+    variances: Float[np.ndarray, "E"] | None = None
+
+
+class ExtractionSettings(NamedTuple):
+    """What to extract, in the words of the original's DelfConfig where it has them."""
+
+    image_scales: tuple[float, ...] = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
+    """resize factors of the pyramid"""
+    global_scales: tuple[int, ...] = (3, 4, 5)
+    """indices of the image scales whose global descriptors are summed; () is none"""
+    max_image_size: int | None = 1024
+    """longer side in pixels, larger images are shrunk; None: no bound"""
+    min_image_size: int | None = None
+    """longer side in pixels, smaller images are enlarged; None: no bound"""
+    use_square_images: bool = False
+    """squeeze both sides to the longer one"""
+    resize_factor: float = 1.0
+    """multiplies both bounds (for a crop of an image)"""
+    use_resized_coordinates: bool = False
+    """locations in pixels of the resized image, not of the original one"""
+    max_features: int = 1000
+    """local features of an image at most; 0: no local features"""
+    attention_threshold: float = 0.0
+    """least attention of a feature, in units of one trained model"""
+    nms_iou: float = 1.0
+    """overlap above which the weaker of two features goes; 1: none goes"""
+    locations: str = "exact"
+    """"exact", or "delf": the original's, 2 to 3 pixels off in Keras' layout"""
+    pca: Whitening | None = None
+    """applied to the normalised local descriptors, which are then normalised again"""
+    max_pixels: int = MAX_PIXELS
+    """larger images are refused before they are decoded"""
+    grid: int = 64
+    """step of the canvas sizes in pixels, a multiple of 32; no effect on results"""
+    batch_size: int | None = None
+    """canvases computed together; None: chosen by backend; no effect on results"""
+
+
+# They decide how fast a result comes, not what it is.
+WITHOUT_EFFECT = ("grid", "batch_size", "max_pixels")
+
+
+def settings_for(model: Any, **overrides: Any) -> ExtractionSettings:
+    """The settings that a model was made for, with some of them replaced.
+
+    InputError, naming the field, if one is misspelt or out of range.
+    """
+    return make_settings({**model.config.get("extraction", {}), **overrides})
+
+
+def make_settings(values: Mapping[str, Any]) -> ExtractionSettings:
+    """Settings from a mapping of some of the fields; the others have their defaults."""
+    for name in values:
+        if name not in ExtractionSettings._fields:
+            known = ", ".join(ExtractionSettings._fields)
+            raise InputError(f"extraction.{name}: no such setting; there are {known}")
+    values = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+    }
+    if isinstance(values.get("pca"), tuple):
+        values["pca"] = Whitening(*values["pca"])
+    settings = ExtractionSettings(**values)
+    _check(settings)
+    return settings
+
+
+def describe_settings(settings: ExtractionSettings) -> dict[str, Any]:
+    """The settings that decide the result, ready for JSON; arrays by their SHA-256."""
+    values = settings._asdict()
+    for name in WITHOUT_EFFECT:
+        del values[name]
+    if settings.pca is not None:
+        arrays = [np.asarray(a) for a in settings.pca if a is not None]
+        data = b"".join(str(a.shape).encode() + a.tobytes() for a in arrays)
+        values["pca"] = hashlib.sha256(data).hexdigest()
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+    }
+
+
+def _check(settings: ExtractionSettings) -> None:
+    scales = settings.image_scales
+    allowed = {
+        "image_scales": len(scales) > 0 and all(0 < scale <= 8 for scale in scales),
+        "global_scales": all(0 <= i < len(scales) for i in settings.global_scales),
+        "max_features": settings.max_features >= 0,
+        "nms_iou": 0 <= settings.nms_iou <= 1,
+        "locations": settings.locations in ("exact", "delf"),
+        "grid": settings.grid > 0 and settings.grid % 32 == 0,
+        "batch_size": settings.batch_size is None or settings.batch_size > 0,
+        "resize_factor": settings.resize_factor >= 0,
+    }
+    for name, good in allowed.items():
+        if not good:
+            value = getattr(settings, name)
+            raise InputError(f"extraction.{name}: {value!r} is not allowed")
+    if not settings.max_features and not settings.global_scales:
+        raise InputError(
+            "extraction: max_features 0 and no global_scales leave nothing to extract"
+        )
