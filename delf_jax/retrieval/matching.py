@@ -15,7 +15,7 @@ _SMALLEST_BUCKET = 64
 
 def match_descriptors(
     query: Float[np.ndarray | Array, "N D"],
-    index: Float[np.ndarray | Array, "M D"],
+    index: Float[np.ndarray | Array, "M _"],
     *,
     max_distance: float | None = None,
     ratio: float | None = None,

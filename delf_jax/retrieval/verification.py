@@ -18,7 +18,7 @@ _MAX_ZOOM = 8.0
 _NARROWEST = 0.25
 # Sampling: triples per round, maps refined per round, and the thresholds (relative) of
 # the refinements one after the other: wide first, to gather what a rough map misses.
-_CHUNK = 128
+_CHUNK = 256
 _REFINED = 4
 _WIDENINGS = (2.0, 1.5, 1.0)
 

@@ -1,0 +1,118 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial import cKDTree
+
+from delf_jax.retrieval import matching
+from delf_jax.retrieval.matching import match_descriptors
+
+
+def unit_rows(rng: np.random.Generator, rows: int, width: int = 16) -> np.ndarray:
+    x = rng.normal(size=(rows, width)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def matches_of_a_tree(query, index, max_distance=None, ratio=None, mutual=False):
+    """The rules, with the data structure of the released code, in float64."""
+    query, index = query.astype(np.float64), index.astype(np.float64)
+    distances, ids = cKDTree(index).query(query, k=2)
+    keep = np.ones(len(query), bool)
+    if max_distance is not None:
+        keep &= distances[:, 0] < max_distance
+    if ratio is not None:
+        keep &= distances[:, 0] < ratio * distances[:, 1]
+    if mutual:
+        keep &= cKDTree(query).query(index)[1][ids[:, 0]] == np.arange(len(query))
+    return np.stack([np.flatnonzero(keep), ids[keep, 0]], axis=1)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("rule", ["max_distance", "ratio"])
+def test_matches_equal_those_of_the_original(golden, rule):
+    arrays = np.load(golden / "matching.npz")
+    expected = json.loads((golden / "matching.json").read_text())
+    name = rule.removeprefix("max_")
+    (key,) = (k for k in expected if k.startswith(f"putative_{name}_") and "/" not in k)
+    matches = match_descriptors(
+        arrays["query_descriptors"],
+        arrays["index_descriptors"],
+        **{rule: float(key.rsplit("_", 1)[1])},
+    )
+    np.testing.assert_array_equal(matches, expected[key])
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    sizes=st.tuples(st.integers(1, 90), st.integers(2, 140)),
+    max_distance=st.none() | st.floats(0.2, 1.4),
+    ratio=st.none() | st.floats(0.5, 0.99),
+    mutual=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_matches_equal_those_of_a_tree(sizes, max_distance, ratio, mutual, seed):
+    rng = np.random.default_rng(seed)
+    query, index = unit_rows(rng, sizes[0]), unit_rows(rng, sizes[1])
+    rules = {"max_distance": max_distance, "ratio": ratio, "mutual": mutual}
+    np.testing.assert_array_equal(
+        match_descriptors(query, index, **rules),
+        matches_of_a_tree(query, index, **rules),
+    )
+
+
+def test_lengths_that_differ_are_taken_into_account(rng):
+    query = unit_rows(rng, 30) * rng.uniform(0.2, 3, (30, 1)).astype(np.float32)
+    index = unit_rows(rng, 70) * rng.uniform(0.2, 3, (70, 1)).astype(np.float32)
+    rules = {"ratio": 0.95, "mutual": True}
+    np.testing.assert_array_equal(
+        match_descriptors(query, index, **rules),
+        matches_of_a_tree(query, index, **rules),
+    )
+
+
+def test_equal_descriptors_go_to_the_lower_id(rng):
+    index = np.repeat(unit_rows(rng, 5), 3, axis=0)
+    matches = match_descriptors(index[[4, 14]], index)
+    np.testing.assert_array_equal(matches, [[0, 3], [1, 12]])
+
+
+def test_a_distance_at_the_limit_is_dropped():
+    query = np.array([[0.0, 0.0]], np.float32)
+    index = np.array([[0.5, 0.0], [1.0, 0.0]], np.float32)
+    assert len(match_descriptors(query, index, max_distance=0.5)) == 0
+    assert len(match_descriptors(query, index, max_distance=0.5001)) == 1
+    assert len(match_descriptors(query, index, ratio=0.5)) == 0
+    assert len(match_descriptors(query, index, ratio=0.5001)) == 1
+
+
+def test_a_single_index_descriptor_passes_the_ratio_test(rng):
+    matches = match_descriptors(unit_rows(rng, 3), unit_rows(rng, 1), ratio=0.8)
+    np.testing.assert_array_equal(matches, [[0, 0], [1, 0], [2, 0]])
+
+
+@pytest.mark.parametrize("sizes", [(0, 5), (5, 0), (0, 0)])
+def test_no_features_give_no_matches(rng, sizes):
+    query, index = (unit_rows(rng, size) for size in sizes)
+    matches = match_descriptors(query, index, ratio=0.8, mutual=True)
+    assert matches.shape == (0, 2) and matches.dtype == np.int32
+
+
+def test_zero_vectors_match_without_warning():
+    zeros = np.zeros((4, 8), np.float32)
+    matches = match_descriptors(zeros, zeros, max_distance=0.1)
+    np.testing.assert_array_equal(matches, [[0, 0], [1, 0], [2, 0], [3, 0]])
+    assert len(match_descriptors(zeros, zeros, ratio=0.9)) == 0
+
+
+def test_descriptors_of_different_models_are_refused(rng):
+    with pytest.raises(ValueError, match="16 dimensions and index descriptors 8"):
+        match_descriptors(unit_rows(rng, 3), unit_rows(rng, 3, 8))
+
+
+def test_pairs_of_many_sizes_share_programs(rng):
+    matching._neighbours.clear_cache()
+    for size in (65, 80, 100, 127, 128):
+        match_descriptors(unit_rows(rng, size), unit_rows(rng, size + 100))
+    assert matching._neighbours._cache_size() == 1
