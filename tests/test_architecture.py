@@ -13,7 +13,7 @@ CORE = ("models", "losses", "retrieval")
 # files, devices, the clock, or random state that the caller did not hand in.
 PURE = {
     *("collections", "dataclasses", "enum", "functools", "itertools", "math"),
-    *("operator", "types", "typing"),
+    *("operator", "types", "typing", "zlib"),
     *("jax", "flax", "optax", "numpy", "scipy", "jaxtyping"),
 }
 FORBIDDEN_CALLS = {
@@ -22,7 +22,7 @@ FORBIDDEN_CALLS = {
     *("jax.pmap", "jax.device_put", "jax.config.update", "jax.debug.print"),
 }
 # Generators that the caller seeds are fine; numpy's hidden global one is not.
-PURE_RANDOM = {"np.random.Generator", "np.random.default_rng"}
+PURE_RANDOM = ("np.random.Generator", "np.random.default_rng")
 
 
 def _imports(tree: ast.AST, module: str) -> Iterator[str]:
@@ -63,9 +63,7 @@ def _forbidden(tree: ast.AST) -> Iterator[str]:
             yield ast.unparse(node.func)
         if isinstance(node, ast.Attribute):
             name = ast.unparse(node).replace("numpy.", "np.")
-            if name.startswith("np.random.") and not _is_under(
-                name, tuple(PURE_RANDOM)
-            ):
+            if name.startswith("np.random.") and not name.startswith(PURE_RANDOM):
                 yield name
         if isinstance(node, ast.Global):
             yield "global"
@@ -120,7 +118,7 @@ def test_a_broken_arrow_is_found(module, source):
     ("module", "source"),
     [
         ("delf_jax.models.delg", "from delf_jax import ops\nfrom . import resnet"),
-        ("delf_jax.retrieval.verification", "rng = np.random.default_rng(seed)"),
+        ("delf_jax.retrieval.verification", "np.random.default_rng(s).random()"),
         ("delf_jax.search", "from delf_jax.retrieval import ranking, verification"),
         ("configs.delg_tiny", "from ml_collections import config_dict"),
     ],
