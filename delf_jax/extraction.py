@@ -88,7 +88,7 @@ def bucket_side(side: int, grid: int) -> int:
 
 
 def pyramid_size(size: tuple[int, int], image_scale: float) -> tuple[int, int]:
-    """(height, width) of one pyramid level: in float32, half to even, as the original."""
+    """(height, width) of a pyramid level, rounded half to even like the original."""
     scaled = np.round(np.asarray(size, np.float32) * np.float32(image_scale))
     return int(scaled[0]), int(scaled[1])
 
@@ -259,10 +259,10 @@ def extract_canvases(
     keep: int | None,
     with_global: bool,
 ) -> dict[str, Array]:
-    """The strongest `keep` cells of each canvas (None: all), and the global descriptors.
+    """The strongest `keep` cells of each canvas (None: all) and global descriptors.
 
-    attention [B, K], -1 where there is no cell; cells [B, K, 2] (row, column) of the map;
-    descriptors [B, K, D]; global_descriptor [B, G] if asked for; all raw.
+    attention [B, K], -1 where there is no cell; cells [B, K, 2] (row, column) of the
+    map; descriptors [B, K, D]; global_descriptor [B, G] if asked for; all raw.
     """
     maps = module.apply(variables, canvases, sizes, global_branch=with_global)
     result = {}

@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import threading
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import simplejpeg
@@ -50,6 +51,36 @@ def read_image(
         return decode_image(data, max_pixels)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def find_images(
+    paths: Iterable[str | os.PathLike],
+) -> list[tuple[str, pathlib.Path]]:
+    """(id, path) of images and of all images in folders, sorted by id.
+
+    Ids are paths with forward slashes: within the folder if one folder is given, else
+    within the closest folder that holds all that is given. InputError if a path does
+    not exist or a folder holds no image.
+    """
+    given = [pathlib.Path(os.path.abspath(path)) for path in paths]
+    if not given:
+        raise InputError("no images or folders were given")
+    found = set()
+    for path in given:
+        if path.is_dir():
+            inside = sorted(_walk(path))
+            if not inside:
+                known = " ".join(SUFFIXES)
+                raise InputError(f"{path}: no images in this folder ({known})")
+            found.update(inside)
+        elif path.exists():
+            found.add(path)
+        else:
+            raise InputError(f"{path}: no such file or folder")
+    root = given[0]
+    if len(given) > 1 or not root.is_dir():
+        root = pathlib.Path(os.path.commonpath([path.parent for path in given]))
+    return sorted((path.relative_to(root).as_posix(), path) for path in found)
 
 
 def decode_image(
@@ -146,6 +177,15 @@ def resize_bilinear(
     top, bottom, weight_y = _taps(image.shape[0], size[0])
     columns = _lerp(image, left, right, weight_x[:, None], axis=1)
     return _lerp(columns, top, bottom, weight_y[:, None, None], axis=0)
+
+
+def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The images in a folder and those below it; hidden ones are left out."""
+    for directory, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield pathlib.Path(directory, name)
 
 
 def _taps(length: int, new_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

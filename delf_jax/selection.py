@@ -15,7 +15,7 @@ DELF_SIZE, DELF_STRIDE = 291, 16
 
 
 class Level(NamedTuple):
-    """What the network gave for one pyramid level; see `extraction.extract_canvases`."""
+    """What the network gave for one pyramid level: `extraction.extract_canvases`."""
 
     scale: int
     """index of the image scale"""
@@ -31,7 +31,7 @@ def select_features(
     settings: ExtractionSettings,
     backbone: nn.Module,
 ) -> Features:
-    """The features of one image from all its levels, in the order of the image scales."""
+    """The features of one image from its levels, in the order of the image scales."""
     local = None
     if settings.max_features:
         local = _select_local(levels, original_size, resized_size, settings, backbone)

@@ -1,0 +1,226 @@
+"""Feature stores: folders that hold the features of many images in a few shards.
+
+    manifest.json        model, settings, number of images, what failed and why
+    shards/*.safetensors see shards.py
+
+A shard is written whole and never changed, so a killed job leaves a good store and goes
+on where it was, and processes that fill one store do not meet: each adds shards of its
+own. What is known of an image is the record of the latest run that touched it.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from delf_jax import progress, store_files
+from delf_jax.extraction import extract_features
+from delf_jax.files import InputError, sha256_of
+from delf_jax.images import find_images
+from delf_jax.ops import Features
+from delf_jax.settings import ExtractionSettings, describe_settings
+from delf_jax.shards import FORMAT, Record, Shard
+from delf_jax.weights import Model
+
+__all__ = [
+    "FeatureStore",
+    "StoreReport",
+    "extract_to_store",
+    "find_images",
+    "open_store",
+    "remove_from_store",
+]
+
+
+class StoreReport(NamedTuple):
+    """What a run did, in numbers of images."""
+
+    extracted: int
+    unchanged: int
+    removed: int
+    failed: dict[str, str]
+    """id -> reason, of the images of this run"""
+
+
+class FeatureStore:
+    """The images of a store in the order of their ids: store[i] is a `Features`."""
+
+    def __init__(
+        self, path: pathlib.Path, manifest: dict[str, Any], shards: Sequence[Shard]
+    ):
+        current = sorted(store_files.current_records(shards).items())
+        self._places = [place for _, place in current if place.extracted]
+        self.path = path
+        self.ids = [place.record.id for place in self._places]
+        self.failed = {
+            id: place.record.reason
+            for id, place in current
+            if place.record.outcome == "failed"
+        }
+        self.manifest = manifest | {"images": len(self.ids), "failed": self.failed}
+        self._rows = {id: row for row, id in enumerate(self.ids)}
+        self._global_descriptors: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, row: int) -> Features:
+        return self._places[row].features()
+
+    def __iter__(self) -> Iterator[Features]:
+        return (self[row] for row in range(len(self)))
+
+    def row(self, id: str) -> int:
+        """The place of an image; InputError if the store has none of this id."""
+        if id not in self._rows:
+            raise InputError(f"{self.path}: no image {id!r}")
+        return self._rows[id]
+
+    @property
+    def global_descriptors(self) -> Float[np.ndarray, "M G"]:
+        """One row per image, in the order of `ids`; read once, then kept."""
+        if self._global_descriptors is None:
+            rows = [features.global_descriptor for features in self]
+            if any(row is None for row in rows):
+                raise InputError(f"{self.path}: holds no global descriptors")
+            empty = np.zeros((0, 0), np.float32)
+            self._global_descriptors = np.stack(rows) if rows else empty
+        return self._global_descriptors
+
+
+def open_store(path: str | os.PathLike) -> FeatureStore:
+    """The store at `path`, mapped; InputError if it is absent, damaged or truncated."""
+    path = pathlib.Path(path)
+    manifest = store_files.read_manifest(path)
+    return FeatureStore(path, manifest, store_files.read_shards(path, manifest["key"]))
+
+
+def extract_to_store(
+    images: Sequence[tuple[str, pathlib.Path]],
+    out: str | os.PathLike,
+    model: Model,
+    settings: ExtractionSettings,
+    *,
+    part: tuple[int, int] = (0, 1),
+    prune: bool = False,
+    shown: bool = True,
+    threads: int | None = None,
+) -> StoreReport:
+    """Brings a store up to date with (id, path) of images, and says what was done.
+
+    Images whose file is as it was are not extracted again, unless the model or a
+    setting is another; those that failed are tried again. With part (i, n), every n-th
+    image: n processes side by side give the store that one would. prune: forget images
+    that are not among those given. shown: report progress. However it ends, what was
+    finished is written.
+    """
+    out = pathlib.Path(out)
+    key = store_key(model, settings)
+    store_files.begin(out, _manifest(key, model, settings))
+    known = store_files.current_records(store_files.read_shards(out, key, []))
+    writer = store_files.Writer(out, key, known.values())
+    given = {id for id, _ in images}
+    others = [id for id, place in known.items() if place.extracted and id not in given]
+    removed = sorted(others)[part[0] :: part[1]] if prune else []
+    for id in removed:
+        writer.add(Record(id, writer.sequence, "removed"))
+    mine = sorted(images)[part[0] :: part[1]]
+    todo = []
+    for id, path in mine:
+        record = _look_at(path, Record(id, writer.sequence, "extracted"))
+        if id not in known or _is_changed(path, known[id].record, record):
+            todo.append((record, path))
+    failed = {}
+    try:
+        with progress.track("extract", len(todo), shown=shown) as advance:
+            for record, features in _extract(todo, model, settings, threads):
+                if features is None:
+                    failed[record.id] = record.reason
+                writer.add(record, features)
+                advance()
+    finally:
+        writer.flush()
+    store_files.finish(out, writer, alone=part[1] == 1)
+    extracted = len(todo) - len(failed)
+    return StoreReport(extracted, len(mine) - len(todo), len(removed), failed)
+
+
+def remove_from_store(path: str | os.PathLike, ids: Iterable[str]) -> None:
+    """Forgets images; InputError, and nothing is forgotten, if one is not there."""
+    store = open_store(path)
+    ids = list(ids)
+    for id in ids:
+        if id not in store.failed:
+            store.row(id)
+    key = store.manifest["key"]
+    known = store_files.current_records(store_files.read_shards(store.path, key))
+    writer = store_files.Writer(store.path, key, known.values())
+    for id in ids:
+        writer.add(Record(id, writer.sequence, "removed"))
+    writer.flush()
+    store_files.finish(store.path, writer, alone=True)
+
+
+def store_key(model: Model, settings: ExtractionSettings) -> str:
+    """What features depend on beside the image, as a short hex string."""
+    made_by = [FORMAT, model.fingerprint, describe_settings(settings)]
+    return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
+
+
+def _manifest(key: str, model: Model, settings: ExtractionSettings) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "key": key,
+        "model": {"name": model.name, "fingerprint": model.fingerprint},
+        "settings": describe_settings(settings),
+        "images": 0,
+        "failed": {},
+    }
+
+
+def _extract(
+    todo: Sequence[tuple[Record, pathlib.Path]],
+    model: Model,
+    settings: ExtractionSettings,
+    threads: int | None,
+) -> Iterator[tuple[Record, Features | None]]:
+    """Records with their features, or with the reason why there are none."""
+    paths = (path for _, path in todo)
+    results = extract_features(model, paths, settings, threads=threads)
+    for (record, path), result in zip(todo, results, strict=True):
+        if isinstance(result, InputError):
+            yield record._replace(outcome="failed", reason=str(result)), None
+        else:
+            yield record._replace(sha256=_digest(path, record)), result
+
+
+def _look_at(path: pathlib.Path, record: Record) -> Record:
+    """The record with size and time of the file, if there is one."""
+    try:
+        status = path.stat()
+    except OSError:
+        return record
+    return record._replace(file_size=status.st_size, modified=status.st_mtime_ns)
+
+
+def _digest(path: pathlib.Path, record: Record) -> str:
+    """The SHA-256 of the file; "" if it has changed since the record was made."""
+    try:
+        digest = sha256_of(path)
+    except OSError:
+        return ""
+    return digest if _look_at(path, record) == record else ""
+
+
+def _is_changed(path: pathlib.Path, known: Record, now: Record) -> bool:
+    """Whether an image must be extracted: its bytes decide if only the time differs."""
+    if known.outcome != "extracted" or known.file_size != now.file_size:
+        return True
+    if known.modified == now.modified:
+        return False
+    return known.sha256 == "" or _digest(path, now) != known.sha256
