@@ -1,5 +1,6 @@
 """Convolutions and pooling, each in the form that runs fastest on a CPU."""
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -14,7 +15,33 @@ def convolve_1x1(
 ) -> Float[Array, "B h w F"]:
     """A 1x1 convolution as one matrix product: a third faster than as a convolution."""
     x = x[:, ::stride, ::stride]
-    return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+    rows = _matrix_product(x.reshape(-1, x.shape[-1]), kernel[0, 0])
+    return rows.reshape(*x.shape[:3], kernel.shape[-1])
+
+
+@jax.custom_vjp
+def _matrix_product(x: Float[Array, "N C"], w: Float[Array, "C F"]) -> Array:
+    return x @ w
+
+
+def _product_forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+    return x @ w, (x, w)
+
+
+def _product_backward(
+    saved: tuple[Array, Array], gradient: Float[Array, "N F"]
+) -> tuple[Array, Array]:
+    """The usual gradients, but of a gradient that exists in memory.
+
+    XLA transposes it for the kernel's gradient; fused with what computes it, that copy
+    writes column by column and took most of a training step on CPU.
+    """
+    x, w = saved
+    gradient, x = lax.optimization_barrier((gradient, x))
+    return gradient @ w.T, x.T @ gradient
+
+
+_matrix_product.defvjp(_product_forward, _product_backward)
 
 
 def convolve(
