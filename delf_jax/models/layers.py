@@ -46,7 +46,8 @@ class ConvNorm(nn.Module):
             same = ((side // 2, side // 2),) * 2
             x = convolve(x, kernel, self.stride, self.padding or same)
         if self.use_bias or self.normalization == "folded":
-            x = x + self.param("bias", nn.initializers.zeros, (self.features,))
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            x = x + bias[None, None, None]
         if self.normalization in ("folded", "none"):
             return x
         return self._normalize(x, train)
@@ -72,7 +73,8 @@ class ConvNorm(nn.Module):
         if self.normalization == "frozen":
             scale, offset = jax.lax.stop_gradient((scale, offset))
         factor = scale * jax.lax.rsqrt(used_var + self.epsilon)
-        return x * factor + (offset - used_mean * factor)
+        shift = offset - used_mean * factor
+        return x * factor[None, None, None] + shift[None, None, None]
 
 
 def batch_statistics(
