@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -26,7 +27,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 # Some cameras pad before the end marker; more than this is damage.
 _HARMLESS_PADDING = 32
 _ORIENTATION_TAG = 0x0112
-_pillow_limit = threading.Lock()
+_pillow_globals = threading.Lock()
 
 
 def read_image(
@@ -88,30 +89,33 @@ def decode_image(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """As `read_image`, from the bytes of a file."""
     try:
-        with _open_header(data) as image:
+        with _quiet_pillow():
+            image = Image.open(io.BytesIO(data))
+        with image:
             _check_size(image.size, max_pixels)
-            orientation = _orientation(image)
             if data[:3] == b"\xff\xd8\xff" and image.mode in ("RGB", "L"):
                 pixels = _decode_jpeg(data)
             else:
                 image.load()
                 pixels = _to_rgb(image)
+            # After decoding: the metadata of a PNG may stand behind its pixels.
+            orientation = _orientation(image)
     except InputError:
         raise
     except Image.UnidentifiedImageError:
         raise InputError("not an image of a known format") from None
     except Exception as error:  # Decoders raise nearly anything on damaged files.
-        reason = str(error) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"damaged or unsupported image ({reason})") from None
     return np.ascontiguousarray(_upright(pixels, orientation))
 
 
 def resize_rule(
     size: tuple[int, int],
-    max_image_size: float | None = None,
-    min_image_size: float | None = None,
+    max_image_size: int | float | None = None,
+    min_image_size: int | float | None = None,
     square: bool = False,
-    factor: float = 1.0,
+    factor: int | float = 1.0,
 ) -> tuple[int, int]:
     """(height, width) that an image of `size` is resized to before extraction.
 
@@ -209,12 +213,17 @@ def _lerp(
     return np.add(first, second, out=second)
 
 
-def _open_header(data: bytes) -> Image.Image:
-    # Pillow's own limit only warns, and has no other switch than this global.
-    with _pillow_limit:
+@contextlib.contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Pillow without its limit on pixels, which only warns, and other warnings.
+
+    Both switches are global: for headers and metadata only, which take no time.
+    """
+    with _pillow_globals, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(data))
+            yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -241,7 +250,7 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
 
 def _orientation(image: Image.Image) -> int:
     # A broken EXIF block says nothing about the pixels.
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception), _quiet_pillow():
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     return 1
 

@@ -1,0 +1,297 @@
+"""Decoding, size rules and resizing, against the original's numbers and odd files."""
+
+import io
+import json
+import pathlib
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from delf_jax import images
+from delf_jax.files import InputError
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    """A picture with a distinct value in every corner."""
+    y, x = np.mgrid[0:24, 0:40]
+    return np.stack([y * 10, x * 6, 255 - y * 5], axis=2).astype(np.uint8)
+
+
+def _write(path: pathlib.Path, image: Image.Image, **options) -> pathlib.Path:
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.golden
+def test_resize_bilinear_is_tensorflows_bit_for_bit(golden):
+    stored = np.load(golden / "resize.npz")
+    pixels = images.normalize_pixels(stored["image"])
+    names = [name for name in stored if name.startswith("tf_image_resize/")]
+    assert names
+    for name in names:
+        expected = stored[name]
+        ours = images.resize_bilinear(pixels, expected.shape[:2])
+        np.testing.assert_array_equal(ours, expected, err_msg=name)
+    raw = stored["image"].astype(np.float32)
+    for name in [n for n in stored if n.startswith("tf_image_resize_uint8_input/")]:
+        ours = images.resize_bilinear(raw, stored[name].shape[:2])
+        np.testing.assert_array_equal(ours, stored[name], err_msg=name)
+
+
+@pytest.mark.golden
+def test_images_are_resized_as_the_original_does(golden):
+    stored = np.load(golden / "resize.npz")
+    cases = [n.removesuffix("/input") for n in stored if n.endswith("/input")]
+    assert cases
+    for case in cases:
+        given = stored[f"{case}/input"]
+        maximum, minimum, square, factor = stored[
+            f"{case}/config_max_min_square_factor"
+        ].tolist()
+        size = images.resize_rule(
+            given.shape[:2], maximum, minimum, bool(square), factor
+        )
+        ours = images.resize_image(given, size).astype(int)
+        # One grey level: Pillow's rounding may change between versions.
+        assert np.abs(ours - stored[f"{case}/output"]).max() <= 1, case
+        scale_factors = np.float32(size) / np.float32(given.shape[:2])
+        np.testing.assert_allclose(scale_factors, stored[f"{case}/scale_factors"])
+
+
+@pytest.mark.golden
+def test_size_rules_are_the_originals(golden):
+    table = json.loads((golden / "resize_rules.json").read_text())
+    for row in table["rows"]:
+        case = dict(zip(table["columns"], row, strict=True))
+        arguments = (
+            (case["height"], case["width"]),
+            case["max_image_size"],
+            case["min_image_size"],
+            case["use_square_images"],
+            case["resize_factor"],
+        )
+        if case["error"] is None:
+            expected = (case["new_height"], case["new_width"])
+            assert images.resize_rule(*arguments) == expected, case
+        else:
+            with pytest.raises(InputError):
+                images.resize_rule(*arguments)
+
+
+def test_a_negative_resize_factor_is_refused():
+    with pytest.raises(InputError, match="negative"):
+        images.resize_rule((10, 10), 5, None, False, -0.5)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 60), st.integers(1, 60))
+@settings(max_examples=50, deadline=None)
+def test_resizing_keeps_constants_and_bounds(height, width, new_height, new_width):
+    rng = np.random.default_rng(height * 31 + width)
+    image = rng.uniform(-1, 1, (height, width, 3)).astype(np.float32)
+    resized = images.resize_bilinear(image, (new_height, new_width))
+    assert resized.shape == (new_height, new_width, 3)
+    assert resized.min() >= image.min() - 1e-6 and resized.max() <= image.max() + 1e-6
+    constant = images.resize_bilinear(np.ones_like(image), (new_height, new_width))
+    np.testing.assert_array_equal(constant, np.ones_like(resized))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_exif_orientation_is_applied(tmp_path, photo, orientation, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = _write(tmp_path / f"a.{suffix}", Image.fromarray(photo), exif=exif)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    np.testing.assert_array_equal(images.read_image(path), expected)
+
+
+def test_jpegs_are_decoded_as_pillow_does(tmp_path, photo):
+    path = _write(tmp_path / "a.jpg", Image.fromarray(photo), quality=80)
+    expected = np.asarray(Image.open(path))
+    np.testing.assert_array_equal(images.read_image(path), expected)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif", "tif"])
+def test_grey_becomes_rgb(tmp_path, suffix):
+    grey = Image.fromarray(np.full((12, 15), 77, np.uint8))
+    image = images.read_image(_write(tmp_path / f"a.{suffix}", grey))
+    assert image.shape == (12, 15, 3) and image.dtype == np.uint8
+    assert np.abs(image.astype(int) - 77).max() <= 2
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    red = Image.new("RGB", (16, 16), (200, 30, 20)).convert("CMYK")
+    image = images.read_image(_write(tmp_path / "a.jpg", red, quality=95))
+    assert np.abs(image.astype(int) - [200, 30, 20]).max() < 12
+
+
+def test_sixteen_bits_keep_the_upper_eight(tmp_path):
+    values = np.linspace(0, 65535, 200).astype(np.uint16).reshape(10, 20)
+    image = images.read_image(_write(tmp_path / "a.png", Image.fromarray(values)))
+    np.testing.assert_array_equal(image[..., 0], values >> 8)
+    image = images.read_image(_write(tmp_path / "a.tif", Image.fromarray(values)))
+    np.testing.assert_array_equal(image[..., 2], values >> 8)
+
+
+def test_one_bit_images_are_black_and_white(tmp_path):
+    bits = Image.fromarray(np.eye(12, dtype=bool))
+    image = images.read_image(_write(tmp_path / "a.png", bits))
+    np.testing.assert_array_equal(image[..., 1], np.eye(12, dtype=np.uint8) * 255)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_lie_over_white(tmp_path, mode):
+    image = Image.new("RGBA", (10, 10), (10, 20, 30, 255))
+    image.paste((10, 20, 30, 0), (0, 0, 5, 10))
+    path = _write(tmp_path / "a.png", image.convert(mode))
+    read = images.read_image(path)
+    assert (read[:, :5] == 255).all()
+    assert (read[:, 5:] < 40).all()
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_of_an_animation_the_first_frame_is_taken(tmp_path, suffix):
+    frames = [Image.new("RGB", (12, 12), colour) for colour in ("red", "blue")]
+    path = _write(
+        tmp_path / f"a.{suffix}",
+        frames[0],
+        save_all=True,
+        append_images=frames[1:],
+        **({"lossless": True} if suffix == "webp" else {}),
+    )
+    np.testing.assert_array_equal(images.read_image(path)[5, 5], [255, 0, 0])
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tif"])
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
+def test_truncated_files_are_refused_by_name(tmp_path, suffix, kept):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    data = _write(tmp_path / f"a.{suffix}", Image.fromarray(noise)).read_bytes()
+    path = tmp_path / f"torn.{suffix}"
+    path.write_bytes(data[: int(len(data) * kept)])
+    with pytest.raises(InputError, match=f"torn.{suffix}"):
+        images.read_image(path)
+
+
+def test_damage_in_the_middle_of_a_jpeg_is_refused(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    path = _write(tmp_path / "a.jpg", Image.fromarray(noise), quality=90)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 40] = b"\x12" * 40
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="a.jpg: damaged"):
+        images.read_image(path)
+
+
+def test_padding_before_the_end_of_a_jpeg_is_harmless(tmp_path, photo):
+    path = _write(tmp_path / "a.jpg", Image.fromarray(photo))
+    expected = images.read_image(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:-2] + b"\0" * 7 + data[-2:])
+    np.testing.assert_array_equal(images.read_image(path), expected)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no image", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a"]
+)
+def test_what_is_no_image_is_refused_by_name(tmp_path, data):
+    path = tmp_path / "strange.jpg"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="strange.jpg: "):
+        images.read_image(path)
+
+
+def test_absent_files_and_folders_are_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match="nowhere.jpg: no such file"):
+        images.read_image(tmp_path / "nowhere.jpg")
+    with pytest.raises(InputError, match="cannot be read"):
+        images.read_image(tmp_path)
+
+
+def test_a_bomb_is_refused_before_memory_is_taken(tmp_path, monkeypatch):
+    """20,000 x 20,000 pixels in a hundred bytes, of which only the header is good."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checked = kind + data
+        return (
+            struct.pack(">I", len(data))
+            + checked
+            + (struct.pack(">I", zlib.crc32(checked)))
+        )
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    path = tmp_path / "bomb.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+    )
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("was decoded"))
+    with pytest.raises(InputError, match="bomb.png: 20000 x 20000 pixels"):
+        images.read_image(path)
+    assert Image.MAX_IMAGE_PIXELS is not None
+
+
+def test_a_jpeg_bomb_is_refused_too(tmp_path, photo):
+    path = _write(tmp_path / "a.jpg", Image.fromarray(photo))
+    with pytest.raises(InputError, match="more than the 0.0005 million"):
+        images.read_image(path, max_pixels=500)
+
+
+def test_floating_point_images_are_refused(tmp_path):
+    path = _write(tmp_path / "a.tif", Image.fromarray(np.ones((8, 8), np.float32)))
+    with pytest.raises(InputError, match="a.tif: floating-point"):
+        images.read_image(path)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1)])
+def test_thin_images_are_read(tmp_path, size):
+    image = Image.new("RGB", size, "green")
+    assert images.read_image(_write(tmp_path / "a.png", image)).shape[:2] == size[::-1]
+
+
+def test_a_broken_exif_block_does_not_matter(photo):
+    buffer = io.BytesIO()
+    Image.fromarray(photo).save(buffer, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")
+    assert images.decode_image(buffer.getvalue()).shape == photo.shape
+
+
+def _touch(*paths: pathlib.Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def test_ids_are_paths_within_the_folder(tmp_path):
+    _touch(tmp_path / "b" / "1.jpg", tmp_path / "a" / "1.JPG", tmp_path / "note.txt")
+    _touch(tmp_path / ".thumbnails" / "2.jpg", tmp_path / "a" / "._1.jpg")
+    found = images.find_images([tmp_path])
+    assert [id for id, _ in found] == ["a/1.JPG", "b/1.jpg"]
+    assert found[0][1] == tmp_path / "a" / "1.JPG"
+
+
+def test_ids_of_several_folders_differ(tmp_path):
+    _touch(tmp_path / "b" / "1.jpg", tmp_path / "a" / "1.jpg", tmp_path / "c.jpg")
+    found = images.find_images([tmp_path / "a", tmp_path / "b", tmp_path / "a"])
+    assert [id for id, _ in found] == ["a/1.jpg", "b/1.jpg"]
+    found = images.find_images([tmp_path / "a" / "1.jpg", tmp_path / "c.jpg"])
+    assert [id for id, _ in found] == ["a/1.jpg", "c.jpg"]
+
+
+def test_a_named_file_may_end_in_anything(tmp_path):
+    _touch(tmp_path / "photo")
+    assert [id for id, _ in images.find_images([tmp_path / "photo"])] == ["photo"]
+
+
+def test_what_cannot_be_searched_is_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such file or folder"):
+        images.find_images([tmp_path / "nowhere"])
+    with pytest.raises(InputError, match="no images in this folder"):
+        images.find_images([tmp_path])
+    with pytest.raises(InputError, match="were given"):
+        images.find_images([])
