@@ -1,0 +1,229 @@
+"""The command line: a table of commands, and how their errors are told.
+
+Nothing slow is imported here, so that --help and a mistyped option answer at once.
+"""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from delf_jax import commands
+from delf_jax.files import InputError
+
+_BAD_INPUT, _INTERRUPTED = 2, 130
+# What was typed, as far as it shows in the path of the program.
+_PROGRAM = {"main.py": "python main.py", "__main__.py": "python -m delf_jax"}.get(
+    os.path.basename(sys.argv[0]), "delf_jax"
+)
+
+
+class Command(NamedTuple):
+    """One command: what it does, an example, its options, and the function behind."""
+
+    summary: str
+    example: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, even if single images failed; 1 or 2 nothing useful done."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "train":
+        parser.error(f"unknown option {rest[0]} (see {options.command} --help)")
+    options.rest = rest
+    try:
+        return COMMANDS[options.command].run(options)
+    except InputError as error:
+        return _tell(str(error), _BAD_INPUT)
+    except KeyboardInterrupt:
+        return _tell("interrupted; what was finished is kept", _INTERRUPTED)
+    except BrokenPipeError:  # The reader of a pipe, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _tell(_describe(error), commands.FAILED)
+
+
+def _tell(message: str, status: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return status
+
+
+def _describe(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"{where}no space left on the disk; what was finished is kept, and the "
+            "same command goes on from there"
+        )
+    return f"{where}{error.strerror or error}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        _PROGRAM,
+        description="Deep local and global image features: match two photos, search "
+        "many, train.",
+        epilog=f"example:  {_PROGRAM} match a.jpg b.jpg --out=matches.png",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        options = commands.add_parser(
+            name,
+            help=command.summary,
+            description=command.summary[0].upper() + command.summary[1:] + ".",
+            epilog="\n".join(
+                [
+                    "example:",
+                    *(f"  {_PROGRAM} {e}" for e in command.example.split("\n")),
+                ]
+            ),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_options(options)
+    return parser
+
+
+def _match_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs=2, metavar="IMAGE", help="the two photos")
+    _add_out(parser, "figure to write (png, pdf, svg)", default="matches.png")
+    parser.add_argument("--json", metavar="FILE", help="matches and map as JSON")
+    _add_model(parser)
+
+
+def _extract_options(parser: argparse.ArgumentParser) -> None:
+    _add_paths(parser, "images, or folders of images")
+    _add_out(parser, "folder of the feature store", required=True)
+    parser.add_argument(
+        "--part",
+        type=_part,
+        default=(0, 1),
+        metavar="I/N",
+        help="take every N-th image only, as one of N processes; I from 0 to N-1",
+    )
+    _add_model(parser)
+
+
+def _index_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="images or folders")
+    _add_index(parser)
+    parser.add_argument("--add", nargs="+", metavar="PATH", help="images to add")
+    parser.add_argument("--remove", nargs="+", metavar="ID", help="images to remove")
+    _add_model(parser)
+
+
+def _search_options(parser: argparse.ArgumentParser) -> None:
+    _add_paths(parser, "query photos, or folders of them", metavar="QUERY")
+    _add_index(parser)
+    parser.add_argument(
+        "--top", type=int, default=10, metavar="N", help="results shown (10); 0: all"
+    )
+    parser.add_argument(
+        "--no_rerank", action="store_true", help="rank by global similarity alone"
+    )
+    parser.add_argument("--json", metavar="FILE", help="results as JSON")
+    parser.add_argument("--html", metavar="FILE", help="results as a page")
+    _add_model(parser)
+
+
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, metavar="FILE", help="a config file")
+    parser.add_argument(
+        "--config.FIELD",
+        dest="unused",
+        metavar="VALUE",
+        help="replaces one field of the config, as often as you like",
+    )
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="checkpoints and metrics"
+    )
+
+
+def _demo_options(parser: argparse.ArgumentParser) -> None:
+    _add_out(parser, "folder to write to (demo)", default="demo")
+    _add_model(parser)
+
+
+def _add_paths(
+    parser: argparse.ArgumentParser, meaning: str, metavar: str = "PATH"
+) -> None:
+    parser.add_argument("paths", nargs="+", metavar=metavar, help=meaning)
+
+
+def _add_out(parser: argparse.ArgumentParser, meaning: str, **kwargs) -> None:
+    parser.add_argument("--out", metavar="OUT", help=meaning, **kwargs)
+
+
+def _add_index(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--index", required=True, metavar="DIR", help="folder of the index"
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", metavar="DIR", help="folder of a model (default: the bundled one)"
+    )
+
+
+def _part(text: str) -> tuple[int, int]:
+    """(i, n) of `i/n`."""
+    try:
+        part, parts = (int(number) for number in text.split("/"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 0/4") from None
+    if not 0 <= part < parts:
+        raise argparse.ArgumentTypeError(
+            f"{text}: the parts of {parts} are 0/{parts} to {parts - 1}/{parts}"
+        )
+    return part, parts
+
+
+COMMANDS = {
+    "match": Command(
+        "find what two photos have in common",
+        "match a.jpg b.jpg --out=matches.png",
+        _match_options,
+        commands.run_match,
+    ),
+    "extract": Command(
+        "extract features of images and folders to a feature store",
+        "extract photos --out=features",
+        _extract_options,
+        commands.run_extract,
+    ),
+    "index": Command(
+        "index photos for search, or add and remove some",
+        "index photos --index=photos_index\n"
+        "index --index=photos_index --add more/new.jpg\n"
+        "index --index=photos_index --remove a/1.jpg",
+        _index_options,
+        commands.run_index,
+    ),
+    "search": Command(
+        "find photos of the same place",
+        "search query.jpg --index=photos_index --html=results.html",
+        _search_options,
+        commands.run_search,
+    ),
+    "train": Command(
+        "train a model; again with the same workdir, it goes on",
+        "train --config=configs/delg_tiny.py --workdir=runs/tiny --config.seed=3",
+        _train_options,
+        commands.run_train,
+    ),
+    "demo": Command(
+        "draw landmarks, match and search them, and say how well it went",
+        "demo --out=demo",
+        _demo_options,
+        commands.run_demo,
+    ),
+}

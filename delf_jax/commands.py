@@ -1,0 +1,159 @@
+"""What each command does; each returns an exit status.
+
+Everything slow is imported inside, by the command that needs it.
+"""
+
+import argparse
+import pathlib
+import sys
+from typing import Any
+
+from delf_jax.files import InputError
+
+FAILED = 1
+
+
+def run_match(options: argparse.Namespace) -> int:
+    from delf_jax import figures, files, images, pairs
+
+    photos = [images.read_image(path) for path in options.images]
+    model, settings = _model_and_settings(options)
+    found = pairs.compare_photos(*options.images, model, settings)
+    text = f"{found.inliers} inliers of {len(found.pair.matches)} matches"
+    if found.similarity is not None:
+        text += f", similarity {found.similarity:.3f}"
+    local = [features.local for features in found.features]
+    figures.draw_matches(*photos, *local, found.pair, text, options.out)
+    print(f"{text}\nfigure: {options.out}")
+    if options.json:
+        files.write_json(options.json, pairs.describe(found, options.images))
+        print(f"JSON: {options.json}")
+    return 0
+
+
+def run_extract(options: argparse.Namespace) -> int:
+    from delf_jax import store
+
+    found = store.find_images(options.paths)
+    model, settings = _model_and_settings(options)
+    report = store.extract_to_store(
+        found, options.out, model, settings, part=options.part
+    )
+    return _tell_report(report, options.out)
+
+
+def run_index(options: argparse.Namespace) -> int:
+    from delf_jax import search
+
+    asked = [name for name in ("paths", "add", "remove") if getattr(options, name)]
+    if len(asked) != 1:
+        raise InputError("index: give photos to index, or --add, or --remove")
+    if options.remove:
+        left = search.remove_images(options.index, options.remove)
+        print(f"{options.index}: {len(options.remove)} removed, {left} left")
+        return 0
+    model, settings = _model_and_settings(options)
+    change = search.add_images if options.add else search.make_index
+    paths = options.add or options.paths
+    report = change(paths, options.index, model, settings)
+    return _tell_report(report, options.index)
+
+
+def run_search(options: argparse.Namespace) -> int:
+    from delf_jax import files, page, search
+
+    if options.top < 0:
+        raise InputError(f"--top={options.top}: use a positive number, or 0 for all")
+    queries = _query_paths(options.paths)
+    index = search.open_index(options.index)
+    model, settings = _model_and_settings(options)
+    answers, failed = [], []
+    for answer in search.search(
+        index, queries, model, settings, top=options.top, rerank=not options.no_rerank
+    ):
+        if isinstance(answer, InputError):
+            failed.append(answer)
+            continue
+        answers.append(answer)
+        _print_answer(answer)
+    if not answers and len(failed) == 1:
+        raise failed[0]
+    for reason in failed:
+        print(f"failed: {reason}", file=sys.stderr)
+    if not answers:
+        raise InputError(f"none of the {len(failed)} query photos could be used")
+    if failed:
+        print(f"{len(answers)} photos searched for, {len(failed)} failed")
+    if options.json:
+        files.write_json(options.json, search.describe(answers))
+        print(f"JSON: {options.json}")
+    if options.html:
+        page.write_page(options.html, answers, index.file, str(index))
+        print(f"page: {options.html}")
+    return 0
+
+
+def run_train(options: argparse.Namespace) -> int:
+    from delf_jax import configuration
+
+    config = configuration.read_config(options.config, options.rest)
+    _prepare_jax()
+    from delf_jax import train
+
+    train.train(config, options.workdir)
+    return 0
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    model, _ = _model_and_settings(options)
+    from delf_jax import demo
+
+    demo.run(options.out, model)
+    return 0
+
+
+def _query_paths(paths: list[str]) -> list[pathlib.Path]:
+    """Photos in the order given; those of a folder by name."""
+    from delf_jax import store
+
+    found = []
+    for path in map(pathlib.Path, paths):
+        inside = store.find_images([path]) if path.is_dir() else [("", path)]
+        found += [path / image for image, _ in inside]
+    return found
+
+
+def _model_and_settings(options: argparse.Namespace) -> tuple[Any, Any]:
+    _prepare_jax()
+    from delf_jax import settings, weights
+
+    model = weights.load_model(options.model)
+    return model, settings.settings_for(model)
+
+
+def _prepare_jax() -> None:
+    from delf_jax import compilation
+
+    compilation.enable_compilation_cache()
+
+
+def _print_answer(answer: Any) -> None:
+    """One query as a table."""
+    print(f"\n{answer.image}")
+    print(f"{'':>6}  {'inliers':>7}  {'similarity':>10}  image")
+    for rank, result in enumerate(answer.results, 1):
+        inliers = "-" if result.inliers is None else result.inliers
+        print(f"{rank:>6}  {inliers:>7}  {result.similarity:>10.3f}  {result.image}")
+
+
+def _tell_report(report: Any, out: str) -> int:
+    """0, or 1 if none of the images could be used; the failed ones by name."""
+    for reason in report.failed.values():
+        print(f"failed: {reason}", file=sys.stderr)
+    counts = f"{report.extracted} extracted, {report.unchanged} unchanged"
+    if report.removed:
+        counts += f", {report.removed} removed"
+    if report.failed:
+        counts += f", {len(report.failed)} failed"
+    print(f"{out}: {counts}")
+    return 0 if report.extracted + report.unchanged else FAILED

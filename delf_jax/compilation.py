@@ -1,0 +1,81 @@
+"""Where compiled programs are kept between runs, so that a second start is fast."""
+
+import hashlib
+import os
+import pathlib
+import platform
+import sys
+
+VARIABLE = "DELF_JAX_CACHE"
+_OFF = ("", "0", "off", "no", "none", "false")
+
+
+def enable_compilation_cache() -> pathlib.Path | None:
+    """The folder that JAX now keeps compiled programs in; None if there is none.
+
+    The user's cache folder by default; the variable DELF_JAX_CACHE names another, or
+    turns it off (`off` or empty). A JAX_COMPILATION_CACHE_DIR that the user has set
+    is left alone. A folder that cannot be written to means no cache, and no error.
+    """
+    import jax
+
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    directory = cache_directory()
+    if directory is None or not _is_writable(directory):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    # A start compiles dozens of small programs: kept as well, they save seconds.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return directory
+
+
+def cache_directory() -> pathlib.Path | None:
+    """The folder for compiled programs on this host; None if they are not kept."""
+    value = os.environ.get(VARIABLE)
+    if value is not None and value.strip().lower() in _OFF:
+        return None
+    try:
+        root = pathlib.Path(value).expanduser() if value else user_cache() / "delf_jax"
+    except RuntimeError:  # An account without a home folder.
+        return None
+    return root / f"xla-{_host_kind()}"
+
+
+def user_cache() -> pathlib.Path:
+    """The folder in which programs of this user keep what can be made again."""
+    if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
+        return pathlib.Path(os.environ["LOCALAPPDATA"])
+    if sys.platform == "darwin":
+        return pathlib.Path.home() / "Library" / "Caches"
+    # The XDG specification: a relative path in the variable is to be ignored.
+    configured = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(configured):
+        return pathlib.Path(configured)
+    return pathlib.Path.home() / ".cache"
+
+
+def _is_writable(directory: pathlib.Path) -> bool:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(directory, os.W_OK)
+
+
+def _host_kind() -> str:
+    """A short name for processors of one kind.
+
+    Home folders are often shared by unlike hosts, and a program that was compiled for
+    one processor may hold instructions that another lacks.
+    """
+    kind = f"{sys.platform} {platform.machine()} {platform.processor()}"
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                kind += line
+                break
+    except OSError:
+        pass
+    return hashlib.sha256(kind.encode()).hexdigest()[:8]

@@ -1,0 +1,300 @@
+"""A folder of photos that can be searched: made, changed, asked.
+
+An index is a folder: `store/` holds the features (see store.py), and `index.json` says
+where the photos are and which model looked at them.
+"""
+
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from delf_jax import pairs, store
+from delf_jax.extraction import extract_features
+from delf_jax.files import InputError, read_json, write_json
+from delf_jax.ops import Features
+from delf_jax.retrieval import ranking
+from delf_jax.settings import ExtractionSettings
+from delf_jax.store import FeatureStore, StoreReport
+from delf_jax.weights import Model
+
+FORMAT = 1
+# As many of the globally most similar photos are verified [DELG, section 4].
+CANDIDATES = 100
+
+Paths = Iterable[str | os.PathLike]
+
+
+class Index(NamedTuple):
+    """What can be searched."""
+
+    directory: pathlib.Path
+    store: FeatureStore
+    places: "Places"
+
+    def file(self, image: str) -> pathlib.Path:
+        """Where the photo with this id was when it was indexed."""
+        return self.places.file(image)
+
+    def __str__(self) -> str:
+        return f"{self.directory.name}: {len(self.store)} photos"
+
+
+class Places(NamedTuple):
+    """Where the photos of an index are, and which model looked at them."""
+
+    model: str
+    fingerprint: str
+    root: pathlib.Path
+    """ids are paths within it"""
+    outside: dict[str, pathlib.Path]
+    """photos that were added from elsewhere, by id"""
+
+    def file(self, image: str) -> pathlib.Path:
+        return self.outside.get(image, self.root / image)
+
+
+class Result(NamedTuple):
+    """One photo that was found."""
+
+    image: str
+    similarity: float
+    inliers: int | None
+    """verified matches; None if the photo was not among those verified"""
+    lines: Float[np.ndarray, "P 4"]
+    """inliers as (y, x) in the query and (y, x) here, in parts of height and width"""
+
+
+class Answer(NamedTuple):
+    """What was found for one query, best first."""
+
+    image: str
+    path: pathlib.Path
+    results: list[Result]
+
+
+def make_index(
+    paths: Paths,
+    directory: str | os.PathLike,
+    model: Model,
+    settings: ExtractionSettings,
+    *,
+    shown: bool = True,
+) -> StoreReport:
+    """Indexes images and folders; what is there already and unchanged is kept.
+
+    Photos of the index whose file is gone are forgotten. InputError if `directory`
+    holds an index of another folder.
+    """
+    found = store.find_images(paths)
+    image, path = found[0]
+    root = pathlib.Path(os.path.abspath(path)).parents[image.count("/")]
+    places = Places(model.name, model.fingerprint, root, {})
+    if _path(directory).exists():
+        old = _read_places(directory)
+        if old.root not in (root, *root.parents):
+            raise InputError(
+                f"{directory}: holds an index of {old.root}; use --add, or another "
+                "folder for another index"
+            )
+        places = places._replace(root=old.root, outside=old.outside)
+    return _update(found, pathlib.Path(directory), places, model, settings, shown)
+
+
+def add_images(
+    paths: Paths,
+    directory: str | os.PathLike,
+    model: Model,
+    settings: ExtractionSettings,
+    *,
+    shown: bool = True,
+) -> StoreReport:
+    """Adds images and folders from anywhere to an index."""
+    places = _read_places(directory)
+    _check_model(directory, places, model)
+    found = store.find_images(paths)
+    return _update(found, pathlib.Path(directory), places, model, settings, shown)
+
+
+def remove_images(directory: str | os.PathLike, ids: Sequence[str]) -> int:
+    """Number of images left; InputError, and none removed, if one is not there."""
+    places = _read_places(directory)
+    path = pathlib.Path(directory) / "store"
+    store.remove_from_store(path, ids)
+    if places.outside.keys() & set(ids):
+        kept = {id: p for id, p in places.outside.items() if id not in ids}
+        _write_places(directory, places._replace(outside=kept))
+    return len(store.open_store(path))
+
+
+def open_index(directory: str | os.PathLike) -> Index:
+    """The index at `directory`; InputError if it is absent, damaged or truncated."""
+    places = _read_places(directory)
+    directory = pathlib.Path(directory)
+    return Index(directory, store.open_store(directory / "store"), places)
+
+
+def search(
+    index: Index,
+    queries: Sequence[pathlib.Path],
+    model: Model,
+    settings: ExtractionSettings,
+    *,
+    top: int = 10,
+    rerank: bool = True,
+) -> Iterator[Answer | InputError]:
+    """The answer to each query photo, in order; InputError where one is unusable.
+
+    top: results of each; 0: all. rerank: verify the best by geometry. InputError at
+    once if the index was made by another model or with other settings.
+    """
+    _check_model(index.directory, index.places, model)
+    if store.store_key(model, settings) != index.store.manifest["key"]:
+        raise InputError(
+            f"{index.directory}: was indexed with other settings; index it again"
+        )
+    found = extract_features(model, queries, settings)
+    for path, features in zip(queries, found, strict=True):
+        if isinstance(features, InputError):
+            yield features
+        else:
+            results = rank(index.store, features, settings, rerank=rerank)
+            yield Answer(str(path), pathlib.Path(path), results[: top or None])
+
+
+def rank(
+    images: FeatureStore,
+    query: Features,
+    settings: ExtractionSettings,
+    *,
+    rerank: bool = True,
+) -> list[Result]:
+    """All images, best first: by similarity, the first hundred again by evidence."""
+    if not len(images):
+        return []
+    if query.global_descriptor is None:
+        raise InputError("search needs global descriptors; set global_scales")
+    similarities = images.global_descriptors @ np.asarray(query.global_descriptor)
+    order = ranking.top_k(similarities)
+    verified: dict[int, tuple[int, np.ndarray]] = {}
+    if rerank and query.local is not None:
+        candidates = order[:CANDIDATES]
+        for row in candidates.tolist():
+            verified[row] = _verify(query, images[row], settings)
+        inliers = np.array([verified[row][0] for row in candidates.tolist()], np.int32)
+        best = ranking.rerank(candidates, similarities[candidates], inliers)
+        order = np.concatenate([best, order[CANDIDATES:]])
+    nothing = None, np.zeros((0, 4))
+    return [
+        Result(images.ids[row], float(similarities[row]), *verified.get(row, nothing))
+        for row in order.tolist()
+    ]
+
+
+def describe(answers: Iterable[Answer]) -> dict[str, Any]:
+    """The answers, ready for JSON."""
+    return {
+        "queries": [
+            {
+                "image": answer.image,
+                "results": [
+                    {
+                        "image": result.image,
+                        "similarity": round(result.similarity, 6),
+                        "inliers": result.inliers,
+                    }
+                    for result in answer.results
+                ],
+            }
+            for answer in answers
+        ]
+    }
+
+
+def _verify(
+    query: Features, image: Features, settings: ExtractionSettings
+) -> tuple[int, Float[np.ndarray, "P 4"]]:
+    """Number of inliers, and where they are in parts of height and width."""
+    found = pairs.compare_features(query, image, settings.max_image_size)
+    sizes = np.array([*query.image_size, *image.image_size], np.float64)
+    return found.inliers, (pairs.inlier_lines(found) + 0.5) / sizes
+
+
+def _update(
+    found: Sequence[tuple[str, pathlib.Path]],
+    directory: pathlib.Path,
+    places: Places,
+    model: Model,
+    settings: ExtractionSettings,
+    shown: bool,
+) -> StoreReport:
+    """Extracts what is new or changed, and forgets photos whose file is gone."""
+    files, outside = {}, dict(places.outside)
+    for image, path in found:
+        if path.is_relative_to(places.root):
+            image = path.relative_to(places.root).as_posix()
+        else:
+            image = _free_id(image, path, places)
+            outside[image] = path
+        files[image] = path
+    places = places._replace(outside=outside)
+    path = directory / "store"
+    if (path / "manifest.json").exists():
+        for image in store.open_store(path).ids:
+            if image not in files and places.file(image).exists():
+                files[image] = places.file(image)
+    # First the places: a killed job leaves no features whose photo is unknown.
+    _write_places(directory, places)
+    return store.extract_to_store(
+        sorted(files.items()), path, model, settings, prune=True, shown=shown
+    )
+
+
+def _free_id(image: str, path: pathlib.Path, places: Places) -> str:
+    """An id for a photo from elsewhere, with as many folders as make it unique."""
+    by_path = {known: id for id, known in places.outside.items()}
+    if path in by_path:
+        return by_path[path]
+    parts = path.parts[1:]
+    for length in range(image.count("/") + 1, len(parts) + 1):
+        image = "/".join(parts[-length:])
+        taken = image in places.outside or (places.root / image).exists()
+        if not taken:
+            return image
+    raise InputError(f"{path}: another photo of this index has the same id")
+
+
+def _path(directory: str | os.PathLike) -> pathlib.Path:
+    return pathlib.Path(directory) / "index.json"
+
+
+def _write_places(directory: str | os.PathLike, places: Places) -> None:
+    outside = {image: str(path) for image, path in places.outside.items()}
+    values = places._asdict() | {"root": str(places.root), "outside": outside}
+    write_json(_path(directory), {"format": FORMAT, **values})
+
+
+def _read_places(directory: str | os.PathLike) -> Places:
+    path = _path(directory)
+    if not path.exists():
+        raise InputError(f"{directory}: no index here (index.json is missing)")
+    values = read_json(path)
+    try:
+        if values["format"] != FORMAT:
+            raise InputError(f"{path}: an index of another version; index again")
+        outside = {id: pathlib.Path(p) for id, p in values["outside"].items()}
+        root = pathlib.Path(values["root"])
+        return Places(values["model"], values["fingerprint"], root, outside)
+    except (AttributeError, KeyError, TypeError):
+        raise InputError(f"{path}: damaged; index again") from None
+
+
+def _check_model(directory: str | os.PathLike, places: Places, model: Model) -> None:
+    if places.fingerprint != model.fingerprint:
+        raise InputError(
+            f"{directory}: was indexed by another model than {model.name} "
+            f"({places.model}); name that one with --model, or index again"
+        )
