@@ -31,7 +31,12 @@ def _gable_house(
     eaves = storeys * rng.uniform(2.4, 3.0)
     rise = width * rng.uniform(0.4, 0.75)
     front = facades.facade(
-        rng, look, width, eaves + rise, storeys=storeys + 1, bays=int(rng.integers(2, 5))
+        rng,
+        look,
+        width,
+        eaves + rise,
+        storeys=storeys + 1,
+        bays=int(rng.integers(2, 5)),
     )
     steps = int(rng.integers(3, 7)) if rng.random() < 0.5 else 0
     facades.gabled(front, eaves, steps)
@@ -52,7 +57,9 @@ def _gable_house(
     sides = finish(side)
     tiles = facades.roof(rng, look, depth, np.hypot(width / 2, rise))
     surfaces = [
-        solids.wall(finish(front), corners[0], corners[1], 0, eaves + rise, two_sided=True),
+        solids.wall(
+            finish(front), corners[0], corners[1], 0, eaves + rise, two_sided=True
+        ),
         solids.wall(sides, corners[1], corners[2], 0, eaves),
         solids.wall(sides, corners[3], corners[0], 0, eaves),
     ]
@@ -89,7 +96,14 @@ def _tower(
     sides = []
     for _ in range(2):
         canvas = facades.facade(
-            rng, look, width, height, storeys=storeys, bays=1, entrance=False, decorated=0.2
+            rng,
+            look,
+            width,
+            height,
+            storeys=storeys,
+            bays=1,
+            entrance=False,
+            decorated=0.2,
         )
         if clock:
             emblems.clock(
@@ -104,7 +118,9 @@ def _tower(
     surfaces = solids.prism(textures, ground, 0, height)
     if kind == 0:
         tiles = facades.roof(rng, look, width, width)
-        return surfaces + solids.hip_roof(tiles, ground, height - 0.8, 0.3 * width, -0.1)
+        return surfaces + solids.hip_roof(
+            tiles, ground, height - 0.8, 0.3 * width, -0.1
+        )
     rise = width * (rng.uniform(1.4, 2.4) if kind == 1 else rng.uniform(0.5, 0.9))
     tiles = facades.roof(rng, look, width, rise)
     return surfaces + solids.hip_roof(tiles, ground, height, rise, 0.25)
@@ -112,7 +128,9 @@ def _tower(
 
 def cathedral(rng: np.random.Generator) -> Building:
     """A nave behind a west front with portals, a rose window and one or two towers."""
-    look = facades.draw_look(rng, 22, ("sandstone", "limestone", "granite", "red stone"))
+    look = facades.draw_look(
+        rng, 22, ("sandstone", "limestone", "granite", "red stone")
+    )
     style = look.style._replace(window="pointed", head="arch", shutters=False)
     look = look._replace(style=style)
     width, depth = rng.uniform(8, 11), rng.uniform(16, 22)
@@ -148,7 +166,9 @@ def cathedral(rng: np.random.Generator) -> Building:
     tiles = facades.roof(rng, look, depth, np.hypot(width / 2, rise), 0.6)
     sides = finish(nave)
     surfaces = [
-        solids.wall(finish(front), corners[0], corners[1], 0, eaves + rise, two_sided=True),
+        solids.wall(
+            finish(front), corners[0], corners[1], 0, eaves + rise, two_sided=True
+        ),
         solids.wall(sides, corners[1], corners[2], 0, eaves),
         solids.wall(sides, corners[3], corners[0], 0, eaves),
     ]
@@ -164,9 +184,7 @@ def cathedral(rng: np.random.Generator) -> Building:
             continue
         low = 0.0 if plan == 1 or side == 1 else rng.uniform(-2, 0)
         left = width / 2 if side == 1 else -width / 2 - tower
-        surfaces += _tower(
-            rng, look, (left, -0.6), tower, height + low, storeys, clock
-        )
+        surfaces += _tower(rng, look, (left, -0.6), tower, height + low, storeys, clock)
         total += tower
     return Building(surfaces, total, depth, height + 6)
 
@@ -232,16 +250,18 @@ def temple(rng: np.random.Generator) -> Building:
         emblems.figure(gable, rng, np.array(style.trim), x, 0.1, size)
     emblems.rosette(gable, style.motif, width / 2, 0.42 * rise, 0.2 * rise)
     for side_sign in (-1, 1):
-        edge = [(0, 0), (0, rise), (0.6, 0)]
         slope = np.array([(0, 0), (width / 2, rise), (width / 2, rise - 0.4), (0.9, 0)])
-        del edge
         if side_sign < 0:
             slope = slope * (-1, 1) + (width, 0)
         fill(gable, slope, style.trim, 0.35)
     facades.gabled(gable, 0.0)
     surfaces.append(
         solids.wall(
-            finish(gable), (-width / 2, 0.1), (width / 2, 0.1), top + 1.6, rise,
+            finish(gable),
+            (-width / 2, 0.1),
+            (width / 2, 0.1),
+            top + 1.6,
+            rise,
             two_sided=True,
         )  # fmt: skip
     )

@@ -11,6 +11,7 @@ from delf_jax.drawing import Level
 from delf_jax.solids import Surface
 
 _GAMMA = 2.2
+_SKY_STEP = 4  # skies are smooth: drawn this much smaller
 
 
 class Conditions(NamedTuple):
@@ -147,7 +148,7 @@ def _gain(light: Float[np.ndarray, "3"]) -> UInt8[np.ndarray, "256 1 3"]:
 
 
 def _area(surface: Surface) -> float:
-    return float(np.linalg.norm(np.cross(surface.across, surface.down)))
+    return float(np.linalg.norm(solids.cross(surface.across, surface.down)))
 
 
 def shadow(
@@ -161,7 +162,9 @@ def shadow(
     height = (hulls - surface.corner) @ facing / (facing @ sun)  # along the light
     axes = np.stack([surface.across, surface.down])
     places = (hulls - height[..., None] * sun - surface.corner) @ np.linalg.pinv(axes)
-    near = (height.max(1) > 0.08) & (places.max(1) > 0).all(1) & (places.min(1) < 1).all(1)
+    near = (
+        (height.max(1) > 0.08) & (places.max(1) > 0).all(1) & (places.min(1) < 1).all(1)
+    )
     if not near.any():
         return None
     mask = np.zeros(shape, np.uint8)
@@ -191,16 +194,23 @@ def paint_sky(
     rng: np.random.Generator, weather: Conditions, upward: Float[np.ndarray, "H W"]
 ) -> UInt8[np.ndarray, "H W 3"]:
     """A sky with clouds, for the elevations (sines) of the rays of all pixels."""
+    size = upward.shape[::-1]
+    shape = upward.shape[1] // _SKY_STEP, upward.shape[0] // _SKY_STEP
+    upward = cv2.resize(upward, shape, None, 0, 0, cv2.INTER_AREA)
     height, width = upward.shape
-    zenith, horizon = weather.zenith.astype(np.float32), weather.horizon.astype(np.float32)
+    zenith, horizon = (
+        weather.zenith.astype(np.float32),
+        weather.horizon.astype(np.float32),
+    )
     share = np.sqrt(upward.clip(0, 1))[..., None]
     colour = horizon + (zenith - horizon) * share
-    puffs = drawing.noise(rng, (height // 3 + 1, width // 6 + 1), 1.4)
+    puffs = drawing.noise(rng, (height // 2 + 1, width // 4 + 1), 1.4)
     puffs = cv2.resize(puffs, (width, height), None, 0, 0, cv2.INTER_CUBIC)
     amount = ((puffs + 2.4 * weather.cover - 1.2) * 0.7).clip(0, 0.9)[..., None]
-    cloud = 0.6 * horizon + 0.4 * horizon.max()
-    cloud = cloud * (1 - 0.1 * puffs.clip(-1, 2))[..., None]
-    return (colour + (cloud - colour) * amount).clip(0, 255).astype(np.uint8)
+    cloud = 0.5 * horizon + 0.57 * horizon.max()
+    cloud = cloud * (1 - 0.06 * puffs.clip(-1, 2))[..., None]
+    colour = (colour + (cloud - colour) * amount).clip(0, 255).astype(np.uint8)
+    return cv2.resize(colour, size, None, 0, 0, cv2.INTER_LINEAR)
 
 
 def develop(
@@ -232,10 +242,10 @@ def develop(
 
 
 def _hazy(image, weather: Conditions, inverse_depth):
-    far = np.exp(-weather.haze / np.maximum(inverse_depth, 1e-4))
+    far = np.exp(np.float32(-weather.haze) / np.maximum(inverse_depth, 1e-4))
     far[inverse_depth <= 0] = 1  # the sky has its own colour
-    hazy = image * far[..., None] + (1 - far)[..., None] * weather.horizon
-    return hazy.astype(np.uint8)
+    horizon = weather.horizon.astype(np.float32)
+    return (horizon + (image - horizon) * far[..., None]).astype(np.uint8)
 
 
 def _curve(weather: Conditions) -> UInt8[np.ndarray, "256 1 3"]:

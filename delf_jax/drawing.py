@@ -99,7 +99,9 @@ def masonry(
     tones = tones * 0.35 + rng.normal(0, variation, (*tones.shape[:2], 1))
     tones = (1 + tones).clip(0.3, 1.7).astype(np.float32)
     colour = canvas.colour * tones[row[:, None], column]
-    joint = ((x - column) * block[0] < mortar) | ((y - row)[:, None] * block[1] < mortar)
+    joint = ((x - column) * block[0] < mortar) | (
+        (y - row)[:, None] * block[1] < mortar
+    )
     colour[joint] = joint_colour
     np.copyto(canvas.colour, colour.clip(0, 255).astype(np.uint8))
     canvas.relief[joint] -= min(0.5 * mortar, 0.03)

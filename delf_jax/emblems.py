@@ -38,7 +38,9 @@ def figure(canvas: Canvas, rng: np.random.Generator, colour, x, y, height) -> No
     lean, hem = rng.uniform(-0.06, 0.06), rng.uniform(0.12, 0.22)
     if rng.random() < 0.35:
         for side in (-1, 1):
-            part([(side * 0.05, 0.7), (side * 0.32, 0.88), (side * 0.2, 0.4)], 0.85, 0.0)
+            part(
+                [(side * 0.05, 0.7), (side * 0.32, 0.88), (side * 0.2, 0.4)], 0.85, 0.0
+            )
     part(
         [(-hem, 0), (hem, 0), (0.13 + lean, 0.5), (0.16 + lean, 0.78)]
         + [(-0.16 + lean, 0.78), (-0.12 + lean, 0.5)],
@@ -67,7 +69,9 @@ def figure(canvas: Canvas, rng: np.random.Generator, colour, x, y, height) -> No
 def clock(canvas: Canvas, rng: np.random.Generator, style: Style, x, y, radius) -> None:
     """A clock that stopped at a time of its own."""
     pale = rng.random() < 0.6
-    face, ink = ((236, 230, 212), (28, 26, 30)) if pale else ((30, 36, 58), (222, 190, 96))
+    face, ink = (
+        ((236, 230, 212), (28, 26, 30)) if pale else ((30, 36, 58), (222, 190, 96))
+    )
     fill(canvas, polygon(x, y, 1.22 * radius, 32), style.trim, 0.25)
     fill(canvas, polygon(x, y, 1.06 * radius, 32), style.accent, 0.2)
     fill(canvas, polygon(x, y, radius, 32), face, 0.1, np.array(face) * 0.8)
@@ -98,19 +102,25 @@ def sign(canvas: Canvas, rng: np.random.Generator, x, y, width, height) -> None:
     """A shop sign with a name."""
     board, ink = (np.array(VIVID[i]) for i in rng.permutation(len(VIVID))[:2])
     if abs(board.mean() - ink.mean()) < 50:
-        ink = np.array((240, 232, 214)) if board.mean() < 128 else np.array((24, 22, 26))
+        ink = (
+            np.array((240, 232, 214)) if board.mean() < 128 else np.array((24, 22, 26))
+        )
     fill(canvas, rectangle(x - width / 2, y, width, height), ink, 0.25)
     inset = 0.08 * height
     fill(
         canvas,
-        rectangle(x - width / 2 + inset, y + inset, width - 2 * inset, height - 2 * inset),
+        rectangle(
+            x - width / 2 + inset, y + inset, width - 2 * inset, height - 2 * inset
+        ),
         board,
         0.25,
         board * 0.35,
     )
     letters = max(int(width / (0.55 * height)), 3)
     text = words(rng, int(rng.integers(max(letters // 2, 2), letters + 1)))
-    drawing.write(canvas, text, x, y + height / 2, 0.55 * height, tuple(map(float, ink)))
+    drawing.write(
+        canvas, text, x, y + height / 2, 0.55 * height, tuple(map(float, ink))
+    )
 
 
 def banner(canvas: Canvas, rng: np.random.Generator, x, y, width, height) -> None:
@@ -124,7 +134,11 @@ def banner(canvas: Canvas, rng: np.random.Generator, x, y, width, height) -> Non
         fill(canvas, rectangle(left, y + 0.62 * height, width, 0.12 * height), stripe)
     elif kind == 1:
         wide = 0.34 * width
-        fill(canvas, rectangle(x - wide / 2, y + 0.12 * height, wide, 0.88 * height), stripe)
+        fill(
+            canvas,
+            rectangle(x - wide / 2, y + 0.12 * height, wide, 0.88 * height),
+            stripe,
+        )
     else:
         corners = [(left, y + height), (right, y + height), (left, y + 0.4 * height)]
         fill(canvas, np.array(corners), stripe)
@@ -160,7 +174,11 @@ def shield(canvas: Canvas, rng: np.random.Generator, x, y, height) -> None:
     fill(canvas, outline * height + (x, y), field, 0.25)
     if rng.random() < 0.5:
         half = outline[outline[:, 0] >= 0] * height + (x, y)
-        fill(canvas, np.array([*half, (x, y - 0.52 * height), (x, y + 0.5 * height)]), charge)
+        fill(
+            canvas,
+            np.array([*half, (x, y - 0.52 * height), (x, y + 0.5 * height)]),
+            charge,
+        )
     if rng.random() < 0.5:
         band = [(-0.4, 0.3), (-0.4, 0.5), (0.36, -0.25), (0.28, -0.42)]
         fill(canvas, np.array(band) * height + (x, y), charge)
@@ -186,6 +204,8 @@ def emblem(
         banner(canvas, rng, x, y - 0.5 * size, 0.5 * size, size)
 
 
-def graffiti(canvas: Canvas, rng: np.random.Generator, x, y, size, colour: Colour) -> None:
+def graffiti(
+    canvas: Canvas, rng: np.random.Generator, x, y, size, colour: Colour
+) -> None:
     """A scrawl on a wall."""
     drawing.write(canvas, words(rng, int(rng.integers(2, 6))), x, y, size, colour)

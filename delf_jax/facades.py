@@ -51,7 +51,9 @@ def draw_look(
         base = np.array(_MATERIALS[material][0]) * rng.uniform(0.82, 1.15)
         base = base * rng.uniform(0.93, 1.07, 3)
     else:
-        base = np.array(_PLASTERS[rng.integers(len(_PLASTERS))]) * rng.uniform(0.88, 1.04)
+        base = np.array(_PLASTERS[rng.integers(len(_PLASTERS))]) * rng.uniform(
+            0.88, 1.04
+        )
     wall = tuple(base.clip(20, 245))
     roof = np.array(_ROOFS[rng.integers(len(_ROOFS))]) * rng.uniform(0.85, 1.15)
     style = ornaments.draw_style(rng, wall)
@@ -59,7 +61,11 @@ def draw_look(
 
 
 def bare(
-    rng: np.random.Generator, look: Look, width: float, height: float, detail: float = 1.0
+    rng: np.random.Generator,
+    look: Look,
+    width: float,
+    height: float,
+    detail: float = 1.0,
 ) -> Canvas:
     """A wall of the look's material, nothing on it yet."""
     canvas = drawing.blank(width, height, look.density * detail, look.wall)
@@ -173,7 +179,11 @@ def _storey(
 
 
 def roof(
-    rng: np.random.Generator, look: Look, width: float, height: float, detail: float = 0.8
+    rng: np.random.Generator,
+    look: Look,
+    width: float,
+    height: float,
+    detail: float = 0.8,
 ) -> Texture:
     """Rows of tiles or slates, some replaced, now and then a dormer."""
     canvas = drawing.blank(width, height, look.density * detail, look.roof)
@@ -202,7 +212,11 @@ def metal(rng: np.random.Generator, look: Look, width: float, height: float) -> 
 
 
 def plain(
-    rng: np.random.Generator, look: Look, width: float, height: float, detail: float = 0.6
+    rng: np.random.Generator,
+    look: Look,
+    width: float,
+    height: float,
+    detail: float = 0.6,
 ) -> Texture:
     """A wall without openings, for towers' feet, parapets, columns and copings."""
     return drawing.finish(bare(rng, look, width, height, detail))

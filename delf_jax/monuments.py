@@ -41,7 +41,9 @@ def castle(rng: np.random.Generator) -> Building:
                         skin, rng, style, x + rng.uniform(-1, 1), y * height, 0.45, 1.3
                     )
         if rng.random() < 0.6:
-            emblems.banner(skin, rng, rng.uniform(0.05, 0.4) * around, 0.4 * height, 1, 2)
+            emblems.banner(
+                skin, rng, rng.uniform(0.05, 0.4) * around, 0.4 * height, 1, 2
+            )
         ornaments.cornice(skin, style, height - 1.7, 0.7)
         roofed = rng.random() < 0.5
         if not roofed:
@@ -72,7 +74,9 @@ def castle(rng: np.random.Generator) -> Building:
 
 def arch(rng: np.random.Generator) -> Building:
     """A triumphal arch of one or three openings, carved all over."""
-    look = facades.draw_look(rng, 17, ("limestone", "sandstone", "granite", "red stone"))
+    look = facades.draw_look(
+        rng, 17, ("limestone", "sandstone", "granite", "red stone")
+    )
     style = look.style
     width, depth, tall = rng.uniform(11, 15), rng.uniform(3, 5), rng.uniform(10, 14)
     three = rng.random() < 0.45
@@ -138,7 +142,12 @@ def clock_tower(rng: np.random.Generator) -> Building:
     width, depth, tall = rng.uniform(11, 16), rng.uniform(7, 10), rng.uniform(6, 9)
     wide, height = rng.uniform(3.2, 4.4), rng.uniform(15, 21)
     hall = facades.facade(
-        rng, look, width, tall, storeys=int(rng.integers(2, 4)), bays=int(rng.integers(5, 8))
+        rng,
+        look,
+        width,
+        tall,
+        storeys=int(rng.integers(2, 4)),
+        bays=int(rng.integers(5, 8)),
     )
     flank = facades.facade(
         rng, look, depth, tall, storeys=2, bays=3, entrance=False, detail=0.6
@@ -170,7 +179,9 @@ def clock_tower(rng: np.random.Generator) -> Building:
         surfaces += solids.hip_roof(cap, ground, height, rise, 0.3)
     else:
         middle = (x + wide / 2, wide / 2 - 0.9)
-        surfaces += solids.prism(faces, solids.ring(*middle, 0.36 * wide, 8), height, 1.8)
+        surfaces += solids.prism(
+            faces, solids.ring(*middle, 0.36 * wide, 8), height, 1.8
+        )
         profile = [(0.45, 0), (0.42, 0.35), (0.2, 0.6), (0.04, 0.75), (0.02, 1.2)]
         profile = [(r * wide, height + 1.8 + z * rise) for r, z in profile]
         surfaces += solids.lathe([cap], middle, profile, 8)
@@ -276,7 +287,9 @@ def _panels(rng: np.random.Generator, look, width, tall, palette, street: bool):
             elif rng.random() < 0.55:
                 fill(canvas, cell, palette[rng.integers(4)] * 0.8 + 40, 0.06)
     drawing.mottle(canvas, rng, fine=0.02, coarse=0.04)
-    emblems.sign(canvas, rng, width * rng.uniform(0.3, 0.7), tall - 1.5, 0.5 * width, 1.2)
+    emblems.sign(
+        canvas, rng, width * rng.uniform(0.3, 0.7), tall - 1.5, 0.5 * width, 1.2
+    )
     if street:
         ornaments.door(canvas, rng, look.style, width / 2, 2.4, 2.3, "square")
     if rng.random() < 0.6:
@@ -291,7 +304,13 @@ def palace(rng: np.random.Generator) -> Building:
     width, depth, tall = rng.uniform(17, 23), rng.uniform(7, 9), rng.uniform(6.5, 9)
     storeys = int(rng.integers(2, 4))
     front = facades.facade(
-        rng, look, width, tall, storeys=storeys, bays=int(rng.integers(8, 12)), decorated=0.2
+        rng,
+        look,
+        width,
+        tall,
+        storeys=storeys,
+        bays=int(rng.integers(8, 12)),
+        decorated=0.2,
     )
     flank = facades.facade(
         rng, look, depth, tall, storeys=storeys, bays=3, entrance=False, detail=0.6

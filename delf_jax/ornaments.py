@@ -115,7 +115,12 @@ def window(
 def _window_head(canvas: Canvas, style: Style, x: float, top: float, width: float):
     half = 0.7 * width
     if style.head == "lintel":
-        fill(canvas, rectangle(x - half, top + 0.1, 2 * half, 0.2 * width), style.trim, 0.2)
+        fill(
+            canvas,
+            rectangle(x - half, top + 0.1, 2 * half, 0.2 * width),
+            style.trim,
+            0.2,
+        )
     elif style.head == "pediment":
         low = top + 0.13 * width
         fill(
@@ -141,13 +146,21 @@ def _shutters(canvas: Canvas, style: Style, x, y, width, height) -> None:
         fill(canvas, rectangle(left, y, leaf, height * 0.96), style.door, 0.1)
         for i in range(7):
             slat = rectangle(
-                left + 0.1 * leaf, y + height * (0.06 + 0.125 * i), 0.8 * leaf, 0.04 * height
+                left + 0.1 * leaf,
+                y + height * (0.06 + 0.125 * i),
+                0.8 * leaf,
+                0.04 * height,
             )
             fill(canvas, slat, np.array(style.door) * 0.6, 0.04)
 
 
 def _flower_box(canvas: Canvas, rng: np.random.Generator, x, y, width) -> None:
-    fill(canvas, rectangle(x - 0.6 * width, y - 0.1, 1.2 * width, 0.22), (84, 60, 44), 0.3)
+    fill(
+        canvas,
+        rectangle(x - 0.6 * width, y - 0.1, 1.2 * width, 0.22),
+        (84, 60, 44),
+        0.3,
+    )
     petals = VIVID[rng.choice((0, 2, 4, 5, 7))]
     for _ in range(14):
         spot = (x + rng.uniform(-0.6, 0.6) * width, y + rng.uniform(0.02, 0.3))
@@ -177,8 +190,12 @@ def door(
         for row in range(3):
             low = height * (0.06 + 0.2 * row)
             left = x + side * 0.25 * width - 0.17 * width
-            fill(canvas, rectangle(left, low, 0.34 * width, 0.15 * height), panel, -0.14)
-    fill(canvas, rectangle(x - 0.02 * width, 0, 0.04 * width, 0.7 * height), (20, 18, 16))
+            fill(
+                canvas, rectangle(left, low, 0.34 * width, 0.15 * height), panel, -0.14
+            )
+    fill(
+        canvas, rectangle(x - 0.02 * width, 0, 0.04 * width, 0.7 * height), (20, 18, 16)
+    )
     if kind != "square":
         rosette(canvas, style.motif + 1, x, height * 0.82, 0.22 * width)
     for i in range(3):
@@ -270,7 +287,9 @@ def rosette(canvas: Canvas, motif: int, x: float, y: float, radius: float) -> No
     fill(canvas, polygon(x, y, inner * 0.8 * radius, 16), colours[5], 0.2)
 
 
-def rose_window(canvas: Canvas, style: Style, x: float, y: float, radius: float) -> None:
+def rose_window(
+    canvas: Canvas, style: Style, x: float, y: float, radius: float
+) -> None:
     """A rosette of coloured glass in a stone ring, alight at night."""
     fill(canvas, polygon(x, y, 1.2 * radius, 40), style.trim, 0.25)
     fill(canvas, polygon(x, y, 1.08 * radius, 40), np.array(style.trim) * 0.7, 0.1)

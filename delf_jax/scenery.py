@@ -15,11 +15,12 @@ _PAVINGS = ("cobbles", "slabs", "grass", "gravel", "bricks")
 def ground(rng: np.random.Generator, width: float, depth: float) -> list[Surface]:
     """Lawn or gravel to the horizon and a paved square before the building."""
     far = _paving(rng, str(rng.choice(["grass", "gravel", "slabs"])), 24, 24, 12)
-    surfaces = []
-    for x in range(-3, 3):
-        for y in range(-2, 3):
-            surfaces.append(solids.slab(finish(far), 24 * x, 24 * y, 24, 24, -0.06))
-            # one drawing serves all squares: finish is cheap next to painting it
+    field = finish(far)
+    surfaces = [
+        solids.slab(field, 24 * x, 24 * y, 24, 24, -0.06)
+        for x in range(-3, 3)
+        for y in range(-2, 3)
+    ]
     square = (width + rng.uniform(6, 14), depth + 18.0)
     canvas = _paving(rng, str(rng.choice(_PAVINGS)), *square, 16)
     _ground_ornament(canvas, rng, square)
@@ -105,7 +106,9 @@ def backdrop(rng: np.random.Generator, width: float, depth: float) -> list[Surfa
         height = rng.uniform(5, 11)
         texture = finish(_skyline(rng, 40, height, bool(rng.random() < 0.5)))
         surfaces.append(
-            solids.wall(texture, (40 * i, far + i % 2), (40 * i + 40, far), -0.1, height)
+            solids.wall(
+                texture, (40 * i, far + i % 2), (40 * i + 40, far), -0.1, height
+            )
         )
     return surfaces
 
@@ -131,7 +134,9 @@ def _neighbour(rng: np.random.Generator, x, y, wide, tall) -> list[Surface]:
     plan = solids.footprint(x, y, wide, deep)
     tiles = facades.roof(rng, look, wide, 3, 0.6)
     rise = rng.uniform(1.5, 3.5)
-    return solids.prism(walls, plan, 0, tall) + solids.hip_roof(tiles, plan, tall, rise, 0.3)
+    return solids.prism(walls, plan, 0, tall) + solids.hip_roof(
+        tiles, plan, tall, rise, 0.3
+    )
 
 
 def _skyline(rng: np.random.Generator, width, height, wooded: bool) -> Canvas:
@@ -142,7 +147,8 @@ def _skyline(rng: np.random.Generator, width, height, wooded: bool) -> Canvas:
         steps = drawing.noise(rng, (1, 81), 0.9)[0] * 0.12 + 0.8
     else:
         for x in np.arange(0, width, 4):
-            tone = np.array(colour) * rng.uniform(0.75, 1.25, 3)
+            tone = np.array(colour) * rng.uniform(0.75, 1.2)
+            tone = tone * rng.uniform(0.94, 1.06, 3)
             fill(canvas, rectangle(x, 0, 4, height), tone)
             for row in np.arange(0.6, height, 1.7):
                 for column in np.arange(0.5, 3.5, 1.1):
@@ -170,7 +176,9 @@ def tree(rng: np.random.Generator) -> Canvas:
         x, y = 2 + 1.6 * reach * np.cos(turn), 4 + 1.6 * reach * np.sin(turn)
     else:
         y = 0.7 + 5.0 * rng.random(count) ** 1.2
-        spread = 1.6 * (5.9 - y) / 5.2 if kind == 1 else 0.75 * np.sin(y / 6 * np.pi) ** 0.6
+        spread = (
+            1.6 * (5.9 - y) / 5.2 if kind == 1 else 0.75 * np.sin(y / 6 * np.pi) ** 0.6
+        )
         x = 2 + spread * rng.uniform(-1, 1, count)
     for i in np.argsort(-y + rng.normal(0, 0.4, count)):
         light = 0.62 + 0.12 * (y[i] - 2) + 0.16 * rng.normal()
@@ -190,8 +198,17 @@ def person(rng: np.random.Generator) -> Canvas:
     for side in (-1, 1):
         foot = 0.5 + side * stride
         leg = [(foot - 0.07, 0), (foot + 0.07, 0), (0.5 + side * 0.1 + 0.07, 0.9)]
-        _solid(canvas, np.array([*leg, (0.5 + side * 0.1 - 0.08, 0.9)]), legs * 0.6 + 20)
-    body = [(0.34, 0.8), (0.66, 0.8), (0.72, 1.45), (0.6, 1.52), (0.4, 1.52), (0.28, 1.45)]
+        _solid(
+            canvas, np.array([*leg, (0.5 + side * 0.1 - 0.08, 0.9)]), legs * 0.6 + 20
+        )
+    body = [
+        (0.34, 0.8),
+        (0.66, 0.8),
+        (0.72, 1.45),
+        (0.6, 1.52),
+        (0.4, 1.52),
+        (0.28, 1.45),
+    ]
     _solid(canvas, np.array(body), top)
     for side in (-1, 1):
         hand = (0.5 + side * rng.uniform(0.2, 0.42), rng.uniform(0.75, 1.5))

@@ -28,9 +28,15 @@ class Surface(NamedTuple):
     two_sided: bool = False
 
 
+def cross(a: Float[np.ndarray, "3"], b: Float[np.ndarray, "3"]):
+    """The vector product; np.cross takes 50 microseconds for it."""
+    (x, y, z), (u, v, w) = a.tolist(), b.tolist()
+    return np.array((y * w - z * v, z * u - x * w, x * v - y * u))
+
+
 def normal(surface: Surface) -> Float[np.ndarray, "3"]:
     """The unit vector that points out of the front of a surface."""
-    vector = np.cross(surface.down, surface.across)
+    vector = cross(surface.down, surface.across)
     return vector / np.linalg.norm(vector)
 
 
@@ -41,9 +47,7 @@ def vertices(surface: Surface) -> Float[np.ndarray, "K 3"]:
 
 def panel(texture: Texture, base_left: Point, across: Point, up: Point, **more):
     """The surface that stands on `base_left` and reaches along `across` and `up`."""
-    base_left, across, up = (
-        np.asarray(v, np.float64) for v in (base_left, across, up)
-    )
+    base_left, across, up = (np.asarray(v, np.float64) for v in (base_left, across, up))
     return Surface(texture, base_left + up, across, -up, **more)
 
 
@@ -60,14 +64,18 @@ def wall(
     return panel(texture, (*start, base), across, (0.0, 0.0, height), **more)
 
 
-def facet(texture: Texture, left: Point, right: Point, top_right: Point, top_left: Point):
+def facet(
+    texture: Texture, left: Point, right: Point, top_right: Point, top_left: Point
+):
     """A symmetric trapezoid (or a triangle) between two horizontal edges."""
     left, right, top_right, top_left = (
         np.asarray(v, np.float64) for v in (left, right, top_right, top_left)
     )
     bottom, top = np.linalg.norm(right - left), np.linalg.norm(top_right - top_left)
     widest = max(bottom, top)
-    direction = (right - left) / bottom if bottom >= top else (top_right - top_left) / top
+    direction = (
+        (right - left) / bottom if bottom >= top else (top_right - top_left) / top
+    )
     up = (top_left + top_right - left - right) / 2
     middle = (left + right) / 2
     corner = middle + up - direction * (widest / 2)
@@ -80,7 +88,9 @@ def facet(texture: Texture, left: Point, right: Point, top_right: Point, top_lef
     return Surface(texture, corner, direction * widest, -up, outline)
 
 
-def footprint(x: float, y: float, width: float, depth: float) -> Float[np.ndarray, "4 2"]:
+def footprint(
+    x: float, y: float, width: float, depth: float
+) -> Float[np.ndarray, "4 2"]:
     """A rectangle on the ground, front edge first, counter-clockwise from above."""
     return np.array([(x, y), (x + width, y), (x + width, y + depth), (x, y + depth)])
 
@@ -145,14 +155,22 @@ def lathe(
             b = (a + 1) % sides
             surfaces.append(
                 facet(
-                    texture, (*low[a], z0), (*low[b], z0), (*high[b], z1), (*high[a], z1)
+                    texture,
+                    (*low[a], z0),
+                    (*low[b], z0),
+                    (*high[b], z1),
+                    (*high[a], z1),
                 )
             )
     return surfaces
 
 
 def saddle_roof(
-    tiles: Texture, ground: Float[np.ndarray, "4 2"], base: float, rise: float, over: float
+    tiles: Texture,
+    ground: Float[np.ndarray, "4 2"],
+    base: float,
+    rise: float,
+    over: float,
 ) -> list[Surface]:
     """Two slopes with the ridge from front to back, `over` units beyond the walls."""
     (x0, y0), (x1, y1) = ground[0], ground[2]
@@ -174,7 +192,11 @@ def saddle_roof(
 
 
 def hip_roof(
-    tiles: Texture, ground: Float[np.ndarray, "4 2"], base: float, rise: float, over: float
+    tiles: Texture,
+    ground: Float[np.ndarray, "4 2"],
+    base: float,
+    rise: float,
+    over: float,
 ) -> list[Surface]:
     """Four slopes to a ridge along the longer side (a pyramid over a square)."""
     (x0, y0), (x1, y1) = ground[0] - over, ground[2] + over

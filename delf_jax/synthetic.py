@@ -106,14 +106,14 @@ def sample_camera(
 ) -> Camera:
     """A visitor's camera: yaw within 50 degrees of the front, zoom 0.5 to 2."""
     width, depth, height = landmark.extent
-    yaw = np.deg2rad(np.clip(rng.normal(0, 26), -50, 50))
-    zoom = np.exp(rng.uniform(np.log(0.6), np.log(2.0)))
+    yaw = np.deg2rad(rng.uniform(-50, 50))
+    zoom = np.exp(rng.uniform(np.log(0.5), np.log(2.0)))
     field = np.deg2rad(rng.uniform(42, 68))
     shape = np.array(size[::-1])
     focal = 0.5 * shape.max() / np.tan(field / 2)
     seen = np.array([width * np.cos(yaw) + 0.5 * depth * abs(np.sin(yaw)), height])
     distance = (focal * seen / (0.92 * shape)).max()
-    near = max(distance / max(zoom, 0.6), 0.55 * distance)
+    near = max(distance / zoom, 0.55 * distance)
     focal *= zoom * near / distance
     target = np.array([0.0, 0.15 * depth * abs(np.sin(yaw)), 0.46 * height])
     target += rng.normal(0, 0.12, 3) * (width, 0, 0.7 * height) * min(zoom, 1.5)
@@ -122,12 +122,12 @@ def sample_camera(
     position[0] += 0.3 * target[0]
     forward = target - position
     forward /= np.linalg.norm(forward)
-    right = np.cross(forward, (0.0, 0.0, 1.0))
+    right = solids.cross(forward, np.array((0.0, 0.0, 1.0)))
     right /= np.linalg.norm(right)
-    down = np.cross(forward, right)
+    down = solids.cross(forward, right)
     roll = np.deg2rad(np.clip(rng.normal(0, 3.5), -12, 12))
     rolled = np.cos(roll) * right + np.sin(roll) * down
-    rotation = np.stack([rolled, np.cross(forward, rolled), forward])
+    rotation = np.stack([rolled, solids.cross(forward, rolled), forward])
     return Camera(position, rotation, float(focal), size)
 
 
@@ -259,7 +259,7 @@ def _paint(canvas, nearest, shown, surface, number, camera, landmark, weather):
     """Paints one surface; its inverse depth over image pixels, or None if unseen."""
     axes = np.stack([surface.across, surface.down, surface.corner - camera.position])
     axes = axes @ camera.rotation.T  # rows in the camera's frame
-    facing = np.cross(axes[1], axes[0]) @ axes[2]
+    facing = solids.cross(axes[1], axes[0]) @ axes[2]
     if facing >= -1e-9 and not (surface.two_sided and facing > 1e-9):
         return None
     polygon = surface.outline @ axes[:2] + axes[2]
@@ -280,7 +280,7 @@ def _paint(canvas, nearest, shown, surface, number, camera, landmark, weather):
         return None
     (left, top), (wide, tall) = low, high - low
     patch = np.s_[top : top + tall, left : left + wide]
-    across = np.cross(axes[1], axes[0])
+    across = solids.cross(axes[1], axes[0])
     plane = across @ np.linalg.inv(matrix) / (across @ axes[2])
     inverse = (
         plane[0] * np.arange(left, left + wide, dtype=np.float32)
@@ -294,7 +294,9 @@ def _paint(canvas, nearest, shown, surface, number, camera, landmark, weather):
         return None
     level = _level(surface, outline, pixels)
     rows, columns = level.colour.shape[:2]
-    lay = np.array([(1 / columns, 0, 0.5 / columns), (0, 1 / rows, 0.5 / rows), (0, 0, 1)])
+    lay = np.array(
+        [(1 / columns, 0, 0.5 / columns), (0, 1 / rows, 0.5 / rows), (0, 0, 1)]
+    )
     shift = np.array([(1, 0, -left), (0, 1, -top), (0, 0, 1.0)])
     homography = shift @ matrix @ axes.T @ lay
     box = (int(wide), int(tall))
@@ -331,7 +333,9 @@ def _clipped(polygon: Float[np.ndarray, "K 5"]) -> Float[np.ndarray, "L 5"]:
 
 
 def _level(
-    surface: Surface, outline: Float[np.ndarray, "K 2"], pixels: Float[np.ndarray, "K 2"]
+    surface: Surface,
+    outline: Float[np.ndarray, "K 2"],
+    pixels: Float[np.ndarray, "K 2"],
 ) -> Level:
     """The coarsest resolution of a texture that still suits its area in the picture."""
     levels = surface.texture.levels
@@ -339,4 +343,6 @@ def _level(
     drawn = cv2.contourArea(pixels.astype(np.float32))
     share = cv2.contourArea(outline.astype(np.float32))
     ratio = rows * columns * share / max(drawn, 1.0)
-    return levels[int(np.clip(0.5 * np.log2(max(ratio, 1e-9)) + 0.35, 0, len(levels) - 1))]
+    return levels[
+        int(np.clip(0.5 * np.log2(max(ratio, 1e-9)) + 0.35, 0, len(levels) - 1))
+    ]
