@@ -51,6 +51,10 @@ def convolve(
     padding: Padding,
 ) -> Float[Array, "B h w F"]:
     """The plain convolution with explicit padding."""
+    if x.shape[-1] == 3 and kernel.shape[-1] <= 32:
+        # XLA's CPU convolution of 3 channels to 32 is four times slower than of 4 to 32
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1)))
+        kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 1), (0, 0)))
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=_DIMENSIONS
     )
