@@ -140,10 +140,11 @@ PLANE = np.random.default_rng(1).uniform(0, 500, (40, 2))
         (PLANE * [[1, -1]], PLANE),
         (PLANE * [[1, 9]], PLANE),
         (PLANE * 20, PLANE),
+        (PLANE[:, ::-1] * [[1, -1]], PLANE),
     ],
     ids=(
         "none two line3 line spot plane-line line-plane plane-spot spot-plane "
-        "mirrored stretched zoomed"
+        "mirrored stretched zoomed turned"
     ).split(),
 )
 @pytest.mark.parametrize("scales", [False, True])
