@@ -69,27 +69,90 @@ CLEAN = Conditions(
 )
 
 
+class _Hour(NamedTuple):
+    """What an hour of the day decides; pairs are ranges."""
+
+    share: float  # of all photos
+    elevation: tuple[float, float]  # of the sun, or of floodlights before the front
+    sunlight: tuple[float, float, float]
+    ambient: tuple[float, float, float]
+    zenith: tuple[float, float, float]
+    horizon: tuple[float, float, float]
+    cover: tuple[float, float]
+    shadows: bool = True
+    lamps: float = 0.0
+
+
+_HOURS = (
+    _Hour(  # sun
+        0.42,
+        (0.5, 1.1),
+        (0.86, 0.82, 0.74),
+        (0.36, 0.4, 0.48),
+        (70, 126, 206),
+        (178, 206, 232),
+        (0, 0.6),
+    ),
+    _Hour(  # clouds
+        0.22,
+        (0.8, 1.0),
+        (0.2, 0.2, 0.2),
+        (0.62, 0.64, 0.68),
+        (150, 158, 168),
+        (208, 212, 216),
+        (0.5, 1),
+        shadows=False,
+    ),
+    _Hour(  # a low sun
+        0.14,
+        (0.2, 0.45),
+        (1.05, 0.72, 0.42),
+        (0.26, 0.28, 0.36),
+        (92, 118, 168),
+        (246, 200, 148),
+        (0.1, 0.6),
+    ),
+    _Hour(  # dusk
+        0.1,
+        (0.4, 0.6),
+        (0.1, 0.08, 0.09),
+        (0.15, 0.17, 0.26),
+        (40, 54, 104),
+        (196, 136, 120),
+        (0.1, 0.8),
+        shadows=False,
+        lamps=0.8,
+    ),
+    _Hour(  # night
+        0.12,
+        (-0.45, -0.25),
+        (0.5, 0.38, 0.2),
+        (0.045, 0.05, 0.075),
+        (10, 12, 26),
+        (34, 32, 46),
+        (0, 0.4),
+        shadows=False,
+        lamps=1.0,
+    ),
+)
+
+
 def sample_conditions(rng: np.random.Generator) -> Conditions:
     """A sunny, overcast, golden or dark hour, and a photographer of some skill."""
-    hour = rng.choice(["sun", "overcast", "golden", "dusk", "night"], p=(0.42, 0.22, 0.14, 0.1, 0.12))  # fmt: skip
-    azimuth = rng.uniform(-1.5, 1.5)
-    look = {
-        "sun": _hour(azimuth, rng.uniform(0.5, 1.1), (0.86, 0.82, 0.74), (0.36, 0.4, 0.48),
-                     (70, 126, 206), (178, 206, 232), rng.uniform(0, 0.6)),
-        "overcast": _hour(azimuth, 0.9, (0.2, 0.2, 0.2), (0.62, 0.64, 0.68),
-                          (150, 158, 168), (208, 212, 216), rng.uniform(0.5, 1), hard=False),
-        "golden": _hour(azimuth, rng.uniform(0.2, 0.45), (1.05, 0.72, 0.42), (0.26, 0.28, 0.36),
-                        (92, 118, 168), (246, 200, 148), rng.uniform(0.1, 0.6)),
-        "dusk": _hour(azimuth, 0.5, (0.1, 0.08, 0.09), (0.15, 0.17, 0.26), (40, 54, 104),
-                      (196, 136, 120), rng.uniform(0.1, 0.8), hard=False, lamps=0.8),
-        "night": _hour(rng.uniform(-0.9, 0.9), -0.35, (0.5, 0.38, 0.2), (0.045, 0.05, 0.075),
-                       (10, 12, 26), (34, 32, 46), rng.uniform(0, 0.4), hard=False, lamps=1.0),
-    }[str(hour)]  # fmt: skip
-    dim = hour in ("dusk", "night")
+    hour = _HOURS[rng.choice(len(_HOURS), p=[h.share for h in _HOURS])]
+    dim = hour.lamps > 0
+    reach = 0.9 if hour.elevation[0] < 0 else 1.5
     shaken = rng.random() < 0.15
-    return CLEAN._replace(
+    return Conditions(
         seed=int(rng.integers(1 << 30)),
-        **look,
+        sun=_direction(rng.uniform(-reach, reach), rng.uniform(*hour.elevation)),
+        sunlight=np.array(hour.sunlight),
+        ambient=np.array(hour.ambient),
+        shadows=hour.shadows,
+        lamps=hour.lamps,
+        zenith=np.array(hour.zenith, float),
+        horizon=np.array(hour.horizon, float),
+        cover=rng.uniform(*hour.cover),
         haze=rng.uniform(0, 0.006) if rng.random() < 0.8 else rng.uniform(0, 0.02),
         passers=int(rng.choice([0, 1, 2, 3, 5, 9], p=(0.15, 0.2, 0.2, 0.2, 0.15, 0.1))),
         exposure=float(np.exp(rng.normal(0.25 if dim else 0.0, 0.2))),
@@ -103,26 +166,13 @@ def sample_conditions(rng: np.random.Generator) -> Conditions:
     )
 
 
-def _hour(azimuth, elevation, sunlight, ambient, zenith, horizon, cover, hard=True, lamps=0.0):  # fmt: skip
-    return {
-        "sun": _direction(azimuth, elevation),
-        "sunlight": np.array(sunlight),
-        "ambient": np.array(ambient),
-        "shadows": hard,
-        "lamps": lamps,
-        "zenith": np.array(zenith, float),
-        "horizon": np.array(horizon, float),
-        "cover": cover,
-    }
-
-
 def light(
     surface: Surface,
     level: Level,
     weather: Conditions,
     hulls: Float[np.ndarray, "S 4 3"],
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """A texture as the light of the hour shows it, shadows of the other surfaces on it."""
+    """A texture in the light of the hour, with the shadows of `hulls` on it."""
     facing = solids.normal(surface)
     colour = level.colour
     along = surface.across @ weather.sun / np.linalg.norm(surface.across)
@@ -157,7 +207,7 @@ def shadow(
     hulls: Float[np.ndarray, "S 4 3"],
     shape: tuple[int, int],
 ) -> UInt8[np.ndarray, "H W"] | None:
-    """Where the quadrangles `hulls` keep the sun off a surface, in its texture's pixels."""
+    """Where quadrangles keep the sun off a surface, in pixels of its texture."""
     facing = solids.normal(surface)
     height = (hulls - surface.corner) @ facing / (facing @ sun)  # along the light
     axes = np.stack([surface.across, surface.down])

@@ -1,4 +1,4 @@
-"""Canvases for drawn facades: materials, filled outlines, relief, and finished textures.
+"""Canvases for drawn facades: materials, filled outlines, relief, textures.
 
 A canvas is measured in units of its scene (about a metre), x to the right and y upwards
 from its lower left corner. It holds relief beside colour, so that one drawing can be
@@ -205,7 +205,7 @@ def opening(kind: str, x: float, y: float, width: float, height: float):
 
 
 def split(canvas: Canvas, parts: int) -> list[Canvas]:
-    """The canvas cut into vertical strips, left to right: the sides of a round tower."""
+    """The canvas in vertical strips, left to right: the sides of a round tower."""
     edges = np.linspace(0, canvas.relief.shape[1], parts + 1).round().astype(int)
     return [
         canvas._replace(
@@ -219,7 +219,7 @@ def split(canvas: Canvas, parts: int) -> list[Canvas]:
 
 
 def finish(canvas: Canvas) -> Texture:
-    """The texture of a canvas: light from above is baked in, light from a side is not."""
+    """The texture of a canvas; light from above is baked in, from a side is not."""
     relief, density = canvas.relief, canvas.density
     slope = None
     colour = canvas.colour

@@ -1,4 +1,4 @@
-"""The one-off ornaments that tell one landmark from the next: figures, clocks, words."""
+"""The ornaments that tell one landmark from the next: figures, clocks, words."""
 
 import numpy as np
 

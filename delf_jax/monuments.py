@@ -131,7 +131,8 @@ def arch(rng: np.random.Generator) -> Building:
         )
         texture = finish(block)
         corner = (-0.2 * width, 0.3, tall)
-        surfaces += solids.box(texture, stone, stone, corner, (0.4 * width, depth - 0.6, 2.2))  # fmt: skip
+        size = (0.4 * width, depth - 0.6, 2.2)
+        surfaces += solids.box(texture, stone, stone, corner, size)
         tall += 2.2
     return Building(surfaces, width, depth, tall)
 

@@ -255,7 +255,7 @@ def stall(rng: np.random.Generator) -> Canvas:
 
 @functools.cache
 def passers(kind: str, number: int) -> Texture:
-    """One of the moving things that stand in the way: "person", "lamp", "tree", "stall"."""
+    """One of the things in the way: a "person", "lamp", "tree" or "stall"."""
     draw = {"person": person, "lamp": lamp, "tree": tree, "stall": stall}[kind]
     return finish(draw(np.random.default_rng((number, len(kind)))))
 

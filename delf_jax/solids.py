@@ -129,7 +129,7 @@ def box(
     corner: tuple[float, float, float],
     size: tuple[float, float, float],
 ) -> list[Surface]:
-    """Four walls and a lid: `corner` (x, y, z) is front left below, `size` (w, d, h)."""
+    """Four walls and a lid; `corner` lies front left below, `size` is (w, d, h)."""
     (x, y, z), (width, depth, height) = corner, size
     walls = prism([front, side], footprint(x, y, width, depth), z, height)
     return [*walls, slab(top, x, y, width, depth, z + height)]

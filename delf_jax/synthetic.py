@@ -9,15 +9,13 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int16, UInt8
 
-from delf_jax import buildings, conditions, monuments, scenery, solids
+from delf_jax import buildings, conditions, monuments, rendering, scenery, solids
 from delf_jax.conditions import Conditions
-from delf_jax.drawing import Level
+from delf_jax.rendering import Camera, Picture
 from delf_jax.solids import Surface
 
-_SUPERSAMPLING = 2
-_NEAR = 0.4  # units; what is nearer to the camera is cut off
 _KINDS = (
     buildings.town_houses,
     buildings.cathedral,
@@ -41,21 +39,12 @@ class Landmark(NamedTuple):
     trees: Float[np.ndarray, "T 4"]  # x, y, size and kind
 
 
-class Camera(NamedTuple):
-    """A pinhole camera; its axes are x right, y down, z forwards."""
-
-    position: Float[np.ndarray, "3"]
-    rotation: Float[np.ndarray, "3 3"]  # rows are the camera's axes in the world
-    focal: float  # pixels
-    size: tuple[int, int]  # height, width in pixels
-
-
 class View(NamedTuple):
     """A photo of a landmark, and for each pixel the plane that it shows."""
 
     image: UInt8[np.ndarray, "H W 3"]
     camera: Camera
-    surface: Int[np.ndarray, "H W"]  # row of `planes`, -1 for sky and passers-by
+    surface: Int16[np.ndarray, "H W"]  # row of `planes`, -1 for sky and passers-by
     planes: Float[np.ndarray, "S 3"]  # inverse depth = planes @ (x, y, 1)
 
 
@@ -133,32 +122,23 @@ def sample_camera(
 
 def render(landmark: Landmark, camera: Camera, weather: Conditions) -> View:
     """The photo of a landmark that a camera takes under given conditions."""
-    height, width = (_SUPERSAMPLING * n for n in camera.size)
     rng = np.random.default_rng((landmark.seed, weather.seed))
-    canvas = conditions.paint_sky(rng, weather, _upward(camera, height, width))
-    nearest = np.zeros((height, width), np.float32)
-    shown = np.full((height, width), -1, np.int16)
-    billboards = _billboards(rng, landmark, camera, weather)
+    sky = conditions.paint_sky(rng, weather, rendering.upward(camera))
+    picture = Picture(
+        sky, np.zeros(sky.shape[:2], np.float32), np.full(sky.shape[:2], -1, np.int16)
+    )
     planes = np.zeros((len(landmark.surfaces), 3))
-    for number, surface in enumerate((*landmark.surfaces, *billboards)):
-        fixed = number < len(landmark.surfaces)
-        plane = _paint(
-            canvas,
-            nearest,
-            shown,
-            surface,
-            number if fixed else -1,
-            camera,
-            landmark,
-            weather,
+    for number, surface in enumerate(landmark.surfaces):
+        plane = rendering.paint(
+            picture, surface, number, camera, weather, landmark.hulls
         )
-        if fixed and plane is not None:
-            planes[number] = plane
-    shape = camera.size[::-1]
-    image = cv2.resize(canvas, shape, None, 0, 0, cv2.INTER_AREA)
-    depth = nearest[1::_SUPERSAMPLING, 1::_SUPERSAMPLING]
-    image = conditions.develop(rng, weather, image, depth)
-    return View(image, camera, shown[1::_SUPERSAMPLING, 1::_SUPERSAMPLING], planes)
+        planes[number] = 0 if plane is None else plane
+    for surface in _billboards(rng, landmark, camera, weather):
+        rendering.paint(picture, surface, -1, camera, weather, landmark.hulls)
+    image = cv2.resize(picture.colour, camera.size[::-1], None, 0, 0, cv2.INTER_AREA)
+    centres = np.s_[1 :: rendering.SUPERSAMPLING, 1 :: rendering.SUPERSAMPLING]
+    image = conditions.develop(rng, weather, image, picture.inverse_depth[centres])
+    return View(image, camera, picture.surface[centres], planes)
 
 
 def correspond(
@@ -166,7 +146,7 @@ def correspond(
 ) -> tuple[Float[np.ndarray, "N 2"], Bool[np.ndarray, "N"]]:
     """Where points (y, x) of one view lie in another, and whether both show them.
 
-    The centre of the first pixel is (0, 0). Points on sky or passers-by are not visible.
+    The centre of the first pixel is (0, 0). Sky and passers-by are never visible.
     """
     y, x = locations[:, 0], locations[:, 1]
     inverse, known = _inverse_depth(view, y, x)
@@ -174,7 +154,7 @@ def correspond(
     rays = _rays(view.camera, y, x) / np.where(known, inverse, 1.0)[:, None]
     points = rays @ view.camera.rotation + view.camera.position
     seen = (points - other.camera.position) @ other.camera.rotation.T
-    known &= seen[:, 2] > _NEAR
+    known &= seen[:, 2] > rendering.NEAR
     depth = np.where(known, seen[:, 2], 1.0)
     centre = (np.array(other.camera.size) - 1) / 2
     found = other.camera.focal * seen[:, 1::-1] / depth[:, None] + centre
@@ -206,16 +186,6 @@ def _rays(camera: Camera, y: np.ndarray, x: np.ndarray) -> Float[np.ndarray, "N 
         ],
         -1,
     )
-
-
-def _upward(camera: Camera, height: int, width: int) -> Float[np.ndarray, "H W"]:
-    """The sine of the elevation of every pixel's ray."""
-    focal = _SUPERSAMPLING * camera.focal
-    x = (np.arange(width, dtype=np.float32) - (width - 1) / 2) / np.float32(focal)
-    y = (np.arange(height, dtype=np.float32) - (height - 1) / 2) / np.float32(focal)
-    up = camera.rotation[:, 2].astype(np.float32)
-    length = np.sqrt(1 + x**2 + y[:, None] ** 2)
-    return (up[0] * x + up[1] * y[:, None] + up[2]) / length
 
 
 def _billboards(
@@ -253,96 +223,3 @@ def _billboards(
         ][rng.choice(6, p=(0.25, 0.25, 0.2, 0.12, 0.1, 0.08))]
         stand(kind, rng.integers(24), place, *size)
     return boards
-
-
-def _paint(canvas, nearest, shown, surface, number, camera, landmark, weather):
-    """Paints one surface; its inverse depth over image pixels, or None if unseen."""
-    axes = np.stack([surface.across, surface.down, surface.corner - camera.position])
-    axes = axes @ camera.rotation.T  # rows in the camera's frame
-    facing = solids.cross(axes[1], axes[0]) @ axes[2]
-    if facing >= -1e-9 and not (surface.two_sided and facing > 1e-9):
-        return None
-    polygon = surface.outline @ axes[:2] + axes[2]
-    polygon = _clipped(np.concatenate([polygon, surface.outline], 1))
-    if len(polygon) < 3:
-        return None
-    polygon, outline = polygon[:, :3], polygon[:, 3:]
-    height, width = nearest.shape
-    focal = _SUPERSAMPLING * camera.focal
-    matrix = np.array(
-        [(focal, 0, (width - 1) / 2), (0, focal, (height - 1) / 2), (0, 0, 1)]
-    )
-    pixels = polygon @ matrix.T
-    pixels = pixels[:, :2] / pixels[:, 2:]
-    low = np.floor(pixels.min(0)).astype(int).clip(0)
-    high = np.minimum(np.ceil(pixels.max(0)).astype(int) + 1, (width, height))
-    if (high <= low).any():
-        return None
-    (left, top), (wide, tall) = low, high - low
-    patch = np.s_[top : top + tall, left : left + wide]
-    across = solids.cross(axes[1], axes[0])
-    plane = across @ np.linalg.inv(matrix) / (across @ axes[2])
-    inverse = (
-        plane[0] * np.arange(left, left + wide, dtype=np.float32)
-        + (plane[1] * np.arange(top, top + tall) + plane[2])[:, None]
-    ).astype(np.float32)
-    mask = np.zeros((tall, wide), np.uint8)
-    points = np.round((pixels - low) * 16).astype(np.int32)
-    cv2.fillConvexPoly(mask, points, 255, cv2.LINE_8, 4)
-    mask[inverse <= nearest[patch]] = 0
-    if not cv2.hasNonZero(mask):
-        return None
-    level = _level(surface, outline, pixels)
-    rows, columns = level.colour.shape[:2]
-    lay = np.array(
-        [(1 / columns, 0, 0.5 / columns), (0, 1 / rows, 0.5 / rows), (0, 0, 1)]
-    )
-    shift = np.array([(1, 0, -left), (0, 1, -top), (0, 0, 1.0)])
-    homography = shift @ matrix @ axes.T @ lay
-    box = (int(wide), int(tall))
-    if level.alpha is not None:
-        alpha = cv2.warpPerspective(level.alpha, homography, box)
-        mask[alpha < 128] = 0
-    lit = conditions.light(surface, level, weather, landmark.hulls)
-    colour = cv2.warpPerspective(
-        lit, homography, box, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
-    cv2.copyTo(colour, mask, canvas[patch])
-    cv2.copyTo(inverse, mask, nearest[patch])
-    shown[patch][mask > 0] = number
-    # from supersampled pixels X = s x + (s - 1) / 2 to pixels x
-    s = _SUPERSAMPLING
-    middle = (s - 1) / 2 * (plane[0] + plane[1])
-    return np.array([s * plane[0], s * plane[1], plane[2] + middle])
-
-
-def _clipped(polygon: Float[np.ndarray, "K 5"]) -> Float[np.ndarray, "L 5"]:
-    """The part of a convex polygon in front of the camera."""
-    depths = polygon[:, 2] - _NEAR
-    if (depths > 0).all():
-        return polygon
-    kept = []
-    for i, (point, depth) in enumerate(zip(polygon, depths, strict=True)):
-        if depth > 0:
-            kept.append(point)
-        after = (i + 1) % len(polygon)
-        if depth * depths[after] < 0:
-            share = depth / (depth - depths[after])
-            kept.append(point + share * (polygon[after] - point))
-    return np.array(kept).reshape(-1, 5)
-
-
-def _level(
-    surface: Surface,
-    outline: Float[np.ndarray, "K 2"],
-    pixels: Float[np.ndarray, "K 2"],
-) -> Level:
-    """The coarsest resolution of a texture that still suits its area in the picture."""
-    levels = surface.texture.levels
-    rows, columns = levels[0].colour.shape[:2]
-    drawn = cv2.contourArea(pixels.astype(np.float32))
-    share = cv2.contourArea(outline.astype(np.float32))
-    ratio = rows * columns * share / max(drawn, 1.0)
-    return levels[
-        int(np.clip(0.5 * np.log2(max(ratio, 1e-9)) + 0.35, 0, len(levels) - 1))
-    ]
