@@ -45,7 +45,7 @@ def colourful(picture: np.ndarray) -> int:
 
 
 def test_both_photos_stand_side_by_side_at_one_height(rng, tmp_path):
-    picture = draw(rng, tmp_path, 0, count=0)
+    picture = draw(rng, tmp_path, 0, count=0, title="")
     for shade, ratio in ((90, 80 / 60), (160, 60 / 90)):
         rows, columns = np.nonzero((np.abs(picture - shade) < 3).all(axis=2))
         height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
