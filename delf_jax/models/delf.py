@@ -52,7 +52,9 @@ class Autoencoder(nn.Module):
     reduced_dimension: int = 128
 
     @nn.compact
-    def __call__(self, x: Map, expand: bool = True) -> tuple[Map, Map | None]:
+    def __call__(
+        self, x: Map, expand: bool = True
+    ) -> tuple[Float[Array, "B h w D"], Map | None]:
         """(reduced, expanded or None): only training needs to expand."""
         conv = partial(ConvNorm, normalization="none", use_bias=True)
         reduced = conv(self.reduced_dimension, name="reduce")(x)

@@ -20,8 +20,14 @@ from delf_jax.models.convolution import max_pool_3x3
 from delf_jax.models.layers import ConvNorm
 from delf_jax.ops import valid_cells, zero_outside
 
-UNITS = {18: (2, 2, 2, 2), 26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-BASIC_DEPTHS = (18,)
+UNITS = {
+    18: (2, 2, 2, 2),
+    22: (2, 2, 4, 2),
+    26: (2, 2, 2, 2),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+}
+BASIC_DEPTHS = (18, 22)
 STAGES = ("block0", "block0mp", "block1", "block2", "block3", "block4")
 # epsilon and momentum of the Keras defaults and of torchvision
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -40,8 +46,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 Images = Float[Array, "B H W 3"]
-Map = Float[Array, "B h w C"]
-Mask = Bool[Array, "B h w"] | None
+# Underscores: the maps in and out of one function differ in size.
+Map = Float[Array, "B _h _w _C"]
+Mask = Bool[Array, "B _h _w"] | None
 Sizes = Int[Array, "B 2"]
 
 
