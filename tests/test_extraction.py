@@ -1,0 +1,427 @@
+"""Extraction: the original's numbers, and independence of canvas, batch and order."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from delf_jax import extraction, weights
+from delf_jax import images as image_files
+from delf_jax.extraction import extract_canvases, extract_features
+from delf_jax.files import InputError
+from delf_jax.models import resnet
+from delf_jax.ops import Features
+from delf_jax.settings import ExtractionSettings, Whitening, settings_for
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model) -> weights.Model:
+    return weights.load_model(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def keras_model() -> weights.Model:
+    """A very small network in Keras' layout, whose canvases depend on odd and even."""
+    architecture = {
+        "name": "delg",
+        "depth": 26,
+        "width": 4,
+        "layout": "keras",
+        "attention_width": 8,
+        "reduced_dimension": 8,
+        "global_dimension": 16,
+    }
+    module = weights.build_module(architecture)
+    image = np.zeros((1, 64, 64, 3), np.float32)
+    variables = jax.jit(module.init)(jax.random.key(1), image)
+    module, variables = weights.fold_batch_norm(module, variables)
+    return weights.Model(module, variables, {"extraction": {}}, "0" * 64, "keras")
+
+
+def _photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), np.uint8)
+    large = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    noise = rng.integers(-20, 20, (height, width, 3))
+    return np.clip(np.asarray(large) + noise, 0, 255).astype(np.uint8)
+
+
+def _extract(model, images, settings, **changes) -> list[Features | InputError]:
+    return list(
+        extract_features(model, images, settings._replace(**changes), threads=2)
+    )
+
+
+def _assert_same(a: Features, b: Features, **tolerance) -> None:
+    """Equal, where features of nearly equal attention may have changed places."""
+    assert a.image_size == b.image_size
+    np.testing.assert_allclose(a.global_descriptor, b.global_descriptor, **tolerance)
+    np.testing.assert_allclose(a.local.attention, b.local.attention, **tolerance)
+    first, second = (
+        np.lexsort(np.c_[f.local.locations, f.local.scales].T) for f in (a, b)
+    )
+    for name in ("locations", "scales", "descriptors"):
+        ours, theirs = getattr(a.local, name)[first], getattr(b.local, name)[second]
+        np.testing.assert_allclose(ours, theirs, err_msg=name, **tolerance)
+
+
+SETTINGS = ExtractionSettings(
+    image_scales=(0.5, 1.0), global_scales=(1,), max_image_size=160, grid=32
+)
+CLOSE = {"rtol": 1e-4, "atol": 2e-6}
+
+
+@pytest.mark.parametrize("size", [(97, 60), (64, 64), (33, 90)])
+@pytest.mark.parametrize("layout", ["v1.5", "keras"])
+def test_the_canvas_does_not_change_the_features(model, keras_model, layout, size):
+    chosen = keras_model if layout == "keras" else model
+    photo = _photo(*size)
+    (small,) = _extract(chosen, [photo], SETTINGS, grid=32)
+    (large,) = _extract(chosen, [photo], SETTINGS, grid=128)
+    _assert_same(small, large, **CLOSE)
+    # And they are those of the image without any canvas.
+    level = image_files.normalize_pixels(photo)[None]
+    maps = jax.jit(chosen.module.apply)(chosen.variables, level)
+    expected = maps["global_descriptor"][0]
+    expected = expected / np.linalg.norm(expected)
+    np.testing.assert_allclose(small.global_descriptor, expected, **CLOSE)
+    ours = small.local.attention[np.isclose(small.local.scales, 1)]
+    expected = np.sort(np.ravel(maps["attention"]))[::-1]
+    np.testing.assert_allclose(ours, expected, **CLOSE)
+
+
+def test_neighbours_and_order_do_not_change_the_features(model):
+    photos = [_photo(60 + 3 * i, 90, seed=i) for i in range(5)]
+    forward = _extract(model, photos, SETTINGS, batch_size=2)
+    backward = _extract(model, photos[::-1], SETTINGS, batch_size=2)[::-1]
+    for photo, a, b in zip(photos, forward, backward, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+        (alone,) = _extract(model, [photo], SETTINGS, batch_size=2)
+        jax.tree.map(np.testing.assert_array_equal, a, alone)
+
+
+def test_the_batch_size_does_not_change_the_features(model):
+    photos = [_photo(60 + 3 * i, 90, seed=i) for i in range(5)]
+    alone = _extract(model, photos, SETTINGS, batch_size=1)
+    together = _extract(model, photos, SETTINGS, batch_size=2)
+    for a, b in zip(alone, together, strict=True):
+        _assert_same(a, b, **CLOSE)
+
+
+def test_a_bad_image_stands_in_its_place_and_spoils_nothing(model, tmp_path):
+    good = tmp_path / "good.png"
+    Image.fromarray(_photo(64, 80)).save(good)
+    torn = tmp_path / "torn.png"
+    torn.write_bytes(good.read_bytes()[:200])
+    thin = tmp_path / "thin.png"
+    Image.new("RGB", (4000, 1)).save(thin)
+    dot = tmp_path / "dot.png"
+    Image.new("RGB", (1, 1)).save(dot)
+    paths = [torn, good, tmp_path / "absent.png", thin, good, dot]
+    for batch_size in (1, 2):
+        results = _extract(model, paths, SETTINGS, batch_size=batch_size)
+        for place, name in ((0, "torn"), (2, "absent"), (3, "thin"), (5, "dot")):
+            assert isinstance(results[place], InputError)
+            message = str(results[place])
+            assert message.count(f"{name}.png") == 1, message
+        jax.tree.map(np.testing.assert_array_equal, results[1], results[4])
+    assert "1 x 1 pixels are too few" in str(results[5])
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((20, 20, 3), np.float32), np.zeros((20, 20), np.uint8)]
+)
+def test_arrays_that_are_no_rgb_images_are_refused(model, image):
+    (result,) = _extract(model, [image], SETTINGS)
+    assert isinstance(result, InputError) and "expected uint8" in str(result)
+
+
+def test_an_image_too_small_for_every_scale_is_refused(model):
+    settings = {"image_scales": (0.01,), "global_scales": (0,)}
+    (result,) = _extract(model, [_photo(40, 40)], SETTINGS, **settings)
+    assert isinstance(result, InputError) and "image_scales" in str(result)
+
+
+def test_locations_are_pixels_of_the_original_image(model):
+    """A spot is found where it is, whatever the image is resized to."""
+    photo = np.full((300, 400, 3), 128, np.uint8)
+    photo[200:232, 96:128] = _photo(32, 32)
+    (found,) = _extract(
+        model, [photo], SETTINGS, image_scales=(1.0,), global_scales=(0,)
+    )
+    assert found.image_size == (300, 400)
+    # 400 pixels are resized to 160: cells are 40 pixels apart.
+    assert np.isin(np.diff(np.unique(found.local.locations[:, 1])).round(3), 40).all()
+    np.testing.assert_allclose(found.local.scales, 2.5)
+    assert found.local.locations.min() >= 0
+    # The cells that differ from the plain ones lie around the spot.
+    (plain,) = _extract(
+        model,
+        [np.full_like(photo, 128)],
+        SETTINGS,
+        image_scales=(1.0,),
+        global_scales=(0,),
+    )
+    order = [np.lexsort(f.local.locations.T) for f in (found, plain)]
+    change = np.abs(
+        found.local.descriptors[order[0]] - plain.local.descriptors[order[1]]
+    ).sum(1)
+    strongest = found.local.locations[order[0]][change.argmax()]
+    assert np.abs(strongest - (216, 112)).max() <= 40
+
+
+def test_either_branch_can_be_left_out(model):
+    photo = _photo(64, 80)
+    (both,) = _extract(model, [photo], SETTINGS)
+    (local,) = _extract(model, [photo], SETTINGS, global_scales=())
+    (whole,) = _extract(model, [photo], SETTINGS, max_features=0)
+    assert local.global_descriptor is None and whole.local is None
+    np.testing.assert_allclose(whole.global_descriptor, both.global_descriptor, **CLOSE)
+    np.testing.assert_allclose(local.local.attention, both.local.attention, **CLOSE)
+
+
+def test_a_model_without_global_branch_says_so(model):
+    delf = weights.build_module({"name": "delf", "depth": 18, "width": 8})
+    wrong = model._replace(module=delf, name="local_only")
+    with pytest.raises(InputError, match="local_only has no global branch"):
+        _extract(wrong, [], SETTINGS)
+
+
+def test_sizes_share_programs(model):
+    settings = settings_for(model, grid=64)
+    before = extract_canvases._cache_size()
+    photos = [_photo(70 + 7 * i, 100 + 9 * i, seed=i) for i in range(6)]
+    _extract(model, photos, settings)
+    buckets = {
+        (*[extraction.bucket_side(side, 64) for side in size], scale == 1.0)
+        for photo in photos
+        for scale in settings.image_scales
+        for size in [extraction.pyramid_size(photo.shape[:2], scale)]
+    }
+    assert extract_canvases._cache_size() - before <= len(buckets) < 12
+
+
+def test_bucket_sides_are_few_and_not_much_too_large():
+    sides = np.arange(1, 4097)
+    buckets = np.array([extraction.bucket_side(int(side), 64) for side in sides])
+    assert (buckets >= sides).all() and (buckets % 64 == 0).all()
+    assert len(np.unique(buckets)) == 20
+    large = sides > 512
+    assert (buckets[large] <= sides[large] * 1.25).all()
+    for side in (64, 256, 512, 640, 768, 1024, 2048):
+        assert extraction.bucket_side(side, 64) == side
+
+
+def test_images_are_read_only_a_little_ahead(model, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(_photo(40, 40)).save(path)
+    taken = []
+
+    def names():
+        for number in range(100):
+            taken.append(number)
+            yield path
+
+    results = extract_features(model, names(), SETTINGS, threads=2)
+    next(results)
+    results.close()
+    assert len(taken) < 10
+
+
+@pytest.mark.golden
+def test_pyramid_sizes_are_the_originals(golden):
+    table = json.loads((golden / "pyramid_sizes.json").read_text())
+    assert table["rows"]
+    for height, width, scale, new_height, new_width in table["rows"]:
+        size = extraction.pyramid_size((height, width), scale)
+        assert size == (new_height, new_width)
+
+
+# One canvas for all levels of the golden image, so that one program does for all.
+GOLDEN_GRID = 416
+DESCRIPTORS = ("descriptors_no_pca", "descriptors_pca40", "descriptors_pca40_whitened")
+
+
+class _Original:
+    """The original's numbers for one stride of block3, and our model of it."""
+
+    def __init__(self, golden: pathlib.Path, stride: int):
+        self.stored = np.load(golden / "extraction.npz")
+        tolerances = json.loads((golden / "tolerances.json").read_text())
+        self.tolerances = tolerances["extraction.npz"]
+        self.prefix = f"stride{stride}"
+        module, variables = _golden_network(golden, stride)
+        self.model = weights.Model(module, variables, {}, "0" * 64, "golden")
+        self.settings = ExtractionSettings(
+            image_scales=tuple(self.stored["image_scales"].tolist()),
+            global_scales=tuple(self.stored["global_scales_ind"].tolist()),
+            attention_threshold=float(self[f"{self.prefix}/threshold"]),
+            max_image_size=None,
+            locations="delf",
+            grid=GOLDEN_GRID,
+        )
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.stored[name]
+
+    def pca(self, whiten: bool) -> Whitening:
+        dimension = int(self["pca_dim"])
+        return Whitening(
+            self["pca_mean"],
+            self["pca_matrix"][:dimension],
+            self["pca_variances"][:dimension] if whiten else None,
+        )
+
+    def extract(self, image: np.ndarray | None = None, **changes) -> Features:
+        image = self["image"] if image is None else image
+        (found,) = _extract(self.model, [image], self.settings, **changes)
+        return found
+
+    def assert_close(self, ours: np.ndarray, name: str, order=slice(None)) -> None:
+        expected = self[name][order].reshape(ours.shape)
+        atol = self.tolerances[name]["atol"]
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=atol, err_msg=name)
+
+
+def _golden_network(golden: pathlib.Path, stride: int):
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("golden", golden / "weights.py")
+    generator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generator)
+    seed = json.loads((golden / "seed.json").read_text())["seed"]
+    named = generator.all_weights(str(golden / "variables_keras_delg.json"), seed)
+    architecture = {
+        "name": "delg",
+        "depth": 50,
+        "layout": "keras",
+        "block3_strides": stride == 32,
+    }
+    variables = weights.variables_from_keras(named)
+    return weights.fold_batch_norm(weights.build_module(architecture), variables)
+
+
+@pytest.fixture(scope="module", params=[16, 32])
+def original(golden, request) -> _Original:
+    return _Original(golden, request.param)
+
+
+def _places(locations: np.ndarray, scales: np.ndarray) -> list[tuple]:
+    return [tuple(row) for row in np.round(np.c_[locations, scales], 2).tolist()]
+
+
+@pytest.mark.golden
+def test_attention_maps_of_all_levels_are_the_originals(original):
+    settings = original.settings
+    pixels = image_files.normalize_pixels(original["image"])
+    for scale, image_scale in enumerate(settings.image_scales):
+        name = f"{original.prefix}/scale{scale}"
+        size = extraction.pyramid_size(pixels.shape[:2], image_scale)
+        assert size == tuple(original[f"{name}/image_size"])
+        canvas = np.zeros((1, GOLDEN_GRID, GOLDEN_GRID, 3), np.float32)
+        y, x = (resnet.canvas_offset("keras", side) for side in size)
+        level = image_files.resize_bilinear(pixels, size)
+        canvas[0, y : y + size[0], x : x + size[1]] = level
+        maps = extract_canvases(
+            original.model.variables,
+            canvas,
+            np.int32([size]),
+            module=original.model.module,
+            keep=None,
+            with_global=scale in settings.global_scales,
+        )
+        attention = np.full_like(original[f"{name}/attention_prob"], np.nan)
+        valid = np.asarray(maps["attention"][0]) >= 0
+        rows, columns = np.asarray(maps["cells"][0])[valid].T
+        attention[rows, columns] = np.asarray(maps["attention"][0])[valid]
+        original.assert_close(attention, f"{name}/attention_prob")
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("iou", [1.0, 0.5])
+@pytest.mark.parametrize("count", [100, 1000])
+def test_selected_features_are_the_originals(original, iou, count):
+    name = f"{original.prefix}/iou{iou}/max{count}"
+    found = original.extract(max_features=count, nms_iou=iou).local
+    boxes = original[f"{name}/boxes"]
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    theirs = _places(centres, original[f"{name}/scales"])
+    ours = _places(found.locations, found.scales)
+    assert sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours)
+    order = [theirs.index(place) for place in ours]
+    original.assert_close(found.attention, f"{name}/scores", order)
+    for stored, pca in zip(
+        DESCRIPTORS, (None, original.pca(False), original.pca(True)), strict=True
+    ):
+        if f"{name}/{stored}" in original.stored:
+            again = original.extract(max_features=count, nms_iou=iou, pca=pca).local
+            original.assert_close(again.descriptors, f"{name}/{stored}", order)
+
+
+@pytest.mark.golden
+def test_global_descriptors_are_the_originals(original):
+    name = f"{original.prefix}/iou1.0/max100"
+    found = original.extract(max_features=0)
+    original.assert_close(found.global_descriptor, f"{name}/global_descriptor")
+    per_scale = f"{name}/global_per_scale_normalized"
+    for row, scale in enumerate(original.settings.global_scales):
+        alone = original.extract(max_features=0, global_scales=(scale,))
+        original.assert_close(
+            alone.global_descriptor[None], per_scale, slice(row, row + 1)
+        )
+
+
+CASES = {
+    "a_plain": {"max_features": 1000},
+    "b_max150_pca": {"max_image_size": 150, "max_features": 100, "whiten": False},
+    "c_max150_pca_whitening_resized_coordinates": {
+        "max_image_size": 150,
+        "max_features": 100,
+        "use_resized_coordinates": True,
+        "whiten": True,
+    },
+    "d_square160_factor08": {
+        "max_image_size": 160,
+        "use_square_images": True,
+        "resize_factor": 0.8,
+        "max_features": 50,
+        "whiten": False,
+    },
+    "e_min200": {
+        "max_image_size": 400,
+        "min_image_size": 200,
+        "max_features": 50,
+        "whiten": False,
+    },
+}
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("case", CASES)
+def test_the_whole_extractor_gives_the_originals_numbers(original, case):
+    name = f"{original.prefix}/extractor/{case}"
+    if f"{name}/scales" not in original.stored:
+        pytest.skip("not stored for this stride")
+    changes = dict(CASES[case])
+    if "whiten" in changes:
+        changes["pca"] = original.pca(changes.pop("whiten"))
+    found = original.extract(**changes)
+    original.assert_close(found.global_descriptor, f"{name}/global_descriptor")
+    theirs = _places(original[f"{name}/locations"], original[f"{name}/scales"])
+    ours = _places(found.local.locations, found.local.scales)
+    assert sorted(ours) == sorted(theirs)
+    order = [theirs.index(place) for place in ours]
+    for field in ("locations", "scales", "attention", "descriptors"):
+        if f"{name}/{field}" in original.stored:
+            original.assert_close(getattr(found.local, field), f"{name}/{field}", order)
+
+
+@pytest.mark.golden
+def test_what_the_original_finds_nothing_in_is_refused(original):
+    (result,) = _extract(
+        original.model, [np.zeros((9, 200, 3), np.uint8)], original.settings
+    )
+    assert isinstance(result, InputError) and "too few" in str(result)
