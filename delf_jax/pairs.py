@@ -1,6 +1,7 @@
 """Two photos compared: features of both, their matches, and what geometry confirms."""
 
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,7 +68,7 @@ def inlier_lines(comparison: Comparison) -> Float[np.ndarray, "P 4"]:
     return np.concatenate([a[matches[:, 0]], b[matches[:, 1]]], axis=1)
 
 
-def describe(comparison: Comparison, names: tuple[str, str]) -> dict[str, Any]:
+def describe(comparison: Comparison, names: Sequence[str]) -> dict[str, Any]:
     """The comparison, ready for JSON; the map takes (y, x, 1) of the second photo."""
     return {
         "images": list(names),

@@ -1,7 +1,7 @@
 """A folder of photos that can be searched: made, changed, asked.
 
-An index is a folder: `store/` holds the features (see store.py), and `index.json` says
-where the photos are and which model looked at them.
+An index is a folder: `store/` holds the features and says which model made them (see
+store.py), and `index.json` says where the photos are.
 """
 
 import os
@@ -44,10 +44,8 @@ class Index(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Where the photos of an index are, and which model looked at them."""
+    """Where the photos of an index are."""
 
-    model: str
-    fingerprint: str
     root: pathlib.Path
     """ids are paths within it"""
     outside: dict[str, pathlib.Path]
@@ -92,15 +90,14 @@ def make_index(
     found = store.find_images(paths)
     image, path = found[0]
     root = pathlib.Path(os.path.abspath(path)).parents[image.count("/")]
-    places = Places(model.name, model.fingerprint, root, {})
+    places = Places(root, {})
     if _path(directory).exists():
-        old = _read_places(directory)
-        if old.root not in (root, *root.parents):
+        places = _read_places(directory)
+        if places.root not in (root, *root.parents):
             raise InputError(
-                f"{directory}: holds an index of {old.root}; use --add, or another "
+                f"{directory}: holds an index of {places.root}; use --add, or another "
                 "folder for another index"
             )
-        places = places._replace(root=old.root, outside=old.outside)
     return _update(found, pathlib.Path(directory), places, model, settings, shown)
 
 
@@ -113,10 +110,10 @@ def add_images(
     shown: bool = True,
 ) -> StoreReport:
     """Adds images and folders from anywhere to an index."""
-    places = _read_places(directory)
-    _check_model(directory, places, model)
+    index = open_index(directory)
+    _check_model(index, model, settings)
     found = store.find_images(paths)
-    return _update(found, pathlib.Path(directory), places, model, settings, shown)
+    return _update(found, index.directory, index.places, model, settings, shown)
 
 
 def remove_images(directory: str | os.PathLike, ids: Sequence[str]) -> int:
@@ -151,11 +148,7 @@ def search(
     top: results of each; 0: all. rerank: verify the best by geometry. InputError at
     once if the index was made by another model or with other settings.
     """
-    _check_model(index.directory, index.places, model)
-    if store.store_key(model, settings) != index.store.manifest["key"]:
-        raise InputError(
-            f"{index.directory}: was indexed with other settings; index it again"
-        )
+    _check_model(index, model, settings)
     found = extract_features(model, queries, settings)
     for path, features in zip(queries, found, strict=True):
         if isinstance(features, InputError):
@@ -273,8 +266,8 @@ def _path(directory: str | os.PathLike) -> pathlib.Path:
 
 def _write_places(directory: str | os.PathLike, places: Places) -> None:
     outside = {image: str(path) for image, path in places.outside.items()}
-    values = places._asdict() | {"root": str(places.root), "outside": outside}
-    write_json(_path(directory), {"format": FORMAT, **values})
+    values = {"format": FORMAT, "root": str(places.root), "outside": outside}
+    write_json(_path(directory), values)
 
 
 def _read_places(directory: str | os.PathLike) -> Places:
@@ -286,15 +279,21 @@ def _read_places(directory: str | os.PathLike) -> Places:
         if values["format"] != FORMAT:
             raise InputError(f"{path}: an index of another version; index again")
         outside = {id: pathlib.Path(p) for id, p in values["outside"].items()}
-        root = pathlib.Path(values["root"])
-        return Places(values["model"], values["fingerprint"], root, outside)
+        return Places(pathlib.Path(values["root"]), outside)
     except (AttributeError, KeyError, TypeError):
         raise InputError(f"{path}: damaged; index again") from None
 
 
-def _check_model(directory: str | os.PathLike, places: Places, model: Model) -> None:
-    if places.fingerprint != model.fingerprint:
+def _check_model(index: Index, model: Model, settings: ExtractionSettings) -> None:
+    """Features of different models, or settings, cannot be compared."""
+    made_by = index.store.manifest["model"]
+    if made_by["fingerprint"] != model.fingerprint:
         raise InputError(
-            f"{directory}: was indexed by another model than {model.name} "
-            f"({places.model}); name that one with --model, or index again"
+            f"{index.directory}: was indexed by model {made_by['name']} "
+            f"({made_by['fingerprint'][:8]}), not by {model.name} "
+            f"({model.fingerprint[:8]}); name that one with --model, or index again"
+        )
+    if store.store_key(model, settings) != index.store.manifest["key"]:
+        raise InputError(
+            f"{index.directory}: was indexed with other settings; index again"
         )

@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+
+from delf_jax import pairs, settings, weights
+from delf_jax.files import InputError
+from delf_jax.ops import Features, LocalFeatures
+
+COUNT = 60
+
+
+def features_of(locations, image_size, descriptors, global_descriptor=None):
+    local = LocalFeatures(
+        np.float32(locations),
+        np.ones(len(locations), np.float32),
+        descriptors,
+        np.ones(len(locations), np.float32),
+    )
+    return Features(local, global_descriptor, image_size)
+
+
+@pytest.fixture
+def scene():
+    """Points of a scene and a descriptor for each."""
+    rng = np.random.default_rng(0)
+    points = rng.uniform(20, [700, 1000], (COUNT, 2))
+    descriptors = rng.normal(size=(COUNT, 16)).astype(np.float32)
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    return points, descriptors
+
+
+def test_the_map_between_photos_of_unlike_sizes_is_in_their_own_pixels(scene):
+    points, descriptors = scene
+    small = features_of(points, (768, 1024), descriptors)
+    # The same scene four times as large: pixel centres at integers.
+    large = features_of((points + 0.5) * 4 - 0.5, (3072, 4096), descriptors)
+    found = pairs.compare_features(small, large, 1024)
+    assert found.inliers > COUNT / 2
+    shift = 0.5 * 0.25 - 0.5
+    expected = [[0.25, 0, shift], [0, 0.25, shift]]
+    np.testing.assert_allclose(found.pair.affine, expected, atol=1e-3)
+
+
+def test_the_size_of_the_files_does_not_change_what_is_an_inlier(scene):
+    points, descriptors = scene
+    noise = np.random.default_rng(1).normal(scale=6, size=points.shape)
+    query = features_of(points, (768, 1024), descriptors)
+    index = features_of(points + noise, (768, 1024), descriptors)
+    larger = [
+        features_of(
+            (np.asarray(x.local.locations, np.float64) + 0.5) * 5 - 0.5,
+            (3840, 5120),
+            descriptors,
+        )
+        for x in (query, index)
+    ]
+    count = pairs.compare_features(query, index, 1024).inliers
+    assert count > COUNT / 2
+    assert pairs.compare_features(*larger, 1024).inliers == count
+    assert pairs.compare_features(*larger, None).inliers < count
+
+
+def test_lines_join_the_inliers_of_both_photos(scene):
+    points, descriptors = scene
+    query = features_of(points, (768, 1024), descriptors)
+    index = features_of(points[::-1] + 7, (768, 1024), descriptors[::-1].copy())
+    found = pairs.compare_features(query, index, 1024)
+    lines = pairs.inlier_lines(found)
+    assert len(lines) == found.inliers > COUNT / 2
+    np.testing.assert_allclose(lines[:, 2:], lines[:, :2] + 7, atol=1e-3)
+
+
+def test_similarity_is_the_cosine_of_global_descriptors_or_absent(scene):
+    points, descriptors = scene
+    a, b = np.float32([0.6, 0.8]), np.float32([1, 0])
+    with_global = [features_of(points, (768, 1024), descriptors, g) for g in (a, b)]
+    found = pairs.compare_features(*with_global, 1024)
+    assert found.similarity == pytest.approx(0.6)
+    without = features_of(points, (768, 1024), descriptors)
+    assert pairs.compare_features(without, with_global[0], 1024).similarity is None
+
+
+def test_photos_without_anything_in_common_describe_themselves_in_json(scene):
+    points, descriptors = scene
+    one = features_of(points[:1], (768, 1024), descriptors[:1])
+    found = pairs.compare_features(one, one, 1024)
+    described = json.loads(json.dumps(pairs.describe(found, ["a", "b"])))
+    assert described["inliers"] == 0
+    assert described["affine"] is None
+    assert described["inlier_locations"] == []
+
+
+def test_comparing_photos_names_the_unusable_one(tiny_model, tmp_path):
+    model = weights.load_model(tiny_model)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff nothing")
+    photo = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(InputError, match=r"broken\.jpg"):
+        pairs.compare_photos(photo, broken, model, settings.settings_for(model))
