@@ -87,7 +87,7 @@ def views(
 def _inside(rng: np.random.Generator, side: int, half: float) -> float:
     """A centre along one axis: its window stays inside the image where it can."""
     low, high = min(half, side / 2), max(side - half, side / 2)
-    return rng.uniform(low, high)
+    return rng.uniform(low, high) - 0.5  # pixel centres are at integers.
 
 
 def _cells(settings: ViewSettings) -> Float[np.ndarray, "h w 2"]:

@@ -125,16 +125,18 @@ def build_maps(
     fitted = [forward(_resized(read(), long_sides[0])) for _, read in images[:fit_on]]
     basis = _fit_basis(fitted, dimension)
     levels, rows, first = {}, [], 0
-    for identifier, read in progress.track(images, "teacher maps", unit="images"):
-        image, levels[identifier] = read(), []
-        for side in long_sides:
-            if side > max(image.shape[:2]) and levels[identifier]:
-                continue
-            reduced = _reduce(forward(_resized(image, side)), basis)
-            height, width = reduced.shape[:2]
-            levels[identifier].append([height, width, first])
-            rows.append(reduced.reshape(-1, dimension).astype(np.float16))
-            first += height * width
+    with progress.track("teacher maps", len(images)) as advance:
+        for identifier, read in images:
+            image, levels[identifier] = read(), []
+            for side in long_sides:
+                if side > max(image.shape[:2]) and levels[identifier]:
+                    continue
+                reduced = _reduce(forward(_resized(image, side)), basis)
+                height, width = reduced.shape[:2]
+                levels[identifier].append([height, width, first])
+                rows.append(reduced.reshape(-1, dimension).astype(np.float16))
+                first += height * width
+            advance()
     with files.atomic_write(folder / "maps.npy") as file:
         np.save(file, np.concatenate(rows))
     with files.atomic_write(folder / "basis.npz") as file:
@@ -216,7 +218,7 @@ def _reduce(channels: np.ndarray, basis: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _fit_basis(maps: Iterable[np.ndarray], dimension: int) -> dict[str, np.ndarray]:
-    """Principal components of cells, half-whitened, and of GeM descriptors of windows."""
+    """Components of cells (partly whitened) and of GeM descriptors of windows."""
     rng = np.random.default_rng(0)
     cells = np.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
     mean = cells.mean(0)

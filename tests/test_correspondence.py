@@ -9,8 +9,9 @@ SETTINGS = dict(temperature=0.1, positive_radius=1.0, ignore_radius=2.5)
 
 
 def naive(descriptors, coordinates, others, other_coordinates, example):
-    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
-    descriptors, others = unit(descriptors), unit(others)
+    descriptors, others = (
+        x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (descriptors, others)
+    )
     losses, paired, correct = [], [], []
     for d, c in zip(descriptors, coordinates, strict=True):
         distances = np.linalg.norm(other_coordinates - c, axis=1)

@@ -9,7 +9,7 @@ from delf_jax.losses import distillation
 def test_a_perfect_student_loses_nothing(rng):
     teacher = rng.normal(size=(3, 4, 5)).astype(np.float32)
     valid = np.ones((3, 4), bool)
-    loss = distillation.distillation_loss(jnp.array(teacher), jnp.array(teacher), valid)
+    loss = distillation.distillation_loss(*map(jnp.array, (teacher, teacher, valid)))
     assert loss == pytest.approx(0, abs=1e-6)
 
 
@@ -18,10 +18,10 @@ def test_invalid_cells_do_not_count_and_none_valid_is_zero(rng):
     student = teacher.copy()
     valid = np.ones((3, 4), bool)
     student[1, 2], valid[1, 2] = 100, False
-    loss = distillation.distillation_loss(jnp.array(student), jnp.array(teacher), valid)
+    loss = distillation.distillation_loss(*map(jnp.array, (student, teacher, valid)))
     assert loss == pytest.approx(0, abs=1e-6)
     gradient = jax.grad(distillation.distillation_loss)(
-        jnp.array(student), jnp.array(teacher), np.zeros((3, 4), bool)
+        jnp.array(student), jnp.array(teacher), jnp.zeros((3, 4), bool)
     )
     assert not gradient.any()
 
@@ -36,7 +36,7 @@ def test_agrees_with_a_loop_over_the_cells(rng):
         error = np.abs(s - t)
         huber = np.where(error <= 1, error**2 / 2, error - 0.5).mean()
         expected.append(1 - cosine + huber)
-    loss = distillation.distillation_loss(jnp.array(student), jnp.array(teacher), valid)
+    loss = distillation.distillation_loss(*map(jnp.array, (student, teacher, valid)))
     assert loss == pytest.approx(np.mean(expected), rel=1e-5)
 
 

@@ -17,7 +17,7 @@ def small_maps(levels, dimension=3):
 
 
 @pytest.mark.parametrize(
-    ("resolution", "level"), [(100, 1), (250, 1), (420, 2), (9e9, 2)]
+    ("resolution", "level"), [(100.0, 1), (250.0, 1), (420.0, 2), (9e9, 2)]
 )
 def test_the_level_nearest_in_scale_answers(resolution, level):
     maps = small_maps([[8, 16, 0], [16, 32, 128]])
@@ -29,7 +29,7 @@ def test_the_level_nearest_in_scale_answers(resolution, level):
 def test_points_outside_the_map_are_invalid():
     maps = small_maps([[8, 16, 0]])
     points = np.array([[0.5, 0.5], [-0.2, 0.5], [0.5, 1.3]])
-    _, valid = teachers.sample(maps, "a", points, 256)
+    _, valid = teachers.sample(maps, "a", points, 256.0)
     np.testing.assert_array_equal(valid, [True, False, False])
 
 
