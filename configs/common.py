@@ -1,0 +1,97 @@
+"""Every field of a training, with the defaults of [DELG] on a folder of classes.
+
+Other files of this folder start from it and change what differs; the result is locked,
+so that a misspelt field is an error that names it.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """A fresh, locked config."""
+    config = ConfigDict()
+    config.seed = 0
+    config.steps = 100_000  # optimiser steps.
+    config.batch_size = 32  # examples a step, over all devices and hosts.
+    config.ema_decay = 0.999  # of the averaged weights, which are exported.
+    config.log_every = 50  # steps.
+    config.checkpoint_every = 1000  # steps.
+    config.keep_checkpoints = 2
+    config.devices = 0  # of this host; 0: all.
+    config.distributed = False  # several hosts: jax.distributed finds them.
+    config.init_from = (
+        ""  # a workdir, whose averaged weights are the start where they fit.
+    )
+
+    config.model = ConfigDict(
+        {
+            "name": "delg",
+            "depth": 50,  # 18, 26, 50, 101.
+            "width": 64,  # channels of the stem.
+            "layout": "v1.5",  # or "keras".
+            "attention_width": 512,
+            "reduced_dimension": 128,  # of a local descriptor.
+            "global_dimension": 2048,
+            "gem_power": 3.0,
+        }
+    )
+
+    config.data = ConfigDict()
+    config.data.directory = "data"  # prepared datasets and teacher maps.
+    config.data.max_side = 1024  # pixels of a stored image.
+    config.data.threads = 4
+    # By name: path (folder of class folders, or CSV), images (folder of a CSV's
+    # images), label_column, holdout (classes left out), weight (share of the examples).
+    # In alphabetical order: the first images fit the teacher's subspace.
+    config.data.sources = ConfigDict()
+
+    # Two views of an image; the fields are those of delf_jax.augment.ViewSettings.
+    config.views = ConfigDict()
+    config.views.size = 321  # pixels.
+    config.views.resolutions = (220.0, 800.0)  # pixels, long side of the whole image.
+    config.views.zoom = 0.25  # log of the ratio between the views, standard deviation.
+    config.views.rotation = 0.15  # radians, standard deviation.
+    config.views.shear = 0.08
+    config.views.perspective = 0.12
+    config.views.shift = 0.15  # of the view's side.
+    config.views.colour = 1.0  # 0: none.
+
+    # Weights; 0 turns a loss, and what only it needs, off.
+    config.loss = ConfigDict()
+    config.loss.arcface = 1.0
+    config.loss.attention = 1.0
+    config.loss.reconstruction = 10.0
+    config.loss.distillation = 0.0
+    config.loss.global_distillation = 0.0
+    config.loss.correspondence = 0.0
+    config.loss.matchability = 0.0
+    config.loss.margin = 0.1  # ArcFace, radians.
+    config.loss.scale = 45.25  # ArcFace; sqrt(2048) in [DELG].
+    config.loss.temperature = 0.07  # of the correspondence softmax.
+    config.loss.positive_radius = 8.0  # pixels of a view.
+    config.loss.ignore_radius = 24.0  # pixels of a view.
+    # False, as in [DELG]: local descriptors only train their own reduction.
+    config.loss.descriptors_train_backbone = False
+
+    config.teacher = ConfigDict()
+    config.teacher.weights = ""  # .npz of the network that teaches.
+    config.teacher.long_sides = (256, 384, 540)  # pixels.
+    config.teacher.dimension = 256  # of the reduced teacher maps.
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "adamw"  # or "sgd".
+    config.optimizer.learning_rate = 1e-3  # at the peak.
+    config.optimizer.warmup_steps = 500
+    config.optimizer.final_factor = 0.0  # of the learning rate, at the last step.
+    config.optimizer.weight_decay = 1e-2  # of kernels only.
+    config.optimizer.momentum = 0.9  # b1 of adamw.
+    config.optimizer.clip_norm = 10.0  # of the gradient; 0: none.
+
+    # What the exported model extracts with unless told otherwise.
+    config.extraction = ConfigDict()
+    config.extraction.image_scales = (0.25, 0.3535, 0.5, 0.7071, 1.0, 1.4142, 2.0)
+    config.extraction.global_scales = (3, 4, 5)  # indices of image_scales.
+    config.extraction.max_image_size = 1024  # pixels.
+    config.extraction.max_features = 1000
+    config.extraction.attention_threshold = 0.0
+    return config.lock()

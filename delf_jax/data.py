@@ -1,0 +1,245 @@
+"""Labelled images on disk as a seeded, resumable stream of training batches.
+
+A folder per class or a CSV becomes a tensorflow-datasets builder in the array_record
+format, which is read at random and without TensorFlow; grain shuffles, transforms on
+threads and batches.
+"""
+
+import csv
+import hashlib
+import io
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+
+from delf_jax.files import InputError
+from delf_jax.images import SUFFIXES, decode_image, read_image
+
+UNLABELLED = -1  # label of an image that belongs to no class.
+JPEG_QUALITY = 95
+Transform = Callable[[dict, np.random.Generator], dict]
+
+
+class Record(NamedTuple):
+    """One labelled image file; an empty label is none."""
+
+    id: str
+    path: pathlib.Path
+    label: str
+
+
+def list_records(
+    path: str, images: str = "", label_column: str = "label"
+) -> list[Record]:
+    """The images of a folder per class, or those that a CSV names, ordered by id.
+
+    Args:
+      path: a folder, whose subfolders are classes, or a .csv file with a header, a
+        column `image` and a column of labels.
+      images: folder that the CSV's image names are relative to; empty: the CSV's own.
+      label_column: of the CSV.
+    """
+    source = pathlib.Path(path)
+    if source.is_dir():
+        found = [p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES]
+        names = [p.relative_to(source) for p in found]
+        records = [
+            Record(name.as_posix(), file, name.parts[0] if len(name.parts) > 1 else "")
+            for name, file in zip(names, found, strict=True)
+        ]
+    elif source.is_file():
+        records = _read_csv(source, pathlib.Path(images or source.parent), label_column)
+    else:
+        raise InputError(f"{path}: no such folder or CSV of training images")
+    if not records:
+        raise InputError(f"{path}: no images found to train on")
+    return sorted(records)
+
+
+def _read_csv(source: pathlib.Path, root: pathlib.Path, label: str) -> list[Record]:
+    with source.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        missing = {"image", label} - set(rows.fieldnames or ())
+        if missing:
+            raise InputError(f"{source}: the CSV has no column {min(missing)!r}")
+        return [Record(r["image"], root / r["image"], r[label]) for r in rows]
+
+
+class LabelledImages(tfds.core.GeneratorBasedBuilder):
+    """Images, shrunk to a largest side, with their ids and class names."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, records: Sequence[Record], max_side: int, **kwargs: Any):
+        self._records, self._max_side = records, max_side
+        self.failures: list[str] = []
+        super().__init__(file_format="array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Images of instances, each a class.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "id": tfds.features.Text(),
+                    "image": tfds.features.Image(
+                        shape=(None, None, 3), encoding_format="jpeg"
+                    ),
+                    "label": tfds.features.Text(),
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[str, dict]]:
+        for record in self._records:
+            try:
+                encoded = _shrunk_jpeg(read_image(record.path), self._max_side)
+            except InputError as error:
+                self.failures.append(str(error))
+                continue
+            image = io.BytesIO(encoded)
+            yield record.id, {"id": record.id, "image": image, "label": record.label}
+
+
+def _shrunk_jpeg(image: np.ndarray, max_side: int) -> bytes:
+    scale = max_side / max(image.shape[:2])
+    if scale < 1:
+        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), quality)
+    return encoded.tobytes()
+
+
+class Source:
+    """Random access to prepared images: {"id", "image" uint8 [H, W, 3], "label"}."""
+
+    def __init__(self, name: str, encoded: Any, classes: dict[str, int]):
+        self.name, self.classes = name, classes
+        self._encoded = encoded
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def __getitem__(self, index: int) -> dict:
+        example = self._encoded[int(index)]
+        label = example["label"].decode()
+        return {
+            "id": self.identifier(index),
+            "image": decode_image(bytes(example["image"])),
+            "label": self.classes.get(label, UNLABELLED),
+        }
+
+    def identifier(self, index: int) -> str:
+        """The image's id, unique among sources, without decoding it."""
+        return f"{self.name}/{self._encoded[int(index)]['id'].decode()}"
+
+
+def prepare(
+    name: str, records: Sequence[Record], directory: str, *, max_side: int
+) -> tuple[Any, list[str]]:
+    """The dataset of `records`, built under `directory` once, and what failed just now.
+
+    The folder is named by a digest of the ids, labels, file sizes and `max_side`:
+    changed files are another dataset.
+    """
+    digest = hashlib.sha256(str(max_side).encode())
+    for record in records:
+        size = record.path.stat().st_size if record.path.is_file() else -1
+        digest.update(f"\n{record.id}\t{record.label}\t{size}".encode())
+    builder = LabelledImages(
+        records=records,
+        max_side=max_side,
+        data_dir=str(directory),
+        config=tfds.core.BuilderConfig(name=f"{name}-{digest.hexdigest()[:12]}"),
+    )
+    tfds.disable_progress_bar()
+    options = tfds.download.DownloadConfig(try_download_gcs=False)
+    builder.download_and_prepare(download_config=options)
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    encoded = builder.as_data_source("train", decoders=decoders)
+    return encoded, builder.failures
+
+
+def open_sources(
+    settings: dict[str, dict], directory: str, *, max_side: int
+) -> tuple[list[Source], list[str]]:
+    """The sources that a config names, their classes numbered in one row, and failures.
+
+    Args:
+      settings: by name: `path`, `images`, `label_column` of `list_records` and
+        `holdout`, the class names to leave out.
+      directory: where the prepared datasets lie.
+      max_side: of a stored image, in pixels.
+    """
+    sources, failures, first = [], [], 0
+    for name, source in settings.items():
+        records = list_records(
+            source["path"],
+            source.get("images", ""),
+            source.get("label_column", "label"),
+        )
+        names = {record.label for record in records}
+        unknown = sorted(set(source.get("holdout", ())) - names)
+        if unknown:
+            raise InputError(f"data.sources.{name}.holdout: no class {unknown[0]!r}")
+        records = [r for r in records if r.label not in source.get("holdout", ())]
+        labels = sorted({record.label for record in records} - {""})
+        classes = {label: first + i for i, label in enumerate(labels)}
+        first += len(labels)
+        encoded, failed = prepare(name, records, directory, max_side=max_side)
+        failures += failed
+        if not len(encoded):
+            raise InputError(
+                f"data.sources.{name}: no readable image is left to train on"
+            )
+        sources.append(Source(name, encoded, classes))
+    return sources, failures
+
+
+def batches(
+    sources: Sequence[Source],
+    weights: Sequence[float],
+    transform: Transform,
+    *,
+    batch_size: int,
+    seed: int,
+    part: tuple[int, int] = (0, 1),
+    threads: int = 4,
+) -> grain.DatasetIterator:
+    """An endless iterator of batches of `transform(example, rng)` with `get_state`.
+
+    What comes depends on the seed and the position alone, not on the threads.
+
+    Args:
+      sources: mixed in proportion to `weights`.
+      weights: one for each source.
+      transform: from an example of a source to arrays of one shape each.
+      batch_size: of this host.
+      seed: of the order and of the transforms.
+      part: (i, n), this host takes every n-th image from the i-th of the shuffled.
+      threads: that read and transform.
+    """
+    host, hosts = part
+    streams = []
+    for number, source in enumerate(sources):
+        if len(source) < hosts:
+            raise InputError(
+                f"data.sources.{source.name}: {len(source)} images are too few for "
+                f"{hosts} hosts"
+            )
+        stream = grain.MapDataset.source(source).seed(seed + number).shuffle()
+        streams.append(stream[host::hosts].repeat())
+    mixed = grain.MapDataset.mix(streams, weights) if len(streams) > 1 else streams[0]
+    mixed = mixed.seed(seed + host * 1_000_003)  # hosts draw different views.
+    batched = mixed.random_map(transform).batch(batch_size, drop_remainder=True)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(batched.to_iter_dataset(options))

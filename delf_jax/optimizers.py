@@ -1,0 +1,41 @@
+"""Optimisers by name, with their learning rate by step."""
+
+from typing import Any
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from delf_jax.files import InputError
+
+Tree = Any
+
+
+def make_optimizer(
+    settings: ConfigDict, steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimiser of `config.optimizer` and its learning rate by step."""
+    peak = settings.learning_rate
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=peak,
+        warmup_steps=min(settings.warmup_steps, steps - 1),
+        decay_steps=steps,
+        end_value=peak * settings.final_factor,
+    )
+    chain = (
+        [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
+    )
+    decay = optax.add_decayed_weights(settings.weight_decay, mask=_is_kernel)
+    if settings.name == "adamw":
+        chain += [optax.scale_by_adam(b1=settings.momentum), decay]
+    elif settings.name == "sgd":
+        chain += [decay, optax.trace(settings.momentum)]
+    else:
+        raise InputError(f"optimizer.name is {settings.name!r}: use 'adamw' or 'sgd'")
+    return optax.chain(*chain, optax.scale_by_learning_rate(schedule)), schedule
+
+
+def _is_kernel(params: Tree) -> Tree:
+    """True for matrices and convolutions: biases and BatchNorm are not decayed."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
