@@ -46,8 +46,12 @@ def load_teacher(path: str) -> Callable[[Float[np.ndarray, "H W 3"]], np.ndarray
             }
     except (OSError, ValueError) as error:
         raise files.InputError(f"{path}: not readable as teacher weights ({error})")
-    forward = jax.jit(lambda image: _forward(arrays, image[None])[0])
-    return lambda image: np.asarray(forward(image))
+    arrays = {
+        name: jnp.asarray(_kernel(x) if name.endswith("_weights") else x)
+        for name, x in arrays.items()
+    }
+    forward = jax.jit(_forward)  # weights as constants would compile for ever.
+    return lambda image: np.asarray(forward(arrays, image[None])[0])
 
 
 def _kernel(weights: np.ndarray) -> np.ndarray:
@@ -56,11 +60,11 @@ def _kernel(weights: np.ndarray) -> np.ndarray:
     return weights if hwio else weights.transpose(1, 2, 3, 0)
 
 
-def _forward(arrays: dict[str, np.ndarray], x: jax.Array) -> jax.Array:
+def _forward(arrays: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     def conv(x, name, stride=1, pad=0):
         y = lax.conv_general_dilated(
             x,
-            _kernel(arrays[f"{name}_weights"]),
+            arrays[f"{name}_weights"],
             (stride, stride),
             ((pad, pad), (pad, pad)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
