@@ -216,7 +216,8 @@ COMMANDS = {
     ),
     "train": Command(
         "train a model; again with the same workdir, it goes on",
-        "train --config=configs/delg_tiny.py --workdir=runs/tiny --config.seed=3",
+        "train --config=configs/delg_tiny.py --workdir=runs/tiny\n"
+        "train --config=my.py --workdir=runs/mine --config.seed=3",
         _train_options,
         commands.run_train,
     ),

@@ -100,7 +100,9 @@ def run_train(options: argparse.Namespace) -> int:
     _prepare_jax()
     from delf_jax import train
 
-    train.train(config, options.workdir)
+    outcome = train.train(config, options.workdir)
+    if outcome.finished:
+        print(f"model: {pathlib.Path(options.workdir) / 'model'}")
     return 0
 
 

@@ -1,0 +1,176 @@
+import errno
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from delf_jax import cli, commands
+from delf_jax.files import InputError
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def run(monkeypatch, *arguments, behaviour=lambda options: 0):
+    """The exit status, and the options that the command was given."""
+    seen = []
+
+    def command(options):
+        seen.append(options)
+        return behaviour(options)
+
+    name = arguments[0]
+    monkeypatch.setitem(cli.COMMANDS, name, cli.COMMANDS[name]._replace(run=command))
+    status = cli.main(arguments)
+    return status, seen[0]
+
+
+def failing(error):
+    def behaviour(options):
+        raise error
+
+    return behaviour
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_fits_a_screen_and_shows_an_example(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(cli, "_PROGRAM", "python -m delf_jax")
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([command, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    example = lines[lines.index("example:") + 1]
+    assert f" {command} " in example
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_list_of_commands_fits_a_screen(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) <= 24
+    assert all(command in out for command in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [["main.py"], ["-m", "delf_jax"]])
+def test_help_does_not_wait_for_jax(arguments):
+    program = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments, "search", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert f"python {' '.join(arguments)} search" in program.stdout
+    imported = {line.split("|")[-1].strip() for line in program.stderr.splitlines()}
+    assert "delf_jax.cli" in imported
+    assert not imported & {"jax", "numpy", "matplotlib", "absl"}
+
+
+def test_examples_are_valid_commands(monkeypatch):
+    for name, command in cli.COMMANDS.items():
+        for example in command.example.splitlines():
+            assert run(monkeypatch, *example.split())[0] == 0, (name, example)
+
+
+def test_options_take_their_value_after_an_equals_sign(monkeypatch):
+    arguments = ("search", "q.jpg", "--index=i", "--top=3", "--no_rerank", "--html=h")
+    _, options = run(monkeypatch, *arguments)
+    assert (options.paths, options.index, options.top) == (["q.jpg"], "i", 3)
+    assert (options.no_rerank, options.html, options.json) == (True, "h", None)
+
+
+def test_several_images_are_added_or_removed_at_once(monkeypatch):
+    _, options = run(monkeypatch, "index", "--index=i", "--remove", "a/1.jpg", "b.jpg")
+    assert options.remove == ["a/1.jpg", "b.jpg"]
+    _, options = run(monkeypatch, "index", "--add", "x", "y", "--index=i")
+    assert (options.add, options.index) == (["x", "y"], "i")
+
+
+def test_train_passes_fields_of_the_config_on(monkeypatch):
+    fields = ["--config.seed=3", "--config.model.depth=18"]
+    _, options = run(monkeypatch, "train", "--config=c", "--workdir=w", *fields)
+    assert options.rest == fields
+
+
+def test_parts_count_from_zero(monkeypatch):
+    _, options = run(monkeypatch, "extract", "p", "--out=o", "--part=3/4")
+    assert options.part == (3, 4)
+
+
+@pytest.mark.parametrize("part", ["4/4", "-1/4", "1", "a/b", "1/0", "1/2/3"])
+def test_a_part_that_is_none_is_refused(part, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["extract", "p", "--out=o", f"--part={part}"])
+    assert part in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["find"],
+        ["match", "a.jpg"],
+        ["search", "a.jpg"],
+        ["search", "a.jpg", "--index=i", "--tops=3"],
+        ["search", "a.jpg", "--index=i", "--top=many"],
+        ["extract", "p", "--ou=o"],
+    ],
+)
+def test_a_wrong_command_line_is_explained(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments)
+    assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (InputError("a.jpg: broken"), 2, "a.jpg: broken"),
+        (OSError(errno.ENOSPC, "", "out.png"), 1, "out.png: no space left"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "x: Permission"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_errors_are_one_sentence_and_an_exit_status(
+    monkeypatch, capsys, error, status, words
+):
+    arguments = ("search", "q", "--index=i")
+    found, _ = run(monkeypatch, *arguments, behaviour=failing(error))
+    assert found == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {words}")
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+    with pytest.raises(ZeroDivisionError):
+        run(monkeypatch, "demo", behaviour=lambda options: 1 / 0)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    program = (
+        "import sys\n"
+        "from delf_jax import cli\n"
+        "def many(options):\n"
+        "    for _ in range(100_000): print('a line of a long table')\n"
+        "demo = cli.COMMANDS['demo']._replace(run=many)\n"
+        "cli.COMMANDS['demo'] = demo\n"
+        "sys.exit(cli.main(['demo']))\n"
+    )
+    writer = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    )
+    writer.stdout.readline()
+    writer.stdout.close()
+    assert writer.stderr.read() == b""
+    writer.stderr.close()
+    assert writer.wait() == 0
+
+
+def test_every_command_is_behind_its_name():
+    for name, command in cli.COMMANDS.items():
+        assert command.run is getattr(commands, f"run_{name}")
