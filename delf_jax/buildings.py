@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from delf_jax import drawing, emblems, facades, ornaments, solids
-from delf_jax.drawing import fill, finish, rectangle
+from delf_jax.drawing import Number, fill, finish, rectangle
 from delf_jax.facades import Look
 from delf_jax.solids import Surface
 
@@ -24,7 +24,7 @@ class Building(NamedTuple):
 
 
 def _gable_house(
-    rng: np.random.Generator, look: Look, x: float, width: float, depth: float
+    rng: np.random.Generator, look: Look, x: Number, width: Number, depth: Number
 ) -> tuple[list[Surface], float]:
     """A house with its gable to the street, and its height."""
     storeys = int(rng.integers(2, 5))
@@ -86,9 +86,9 @@ def town_houses(rng: np.random.Generator) -> Building:
 def _tower(
     rng: np.random.Generator,
     look: Look,
-    corner: tuple[float, float],
-    width: float,
-    height: float,
+    corner: tuple[Number, Number],
+    width: Number,
+    height: Number,
     storeys: int,
     clock: bool = False,
 ) -> list[Surface]:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from delf_jax import drawing, solids
-from delf_jax.drawing import Level
+from delf_jax.drawing import Level, Number
 from delf_jax.solids import Surface
 
 _GAMMA = 2.2
@@ -33,12 +33,12 @@ class Conditions(NamedTuple):
     contrast: float
     saturation: float
     blur: float  # standard deviation, pixels of a picture 320 pixels large
-    motion: tuple[float, float]  # camera shake (y, x) in such pixels
+    motion: tuple[Number, Number]  # camera shake (y, x) in such pixels
     noise: float  # standard deviation, 0 to 255
     quality: int  # of JPEG; 100 leaves the picture as it is
 
 
-def _direction(azimuth: float, elevation: float) -> Float[np.ndarray, "3"]:
+def _direction(azimuth: Number, elevation: Number) -> Float[np.ndarray, "3"]:
     """A unit vector; azimuth 0 is behind the visitor, positive to the right."""
     across = np.cos(elevation)
     return np.array(
@@ -73,14 +73,14 @@ class _Hour(NamedTuple):
     """What an hour of the day decides; pairs are ranges."""
 
     share: float  # of all photos
-    elevation: tuple[float, float]  # of the sun, or of floodlights before the front
-    sunlight: tuple[float, float, float]
-    ambient: tuple[float, float, float]
-    zenith: tuple[float, float, float]
-    horizon: tuple[float, float, float]
-    cover: tuple[float, float]
+    elevation: tuple[Number, Number]  # of the sun, or of floodlights before the front
+    sunlight: tuple[Number, Number, Number]
+    ambient: tuple[Number, Number, Number]
+    zenith: tuple[Number, Number, Number]
+    horizon: tuple[Number, Number, Number]
+    cover: tuple[Number, Number]
     shadows: bool = True
-    lamps: float = 0.0
+    lamps: Number = 0.0
 
 
 _HOURS = (
@@ -194,7 +194,7 @@ def light(
 def _gain(light: Float[np.ndarray, "3"]) -> UInt8[np.ndarray, "256 1 3"]:
     """The table that multiplies gamma-coded values by an amount of linear light."""
     table = np.arange(256)[:, None, None] * light ** (1 / _GAMMA)
-    return table.clip(0, 255).astype(np.uint8)
+    return np.rint(table.clip(0, 255)).astype(np.uint8)
 
 
 def _area(surface: Surface) -> float:
@@ -295,14 +295,14 @@ def _hazy(image, weather: Conditions, inverse_depth):
     far = np.exp(np.float32(-weather.haze) / np.maximum(inverse_depth, 1e-4))
     far[inverse_depth <= 0] = 1  # the sky has its own colour
     horizon = weather.horizon.astype(np.float32)
-    return (horizon + (image - horizon) * far[..., None]).astype(np.uint8)
+    return (horizon + (image - horizon) * far[..., None] + 0.5).astype(np.uint8)
 
 
 def _curve(weather: Conditions) -> UInt8[np.ndarray, "256 1 3"]:
     value = np.arange(256)[:, None, None] / 255 * weather.exposure * weather.balance
     value = 0.5 + (value - 0.5) * weather.contrast
     shoulder = np.where(value > 0.8, 0.8 + 0.2 * np.tanh((value - 0.8) / 0.2), value)
-    return (255 * shoulder.clip(0, 1)).astype(np.uint8)
+    return np.rint(255 * shoulder.clip(0, 1)).astype(np.uint8)
 
 
 def _streak(shake: Float[np.ndarray, "2"]) -> Float[np.ndarray, "K K"]:

@@ -6,14 +6,15 @@ lit from any side.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int32, Real, UInt8
 
-Colour = tuple[float, float, float]
+Number = int | float | np.number
+Colour = tuple[Number, Number, Number] | Real[np.ndarray, "3"]
+Outline = Real[np.ndarray, "K 2"]
 _NOISE_SIDE = 512
 _SLOPE_GAIN = 260.0
 
@@ -43,7 +44,7 @@ class Texture(NamedTuple):
     levels: tuple[Level, ...]
 
 
-def blank(width: float, height: float, density: float, colour: Colour) -> Canvas:
+def blank(width: Number, height: Number, density: Number, colour: Colour) -> Canvas:
     """A flat, opaque canvas of one colour, `width` by `height` units."""
     shape = (max(round(height * density), 4), max(round(width * density), 4))
     return Canvas(
@@ -56,7 +57,7 @@ def blank(width: float, height: float, density: float, colour: Colour) -> Canvas
 
 
 def noise(
-    rng: np.random.Generator, shape: tuple[int, int], exponent: float
+    rng: np.random.Generator, shape: tuple[int, int], exponent: Number
 ) -> Float[np.ndarray, "H W"]:
     """Unit-variance noise with spectrum 1 / f^exponent, cut out of a fixed tile."""
     tile = _noise_tile(exponent)
@@ -67,7 +68,7 @@ def noise(
 
 
 @functools.cache
-def _noise_tile(exponent: float) -> Float[np.ndarray, "side side"]:
+def _noise_tile(exponent: Number) -> Float[np.ndarray, "side side"]:
     rng = np.random.default_rng(round(1000 * exponent))
     spectrum = np.fft.rfft2(rng.standard_normal((_NOISE_SIDE, _NOISE_SIDE)))
     radius = np.hypot(
@@ -82,9 +83,9 @@ def masonry(
     canvas: Canvas,
     rng: np.random.Generator,
     *,
-    block: tuple[float, float],
-    mortar: float,
-    variation: float,
+    block: tuple[Number, Number],
+    mortar: Number,
+    variation: Number,
     joint_colour: Colour,
 ) -> None:
     """Lays courses of blocks (width, height in units) over the colour of a canvas."""
@@ -111,8 +112,8 @@ def mottle(
     canvas: Canvas,
     rng: np.random.Generator,
     *,
-    fine: float = 0.05,
-    coarse: float = 0.08,
+    fine: Number = 0.05,
+    coarse: Number = 0.08,
 ) -> None:
     """Roughens and stains the colour of a canvas, by fractions of its brightness."""
     shape = canvas.relief.shape
@@ -125,10 +126,10 @@ def mottle(
 
 def fill(
     canvas: Canvas,
-    outline: Float[np.ndarray, "K 2"],
-    colour: Sequence[float] | None,
-    relief: float | None = None,
-    glow: Sequence[float] | None = None,
+    outline: Outline,
+    colour: Colour | None,
+    relief: Number | None = None,
+    glow: Colour | None = None,
 ) -> None:
     """Fills an outline, (x, y) in units, with a colour, a relief and a glow.
 
@@ -146,12 +147,12 @@ def fill(
         cv2.fillPoly(canvas.glow, pixels, (0.0, 0.0, 0.0), cv2.LINE_AA, 4)
 
 
-def cut(canvas: Canvas, outline: Float[np.ndarray, "K 2"]) -> None:
+def cut(canvas: Canvas, outline: Outline) -> None:
     """Cuts an opening out of a canvas."""
     cv2.fillPoly(canvas.alpha, [to_pixels(canvas, outline)], 0.0, cv2.LINE_8, 4)
 
 
-def keep(canvas: Canvas, outline: Float[np.ndarray, "K 2"]) -> None:
+def keep(canvas: Canvas, outline: Outline) -> None:
     """Cuts away everything outside an outline."""
     kept = np.zeros_like(canvas.alpha)
     cv2.fillPoly(kept, [to_pixels(canvas, outline)], 255.0, cv2.LINE_8, 4)
@@ -159,7 +160,7 @@ def keep(canvas: Canvas, outline: Float[np.ndarray, "K 2"]) -> None:
 
 
 def write(
-    canvas: Canvas, text: str, x: float, y: float, height: float, colour: Colour
+    canvas: Canvas, text: str, x: Number, y: Number, height: Number, colour: Colour
 ) -> None:
     """Letters of a height in units, centred on (x, y)."""
     size = height * canvas.density / 21
@@ -173,18 +174,18 @@ def write(
     )
 
 
-def rectangle(x: float, y: float, width: float, height: float):
+def rectangle(x: Number, y: Number, width: Number, height: Number):
     """The outline of a rectangle from its lower left corner."""
     return np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height)])
 
 
-def polygon(x: float, y: float, radius: float, sides: int = 24, turn: float = 0.0):
+def polygon(x: Number, y: Number, radius: Number, sides: int = 24, turn: Number = 0.0):
     """The outline of a regular polygon around (x, y), by default nearly a circle."""
     angles = turn + np.arange(sides) * (2 * np.pi / sides)
     return np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], -1)
 
 
-def opening(kind: str, x: float, y: float, width: float, height: float):
+def opening(kind: str, x: Number, y: Number, width: Number, height: Number):
     """The outline of a window or door centred on x that stands on y.
 
     kind: "square", "round" (semicircular head) or "pointed" (Gothic head).
@@ -246,7 +247,7 @@ def finish(canvas: Canvas) -> Texture:
     return Texture(tuple(levels))
 
 
-def _shaded(relief: Float[np.ndarray, "H W"], density: float):
+def _shaded(relief: Float[np.ndarray, "H W"], density: Number):
     """Where the relief above keeps off light that falls at about 50 degrees."""
     shaded = np.zeros(relief.shape, bool)
     for length in (0.05, 0.1, 0.2, 0.35):
@@ -266,7 +267,7 @@ def _halved(level: Level) -> Level:
     )
 
 
-def to_pixels(canvas: Canvas, outline: Float[np.ndarray, "K 2"]) -> np.ndarray:
+def to_pixels(canvas: Canvas, outline: Outline) -> Int32[np.ndarray, "K 2"]:
     """Fixed-point (x, y) with four fractional bits, as OpenCV takes them."""
     pixels = np.asarray(outline, np.float64) * (canvas.density, -canvas.density)
     pixels += (-0.5, canvas.relief.shape[0] - 0.5)

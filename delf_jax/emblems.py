@@ -3,7 +3,7 @@
 import numpy as np
 
 from delf_jax import drawing
-from delf_jax.drawing import Canvas, Colour, fill, polygon, rectangle
+from delf_jax.drawing import Canvas, Colour, Number, fill, polygon, rectangle
 from delf_jax.ornaments import VIVID, Style, rosette
 
 _LETTERS = np.array(list("ABCDEFGHILMNOPRSTUVZ"))
@@ -13,9 +13,9 @@ def statue(
     canvas: Canvas,
     rng: np.random.Generator,
     style: Style,
-    x: float,
-    y: float,
-    height: float,
+    x: Number,
+    y: Number,
+    height: Number,
 ) -> None:
     """A robed figure in a niche; what it holds and wears is random."""
     width = 0.5 * height
@@ -186,7 +186,7 @@ def shield(canvas: Canvas, rng: np.random.Generator, x, y, height) -> None:
 
 
 def emblem(
-    canvas: Canvas, rng: np.random.Generator, style: Style, x, y, size: float
+    canvas: Canvas, rng: np.random.Generator, style: Style, x, y, size: Number
 ) -> None:
     """One of the ornaments above, chosen at random, within a square around (x, y)."""
     kind = rng.integers(6)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from delf_jax import drawing, emblems, ornaments
-from delf_jax.drawing import Canvas, Colour, Texture, fill, rectangle
+from delf_jax.drawing import Canvas, Colour, Number, Texture, fill, rectangle
 from delf_jax.ornaments import Style
 
 # wall colour, (block width, height), mortar width, variation, joints' brightness
@@ -42,7 +42,7 @@ class Look(NamedTuple):
 
 
 def draw_look(
-    rng: np.random.Generator, extent: float, materials: tuple[str, ...] = ()
+    rng: np.random.Generator, extent: Number, materials: tuple[str, ...] = ()
 ) -> Look:
     """A random look, from `materials` if any, for a facade `extent` units large."""
     choices = materials or (*_MATERIALS, "plaster", "plaster", "timber")
@@ -63,9 +63,9 @@ def draw_look(
 def bare(
     rng: np.random.Generator,
     look: Look,
-    width: float,
-    height: float,
-    detail: float = 1.0,
+    width: Number,
+    height: Number,
+    detail: Number = 1.0,
 ) -> Canvas:
     """A wall of the look's material, nothing on it yet."""
     canvas = drawing.blank(width, height, look.density * detail, look.wall)
@@ -104,14 +104,14 @@ def _timber(canvas: Canvas, rng: np.random.Generator, width, height) -> None:
 def facade(
     rng: np.random.Generator,
     look: Look,
-    width: float,
-    height: float,
+    width: Number,
+    height: Number,
     *,
     storeys: int,
     bays: int,
     entrance: bool = True,
-    decorated: float = 0.35,
-    detail: float = 1.0,
+    decorated: Number = 0.35,
+    detail: Number = 1.0,
 ) -> Canvas:
     """A wall with storeys of windows between string courses, cornice on top.
 
@@ -145,10 +145,10 @@ def _storey(
     canvas: Canvas,
     rng: np.random.Generator,
     look: Look,
-    low: float,
-    cell: tuple[float, float, int],
+    low: Number,
+    cell: tuple[Number, Number, int],
     entrance: bool,
-    decorated: float,
+    decorated: Number,
 ) -> None:
     """One row of windows; with an entrance, the middle one is a door."""
     floor, bay, bays = cell
@@ -181,9 +181,9 @@ def _storey(
 def roof(
     rng: np.random.Generator,
     look: Look,
-    width: float,
-    height: float,
-    detail: float = 0.8,
+    width: Number,
+    height: Number,
+    detail: Number = 0.8,
 ) -> Texture:
     """Rows of tiles or slates, some replaced, now and then a dormer."""
     canvas = drawing.blank(width, height, look.density * detail, look.roof)
@@ -201,7 +201,9 @@ def roof(
     return drawing.finish(canvas)
 
 
-def metal(rng: np.random.Generator, look: Look, width: float, height: float) -> Texture:
+def metal(
+    rng: np.random.Generator, look: Look, width: Number, height: Number
+) -> Texture:
     """Standing seams of copper or lead, for domes and spires."""
     canvas = drawing.blank(width, height, look.density * 0.7, look.roof)
     for x in np.linspace(0, width, 4):
@@ -214,15 +216,15 @@ def metal(rng: np.random.Generator, look: Look, width: float, height: float) -> 
 def plain(
     rng: np.random.Generator,
     look: Look,
-    width: float,
-    height: float,
-    detail: float = 0.6,
+    width: Number,
+    height: Number,
+    detail: Number = 0.6,
 ) -> Texture:
     """A wall without openings, for towers' feet, parapets, columns and copings."""
     return drawing.finish(bare(rng, look, width, height, detail))
 
 
-def gabled(canvas: Canvas, eaves: float, steps: int = 0) -> Canvas:
+def gabled(canvas: Canvas, eaves: Number, steps: int = 0) -> Canvas:
     """The canvas cut to a gable above `eaves`, straight or in steps."""
     height, width = (n / canvas.density for n in canvas.relief.shape)
     middle, rise = width / 2, height - eaves
@@ -240,7 +242,7 @@ def gabled(canvas: Canvas, eaves: float, steps: int = 0) -> Canvas:
     return canvas
 
 
-def battlements(canvas: Canvas, merlon: float, depth: float) -> Canvas:
+def battlements(canvas: Canvas, merlon: Number, depth: Number) -> Canvas:
     """The canvas with its top edge notched."""
     height, width = (n / canvas.density for n in canvas.relief.shape)
     count = max(round(width / (2 * merlon)), 1)

@@ -4,7 +4,7 @@ import numpy as np
 
 from delf_jax import drawing, emblems, facades, ornaments, solids
 from delf_jax.buildings import Building
-from delf_jax.drawing import fill, finish, rectangle
+from delf_jax.drawing import Number, fill, finish, rectangle
 
 
 def castle(rng: np.random.Generator) -> Building:
@@ -232,7 +232,9 @@ def domed_church(rng: np.random.Generator) -> Building:
     return Building(surfaces, width, depth, top + 2)
 
 
-def _minarets(rng: np.random.Generator, look: facades.Look, width: float, tall: float):
+def _minarets(
+    rng: np.random.Generator, look: facades.Look, width: Number, tall: Number
+):
     surfaces, height = [], tall + rng.uniform(3, 7)
     for side in (-1, 1):
         skin = facades.facade(

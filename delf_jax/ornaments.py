@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from delf_jax import drawing
-from delf_jax.drawing import Canvas, Colour, fill, polygon, rectangle
+from delf_jax.drawing import Canvas, Colour, Number, fill, polygon, rectangle
 
 VIVID = (
     (176, 42, 40),
@@ -65,7 +65,7 @@ def draw_style(rng: np.random.Generator, wall: Colour) -> Style:
     )
 
 
-def scaled(outline: np.ndarray, grow: float) -> np.ndarray:
+def scaled(outline: np.ndarray, grow: Number) -> np.ndarray:
     """The outline moved outwards by about `grow` units."""
     low, high = outline.min(0), outline.max(0)
     centre, half = (low + high) / 2, (high - low) / 2
@@ -76,10 +76,10 @@ def window(
     canvas: Canvas,
     rng: np.random.Generator,
     style: Style,
-    x: float,
-    y: float,
-    width: float,
-    height: float,
+    x: Number,
+    y: Number,
+    width: Number,
+    height: Number,
     kind: str | None = None,
 ) -> None:
     """A window centred on x whose sill lies at y."""
@@ -112,7 +112,7 @@ def window(
         _flower_box(canvas, rng, x, y, width)
 
 
-def _window_head(canvas: Canvas, style: Style, x: float, top: float, width: float):
+def _window_head(canvas: Canvas, style: Style, x: Number, top: Number, width: Number):
     half = 0.7 * width
     if style.head == "lintel":
         fill(
@@ -173,9 +173,9 @@ def door(
     canvas: Canvas,
     rng: np.random.Generator,
     style: Style,
-    x: float,
-    width: float,
-    height: float,
+    x: Number,
+    width: Number,
+    height: Number,
     kind: str = "round",
 ) -> None:
     """A portal of receding arches with two panelled leaves, steps before it."""
@@ -205,7 +205,7 @@ def door(
 
 
 def pilaster(
-    canvas: Canvas, style: Style, x: float, y: float, width: float, height: float
+    canvas: Canvas, style: Style, x: Number, y: Number, width: Number, height: Number
 ) -> None:
     """A flat fluted column with base and capital."""
     shaft = rectangle(x - width / 2, y, width, height)
@@ -222,7 +222,9 @@ def pilaster(
         fill(canvas, part, np.array(style.trim) * 1.05, 0.3)
 
 
-def cornice(canvas: Canvas, style: Style, y: float, height: float, depth: float = 0.4):
+def cornice(
+    canvas: Canvas, style: Style, y: Number, height: Number, depth: Number = 0.4
+):
     """A moulding over the whole width of the canvas, with the frieze of the style."""
     width = canvas.relief.shape[1] / canvas.density
     fill(canvas, rectangle(0, y, width, height), style.trim, 0.1)
@@ -258,7 +260,7 @@ def frieze(canvas: Canvas, style: Style, x0, x1, y, height) -> None:
             fill(canvas, arc * (1, -1) + (0, y + height), dark, 0.18)
 
 
-def rosette(canvas: Canvas, motif: int, x: float, y: float, radius: float) -> None:
+def rosette(canvas: Canvas, motif: int, x: Number, y: Number, radius: Number) -> None:
     """A radial ornament that `motif` decides entirely: the mark of a landmark."""
     rng = np.random.default_rng(motif)
     petals = int(rng.integers(4, 13))
@@ -288,7 +290,7 @@ def rosette(canvas: Canvas, motif: int, x: float, y: float, radius: float) -> No
 
 
 def rose_window(
-    canvas: Canvas, style: Style, x: float, y: float, radius: float
+    canvas: Canvas, style: Style, x: Number, y: Number, radius: Number
 ) -> None:
     """A rosette of coloured glass in a stone ring, alight at night."""
     fill(canvas, polygon(x, y, 1.2 * radius, 40), style.trim, 0.25)

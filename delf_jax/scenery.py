@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 
 from delf_jax import drawing, emblems, facades, ornaments, solids
-from delf_jax.drawing import Canvas, Texture, fill, finish, polygon, rectangle
+from delf_jax.drawing import Canvas, Number, Texture, fill, finish, polygon, rectangle
 from delf_jax.solids import Surface
 
 _PAVINGS = ("cobbles", "slabs", "grass", "gravel", "bricks")
 
 
-def ground(rng: np.random.Generator, width: float, depth: float) -> list[Surface]:
+def ground(rng: np.random.Generator, width: Number, depth: Number) -> list[Surface]:
     """Lawn or gravel to the horizon and a paved square before the building."""
     far = _paving(rng, str(rng.choice(["grass", "gravel", "slabs"])), 24, 24, 12)
     field = finish(far)
@@ -43,7 +43,7 @@ def ground(rng: np.random.Generator, width: float, depth: float) -> list[Surface
 
 
 def _paving(
-    rng: np.random.Generator, kind: str, width: float, depth: float, density: float
+    rng: np.random.Generator, kind: str, width: Number, depth: Number, density: Number
 ) -> Canvas:
     colours = {
         "grass": (92, 116, 58),
@@ -90,7 +90,7 @@ def _ground_ornament(canvas: Canvas, rng: np.random.Generator, square) -> None:
     canvas.relief[:] = 0
 
 
-def backdrop(rng: np.random.Generator, width: float, depth: float) -> list[Surface]:
+def backdrop(rng: np.random.Generator, width: Number, depth: Number) -> list[Surface]:
     """Plain neighbours on both sides, and hills or a row of roofs behind."""
     surfaces = []
     for side in (-1, 1):

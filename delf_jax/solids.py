@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from delf_jax.drawing import Texture
+from delf_jax.drawing import Number, Texture
 
-Point = Sequence[float] | Float[np.ndarray, "3"]
+Point = tuple[Number, Number, Number] | Float[np.ndarray, "3"]
 _SQUARE = np.array([(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
 
 
@@ -53,10 +53,10 @@ def panel(texture: Texture, base_left: Point, across: Point, up: Point, **more):
 
 def wall(
     texture: Texture,
-    start: tuple[float, float],
-    end: tuple[float, float],
-    base: float,
-    height: float,
+    start: tuple[Number, Number],
+    end: tuple[Number, Number],
+    base: Number,
+    height: Number,
     **more,
 ) -> Surface:
     """The upright surface over the ground line from `start` (left) to `end` (right)."""
@@ -89,13 +89,14 @@ def facet(
 
 
 def footprint(
-    x: float, y: float, width: float, depth: float
+    x: Number, y: Number, width: Number, depth: Number
 ) -> Float[np.ndarray, "4 2"]:
     """A rectangle on the ground, front edge first, counter-clockwise from above."""
-    return np.array([(x, y), (x + width, y), (x + width, y + depth), (x, y + depth)])
+    corners = [(x, y), (x + width, y), (x + width, y + depth), (x, y + depth)]
+    return np.array(corners, np.float64)
 
 
-def ring(x: float, y: float, radius: float, sides: int) -> Float[np.ndarray, "K 2"]:
+def ring(x: Number, y: Number, radius: Number, sides: int) -> Float[np.ndarray, "K 2"]:
     """A regular polygon on the ground with an edge to the front, counter-clockwise."""
     angles = -np.pi / 2 + (np.arange(sides) - 0.5) * (2 * np.pi / sides)
     return np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], -1)
@@ -104,8 +105,8 @@ def ring(x: float, y: float, radius: float, sides: int) -> Float[np.ndarray, "K 
 def prism(
     textures: Sequence[Texture],
     ground: Float[np.ndarray, "K 2"],
-    base: float,
-    height: float,
+    base: Number,
+    height: Number,
 ) -> list[Surface]:
     """Walls over every edge of `ground`; the textures are used in turn."""
     following = np.roll(ground, -1, 0)
@@ -116,7 +117,7 @@ def prism(
 
 
 def slab(
-    texture: Texture, x: float, y: float, width: float, depth: float, z: float
+    texture: Texture, x: Number, y: Number, width: Number, depth: Number, z: Number
 ) -> Surface:
     """A horizontal surface at height z that faces the sky."""
     return panel(texture, (x, y, z), (width, 0, 0), (0, depth, 0))
@@ -126,8 +127,8 @@ def box(
     front: Texture,
     side: Texture,
     top: Texture,
-    corner: tuple[float, float, float],
-    size: tuple[float, float, float],
+    corner: tuple[Number, Number, Number],
+    size: tuple[Number, Number, Number],
 ) -> list[Surface]:
     """Four walls and a lid; `corner` lies front left below, `size` is (w, d, h)."""
     (x, y, z), (width, depth, height) = corner, size
@@ -137,8 +138,8 @@ def box(
 
 def lathe(
     textures: Sequence[Texture],
-    centre: tuple[float, float],
-    profile: Sequence[tuple[float, float]],
+    centre: tuple[Number, Number],
+    profile: Sequence[tuple[Number, Number]],
     sides: int,
 ) -> list[Surface]:
     """A dome, spire or column: rings of facets through (radius, z), lowest first.
@@ -168,9 +169,9 @@ def lathe(
 def saddle_roof(
     tiles: Texture,
     ground: Float[np.ndarray, "4 2"],
-    base: float,
-    rise: float,
-    over: float,
+    base: Number,
+    rise: Number,
+    over: Number,
 ) -> list[Surface]:
     """Two slopes with the ridge from front to back, `over` units beyond the walls."""
     (x0, y0), (x1, y1) = ground[0], ground[2]
@@ -194,9 +195,9 @@ def saddle_roof(
 def hip_roof(
     tiles: Texture,
     ground: Float[np.ndarray, "4 2"],
-    base: float,
-    rise: float,
-    over: float,
+    base: Number,
+    rise: Number,
+    over: Number,
 ) -> list[Surface]:
     """Four slopes to a ridge along the longer side (a pyramid over a square)."""
     (x0, y0), (x1, y1) = ground[0] - over, ground[2] + over

@@ -16,6 +16,8 @@ from delf_jax.conditions import Conditions
 from delf_jax.rendering import Camera, Picture
 from delf_jax.solids import Surface
 
+# Training keeps to seeds below; the demo and the tests use those from here on.
+HELD_OUT = 1_000_000
 _KINDS = (
     buildings.town_houses,
     buildings.cathedral,
@@ -148,9 +150,31 @@ def correspond(
 
     The centre of the first pixel is (0, 0). Sky and passers-by are never visible.
     """
+    found, depth = _reproject(view, other, locations)
+    size = np.array(other.camera.size)
+    visible = (depth > 0) & ((found > -0.5) & (found < size - 0.5)).all(1)
+    inside = np.where(visible[:, None], found, 0.0)
+    stored = _inverse_depth(other, inside[:, 0], inside[:, 1])
+    return found, visible & (np.abs(stored * depth - 1) < 0.005)
+
+
+def project(
+    view: View, other: View, locations: Float[np.ndarray, "N 2"]
+) -> tuple[Float[np.ndarray, "N 2"], Bool[np.ndarray, "N"]]:
+    """Where points (y, x) of one view lie in another, hidden or not.
+
+    False where the first view shows sky or a passer-by, or the place is behind the
+    second camera.
+    """
+    found, depth = _reproject(view, other, locations)
+    return found, depth > 0
+
+
+def _reproject(view: View, other: View, locations: Float[np.ndarray, "N 2"]):
+    """Places in the other view, and their depth there (0 where unknown)."""
     y, x = locations[:, 0], locations[:, 1]
-    inverse, known = _inverse_depth(view, y, x)
-    known &= inverse > 0
+    inverse = _inverse_depth(view, y, x)
+    known = inverse > 0
     rays = _rays(view.camera, y, x) / np.where(known, inverse, 1.0)[:, None]
     points = rays @ view.camera.rotation + view.camera.position
     seen = (points - other.camera.position) @ other.camera.rotation.T
@@ -158,21 +182,19 @@ def correspond(
     depth = np.where(known, seen[:, 2], 1.0)
     centre = (np.array(other.camera.size) - 1) / 2
     found = other.camera.focal * seen[:, 1::-1] / depth[:, None] + centre
-    inside = (found > -0.5) & (found < np.array(other.camera.size) - 0.5)
-    known &= inside.all(1)
-    there = np.where(known[:, None], found, 0.0)
-    stored, shown = _inverse_depth(other, there[:, 0], there[:, 1])
-    known &= shown & (np.abs(stored * depth - 1) < 0.005)
-    return found, known
+    return found, np.where(known, depth, 0.0)
 
 
-def _inverse_depth(view: View, y: np.ndarray, x: np.ndarray):
-    """Inverse depth at points of a view, and whether a surface is known there."""
+def _inverse_depth(
+    view: View, y: Float[np.ndarray, "N"], x: Float[np.ndarray, "N"]
+) -> Float[np.ndarray, "N"]:
+    """Inverse depth at points of a view, 0 on sky and passers-by."""
     rows = np.round(y).astype(int).clip(0, view.surface.shape[0] - 1)
     columns = np.round(x).astype(int).clip(0, view.surface.shape[1] - 1)
     surface = view.surface[rows, columns]
     plane = view.planes[surface]
-    return plane[:, 0] * x + plane[:, 1] * y + plane[:, 2], surface >= 0
+    inverse = plane[:, 0] * x + plane[:, 1] * y + plane[:, 2]
+    return np.where(surface >= 0, inverse, 0.0)
 
 
 def _rays(camera: Camera, y: np.ndarray, x: np.ndarray) -> Float[np.ndarray, "N 3"]:

@@ -1,0 +1,153 @@
+"""The demo: draws a small world, matches two of its photos, searches the rest.
+
+What is drawn is known exactly, so the demo can say how well it went.
+"""
+
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from delf_jax import figures, files, images, page, pairs, search, synthetic
+from delf_jax.retrieval import metrics, ranking
+from delf_jax.search import Answer
+from delf_jax.settings import settings_for
+from delf_jax.synthetic import Landmark, View
+from delf_jax.weights import Model
+
+# Of the pair of the figure: the same landmark from two sides.
+_PAIR = (0, 2)
+# An inlier counts as right within this share of the photo's longer side.
+_TOLERANCE = 0.02
+_RESULTS = 8  # of each query on the page
+
+
+class World(NamedTuple):
+    """How much is drawn; views are numbered, queries first."""
+
+    landmarks: int = 12
+    queries: int = 2  # views of each landmark that are searched for
+    views: int = 3  # further views of each landmark that are indexed
+    distractors: int = 24  # landmarks that nobody searches for, one view each
+    size: tuple[int, int] = (384, 512)  # height, width
+
+
+DEFAULT = World()
+
+
+class Outcome(NamedTuple):
+    """How well the demo went."""
+
+    before: float
+    """mean average precision by global descriptors alone"""
+    after: float
+    """the same after reranking by local features"""
+
+
+def run(
+    out: str | os.PathLike, model: Model, world: World = DEFAULT, *, shown: bool = True
+) -> Outcome:
+    """Writes photos, an index, a figure and a page to `out`; prints what it found."""
+    out = pathlib.Path(out)
+    settings = settings_for(model)
+    count = world.landmarks * (world.queries + world.views) + world.distractors
+    print(f"drawing {count} photos of {world.landmarks + world.distractors} landmarks")
+    pair, queries = _draw_photos(out, world)
+    _match_pair(out, pair, model, settings)
+    search.make_index([out / "photos"], out / "index", model, settings, shown=shown)
+    index = search.open_index(out / "index")
+    print(f"searching {index} for {len(queries)} queries")
+    answers = []
+    for answer in search.search(index, queries, model, settings, top=0):
+        if isinstance(answer, files.InputError):
+            raise answer
+        answers.append(answer)
+    ids = list(index.store.ids)
+    outcome = Outcome(
+        *(mean_average_precision(answers, ids, rerank) for rerank in (False, True))
+    )
+    print(f"mAP by global descriptors {outcome.before:.3f}")
+    print(f"mAP after reranking       {outcome.after:.3f}")
+    best = [a._replace(results=a.results[:_RESULTS]) for a in answers]
+    page.write_page(out / "search.html", best, index.file, "drawn landmarks")
+    print(f"photos: {out / 'photos'}")
+    print(f"figure: {out / 'matches.png'}")
+    print(f"page:   {out / 'search.html'}")
+    return outcome
+
+
+def mean_average_precision(
+    answers: list[Answer], ids: list[str], reranked: bool
+) -> float:
+    """mAP against the truth, which is the folder of a photo."""
+    rows = {image: row for row, image in enumerate(ids)}
+    precisions = []
+    for answer in answers:
+        found = np.array([rows[result.image] for result in answer.results])
+        if not reranked:
+            order = np.argsort(found)
+            similarities = [answer.results[i].similarity for i in order]
+            found = found[order][ranking.top_k(np.array(similarities, np.float32))]
+        landmark = answer.path.parent.name
+        positives = [row for image, row in rows.items() if _landmark(image) == landmark]
+        precisions.append(metrics.average_precision(found, positives))
+    return metrics.mean_over_queries(precisions)
+
+
+def _landmark(image: str) -> str:
+    return pathlib.PurePosixPath(image).parent.name
+
+
+def _draw_photos(
+    out: pathlib.Path, world: World
+) -> tuple[list[View], list[pathlib.Path]]:
+    """The views of the figure, and the query photos, once all photos are written."""
+    pair, queries = [], []
+    for number in range(world.landmarks + world.distractors):
+        landmark = synthetic.draw_landmark(synthetic.HELD_OUT + number)
+        known = number < world.landmarks
+        views = world.queries + world.views if known else 1
+        for i in range(views):
+            view = synthetic.draw_view(landmark, i, world.size)
+            asked = known and i < world.queries
+            folder = out / ("queries" if asked else "photos") / _name(landmark)
+            path = folder / f"view-{i}.jpg"
+            _write_photo(path, view.image)
+            if asked:
+                queries.append(path)
+            if number == 0 and i in _PAIR:
+                pair.append(view)
+    return pair, queries
+
+
+def _name(landmark: Landmark) -> str:
+    return f"landmark-{landmark.seed - synthetic.HELD_OUT:02d}"
+
+
+def _write_photo(path: pathlib.Path, image: np.ndarray) -> None:
+    with files.atomic_write(path) as file:
+        file.write(images.encode_jpeg(image, quality=92))
+
+
+def _match_pair(out: pathlib.Path, pair: list[View], model: Model, settings) -> None:
+    """Draws the figure, and prints how many inliers are where they should be."""
+    found = pairs.compare_photos(*(view.image for view in pair), model, settings)
+    local = [features.local for features in found.features]
+    title = f"{found.inliers} inliers of {len(found.pair.matches)} matches"
+    figures.draw_matches(
+        *(view.image for view in pair), *local, found.pair, title, out / "matches.png"
+    )
+    right = np.count_nonzero(true_inliers(*pair, pairs.inlier_lines(found)))
+    print(f"matched a pair: {title}, {right} of them truly the same place")
+
+
+def true_inliers(a: View, b: View, lines: Float[np.ndarray, "P 4"]) -> np.ndarray:
+    """Which inliers, (y, x) in `a` and (y, x) in `b`, join pictures of one place.
+
+    Whether the place is hidden in `b` does not matter: descriptors look around.
+    """
+    expected, known = synthetic.project(a, b, lines[:, :2])
+    distances = np.linalg.norm(expected - lines[:, 2:], axis=1)
+    return known & (distances < _TOLERANCE * max(b.camera.size))
