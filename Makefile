@@ -5,6 +5,9 @@ VENV ?= .venv
 # jax for Python 3.12 and newer is newer than the last one for 3.11.
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; \
 	print("constraints-py311.txt" if sys.version_info < (3, 12) else "constraints-py312.txt")')
+BENCHMARKS = $(filter-out benchmarks/rounds.py, $(wildcard benchmarks/*.py))
+# A worker holds most of a gigabyte; the tests of one file share what they compiled.
+PARALLEL = -q -n auto --maxprocesses=4 --dist=loadfile
 INSTALLED = $(VENV)/installed
 RUN = $(VENV)/bin/python
 
@@ -15,7 +18,7 @@ demo: install
 	$(RUN) main.py demo
 
 test: install
-	$(RUN) -m pytest -q $(PYTEST_ARGS)
+	$(RUN) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 lint: install
 	$(RUN) -m ruff check
@@ -25,7 +28,7 @@ notebooks: install
 	JAX_PLATFORMS=cpu $(RUN) -m pytest -q -p no:cacheprovider --override-ini=addopts= --nbmake notebooks
 
 bench: install
-	for file in benchmarks/*.py; do $(RUN) $$file || exit 1; done
+	for file in $(BENCHMARKS); do $(RUN) $$file || exit 1; done
 
 install: $(INSTALLED)
 
