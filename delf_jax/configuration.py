@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import runpy
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -18,43 +19,45 @@ def read_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
     InputError if the file cannot be run, a field does not exist, or a value is of
     another type than the one it replaces.
     """
-    if not os.path.isfile(path):
-        raise InputError(f"{path}: no such config file")
+    config = _run(pathlib.Path(path))
     for override in overrides:
         if not override.startswith("--config.") or "=" not in override:
             raise InputError(f"{override}: write --config.FIELD=VALUE (train --help)")
-    config = _read(path, ())
-    for place, override in enumerate(overrides, 1):
-        try:
-            config = _read(path, overrides[:place])
-        except InputError as error:
-            reason = str(error).removeprefix(f"{path}: ")
-            raise InputError(f"{override}: {reason}") from None
+        _override(config, override)
     return config.lock()
 
 
-def _read(path: str | os.PathLike, overrides: Sequence[str]) -> ConfigDict:
-    values = flags.FlagValues()
-    arguments = ["train", f"--config={path}", *overrides]
-    flag = config_flags.DEFINE_config_file(
-        "config", flag_values=values, sys_argv=arguments
-    )
+def _run(path: pathlib.Path) -> ConfigDict:
+    """What `get_config()` of the file returns."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such config file")
     try:
-        with _importable(pathlib.Path(path).resolve().parent.parent):
-            values(arguments)
-            return flag.value
+        with _importable(path.resolve().parent.parent):
+            config = runpy.run_path(str(path))["get_config"]()
     except Exception as error:  # A config is a program: it may fail in any way.
-        raise InputError(f"{path}: {_explain(error)}") from error
+        raise InputError(f"{path}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"{path}: get_config() must return a ConfigDict")
+    return config
 
 
-def _explain(error: Exception) -> str:
-    # A KeyError prints the repr of its message, perhaps of another KeyError's.
-    text = str(error).replace("\\n", "\n").replace("\\'", "'")
-    lines = [line.strip("'\" ") for line in text.splitlines()] or [""]
-    if isinstance(error, KeyError | AttributeError):
-        hint = f" ({lines[1]})" if len(lines) > 1 else ""
-        return f"there is no field {lines[0]}{hint}"
-    return lines[0].split(": ", 1)[-1] or type(error).__name__
+def _override(config: ConfigDict, override: str) -> None:
+    """Replaces one field, by the rules of ml_collections' own flags."""
+    values = flags.FlagValues()
+    arguments = ["train", override]
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=arguments
+        )
+        values(arguments)
+    except (AttributeError, KeyError) as error:
+        # The repr of a message of two lines: a name, and what it may have meant.
+        name, _, hint = str(error).strip("'\" ").replace("\\'", "").partition("\\n")
+        hint = f" ({hint})" if hint else ""
+        raise InputError(f"{override}: there is no field {name}{hint}") from None
+    except (flags.Error, TypeError, ValueError) as error:
+        reason = str(error).removeprefix(f"flag {override}: ")
+        raise InputError(f"{override}: {reason}") from None
 
 
 @contextlib.contextmanager

@@ -1,0 +1,90 @@
+import pathlib
+
+import pytest
+
+from delf_jax import configuration
+from delf_jax.files import InputError
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = """
+from ml_collections import ConfigDict
+
+def get_config():
+    config = ConfigDict({"seed": 0, "rate": 0.1, "sizes": (1, 2)})
+    config.loss = ConfigDict({"margin": 0.1})
+    return config
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "config.py").write_text(CONFIG)
+    return tmp_path / "config.py"
+
+
+def test_overrides_replace_single_fields_by_their_type(path):
+    overrides = ["--config.loss.margin=1", "--config.sizes=3,4", "--config.seed=7"]
+    config = configuration.read_config(path, overrides)
+    assert config.to_dict() == {
+        "seed": 7,
+        "rate": 0.1,
+        "sizes": (3, 4),
+        "loss": {"margin": 1.0},
+    }
+    assert isinstance(config.loss.margin, float)
+
+
+def test_the_last_of_two_overrides_counts(path):
+    overrides = ["--config.seed=1", "--config.seed=2"]
+    assert configuration.read_config(path, overrides).seed == 2
+
+
+def test_a_config_is_locked(path):
+    with pytest.raises(AttributeError):
+        configuration.read_config(path).sede = 1
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("--config.sede=1", 'no field sede .*Did you mean "seed"'),
+        ("--config.loss.margn=1", 'no field margn .*Did you mean "margin"'),
+        ("--config.seed=x", "invalid literal"),
+        ("--config.seed=1.5", "invalid literal"),
+        ("--config.seed", "FIELD=VALUE"),
+        ("--seed=1", "FIELD=VALUE"),
+        ("extra", "FIELD=VALUE"),
+    ],
+)
+def test_a_wrong_override_is_named(path, override, words):
+    with pytest.raises(InputError, match=words) as caught:
+        configuration.read_config(path, ["--config.rate=1", override])
+    assert str(caught.value).startswith(f"{override}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def get_config(",
+        "raise RuntimeError('oh')",
+        "seed = 3",
+        "get_config = dict",
+        "import nowhere_to_be_found",
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path, text):
+    path = tmp_path / "wrong.py"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"wrong\.py: "):
+        configuration.read_config(path)
+    with pytest.raises(InputError, match="no such config"):
+        configuration.read_config(tmp_path / "absent.py")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem
+)
+def test_every_config_can_be_read_from_any_folder(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert configuration.read_config(path).is_locked
