@@ -5,6 +5,7 @@ format, which is read at random and without TensorFlow; grain shuffles, transfor
 threads and batches.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -12,13 +13,14 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import absl.logging
 import cv2
 import grain
 import numpy as np
 import tensorflow_datasets as tfds
 
 from delf_jax.files import InputError
-from delf_jax.images import SUFFIXES, decode_image, read_image
+from delf_jax.images import SUFFIXES, decode_image, encode_jpeg, read_image
 
 UNLABELLED = -1  # label of an image that belongs to no class.
 JPEG_QUALITY = 95
@@ -114,9 +116,7 @@ def _shrunk_jpeg(image: np.ndarray, max_side: int) -> bytes:
     if scale < 1:
         height, width = (max(1, round(side * scale)) for side in image.shape[:2])
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), quality)
-    return encoded.tobytes()
+    return encode_jpeg(image, JPEG_QUALITY)
 
 
 class Source:
@@ -155,18 +155,36 @@ def prepare(
     for record in records:
         size = record.path.stat().st_size if record.path.is_file() else -1
         digest.update(f"\n{record.id}\t{record.label}\t{size}".encode())
-    builder = LabelledImages(
-        records=records,
-        max_side=max_side,
-        data_dir=str(directory),
-        config=tfds.core.BuilderConfig(name=f"{name}-{digest.hexdigest()[:12]}"),
-    )
-    tfds.disable_progress_bar()
+    config = tfds.core.BuilderConfig(name=f"{name}-{digest.hexdigest()[:12]}")
     options = tfds.download.DownloadConfig(try_download_gcs=False)
-    builder.download_and_prepare(download_config=options)
+    with _quiet_tfds():
+        builder = LabelledImages(
+            records=records, max_side=max_side, data_dir=str(directory), config=config
+        )
+        try:
+            builder.download_and_prepare(download_config=options)
+        except AssertionError:  # tfds asserts that there is at least one example.
+            if len(builder.failures) < len(records):
+                raise
+            raise InputError(
+                f"data.sources.{name}: no image can be read: {builder.failures[0]}"
+            ) from None
     decoders = {"image": tfds.decode.SkipDecoding()}
     encoded = builder.as_data_source("train", decoders=decoders)
     return encoded, builder.failures
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    """Without tfds' bars, its talk of downloads and its warnings."""
+    tfds.disable_progress_bar()
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        absl.logging.set_verbosity(verbosity)
 
 
 def open_sources(
@@ -176,7 +194,8 @@ def open_sources(
 
     Args:
       settings: by name: `path`, `images`, `label_column` of `list_records` and
-        `holdout`, the class names to leave out.
+        `holdout`, the class names to leave out, and `unlabelled`, those whose images
+        have nothing in common.
       directory: where the prepared datasets lie.
       max_side: of a stored image, in pixels.
     """
@@ -188,19 +207,21 @@ def open_sources(
             source.get("label_column", "label"),
         )
         names = {record.label for record in records}
-        unknown = sorted(set(source.get("holdout", ())) - names)
-        if unknown:
-            raise InputError(f"data.sources.{name}.holdout: no class {unknown[0]!r}")
+        for field in ("holdout", "unlabelled"):
+            unknown = sorted(set(source.get(field, ())) - names)
+            if unknown:
+                raise InputError(
+                    f"data.sources.{name}.{field}: no class {unknown[0]!r}"
+                )
         records = [r for r in records if r.label not in source.get("holdout", ())]
-        labels = sorted({record.label for record in records} - {""})
+        nameless = {"", *source.get("unlabelled", ())}
+        labels = sorted({record.label for record in records} - nameless)
         classes = {label: first + i for i, label in enumerate(labels)}
         first += len(labels)
+        if not records:
+            raise InputError(f"data.sources.{name}: no image is left to train on")
         encoded, failed = prepare(name, records, directory, max_side=max_side)
         failures += failed
-        if not len(encoded):
-            raise InputError(
-                f"data.sources.{name}: no readable image is left to train on"
-            )
         sources.append(Source(name, encoded, classes))
     return sources, failures
 

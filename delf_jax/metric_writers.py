@@ -6,7 +6,7 @@ The methods carry the names of clu's writers, which need TensorFlow; these do no
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 from tensorboardX import SummaryWriter
@@ -28,7 +28,7 @@ class MetricWriter:
         purge = {"purge_step": last_step + 1} if last_step else {}
         self._events = SummaryWriter(str(pathlib.Path(folder) / "events"), **purge)
 
-    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+    def write_scalars(self, step: int, scalars: Mapping[str, SupportsFloat]) -> None:
         """Appends one line and one event for each scalar."""
         values = {name: float(value) for name, value in scalars.items()}
         finite = {n: v if np.isfinite(v) else None for n, v in values.items()}

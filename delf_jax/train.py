@@ -64,11 +64,9 @@ class Outcome(NamedTuple):
     """means since the line before the last"""
 
 
-def create_state(
-    static: Static, key: jax.Array, image_shape: tuple[int, ...]
-) -> TrainState:
+def create_state(static: Static, key: jax.Array, *, view_size: int) -> TrainState:
     """The state before the first step."""
-    images = jnp.zeros(image_shape, jnp.float32)
+    images = jnp.zeros((2, view_size, view_size, 3), jnp.float32)
     module_key, head_key = jax.random.split(key)
     # Without a device axis there is nothing to average over.
     module = static.module.clone(backbone=static.module.backbone.clone(axis_name=None))
@@ -202,7 +200,8 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
     batches = open_batches(config, sources, len(devices))
     static, schedule = _make_static(config, sum(len(s.classes) for s in sources))
     key = jax.random.key(config.seed)
-    state = create_state(static, key, (2, config.views.size, config.views.size, 3))
+    start = functools.partial(create_state, static, view_size=config.views.size)
+    state = jax.jit(start)(key)  # one program; eagerly, a hundred small ones.
     if config.init_from:
         state = _started_from(config.init_from, state)
     with contextlib.ExitStack() as stack:
@@ -290,6 +289,8 @@ def _in_main_thread() -> bool:
 def _make_static(config: ConfigDict, classes: int) -> tuple[Static, optax.Schedule]:
     """The modules, the optimiser and its learning rate."""
     loss = settings_tuple(objective.LossSettings, config.loss, "loss")
+    if not loss.active():
+        raise InputError("config.loss: every weight is 0, so there is nothing to learn")
     classify = bool(loss.arcface or loss.attention)
     if classify and not classes:
         raise InputError(

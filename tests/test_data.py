@@ -1,0 +1,193 @@
+"""Images on disk as seeded, resumable batches."""
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+
+from delf_jax import data
+from delf_jax.files import InputError
+
+COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three classes of three plain images, named by their colour."""
+    root = tmp_path_factory.mktemp("classes")
+    for label, colour in COLOURS.items():
+        (root / label).mkdir()
+        for number in range(3):
+            image = np.full((40 + number, 60, 3), colour[::-1], np.uint8)
+            cv2.imwrite(str(root / label / f"{number}.png"), image)
+    return root
+
+
+@pytest.fixture(scope="module")
+def sources(folder, tmp_path_factory):
+    prepared = tmp_path_factory.mktemp("prepared")
+    opened, failures = data.open_sources(
+        {"colours": {"path": str(folder)}}, str(prepared), max_side=30
+    )
+    assert failures == []
+    return opened
+
+
+def small(example, rng):
+    return {
+        "id": example["id"],
+        "mean": example["image"].mean((0, 1)),
+        "label": np.int32(example["label"]),
+        "drawn": rng.random(),
+    }
+
+
+def stream(sources, **changes):
+    settings = {"batch_size": 4, "seed": 5, "threads": 2} | changes
+    return data.batches(sources, [1.0] * len(sources), small, **settings)
+
+
+def take(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+def assert_same(first, second):
+    for one, other in zip(first, second, strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_folder_per_class_gives_ids_labels_and_shrunk_images(sources):
+    (source,) = sources
+    assert len(source) == 9
+    assert source.classes == {"blue": 0, "green": 1, "red": 2}
+    identifiers = {source.identifier(i) for i in range(9)}
+    assert identifiers == {f"colours/{c}/{i}.png" for c in COLOURS for i in range(3)}
+    for index in range(9):
+        example = source[index]
+        assert example["id"] == source.identifier(index)
+        assert max(example["image"].shape[:2]) == 30
+        colour = COLOURS[example["id"].split("/")[1]]
+        np.testing.assert_allclose(example["image"].mean((0, 1)), colour, atol=3)
+        assert list(COLOURS).index(example["id"].split("/")[1]) == example["label"]
+
+
+def test_a_csv_names_images_of_another_folder_and_may_leave_labels_empty(
+    folder, tmp_path
+):
+    table = tmp_path / "labels.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([("image", "place"), ("red/0.png", "x"), ("blue/1.png", "")])
+    settings = {"path": str(table), "images": str(folder), "label_column": "place"}
+    (source,), _ = data.open_sources({"s": settings}, str(tmp_path), max_side=30)
+    labels = {source[i]["id"]: source[i]["label"] for i in range(2)}
+    assert labels == {"s/red/0.png": 0, "s/blue/1.png": data.UNLABELLED}
+
+
+def test_classes_of_several_sources_are_numbered_in_one_row(folder, tmp_path):
+    (one, two), _ = data.open_sources(
+        {"a": {"path": str(folder), "holdout": ("red",)}, "b": {"path": str(folder)}},
+        str(tmp_path),
+        max_side=30,
+    )
+    assert one.classes == {"blue": 0, "green": 1}
+    assert two.classes == {"blue": 2, "green": 3, "red": 4}
+    assert len(one) == 6
+
+
+def test_the_same_seed_gives_the_same_batches_whatever_the_threads(sources):
+    first = take(stream(sources, threads=1), 5)
+    assert_same(first, take(stream(sources, threads=3), 5))
+    other = take(stream(sources, seed=6), 5)
+    assert [b["id"].tolist() for b in first] != [b["id"].tolist() for b in other]
+
+
+def test_every_image_comes_once_an_epoch_with_new_draws_in_the_next(sources):
+    iterator = stream(sources, batch_size=3)
+    epochs = [take(iterator, 3) for _ in range(2)]
+    draws = []
+    for epoch in epochs:
+        identifiers = np.concatenate([batch["id"] for batch in epoch]).tolist()
+        assert len(set(identifiers)) == 9
+        drawn = np.concatenate([batch["drawn"] for batch in epoch]).tolist()
+        draws.append(dict(zip(identifiers, drawn, strict=True)))
+    assert all(draws[0][i] != draws[1][i] for i in draws[0])
+
+
+def test_a_resumed_stream_goes_on_where_it_stood(sources):
+    iterator = stream(sources)
+    take(iterator, 3)
+    state = iterator.get_state()
+    expected = take(iterator, 3)
+    resumed = stream(sources)
+    resumed.set_state(state)
+    assert_same(take(resumed, 3), expected)
+
+
+def test_two_hosts_share_the_images_and_draw_differently(sources):
+    halves = [take(stream(sources, batch_size=1, part=(host, 2)), 4) for host in (0, 1)]
+    seen = [{batch["id"][0] for batch in half} for half in halves]
+    assert seen[0].isdisjoint(seen[1])
+    assert halves[0][0]["drawn"] != halves[1][0]["drawn"]
+
+
+def test_sources_mix_in_proportion_to_their_weights(sources):
+    twice = [sources[0], data.Source("copy", sources[0]._encoded, {})]
+    iterator = data.batches(twice, [3.0, 1.0], small, batch_size=8, seed=0)
+    identifiers = np.concatenate([batch["id"] for batch in take(iterator, 5)])
+    copies = sum(identifier.startswith("copy/") for identifier in identifiers)
+    assert copies == 10
+
+
+def test_a_corrupt_image_is_left_out_by_name_and_others_are_kept(folder, tmp_path):
+    (tmp_path / "images" / "c").mkdir(parents=True)
+    good = tmp_path / "images" / "c" / "good.png"
+    good.write_bytes((folder / "red" / "0.png").read_bytes())
+    (tmp_path / "images" / "c" / "bad.jpg").write_bytes(b"no image")
+    settings = {"s": {"path": str(tmp_path / "images")}}
+    (source,), failures = data.open_sources(settings, str(tmp_path / "d"), max_side=30)
+    assert [source.identifier(i) for i in range(len(source))] == ["s/c/good.png"]
+    assert len(failures) == 1
+    assert "bad.jpg" in failures[0]
+
+
+def test_a_changed_image_is_prepared_again(folder, tmp_path):
+    records = data.list_records(str(folder))[:2]
+    first, _ = data.prepare("s", records, str(tmp_path), max_side=30)
+    second, _ = data.prepare("s", records, str(tmp_path), max_side=20)
+    shapes = [
+        data.decode_image(bytes(dataset[0]["image"])).shape[1]
+        for dataset in (first, second)
+    ]
+    assert shapes == [30, 20]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"path": "nowhere"}, "nowhere: no such folder"),
+        ({"path": "{folder}", "holdout": ("pink",)}, "holdout: no class 'pink'"),
+        ({"path": "{empty}"}, "no images found"),
+        ({"path": "{table}"}, "no column 'label'"),
+        ({"path": "{folder}", "holdout": tuple(COLOURS)}, "no image is left"),
+        ({"path": "{broken}"}, "no image can be read: .*a.png"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_said_in_one_sentence(
+    folder, tmp_path, settings, message
+):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "table.csv").write_text("image,place\n")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"no image")
+    places = {
+        "broken": tmp_path / "broken",
+        "folder": folder,
+        "empty": tmp_path / "empty",
+        "table": tmp_path / "table.csv",
+    }
+    settings = settings | {"path": settings["path"].format(**places)}
+    with pytest.raises(InputError, match=message):
+        data.open_sources({"s": settings}, str(tmp_path / "d"), max_side=30)
