@@ -14,17 +14,20 @@ FAILED = 1
 
 
 def run_match(options: argparse.Namespace) -> int:
-    from delf_jax import figures, files, images, pairs
+    from delf_jax import files, images
 
     photos = [images.read_image(path) for path in options.images]
     model, settings = _model_and_settings(options)
+    from delf_jax import figures, pairs
+
     found = pairs.compare_photos(*options.images, model, settings)
     text = f"{found.inliers} inliers of {len(found.pair.matches)} matches"
     if found.similarity is not None:
         text += f", similarity {found.similarity:.3f}"
+    print(text, flush=True)
     local = [features.local for features in found.features]
     figures.draw_matches(*photos, *local, found.pair, text, options.out)
-    print(f"{text}\nfigure: {options.out}")
+    print(f"figure: {options.out}")
     if options.json:
         files.write_json(options.json, pairs.describe(found, options.images))
         print(f"JSON: {options.json}")

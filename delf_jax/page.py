@@ -25,7 +25,7 @@ _MOST_RESULTS = 60
 # Places along a side of a photo, in which the template reads the ends of lines.
 _UNIT = 10_000
 # As many inliers fill the bar of a card: beyond, no one doubts.
-_FULL_BAR = 100
+_FULL_BAR = 60
 
 _Photos = dict[pathlib.Path, str | None]
 
@@ -86,9 +86,8 @@ def _section(
 ) -> str:
     """One query and the cards of its results."""
     results = answer.results
-    most = max((result.inliers or 0 for result in results), default=0)
     cards = "\n".join(
-        f"<li>{_card(rank, result, photos[file_of(result.image)], most)}</li>"
+        f"<li>{_card(rank, result, photos[file_of(result.image)])}</li>"
         for rank, result in enumerate(results, 1)
     )
     name = html.escape(pathlib.PurePath(answer.image).name)
@@ -102,7 +101,7 @@ def _section(
     )
 
 
-def _card(rank: int, result: Result, photo: str | None, most: int) -> str:
+def _card(rank: int, result: Result, photo: str | None) -> str:
     """One result: a button that opens the two photos with their matches."""
     folder, _, name = result.image.rpartition("/")
     similarity = f"{result.similarity:.3f}"
@@ -111,7 +110,7 @@ def _card(rank: int, result: Result, photo: str | None, most: int) -> str:
     else:
         facts = f"{result.inliers} inlier{'' if result.inliers == 1 else 's'}"
         score = f"<b>{facts}</b>" if result.inliers else f"<span>{facts}</span>"
-    width = 100 * (result.inliers or 0) / max(most, _FULL_BAR)
+    width = min(100, 100 * (result.inliers or 0) / _FULL_BAR)
     lines = np.rint(np.asarray(result.lines) * _UNIT).astype(int).tolist()
     image = html.escape(result.image)
     return (
@@ -122,7 +121,8 @@ def _card(rank: int, result: Result, photo: str | None, most: int) -> str:
         f'<span class="rank">{rank}</span></span>'
         f'<span class="facts"><span class="name" title="{image}">{html.escape(name)}'
         f'</span><span class="folder">{html.escape(folder)}</span>'
-        f'<span class="scores">{score}<span class="none">{similarity}</span></span>'
+        f'<span class="scores">{score}'
+        f'<span class="none" title="similarity">{similarity}</span></span>'
         f'<span class="bar"><i style="width:{width:.0f}%"></i></span></span></button>'
     )
 
