@@ -110,6 +110,13 @@ def decode_image(
     return np.ascontiguousarray(_upright(pixels, orientation))
 
 
+def encode_jpeg(image: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:
+    """The bytes of a JPEG file."""
+    return simplejpeg.encode_jpeg(
+        np.ascontiguousarray(image), quality=quality, colorsubsampling="420"
+    )
+
+
 def resize_rule(
     size: tuple[int, int],
     max_image_size: int | float | None = None,

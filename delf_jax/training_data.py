@@ -11,19 +11,46 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from delf_jax import augment, data, teachers
-from delf_jax.files import InputError
+from delf_jax import augment, data, images, progress, synthetic, teachers
+from delf_jax.files import InputError, atomic_write
+
+DRAWN_SIZE = (288, 384)  # height, width of a drawn view.
 
 
 def open_sources(config: ConfigDict) -> list[data.Source]:
     """The images of `config.data`, prepared on the first call; prints what failed."""
     settings = config.data
+    named = settings.sources.to_dict()
+    for source in named.values():
+        if "landmarks" in source:
+            source["path"] = _draw_landmarks(source, settings.directory)
     sources, failures = data.open_sources(
-        settings.sources.to_dict(), settings.directory, max_side=settings.max_side
+        named, settings.directory, max_side=settings.max_side
     )
     for failure in failures:
         print(f"left out: {failure}", flush=True)
     return sources
+
+
+def _draw_landmarks(source: dict, directory: str) -> str:
+    """The folder of views of drawn landmarks, one subfolder each, drawn once."""
+    first, count, views = (source[n] for n in ("first", "landmarks", "views"))
+    if first + count > synthetic.HELD_OUT:
+        raise InputError(
+            f"data.sources: drawn landmarks from {synthetic.HELD_OUT} on are for tests"
+        )
+    folder = pathlib.Path(directory) / f"drawn-{first}-{count}x{views}"
+    with progress.track("drawn landmarks", count) as advance:
+        for seed in range(first, first + count):
+            paths = [folder / str(seed) / f"{view}.jpg" for view in range(views)]
+            if not all(path.exists() for path in paths):
+                landmark = synthetic.draw_landmark(seed)
+                for view, path in enumerate(paths):
+                    image = synthetic.draw_view(landmark, view, DRAWN_SIZE).image
+                    with atomic_write(path) as file:
+                        file.write(images.encode_jpeg(image, quality=92))
+            advance()
+    return str(folder)
 
 
 def open_batches(
@@ -63,19 +90,17 @@ def _teacher_maps(
     config: ConfigDict, sources: list[data.Source]
 ) -> teachers.TeacherMaps:
     """The teacher's maps of all images, computed when they are first needed."""
-    images = [
+    named = [
         (source.identifier(i), functools.partial(_image_of, source, i))
         for source in sources
         for i in range(len(source))
     ]
     settings = config.teacher
-    identity = json.dumps(
-        [settings.to_dict(), [identifier for identifier, _ in images]]
-    )
+    identity = json.dumps([settings.to_dict(), [identifier for identifier, _ in named]])
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     return teachers.build_maps(
         settings.weights,
-        images,
+        named,
         str(pathlib.Path(config.data.directory) / f"teacher-{digest}"),
         long_sides=settings.long_sides,
         dimension=settings.dimension,
