@@ -1,0 +1,126 @@
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from delf_jax import cli, configuration, store
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Four photos of coarse noise; 0.png and 1.png show the same, shifted."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        small = rng.integers(0, 256, (16, 20, 3), np.uint8)
+        wide = Image.fromarray(small).resize((200, 160), Image.Resampling.BICUBIC)
+        if number == 0:
+            wide.crop((40, 32, 168, 128)).save(folder / "0.png")
+            wide.crop((24, 16, 152, 112)).save(folder / "1.png")
+        elif number > 1:
+            wide.crop((0, 0, 128, 96)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def run(tiny_model, capsys):
+    """Runs a command line with the tiny model: (status, standard output)."""
+
+    def run(*arguments, model=True):
+        arguments = [str(argument) for argument in arguments]
+        status = cli.main(arguments + ([f"--model={tiny_model}"] if model else []))
+        return status, capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def index(run, photos, tmp_path):
+    option = f"--index={tmp_path / 'index'}"
+    assert run("index", photos, option)[0] == 0
+    return option
+
+
+def test_match_writes_a_figure_and_says_what_it_found(run, photos, tmp_path):
+    a, b, out = photos / "0.png", photos / "0.png", tmp_path / "new" / "m.png"
+    status, said = run("match", a, b, f"--out={out}", f"--json={tmp_path / 'm.json'}")
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert status == 0
+    assert found["images"] == [str(a), str(b)]
+    assert found["inliers"] == len(found["inlier_locations"]) > 3
+    assert found["similarity"] == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(found["affine"], [[1, 0, 0], [0, 1, 0]], atol=1e-3)
+    assert f"{found['inliers']} inliers of {found['matches']} matches" in said
+    assert str(out) in said
+    with Image.open(out) as figure:
+        assert figure.size[0] > figure.size[1]
+
+
+def test_extract_in_parts_gives_the_store_of_one_process(run, photos, tmp_path):
+    assert (
+        "4 extracted, 0 unchanged"
+        in run("extract", photos, f"--out={tmp_path / 'whole'}")[1]
+    )
+    for part in ("0/2", "1/2"):
+        arguments = ["extract", photos, f"--out={tmp_path / 'parts'}", f"--part={part}"]
+        assert "2 extracted" in run(*arguments)[1]
+    whole, parts = (store.open_store(tmp_path / name) for name in ("whole", "parts"))
+    assert whole.ids == parts.ids == [f"{number}.png" for number in range(4)]
+    np.testing.assert_array_equal(whole.global_descriptors, parts.global_descriptors)
+
+
+def test_an_index_is_made_grown_and_shrunk(run, photos, index, tmp_path):
+    new = tmp_path / "new.png"
+    new.write_bytes((photos / "2.png").read_bytes())
+    assert "1 extracted, 4 unchanged" in run("index", index, "--add", new)[1]
+    assert "2 removed, 3 left" in run("index", index, "--remove", "0.png", "new.png")[1]
+    assert "1 extracted, 3 unchanged" in run("index", photos, index)[1]
+
+
+def test_search_prints_a_table_and_writes_json_and_a_page(run, photos, index, tmp_path):
+    outputs = [f"--json={tmp_path / 's.json'}", f"--html={tmp_path / 's.html'}"]
+    # The order of the queries is kept; those of a folder come by name.
+    queries = [photos / "3.png", photos]
+    status, said = run("search", *queries, index, "--top=2", *outputs)
+    assert status == 0
+    found = json.loads((tmp_path / "s.json").read_text())["queries"]
+    names = [pathlib.Path(query["image"]).name for query in found]
+    assert names == ["3.png", "0.png", "1.png", "2.png", "3.png"]
+    for name, query in zip(names, found, strict=True):
+        assert query["results"][0]["image"] == name
+        assert len(query["results"]) == 2
+    query, header, best, *_ = said.strip().splitlines()
+    assert query == str(photos / "3.png")
+    assert header.split() == ["inliers", "similarity", "image"]
+    assert best.split()[0] == "1" and best.split()[2:] == ["1.000", "3.png"]
+    assert 'class="card"' in (tmp_path / "s.html").read_text()
+
+
+def test_search_without_reranking_verifies_nothing(run, photos, index, tmp_path):
+    out = tmp_path / "s.json"
+    options = ["--no_rerank", "--top=0", f"--json={out}"]
+    assert run("search", photos / "0.png", index, *options)[0] == 0
+    (query,) = json.loads(out.read_text())["queries"]
+    assert len(query["results"]) == 4
+    assert {result["inliers"] for result in query["results"]} == {None}
+
+
+def test_train_is_given_the_config_with_its_overrides(run, tmp_path, monkeypatch):
+    from delf_jax import train
+
+    calls = []
+
+    def fake(config, workdir):
+        calls.append((config.seed, workdir))
+        return train.Outcome(3, True, {})
+
+    monkeypatch.setattr(train, "train", fake)
+    config = pathlib.Path(__file__).parent.parent / "configs" / "common.py"
+    arguments = [f"--config={config}", f"--workdir={tmp_path}", "--config.seed=5"]
+    status, said = run("train", *arguments, model=False)
+    assert status == 0
+    assert calls == [(5, str(tmp_path))]
+    assert str(tmp_path / "model") in said
+    assert configuration.read_config(config).seed != 5
