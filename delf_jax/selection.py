@@ -7,11 +7,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Int
 
+from delf_jax.models.receptive_field import RELEASED_BLOCK3, receptive_field
 from delf_jax.ops import Features, LocalFeatures
 from delf_jax.settings import ExtractionSettings, Whitening
-
-# The released code's receptive field, whatever the layout: spec of block3.
-DELF_SIZE, DELF_STRIDE = 291, 16
 
 
 class Level(NamedTuple):
@@ -94,28 +92,25 @@ def _geometry(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each cell, in pixels of the resized image: centre, half box size, scale."""
     cells = level.maps["cells"].astype(np.float64)
+    strides = backbone.block3_strides
     if settings.locations == "delf":
+        size, stride, _ = RELEASED_BLOCK3
         image_scale = np.float64(np.float32(settings.image_scales[level.scale]))
-        stride = DELF_STRIDE * (2 if backbone.block3_strides else 1)
-        locations = cells * stride / image_scale
-        half_size = (DELF_SIZE - 1) / 2 / image_scale
+        locations = cells * stride * (2 if strides else 1) / image_scale
         scale = 1 / image_scale
     else:
+        vertical, horizontal = (
+            receptive_field(backbone.depth, backbone.layout, "block3", side, strides)
+            for side in level.size
+        )
+        size, stride, _ = vertical
+        offset = np.array([vertical.offset, horizontal.offset])
         ratio = np.float64(resized_size) / np.float64(level.size)
-        size, stride, offset = _receptive_field(backbone, level.size)
         locations = (cells * stride + offset + 0.5) * ratio - 0.5
         scale = np.sqrt(ratio.prod())
-        half_size = (size - 1) / 2 * scale
+    half_size = (size - 1) / 2 * scale
     count = len(cells)
     return locations, np.full(count, half_size), np.full(count, scale)
-
-
-def _receptive_field(backbone, size):
-    stride = 32 if backbone.block3_strides else 16
-    offset = 0
-    if backbone.layout == "keras":
-        offset = np.array([2 if side % 2 else 3 for side in size])
-    return 291, stride, offset
 
 
 def suppress(
