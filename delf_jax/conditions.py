@@ -155,7 +155,7 @@ def sample_conditions(rng: np.random.Generator) -> Conditions:
         cover=rng.uniform(*hour.cover),
         haze=rng.uniform(0, 0.006) if rng.random() < 0.8 else rng.uniform(0, 0.02),
         passers=int(rng.choice([0, 1, 2, 3, 5, 9], p=(0.15, 0.2, 0.2, 0.2, 0.15, 0.1))),
-        exposure=float(np.exp(rng.normal(0.25 if dim else 0.0, 0.2))),
+        exposure=float(np.exp(rng.normal(0.22 if dim else -0.09, 0.17))),
         balance=np.exp(rng.normal(0, 0.05, 3)),
         contrast=float(np.exp(rng.normal(0.06, 0.14))),
         saturation=float(np.exp(rng.normal(0.05, 0.2))),

@@ -13,12 +13,12 @@ from jaxtyping import Float
 from delf_jax import figures, files, images, page, pairs, search, synthetic
 from delf_jax.retrieval import metrics, ranking
 from delf_jax.search import Answer
-from delf_jax.settings import settings_for
+from delf_jax.settings import ExtractionSettings, settings_for
 from delf_jax.synthetic import Landmark, View
 from delf_jax.weights import Model
 
-# Of the pair of the figure: the same landmark from two sides.
-_PAIR = (0, 2)
+# The figure shows this landmark in these two of its views.
+_PAIR_LANDMARK, _PAIR = 5, (0, 3)
 # An inlier counts as right within this share of the photo's longer side.
 _TOLERANCE = 0.02
 _RESULTS = 8  # of each query on the page
@@ -54,8 +54,8 @@ def run(
     settings = settings_for(model)
     count = world.landmarks * (world.queries + world.views) + world.distractors
     print(f"drawing {count} photos of {world.landmarks + world.distractors} landmarks")
-    pair, queries = _draw_photos(out, world)
-    _match_pair(out, pair, model, settings)
+    queries = _draw_photos(out, world)
+    _match_pair(out, model, settings, world.size)
     search.make_index([out / "photos"], out / "index", model, settings, shown=shown)
     index = search.open_index(out / "index")
     print(f"searching {index} for {len(queries)} queries")
@@ -100,11 +100,9 @@ def _landmark(image: str) -> str:
     return pathlib.PurePosixPath(image).parent.name
 
 
-def _draw_photos(
-    out: pathlib.Path, world: World
-) -> tuple[list[View], list[pathlib.Path]]:
-    """The views of the figure, and the query photos, once all photos are written."""
-    pair, queries = [], []
+def _draw_photos(out: pathlib.Path, world: World) -> list[pathlib.Path]:
+    """The query photos, once all photos are written."""
+    queries = []
     for number in range(world.landmarks + world.distractors):
         landmark = synthetic.draw_landmark(synthetic.HELD_OUT + number)
         known = number < world.landmarks
@@ -117,9 +115,7 @@ def _draw_photos(
             _write_photo(path, view.image)
             if asked:
                 queries.append(path)
-            if number == 0 and i in _PAIR:
-                pair.append(view)
-    return pair, queries
+    return queries
 
 
 def _name(landmark: Landmark) -> str:
@@ -131,14 +127,17 @@ def _write_photo(path: pathlib.Path, image: np.ndarray) -> None:
         file.write(images.encode_jpeg(image, quality=92))
 
 
-def _match_pair(out: pathlib.Path, pair: list[View], model: Model, settings) -> None:
+def _match_pair(
+    out: pathlib.Path, model: Model, settings: ExtractionSettings, size: tuple[int, int]
+) -> None:
     """Draws the figure, and prints how many inliers are where they should be."""
-    found = pairs.compare_photos(*(view.image for view in pair), model, settings)
+    landmark = synthetic.draw_landmark(synthetic.HELD_OUT + _PAIR_LANDMARK)
+    pair = [synthetic.draw_view(landmark, number, size) for number in _PAIR]
+    photos = [view.image for view in pair]
+    found = pairs.compare_photos(*photos, model, settings)
     local = [features.local for features in found.features]
     title = f"{found.inliers} inliers of {len(found.pair.matches)} matches"
-    figures.draw_matches(
-        *(view.image for view in pair), *local, found.pair, title, out / "matches.png"
-    )
+    figures.draw_matches(*photos, *local, found.pair, title, out / "matches.png")
     right = np.count_nonzero(true_inliers(*pair, pairs.inlier_lines(found)))
     print(f"matched a pair: {title}, {right} of them truly the same place")
 

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from delf_jax import demo, search, synthetic, weights
+
+WORLD = demo.World(landmarks=2, queries=1, views=2, distractors=1, size=(96, 128))
+
+
+def _answer(folder, path, images):
+    results = [search.Result(i, s, 0, np.zeros((0, 4))) for i, s in images]
+    return search.Answer(str(path), folder / path, results)
+
+
+def test_the_demo_writes_photos_a_figure_and_a_page(tiny_model, tmp_path, capsys):
+    model = weights.load_model(tiny_model)
+    outcome = demo.run(tmp_path, model, WORLD, shown=False)
+    photos = sorted(p.relative_to(tmp_path) for p in tmp_path.glob("photos/*/*.jpg"))
+    assert len(photos) == 5
+    assert len(list(tmp_path.glob("queries/*/*.jpg"))) == 2
+    assert (tmp_path / "matches.png").stat().st_size > 10_000
+    assert (tmp_path / "search.html").read_text().count("<li>") == 10
+    assert 0 < outcome.before <= 1 and 0 < outcome.after <= 1
+    printed = capsys.readouterr().out
+    assert f"{outcome.before:.3f}" in printed and f"{outcome.after:.3f}" in printed
+    assert str(tmp_path / "search.html") in printed
+
+
+def test_precision_is_measured_by_the_folder_of_a_photo(tmp_path):
+    ids = ["a/1.jpg", "a/2.jpg", "b/1.jpg"]
+    found = [("a/2.jpg", 0.1), ("b/1.jpg", 0.9), ("a/1.jpg", 0.5)]
+    answer = _answer(tmp_path, "a/0.jpg", found)
+    # Reranked a b a; by similarity b a a.
+    after = demo.mean_average_precision([answer], ids, True)
+    before = demo.mean_average_precision([answer], ids, False)
+    assert after == pytest.approx((1 + (1 / 2 + 2 / 3) / 2) / 2)
+    assert before == pytest.approx(((0 + 1 / 2) / 2 + (1 / 2 + 2 / 3) / 2) / 2)
+
+
+def test_inliers_are_right_where_the_drawing_says_so():
+    landmark = synthetic.draw_landmark(synthetic.HELD_OUT + 4)
+    a, b = (synthetic.draw_view(landmark, i, (90, 120), clean=True) for i in (0, 1))
+    rows, columns = np.nonzero(a.surface >= 0)
+    points = np.stack([rows, columns], -1).astype(float)[::97]
+    there, known = synthetic.project(a, b, points)
+    lines = np.concatenate([points, there], 1)[known]
+    assert len(lines) > 20
+    assert demo.true_inliers(a, b, lines).all()
+    assert not demo.true_inliers(a, b, lines + (0, 0, 4, 0)).any()
