@@ -103,9 +103,7 @@ def run_train(options: argparse.Namespace) -> int:
     _prepare_jax()
     from delf_jax import train
 
-    outcome = train.train(config, options.workdir)
-    if outcome.finished:
-        print(f"model: {pathlib.Path(options.workdir) / 'model'}")
+    train.train(config, options.workdir)
     return 0
 
 

@@ -119,8 +119,6 @@ def test_train_is_given_the_config_with_its_overrides(run, tmp_path, monkeypatch
     monkeypatch.setattr(train, "train", fake)
     config = pathlib.Path(__file__).parent.parent / "configs" / "common.py"
     arguments = [f"--config={config}", f"--workdir={tmp_path}", "--config.seed=5"]
-    status, said = run("train", *arguments, model=False)
-    assert status == 0
+    assert run("train", *arguments, model=False)[0] == 0
     assert calls == [(5, str(tmp_path))]
-    assert str(tmp_path / "model") in said
     assert configuration.read_config(config).seed != 5
