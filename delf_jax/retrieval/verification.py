@@ -45,20 +45,21 @@ def verify_pair(
     query: LocalFeatures,
     index: LocalFeatures,
     *,
-    max_distance: float | None = None,
+    max_distance: float | None = 1.0,
     ratio: float | None = None,
     mutual: bool = True,
     threshold: float = 20.0,
-    spacing: float | None = None,
+    spacing: float = 16.0,
     use_scales: bool = True,
     trials: int = 2000,
     seed: int = 0,
 ) -> PairMatch:
     """Matches of two images by descriptors, and those of them that geometry confirms.
 
-    `spacing`, in pixels, is how far apart two inliers must be to count twice (default:
-    half the threshold). The other arguments are those of match_descriptors and
-    estimate_affine; `use_scales` adds the one-match hypotheses.
+    `spacing`, in pixels, is how far apart two inliers must be to count twice. The other
+    arguments are those of match_descriptors and estimate_affine; `use_scales` adds the
+    one-match hypotheses. The defaults are for DELF features, a cell every 16 pixels;
+    for SIFT: max_distance=None, ratio=0.9, threshold=10.0, spacing=5.0.
     """
     matches = match_descriptors(
         query.descriptors,
@@ -85,7 +86,7 @@ def verify_pair(
             query_locations,
             index_locations,
             np.where(inliers, errors, np.inf),
-            spacing=threshold / 2 if spacing is None else spacing,
+            spacing=spacing,
         )
     return PairMatch(matches, geometry.affine, inliers)
 
