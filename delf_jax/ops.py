@@ -74,7 +74,21 @@ def masked_mean(
     x: Float[Array, "B H W C"], mask: Bool[Array, "B H W"] | None = None
 ) -> Float[Array, "B C"]:
     """Mean over the cells where the mask is True (0 if none is)."""
+    total = _sum_in_halves(_sum_in_halves(zero_outside(x, mask), 1), 1)
     if mask is None:
-        return jnp.sum(x, axis=(1, 2)) / (x.shape[1] * x.shape[2])
+        return total / (x.shape[1] * x.shape[2])
     cells = jnp.maximum(jnp.sum(mask, axis=(1, 2)), 1).astype(x.dtype)
-    return jnp.sum(zero_outside(x, mask), axis=(1, 2)) / cells[:, None]
+    return total / cells[:, None]
+
+
+def _sum_in_halves(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
+    """The sum along an axis, to the same bits however many zeros follow at its end."""
+    length = x.shape[axis]
+    side = 1 << max(length - 1, 0).bit_length()
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, side - length)
+    x = jnp.pad(x, widths)
+    while x.shape[axis] > 1:
+        first, second = jnp.split(x, 2, axis)
+        x = first + second
+    return jnp.squeeze(x, axis)

@@ -1,4 +1,9 @@
-"""Convolutions and pooling, each in the form that runs fastest on a CPU."""
+"""Convolutions and pooling, each in the form that runs fastest on a CPU.
+
+XLA's CPU kernels sum in another order when an array is tiny, so tiny ones are padded up
+to a size from where the order is fixed: an image then gives the same bits alone, in any
+batch and on any canvas.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +13,31 @@ from jaxtyping import Array, Float
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+# measured with jaxlib 0.10: from here on, the order of the sums is fixed
+_ROWS, _COLUMNS, _SIDE = 64, 8, 4
 
 
 def convolve_1x1(
     x: Float[Array, "B H W C"], kernel: Float[Array, "1 1 C F"], stride: int = 1
 ) -> Float[Array, "B h w F"]:
     """A 1x1 convolution as one matrix product: a third faster than as a convolution."""
-    x = x[:, ::stride, ::stride]
-    rows = _matrix_product(x.reshape(-1, x.shape[-1]), kernel[0, 0])
-    return rows.reshape(*x.shape[:3], kernel.shape[-1])
+    return multiply_rows(x[:, ::stride, ::stride], kernel[0, 0])
+
+
+def multiply_rows(
+    x: Float[Array, "*rows C"], w: Float[Array, "C F"]
+) -> Float[Array, "*rows F"]:
+    """x @ w; a row's result does not depend on how many others there are."""
+    rows = x.reshape(-1, x.shape[-1])
+    missing = max(_ROWS - rows.shape[0], 0)
+    columns = max(_COLUMNS - w.shape[1], 0)
+    padded = jnp.pad(w, ((0, 0), (0, columns))) if columns else w
+    y = _product(jnp.pad(rows, ((0, missing), (0, 0))) if missing else rows, padded)
+    return y[: rows.shape[0], : w.shape[1]].reshape(*x.shape[:-1], w.shape[1])
 
 
 @jax.custom_vjp
-def _matrix_product(x: Float[Array, "N C"], w: Float[Array, "C F"]) -> Array:
+def _product(x: Float[Array, "N C"], w: Float[Array, "C F"]) -> Float[Array, "N F"]:
     return x @ w
 
 
@@ -41,7 +58,7 @@ def _product_backward(
     return gradient @ w.T, x.T @ gradient
 
 
-_matrix_product.defvjp(_product_forward, _product_backward)
+_product.defvjp(_product_forward, _product_backward)
 
 
 def convolve(
@@ -51,13 +68,23 @@ def convolve(
     padding: Padding,
 ) -> Float[Array, "B h w F"]:
     """The plain convolution with explicit padding."""
-    if x.shape[-1] == 3 and kernel.shape[-1] <= 32:
-        # XLA's CPU convolution of 3 channels to 32 is four times slower than of 4 to 32
-        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1)))
-        kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 1), (0, 0)))
-    return lax.conv_general_dilated(
+    shape = (
+        x.shape[0],
+        *(
+            (side + sum(border) - kernel.shape[0]) // stride + 1
+            for side, border in zip(x.shape[1:3], padding, strict=True)
+        ),
+    )
+    sides = [max(_SIDE - side, 0) for side in x.shape[1:3]]
+    images = max(-(-_ROWS // (shape[1] * shape[2])) - shape[0], 0)
+    # XLA's CPU convolution of 3 channels to 32 is four times slower than of 4 to 32
+    channels = int(x.shape[-1] == 3 and kernel.shape[-1] <= 32)
+    x = jnp.pad(x, ((0, images), (0, sides[0]), (0, sides[1]), (0, channels)))
+    kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, channels), (0, 0)))
+    y = lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=_DIMENSIONS
     )
+    return y[: shape[0], : shape[1], : shape[2]]
 
 
 def max_pool_3x3(
@@ -71,9 +98,9 @@ def max_pool_3x3(
         widths = [(0, 0, 0)] * 4
         widths[axis] = (*padding, 0)
         x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), widths)
-        cells = (x.shape[axis] - 3) // 2 + 1
+        cells = max((x.shape[axis] - 3) // 2 + 1, 0)
         first, second, third = (
-            lax.slice_in_dim(x, tap, tap + 2 * cells - 1, stride=2, axis=axis)
+            lax.slice_in_dim(x, tap, max(tap + 2 * cells - 1, tap), stride=2, axis=axis)
             for tap in range(3)
         )
         x = jnp.maximum(jnp.maximum(first, second), third)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from delf_jax.models.layers import ConvNorm
+from delf_jax.models.layers import ConvNorm, Linear
 from delf_jax.models.resnet import LAYOUTS, ResNet, stage_sizes
 from delf_jax.ops import l2_normalize, masked_mean, valid_cells
 
@@ -105,20 +105,20 @@ class LocalBranch(nn.Module):
         if learn:
             outputs["attended"] = attend(targets, attention, valid)
         if self.num_classes:
-            dense = nn.Dense(self.num_classes, name="attention_classifier")
+            dense = Linear(self.num_classes, name="attention_classifier")
             outputs["attention_logits"] = dense(outputs["attended"])
         return outputs
 
 
-def block3_valid(
-    backbone: ResNet, block3: Map, sizes: Sizes | None
+def stage_valid(
+    backbone: ResNet, stage: str, x: Map, sizes: Sizes | None
 ) -> Bool[Array, "B h w"]:
-    """True for the cells of block3 that lie on the image."""
+    """True for the cells of a stage that lie on the image."""
     if sizes is None:
-        return jnp.ones(block3.shape[:3], bool)
+        return jnp.ones(x.shape[:3], bool)
     size = (sizes[:, 0], sizes[:, 1])
-    cells = stage_sizes(backbone.layout, size, backbone.block3_strides)["block3"]
-    return valid_cells(block3.shape[1:3], jnp.stack(cells, 1))
+    cells = stage_sizes(backbone.layout, size, backbone.block3_strides)[stage]
+    return valid_cells(x.shape[1:3], jnp.stack(cells, 1))
 
 
 class DELF(nn.Module):
@@ -142,7 +142,7 @@ class DELF(nn.Module):
         classify = global_branch and self.num_classes > 0
         last = "block4" if classify else "block3"
         stages = self.backbone(images, sizes, train=train, last=last)
-        valid = block3_valid(self.backbone, stages["block3"], sizes)
+        valid = stage_valid(self.backbone, "block3", stages["block3"], sizes)
         local = LocalBranch(
             self.attention_width,
             self.reduced_dimension,
@@ -154,7 +154,7 @@ class DELF(nn.Module):
         )(stages["block3"], valid, train)
         outputs = {"block3": stages["block3"], "valid": valid} | local
         if classify:
-            mean = jnp.mean(stages["block4"], axis=(1, 2))
-            dense = nn.Dense(self.num_classes, name="classifier")
-            outputs["logits"] = dense(mean)
+            cells = stage_valid(self.backbone, "block4", stages["block4"], sizes)
+            classifier = Linear(self.num_classes, name="classifier")
+            outputs["logits"] = classifier(masked_mean(stages["block4"], cells))
         return outputs

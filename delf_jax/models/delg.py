@@ -1,13 +1,13 @@
 """DELG [Cao2020]: one global descriptor and local features from one backbone."""
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from delf_jax.models.delf import LocalBranch, block3_valid
+from delf_jax.models.delf import LocalBranch, stage_valid
+from delf_jax.models.layers import Linear
 from delf_jax.models.pooling import gem
-from delf_jax.models.resnet import ResNet, stage_sizes
-from delf_jax.ops import l2_normalize, valid_cells
+from delf_jax.models.resnet import ResNet
+from delf_jax.ops import l2_normalize
 
 Images = Float[Array, "B H W 3"]
 Sizes = Int[Array, "B 2"]
@@ -61,7 +61,7 @@ class DELG(nn.Module):
         """
         last = "block4" if global_branch else "block3"
         stages = self.backbone(images, sizes, train=train, last=last)
-        valid = block3_valid(self.backbone, stages["block3"], sizes)
+        valid = stage_valid(self.backbone, "block3", stages["block3"], sizes)
         outputs = {"block3": stages["block3"], "valid": valid}
         outputs |= LocalBranch(
             self.attention_width,
@@ -80,16 +80,12 @@ class DELG(nn.Module):
         self, block4: Float[Array, "B h w C"], sizes: Sizes | None
     ) -> dict[str, Array]:
         """Pooled, whitened, and compared with the classes."""
-        mask = None
-        if sizes is not None:
-            size = (sizes[:, 0], sizes[:, 1])
-            cells = stage_sizes(self.backbone.layout, size)["block4"]
-            mask = valid_cells(block4.shape[1:3], jnp.stack(cells, 1))
+        mask = stage_valid(self.backbone, "block4", block4, sizes)
         power = self.gem_power
         if self.learn_power:
             power = self.param("gem_power", nn.initializers.constant(power), ())
         pooled = gem(block4, power, mask)
-        x = nn.Dense(self.global_dimension, name="whitening")(pooled)
+        x = Linear(self.global_dimension, name="whitening")(pooled)
         outputs = {"global_descriptor": x}
         if self.num_classes:
             classifier = CosineClassifier(self.num_classes, name="classifier")

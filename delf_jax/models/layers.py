@@ -5,7 +5,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from delf_jax.models.convolution import Padding, convolve, convolve_1x1
+from delf_jax.models import winograd
+from delf_jax.models.convolution import (
+    Padding,
+    convolve,
+    convolve_1x1,
+    multiply_rows,
+)
 
 
 class ConvNorm(nn.Module):
@@ -43,14 +49,21 @@ class ConvNorm(nn.Module):
         if side == 1:
             x = convolve_1x1(x, kernel, self.stride)
         else:
-            same = ((side // 2, side // 2),) * 2
-            x = convolve(x, kernel, self.stride, self.padding or same)
+            x = self._convolve(x, kernel)
         if self.use_bias or self.normalization == "folded":
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             x = x + bias[None, None, None]
         if self.normalization in ("folded", "none"):
             return x
         return self._normalize(x, train)
+
+    def _convolve(
+        self, x: Float[Array, "B H W C"], kernel: Float[Array, "K K C F"]
+    ) -> Float[Array, "B h w F"]:
+        if self.conv3x3 == "winograd" and (self.kernel_size, self.stride) == (3, 1):
+            return winograd.convolve_3x3(x, kernel)
+        same = ((self.kernel_size // 2, self.kernel_size // 2),) * 2
+        return convolve(x, kernel, self.stride, self.padding or same)
 
     def _normalize(
         self, x: Float[Array, "B H W C"], train: bool
@@ -75,6 +88,19 @@ class ConvNorm(nn.Module):
         factor = scale * jax.lax.rsqrt(used_var + self.epsilon)
         shift = offset - used_mean * factor
         return x * factor[None, None, None] + shift[None, None, None]
+
+
+class Linear(nn.Module):
+    """x @ kernel + bias, of each row to the same bits in any batch."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B C"]) -> Float[Array, "B F"]:
+        init = nn.initializers.glorot_uniform()
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return multiply_rows(x, kernel) + bias[None]
 
 
 def batch_statistics(
