@@ -31,7 +31,7 @@ HOLDOUT = (
 
 def get_config() -> ConfigDict:
     config = common.get_config()
-    config.steps = 6000
+    config.steps = 4500
     config.batch_size = 6
     config.ema_decay = 0.998
     config.devices = 1
@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     config.loss.attention = 0.1
     config.loss.reconstruction = 0.1
     config.loss.distillation = 1.0
-    config.loss.global_distillation = 1.0
+    config.loss.global_distillation = 1.5
     config.loss.correspondence = 0.5
     config.loss.matchability = 0.2
     config.loss.margin = 0.1

@@ -33,7 +33,8 @@ class TeacherMaps(NamedTuple):
     mean: np.ndarray  # [1024]
     components: np.ndarray  # [T, 1024], orthonormal rows.
     gains: np.ndarray  # [T]: reduced = (map - mean) @ components.T * gains.
-    global_components: np.ndarray  # [T, 1024], orthonormal rows.
+    global_mean: np.ndarray  # [1024], of GeM descriptors.
+    global_components: np.ndarray  # [T, 1024], orthonormal rows times a gain.
 
 
 def load_teacher(path: str) -> Callable[[Float[np.ndarray, "H W 3"]], np.ndarray]:
@@ -195,18 +196,16 @@ def sample(
 def global_target(
     maps: TeacherMaps, features: Float[np.ndarray, "N T"]
 ) -> Float[np.ndarray, " T"]:
-    """The teacher's GeM descriptor of the sampled features, in its principal subspace.
-
-    The subspace is not centred, so that inner products (similarities) are kept.
-    """
+    """The teacher's GeM descriptor of the sampled features, centred, partly whitened."""
     channels = (features / maps.gains) @ maps.components + maps.mean
-    return _project_global(channels, maps.global_components)
-
-
-def _project_global(channels: np.ndarray, components: np.ndarray) -> np.ndarray:
-    pooled = np.mean(np.maximum(channels, 1e-6) ** POWER, 0) ** (1 / POWER)
-    projected = components @ (pooled / np.linalg.norm(pooled))
+    projected = maps.global_components @ (_pool(channels) - maps.global_mean)
     return (projected / np.linalg.norm(projected)).astype(np.float32)
+
+
+def _pool(channels: np.ndarray) -> np.ndarray:
+    """The normalised GeM descriptor of cells [N, 1024]."""
+    pooled = np.mean(np.maximum(channels, 1e-6) ** POWER, 0) ** (1 / POWER)
+    return pooled / np.linalg.norm(pooled)
 
 
 def _resized(image: UInt8[np.ndarray, "H W 3"], long_side: int) -> np.ndarray:
@@ -222,12 +221,14 @@ def _reduce(channels: np.ndarray, basis: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _fit_basis(maps: Iterable[np.ndarray], dimension: int) -> dict[str, np.ndarray]:
-    """Components of cells (partly whitened) and of GeM descriptors of windows."""
+    """Principal subspaces of cells and of the GeM descriptors of windows.
+
+    Both are half-whitened: what is common to all images weighs less, as descriptors that
+    are compared should have it, and noise is not blown up.
+    """
     rng = np.random.default_rng(0)
     cells = np.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
-    mean = cells.mean(0)
-    variances, vectors = np.linalg.eigh(np.cov(cells - mean, rowvar=False))
-    variances, vectors = variances[::-1][:dimension], vectors[:, ::-1][:, :dimension]
+    mean, vectors, variances = _principal(cells, dimension)
     gains = variances**-0.25
     gains /= np.sqrt(np.mean(gains**2 * variances))  # unit mean square of a channel.
     descriptors = []
@@ -236,13 +237,21 @@ def _fit_basis(maps: Iterable[np.ndarray], dimension: int) -> dict[str, np.ndarr
             height, width = channels.shape[:2]
             h, w = rng.integers(min(4, height), height + 1), rng.integers(4, width + 1)
             y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-            window = channels[y : y + h, x : x + w].reshape(-1, channels.shape[-1])
-            pooled = np.mean(np.maximum(window, 1e-6) ** POWER, 0) ** (1 / POWER)
-            descriptors.append(pooled / np.linalg.norm(pooled))
-    _, _, directions = np.linalg.svd(np.array(descriptors), full_matrices=False)
-    return {
-        "mean": mean.astype(np.float32),
-        "components": vectors.T.astype(np.float32),
-        "gains": gains.astype(np.float32),
-        "global_components": directions[:dimension].astype(np.float32),
+            window = channels[y : y + h, x : x + w]
+            descriptors.append(_pool(window.reshape(-1, channels.shape[-1])))
+    global_mean, directions, spread = _principal(np.array(descriptors), dimension)
+    basis = {
+        "mean": mean,
+        "components": vectors.T,
+        "gains": gains,
+        "global_mean": global_mean,
+        "global_components": (directions * spread**-0.25).T,
     }
+    return {name: value.astype(np.float32) for name, value in basis.items()}
+
+
+def _principal(samples: np.ndarray, dimension: int) -> tuple[np.ndarray, ...]:
+    """Mean [D], leading eigenvectors [D, dimension] and variances of samples [N, D]."""
+    mean = samples.mean(0)
+    variances, vectors = np.linalg.eigh(np.cov(samples - mean, rowvar=False))
+    return mean, vectors[:, ::-1][:, :dimension], variances[::-1][:dimension]

@@ -96,6 +96,7 @@ def test_teacher_features_come_from_where_the_cell_looks():
         np.zeros(3, np.float32),
         identity,
         np.ones(3, np.float32),
+        np.zeros(3, np.float32),
         identity,
     )
     image = np.zeros((160, 240, 3), np.uint8)

@@ -13,7 +13,9 @@ def small_maps(levels, dimension=3):
     )
     identity = np.eye(dimension, dtype=np.float32)
     zeros, ones = np.zeros(dimension, np.float32), np.ones(dimension, np.float32)
-    return teachers.TeacherMaps(cells, {"a": levels}, zeros, identity, ones, identity)
+    return teachers.TeacherMaps(
+        cells, {"a": levels}, zeros, identity, ones, zeros, identity
+    )
 
 
 @pytest.mark.parametrize(
