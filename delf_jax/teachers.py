@@ -1,8 +1,8 @@
 """Feature maps of a large ImageNet network, computed once and sampled where needed.
 
-The teacher is a ResNet-101 v2 (pre-activation, [He2016]) cut after its third block: 1024
-channels, stride 16. Its weights are read from a local .npz of arrays and are never part
-of what is trained or shipped; only its answers on training images are.
+The teacher is a ResNet-101 v2 (pre-activation, [He2016]) cut after its third block:
+1024 channels, stride 16. Its weights are read from a local .npz of arrays; what is
+trained sees its answers on training images and nothing else of it.
 """
 
 import pathlib
@@ -38,7 +38,7 @@ class TeacherMaps(NamedTuple):
 
 
 def load_teacher(path: str) -> Callable[[Float[np.ndarray, "H W 3"]], np.ndarray]:
-    """A function from RGB in [-1, 1], sides multiples of 32, to the map [h, w, 1024]."""
+    """A function from RGB in [-1, 1], sides multiples of 32, to maps [h, w, 1024]."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {
@@ -46,7 +46,9 @@ def load_teacher(path: str) -> Callable[[Float[np.ndarray, "H W 3"]], np.ndarray
                 for name in file
             }
     except (OSError, ValueError) as error:
-        raise files.InputError(f"{path}: not readable as teacher weights ({error})")
+        raise files.InputError(
+            f"{path}: not readable as teacher weights ({error})"
+        ) from None
     arrays = {
         name: jnp.asarray(_kernel(x) if name.endswith("_weights") else x)
         for name, x in arrays.items()
@@ -112,7 +114,7 @@ def build_maps(
     dimension: int,
     fit_on: int = 200,
 ) -> TeacherMaps:
-    """Computes, reduces and stores the teacher's maps of `images`; reuses what is there.
+    """Computes, reduces and stores the teacher's maps of `images`, or finds them there.
 
     Args:
       teacher_path: the .npz of arrays.
@@ -196,7 +198,7 @@ def sample(
 def global_target(
     maps: TeacherMaps, features: Float[np.ndarray, "N T"]
 ) -> Float[np.ndarray, " T"]:
-    """The teacher's GeM descriptor of the sampled features, centred, partly whitened."""
+    """The teacher's GeM descriptor of sampled features, centred and half-whitened."""
     channels = (features / maps.gains) @ maps.components + maps.mean
     projected = maps.global_components @ (_pool(channels) - maps.global_mean)
     return (projected / np.linalg.norm(projected)).astype(np.float32)
@@ -223,8 +225,8 @@ def _reduce(channels: np.ndarray, basis: dict[str, np.ndarray]) -> np.ndarray:
 def _fit_basis(maps: Iterable[np.ndarray], dimension: int) -> dict[str, np.ndarray]:
     """Principal subspaces of cells and of the GeM descriptors of windows.
 
-    Both are half-whitened: what is common to all images weighs less, as descriptors that
-    are compared should have it, and noise is not blown up.
+    Both are half-whitened: what is common to all images weighs less, as descriptors
+    that are compared should have it, and noise is not blown up.
     """
     rng = np.random.default_rng(0)
     cells = np.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
