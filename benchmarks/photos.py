@@ -157,10 +157,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as scratch:
         directory = options.index or scratch
-        _report(
-            "indexing",
-            lambda: search.make_index([photos / "images"], directory, model, settings),
-        )
+        search.make_index([photos / "images"], directory, model, settings)
         index = search.open_index(directory)
         for name, rerank in (("global alone", False), ("reranked", True)):
             _report(
@@ -176,9 +173,9 @@ def main() -> None:
         )
 
 
-def _report(name: str, run: Callable[[], object]) -> None:
+def _report(name: str, measure: Callable[[], str]) -> None:
     start = time.perf_counter()
-    result = run()
+    result = measure()
     print(f"  {name:28s} {result}   ({time.perf_counter() - start:.0f} s)", flush=True)
 
 
