@@ -47,7 +47,7 @@ def restore(manager: ocp.CheckpointManager, state: Tree, iterator: Any) -> Tree:
       iterator: of the data; it is set.
     """
     step = manager.latest_step()
-    folder = manager.directory / str(step)
+    folder = f"{manager.directory}/{step}"
     _check_shapes(_stored_shapes(manager, step), _shapes(state), folder)
     example = jax.tree.map(np.asarray, state)
     items = ocp.args.Composite(
@@ -88,7 +88,7 @@ def _stored_shapes(
     return _shapes(manager.item_metadata(step).state.tree)
 
 
-def _check_shapes(stored: dict, wanted: dict, folder: pathlib.Path) -> None:
+def _check_shapes(stored: dict, wanted: dict, folder: str) -> None:
     """InputError that names the first parameter that differs."""
     for name in sorted(stored.keys() | wanted.keys()):
         there, here = stored.get(name), wanted.get(name)

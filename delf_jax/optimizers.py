@@ -1,5 +1,7 @@
 """Optimisers by name, with their learning rate by step."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,17 +25,28 @@ def make_optimizer(
         decay_steps=steps,
         end_value=peak * settings.final_factor,
     )
-    chain = (
-        [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
-    )
+    clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
     decay = optax.add_decayed_weights(settings.weight_decay, mask=_is_kernel)
     if settings.name == "adamw":
-        chain += [optax.scale_by_adam(b1=settings.momentum), decay]
+        rule = [optax.scale_by_adam(b1=settings.momentum), decay]
     elif settings.name == "sgd":
-        chain += [decay, optax.trace(settings.momentum)]
+        rule = [decay, optax.trace(settings.momentum)]
     else:
         raise InputError(f"optimizer.name is {settings.name!r}: use 'adamw' or 'sgd'")
-    return optax.chain(*chain, optax.scale_by_learning_rate(schedule)), schedule
+    chain = optax.chain(*clip, *rule, optax.scale_by_learning_rate(schedule))
+    update = _with_promotion(chain.update)
+    return optax.GradientTransformation(chain.init, update), _with_promotion(schedule)
+
+
+def _with_promotion(function: Callable) -> Callable:
+    """The function under standard promotion: optax mixes counts and floats."""
+
+    @functools.wraps(function)
+    def promoted(*args: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args)
+
+    return promoted
 
 
 def _is_kernel(params: Tree) -> Tree:

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import json
 import pathlib
-import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from ml_collections import ConfigDict
 from delf_jax import checkpoints, objective, weights
 from delf_jax.files import InputError, write_json
 from delf_jax.optimizers import make_optimizer
+from delf_jax.signals import stop_signals
 from delf_jax.training_data import open_batches, open_sources, settings_tuple
 from delf_jax.training_log import TrainingLog
 
@@ -38,7 +38,7 @@ Batch = dict[str, Any]
 class TrainState:
     """All that changes from step to step."""
 
-    step: jax.Array
+    step: Any  # int32, an array of jax or, from a checkpoint, of numpy.
     params: Tree  # {"model": ..., "head": ...}; the head learns and is not exported.
     batch_stats: Tree
     opt_state: Tree
@@ -112,7 +112,7 @@ def train_step(
     )
     if axis_name is not None:
         gradients, stats = jax.lax.pmean((gradients, stats), axis_name)
-    parts["gradient_norm"] = optax.global_norm(gradients)
+    parts["gradient_norm"] = optax.tree.norm(gradients)
     updates, opt_state = static.optimizer.update(
         gradients, state.opt_state, state.params
     )
@@ -185,6 +185,12 @@ def parallel_step(static: Static, devices: list[jax.Device]) -> Callable:
     )
 
 
+def on_all(devices: list[jax.Device]) -> jax.sharding.NamedSharding:
+    """The sharding of what every device holds in whole: the state."""
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+
 def train(config: ConfigDict, workdir: str) -> Outcome:
     """Trains as `config` says, from the newest checkpoint in `workdir` if there is one.
 
@@ -215,7 +221,7 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
         log = TrainingLog(config, folder, schedule, int(state.step))
         stack.callback(log.close)
         log.describe(state.params["model"])
-        stopped = stack.enter_context(_stop_signals())
+        stopped = stack.enter_context(stop_signals())
         state, finished = _run(
             config, static, devices, batches, state, key, manager, log, stopped
         )
@@ -237,9 +243,7 @@ def _run(
     stopped: threading.Event,
 ) -> tuple[TrainState, bool]:
     """The state in the end, and whether it is the end that the config names."""
-    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    step, state = int(state.step), jax.device_put(state, everywhere)
+    step, state = int(state.step), jax.device_put(state, on_all(devices))
     run_step = parallel_step(static, devices)
     while step < config.steps:
         batch = next(batches)
@@ -263,27 +267,6 @@ def _run(
 def _split(batch: Batch, devices: int) -> Batch:
     """The batch with an axis for the devices in front."""
     return {n: x.reshape(devices, -1, *x.shape[1:]) for n, x in batch.items()}
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, instead of ending the program."""
-    stopped = threading.Event()
-    # Several hosts must stop at one step: there orbax listens and tells the others.
-    if jax.process_count() > 1 or not _in_main_thread():
-        yield stopped
-        return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(n, lambda *_: stopped.set()) for n in numbers]
-    try:
-        yield stopped
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 def _make_static(config: ConfigDict, classes: int) -> tuple[Static, optax.Schedule]:
