@@ -33,6 +33,8 @@ MIN_SIDE = 10
 # little area. At 1024 pixels this one wastes 7 % and 200 sizes of photos need 79
 # programs; with half as many steps it would be 11 % and 51.
 FINE_STEPS = 16
+# Most settings ask for fewer features than this.
+KEPT_STEP = 1024
 
 Image = str | os.PathLike | np.ndarray
 
@@ -161,10 +163,10 @@ def _extract_window(
     for ((_, _, with_global), jobs), (canvases, sizes) in zip(
         batches, drawn, strict=True
     ):
-        keep = settings.max_features if settings.nms_iou >= 1 else None
-        running.append((jobs, run(canvases, sizes, keep, with_global)))
-        # The device works on one batch while the last one's results are taken.
-        if len(running) > 1:
+        running.append((jobs, run(canvases, sizes, _kept(settings), with_global)))
+        # A device works on one batch while the results of the last are taken; on a CPU
+        # two at once would take twice the memory and no less time.
+        if len(running) > (jax.default_backend() != "cpu"):
             _collect(levels, *running.popleft())
     while running:
         _collect(levels, *running.popleft())
@@ -182,6 +184,16 @@ def _extract_window(
                 settings,
                 model.module.backbone,
             )
+
+
+def _kept(settings: ExtractionSettings) -> int | None:
+    """How many cells of each level may be needed: None is all.
+
+    Rounded up, so that another number of features is not another program.
+    """
+    if settings.max_features and settings.nms_iou < 1:
+        return None
+    return -(-settings.max_features // KEPT_STEP) * KEPT_STEP
 
 
 def _jobs(window: list, settings: ExtractionSettings, model: Model) -> Iterator[_Job]:

@@ -1,7 +1,6 @@
 """Extraction: the original's numbers, and independence of canvas, batch and order."""
 
 import json
-import pathlib
 
 import jax
 import numpy as np
@@ -12,9 +11,8 @@ from delf_jax import extraction, weights
 from delf_jax import images as image_files
 from delf_jax.extraction import extract_canvases, extract_features
 from delf_jax.files import InputError
-from delf_jax.models import resnet
 from delf_jax.ops import Features
-from delf_jax.settings import ExtractionSettings, Whitening, settings_for
+from delf_jax.settings import ExtractionSettings, settings_for
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +181,17 @@ def test_either_branch_can_be_left_out(model):
     np.testing.assert_allclose(local.local.attention, both.local.attention, **CLOSE)
 
 
+def test_suppression_is_given_every_cell(model):
+    photo = _photo(64, 80)
+    (all_of_them,) = _extract(model, [photo], SETTINGS)
+    (same,) = _extract(model, [photo], SETTINGS, nms_iou=0.9999)
+    _assert_same(all_of_them, same, **CLOSE)
+    (fewer,) = _extract(model, [photo], SETTINGS, nms_iou=0.3)
+    assert 0 < len(fewer.local.scales) < len(same.local.scales)
+    (few,) = _extract(model, [photo], SETTINGS, max_features=3)
+    np.testing.assert_array_equal(few.local.attention, same.local.attention[:3])
+
+
 def test_a_model_without_global_branch_says_so(model):
     delf = weights.build_module({"name": "delf", "depth": 18, "width": 8})
     wrong = model._replace(module=delf, name="local_only")
@@ -238,190 +247,3 @@ def test_pyramid_sizes_are_the_originals(golden):
     for height, width, scale, new_height, new_width in table["rows"]:
         size = extraction.pyramid_size((height, width), scale)
         assert size == (new_height, new_width)
-
-
-# One canvas for all levels of the golden image, so that one program does for all.
-GOLDEN_GRID = 416
-DESCRIPTORS = ("descriptors_no_pca", "descriptors_pca40", "descriptors_pca40_whitened")
-
-
-class _Original:
-    """The original's numbers for one stride of block3, and our model of it."""
-
-    def __init__(self, golden: pathlib.Path, stride: int):
-        self.stored = np.load(golden / "extraction.npz")
-        tolerances = json.loads((golden / "tolerances.json").read_text())
-        self.tolerances = tolerances["extraction.npz"]
-        self.prefix = f"stride{stride}"
-        module, variables = _golden_network(golden, stride)
-        self.model = weights.Model(module, variables, {}, "0" * 64, "golden")
-        self.settings = ExtractionSettings(
-            image_scales=tuple(self.stored["image_scales"].tolist()),
-            global_scales=tuple(self.stored["global_scales_ind"].tolist()),
-            attention_threshold=float(self[f"{self.prefix}/threshold"]),
-            max_image_size=None,
-            locations="delf",
-            grid=GOLDEN_GRID,
-        )
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.stored[name]
-
-    def pca(self, whiten: bool) -> Whitening:
-        dimension = int(self["pca_dim"])
-        return Whitening(
-            self["pca_mean"],
-            self["pca_matrix"][:dimension],
-            self["pca_variances"][:dimension] if whiten else None,
-        )
-
-    def extract(self, image: np.ndarray | None = None, **changes) -> Features:
-        image = self["image"] if image is None else image
-        (found,) = _extract(self.model, [image], self.settings, **changes)
-        return found
-
-    def assert_close(self, ours: np.ndarray, name: str, order=slice(None)) -> None:
-        expected = self[name][order].reshape(ours.shape)
-        atol = self.tolerances[name]["atol"]
-        np.testing.assert_allclose(ours, expected, rtol=0, atol=atol, err_msg=name)
-
-
-def _golden_network(golden: pathlib.Path, stride: int):
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("golden", golden / "weights.py")
-    generator = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generator)
-    seed = json.loads((golden / "seed.json").read_text())["seed"]
-    named = generator.all_weights(str(golden / "variables_keras_delg.json"), seed)
-    architecture = {
-        "name": "delg",
-        "depth": 50,
-        "layout": "keras",
-        "block3_strides": stride == 32,
-    }
-    variables = weights.variables_from_keras(named)
-    return weights.fold_batch_norm(weights.build_module(architecture), variables)
-
-
-@pytest.fixture(scope="module", params=[16, 32])
-def original(golden, request) -> _Original:
-    return _Original(golden, request.param)
-
-
-def _places(locations: np.ndarray, scales: np.ndarray) -> list[tuple]:
-    return [tuple(row) for row in np.round(np.c_[locations, scales], 2).tolist()]
-
-
-@pytest.mark.golden
-def test_attention_maps_of_all_levels_are_the_originals(original):
-    settings = original.settings
-    pixels = image_files.normalize_pixels(original["image"])
-    for scale, image_scale in enumerate(settings.image_scales):
-        name = f"{original.prefix}/scale{scale}"
-        size = extraction.pyramid_size(pixels.shape[:2], image_scale)
-        assert size == tuple(original[f"{name}/image_size"])
-        canvas = np.zeros((1, GOLDEN_GRID, GOLDEN_GRID, 3), np.float32)
-        y, x = (resnet.canvas_offset("keras", side) for side in size)
-        level = image_files.resize_bilinear(pixels, size)
-        canvas[0, y : y + size[0], x : x + size[1]] = level
-        maps = extract_canvases(
-            original.model.variables,
-            canvas,
-            np.int32([size]),
-            module=original.model.module,
-            keep=None,
-            with_global=scale in settings.global_scales,
-        )
-        attention = np.full_like(original[f"{name}/attention_prob"], np.nan)
-        valid = np.asarray(maps["attention"][0]) >= 0
-        rows, columns = np.asarray(maps["cells"][0])[valid].T
-        attention[rows, columns] = np.asarray(maps["attention"][0])[valid]
-        original.assert_close(attention, f"{name}/attention_prob")
-
-
-@pytest.mark.golden
-@pytest.mark.parametrize("iou", [1.0, 0.5])
-@pytest.mark.parametrize("count", [100, 1000])
-def test_selected_features_are_the_originals(original, iou, count):
-    name = f"{original.prefix}/iou{iou}/max{count}"
-    found = original.extract(max_features=count, nms_iou=iou).local
-    boxes = original[f"{name}/boxes"]
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    theirs = _places(centres, original[f"{name}/scales"])
-    ours = _places(found.locations, found.scales)
-    assert sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours)
-    order = [theirs.index(place) for place in ours]
-    original.assert_close(found.attention, f"{name}/scores", order)
-    for stored, pca in zip(
-        DESCRIPTORS, (None, original.pca(False), original.pca(True)), strict=True
-    ):
-        if f"{name}/{stored}" in original.stored:
-            again = original.extract(max_features=count, nms_iou=iou, pca=pca).local
-            original.assert_close(again.descriptors, f"{name}/{stored}", order)
-
-
-@pytest.mark.golden
-def test_global_descriptors_are_the_originals(original):
-    name = f"{original.prefix}/iou1.0/max100"
-    found = original.extract(max_features=0)
-    original.assert_close(found.global_descriptor, f"{name}/global_descriptor")
-    per_scale = f"{name}/global_per_scale_normalized"
-    for row, scale in enumerate(original.settings.global_scales):
-        alone = original.extract(max_features=0, global_scales=(scale,))
-        original.assert_close(
-            alone.global_descriptor[None], per_scale, slice(row, row + 1)
-        )
-
-
-CASES = {
-    "a_plain": {"max_features": 1000},
-    "b_max150_pca": {"max_image_size": 150, "max_features": 100, "whiten": False},
-    "c_max150_pca_whitening_resized_coordinates": {
-        "max_image_size": 150,
-        "max_features": 100,
-        "use_resized_coordinates": True,
-        "whiten": True,
-    },
-    "d_square160_factor08": {
-        "max_image_size": 160,
-        "use_square_images": True,
-        "resize_factor": 0.8,
-        "max_features": 50,
-        "whiten": False,
-    },
-    "e_min200": {
-        "max_image_size": 400,
-        "min_image_size": 200,
-        "max_features": 50,
-        "whiten": False,
-    },
-}
-
-
-@pytest.mark.golden
-@pytest.mark.parametrize("case", CASES)
-def test_the_whole_extractor_gives_the_originals_numbers(original, case):
-    name = f"{original.prefix}/extractor/{case}"
-    if f"{name}/scales" not in original.stored:
-        pytest.skip("not stored for this stride")
-    changes = dict(CASES[case])
-    if "whiten" in changes:
-        changes["pca"] = original.pca(changes.pop("whiten"))
-    found = original.extract(**changes)
-    original.assert_close(found.global_descriptor, f"{name}/global_descriptor")
-    theirs = _places(original[f"{name}/locations"], original[f"{name}/scales"])
-    ours = _places(found.local.locations, found.local.scales)
-    assert sorted(ours) == sorted(theirs)
-    order = [theirs.index(place) for place in ours]
-    for field in ("locations", "scales", "attention", "descriptors"):
-        if f"{name}/{field}" in original.stored:
-            original.assert_close(getattr(found.local, field), f"{name}/{field}", order)
-
-
-@pytest.mark.golden
-def test_what_the_original_finds_nothing_in_is_refused(original):
-    (result,) = _extract(
-        original.model, [np.zeros((9, 200, 3), np.uint8)], original.settings
-    )
-    assert isinstance(result, InputError) and "too few" in str(result)

@@ -1,0 +1,56 @@
+"""Seconds from the start of Python to the first result, as a command would take them.
+
+    python benchmarks/cold_start.py [--model=DIR] [--longest=1024] [--rounds=3]
+
+Each round is a process of its own that reads one photo and extracts it with the bundled
+model: first with an empty compilation cache, then with the cache that this one filled.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from PIL import Image
+
+FIRST_RESULT = """
+import sys
+from delf_jax import extraction, settings, weights
+from delf_jax.compilation import enable_compilation_cache
+enable_compilation_cache()
+model = weights.load_model(sys.argv[2] or None)
+chosen = settings.settings_for(model)
+features = next(extraction.extract_features(model, [sys.argv[1]], chosen))
+print(len(features.local.scales))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="", help="folder (default: the bundled one)")
+    parser.add_argument("--longest", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        photo = os.path.join(folder, "photo.jpg")
+        shape = (options.longest * 3 // 4, options.longest, 3)
+        noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        Image.fromarray(noise).save(photo)
+        environment = os.environ | {"DELF_JAX_CACHE": os.path.join(folder, "cache")}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        command = [sys.executable, "-c", FIRST_RESULT, photo, options.model]
+        times = []
+        for _ in range(1 + options.rounds):
+            start = time.perf_counter()
+            subprocess.run(command, env=environment, check=True, capture_output=True)
+            times.append(time.perf_counter() - start)
+    print(f"first result, empty cache: {times[0]:6.1f} s")
+    print(f"first result, warm cache:  {statistics.median(times[1:]):6.1f} s (median)")
+
+
+if __name__ == "__main__":
+    main()

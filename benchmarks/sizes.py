@@ -1,0 +1,95 @@
+"""Programs, time and memory of extracting photos of as many sizes as there are photos.
+
+    python benchmarks/sizes.py [--photos=200] [--longest=1024] [--depth=50]
+
+Photos are drawn, with sides in the proportions that cameras and crops give, upright and
+lying. Prints how many programs were compiled and how many canvases a grid of this kind
+has at most for such photos, the time to compile, and the peak memory of the process.
+"""
+
+import argparse
+import resource
+import time
+
+import jax
+import numpy as np
+
+from delf_jax import extraction, weights
+from delf_jax.compilation import enable_compilation_cache
+from delf_jax.settings import ExtractionSettings
+
+
+def draw_sizes(count: int, longest: int, seed: int = 0) -> list[tuple[int, int]]:
+    """Different (height, width): longer sides up to 1.5 times the longest extracted."""
+    rng = np.random.default_rng(seed)
+    sizes: dict[tuple[int, int], None] = {}
+    while len(sizes) < count:
+        long = int(rng.uniform(0.5, 1.5) * longest)
+        short = int(long * rng.uniform(0.5, 1))
+        sizes[(long, short) if rng.random() < 0.5 else (short, long)] = None
+    return list(sizes)
+
+
+def draw_photo(size: tuple[int, int]) -> np.ndarray:
+    rng = np.random.default_rng(size[0] * 10_000 + size[1])
+    return rng.integers(0, 256, (*size, 3), np.uint8)
+
+
+def all_buckets(settings: ExtractionSettings) -> int:
+    """Canvases that such photos can come to lie on, with the global branch or not."""
+    longest = settings.max_image_size
+    buckets = {
+        (
+            *(extraction.bucket_side(round(s * scale), settings.grid) for s in (a, b)),
+            index in settings.global_scales,
+        )
+        for index, scale in enumerate(settings.image_scales)
+        for long in range(longest // 2, longest + 1, 4)
+        for short in range(long // 2, long + 1, 4)
+        for a, b in ((long, short), (short, long))
+    }
+    return len(buckets)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=int, default=200)
+    parser.add_argument("--longest", type=int, default=1024)
+    parser.add_argument("--depth", type=int, default=50)
+    options = parser.parse_args()
+    enable_compilation_cache()
+    architecture = {"name": "delg", "depth": options.depth, "layout": "keras"}
+    module = weights.build_module(architecture)
+    image = np.zeros((1, 64, 64, 3), np.float32)
+    variables = jax.jit(module.init)(jax.random.key(0), image)
+    module, variables = weights.fold_batch_norm(module, variables)
+    model = weights.Model(module, variables, {}, "random", "random")
+    settings = ExtractionSettings(max_image_size=options.longest)
+    sizes = draw_sizes(options.photos, options.longest)
+    compiled: list[float] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: (
+            compiled.append(seconds) if "backend_compile" in event else None
+        )
+    )
+    start = time.perf_counter()
+    photos = (draw_photo(size) for size in sizes)
+    for number, _ in enumerate(extraction.extract_features(model, photos, settings), 1):
+        if number in (1, 2, 5, 10, 20, 50, 100) or number == len(sizes):
+            programs = extraction.extract_canvases._cache_size()
+            passed = time.perf_counter() - start
+            print(
+                f"{number:4d} photos: {programs:4d} programs, {passed:7.1f} s "
+                f"({sum(compiled):.1f} s compiling), "
+                f"peak memory {peak_gigabytes():.2f} GB",
+                flush=True,
+            )
+    print(f"at most {all_buckets(settings)} programs, whatever the number of photos")
+
+
+def peak_gigabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    main()
