@@ -1,8 +1,8 @@
 """Two views of a training image: what an image shows under another camera and light.
 
-A view is a homography (zoom, rotation, shear, perspective) of the image and a change of
-colour, blur and noise. Everything is drawn from the generator that is passed in, so that a
-view depends on the seed and the example alone.
+A view is a homography (zoom, rotation, shear, perspective) of the image and a change
+of colour, blur and noise. Everything is drawn from the generator that is passed in, so
+that a view depends on the seed and the example alone.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from delf_jax import teachers
-
 
 OUTSIDE = -1e5  # coordinates, times 1 or 2, of cells that look past the image's border.
 
@@ -41,8 +40,8 @@ def views(
     """Two views of `example["image"]` with what is known about them.
 
     Returns:
-      image uint8 [2, S, S, 3]; label int32; coordinates f32 [2, h, w, 2], the centres of
-      the map's cells in a frame that both views share, one unit about a pixel of a
+      image uint8 [2, S, S, 3]; label int32; coordinates f32 [2, h, w, 2], the centres
+      of the map's cells in a frame that both views share, one unit about a pixel of a
       view (cells that look past the image's border are far from everything);
       with `maps` also teacher f32 [2, h, w, T], teacher_valid bool [2, h, w] and
       teacher_global f32 [2, T].

@@ -1,4 +1,4 @@
-"""Local descriptors that find their counterpart in a second view, and know if they can."""
+"""Local descriptors that find their counterpart in another view, and know if so."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def correspondence_loss(
         `other_descriptors[example]`.
       other_coordinates: cell centres of the counterpart view, in the same frame.
       temperature: of the softmax over cosines.
-      positive_radius: a cell's nearest counterpart is its positive within this distance.
+      positive_radius: a cell's nearest counterpart within it is its positive.
       ignore_radius: other cells of the counterpart this near are no negatives: they
         see nearly the same thing.
 
@@ -64,7 +64,7 @@ def matchability_loss(
 ) -> Float[Array, ""]:
     """Cross-entropy of "this cell's nearest neighbour is right" under the attention.
 
-    With attention = softplus(x), 1 - exp(-attention) = sigmoid(x) is the probability, so
+    With attention = softplus(x), 1 - exp(-attention) = sigmoid(x) is the probability:
     the score that extraction ranks by is trained as it is. Mean over the valid cells.
     """
     probability = -jnp.expm1(-attention)
