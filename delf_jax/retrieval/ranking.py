@@ -14,9 +14,9 @@ def top_k(
     similarities = np.asarray(similarities)
     size = similarities.shape[-1]
     k = size if k is None else min(k, size)
-    if k < size // 8 and similarities.ndim == 1:
+    if 0 < k < size // 8 and similarities.ndim == 1:
         # Sorting the few that can be among the first k, ties at the border included.
-        border = np.partition(similarities, size - k - 1)[size - k - 1]
+        border = np.partition(similarities, -k)[-k]
         ids = np.flatnonzero(similarities >= border)
         order = ids[np.argsort(-similarities[ids], kind="stable")]
     else:
@@ -38,10 +38,11 @@ def rerank(
       candidates: image ids, in any order.
       similarities: of the global descriptors, cosines in [-1, 1].
       inliers: verified matches of each candidate.
-      noise: as many inliers as unrelated photos reach by chance; up to here they
-        count little, beyond they decide.
-      weight: what log2(1 + inliers / noise) is worth against the cosine. Infinite:
-        inliers decide alone, similarity breaks ties, as in the released code.
+      noise: about as many inliers as unrelated photos reach by chance.
+      weight: of the evidence, log2(1 + inliers / noise), against the cosine. At 1,
+        twice the inliers outweigh any usual difference of cosines once they exceed
+        the noise; below it both count. Infinite: inliers decide alone, similarity
+        breaks ties, as in the released code.
     """
     evidence = np.log2(1 + np.asarray(inliers, np.float64) / noise)
     similarities = np.asarray(similarities, np.float64)
