@@ -105,7 +105,6 @@ def _extract_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part",
         type=_part,
-        default=(0, 1),
         metavar="I/N",
         help="take every N-th image only, as one of N processes; I from 0 to N-1",
     )

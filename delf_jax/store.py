@@ -15,6 +15,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -106,7 +107,7 @@ def extract_to_store(
     model: Model,
     settings: ExtractionSettings,
     *,
-    part: tuple[int, int] = (0, 1),
+    part: tuple[int, int] | None = None,
     prune: bool = False,
     shown: bool = True,
     threads: int | None = None,
@@ -115,11 +116,13 @@ def extract_to_store(
 
     Images whose file is as it was are not extracted again, unless the model or a
     setting is another; those that failed are tried again. With part (i, n), every n-th
-    image: n processes side by side give the store that one would. prune: forget images
-    that are not among those given. shown: report progress. However it ends, what was
-    finished is written.
+    image: n processes side by side give the store that one would; by default a process
+    takes its part under jax.distributed, else all. prune: forget images that are not
+    among those given. shown: report progress. However it ends, what was finished is
+    written.
     """
     out = pathlib.Path(out)
+    part = part or (jax.process_index(), jax.process_count())
     key = store_key(model, settings)
     store_files.begin(out, _manifest(key, model, settings))
     known = store_files.current_records(store_files.read_shards(out, key, []))

@@ -3,7 +3,6 @@
 import errno
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -182,12 +181,28 @@ def test_pruning_forgets_what_is_gone(folder, tmp_path, model):
     assert _fill(folder, out, model, prune=True).removed == 0
 
 
-KILLED = """
+def test_under_jax_distributed_each_process_takes_its_part(
+    folder, tmp_path, model, monkeypatch
+):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for index, count in ((0, 4), (1, 3)):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        assert _fill(folder, tmp_path / "many", model).extracted == count
+    monkeypatch.undo()
+    _fill(folder, tmp_path / "one", model)
+    _assert_same(
+        store.open_store(tmp_path / "many"), store.open_store(tmp_path / "one")
+    )
+
+
+# Slow enough to be killed in the middle, and a shard for every second image.
+SCRIPT = """
 import pathlib, sys, time
 from delf_jax import store, store_files, weights
 from delf_jax.settings import ExtractionSettings
 store_files.FLUSH_IMAGES = 2
-folder, out, model = sys.argv[1:]
+folder, out, model, *part = sys.argv[1:]
+part = tuple(map(int, part)) or None
 settings = ExtractionSettings(
     image_scales=(1.0,), global_scales=(0,), max_image_size=64, max_features=20
 )
@@ -201,15 +216,13 @@ def slowly(real=store.extract_features):
 store.extract_features = slowly()
 found = store.find_images([folder])
 model = weights.load_model(model)
-store.extract_to_store(found, out, model, settings, shown=False)
+store.extract_to_store(found, out, model, settings, part=part, shown=False)
 """
 
 
 def test_a_killed_job_goes_on_where_it_was(folder, tmp_path, tiny_model, model):
     out = tmp_path / "out"
-    command = [sys.executable, "-c", KILLED, folder, out, tiny_model]
-    root = pathlib.Path(store.__file__).parent.parent
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
+    process = _start(folder, out, tiny_model)
     for _ in range(5):
         assert process.stdout.readline() == "one\n"
     process.send_signal(signal.SIGKILL)
@@ -225,6 +238,22 @@ def test_a_killed_job_goes_on_where_it_was(folder, tmp_path, tiny_model, model):
     _fill(folder, tmp_path / "fresh", model)
     _assert_same(store.open_store(out), store.open_store(tmp_path / "fresh"))
     assert not torn.exists()
+
+
+def _start(*arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
+    root = pathlib.Path(store.__file__).parent.parent
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
+
+
+def test_processes_side_by_side_fill_one_store(folder, tmp_path, tiny_model, model):
+    out = tmp_path / "many"
+    processes = [_start(folder, out, tiny_model, part, 2) for part in range(2)]
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    _fill(folder, tmp_path / "one", model)
+    _assert_same(store.open_store(out), store.open_store(tmp_path / "one"))
 
 
 def test_a_full_disk_keeps_what_is_complete(folder, tmp_path, model, monkeypatch):
@@ -292,25 +321,3 @@ def test_a_store_without_images_or_global_descriptors_opens(folder, tmp_path, mo
     _fill(folder, tmp_path / "local", model, local)
     with pytest.raises(InputError, match="no global descriptors"):
         store.open_store(tmp_path / "local").global_descriptors  # noqa: B018
-
-
-def test_small_shards_are_merged(folder, tmp_path, model, monkeypatch):
-    monkeypatch.setattr(store_files, "FLUSH_IMAGES", 1)
-    monkeypatch.setattr(store_files, "SMALL_SHARDS", 2)
-    out = tmp_path / "out"
-    _fill(folder, out, model)
-    assert len(_shards(out)) <= 2
-    monkeypatch.undo()
-    _fill(folder, tmp_path / "fresh", model)
-    _assert_same(store.open_store(out), store.open_store(tmp_path / "fresh"))
-
-
-def test_a_later_record_wins_whatever_shards_were_merged(folder, tmp_path, model):
-    """Merging moves old records into young files."""
-    out = tmp_path / "out"
-    _fill(folder, out, model)
-    (old,) = _shards(out)
-    copy = shutil.copy(old, tmp_path / "copy")
-    store.remove_from_store(out, ["a/0.png"])
-    shutil.copy(copy, out / "shards" / "999999-late.safetensors")
-    assert "a/0.png" not in store.open_store(out).ids

@@ -1,0 +1,64 @@
+"""Milliseconds to open a feature store and read every image of it.
+
+    python benchmarks/store.py [--images=1000] [--features=1000]
+
+The store is written to a temporary folder first (half a megabyte per image). Opening
+includes the list of ids and all global descriptors; reading touches every value.
+"""
+
+import argparse
+import pathlib
+import statistics
+import tempfile
+import time
+
+import numpy as np
+
+from delf_jax import store, store_files
+from delf_jax.files import write_json
+from delf_jax.ops import Features, LocalFeatures
+from delf_jax.shards import FORMAT, Record
+
+
+def write_store(out: pathlib.Path, images: int, features: int) -> None:
+    """Random features through the writer that extraction uses."""
+    write_json(out / "manifest.json", {"format": FORMAT, "key": "random"})
+    (out / "shards").mkdir()
+    writer = store_files.Writer(out, "random", [])
+    rng = np.random.default_rng(0)
+    shapes = ((features, 2), (features,), (features, 128), (features,))
+    for number in range(images):
+        local = LocalFeatures(*(rng.random(shape, np.float32) for shape in shapes))
+        record = Record(f"{number % 10}/{number}.jpg", 1, "extracted")
+        writer.add(record, Features(local, rng.random(2048, np.float32), (768, 1024)))
+    writer.flush()
+    store_files.finish(out, writer, alone=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--features", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    opening, reading = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder)
+        write_store(out, options.images, options.features)
+        for _ in range(options.rounds):
+            start = time.perf_counter()
+            opened = store.open_store(out)
+            opened.global_descriptors.sum()
+            middle = time.perf_counter()
+            for features in opened:
+                sum(array.sum() for array in features.local)
+            opening.append(1e3 * (middle - start) / options.images)
+            reading.append(1e3 * (time.perf_counter() - middle) / options.images)
+        count = len(list((out / "shards").iterdir()))
+    print(f"{options.images} images of {options.features} features, {count} shards:")
+    print(f"  open {statistics.median(opening):.4f} ms an image")
+    print(f"  read {statistics.median(reading):.4f} ms an image")
+
+
+if __name__ == "__main__":
+    main()
