@@ -56,8 +56,8 @@ def restore(manager: ocp.CheckpointManager, state: Tree, iterator: Any) -> Tree:
     return manager.restore(step, args=items).state
 
 
-def restore_averages(directory: str | pathlib.Path) -> Tree:
-    """The averaged variables ("ema") of the newest state of another training."""
+def read_state(directory: str | pathlib.Path) -> Tree:
+    """The newest state of any training, as dicts of numpy arrays."""
     folder = pathlib.Path(directory)
     if not folder.is_dir():
         raise InputError(f"{directory}: no such folder of checkpoints to start from")
@@ -72,7 +72,7 @@ def restore_averages(directory: str | pathlib.Path) -> Tree:
         meta = manager.item_metadata(step).state.tree
         example = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), meta)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(example))
-        return manager.restore(step, args=items).state["ema"]
+        return manager.restore(step, args=items).state
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:

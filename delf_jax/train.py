@@ -294,7 +294,7 @@ def _make_static(config: ConfigDict, classes: int) -> tuple[Static, optax.Schedu
 
 def _started_from(workdir: str, state: TrainState) -> TrainState:
     """The state with the averaged weights of another training, where they fit."""
-    averages = checkpoints.restore_averages(pathlib.Path(workdir) / "checkpoints")
+    averages = checkpoints.read_state(pathlib.Path(workdir) / "checkpoints")["ema"]
     ours = flax.traverse_util.flatten_dict(state.ema)
     theirs = flax.traverse_util.flatten_dict(averages)
     fits = {n for n, x in ours.items() if n in theirs and theirs[n].shape == x.shape}

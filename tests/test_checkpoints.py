@@ -51,13 +51,13 @@ def test_another_architecture_is_refused_in_one_sentence(saved):
             checkpoints.restore(manager, make_state(shape=(5, 3)), stream())
 
 
-def test_the_averages_of_another_training_are_read_without_its_config(saved):
-    averages = checkpoints.restore_averages(saved)
-    np.testing.assert_array_equal(averages["a"], np.full((2, 3), 3, np.float32))
+def test_the_state_of_another_training_is_read_without_its_config(saved):
+    state = checkpoints.read_state(saved)
+    np.testing.assert_array_equal(state["ema"]["a"], np.full((2, 3), 3, np.float32))
 
 
 def test_a_folder_without_checkpoints_is_named(tmp_path):
     with pytest.raises(InputError, match="holds no checkpoint"):
-        checkpoints.restore_averages(tmp_path)
+        checkpoints.read_state(tmp_path)
     with pytest.raises(InputError, match="nowhere: no such folder"):
-        checkpoints.restore_averages("nowhere")
+        checkpoints.read_state("nowhere")
