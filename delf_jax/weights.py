@@ -19,12 +19,18 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from delf_jax.files import InputError, atomic_write, read_json, sha256_of, write_json
 from delf_jax.models.delf import DELF
 from delf_jax.models.delg import DELG
-from delf_jax.models.resnet import LAYOUTS, ResNet
+from delf_jax.models.resnet import LAYOUTS, UNITS, ResNet
 
 FORMAT = 1
 BUNDLED = pathlib.Path(__file__).parent / "bundled" / "delg_tiny"
 BACKBONE_FIELDS = ("depth", "width", "layout", "normalization", "block3_strides")
 MODELS = {"delf": DELF, "delg": DELG}
+CHOICES = {
+    "name": tuple(MODELS),
+    "depth": tuple(UNITS),
+    "layout": tuple(LAYOUTS),
+    "normalization": ("batch", "frozen", "folded"),
+}
 # names in checkpoints of the TensorFlow 2 code -> ours
 KERAS_SCOPES = {
     "backbone/conv1": "backbone/conv1",
@@ -70,10 +76,14 @@ def build_module(
 
     Every other key is a field of `ResNet` or of the named model.
     """
-    fields = dict(architecture)
-    name = fields.pop("name", None)
-    if name not in MODELS:
-        raise InputError(f"architecture.name is {name!r}: use one of {sorted(MODELS)}")
+    fields = {"name": None} | dict(architecture)
+    for field, choices in CHOICES.items():
+        if field in fields and fields[field] not in choices:
+            raise InputError(
+                f"architecture.{field} is {fields[field]!r}: use one of "
+                + ", ".join(map(str, choices))
+            )
+    name = fields.pop("name")
     backbone = {key: fields.pop(key) for key in BACKBONE_FIELDS if key in fields}
     try:
         resnet = ResNet(**backbone, axis_name=axis_name, conv3x3=conv3x3)

@@ -76,7 +76,7 @@ def convolve(
         ),
     )
     sides = [max(_SIDE - side, 0) for side in x.shape[1:3]]
-    images = max(-(-_ROWS // (shape[1] * shape[2])) - shape[0], 0)
+    images = max(-(-_ROWS // max(shape[1] * shape[2], 1)) - shape[0], 0)
     # XLA's CPU convolution of 3 channels to 32 is four times slower than of 4 to 32
     channels = int(x.shape[-1] == 3 and kernel.shape[-1] <= 32)
     x = jnp.pad(x, ((0, images), (0, sides[0]), (0, sides[1]), (0, channels)))

@@ -82,7 +82,7 @@ def convolve_3x3(
 
 
 def _combine(
-    weights: list[float], arrays: list[Float[Array, "..."]]
+    weights: list[int | float], arrays: list[Float[Array, "..."]]
 ) -> Float[Array, "..."]:
     """The weighted sum, without what has weight 0."""
     terms = [

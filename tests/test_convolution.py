@@ -1,0 +1,97 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from delf_jax.models.convolution import (
+    convolve,
+    convolve_1x1,
+    max_pool_3x3,
+    multiply_rows,
+)
+
+BORDER = ((1, 1), (1, 1))
+
+
+def naive_convolution(x, kernel, stride, padding):
+    x = np.pad(x, ((0, 0), *padding, (0, 0))).astype(np.float64)
+    side = kernel.shape[0]
+    height = (x.shape[1] - side) // stride + 1
+    width = (x.shape[2] - side) // stride + 1
+    y = np.zeros((x.shape[0], height, width, kernel.shape[-1]))
+    for row in range(height):
+        for column in range(width):
+            top, left = row * stride, column * stride
+            window = x[:, top : top + side, left : left + side]
+            y[:, row, column] = np.einsum("bklc,klcf->bf", window, kernel)
+    return y
+
+
+@pytest.mark.parametrize(
+    ("shape", "side", "features", "stride"),
+    [((2, 9, 6, 5), 3, 4, 2), ((1, 2, 1, 4), 3, 4, 1), ((1, 21, 18, 3), 7, 8, 2)],
+)
+def test_convolution_agrees_with_loops(rng, shape, side, features, stride):
+    x = rng.normal(size=shape).astype(np.float32)
+    kernel = rng.normal(size=(side, side, shape[-1], features)).astype(np.float32)
+    padding = ((side // 2, side // 2), (side // 2 - 1, side // 2))
+    np.testing.assert_allclose(
+        convolve(jnp.asarray(x), jnp.asarray(kernel), stride, padding),
+        naive_convolution(x, kernel, stride, padding),
+        atol=1e-4,
+    )
+
+
+def test_1x1_and_its_gradients_agree_with_einsum(rng):
+    x = jnp.asarray(rng.normal(size=(2, 5, 6, 4)).astype(np.float32))
+    kernel = jnp.asarray(rng.normal(size=(1, 1, 4, 3)).astype(np.float32))
+
+    def plain(x, kernel):
+        return jnp.einsum("bhwc,cf->bhwf", x[:, ::2, ::2], kernel[0, 0])
+
+    y, pull = jax.vjp(lambda x, k: convolve_1x1(x, k, 2), x, kernel)
+    expected, expected_pull = jax.vjp(plain, x, kernel)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(pull(y), expected_pull(y), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "features"), [(64, 24), (128, 512), (64, 1)])
+def test_rows_multiply_to_the_same_bits_in_any_company(rng, channels, features):
+    x = jnp.asarray(rng.normal(size=(300, channels)).astype(np.float32))
+    w = jnp.asarray(rng.normal(size=(channels, features)).astype(np.float32))
+    together = np.asarray(multiply_rows(x, w))
+    for rows in (1, 30, 65):
+        np.testing.assert_array_equal(multiply_rows(x[:rows], w), together[:rows])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [1, 2, 5])
+def test_small_maps_convolve_to_the_same_bits_in_larger_ones(rng, side, stride):
+    x = rng.normal(size=(1, side, side, 32)).astype(np.float32)
+    larger = np.zeros((2, 24, 24, 32), np.float32)
+    larger[:1, :side, :side] = x
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 32, 32)).astype(np.float32))
+    alone = convolve(jnp.asarray(x), kernel, stride, BORDER)
+    among = convolve(jnp.asarray(larger), kernel, stride, BORDER)
+    cells = alone.shape[1]
+    np.testing.assert_array_equal(alone[0], among[0, :cells, :cells])
+
+
+@pytest.mark.parametrize("padding", [(0, 0), (1, 1), (0, 1)])
+def test_max_pool_agrees_with_reduce_window(rng, padding):
+    x = jnp.asarray(rng.normal(size=(2, 10, 7, 3)).astype(np.float32)) - 5
+    expected = lax.reduce_window(
+        x,
+        -jnp.inf,
+        lax.max,
+        (1, 3, 3, 1),
+        (1, 2, 2, 1),
+        ((0, 0), padding, padding, (0, 0)),
+    )
+    np.testing.assert_array_equal(max_pool_3x3(x, padding), expected)
+
+
+def test_max_pool_without_padding_of_a_tiny_map_is_empty():
+    assert max_pool_3x3(jnp.ones((1, 2, 5, 3)), (0, 0)).shape == (1, 0, 2, 3)

@@ -1,0 +1,64 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from delf_jax.models.receptive_field import RELEASED_BLOCK3, receptive_field
+from delf_jax.models.resnet import ResNet, stage_sizes
+
+
+@pytest.mark.parametrize("side", [640, 641])
+def test_keras_resnet50_has_the_measured_fields(side):
+    """[delf_spec 5.1]: sizes and strides, and centres by pixel impulses."""
+    expected = {
+        "block0": (7, 2),
+        "block0mp": (11, 4),
+        "block1": (35, 4),
+        "block2": (99, 8),
+        "block3": (291, 16),
+        "block4": (483, 32),
+    }
+    for stage, field in expected.items():
+        assert receptive_field(50, "keras", stage, side)[:2] == field
+    offset = 3 if side % 2 == 0 else 2
+    for stage in ("block2", "block3", "block4"):
+        assert receptive_field(50, "keras", stage, side).offset == offset
+    strided = receptive_field(50, "keras", "block3", side, block3_strides=True)
+    assert strided == (291, 32, offset)
+
+
+def test_released_constants_are_the_documented_ones():
+    assert RELEASED_BLOCK3 == (291, 16, 0)
+
+
+@pytest.mark.parametrize(
+    ("depth", "layout", "stage"),
+    [
+        (18, "v1.5", "block3"),
+        (26, "v1.5", "block3"),
+        (26, "keras", "block3"),
+        (26, "v1.5", "block2"),
+        (26, "keras", "block2"),
+    ],
+)
+def test_field_is_the_support_of_the_gradient(depth, layout, stage):
+    size = (223, 224)
+    module = ResNet(depth, 2, layout, "folded")
+    images = jax.random.uniform(jax.random.key(1), (6, *size, 3))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), images)
+    # positive everywhere, so that no relu hides an input
+    variables = jax.tree.map(lambda x: jnp.full(x.shape, 0.1), shapes)
+    cell = [side // 2 for side in stage_sizes(layout, size)[stage]]
+
+    def value(images):
+        x = module.apply(variables, images, last=stage)[stage]
+        return jnp.sum(x[:, cell[0], cell[1]])
+
+    # the pool passes one pixel of nine: which one differs between the images
+    seen = np.asarray(jax.jit(jax.grad(value))(images)).any((0, 3))
+    for axis, side in enumerate(size):
+        field = receptive_field(depth, layout, stage, side)
+        centre = field.offset + field.stride * cell[axis]
+        first, last = np.flatnonzero(seen.any(1 - axis))[[0, -1]]
+        assert first >= 0 and last < side
+        assert (first, last) == (centre - field.size // 2, centre + field.size // 2)
