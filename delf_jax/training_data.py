@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 
 from delf_jax import augment, data, images, progress, synthetic, teachers
 from delf_jax.files import InputError, atomic_write
+from delf_jax.models.receptive_field import receptive_field
+from delf_jax.models.resnet import stage_sizes
 
 DRAWN_SIZE = (288, 384)  # height, width of a drawn view.
 
@@ -66,11 +68,7 @@ def open_batches(
     maps = None
     if config.loss.distillation or config.loss.global_distillation:
         maps = _teacher_maps(config, sources)
-    transform = functools.partial(
-        _views,
-        settings=settings_tuple(augment.ViewSettings, config.views, "views"),
-        maps=maps,
-    )
+    transform = functools.partial(_views, settings=view_settings(config), maps=maps)
     return data.batches(
         sources,
         [config.data.sources[source.name].get("weight", 1.0) for source in sources],
@@ -80,6 +78,21 @@ def open_batches(
         part=(jax.process_index(), hosts),
         threads=config.data.threads,
     )
+
+
+def view_settings(config: ConfigDict) -> augment.ViewSettings:
+    """The settings of `config.views`, with the cells of the model's block3."""
+    settings = settings_tuple(augment.ViewSettings, config.views, "views")
+    model, size = config.model, settings.size
+    strides = model.get("block3_strides", False)
+    cells, _ = stage_sizes(model.layout, (size, size), strides)["block3"]
+    field = receptive_field(model.depth, model.layout, "block3", size, strides)
+    if cells != -(-size // field.stride):
+        raise InputError(
+            f"config.views.size {size} leaves part of a cell over: "
+            f"use a multiple of {field.stride}"
+        )
+    return settings._replace(cell_stride=field.stride, cell_offset=float(field.offset))
 
 
 def _views(example: dict, rng: np.random.Generator, **settings: Any) -> dict:

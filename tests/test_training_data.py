@@ -1,0 +1,65 @@
+"""From a config to the views that a step sees."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from delf_jax import augment, configuration, synthetic, training_data
+from delf_jax.files import InputError
+
+TINY = pathlib.Path(__file__).parent.parent / "configs" / "tiny.py"
+
+
+@pytest.fixture
+def config(tmp_path) -> ConfigDict:
+    """Two drawn landmarks, seen twice."""
+    config = configuration.read_config(TINY)
+    config.data.directory, config.data.threads = str(tmp_path), 1
+    drawn = {"first": 0, "landmarks": 2, "views": 2}
+    with config.unlocked():
+        config.data.sources = ConfigDict({"drawn": drawn})
+    return config
+
+
+def test_drawn_landmarks_become_views_with_their_class_and_coordinates(
+    config, monkeypatch
+):
+    sources = training_data.open_sources(config)
+    batch = next(training_data.open_batches(config, sources, devices=1))
+    assert batch["image"].shape == (4, 2, 64, 64, 3)
+    assert batch["image"].dtype == np.uint8
+    assert batch["coordinates"].shape == (4, 2, 4, 4, 2)
+    assert set(batch["label"]) <= {0, 1}
+    assert batch["id"][0].startswith("drawn/")
+
+    def fail(seed):
+        raise AssertionError("drawn again")
+
+    monkeypatch.setattr(synthetic, "draw_landmark", fail)
+    assert len(training_data.open_sources(config)[0]) == 4
+
+
+def test_landmarks_that_are_kept_for_tests_are_not_drawn(config):
+    config.data.sources.drawn.first = synthetic.HELD_OUT - 1
+    with pytest.raises(InputError, match="are for tests"):
+        training_data.open_sources(config)
+
+
+def test_the_cells_of_a_view_lie_where_the_layout_has_them(config):
+    config.views.size = 192
+    assert training_data.view_settings(config).cell_offset == 0
+    config.model.layout = "keras"
+    settings = training_data.view_settings(config)
+    assert (settings.cell_stride, settings.cell_offset) == (16, 3.0)
+    config.views.size = 321
+    with pytest.raises(InputError, match="views.size 321 .* multiple of 16"):
+        training_data.view_settings(config)
+
+
+def test_a_field_that_the_settings_lack_is_named():
+    with pytest.raises(InputError, match="config.views.zom: no such field"):
+        training_data.settings_tuple(
+            augment.ViewSettings, ConfigDict({"zom": 1.0}), "views"
+        )
