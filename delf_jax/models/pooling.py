@@ -36,8 +36,8 @@ def gem(
     x = jnp.maximum(x, epsilon)
     # three factors are exact and far faster than pow, and 3 is the power of the papers
     powered = x * x * x if _is_three(power) else jnp.power(x, power)
-    # changes nothing, but keeps the product from fusing with the first sum: fused, it is
-    # rounded once less, for some cells and not for others
+    # changes nothing, but keeps the product from fusing with the first sum: it would be
+    # rounded once less then, for some cells and not for others
     mean = masked_mean(jnp.maximum(powered, 0), mask)
     positive = mean > 0
     root = jnp.power(jnp.where(positive, mean, 1), 1 / power)
