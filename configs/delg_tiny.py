@@ -61,9 +61,8 @@ def get_config() -> ConfigDict:
     config.optimizer.weight_decay = 0.02
     config.data.directory = "runs/data"
     config.data.threads = 2
-    config.extraction.max_image_size = 640
-    config.extraction.image_scales = (0.5, 0.7071, 1.0, 1.4142)
-    config.extraction.global_scales = (0, 1, 2)
+    config.extraction.image_scales = (0.3535, 0.5, 0.7071, 1.0)
+    config.extraction.global_scales = (1, 2, 3)
     with config.unlocked():
         config.data.sources.photos = ConfigDict(
             {

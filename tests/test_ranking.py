@@ -24,8 +24,8 @@ def test_top_k_of_many_queries_is_that_of_each(rng):
 
 def test_inliers_beyond_chance_outrank_similarity():
     candidates = np.array([10, 11, 12])
-    similarities = np.array([0.9, 0.6, 0.7])
-    inliers = np.array([5, 60, 6])
+    similarities = np.array([0.9, 0.6, 0.3])
+    inliers = np.array([1, 60, 2])
     np.testing.assert_array_equal(
         rerank(candidates, similarities, inliers), [11, 10, 12]
     )

@@ -29,8 +29,8 @@ def rerank(
     similarities: Float[np.ndarray, " K"],
     inliers: Int[np.ndarray, " K"],
     *,
-    noise: int = 8,
-    weight: float = 1.0,
+    noise: int = 4,
+    weight: float = 2.0,
 ) -> Int[np.ndarray, " K"]:
     """The candidates, best first, by inliers and similarity together.
 
@@ -39,9 +39,9 @@ def rerank(
       similarities: of the global descriptors, cosines in [-1, 1].
       inliers: verified matches of each candidate.
       noise: about as many inliers as unrelated photos reach by chance.
-      weight: of the evidence, log2(1 + inliers / noise), against the cosine. At 1,
-        twice the inliers outweigh any usual difference of cosines once they exceed
-        the noise; below it both count. Infinite: inliers decide alone, similarity
+      weight: of the evidence, log2(1 + inliers / noise), against the cosine. At 2,
+        twice the inliers outweigh any difference of cosines once they exceed the
+        noise; below it both count. Infinite: inliers decide alone, similarity
         breaks ties, as in the released code.
     """
     evidence = np.log2(1 + np.asarray(inliers, np.float64) / noise)
