@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=768)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--conv3x3", nargs="+", default=["direct", "winograd"])
     options = parser.parse_args()
     # Before either of them looks at the machine.
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -167,7 +168,7 @@ def main() -> None:
     graph = TensorFlowGraph(variables)
     contestants = {"TensorFlow": lambda: jax.tree.map(np.asarray, graph.extract(image))}
     theirs = contestants["TensorFlow"]()
-    for conv3x3 in ("direct", "winograd"):
+    for conv3x3 in options.conv3x3:
         folded = weights.fold_batch_norm(module, variables)
         backbone = folded[0].backbone.clone(conv3x3=conv3x3)
         network = folded[0].clone(backbone=backbone)
