@@ -56,9 +56,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         "reduced_dimension": 16,
         "global_dimension": 32,
     }
-    module = weights.build_module(architecture)
-    images = np.zeros((1, 64, 64, 3), np.float32)
-    variables = jax.jit(module.init)(jax.random.key(0), images)
     extraction = {
         "image_scales": (0.5, 1.0),
         "global_scales": (1,),
@@ -66,9 +63,27 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         "max_features": 200,
         "attention_threshold": 0.0,
     }
+    module = weights.build_module(architecture)
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), images)
+    # Filled by hand: to compile the network's own initialisation takes seconds.
+    rng = np.random.default_rng(0)
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, x: _random_weights(rng, path[-1].key, x.shape), shapes
+    )
     folder = tmp_path_factory.mktemp("models") / "tiny"
     weights.save_model(folder, architecture, variables, extraction, {"note": "random"})
     return folder
+
+
+def _random_weights(
+    rng: np.random.Generator, name: str, shape: tuple[int, ...]
+) -> np.ndarray:
+    if name == "kernel":
+        fan_in = np.prod(shape[:-1])
+        return rng.normal(0, np.sqrt(2 / fan_in), shape)
+    # Branches are weaker than shortcuts, as in a trained network, and not switched off.
+    return np.full(shape, {"scale": 0.5, "var": 1.0}.get(name, 0.0))
 
 
 @pytest.fixture
