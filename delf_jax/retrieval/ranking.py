@@ -29,7 +29,7 @@ def rerank(
     similarities: Float[np.ndarray, " K"],
     inliers: Int[np.ndarray, " K"],
     *,
-    noise: int = 4,
+    noise: int = 8,
     weight: float = 2.0,
 ) -> Int[np.ndarray, " K"]:
     """The candidates, best first, by inliers and similarity together.
