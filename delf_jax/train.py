@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from clu import metrics as clu_metrics
 from flax import linen as nn
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from delf_jax import checkpoints, objective, weights
@@ -199,6 +200,9 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
     """
     if config.distributed:
         jax.distributed.initialize()
+        # Hosts connect while they are together: later, one that compiles keeps the
+        # others waiting for longer than they would.
+        multihost_utils.sync_global_devices("start")
     devices = jax.local_devices()[: config.devices or None]
     folder = pathlib.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -43,8 +43,9 @@ class TrainingLog:
 
     def describe(self, params: Any) -> None:
         """Prints the table of parameters."""
-        table = parameter_overview.get_parameter_overview(params, include_stats=False)
-        print(table, flush=True)
+        if self._writer is not None:
+            overview = parameter_overview.get_parameter_overview
+            print(overview(params, include_stats=False), flush=True)
 
     def add(self, step: int, ids: np.ndarray, metrics: clu_metrics.Collection) -> None:
         """Keeps a step's metrics, still on the device; waits for an earlier step's."""
