@@ -9,7 +9,6 @@ the same features. Needs the extra [tf].
 """
 
 import argparse
-import os
 
 import jax
 import numpy as np
@@ -152,7 +151,7 @@ def main() -> None:
     parser.add_argument("--conv3x3", nargs="+", default=["direct", "winograd"])
     options = parser.parse_args()
     # Before either of them looks at the machine.
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    rounds.keep_to_one_core()
     jax.config.update("jax_platforms", "cpu")
     tf.config.set_visible_devices([], "GPU")
     tf.config.threading.set_intra_op_parallelism_threads(1)

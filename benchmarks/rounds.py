@@ -1,22 +1,32 @@
 """Times of contestants in interleaved rounds, so that all meet the same load."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
 
 
+def keep_to_one_core() -> None:
+    """Keeps this process, and threads that it starts from here on, to one core."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
 def interleave(
-    contestants: Mapping[str, Callable[[], object]], rounds: int
+    contestants: Mapping[str, Callable[[], object]], rounds: int, calls: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each call: every contestant once per round, after one unmeasured."""
+    """Seconds a call: every contestant `calls` times in a row each round.
+
+    One call of each goes before, unmeasured.
+    """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for run in contestants.values():
         run()
     for _ in range(rounds):
         for name, run in contestants.items():
             start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
+            for _ in range(calls):
+                run()
+            times[name].append((time.perf_counter() - start) / calls)
     return times
 
 
