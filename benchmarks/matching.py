@@ -2,8 +2,8 @@
 
     python benchmarks/matching.py [--features=1000] [--dimension=128]
 
-One core. The tree applies the original's rule (nearest index descriptor below a distance), once
-with its list comprehensions. All are given the same descriptors, of which half have a
+One core. The tree applies the original's rule (nearest index descriptor below a
+distance), with its list comprehensions. All are given the same descriptors, of which half have a
 true partner, and must find the same matches.
 """
 
