@@ -3,8 +3,8 @@
     python benchmarks/matching.py [--features=1000] [--dimension=128]
 
 One core. The tree applies the original's rule (nearest index descriptor below a
-distance), with its list comprehensions. All are given the same descriptors, of which half have a
-true partner, and must find the same matches.
+distance), with its list comprehensions. All are given the same descriptors, of which
+half have a true partner, and must find the same matches.
 """
 
 import argparse

@@ -3,7 +3,8 @@
     python benchmarks/verification.py [--matches=500]
 
 One core; same matches, threshold and number of trials for all. scikit-image runs as
-the original calls it: no early stop. Printed beside the times: the inliers found, true ones of them.
+the original calls it: no early stop. Printed beside the times: the inliers found,
+and how many of them are true.
 """
 
 import argparse
