@@ -36,18 +36,21 @@ def draw_photo(size: tuple[int, int]) -> np.ndarray:
 
 
 def all_buckets(settings: ExtractionSettings) -> int:
-    """Canvases that such photos can come to lie on, with the global branch or not."""
+    """Programs that photos of these proportions can need, whatever their number."""
     longest = settings.max_image_size
-    buckets = {
-        (
-            *(extraction.bucket_side(round(s * scale), settings.grid) for s in (a, b)),
-            index in settings.global_scales,
+    buckets: set[tuple[int, int, bool]] = set()
+    for index, scale in enumerate(settings.image_scales):
+        sides = np.arange(longest // 4, longest + 1)
+        scaled = np.round(np.float32(scale) * sides.astype(np.float32)).astype(int)
+        canvases = np.array(
+            [extraction.bucket_side(int(s + s % 2), settings.grid) for s in scaled]
         )
-        for index, scale in enumerate(settings.image_scales)
-        for long in range(longest // 2, longest + 1, 4)
-        for short in range(long // 2, long + 1, 4)
-        for a, b in ((long, short), (short, long))
-    }
+        for long, canvas in zip(sides, canvases, strict=True):
+            if long < longest // 2:
+                continue
+            for other in np.unique(canvases[(sides >= long // 2) & (sides <= long)]):
+                with_global = index in settings.global_scales
+                buckets |= {(canvas, other, with_global), (other, canvas, with_global)}
     return len(buckets)
 
 
@@ -76,7 +79,7 @@ def main() -> None:
     photos = (draw_photo(size) for size in sizes)
     for number, _ in enumerate(extraction.extract_features(model, photos, settings), 1):
         if number in (1, 2, 5, 10, 20, 50, 100) or number == len(sizes):
-            programs = extraction.extract_canvases._cache_size()
+            programs = extraction.program.cache_info().misses
             passed = time.perf_counter() - start
             print(
                 f"{number:4d} photos: {programs:4d} programs, {passed:7.1f} s "

@@ -9,7 +9,7 @@ from PIL import Image
 
 from delf_jax import extraction, weights
 from delf_jax import images as image_files
-from delf_jax.extraction import extract_canvases, extract_features
+from delf_jax.extraction import extract_features
 from delf_jax.files import InputError
 from delf_jax.ops import Features
 from delf_jax.settings import ExtractionSettings, settings_for
@@ -192,7 +192,7 @@ def test_a_model_without_global_branch_says_so(model):
 
 def test_sizes_share_programs(model):
     settings = settings_for(model, grid=64)
-    before = extract_canvases._cache_size()
+    extraction.program.cache_clear()
     photos = [_photo(70 + 7 * i, 100 + 9 * i, seed=i) for i in range(6)]
     _extract(model, photos, settings)
     buckets = {
@@ -201,7 +201,7 @@ def test_sizes_share_programs(model):
         for scale in settings.image_scales
         for size in [extraction.pyramid_size(photo.shape[:2], scale)]
     }
-    assert extract_canvases._cache_size() - before <= len(buckets) < 12
+    assert extraction.program.cache_info().misses <= len(buckets) < 12
 
 
 def test_bucket_sides_are_few_and_not_much_too_large():

@@ -70,14 +70,13 @@ class _Original:
             y, x = (resnet.canvas_offset("keras", side) for side in size)
             level = image_files.resize_bilinear(pixels, size)
             canvas[0, y : y + size[0], x : x + size[1]] = level
-            maps = extraction.extract_canvases(
-                self.model.variables,
-                canvas,
-                np.int32([size]),
-                module=self.model.module,
-                keep=extraction.KEPT_STEP,
-                with_global=scale in self.settings.global_scales,
+            run = extraction.program(
+                self.model.module,
+                canvas.shape,
+                extraction.KEPT_STEP,
+                scale in self.settings.global_scales,
             )
+            maps = run(self.model.variables, canvas, np.int32([size]))
             maps = {name: np.asarray(value[0]) for name, value in maps.items()}
             levels.append(Level(scale, size, maps))
         return levels
