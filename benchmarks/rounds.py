@@ -37,5 +37,5 @@ def report(times: Mapping[str, list[float]], peer: str) -> None:
         median = statistics.median(seconds)
         print(
             f"  {name:32s} median {median * 1e3:9.2f} ms   "
-            f"min {min(seconds) * 1e3:9.2f} ms   {reference / median:7.1f}x"
+            f"min {min(seconds) * 1e3:9.2f} ms   {reference / median:7.2f}x"
         )
