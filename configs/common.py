@@ -19,9 +19,8 @@ def get_config() -> ConfigDict:
     config.keep_checkpoints = 2
     config.devices = 0  # of this host; 0: all.
     config.distributed = False  # several hosts: jax.distributed finds them.
-    config.init_from = (
-        ""  # a workdir, whose averaged weights are the start where they fit.
-    )
+    # A workdir or a model folder, whose weights are the start where they fit.
+    config.init_from = ""
 
     config.model = ConfigDict(
         {

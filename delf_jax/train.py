@@ -296,14 +296,17 @@ def _make_static(config: ConfigDict, classes: int) -> tuple[Static, optax.Schedu
     return Static(module, head, optimizer, loss, config.ema_decay), schedule
 
 
-def _started_from(workdir: str, state: TrainState) -> TrainState:
-    """The state with the averaged weights of another training, where they fit."""
-    averages = checkpoints.read_state(pathlib.Path(workdir) / "checkpoints")["ema"]
+def _started_from(source: str, state: TrainState) -> TrainState:
+    """The state with the weights of another training or model, where they fit."""
+    if (pathlib.Path(source) / "model.safetensors").exists():
+        _, averages = weights.read_model(source)
+    else:
+        averages = checkpoints.read_state(pathlib.Path(source) / "checkpoints")["ema"]
     ours = flax.traverse_util.flatten_dict(state.ema)
     theirs = flax.traverse_util.flatten_dict(averages)
     fits = {n for n, x in ours.items() if n in theirs and theirs[n].shape == x.shape}
     for name in sorted(set(ours) - fits):
-        print(f"not in {workdir}, from scratch: {'/'.join(name)}", flush=True)
+        print(f"not in {source}, from scratch: {'/'.join(name)}", flush=True)
     merged = {n: jnp.asarray(theirs[n]) if n in fits else x for n, x in ours.items()}
     ema = flax.traverse_util.unflatten_dict(merged)
     copied = jax.tree.map(jnp.copy, ema)

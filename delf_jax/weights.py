@@ -133,20 +133,26 @@ def load_model(
 ) -> Model:
     """The model of a folder (by default the bundled one), BatchNorm folded."""
     directory = pathlib.Path(BUNDLED if path is None else path)
-    if not directory.is_dir():
-        raise InputError(f"{directory}: no such model folder")
-    config = read_json(directory / "config.json")
-    architecture = _checked_architecture(config, directory / "config.json")
-    tensors = _read_tensors(directory / "model.safetensors", config["sha256"])
-    variables = unflatten_dict(
-        _matched(tensors, _expected(build_module(architecture)), directory), sep="/"
-    )
+    config, variables = read_model(directory)
+    architecture = config["architecture"]
     module = build_module(architecture, conv3x3=conv3x3)
     module, variables = fold_batch_norm(module, variables)
     variables = jax.tree.map(jnp.asarray, variables)
     identity = json.dumps(architecture, sort_keys=True) + config["sha256"]
     fingerprint = hashlib.sha256(identity.encode()).hexdigest()
     return Model(module, variables, config, fingerprint, directory.resolve().name)
+
+
+def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(config, float32 variables) of a model folder, as they were stored."""
+    directory = pathlib.Path(path)
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such model folder")
+    config = read_json(directory / "config.json")
+    architecture = _checked_architecture(config, directory / "config.json")
+    tensors = _read_tensors(directory / "model.safetensors", config["sha256"])
+    expected = _expected(build_module(architecture))
+    return config, unflatten_dict(_matched(tensors, expected, directory), sep="/")
 
 
 def fold_batch_norm(
