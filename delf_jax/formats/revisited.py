@@ -1,0 +1,148 @@
+"""Ground truth of Revisited Oxford and Paris [ROP].
+
+`gnd_roxford5k.pkl`, `.mat` and `.json` hold the same: names of index and query images,
+and for each query a box and lists of easy, hard and junk index images.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from delf_jax.files import InputError, read_json, write_json
+from delf_jax.formats import matlab, pickled_arrays, safe_pickle
+
+_LISTS = ("easy", "hard", "junk")
+_MAX_BYTES = 1 << 26  # of a pickle; those of [ROP] have 300 000.
+
+
+class GroundTruth(NamedTuple):
+    """Ids are places in `index_images`. A field that the file lacks is None."""
+
+    index_images: list[str]
+    query_images: list[str]
+    boxes: Float[np.ndarray, "Q 4"] | None
+    """(y_min, x_min, y_max, x_max) in pixels of the query image"""
+    easy: list[Int[np.ndarray, " _"]] | None
+    hard: list[Int[np.ndarray, " _"]] | None
+    junk: list[Int[np.ndarray, " _"]] | None
+
+
+def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
+    """The ground truth of a .mat, .pkl or .json file; InputError if it makes no sense.
+
+    A pickle may hold plain data and numpy arrays; all else in it is refused.
+    """
+    readers = {".mat": matlab.read_mat, ".pkl": _from_pickle, ".json": read_json}
+    suffix = pathlib.Path(path).suffix.lower()
+    if suffix not in readers:
+        raise InputError(f"{path}: ground truth is a .mat, .pkl or .json file")
+    # MATLAB counts images from 1.
+    return _checked(readers[suffix](path), path, first=int(suffix == ".mat"))
+
+
+def write_ground_truth(path: str | os.PathLike, truth: GroundTruth) -> None:
+    """Writes the JSON file: imlist, qimlist, and gnd with a dict for each query."""
+    queries: list[dict[str, Any]] = [{} for _ in truth.query_images]
+    for name in _LISTS:
+        for query, ids in zip(queries, getattr(truth, name) or (), strict=False):
+            query[name] = ids.tolist()
+    if truth.boxes is not None:
+        for query, box in zip(queries, truth.boxes[:, [1, 0, 3, 2]], strict=True):
+            query["bbx"] = box.tolist()
+    content = {"imlist": truth.index_images, "qimlist": truth.query_images}
+    write_json(path, {**content, "gnd": queries})
+
+
+def _from_pickle(path: str | os.PathLike) -> Any:
+    try:
+        if (size := os.stat(path).st_size) > _MAX_BYTES:
+            raise InputError(f"{path}: {size} bytes are too many for a ground truth")
+        content = pathlib.Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    return safe_pickle.load(content, pickled_arrays.NUMPY, name=str(path))
+
+
+def _checked(content: Any, path: str | os.PathLike, first: int) -> GroundTruth:
+    """The ground truth of what a file holds, whose ids count from `first`."""
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path}: not a ground truth; it has no imlist, qimlist, gnd")
+    index, queries = (_names(content, name, path) for name in ("imlist", "qimlist"))
+    truths = _rows(content, "gnd", path)
+    if len(truths) != len(queries):
+        raise InputError(f"{path}: gnd has {len(truths)} rows for {len(queries)} names")
+    if not all(isinstance(truth, Mapping) for truth in truths):
+        raise InputError(f"{path}: the rows of gnd are no dicts of easy, hard, junk")
+    lists = []
+    for name in _LISTS:
+        known = any(name in truth for truth in truths)
+        ids = [
+            _ids(truth.get(name, ()), f"{path}, gnd[{query}].{name}", first, len(index))
+            for query, truth in enumerate(truths)
+        ]
+        lists.append(ids if known else None)
+    boxes = None
+    if any("bbx" in truth for truth in truths):
+        boxes = np.array(
+            [
+                _box(truth.get("bbx"), f"{path}, gnd[{query}].bbx")
+                for query, truth in enumerate(truths)
+            ]
+        )
+    return GroundTruth(index, queries, boxes, *lists)
+
+
+def _rows(content: Mapping, name: str, path: str | os.PathLike) -> list:
+    value = content.get(name)
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)):
+        raise InputError(f"{path}: has no list {name}")
+    return list(value)
+
+
+def _names(content: Mapping, name: str, path: str | os.PathLike) -> list[str]:
+    names = _rows(content, name, path)
+    for place, each in enumerate(names):
+        if not isinstance(each, str):
+            raise InputError(f"{path}, {name}[{place}]: {each!r:.80} is no name")
+    return names
+
+
+def _numbers(value: Any, where: str) -> Float[np.ndarray, " _"]:
+    try:
+        numbers = np.asarray(value)
+        if numbers.size and numbers.dtype.kind not in "iuf":
+            raise ValueError
+        numbers = numbers.astype(np.float64).ravel()
+    except (ValueError, TypeError, OverflowError):
+        raise InputError(f"{where}: not a list of numbers") from None
+    if not np.isfinite(numbers).all():
+        raise InputError(f"{where}: has numbers that are not finite")
+    return numbers
+
+
+def _ids(value: Any, where: str, first: int, count: int) -> Int[np.ndarray, " _"]:
+    """Ids from 0 of ids from `first`, all below `count`."""
+    numbers = _numbers(value, where) - first
+    wrong = numbers[(numbers < 0) | (numbers >= count) | (numbers % 1 != 0)]
+    if len(wrong):
+        raise InputError(
+            f"{where}: {wrong[0] + first:g} is no image; there are {count}, counted "
+            f"from {first}"
+        )
+    return numbers.astype(np.int32)
+
+
+def _box(value: Any, where: str) -> Float[np.ndarray, "4"]:
+    """(y_min, x_min, y_max, x_max) of (x_min, y_min, x_max, y_max)."""
+    numbers = _numbers(() if value is None else value, where)
+    if len(numbers) != 4:
+        raise InputError(f"{where}: a box has 4 numbers, this has {len(numbers)}")
+    return numbers[[1, 0, 3, 2]]
