@@ -13,10 +13,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from delf_jax.files import InputError, read_json, write_json
-from delf_jax.formats import matlab, pickled_arrays, safe_pickle
+from delf_jax.formats import matlab, plain_data
 
 _LISTS = ("easy", "hard", "junk")
-_MAX_BYTES = 1 << 26  # of a pickle; those of [ROP] have 300 000.
 
 
 class GroundTruth(NamedTuple):
@@ -36,7 +35,11 @@ def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
 
     A pickle may hold plain data and numpy arrays; all else in it is refused.
     """
-    readers = {".mat": matlab.read_mat, ".pkl": _from_pickle, ".json": read_json}
+    readers = {
+        ".mat": matlab.read_mat,
+        ".pkl": plain_data.read_pickle,
+        ".json": read_json,
+    }
     suffix = pathlib.Path(path).suffix.lower()
     if suffix not in readers:
         raise InputError(f"{path}: ground truth is a .mat, .pkl or .json file")
@@ -57,18 +60,6 @@ def write_ground_truth(path: str | os.PathLike, truth: GroundTruth) -> None:
     write_json(path, {**content, "gnd": queries})
 
 
-def _from_pickle(path: str | os.PathLike) -> Any:
-    try:
-        if (size := os.stat(path).st_size) > _MAX_BYTES:
-            raise InputError(f"{path}: {size} bytes are too many for a ground truth")
-        content = pathlib.Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    return safe_pickle.load(content, pickled_arrays.NUMPY, name=str(path))
-
-
 def _checked(content: Any, path: str | os.PathLike, first: int) -> GroundTruth:
     """The ground truth of what a file holds, whose ids count from `first`."""
     if not isinstance(content, Mapping):
@@ -83,7 +74,9 @@ def _checked(content: Any, path: str | os.PathLike, first: int) -> GroundTruth:
     for name in _LISTS:
         known = any(name in truth for truth in truths)
         ids = [
-            _ids(truth.get(name, ()), f"{path}, gnd[{query}].{name}", first, len(index))
+            plain_data.read_ids(
+                truth.get(name, ()), f"{path}, gnd[{query}].{name}", first, len(index)
+            )
             for query, truth in enumerate(truths)
         ]
         lists.append(ids if known else None)
@@ -115,34 +108,9 @@ def _names(content: Mapping, name: str, path: str | os.PathLike) -> list[str]:
     return names
 
 
-def _numbers(value: Any, where: str) -> Float[np.ndarray, " _"]:
-    try:
-        numbers = np.asarray(value)
-        if numbers.size and numbers.dtype.kind not in "iuf":
-            raise ValueError
-        numbers = numbers.astype(np.float64).ravel()
-    except (ValueError, TypeError, OverflowError):
-        raise InputError(f"{where}: not a list of numbers") from None
-    if not np.isfinite(numbers).all():
-        raise InputError(f"{where}: has numbers that are not finite")
-    return numbers
-
-
-def _ids(value: Any, where: str, first: int, count: int) -> Int[np.ndarray, " _"]:
-    """Ids from 0 of ids from `first`, all below `count`."""
-    numbers = _numbers(value, where) - first
-    wrong = numbers[(numbers < 0) | (numbers >= count) | (numbers % 1 != 0)]
-    if len(wrong):
-        raise InputError(
-            f"{where}: {wrong[0] + first:g} is no image; there are {count}, counted "
-            f"from {first}"
-        )
-    return numbers.astype(np.int32)
-
-
 def _box(value: Any, where: str) -> Float[np.ndarray, "4"]:
     """(y_min, x_min, y_max, x_max) of (x_min, y_min, x_max, y_max)."""
-    numbers = _numbers(() if value is None else value, where)
+    numbers = plain_data.read_numbers(() if value is None else value, where)
     if len(numbers) != 4:
         raise InputError(f"{where}: a box has 4 numbers, this has {len(numbers)}")
     return numbers[[1, 0, 3, 2]]
