@@ -141,6 +141,13 @@ def test_lists_that_a_file_lacks_are_absent(tmp_path, write):
     assert json.loads((tmp_path / "written.json").read_text())["gnd"] == gnd
 
 
+def test_a_list_that_only_some_queries_lack_is_empty_there(tmp_path):
+    gnd = [{**CONTENT["gnd"][0], "hard": [2]}, CONTENT["gnd"][1].copy()]
+    del gnd[1]["hard"]
+    truth = read_ground_truth(write_pickle(tmp_path, changed(gnd=gnd)))
+    assert [ids.tolist() for ids in truth.hard] == [[2], []]
+
+
 class Hostile:
     """Runs a command when it is unpickled."""
 
@@ -180,7 +187,8 @@ def test_a_pickle_that_runs_commands_is_refused(tmp_path, protocol):
         (changed(hard=[[1], [2, 3]]), r"gnd\[0\].hard: not a list of numbers"),
         (changed(hard=[10**400]), r"gnd\[0\].hard: not a list of numbers"),
         (changed(bbx=[1, 2, 3]), r"gnd\[0\].bbx: a box has 4 numbers, this has 3"),
-        (changed(bbx=None), r"gnd\[0\].bbx: a box has 4 numbers, this has 0"),
+        (changed(bbx=None), r"gnd\[0\].bbx: not a list of numbers"),
+        (changed(gnd=[{"easy": []}, CONTENT["gnd"][1]]), r"gnd\[0\].bbx: .* has 0"),
     ],
 )
 def test_a_field_that_makes_no_sense_is_named(tmp_path, content, message):

@@ -4,9 +4,10 @@
 and for each query a box and lists of easy, hard and junk index images.
 """
 
+import functools
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,25 +71,23 @@ def _checked(content: Any, path: str | os.PathLike, first: int) -> GroundTruth:
         raise InputError(f"{path}: gnd has {len(truths)} rows for {len(queries)} names")
     if not all(isinstance(truth, Mapping) for truth in truths):
         raise InputError(f"{path}: the rows of gnd are no dicts of easy, hard, junk")
-    lists = []
-    for name in _LISTS:
-        known = any(name in truth for truth in truths)
-        ids = [
-            plain_data.read_ids(
-                truth.get(name, ()), f"{path}, gnd[{query}].{name}", first, len(index)
-            )
-            for query, truth in enumerate(truths)
-        ]
-        lists.append(ids if known else None)
-    boxes = None
-    if any("bbx" in truth for truth in truths):
-        boxes = np.array(
-            [
-                _box(truth.get("bbx"), f"{path}, gnd[{query}].bbx")
-                for query, truth in enumerate(truths)
-            ]
-        )
-    return GroundTruth(index, queries, boxes, *lists)
+    gnd = f"{path}, gnd"
+    read_ids = functools.partial(plain_data.read_ids, first=first, count=len(index))
+    lists = [_field(truths, name, read_ids, gnd) for name in _LISTS]
+    boxes = _field(truths, "bbx", _box, gnd)
+    return GroundTruth(index, queries, np.array(boxes) if boxes else None, *lists)
+
+
+def _field(
+    truths: list[Mapping], name: str, read: Callable[[Any, str], Any], where: str
+) -> list[Any] | None:
+    """What was read of a field, empty where a query lacks it; None if all lack it."""
+    if not any(name in truth for truth in truths):
+        return None
+    return [
+        read(truth.get(name, ()), f"{where}[{query}].{name}")
+        for query, truth in enumerate(truths)
+    ]
 
 
 def _rows(content: Mapping, name: str, path: str | os.PathLike) -> list:
@@ -110,7 +109,7 @@ def _names(content: Mapping, name: str, path: str | os.PathLike) -> list[str]:
 
 def _box(value: Any, where: str) -> Float[np.ndarray, "4"]:
     """(y_min, x_min, y_max, x_max) of (x_min, y_min, x_max, y_max)."""
-    numbers = plain_data.read_numbers(() if value is None else value, where)
+    numbers = plain_data.read_numbers(value, where)
     if len(numbers) != 4:
         raise InputError(f"{where}: a box has 4 numbers, this has {len(numbers)}")
     return numbers[[1, 0, 3, 2]]

@@ -73,8 +73,8 @@ def read_examples(paths: Iterable[str | os.PathLike]) -> Iterator[Example]:
 def list_examples(path: str | os.PathLike) -> Iterator[Place]:
     """Where the examples of a file are.
 
-    The images are skipped, their bytes neither read nor checked: of a file of a
-    gigabyte, some ten megabytes are read.
+    The images are skipped, their bytes neither looked at nor checked: ten times as
+    fast as reading, at 100 kB an image.
     """
     for where, offset, record in _records(path, verified=False):
         features = _features(record, where)
