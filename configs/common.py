@@ -39,8 +39,9 @@ def get_config() -> ConfigDict:
     config.data.directory = "data"  # prepared datasets and teacher maps.
     config.data.max_side = 1024  # pixels of a stored image.
     config.data.threads = 4
-    # By name: path (folder of class folders, or CSV), images (folder of a CSV's
-    # images), label_column, holdout (classes left out),
+    # By name: path (folder of class folders; CSV; train.csv or train_clean.csv of
+    # GLDv2, or its folder; TFRecords, as "gldv2/train-*-of-*"), images (folder of a
+    # CSV's images), label_column, holdout (classes left out),
     # unlabelled (names that are no class), weight (share of the examples). Or, to draw
     # landmarks: first (seed), landmarks, views (of each), weight.
     # In alphabetical order: the first images fit the teacher's subspace.

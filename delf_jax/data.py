@@ -1,17 +1,15 @@
 """Labelled images on disk as a seeded, resumable stream of training batches.
 
-A folder per class or a CSV becomes a tensorflow-datasets builder in the array_record
-format, which is read at random and without TensorFlow; grain shuffles, transforms on
-threads and batches.
+What `records` lists becomes a tensorflow-datasets builder in the array_record format,
+which is read at random and without TensorFlow; grain shuffles, transforms on threads
+and batches.
 """
 
 import contextlib
-import csv
 import hashlib
 import io
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import absl.logging
 import cv2
@@ -20,56 +18,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from delf_jax.files import InputError
-from delf_jax.images import SUFFIXES, decode_image, encode_jpeg, read_image
+from delf_jax.images import decode_image, encode_jpeg
+from delf_jax.records import Record, list_records, read_record
 
 UNLABELLED = -1  # label of an image that belongs to no class.
 JPEG_QUALITY = 95
 Transform = Callable[[dict, np.random.Generator], dict]
-
-
-class Record(NamedTuple):
-    """One labelled image file; an empty label is none."""
-
-    id: str
-    path: pathlib.Path
-    label: str
-
-
-def list_records(
-    path: str, images: str = "", label_column: str = "label"
-) -> list[Record]:
-    """The images of a folder per class, or those that a CSV names, ordered by id.
-
-    Args:
-      path: a folder, whose subfolders are classes, or a .csv file with a header, a
-        column `image` and a column of labels.
-      images: folder that the CSV's image names are relative to; empty: the CSV's own.
-      label_column: of the CSV.
-    """
-    source = pathlib.Path(path)
-    if source.is_dir():
-        found = [p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES]
-        names = [p.relative_to(source) for p in found]
-        records = [
-            Record(name.as_posix(), file, name.parts[0] if len(name.parts) > 1 else "")
-            for name, file in zip(names, found, strict=True)
-        ]
-    elif source.is_file():
-        records = _read_csv(source, pathlib.Path(images or source.parent), label_column)
-    else:
-        raise InputError(f"{path}: no such folder or CSV of training images")
-    if not records:
-        raise InputError(f"{path}: no images found to train on")
-    return sorted(records)
-
-
-def _read_csv(source: pathlib.Path, root: pathlib.Path, label: str) -> list[Record]:
-    with source.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        missing = {"image", label} - set(rows.fieldnames or ())
-        if missing:
-            raise InputError(f"{source}: the CSV has no column {min(missing)!r}")
-        return [Record(r["image"], root / r["image"], r[label]) for r in rows]
 
 
 class LabelledImages(tfds.core.GeneratorBasedBuilder):
@@ -103,12 +57,13 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self) -> Iterator[tuple[str, dict]]:
         for record in self._records:
             try:
-                encoded = _shrunk_jpeg(read_image(record.path), self._max_side)
+                encoded = _shrunk_jpeg(read_record(record), self._max_side)
             except InputError as error:
                 self.failures.append(str(error))
                 continue
             image = io.BytesIO(encoded)
-            yield record.id, {"id": record.id, "image": image, "label": record.label}
+            label = str(record.label)
+            yield record.id, {"id": record.id, "image": image, "label": label}
 
 
 def _shrunk_jpeg(image: np.ndarray, max_side: int) -> bytes:
@@ -206,17 +161,22 @@ def open_sources(
             source.get("images", ""),
             source.get("label_column", "label"),
         )
-        names = {record.label for record in records}
-        for field in ("holdout", "unlabelled"):
-            unknown = sorted(set(source.get(field, ())) - names)
+        names = {str(record.label) for record in records}
+        held_out, unlabelled = (
+            {str(label) for label in source.get(field, ())}
+            for field in ("holdout", "unlabelled")
+        )
+        for field, labels in (("holdout", held_out), ("unlabelled", unlabelled)):
+            unknown = sorted(labels - names)
             if unknown:
                 raise InputError(
                     f"data.sources.{name}.{field}: no class {unknown[0]!r}"
                 )
-        records = [r for r in records if r.label not in source.get("holdout", ())]
-        nameless = {"", *source.get("unlabelled", ())}
-        labels = sorted({record.label for record in records} - nameless)
-        classes = {label: first + i for i, label in enumerate(labels)}
+        records = [r for r in records if str(r.label) not in held_out]
+        nameless = {"", *unlabelled}
+        # By name, and landmarks by number: their labels ascend with their ids.
+        labels = sorted({r.label for r in records if str(r.label) not in nameless})
+        classes = {str(label): first + i for i, label in enumerate(labels)}
         first += len(labels)
         if not records:
             raise InputError(f"data.sources.{name}: no image is left to train on")

@@ -17,6 +17,7 @@ from delf_jax.models.receptive_field import receptive_field
 from delf_jax.models.resnet import stage_sizes
 
 DRAWN_SIZE = (288, 384)  # height, width of a drawn view.
+_NAMED = 100  # images that are named when they are left out; more are counted.
 
 
 def open_sources(config: ConfigDict) -> list[data.Source]:
@@ -29,8 +30,10 @@ def open_sources(config: ConfigDict) -> list[data.Source]:
     sources, failures = data.open_sources(
         named, settings.directory, max_side=settings.max_side
     )
-    for failure in failures:
+    for failure in failures[:_NAMED]:
         print(f"left out: {failure}", flush=True)
+    if len(failures) > _NAMED:
+        print(f"left out: {len(failures) - _NAMED} more images", flush=True)
     return sources
 
 

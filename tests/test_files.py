@@ -56,7 +56,13 @@ def test_json_round_trip_and_refusal_of_nan(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "no such file"), (b"{", "JSON"), (b"\xff", "JSON")]
+    ("content", "words"),
+    [
+        (None, "no such file"),
+        (b"{", "JSON"),
+        (b"\xff", "JSON"),
+        (b"[" * 200_000, "JSON"),
+    ],
 )
 def test_broken_json_is_named(tmp_path, content, words):
     path = tmp_path / "a.json"

@@ -12,7 +12,9 @@ from delf_jax.retrieval.metrics import (
     macro_mean,
     mean_over_queries,
     precision_at,
+    protocol_lists,
     recall_at,
+    revisited_metrics,
 )
 
 PROTOCOLS = ("easy", "medium", "hard")
@@ -20,32 +22,33 @@ PROTOCOLS = ("easy", "medium", "hard")
 
 @pytest.mark.golden
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_revisited_metrics_equal_those_of_the_original(golden, protocol):
-    arrays = np.load(golden / "revisited" / "revisited.npz")
+def test_a_protocol_equals_the_original_from_its_lists_to_its_means(golden, protocol):
     about = json.loads((golden / "revisited" / "revisited.json").read_text())
-    truths = about[protocol]["parsed"]
-    precisions = []
-    for query, truth in enumerate(truths):
-        ranking = arrays["sorted_index_ids"][query]
-        mine = average_precision(ranking, truth["ok"], truth["junk"])
-        original = arrays[f"{protocol}/average_precision"][query]
-        np.testing.assert_allclose(mine, original, atol=1e-6)
-        places = find_positions(ranking, truth["ok"], truth["junk"])
-        if truth["ok"]:
-            precisions.append([precision_at(places, k) for k in about["ranks"]])
-            np.testing.assert_allclose(
-                precisions[-1], arrays[f"{protocol}/precision"][query], atol=1e-6
-            )
-    mean = mean_over_queries(
-        [
-            average_precision(ranking, truth["ok"], truth["junk"])
-            for ranking, truth in zip(arrays["sorted_index_ids"], truths, strict=True)
-        ]
+    expected = about[protocol]
+    rankings = np.load(golden / "revisited" / "revisited.npz")["sorted_index_ids"]
+    easy, hard, junk = (
+        [np.array(query[name], np.int32) for query in about["ground_truth"]]
+        for name in ("easy", "hard", "junk")
     )
-    np.testing.assert_allclose(mean, arrays[f"{protocol}/mAP"], atol=1e-6)
-    np.testing.assert_allclose(
-        np.mean(precisions, axis=0), arrays[f"{protocol}/mean_precision"], atol=1e-6
-    )
+    positives, left_out = protocol_lists(protocol, easy, hard, junk)
+    assert [ids.tolist() for ids in positives] == [
+        query["ok"] for query in expected["parsed"]
+    ]
+    assert [ids.tolist() for ids in left_out] == [
+        query["junk"] for query in expected["parsed"]
+    ]
+    found = revisited_metrics(rankings, positives, left_out, about["ranks"])
+    names = ["mAP", "mean_precision", "mean_recall"]
+    names += ["average_precision", "precision", "recall"]
+    for value, name in zip(found, names, strict=True):
+        original = np.array(expected[name], np.float64)  # null becomes NaN.
+        np.testing.assert_allclose(value, original, rtol=0, atol=1e-9, err_msg=name)
+
+
+def test_a_rank_beyond_the_ranking_is_refused():
+    rankings, ids = np.arange(6)[None], [np.array([1], np.int32)]
+    with pytest.raises(ValueError, match="rank 7 of a ranking of 6 images"):
+        revisited_metrics(rankings, ids, ids, (1, 7))
 
 
 @pytest.mark.golden

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from delf_jax import augment, configuration, synthetic, training_data
+from delf_jax import augment, configuration, data, synthetic, training_data
 from delf_jax.files import InputError
 
 TINY = pathlib.Path(__file__).parent.parent / "configs" / "tiny.py"
@@ -45,6 +45,19 @@ def test_landmarks_that_are_kept_for_tests_are_not_drawn(config):
     config.data.sources.drawn.first = synthetic.HELD_OUT - 1
     with pytest.raises(InputError, match="are for tests"):
         training_data.open_sources(config)
+
+
+def test_of_many_images_that_are_left_out_a_hundred_are_named(
+    config, monkeypatch, capsys
+):
+    failures = [f"{number}.jpg: no such file" for number in range(1234)]
+    monkeypatch.setattr(data, "open_sources", lambda *_, **__: ([], failures))
+    training_data.open_sources(config)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[99:] == [
+        "left out: 99.jpg: no such file",
+        "left out: 1134 more images",
+    ]
 
 
 def test_the_cells_of_a_view_lie_where_the_layout_has_them(config):

@@ -5,6 +5,7 @@ images were taken out.
 """
 
 from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -78,3 +79,66 @@ def macro_mean(
     for value, group in zip(values, groups, strict=True):
         members.setdefault(group, []).append(float(value))
     return mean_over_queries([mean_over_queries(each) for each in members.values()])
+
+
+class RevisitedMetrics(NamedTuple):
+    """Results under one protocol; NaN for a query without positives."""
+
+    mean_average_precision: float
+    mean_precisions: Float[np.ndarray, " K"]
+    mean_recalls: Float[np.ndarray, " K"]
+    average_precisions: Float[np.ndarray, " Q"]
+    precisions: Float[np.ndarray, "Q K"]
+    recalls: Float[np.ndarray, "Q K"]
+
+
+def revisited_metrics(
+    rankings: Int[np.ndarray, "Q R"],
+    positives: Sequence[Int[np.ndarray, " _"]],
+    junk: Sequence[Int[np.ndarray, " _"]],
+    ranks: Sequence[int] = (1, 5, 10),
+) -> RevisitedMetrics:
+    """mAP, mP@k and mR@k of [ROP] for the lists of one protocol; see `protocol_lists`.
+
+    ranks: the K depths k, none beyond R.
+    """
+    if max(ranks) > rankings.shape[1]:
+        raise ValueError(
+            f"precision at rank {max(ranks)} of a ranking of {rankings.shape[1]} images"
+        )
+    averages = np.full(len(rankings), np.nan)
+    precisions = np.full((len(rankings), len(ranks)), np.nan)
+    recalls = precisions.copy()
+    for query, (ranking, right, left_out) in enumerate(
+        zip(rankings, positives, junk, strict=True)
+    ):
+        averages[query] = average_precision(ranking, right, left_out)
+        if len(right):
+            places = find_positions(ranking, right, left_out)
+            precisions[query] = [precision_at(places, k) for k in ranks]
+            recalls[query] = [np.sum(places < k) / len(right) for k in ranks]
+    return RevisitedMetrics(
+        mean_over_queries(averages),
+        np.array([mean_over_queries(column) for column in precisions.T]),
+        np.array([mean_over_queries(column) for column in recalls.T]),
+        *(averages, precisions, recalls),
+    )
+
+
+def protocol_lists(
+    protocol: str,
+    easy: Sequence[Int[np.ndarray, " _"]],
+    hard: Sequence[Int[np.ndarray, " _"]],
+    junk: Sequence[Int[np.ndarray, " _"]],
+) -> tuple[list[Int[np.ndarray, " _"]], list[Int[np.ndarray, " _"]]]:
+    """(positives, junk) of each query under "easy", "medium" or "hard" [ROP]."""
+    right, left_out = {
+        "easy": ((easy,), (junk, hard)),
+        "medium": ((easy, hard), (junk,)),
+        "hard": ((hard,), (junk, easy)),
+    }[protocol]
+
+    def joined(parts: tuple) -> list[np.ndarray]:
+        return [np.concatenate(lists) for lists in zip(*parts, strict=True)]
+
+    return joined(right), joined(left_out)

@@ -1,0 +1,264 @@
+"""The CSV files of Google Landmarks v2 [GLDv2], and where its images lie.
+
+Tables are read with `tables.read_rows(path, TrainImage)` and so on, row by row: the
+4.1 million rows of train.csv take some seconds and the memory of one row. Solutions and
+predictions are accepted and refused as by the original's evaluation.
+"""
+
+import itertools
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from delf_jax.files import InputError
+from delf_jax.formats import tables
+
+_ID = re.compile(r"[A-Za-z0-9_-]{3,}")
+
+
+class TrainImage(NamedTuple):
+    """A row of train.csv."""
+
+    id: str
+    url: str
+    landmark_id: int
+
+
+class CleanLandmark(NamedTuple):
+    """A row of train_clean.csv."""
+
+    landmark_id: int
+    images: tuple[str, ...]
+
+
+class LabelledImage(NamedTuple):
+    """A row of index_image_to_landmark.csv; train.csv has these columns, too."""
+
+    id: str
+    landmark_id: int
+
+
+class ImageId(NamedTuple):
+    """A row of index.csv or test.csv."""
+
+    id: str
+
+
+class Category(NamedTuple):
+    """A row of train_label_to_category.csv or index_label_to_category.csv."""
+
+    landmark_id: int
+    category: str
+    """address of a category of Wikimedia Commons"""
+
+
+class Attribution(NamedTuple):
+    """A row of train_attribution.csv."""
+
+    id: str
+    url: str
+    author: str
+    license: str
+    title: str
+
+
+class Relabelling(NamedTuple):
+    """A row of relabeling.csv, which the original writes beside its TFRecords."""
+
+    new_label: int
+    old_label: int
+
+
+class Solution(NamedTuple):
+    """What is right, by test image: landmark ids, or ids of index images."""
+
+    public: dict[str, list]
+    private: dict[str, list]
+    ignored: list[str]
+
+
+class Recognition(NamedTuple):
+    """The landmark that a test image is said to show."""
+
+    landmark_id: int
+    score: float
+
+
+class Predictions(NamedTuple):
+    """By test image: a `Recognition`, or ids of index images, best first."""
+
+    public: dict[str, Any]
+    private: dict[str, Any]
+
+
+def image_path(root: str | os.PathLike, image_id: str) -> pathlib.Path:
+    """root/a/b/c/abc....jpg, for an id that begins with a, b, c."""
+    if not _ID.fullmatch(image_id):
+        raise InputError(f"{image_id!r:.80} is no id of an image of GLDv2")
+    return pathlib.Path(root, *image_id[:3], f"{image_id}.jpg")
+
+
+def relabel(landmark_ids: Iterable[int]) -> list[Relabelling]:
+    """Labels 0 to C - 1 by ascending landmark id."""
+    return [Relabelling(*pair) for pair in enumerate(sorted(set(landmark_ids)))]
+
+
+def read_train(path: str | os.PathLike) -> Iterator[LabelledImage]:
+    """Image by image, what train.csv or train_clean.csv, told by its header, lists."""
+    if "images" not in tables.read_header(path):
+        yield from tables.read_rows(path, LabelledImage)
+        return
+    for landmark in tables.read_rows(path, CleanLandmark):
+        for image_id in landmark.images:
+            yield LabelledImage(image_id, landmark.landmark_id)
+
+
+def read_solution(path: str | os.PathLike, task: str) -> Solution:
+    """What is right in `task`, "recognition" or "retrieval".
+
+    As in the original, the header is not looked at, blank lines are refused, and of
+    several lines of one image the last one counts.
+    """
+    parse = _task(task).parse_solution
+    solution = Solution({}, {}, [])
+    for line in _below_header(path):
+        if len(line.fields) < 3:
+            raise InputError(f"{line.where}: needs three columns, the third for Usage")
+        image_id, text, usage = line.fields[:3]
+        if usage == "Ignored":
+            solution.ignored.append(image_id)
+        elif usage in ("Public", "Private"):
+            parts = {"Public": solution.public, "Private": solution.private}
+            parts[usage][image_id] = parse(text, line.where)
+        else:
+            raise InputError(
+                f"{line.where}, Usage: {usage!r:.80} of test image {image_id} is none "
+                "of Public, Private, Ignored"
+            )
+    return solution
+
+
+def read_predictions(
+    path: str | os.PathLike, solution: Solution, task: str
+) -> Predictions:
+    """What was predicted in `task` for the images of the solution.
+
+    As in the original: the header is not looked at; blank lines, ignored images and
+    empty predictions are left out; an image that comes twice, that the solution does
+    not know, or whose prediction is malformed is an InputError.
+    """
+    parse = _task(task).parse_prediction
+    ignored = set(solution.ignored)
+    predictions = Predictions({}, {})
+    for line in _below_header(path):
+        if not line.fields:
+            continue
+        image_id = line.fields[0]
+        if image_id in predictions.public or image_id in predictions.private:
+            raise InputError(f"{line.where}, id: test image {image_id} is repeated")
+        if image_id in ignored:
+            continue
+        if len(line.fields) < 2:
+            raise InputError(f"{line.where}: no second column, which is the prediction")
+        if not line.fields[1]:
+            continue
+        value = parse(line.fields[1], line.where)
+        if image_id in solution.public:
+            predictions.public[image_id] = value
+        elif image_id in solution.private:
+            predictions.private[image_id] = value
+        else:
+            raise InputError(
+                f"{line.where}, id: test image {image_id} is not part of the solution"
+            )
+    return predictions
+
+
+def write_solution(path: str | os.PathLike, solution: Solution, task: str) -> None:
+    """Writes a solution; public images first, then private, then ignored ones."""
+    parts = {"Public": solution.public, "Private": solution.private}
+    rows = [
+        (image_id, " ".join(map(str, values)), usage)
+        for usage, part in parts.items()
+        for image_id, values in part.items()
+    ]
+    rows += [(image_id, "None", "Ignored") for image_id in solution.ignored]
+    tables.write_rows(path, ("id", _task(task).column, "Usage"), rows)
+
+
+def write_predictions(
+    path: str | os.PathLike, predictions: Mapping[str, Any], task: str
+) -> None:
+    """Writes predictions by test image: `Recognition`, or ids of index images."""
+    rows = ((image_id, _joined(value)) for image_id, value in predictions.items())
+    tables.write_rows(path, ("id", _task(task).column), rows)
+
+
+def _joined(value: Recognition | Iterable[str]) -> str:
+    if isinstance(value, Recognition):
+        return f"{int(value.landmark_id)} {float(value.score)!r}"
+    return " ".join(value)
+
+
+def _below_header(path: str | os.PathLike) -> Iterator[tables.Line]:
+    tables.read_header(path)  # there is one.
+    return itertools.islice(tables.read_lines(path), 1, None)
+
+
+def _landmark_ids(text: str, where: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(" ")] if text else []
+    except ValueError:
+        raise InputError(f"{where}, landmarks: {text!r:.80} is no number") from None
+
+
+def _image_ids(text: str, where: str) -> list[str]:
+    # An empty field is one empty id, which no prediction finds, as in the original.
+    return text.split(" ")
+
+
+def _words(text: str) -> list[str]:
+    """Words between single blanks, less an empty one at the end, as in the original."""
+    words = text.split(" ")
+    return words if words[-1] else words[:-1]
+
+
+def _recognition(text: str, where: str) -> Recognition:
+    words = _words(text)
+    if len(words) != 2:
+        raise InputError(
+            f"{where}, landmarks: a prediction is a landmark id and a score, but "
+            f"{text!r:.80} has {len(words)} parts"
+        )
+    try:
+        return Recognition(int(words[0]), float(words[1]))
+    except ValueError:
+        raise InputError(
+            f"{where}, landmarks: {text!r:.80} is not a landmark id and a score"
+        ) from None
+
+
+def _ranking(text: str, where: str) -> list[str]:
+    return _words(text)
+
+
+class _Task(NamedTuple):
+    """What the second column is called, and how it is read."""
+
+    column: str
+    parse_solution: Callable[[str, str], list]
+    parse_prediction: Callable[[str, str], Any]
+
+
+_TASKS = {
+    "recognition": _Task("landmarks", _landmark_ids, _recognition),
+    "retrieval": _Task("images", _image_ids, _ranking),
+}
+
+
+def _task(name: str) -> _Task:
+    if name not in _TASKS:
+        raise InputError(f"task {name!r} is none of {', '.join(_TASKS)}")
+    return _TASKS[name]

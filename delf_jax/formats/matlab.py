@@ -1,0 +1,179 @@
+"""MATLAB's MAT-files of level 5 (versions 5 to 7) as plain data.
+
+Arrays of numbers become numpy arrays, text becomes str, cell arrays become lists and
+struct arrays lists of dicts, both in MATLAB's order. Nothing else is read. scipy's
+reader crashes the process on some damaged files, which is why this one exists.
+"""
+
+import os
+import pathlib
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from delf_jax.files import InputError
+
+MAX_BYTES = 1 << 26  # of the file, and of each variable once decompressed.
+MAX_DEPTH = 8  # cells in cells.
+_HEADER = 128
+# Numbers of the format's element types and array classes.
+_NUMBERS = {
+    **{1: "<i1", 2: "<u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4"},
+    **{7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"},
+}
+_MATRIX, _COMPRESSED = 14, 15
+_ENCODINGS = {1: "latin-1", 2: "latin-1", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le"}
+_CELL, _STRUCT, _CHAR = 1, 2, 4
+_CLASSES = {
+    **{6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4"},
+    **{14: "i8", 15: "u8"},
+}
+_COMPLEX = 1 << 11  # of the flags of an array.
+
+
+class _Element(NamedTuple):
+    kind: int
+    data: memoryview
+
+
+def read_mat(path: str | os.PathLike) -> dict[str, Any]:
+    """The variables of a MAT-file by name; InputError if it is damaged."""
+    path = pathlib.Path(path)
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= MAX_BYTES else b""
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if size > MAX_BYTES:
+        raise InputError(f"{path}: {size} bytes; no MAT-file over {MAX_BYTES} is read")
+    _check_header(data, path)
+    try:
+        return dict(_variables(memoryview(data)[_HEADER:]))
+    except (ValueError, LookupError, struct.error, zlib.error, OverflowError) as error:
+        raise InputError(f"{path}: damaged MAT-file ({error!s:.200})") from None
+
+
+def _check_header(data: bytes, path: pathlib.Path) -> None:
+    if data.startswith(b"MATLAB 7.3") or data.startswith(b"\x89HDF"):
+        raise InputError(f"{path}: a MAT-file of version 7.3; save it with -v7")
+    if len(data) < _HEADER or data[124:128] != b"\x00\x01IM":
+        raise InputError(f"{path}: not a little-endian MAT-file of version 5 to 7")
+
+
+def _variables(data: memoryview) -> Iterator[tuple[str, Any]]:
+    for element in _elements(data):
+        if element.kind == _COMPRESSED:
+            (element,) = _elements(_decompressed(element.data))
+        if element.kind != _MATRIX:
+            raise ValueError(f"an element of type {element.kind} where arrays belong")
+        yield _array(element.data, 0)
+
+
+def _decompressed(data: memoryview) -> memoryview:
+    stream = zlib.decompressobj()
+    plain = stream.decompress(data, MAX_BYTES)
+    if not stream.eof:
+        raise ValueError(f"compressed data are cut, or larger than {MAX_BYTES} bytes")
+    return memoryview(plain)
+
+
+def _elements(data: memoryview) -> Iterator[_Element]:
+    """The elements that lie in `data` one after the other, each cut to its size."""
+    place = 0
+    while place < len(data):
+        kind, size = struct.unpack_from("<II", data, place)
+        start, end = place + 8, place + 8 + size
+        place = end if kind == _COMPRESSED else end + -size % 8
+        if kind >> 16:  # up to four bytes stand in the tag itself.
+            kind, size = kind & 0xFFFF, kind >> 16
+            start, end, place = start - 4, start - 4 + size, start
+            if size > 4:
+                raise ValueError(f"{size} bytes where four have room")
+        if end > len(data):
+            raise ValueError("an element is longer than the file")
+        yield _Element(kind, data[start:end])
+
+
+def _array(data: memoryview, depth: int) -> tuple[str, Any]:
+    """Name and value of an array."""
+    if not len(data):
+        return "", np.zeros((0, 0))
+    if depth > MAX_DEPTH:
+        raise ValueError(f"cells nested deeper than {MAX_DEPTH}")
+    flags, dimensions, name, *content = _elements(data)
+    word = int(_numbers(flags)[0])
+    shape = [int(side) for side in _numbers(dimensions)]
+    if min(shape) < 0:
+        raise ValueError("an array of negative size")
+    kind = word & 0xFF
+    if word & _COMPLEX:
+        raise ValueError("complex numbers are not read")
+    if kind == _CELL:
+        value: Any = _cells(content, shape, depth)
+    elif kind == _STRUCT:
+        value = _structs(content, shape, depth)
+    elif kind == _CHAR:
+        value = _text(content, shape)
+    elif kind in _CLASSES:
+        (numbers,) = content
+        values = _numbers(numbers).astype(_CLASSES[kind])
+        value = values.reshape(shape, order="F")
+    else:
+        raise ValueError(f"arrays of class {kind} are not read")
+    return bytes(name.data).decode("ascii"), value
+
+
+def _numbers(element: _Element) -> np.ndarray:
+    return np.frombuffer(element.data, _NUMBERS[element.kind])
+
+
+def _cells(content: list[_Element], shape: list[int], depth: int) -> list[Any]:
+    if len(content) != _count(shape):
+        raise ValueError(f"{len(content)} cells in an array of shape {shape}")
+    if any(element.kind != _MATRIX for element in content):
+        raise ValueError("a cell that is no array")
+    return [_array(element.data, depth + 1)[1] for element in content]
+
+
+def _structs(
+    content: list[_Element], shape: list[int], depth: int
+) -> list[dict[str, Any]]:
+    width, names, *values = content
+    length = int(_numbers(width)[0])
+    text = bytes(names.data)
+    if length < 1 or len(text) % length:
+        raise ValueError("the names of a struct's fields are cut")
+    fields = [
+        text[start : start + length].split(b"\0")[0].decode("ascii")
+        for start in range(0, len(text), length)
+    ]
+    if len(set(fields)) < len(fields):
+        raise ValueError("a struct names a field twice")
+    count = _count(shape)
+    if count and not fields:
+        raise ValueError("a struct without fields")
+    cells = _cells(values, [count, len(fields)], depth)
+    return [
+        dict(zip(fields, cells[first : first + len(fields)], strict=True))
+        for first in range(0, len(cells), len(fields) or 1)
+    ]
+
+
+def _text(content: list[_Element], shape: list[int]) -> str:
+    (characters,) = content
+    text = bytes(characters.data).decode(_ENCODINGS[characters.kind])
+    if len(text) != _count(shape) or len(shape) != 2 or shape[0] > 1:
+        raise ValueError(f"text of {len(text)} characters and shape {shape}")
+    return text
+
+
+def _count(shape: list[int]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count

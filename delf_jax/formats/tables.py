@@ -1,0 +1,112 @@
+"""CSV files as named tuples, one row at a time: any length in the memory of one row."""
+
+import csv
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+from delf_jax.files import InputError, atomic_write
+
+Row = TypeVar("Row", bound=tuple)
+# Python's own limit of 131 072 characters is some 7700 image ids; this bounds memory.
+_LARGEST_FIELD = 1 << 26
+
+
+class Line(NamedTuple):
+    """One row of a CSV as it stands."""
+
+    where: str
+    """file and line, for messages"""
+    fields: list[str]
+
+
+def read_lines(path: str | os.PathLike) -> Iterator[Line]:
+    """The rows of a CSV, header and blank ones included; InputError if it is none."""
+    # Of the whole process; it only ever grows.
+    csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_FIELD))
+    number = 0
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            for fields in reader:
+                number = reader.line_num
+                yield Line(f"{os.fspath(path)}, line {number}", fields)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}, after line {number}: not UTF-8 text") from None
+    except csv.Error as error:
+        raise InputError(f"{path}, after line {number}: not a CSV ({error})") from None
+
+
+def read_header(path: str | os.PathLike) -> list[str]:
+    """The names of the columns; InputError if there is not even a line."""
+    for line in read_lines(path):
+        return line.fields
+    raise InputError(f"{path}: the file is empty, without a header")
+
+
+def read_rows(path: str | os.PathLike, kind: type[Row]) -> Iterator[Row]:
+    """The rows as tuples of `kind`, whose fields are columns, in any order, of a CSV.
+
+    Fields are str, int, or tuple[str, ...], separated by blanks. Other columns and
+    blank lines are skipped. InputError names file, line and field.
+    """
+    parsers = [_PARSERS[hint] for hint in get_type_hints(kind).values()]
+    header = read_header(path)
+    missing = [name for name in kind._fields if name not in header]
+    if missing:
+        raise InputError(f"{path}: the CSV has no column {missing[0]!r}")
+    columns = [header.index(name) for name in kind._fields]
+    steps = list(zip(columns, parsers, strict=True))
+    for line in itertools.islice(read_lines(path), 1, None):
+        fields = line.fields
+        if not fields:
+            continue
+        try:
+            yield kind(*[parse(fields[column]) for column, parse in steps])
+        except (ValueError, IndexError):
+            raise _explain(line, header, kind) from None
+
+
+def write_rows(
+    path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+    """Writes the rows below a header, atomically; tuples of str are joined."""
+    with atomic_write(path, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_text(value) for value in row] for row in rows)
+
+
+def _text(value: Any) -> Any:
+    return " ".join(value) if isinstance(value, tuple) else value
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_PARSERS: dict[Any, Callable[[str], Any]] = {
+    str: str,
+    int: int,
+    tuple[str, ...]: _words,
+}
+
+
+def _explain(line: Line, header: Sequence[str], kind: type[tuple]) -> InputError:
+    """What is wrong with a row that could not be read."""
+    hints = get_type_hints(kind)
+    for name in kind._fields:
+        column = header.index(name)
+        if column >= len(line.fields):
+            return InputError(f"{line.where}: no field {name!r}")
+        try:
+            _PARSERS[hints[name]](line.fields[column])
+        except ValueError:
+            text = line.fields[column]
+            return InputError(f"{line.where}, {name}: {text!r:.80} is no number")
+    return InputError(f"{line.where}: not a row of this table")

@@ -1,0 +1,109 @@
+"""Metrics of recognition and retrieval on Google Landmarks v2, as [GLDv2] defines them.
+
+`solution` and `predictions` are by test image: `formats.gldv2` reads them. In
+recognition, a solution is the landmark ids that an image shows, none for an image of no
+landmark, and a prediction is (landmark id, score). In retrieval both are ids of index
+images, predictions best first. Images without a prediction may be absent.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+LARGEST_RANK = 100  # what [GLDv2] looks at of a ranking.
+Recognitions = Mapping[str, tuple[int, float]]
+Landmarks = Mapping[str, Sequence[int]]
+Rankings = Mapping[str, Sequence[str]]
+
+
+def global_average_precision(
+    predictions: Recognitions, solution: Landmarks, *, landmarks_only: bool = False
+) -> float:
+    """Micro average precision over all predictions, best score first.
+
+    Of equal scores, smaller image ids come first. NaN if no image shows a landmark.
+
+    landmarks_only: leave predictions out that are for images of no landmark.
+    """
+    _check_known(predictions, solution)
+    ranked = sorted(predictions.items(), key=lambda item: (-item[1][1], item[0]))
+    correct = np.array(
+        [
+            landmark_id in solution[image_id]
+            for image_id, (landmark_id, _) in ranked
+            if solution[image_id] or not landmarks_only
+        ],
+        bool,
+    )
+    precisions = np.cumsum(correct) / np.arange(1, len(correct) + 1)
+    shown = sum(len(landmark_ids) > 0 for landmark_ids in solution.values())
+    return float(precisions[correct].sum() / shown) if shown else float("nan")
+
+
+def top1_accuracy(predictions: Recognitions, solution: Landmarks) -> float:
+    """Share of the images of landmarks that are recognised, whatever the score."""
+    _check_known(predictions, solution)
+    hits = [
+        image_id in predictions and predictions[image_id][0] in landmark_ids
+        for image_id, landmark_ids in solution.items()
+        if landmark_ids
+    ]
+    return float(np.mean(hits)) if hits else float("nan")
+
+
+def mean_average_precision(
+    predictions: Rankings, solution: Rankings, largest_rank: int = LARGEST_RANK
+) -> float:
+    """Mean over all images of the solution of the average precision.
+
+    An image that is found a second time counts for nothing but takes up a place.
+    """
+    values = []
+    for hits, relevant in _hits(predictions, solution, largest_rank):
+        precisions = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+        values.append(precisions[hits].sum() / max(1, min(relevant, largest_rank)))
+    return float(np.mean(values)) if values else float("nan")
+
+
+def mean_precisions(
+    predictions: Rankings, solution: Rankings, largest_rank: int = LARGEST_RANK
+) -> Float[np.ndarray, " R"]:
+    """Mean precision at ranks 1 to R; a shorter list is as if filled up wrongly."""
+    found = [hits for hits, _ in _hits(predictions, solution, largest_rank)]
+    if not found:
+        return np.full(largest_rank, np.nan)
+    return np.mean(np.cumsum(found, axis=1), axis=0) / np.arange(1, largest_rank + 1)
+
+
+def mean_and_median_position(
+    predictions: Rankings, solution: Rankings, largest_rank: int = LARGEST_RANK
+) -> tuple[float, float]:
+    """Mean and median of the rank, from 1, of the first hit; R + 1 if there is none."""
+    positions = [
+        int(hits.argmax()) + 1 if hits.any() else largest_rank + 1
+        for hits, _ in _hits(predictions, solution, largest_rank)
+    ]
+    if not positions:
+        return float("nan"), float("nan")
+    return float(np.mean(positions)), float(np.median(positions))
+
+
+def _hits(
+    predictions: Rankings, solution: Rankings, largest_rank: int
+) -> Iterator[tuple[np.ndarray, int]]:
+    """For each image, which of its first predictions are right, and how many exist."""
+    _check_known(predictions, solution)
+    for image_id, relevant in solution.items():
+        missing = set(relevant)
+        hits = np.zeros(largest_rank, bool)
+        for rank, found in enumerate(predictions.get(image_id, ())[:largest_rank]):
+            hits[rank] = found in missing
+            missing.discard(found)
+        yield hits, len(relevant)
+
+
+def _check_known(predictions: Mapping[str, object], solution: Mapping) -> None:
+    for image_id in predictions:
+        if image_id not in solution:
+            raise ValueError(f"test image {image_id} is not part of the solution")

@@ -1,0 +1,113 @@
+"""The metrics of Google Landmarks v2."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from delf_jax.formats import gldv2
+from delf_jax.retrieval import gldv2_metrics as metrics
+
+SOLUTION = {"a": [], "b": [1], "c": [2, 3]}
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("part", ["public", "private"])
+def test_recognition_from_files_equals_the_original(golden, part):
+    folder = golden / "gldv2"
+    expected = json.loads((folder / "expected.json").read_text())["recognition"][part]
+    everything = gldv2.read_solution(folder / "recognition_solution.csv", "recognition")
+    predicted = gldv2.read_predictions(
+        folder / "recognition_predictions.csv", everything, "recognition"
+    )
+    solution, predictions = getattr(everything, part), getattr(predicted, part)
+    found = {
+        "global_average_precision": metrics.global_average_precision(
+            predictions, solution
+        ),
+        "global_average_precision_ignoring_non_landmark": (
+            metrics.global_average_precision(predictions, solution, landmarks_only=True)
+        ),
+        "top1_accuracy": metrics.top1_accuracy(predictions, solution),
+    }
+    assert found == pytest.approx(expected, rel=0, abs=1e-9)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("part", ["public", "private"])
+def test_retrieval_from_files_equals_the_original(golden, part):
+    folder = golden / "gldv2"
+    expected = json.loads((folder / "expected.json").read_text())["retrieval"][part]
+    everything = gldv2.read_solution(folder / "retrieval_solution.csv", "retrieval")
+    predicted = gldv2.read_predictions(
+        folder / "retrieval_predictions.csv", everything, "retrieval"
+    )
+    solution, predictions = getattr(everything, part), getattr(predicted, part)
+    mean, median = metrics.mean_and_median_position(predictions, solution)
+    mean_of_20, _ = metrics.mean_and_median_position(predictions, solution, 20)
+    found = {
+        "mean_average_precision": metrics.mean_average_precision(predictions, solution),
+        "mean_average_precision_at_10": metrics.mean_average_precision(
+            predictions, solution, 10
+        ),
+        "mean_precisions_1_to_100": metrics.mean_precisions(
+            predictions, solution
+        ).tolist(),
+        "mean_position": mean,
+        "median_position": median,
+        "mean_position_max20": mean_of_20,
+    }
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-9)
+
+
+def test_equal_scores_are_ranked_by_image_id():
+    right, wrong = (1, 0.5), (9, 0.5)
+    solution = {"a": [1], "b": [1]}
+    first = metrics.global_average_precision({"a": right, "b": wrong}, solution)
+    second = metrics.global_average_precision({"b": right, "a": wrong}, solution)
+    assert (first, second) == (0.5, 0.25)
+
+
+def test_predictions_for_images_of_no_landmark_cost_unless_left_out():
+    predictions = {"a": (1, 0.9), "b": (1, 0.8)}
+    assert metrics.global_average_precision(predictions, SOLUTION) == 0.25
+    alone = metrics.global_average_precision(predictions, SOLUTION, landmarks_only=True)
+    assert alone == 0.5
+    assert metrics.top1_accuracy(predictions, SOLUTION) == 0.5
+
+
+def test_an_image_found_twice_counts_once_but_takes_up_a_place():
+    value = metrics.mean_average_precision({"q": ["a", "a", "b"]}, {"q": ["a", "b"]})
+    assert value == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_a_missing_or_empty_ranking_finds_nothing():
+    solution = {"q": ["a"], "r": ["b"]}
+    assert metrics.mean_average_precision({"q": ["a"]}, solution) == 0.5
+    assert metrics.mean_precisions({"q": ["a"], "r": []}, solution, 2).tolist() == [
+        0.5,
+        0.25,
+    ]
+    assert metrics.mean_and_median_position({"q": ["a"]}, solution) == (51, 51)
+
+
+def test_without_images_of_landmarks_there_is_no_score():
+    assert math.isnan(metrics.global_average_precision({}, {"a": []}))
+    assert math.isnan(metrics.top1_accuracy({}, {"a": []}))
+    assert math.isnan(metrics.mean_average_precision({}, {}))
+    assert np.isnan(metrics.mean_precisions({}, {}, 3)).all()
+    assert np.isnan(metrics.mean_and_median_position({}, {})).all()
+    assert metrics.mean_average_precision({"q": ["a"]}, {"q": []}) == 0
+
+
+@pytest.mark.parametrize(
+    "metric", [metrics.mean_average_precision, metrics.mean_precisions]
+)
+def test_a_prediction_for_an_unknown_image_is_refused(metric):
+    with pytest.raises(ValueError, match="test image zz is not part of the solution"):
+        metric({"zz": ["a"]}, {"q": ["a"]})
+    with pytest.raises(ValueError, match="test image zz"):
+        metrics.global_average_precision({"zz": (1, 0.5)}, {"q": [1]})

@@ -1,0 +1,119 @@
+"""Lists of labelled training images."""
+
+import numpy as np
+import pytest
+
+from delf_jax import data, records
+from delf_jax.files import InputError
+from delf_jax.formats import gldv2, tfrecord
+from delf_jax.images import encode_jpeg
+
+LANDMARKS = {"aa1": 100, "bb2": 9, "cc3": 100, "dd4": 20}  # 100 < 20 < 9 as text.
+
+
+def jpeg(number: int) -> bytes:
+    return encode_jpeg(np.full((8, 10 + number, 3), 20 * number, np.uint8), 90)
+
+
+@pytest.fixture
+def landmarks(tmp_path):
+    """A folder of GLDv2 with four images of three landmarks, and both its tables."""
+    for number, image_id in enumerate(LANDMARKS):
+        path = gldv2.image_path(tmp_path, image_id)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(jpeg(number))
+    rows = [f"{image_id},http://x,{label}\n" for image_id, label in LANDMARKS.items()]
+    (tmp_path / "train.csv").write_text("id,url,landmark_id\n" + "".join(rows))
+    clean = "landmark_id,images\n100,cc3 aa1\n20,dd4\n9,bb2\n"
+    (tmp_path / "train_clean.csv").write_text(clean)
+    return tmp_path
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """The same as TFRecords of two splits."""
+    folder = tmp_path / "tfrecords"
+    examples = [
+        tfrecord.Example(image_id, jpeg(number), label, 8, 10 + number)
+        for number, (image_id, label) in enumerate(LANDMARKS.items())
+    ]
+    tfrecord.write_examples(folder, "train", examples, 2)
+    tfrecord.write_examples(folder, "test", [examples[0]._replace(label=None)], 1)
+    return folder
+
+
+def test_tables_of_landmarks_name_images_three_folders_deep(landmarks):
+    for table in ("train.csv", "train_clean.csv"):
+        found = records.list_records(str(landmarks / table))
+        assert [(r.id, r.label) for r in found] == list(LANDMARKS.items())
+        assert found[0].path == landmarks / "a" / "a" / "1" / "aa1.jpg"
+        images = [records.read_record(record) for record in found]
+        assert [image.shape for image in images] == [(8, 10 + i, 3) for i in range(4)]
+
+
+def test_a_folder_with_one_table_is_taken_and_with_two_is_ambiguous(landmarks):
+    with pytest.raises(InputError, match="name the one to train on, .*train_clean.csv"):
+        records.list_records(str(landmarks))
+    (landmarks / "train.csv").unlink()
+    assert len(records.list_records(str(landmarks))) == 4
+
+
+def test_a_table_may_lie_elsewhere_than_its_images(landmarks, tmp_path):
+    table = tmp_path / "tables" / "mine.csv"
+    table.parent.mkdir()
+    (landmarks / "train_clean.csv").rename(table)
+    found = records.list_records(str(table), str(landmarks))
+    assert records.read_record(found[0]).shape == (8, 10, 3)
+
+
+def test_tfrecords_are_read_in_place(shards):
+    found = records.list_records(str(shards / "train-*-of-*"))
+    assert [(r.id, r.label) for r in found] == list(LANDMARKS.items())
+    assert [records.read_record(r).shape for r in found] == [
+        (8, 10 + i, 3) for i in range(4)
+    ]
+    (unlabelled,) = records.list_records(str(shards / "test-00000-of-00001"))
+    assert unlabelled.label == ""
+    with pytest.raises(InputError, match="TFRecords of test and train"):
+        records.list_records(str(shards))
+
+
+def test_a_damaged_image_in_a_tfrecord_is_named(tmp_path):
+    example = tfrecord.Example("aa1", b"no image", 0, 1, 1)
+    (path,) = tfrecord.write_examples(tmp_path, "train", [example], 1)
+    (record,) = records.list_records(str(tmp_path))
+    with pytest.raises(InputError, match="train-00000-of-00001, image aa1: "):
+        records.read_record(record)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="record at byte 0: damaged"):
+        records.read_record(record)
+
+
+def test_an_image_that_is_listed_twice_is_refused(landmarks):
+    with (landmarks / "train.csv").open("a") as file:
+        file.write("aa1,http://x,3\n")
+    with pytest.raises(InputError, match="train.csv: image aa1 is listed twice"):
+        records.list_records(str(landmarks / "train.csv"))
+
+
+@pytest.mark.parametrize("kind", ["train.csv", "train_clean.csv", "tfrecords"])
+def test_landmarks_are_numbered_by_ascending_id(landmarks, shards, tmp_path, kind):
+    path = shards / "train-*" if kind == "tfrecords" else landmarks / kind
+    settings = {"gldv2": {"path": str(path)}}
+    (source,), failures = data.open_sources(settings, str(tmp_path / "d"), max_side=30)
+    assert failures == []
+    assert source.classes == {"9": 0, "20": 1, "100": 2}
+    labels = {source[i]["id"]: source[i]["label"] for i in range(len(source))}
+    assert labels == {"gldv2/aa1": 2, "gldv2/bb2": 0, "gldv2/cc3": 2, "gldv2/dd4": 1}
+
+
+def test_missing_images_are_named_and_keep_their_landmark_s_number(landmarks, tmp_path):
+    gldv2.image_path(landmarks, "bb2").unlink()
+    settings = {"s": {"path": str(landmarks / "train_clean.csv"), "holdout": (20,)}}
+    (source,), failures = data.open_sources(settings, str(tmp_path / "d"), max_side=30)
+    assert {source.identifier(i) for i in range(len(source))} == {"s/aa1", "s/cc3"}
+    assert source.classes == {"9": 0, "100": 1}
+    assert len(failures) == 1
+    assert "bb2.jpg: no such file" in failures[0]

@@ -1,0 +1,71 @@
+"""CSV files as named tuples."""
+
+from typing import NamedTuple
+
+import pytest
+
+from delf_jax.files import InputError
+from delf_jax.formats import tables
+
+
+class Shelf(NamedTuple):
+    number: int
+    books: tuple[str, ...]
+    place: str
+
+
+def write(tmp_path, text: str):
+    path = tmp_path / "shelves.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_columns_are_found_by_name_and_blank_lines_are_skipped(tmp_path):
+    path = write(tmp_path, 'place,x,books,number\n"a, ü",,b  c,1\n\n,0,,-2\n')
+    assert list(tables.read_rows(path, Shelf)) == [
+        Shelf(1, ("b", "c"), "a, ü"),
+        Shelf(-2, (), ""),
+    ]
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+    rows = [Shelf(3, ("a", "b"), 'x"\n,y'), Shelf(4, (), "")]
+    path = tmp_path / "out.csv"
+    tables.write_rows(path, Shelf._fields, rows)
+    assert path.read_bytes().startswith(b"number,books,place\n3,a b,")
+    assert list(tables.read_rows(path, Shelf)) == rows
+
+
+def test_a_field_longer_than_the_limit_of_the_csv_module_is_read(tmp_path):
+    books = tuple(f"{number:016x}" for number in range(20_000))
+    path = tmp_path / "long.csv"
+    tables.write_rows(path, Shelf._fields, [Shelf(0, books, "")])
+    assert list(tables.read_rows(path, Shelf)) == [Shelf(0, books, "")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "shelves.csv: the file is empty"),
+        ("number,place\n", "shelves.csv: the CSV has no column 'books'"),
+        ("number,books,place\n1,a,b\nx,a,b\n", "line 3, number: 'x' is no number"),
+        ("number,books,place\n\n1,a\n", "line 3: no field 'place'"),
+    ],
+)
+def test_what_is_wrong_is_named_by_file_line_and_field(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        list(tables.read_rows(write(tmp_path, text), Shelf))
+
+
+def test_a_file_that_is_absent_or_no_text_is_said_to_be(tmp_path):
+    with pytest.raises(InputError, match="nowhere.csv: no such file"):
+        tables.read_header(tmp_path / "nowhere.csv")
+    with pytest.raises(InputError, match="cannot be read"):
+        tables.read_header(tmp_path)
+    path = tmp_path / "image.csv"
+    path.write_bytes(b"number,books,place\n1,\xff\xfe,c\n")
+    with pytest.raises(InputError, match="image.csv, after line .: not UTF-8"):
+        list(tables.read_rows(path, Shelf))
+    path.write_text('number,books,place\n1,"a\n' + "b" * (1 << 26) + "\n")
+    with pytest.raises(InputError, match="not a CSV .field larger than"):
+        list(tables.read_rows(path, Shelf))
