@@ -6,6 +6,7 @@ Nothing slow is imported here, so that --help and a mistyped option answer at on
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and options.command != "train":
         parser.error(f"unknown option {rest[0]} (see {options.command} --help)")
     options.rest = rest
+    # As Ctrl-C: a job that is told to end keeps what it has finished.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return COMMANDS[options.command].run(options)
     except InputError as error:
@@ -47,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         return _tell(_describe(error), commands.FAILED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _tell(message: str, status: int) -> int:
@@ -58,8 +63,8 @@ def _describe(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
-            f"{where}no space left on the disk; what was finished is kept, and the "
-            "same command goes on from there"
+            f"{where}no space left on the disk; make room and run the same command "
+            "again"
         )
     return f"{where}{error.strerror or error}"
 
@@ -95,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
 def _match_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs=2, metavar="IMAGE", help="the two photos")
     _add_out(parser, "figure to write (png, pdf, svg)", default="matches.png")
-    parser.add_argument("--json", metavar="FILE", help="matches and map as JSON")
+    parser.add_argument(
+        "--json", metavar="FILE", help="matches, and map of photo 2 to photo 1, as JSON"
+    )
     _add_model(parser)
 
 

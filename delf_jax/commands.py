@@ -14,11 +14,12 @@ FAILED = 1
 
 
 def run_match(options: argparse.Namespace) -> int:
-    from delf_jax import files, images
+    from delf_jax import figures, files, images
 
+    figures.figure_format(options.out)  # before any work
     photos = [images.read_image(path) for path in options.images]
     model, settings = _model_and_settings(options)
-    from delf_jax import figures, pairs
+    from delf_jax import pairs
 
     found = pairs.compare_photos(*options.images, model, settings)
     text = f"{found.inliers} inliers of {len(found.pair.matches)} matches"
@@ -158,5 +159,7 @@ def _tell_report(report: Any, out: str) -> int:
         counts += f", {report.removed} removed"
     if report.failed:
         counts += f", {len(report.failed)} failed"
+    if report.damaged:
+        counts += f", {report.damaged} damaged shards replaced"
     print(f"{out}: {counts}")
     return 0 if report.extracted + report.unchanged else FAILED

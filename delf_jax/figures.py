@@ -40,8 +40,8 @@ def draw_matches(
       title: above the photos; two titles go above one photo each.
       path: the suffix chooses the format (png, pdf, svg, jpg).
     """
+    form = figure_format(path)
     # Slow to import, and not needed to match or to search.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     ratios = np.array([x.shape[1] / x.shape[0] for x in (image_a, image_b)])
@@ -49,10 +49,6 @@ def draw_matches(
     height = _WIDTH * widths[0] / ratios[0]
     header = 0.26
     figure = Figure(figsize=(_WIDTH, height + header))
-    formats = sorted(FigureCanvasAgg(figure).get_supported_filetypes())
-    suffix = pathlib.Path(path).suffix.lower().removeprefix(".")
-    if suffix not in formats:
-        raise InputError(f"{path}: the name must end in one of {', '.join(formats)}")
     top = height / (height + header)
     lefts = (0, widths[0] + _GAP)
     axes = [
@@ -69,7 +65,18 @@ def draw_matches(
     _join(figure, axes, ends)
     _write_titles(figure, title, lefts, widths, height, header)
     with atomic_write(path) as file:
-        figure.savefig(file, format=suffix, dpi=dpi)
+        figure.savefig(file, format=form, dpi=dpi)
+
+
+def figure_format(path: str | os.PathLike[str]) -> str:
+    """The format that the suffix names; InputError if no figure can be written so."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats = sorted(FigureCanvasBase.get_supported_filetypes())
+    suffix = pathlib.Path(path).suffix.lower().removeprefix(".")
+    if suffix not in formats:
+        raise InputError(f"{path}: the name must end in one of {', '.join(formats)}")
+    return suffix
 
 
 def _draw_photo(axis, image: UInt8[np.ndarray, "H W 3"], locations) -> None:
@@ -109,9 +116,8 @@ def _join(figure, axes, ends) -> None:
             )
             figure.add_artist(line)
     for axis, places in zip(axes, ends, strict=True):
-        axis.scatter(
-            places[:, 1], places[:, 0], s=8, c=colours, edgecolors="black", lw=0.4
-        )
+        dots = {"s": 8, "c": colours, "edgecolors": "black", "lw": 0.4}
+        axis.scatter(places[:, 1], places[:, 0], clip_on=False, **dots)
 
 
 def _write_titles(figure, title, lefts, widths, height, header) -> None:

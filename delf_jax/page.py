@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from delf_jax import images
 from delf_jax.files import InputError, atomic_write
+from delf_jax.retrieval import ranking
 from delf_jax.search import Answer, Result
 
 # Enough to see detail under match lines, at about 40 kB a photo.
@@ -24,6 +26,8 @@ _QUALITY = 76
 _MOST_RESULTS = 60
 # Places along a side of a photo, in which the template reads the ends of lines.
 _UNIT = 10_000
+# From so many inliers on a card is green: hardly an accident.
+_EVIDENT = 2 * ranking.NOISE
 # As many inliers fill the bar of a card: beyond, no one doubts.
 _FULL_BAR = 60
 
@@ -41,8 +45,7 @@ def write_page(
     `file_of` gives the photo of a result; one that is gone is shown as absent.
     `description` says in a few words what was searched.
     """
-    answers = [a._replace(results=a.results[:_MOST_RESULTS]) for a in answers]
-    results = [result for answer in answers for result in answer.results]
+    results = [r for answer in answers for r in answer.results[:_MOST_RESULTS]]
     photos = _read_photos(
         {answer.path for answer in answers}
         | {file_of(result.image) for result in results}
@@ -69,6 +72,11 @@ def _summary(answers: Sequence[Answer], description: str) -> str:
     return f"{count} in {description}" if description else count
 
 
+def _breakable(name: str) -> str:
+    """A file name that may break after what joins its words."""
+    return re.sub("([-_.])", r"\1<wbr>", html.escape(name))
+
+
 def _navigation(answers: Sequence[Answer], photos: _Photos) -> str:
     links = (
         f'<a href="#query-{number}" title="{html.escape(answer.image)}">'
@@ -85,13 +93,15 @@ def _section(
     photos: _Photos,
 ) -> str:
     """One query and the cards of its results."""
-    results = answer.results
+    results = answer.results[:_MOST_RESULTS]
     cards = "\n".join(
         f"<li>{_card(rank, result, photos[file_of(result.image)])}</li>"
         for rank, result in enumerate(results, 1)
     )
-    name = html.escape(pathlib.PurePath(answer.image).name)
+    name = _breakable("/".join(pathlib.PurePath(answer.image).parts[-2:]))
     count = f"{len(results)} result{'' if len(results) == 1 else 's'}"
+    if len(results) < len(answer.results):
+        count = f"{len(results)} of {len(answer.results)} results"
     return (
         f'<section id="query-{number}">\n<figure class="query">'
         f"{_picture(photos[answer.path], 'query')}"
@@ -109,7 +119,8 @@ def _card(rank: int, result: Result, photo: str | None) -> str:
         score, facts = '<span class="none">not verified</span>', "not verified"
     else:
         facts = f"{result.inliers} inlier{'' if result.inliers == 1 else 's'}"
-        score = f"<b>{facts}</b>" if result.inliers else f"<span>{facts}</span>"
+        evident = result.inliers >= _EVIDENT
+        score = f"<b>{facts}</b>" if evident else f"<span>{facts}</span>"
     width = min(100, 100 * (result.inliers or 0) / _FULL_BAR)
     lines = np.rint(np.asarray(result.lines) * _UNIT).astype(int).tolist()
     image = html.escape(result.image)
@@ -119,10 +130,10 @@ def _card(rank: int, result: Result, photo: str | None) -> str:
         f'data-lines="{json.dumps(lines, separators=(",", ":"))}">'
         f'<span class="photo">{_picture(photo, result.image)}'
         f'<span class="rank">{rank}</span></span>'
-        f'<span class="facts"><span class="name" title="{image}">{html.escape(name)}'
+        f'<span class="facts"><span class="name" title="{image}">{_breakable(name)}'
         f'</span><span class="folder">{html.escape(folder)}</span>'
         f'<span class="scores">{score}'
-        f'<span class="none" title="similarity">{similarity}</span></span>'
+        f'<span class="none">similarity {similarity}</span></span>'
         f'<span class="bar"><i style="width:{width:.0f}%"></i></span></span></button>'
     )
 

@@ -48,7 +48,7 @@ def compare_photos(
 
 
 def compare_features(
-    a: Features, b: Features, max_image_size: int | None, seed: int = 0
+    a: Features, b: Features, max_image_size: int | None
 ) -> Comparison:
     """Matches and geometry of two photos, from features extracted at that size.
 
@@ -57,7 +57,7 @@ def compare_features(
     """
     zooms = [_shrinking(features, max_image_size) for features in (a, b)]
     local = [_resized(f.local, zoom) for f, zoom in zip((a, b), zooms, strict=True)]
-    pair = verification.verify_pair(*local, ratio=RATIO, max_distance=None, seed=seed)
+    pair = verification.verify_pair(*local, ratio=RATIO, max_distance=None)
     pair = pair._replace(affine=_at_full_size(pair.affine, *zooms))
     similarity = None
     if a.global_descriptor is not None and b.global_descriptor is not None:

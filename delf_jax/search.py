@@ -40,7 +40,7 @@ class Index(NamedTuple):
         return self.places.file(image)
 
     def __str__(self) -> str:
-        return f"{self.directory.name}: {len(self.store)} photos"
+        return f"{self.directory.name} ({len(self.store)} photos)"
 
 
 class Places(NamedTuple):
@@ -236,7 +236,8 @@ def _update(
     places = places._replace(outside=outside)
     path = directory / "store"
     if (path / "manifest.json").exists():
-        for image in store.open_store(path).ids:
+        known = store.open_store(path, damaged=[]).ids
+        for image in [*known, *places.outside]:
             if image not in files and places.file(image).exists():
                 files[image] = places.file(image)
     # First the places: a killed job leaves no features whose photo is unknown.

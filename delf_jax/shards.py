@@ -101,7 +101,7 @@ def open_shard(path: str | os.PathLike) -> Shard:
         raise
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         raise InputError(
-            f"{path}: damaged or truncated; delete it and run the same command again: "
+            f"{path}: damaged or truncated; index or extract the same photos again: "
             "only its images are extracted anew"
         ) from None
 

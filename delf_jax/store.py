@@ -46,6 +46,8 @@ class StoreReport(NamedTuple):
     removed: int
     failed: dict[str, str]
     """id -> reason, of the images of this run"""
+    damaged: int = 0
+    """shards that were deleted, and their images extracted again"""
 
 
 class FeatureStore:
@@ -94,11 +96,17 @@ class FeatureStore:
         return self._global_descriptors
 
 
-def open_store(path: str | os.PathLike) -> FeatureStore:
-    """The store at `path`, mapped; InputError if it is absent, damaged or truncated."""
+def open_store(
+    path: str | os.PathLike, *, damaged: list[pathlib.Path] | None = None
+) -> FeatureStore:
+    """The store at `path`, mapped; InputError if it is absent, damaged or truncated.
+
+    With a list `damaged`, damaged shards are left out and listed there.
+    """
     path = pathlib.Path(path)
     manifest = store_files.read_manifest(path)
-    return FeatureStore(path, manifest, store_files.read_shards(path, manifest["key"]))
+    shards = store_files.read_shards(path, manifest["key"], damaged)
+    return FeatureStore(path, manifest, shards)
 
 
 def extract_to_store(
@@ -124,8 +132,10 @@ def extract_to_store(
     out = pathlib.Path(out)
     part = part or (jax.process_index(), jax.process_count())
     key = store_key(model, settings)
-    store_files.begin(out, _manifest(key, model, settings))
-    known = store_files.current_records(store_files.read_shards(out, key, []))
+    if store_files.begin(out, _manifest(key, model, settings)) and shown:
+        print(f"{out}: was made by another model or other settings; all is made anew")
+    shards, damaged = store_files.open_sound(out, key)
+    known = store_files.current_records(shards)
     writer = store_files.Writer(out, key, known.values())
     given = {id for id, _ in images}
     others = [id for id, place in known.items() if place.extracted and id not in given]
@@ -150,7 +160,7 @@ def extract_to_store(
         writer.flush()
     store_files.finish(out, writer, alone=part[1] == 1)
     extracted = len(todo) - len(failed)
-    return StoreReport(extracted, len(mine) - len(todo), len(removed), failed)
+    return StoreReport(extracted, len(mine) - len(todo), len(removed), failed, damaged)
 
 
 def remove_from_store(path: str | os.PathLike, ids: Iterable[str]) -> None:

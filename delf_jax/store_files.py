@@ -29,6 +29,10 @@ SHARD_BYTES = 256 * 2**20
 _STALE_SECONDS = 3600
 
 
+class NoRoomError(InputError):
+    """The disk is full."""
+
+
 class Place(NamedTuple):
     """Where the record of an image stands."""
 
@@ -88,8 +92,20 @@ class Writer:
             records, features = self._records, self._features
             # Also on an error they are gone: flushing again would fail again.
             self._clear()
-            self.written.append(_write(self.out, self.key, records, features))
+            self._write_what_fits(records, features)
             self.written = merge_small(self.out, self.key, self.written)
+
+    def _write_what_fits(self, records: list[Record], features: list[Features]) -> None:
+        """Writes a shard; on a full disk, of as many images as there is room for."""
+        try:
+            self.written.append(_write(self.out, self.key, records, features))
+        except NoRoomError:
+            if len(records) == 1:
+                raise
+            half = len(records) // 2
+            extracted = sum(r.outcome == "extracted" for r in records[:half])
+            self._write_what_fits(records[:half], features[:extracted])
+            self._write_what_fits(records[half:], features[extracted:])
 
     def _clear(self) -> None:
         self._records: list[Record] = []
@@ -117,7 +133,7 @@ def merge_small(
     try:
         for batch in batches:
             merged.append(_write_places(out, key, batch))
-    except InputError:  # No room for it on the disk: nothing is lost by leaving it.
+    except NoRoomError:  # Nothing is lost by leaving them as they are.
         for path in merged:
             path.unlink(missing_ok=True)
         return list(paths)
@@ -141,7 +157,7 @@ def _write(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise InputError(
+        raise NoRoomError(
             f"{out}: the disk is full; what was finished is kept: make room and run "
             "the same command again to go on"
         ) from None
@@ -178,14 +194,32 @@ def read_manifest(out: pathlib.Path) -> dict[str, Any]:
     return manifest
 
 
-def begin(out: pathlib.Path, manifest: dict[str, Any]) -> None:
-    """Makes the folder of a store that is about to be filled, and its manifest."""
+def begin(out: pathlib.Path, manifest: dict[str, Any]) -> bool:
+    """Makes the folder of a store and its manifest; whether its features are others.
+
+    They are if another model made what stands there, or other settings.
+    """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file is in the way of the folder of the store")
     (out / "shards").mkdir(parents=True, exist_ok=True)
     path = out / "manifest.json"
-    if not path.exists() or read_manifest(out).get("key") != manifest["key"]:
+    known = read_manifest(out).get("key") if path.exists() else None
+    if known != manifest["key"]:
         write_json(path, manifest)
+    return known not in (None, manifest["key"])
+
+
+def open_sound(out: pathlib.Path, key: str) -> tuple[list[Shard], int]:
+    """The shards of a key, and how many damaged ones were deleted.
+
+    A shard takes its name once it is whole: one that is damaged is nobody's work in
+    progress.
+    """
+    damaged: list[pathlib.Path] = []
+    shards = read_shards(out, key, damaged)
+    for path in damaged:
+        path.unlink(missing_ok=True)
+    return shards, len(damaged)
 
 
 def finish(out: pathlib.Path, writer: Writer, *, alone: bool) -> None:
@@ -209,9 +243,8 @@ def finish(out: pathlib.Path, writer: Writer, *, alone: bool) -> None:
 
 
 def _clear_away(out: pathlib.Path, key: str) -> None:
-    """Deletes damaged shards, those of another model or setting, and torn files."""
-    damaged: list[pathlib.Path] = []
-    kept = {shard.path for shard in read_shards(out, key, damaged)}
+    """Deletes shards of another model or setting, and torn files."""
+    kept = {shard.path for shard in read_shards(out, key)}
     for path in (out / "shards").glob(f"[!.]*{SUFFIX}"):
         if path not in kept:
             path.unlink(missing_ok=True)

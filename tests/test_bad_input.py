@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delf_jax import cli, files
+from delf_jax import cli, files, search
 
 
 def write_photo(path, seed=0, size=(96, 128)):
@@ -204,6 +204,11 @@ def test_a_truncated_store(tiny_model, indexed, own, capsys):
         shards[0].write_bytes(whole[:length])
         line = refuse(capsys, *arguments, *model(tiny_model))
         assert shards[0].name in line or str(own) in line
+    arguments[0] = "index"
+    arguments[1] = indexed / "photos"
+    assert cli.main([*map(str, arguments), *model(tiny_model)]) == 0
+    assert "3 extracted, 0 unchanged, 1 damaged" in capsys.readouterr().out
+    assert len(search.open_index(own).store) == 3
 
 
 @pytest.mark.parametrize("name", ["index.json", "store/manifest.json"])

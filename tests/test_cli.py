@@ -1,7 +1,10 @@
 import errno
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -146,6 +149,21 @@ def test_errors_are_one_sentence_and_an_exit_status(
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         run(monkeypatch, "demo", behaviour=lambda options: 1 / 0)
+
+
+def test_being_told_to_end_is_an_interrupt(monkeypatch, capsys):
+    """What catches an interrupt to keep what is finished does so for SIGTERM, too."""
+
+    def told_to_end(options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+
+    before = signal.getsignal(signal.SIGTERM)
+    command = cli.COMMANDS["demo"]._replace(run=told_to_end)
+    monkeypatch.setitem(cli.COMMANDS, "demo", command)
+    assert cli.main(["demo"]) == 130
+    assert "what was finished is kept" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():

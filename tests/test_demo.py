@@ -42,7 +42,9 @@ def test_inliers_are_right_where_the_drawing_says_so():
     rows, columns = np.nonzero(a.surface >= 0)
     points = np.stack([rows, columns], -1).astype(float)[::97]
     there, known = synthetic.project(a, b, points)
-    lines = np.concatenate([points, there], 1)[known]
+    # Far outside of the second picture its pixels are small in the first.
+    near = known & (there > -10).all(1) & (there < (100, 130)).all(1)
+    lines = np.concatenate([points, there], 1)[near]
     assert len(lines) > 20
     assert demo.true_inliers(a, b, lines).all()
-    assert not demo.true_inliers(a, b, lines + (0, 0, 4, 0)).any()
+    assert not demo.true_inliers(a, b, lines + (0, 0, 9, 0)).any()

@@ -99,7 +99,7 @@ def test_failures_are_listed_with_their_reason(folder, tmp_path, model):
 
 def test_unchanged_images_are_not_extracted_again(folder, tmp_path, model):
     _fill(folder, tmp_path / "out", model)
-    assert _fill(folder, tmp_path / "out", model) == (0, 7, 0, {})
+    assert _fill(folder, tmp_path / "out", model) == (0, 7, 0, {}, 0)
     # The same bytes at another time are no change.
     os.utime(folder / "a" / "0.png", ns=(1, 1))
     assert _fill(folder, tmp_path / "out", model).extracted == 0
@@ -165,7 +165,7 @@ def test_images_can_be_removed_and_come_back(folder, tmp_path, model):
     with pytest.raises(InputError, match="no image 'a/1.png'"):
         store.remove_from_store(out, ["b/0.png", "a/1.png"])
     assert "b/0.png" in store.open_store(out).ids
-    assert _fill(folder, out, model) == (2, 5, 0, {})
+    assert _fill(folder, out, model) == (2, 5, 0, {}, 0)
     _fill(folder, tmp_path / "fresh", model)
     _assert_same(store.open_store(out), store.open_store(tmp_path / "fresh"))
 
@@ -234,7 +234,7 @@ def test_a_killed_job_goes_on_where_it_was(folder, tmp_path, tiny_model, model):
     torn = out / "shards" / ".000001-abc.safetensors.xyz"
     torn.write_bytes(b"half")
     os.utime(torn, (time.time() - 1e5,) * 2)
-    assert _fill(folder, out, model) == (7 - kept, kept, 0, {})
+    assert _fill(folder, out, model) == (7 - kept, kept, 0, {}, 0)
     _fill(folder, tmp_path / "fresh", model)
     _assert_same(store.open_store(out), store.open_store(tmp_path / "fresh"))
     assert not torn.exists()
@@ -272,7 +272,26 @@ def test_a_full_disk_keeps_what_is_complete(folder, tmp_path, model, monkeypatch
         _fill(folder, tmp_path / "out", model)
     assert len(store.open_store(tmp_path / "out")) == 3
     monkeypatch.setattr(store_files, "write_shard", real)
-    assert _fill(folder, tmp_path / "out", model) == (4, 3, 0, {})
+    assert _fill(folder, tmp_path / "out", model) == (4, 3, 0, {}, 0)
+
+
+def test_a_full_disk_takes_as_many_images_as_fit(folder, tmp_path, model, monkeypatch):
+    """One shard was to hold them all, and all are worth keeping."""
+    real = store_files.write_shard
+    room = [5]
+
+    def write_what_fits(path, key, records, features):
+        if len(features) > room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        room[0] -= len(features)
+        real(path, key, records, features)
+
+    monkeypatch.setattr(store_files, "write_shard", write_what_fits)
+    with pytest.raises(InputError, match="the disk is full; what was finished is kept"):
+        _fill(folder, tmp_path / "out", model)
+    assert len(store.open_store(tmp_path / "out")) == 5
+    monkeypatch.undo()
+    assert _fill(folder, tmp_path / "out", model)[:2] == (2, 5)
 
 
 def test_an_interrupt_keeps_what_is_finished(folder, tmp_path, model, monkeypatch):
@@ -297,7 +316,7 @@ def test_a_truncated_store_is_named_and_mended(folder, tmp_path, model):
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(InputError, match=f"{shard.name}: damaged or truncated"):
         store.open_store(out)
-    assert _fill(folder, out, model).extracted == 7
+    assert _fill(folder, out, model) == (7, 0, 0, {}, 1)
     assert len(store.open_store(out)) == 7
 
 

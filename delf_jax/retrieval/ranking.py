@@ -3,6 +3,9 @@
 import numpy as np
 from jaxtyping import Float, Int
 
+# About as many inliers as unrelated photos reach by chance.
+NOISE = 8
+
 
 def top_k(
     similarities: Float[np.ndarray, "*Q M"], k: int | None = None
@@ -29,7 +32,7 @@ def rerank(
     similarities: Float[np.ndarray, " K"],
     inliers: Int[np.ndarray, " K"],
     *,
-    noise: int = 8,
+    noise: int = NOISE,
     weight: float = 2.0,
 ) -> Int[np.ndarray, " K"]:
     """The candidates, best first, by inliers and similarity together.

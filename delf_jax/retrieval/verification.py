@@ -52,15 +52,14 @@ def verify_pair(
     spacing: float = 16.0,
     use_scales: bool = True,
     trials: int = 2000,
-    seed: int = 0,
 ) -> PairMatch:
     """Matches of two images by descriptors, and those of them that geometry confirms.
 
     `spacing`, in pixels, is how far apart two inliers must be to count twice. The other
-    arguments are those of match_descriptors and estimate_affine; `use_scales` adds the
-    one-match hypotheses. The defaults are for DELF features, a cell every 16 pixels
-    (0.8 is the distance of the released match_images); for SIFT: max_distance=None,
-    ratio=0.9, threshold=10.0, spacing=5.0.
+    arguments are those of match_descriptors and estimate_affine, which is seeded by
+    `pair_seed`; `use_scales` adds the one-match hypotheses. The defaults are for DELF
+    features, a cell every 16 pixels (0.8 is the distance of the released match_images);
+    for SIFT: max_distance=None, ratio=0.9, threshold=10.0, spacing=5.0.
     """
     matches = match_descriptors(
         query.descriptors,
@@ -75,7 +74,7 @@ def verify_pair(
         query_locations,
         index_locations,
         threshold=threshold,
-        seed=seed,
+        seed=pair_seed(query, index),
         trials=trials,
         query_scales=np.asarray(query.scales)[matches[:, 0]] if use_scales else None,
         index_scales=np.asarray(index.scales)[matches[:, 1]] if use_scales else None,
@@ -191,9 +190,13 @@ def keep_distinct(
     return distinct
 
 
-def pair_seed(query_id: str, index_id: str) -> int:
-    """A seed that the same two image ids give in every process."""
-    return zlib.crc32(f"{query_id}\n{index_id}".encode())
+def pair_seed(query: LocalFeatures, index: LocalFeatures) -> int:
+    """A seed of the features of two images: whatever their names, order or process."""
+    seed = 0
+    for features in (query, index):
+        locations = np.sort(np.asarray(features.locations, np.float64), axis=0)
+        seed = zlib.crc32(locations.tobytes(), seed)
+    return seed
 
 
 def _trials_needed(share: float, confidence: float) -> float:
