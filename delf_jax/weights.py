@@ -18,6 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from delf_jax.files import InputError, atomic_write, read_json, sha256_of, write_json
 from delf_jax.models.delf import DELF
 from delf_jax.models.delg import DELG
+from delf_jax.models.global_net import GlobalNet
 from delf_jax.models.resnet import BASIC_DEPTHS, LAYOUTS, UNITS, ResNet
 
 FORMAT = 1
@@ -26,13 +27,14 @@ BACKBONE_FIELDS = (
     *("depth", "width", "layout", "normalization"),
     *("block3_strides", "block4_dilation"),
 )
-MODELS = {"delf": DELF, "delg": DELG}
+MODELS = {"delf": DELF, "delg": DELG, "global": GlobalNet}
 CHOICES = {
     "name": tuple(MODELS),
     "depth": tuple(UNITS),
     "layout": tuple(LAYOUTS),
     "normalization": ("batch", "frozen", "folded"),
     "block4_dilation": (1, 2),
+    "pooling": ("gem", "spoc", "mac"),
 }
 
 
