@@ -62,6 +62,10 @@ def extract_features(
             f"model {model.name} has no global branch: extraction.global_scales must "
             "be empty"
         )
+    if settings.max_features and not has_local(model):
+        raise InputError(
+            f"model {model.name} has no local branch: extraction.max_features must be 0"
+        )
     variables = jax.device_put(model.variables)
     run = functools.partial(_run_canvases, model.module, variables)
     batch_size = settings.batch_size or default_batch_size()
@@ -75,6 +79,11 @@ def extract_features(
             yield from _extract_window(run, pool, model, settings, batch_size, group)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def has_local(model: Model) -> bool:
+    """Whether the model has a branch of local features."""
+    return hasattr(model.module, "attention_width")
 
 
 def default_batch_size() -> int:
@@ -133,7 +142,10 @@ def _prepare(image: Image, settings: ExtractionSettings) -> _Prepared | InputErr
     except InputError as error:
         return InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}")
     pixels = image_files.resize_image(pixels, size)
-    return _Prepared(name, image_files.normalize_pixels(pixels), (height, width))
+    pixels = image_files.normalize_pixels(
+        pixels, settings.pixel_mean, settings.pixel_std
+    )
+    return _Prepared(name, pixels, (height, width))
 
 
 def _read(image: Image, max_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -159,7 +171,11 @@ def _extract_window(
         for start in range(0, len(jobs), batch_size)
     ]
     draw = functools.partial(
-        _draw_batch, window=window, layout=_layout(model), batch_size=batch_size
+        _draw_batch,
+        window=window,
+        layout=_layout(model),
+        batch_size=batch_size,
+        legacy=settings.resize == "legacy",
     )
     levels: list[dict[int, Level]] = [{} for _ in window]
     running = collections.deque()
@@ -234,7 +250,7 @@ def _canvas(job: _Job, settings: ExtractionSettings, model: Model) -> tuple:
 
 
 def _draw_batch(
-    batch: tuple, *, window: list, layout: str, batch_size: int
+    batch: tuple, *, window: list, layout: str, batch_size: int, legacy: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Canvases [B, H, W, 3] and sizes [B, 2]; places that are left over stay empty."""
     (height, width, _), jobs = batch
@@ -242,7 +258,8 @@ def _draw_batch(
     # An empty place has some true size, so that no mean is over nothing.
     sizes = np.tile(np.int32(jobs[0].size), (batch_size, 1))
     for place, job in enumerate(jobs):
-        level = image_files.resize_bilinear(window[job.image].pixels, job.size)
+        pixels = window[job.image].pixels
+        level = image_files.resize_bilinear(pixels, job.size, legacy)
         y, x = (resnet.canvas_offset(layout, side) for side in job.size)
         canvases[place, y : y + job.size[0], x : x + job.size[1]] = level
         sizes[place] = job.size
@@ -284,7 +301,8 @@ def extract_canvases(
     attention [B, K], -1 where there is no cell; cells [B, K, 2] (row, column) of the
     map; descriptors [B, K, D]; global_descriptor [B, G] if asked for; all raw.
     """
-    maps = module.apply(variables, canvases, sizes, global_branch=with_global)
+    skipped = {} if with_global else {"global_branch": False}
+    maps = module.apply(variables, canvases, sizes, **skipped)
     result = {}
     if with_global:
         result["global_descriptor"] = maps["global_descriptor"]

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,39 +18,23 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from delf_jax.files import InputError, atomic_write, read_json, sha256_of, write_json
 from delf_jax.models.delf import DELF
 from delf_jax.models.delg import DELG
-from delf_jax.models.resnet import LAYOUTS, UNITS, ResNet
+from delf_jax.models.global_net import GlobalNet
+from delf_jax.models.resnet import BASIC_DEPTHS, LAYOUTS, UNITS, ResNet
 
 FORMAT = 1
 BUNDLED = pathlib.Path(__file__).parent / "bundled" / "delg_tiny"
-BACKBONE_FIELDS = ("depth", "width", "layout", "normalization", "block3_strides")
-MODELS = {"delf": DELF, "delg": DELG}
+BACKBONE_FIELDS = (
+    *("depth", "width", "layout", "normalization"),
+    *("block3_strides", "block4_dilation"),
+)
+MODELS = {"delf": DELF, "delg": DELG, "global": GlobalNet}
 CHOICES = {
     "name": tuple(MODELS),
     "depth": tuple(UNITS),
     "layout": tuple(LAYOUTS),
     "normalization": ("batch", "frozen", "folded"),
-}
-# names in checkpoints of the TensorFlow 2 code -> ours
-KERAS_SCOPES = {
-    "backbone/conv1": "backbone/conv1",
-    "backbone/bn_conv1": "backbone/conv1",
-    "backbone/embedding_layer": "whitening",
-    "attention/conv1": "local/attention/conv1",
-    "attention/bn_conv1": "local/attention/conv1",
-    "attention/conv2": "local/attention/conv2",
-    "autoencoder/conv1": "local/autoencoder/reduce",
-    "autoencoder/conv2": "local/autoencoder/expand",
-    "attn_classification": "local/attention_classifier",
-    "desc_classification": "classifier",
-}
-KERAS_LAYERS = {"2a": "conv1", "2b": "conv2", "2c": "conv3", "_shortcut": "shortcut"}
-KERAS_LEAVES = {
-    "kernel": "params/{}/kernel",
-    "bias": "params/{}/bias",
-    "gamma": "params/{}/scale",
-    "beta": "params/{}/offset",
-    "moving_mean": "batch_stats/{}/mean",
-    "moving_variance": "batch_stats/{}/var",
+    "block4_dilation": (1, 2),
+    "pooling": ("gem", "spoc", "mac"),
 }
 
 
@@ -83,6 +66,7 @@ def build_module(
                 f"architecture.{field} is {fields[field]!r}: use one of "
                 + ", ".join(map(str, choices))
             )
+    _check_layout(fields)
     name = fields.pop("name")
     backbone = {key: fields.pop(key) for key in BACKBONE_FIELDS if key in fields}
     try:
@@ -91,6 +75,18 @@ def build_module(
     except TypeError as error:
         message = str(error).split("__init__() ")[-1]
         raise InputError(f"architecture of {name}: {message}") from None
+
+
+def _check_layout(architecture: Mapping[str, Any]) -> None:
+    """What the original built with one layout only, others have not."""
+    slim = architecture.get("layout") == "slim"
+    if slim and architecture.get("depth") in BASIC_DEPTHS:
+        raise InputError(
+            f"architecture.depth is {architecture['depth']}: units of the slim layout "
+            "have three convolutions; use 26, 50 or 101"
+        )
+    if not slim and architecture.get("block4_dilation", 1) != 1:
+        raise InputError("architecture.block4_dilation: only the slim layout has it")
 
 
 def save_model(
@@ -188,40 +184,6 @@ def fold_batch_norm(
     folded = {name: x.astype(np.float32) for name, x in folded.items()}
     backbone = module.backbone.clone(normalization="folded")
     return module.clone(backbone=backbone), unflatten_dict(folded, sep="/")
-
-
-def variables_from_keras(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables of a "keras" layout net from those of the TensorFlow 2 code.
-
-    named: checkpoint keys [delf_spec 9], with or without their suffix, to arrays. The
-    constant scale_factor belongs to the loss and is left out.
-    """
-    flat = {}
-    for key, array in named.items():
-        name = key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
-        if name != "scale_factor":
-            flat[_keras_name(name)] = np.asarray(array)
-    return unflatten_dict(flat, sep="/")
-
-
-def _keras_name(name: str) -> str:
-    if name == "cosine_weights":
-        return "params/classifier/kernel"
-    scope, _, leaf = name.rpartition("/")
-    unit = re.fullmatch(
-        r"backbone/l([2-5])([a-z])/(?:conv|bn)(2[abc]|_shortcut)", scope
-    )
-    if unit:
-        stage, letter, layer = unit.groups()
-        number = ord(letter) - ord("a") + 1
-        scope = f"backbone/block{int(stage) - 1}_unit{number}/{KERAS_LAYERS[layer]}"
-    elif scope in KERAS_SCOPES:
-        scope = KERAS_SCOPES[scope]
-    else:
-        raise InputError(f"{name}: not a variable of the TensorFlow 2 DELF or DELG")
-    if leaf not in KERAS_LEAVES:
-        raise InputError(f"{name}: not a variable of the TensorFlow 2 DELF or DELG")
-    return KERAS_LEAVES[leaf].format(scope)
 
 
 def _expected(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,8 @@ from delf_jax.losses.classification import arcface_logits, softmax_cross_entropy
 from delf_jax.losses.reconstruction import reconstruction_loss
 from delf_jax.models.delg import DELG
 from delf_jax.models.resnet import ResNet
-from delf_jax.weights import fold_batch_norm, variables_from_keras
+from delf_jax.names import variables_from_keras
+from delf_jax.weights import fold_batch_norm
 
 SMALL = DELG(
     ResNet(18, 4, "v1.5"),

@@ -1,6 +1,8 @@
 """Extraction: the original's numbers, and independence of canvas, batch and order."""
 
+import functools
 import json
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -21,13 +23,20 @@ def model(tiny_model) -> weights.Model:
 
 
 @pytest.fixture(scope="module")
-def keras_model() -> weights.Model:
-    """A very small network in Keras' layout, whose canvases depend on odd and even."""
+def model_of(model) -> Callable[[str], weights.Model]:
+    """layout -> a very small network."""
+    return lambda layout: model if layout == "v1.5" else _small_model(layout)
+
+
+@functools.cache
+def _small_model(layout: str) -> weights.Model:
+    """In these layouts what a canvas must do depends on whether sides are odd."""
     architecture = {
         "name": "delg",
         "depth": 26,
         "width": 4,
-        "layout": "keras",
+        "layout": layout,
+        "block3_strides": layout == "slim",
         "attention_width": 8,
         "reduced_dimension": 8,
         "global_dimension": 16,
@@ -36,7 +45,7 @@ def keras_model() -> weights.Model:
     image = np.zeros((1, 64, 64, 3), np.float32)
     variables = jax.jit(module.init)(jax.random.key(1), image)
     module, variables = weights.fold_batch_norm(module, variables)
-    return weights.Model(module, variables, {"extraction": {}}, "0" * 64, "keras")
+    return weights.Model(module, variables, {"extraction": {}}, "0" * 64, layout)
 
 
 def _photo(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -73,9 +82,9 @@ CLOSE = {"rtol": 1e-4, "atol": 2e-6}
 
 
 @pytest.mark.parametrize("size", [(97, 60), (64, 64), (33, 90)])
-@pytest.mark.parametrize("layout", ["v1.5", "keras"])
-def test_the_canvas_does_not_change_the_features(model, keras_model, layout, size):
-    chosen = keras_model if layout == "keras" else model
+@pytest.mark.parametrize("layout", ["v1.5", "keras", "slim"])
+def test_the_canvas_does_not_change_the_features(model_of, layout, size):
+    chosen = model_of(layout)
     photo = _photo(*size)
     (small,) = _extract(chosen, [photo], SETTINGS, grid=32)
     (large,) = _extract(chosen, [photo], SETTINGS, grid=128)
@@ -172,6 +181,20 @@ def test_either_branch_can_be_left_out(model):
     np.testing.assert_allclose(local.local.attention, both.local.attention, **CLOSE)
 
 
+def test_pixels_and_resizing_are_as_the_settings_say(model):
+    photo = _photo(64, 80)
+    scales = {"image_scales": (0.5,), "global_scales": (0,)}
+    mean, std = (123.0, 117.0, 104.0), (58.0, 57.0, 56.0)
+    changes = {"pixel_mean": mean, "pixel_std": std, "resize": "legacy"}
+    (found,) = _extract(model, [photo], SETTINGS, **scales, **changes)
+    # Of half the size, corners are every other pixel.
+    level = image_files.normalize_pixels(photo, mean, std)[None, ::2, ::2]
+    maps = jax.jit(model.module.apply)(model.variables, level)
+    expected = maps["global_descriptor"][0]
+    expected = expected / np.linalg.norm(expected)
+    np.testing.assert_allclose(found.global_descriptor, expected, **CLOSE)
+
+
 def test_suppression_is_given_every_cell(model):
     photo = _photo(64, 80)
     (all_of_them,) = _extract(model, [photo], SETTINGS)
@@ -188,6 +211,30 @@ def test_a_model_without_global_branch_says_so(model):
     wrong = model._replace(module=delf, name="local_only")
     with pytest.raises(InputError, match="local_only has no global branch"):
         _extract(wrong, [], SETTINGS)
+
+
+def test_a_model_without_local_branch_says_so(global_model):
+    wrong = weights.load_model(global_model)
+    with pytest.raises(InputError, match="global has no local.*max_features must be 0"):
+        _extract(wrong, [], SETTINGS)
+
+
+def test_a_model_without_local_branch_gives_global_descriptors(global_model):
+    whole = weights.load_model(global_model)
+    photo, chosen = _photo(60, 90), settings_for(whole, grid=32)
+    (found,) = _extract(whole, [photo], chosen)
+    assert found.local is None
+    total = 0
+    for image_scale in chosen.image_scales:
+        size = extraction.pyramid_size((60, 90), image_scale)
+        level = image_files.resize_bilinear(image_files.normalize_pixels(photo), size)
+        maps = jax.jit(whole.module.apply)(whole.variables, level[None])
+        total += maps["global_descriptor"][0] / np.linalg.norm(
+            maps["global_descriptor"][0]
+        )
+    np.testing.assert_allclose(
+        found.global_descriptor, total / np.linalg.norm(total), **CLOSE
+    )
 
 
 def test_sizes_share_programs(model):

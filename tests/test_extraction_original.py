@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from delf_jax import extraction, weights
+from delf_jax import extraction, names, weights
 from delf_jax import images as image_files
 from delf_jax.files import InputError
 from delf_jax.models import resnet
@@ -107,7 +107,7 @@ def _golden_network(golden: pathlib.Path, stride: int):
         "layout": "keras",
         "block3_strides": stride == 32,
     }
-    variables = weights.variables_from_keras(named)
+    variables = names.variables_from_keras(named)
     return weights.fold_batch_norm(weights.build_module(architecture), variables)
 
 

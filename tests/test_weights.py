@@ -12,7 +12,6 @@ from delf_jax.weights import (
     fold_batch_norm,
     load_model,
     save_model,
-    variables_from_keras,
 )
 
 ARCHITECTURE = {
@@ -118,6 +117,19 @@ def test_unknown_choices_name_the_field(field, value):
         build_module(ARCHITECTURE | {field: value})
 
 
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"layout": "slim"}, "depth is 18"),
+        ({"block4_dilation": 2}, "block4_dilation"),
+        ({"block4_dilation": 3}, "block4_dilation is 3"),
+    ],
+)
+def test_architectures_that_no_layout_has_are_refused(changes, field):
+    with pytest.raises(InputError, match=field):
+        build_module(ARCHITECTURE | changes)
+
+
 def test_weights_of_another_architecture_name_the_variable(folder):
     edit_config(folder, architecture=ARCHITECTURE | {"attention_width": 9})
     with pytest.raises(InputError, match=r"local/attention/conv1/\w+ is .*9"):
@@ -146,42 +158,3 @@ def test_saving_too_few_variables_names_the_missing(tmp_path):
     del variables["params"]["whitening"]
     with pytest.raises(InputError, match="whitening"):
         save_model(tmp_path, ARCHITECTURE, variables, {}, {})
-
-
-def test_keras_names_find_their_place():
-    named = {
-        "backbone/l4f/conv2c/kernel/.ATTRIBUTES/VARIABLE_VALUE": np.ones(1),
-        "backbone/l3a/bn_shortcut/moving_variance": np.ones(2),
-        "attention/bn_conv1/gamma": np.ones(3),
-        "scale_factor": np.float32(45.25),
-    }
-    variables = variables_from_keras(named)
-    backbone = variables["params"]["backbone"]
-    assert backbone["block3_unit6"]["conv3"]["kernel"].shape == (1,)
-    statistics = variables["batch_stats"]["backbone"]["block2_unit1"]["shortcut"]
-    assert statistics["var"].shape == (2,)
-    assert variables["params"]["local"]["attention"]["conv1"]["scale"].shape == (3,)
-    assert set(variables["params"]) == {"backbone", "local"}
-
-
-@pytest.mark.parametrize("name", ["backbone/l9a/conv2a/kernel", "optimizer/iter"])
-def test_unknown_keras_names_are_refused(name):
-    with pytest.raises(InputError, match=name):
-        variables_from_keras({name: np.ones(1)})
-
-
-@pytest.mark.golden
-def test_every_variable_of_the_original_finds_its_place(golden):
-    rows = json.loads((golden / "variables_keras_delg.json").read_text())
-    named = {row["name"]: np.zeros(row["shape"], bool) for row in rows}
-    architecture = {"name": "delg", "layout": "keras", "num_classes": 5}
-    expected = random_shapes(architecture)
-    ours = jax.tree.map(lambda x: x.shape, variables_from_keras(named))
-    assert ours == expected
-
-
-def random_shapes(architecture):
-    module = build_module(architecture)
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), image)
-    return jax.tree.map(lambda x: x.shape, shapes)
