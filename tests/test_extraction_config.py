@@ -183,6 +183,9 @@ def test_a_model_that_is_not_converted_is_named(tmp_path, tiny_model):
     config, _ = read_extraction_config(None, [f"--config.model={tmp_path}"])
     with pytest.raises(InputError, match=f"run `convert {tmp_path} --out"):
         model_folder(config)
+    config, _ = read_extraction_config(CONFIGS / "r50delg_gld.py")
+    with pytest.raises(InputError, match="run `convert DOWNLOADED --out=models/r50"):
+        model_folder(config)
     config, _ = read_extraction_config(None, [f"--config.model={tiny_model}"])
     assert model_folder(config) == str(tiny_model)
 
