@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, even if single images failed; 1 or 2 nothing useful done."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "train":
+    # `--config.FIELD=VALUE` is for the config to check.
+    if rest and not (hasattr(options, "config") and rest[0].startswith("--config.")):
         parser.error(f"unknown option {rest[0]} (see {options.command} --help)")
     options.rest = rest
     # As Ctrl-C: a job that is told to end keeps what it has finished.
@@ -103,6 +104,7 @@ def _match_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", metavar="FILE", help="matches, and map of photo 2 to photo 1, as JSON"
     )
+    _add_config(parser)
     _add_model(parser)
 
 
@@ -115,6 +117,7 @@ def _extract_options(parser: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="take every N-th image only, as one of N processes; I from 0 to N-1",
     )
+    _add_config(parser)
     _add_model(parser)
 
 
@@ -123,6 +126,7 @@ def _index_options(parser: argparse.ArgumentParser) -> None:
     _add_index(parser)
     parser.add_argument("--add", nargs="+", metavar="PATH", help="images to add")
     parser.add_argument("--remove", nargs="+", metavar="ID", help="images to remove")
+    _add_config(parser)
     _add_model(parser)
 
 
@@ -137,6 +141,7 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="results as JSON")
     parser.add_argument("--html", metavar="FILE", help="results as a page")
+    _add_config(parser)
     _add_model(parser)
 
 
@@ -150,6 +155,24 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workdir", required=True, metavar="DIR", help="checkpoints and metrics"
+    )
+
+
+def _features_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="a feature store, or files")
+    parser.add_argument("target", metavar="TARGET", help="folder to write to")
+    kinds = parser.add_mutually_exclusive_group(required=True)
+    layouts = {"choices": ("delf", "delg"), "metavar": "LAYOUT"}
+    kinds.add_argument(
+        "--to",
+        help="delf: NAME.delf; delg: NAME.delg_local, NAME.delg_global",
+        **layouts,
+    )
+    kinds.add_argument(
+        "--from", dest="layout", help="the same, from files to a store", **layouts
+    )
+    parser.add_argument(
+        "--name", default="delf files", help="what the new store says made them"
     )
 
 
@@ -171,6 +194,15 @@ def _add_out(parser: argparse.ArgumentParser, meaning: str, **kwargs) -> None:
 def _add_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--index", required=True, metavar="DIR", help="folder of the index"
+    )
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="settings: a file of configs/, or a .pbtxt of DELF; "
+        "--config.extraction.FIELD=VALUE replaces one",
     )
 
 
@@ -202,7 +234,8 @@ COMMANDS = {
     ),
     "extract": Command(
         "extract features of images and folders to a feature store",
-        "extract photos --out=features",
+        "extract photos --out=features\n"
+        "extract a --out=b --config.extraction.max_features=500",
         _extract_options,
         commands.run_extract,
     ),
@@ -226,6 +259,13 @@ COMMANDS = {
         "train --config=my.py --workdir=runs/mine --config.seed=3",
         _train_options,
         commands.run_train,
+    ),
+    "features": Command(
+        "turn a feature store into files of DELF, one per image, and back",
+        "features photos_store photos_delf --to=delf\n"
+        "features photos_delf a_store --from=delf --name=delf_gld",
+        _features_options,
+        commands.run_features,
     ),
     "demo": Command(
         "draw landmarks, match and search them, and say how well it went",

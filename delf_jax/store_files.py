@@ -203,10 +203,21 @@ def begin(out: pathlib.Path, manifest: dict[str, Any]) -> bool:
         raise InputError(f"{out}: a file is in the way of the folder of the store")
     (out / "shards").mkdir(parents=True, exist_ok=True)
     path = out / "manifest.json"
-    known = read_manifest(out).get("key") if path.exists() else None
-    if known != manifest["key"]:
-        write_json(path, manifest)
-    return known not in (None, manifest["key"])
+    known = read_manifest(out) if path.exists() else {}
+    if known.get("key") == manifest["key"]:
+        return False
+    if known and "" in (_fingerprint(known), _fingerprint(manifest)):
+        raise InputError(
+            f"{out}: holds other features; those from files and those of a model do "
+            "not mix: name another folder"
+        )
+    write_json(path, manifest)
+    return bool(known)
+
+
+def _fingerprint(manifest: dict[str, Any]) -> str | None:
+    """Of the model; "" if the features were read from files."""
+    return manifest.get("model", {}).get("fingerprint")
 
 
 def open_sound(out: pathlib.Path, key: str) -> tuple[list[Shard], int]:

@@ -76,6 +76,7 @@ def test_the_description_changes_with_whatever_changes_the_result():
         "nms_iou": 0.5,
         "locations": "delf",
         "pca": pca,
+        "global_pca": pca._replace(mean=np.ones(4, np.float32)),
         "pixel_mean": (0.0, 0.0, 0.0),
         "pixel_std": (1.0, 1.0, 1.0),
         "resize": "legacy",
