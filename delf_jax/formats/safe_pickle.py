@@ -45,8 +45,8 @@ class _Machine(NamedTuple):
     allowed: Allowed
     persistent_load: Callable[[Any], Any] | None
     name: str
-    made: Counter
-    """bytes that calls have made"""
+    counts: Counter
+    """operations done, and bytes and items that calls have made"""
     read: Callable[[], int]
     """bytes of pickle read so far"""
     size: int
@@ -100,6 +100,7 @@ def _run(machine: _Machine, operations: Iterable[tuple[str, Any]]) -> Any:
             return _pop(machine)
         if operation not in _OPERATIONS:
             raise ValueError(f"{operation} is no operation of plain data")
+        machine.counts["operations"] += 1
         _OPERATIONS[operation](machine, argument)
     raise ValueError(f"more than {MAX_OPERATIONS} operations")
 
@@ -255,29 +256,34 @@ def _call(machine: _Machine, _: None) -> None:
     if not callable(function) or not isinstance(arguments, tuple):
         raise TypeError("a call of what is no function")
     result = function(*arguments)
-    if isinstance(result, (bytes, np.ndarray)):
+    if isinstance(result, _CONTAINERS):
+        _account(machine, items=len(result))
+    elif isinstance(result, (bytes, np.ndarray)):
         _account(machine, len(result) if isinstance(result, bytes) else result.nbytes)
     machine.stack.append(result)
 
 
-def _account(machine: _Machine, size: int) -> None:
-    """ValueError if calls make more bytes than they were given, as bombs do."""
-    machine.made["bytes"] += size
+def _account(machine: _Machine, size: int = 0, items: int = 0) -> None:
+    """ValueError if calls make more than they were given, as bombs do."""
+    machine.counts.update(bytes=size, items=items)
     # Protocol 2 has its bytes as text: they are made, then the array of them.
-    if machine.made["bytes"] > 2 * machine.read():
+    if machine.counts["bytes"] > 2 * machine.read():
         raise ValueError("it makes more bytes than it has")
+    if machine.counts["items"] > machine.counts["operations"]:
+        raise ValueError("it makes more items than it has")
 
 
 def _build(machine: _Machine, _: None) -> None:
-    """Fills an array or a dtype; what a dict has beside its items is left out."""
-    state = _pop(machine)
-    target = _last(machine, (dict, np.ndarray, np.dtype))
+    """Fills an array or a dtype; what others have beside their items is left out."""
+    state, target = _pop(machine), _last(machine)
     if isinstance(target, np.dtype):
         target.__setstate__(dtype_state(state))
     elif isinstance(target, np.ndarray):
         state = array_state(state)
         _account(machine, len(state[-1]))
         target.__setstate__(state)
+    elif callable(target):
+        raise TypeError("a state of a function")
 
 
 def _push_persistent(machine: _Machine, key: Any) -> None:
@@ -330,6 +336,7 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     "GLOBAL": lambda m, names: _push_global(m, *names),
     "STACK_GLOBAL": _stack_global,
     "REDUCE": _call,
+    "NEWOBJ": _call,
     "BUILD": _build,
     "PERSID": _push_persistent,
     "BINPERSID": lambda m, _: _push_persistent(m, _pop(m)),
