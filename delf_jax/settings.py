@@ -46,6 +46,8 @@ class ExtractionSettings(NamedTuple):
     """"exact", or "delf": the original's, 2 to 3 pixels off in Keras' layout"""
     pca: Whitening | None = None
     """applied to the normalised local descriptors, which are then normalised again"""
+    global_pca: Whitening | None = None
+    """applied likewise to the global descriptors of the scales, before their sum"""
     max_pixels: int = MAX_PIXELS
     """larger images are refused before they are decoded"""
     grid: int = 64
@@ -54,6 +56,7 @@ class ExtractionSettings(NamedTuple):
     """canvases computed together; None: chosen by backend; no effect on results"""
 
 
+PCA_FIELDS = ("pca", "global_pca")
 # They decide how fast a result comes, not what it is.
 WITHOUT_EFFECT = ("grid", "batch_size", "max_pixels")
 
@@ -76,8 +79,9 @@ def make_settings(values: Mapping[str, Any]) -> ExtractionSettings:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in values.items()
     }
-    if isinstance(values.get("pca"), tuple):
-        values["pca"] = Whitening(*values["pca"])
+    for name in PCA_FIELDS:
+        if isinstance(values.get(name), tuple):
+            values[name] = Whitening(*values[name])
     settings = ExtractionSettings(**values)
     _check(settings)
     return settings
@@ -88,10 +92,11 @@ def describe_settings(settings: ExtractionSettings) -> dict[str, Any]:
     values = settings._asdict()
     for name in WITHOUT_EFFECT:
         del values[name]
-    if settings.pca is not None:
-        arrays = [np.asarray(a) for a in settings.pca if a is not None]
-        data = b"".join(str(a.shape).encode() + a.tobytes() for a in arrays)
-        values["pca"] = hashlib.sha256(data).hexdigest()
+    for name in PCA_FIELDS:
+        if values[name] is not None:
+            arrays = [np.asarray(a) for a in values[name] if a is not None]
+            data = b"".join(str(a.shape).encode() + a.tobytes() for a in arrays)
+            values[name] = hashlib.sha256(data).hexdigest()
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in values.items()

@@ -70,6 +70,7 @@ def test_the_description_changes_with_whatever_changes_the_result():
         "nms_iou": 0.5,
         "locations": "delf",
         "pca": pca,
+        "global_pca": pca._replace(mean=np.ones(4, np.float32)),
     }
     assert set(changes) | set(WITHOUT_EFFECT) == set(ExtractionSettings._fields)
     plain = json.dumps(describe_settings(ExtractionSettings()))
