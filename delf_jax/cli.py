@@ -146,6 +146,10 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _inspect_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="a file, folder or prefix")
+
+
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, "folder to write to (demo)", default="demo")
     _add_model(parser)
@@ -219,6 +223,12 @@ COMMANDS = {
         "train --config=my.py --workdir=runs/mine --config.seed=3",
         _train_options,
         commands.run_train,
+    ),
+    "inspect": Command(
+        "tell what a file of weights or features, a store or a config holds",
+        "inspect resnet50.pth\ninspect photos_index",
+        _inspect_options,
+        commands.run_inspect,
     ),
     "demo": Command(
         "draw landmarks, match and search them, and say how well it went",
