@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, even if single images failed; 1 or 2 nothing useful done."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "train":
+    # `--config.FIELD=VALUE` is for the config to check.
+    if rest and not (hasattr(options, "config") and rest[0].startswith("--config.")):
         parser.error(f"unknown option {rest[0]} (see {options.command} --help)")
     options.rest = rest
     try:
@@ -96,6 +97,7 @@ def _match_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs=2, metavar="IMAGE", help="the two photos")
     _add_out(parser, "figure to write (png, pdf, svg)", default="matches.png")
     parser.add_argument("--json", metavar="FILE", help="matches and map as JSON")
+    _add_config(parser)
     _add_model(parser)
 
 
@@ -108,6 +110,7 @@ def _extract_options(parser: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="take every N-th image only, as one of N processes; I from 0 to N-1",
     )
+    _add_config(parser)
     _add_model(parser)
 
 
@@ -116,6 +119,7 @@ def _index_options(parser: argparse.ArgumentParser) -> None:
     _add_index(parser)
     parser.add_argument("--add", nargs="+", metavar="PATH", help="images to add")
     parser.add_argument("--remove", nargs="+", metavar="ID", help="images to remove")
+    _add_config(parser)
     _add_model(parser)
 
 
@@ -130,6 +134,7 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="results as JSON")
     parser.add_argument("--html", metavar="FILE", help="results as a page")
+    _add_config(parser)
     _add_model(parser)
 
 
@@ -150,6 +155,24 @@ def _inspect_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="a file, folder or prefix")
 
 
+def _features_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="a feature store, or files")
+    parser.add_argument("target", metavar="TARGET", help="folder to write to")
+    kinds = parser.add_mutually_exclusive_group(required=True)
+    layouts = {"choices": ("delf", "delg"), "metavar": "LAYOUT"}
+    kinds.add_argument(
+        "--to",
+        help="delf: NAME.delf; delg: NAME.delg_local, NAME.delg_global",
+        **layouts,
+    )
+    kinds.add_argument(
+        "--from", dest="layout", help="the same, from files to a store", **layouts
+    )
+    parser.add_argument(
+        "--name", default="delf files", help="what the new store says made them"
+    )
+
+
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, "folder to write to (demo)", default="demo")
     _add_model(parser)
@@ -168,6 +191,15 @@ def _add_out(parser: argparse.ArgumentParser, meaning: str, **kwargs) -> None:
 def _add_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--index", required=True, metavar="DIR", help="folder of the index"
+    )
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="settings: a file of configs/, or a .pbtxt of DELF; "
+        "--config.extraction.FIELD=VALUE replaces one",
     )
 
 
@@ -199,7 +231,8 @@ COMMANDS = {
     ),
     "extract": Command(
         "extract features of images and folders to a feature store",
-        "extract photos --out=features",
+        "extract photos --out=features\n"
+        "extract a --out=b --config.extraction.max_features=500",
         _extract_options,
         commands.run_extract,
     ),
@@ -229,6 +262,13 @@ COMMANDS = {
         "inspect resnet50.pth\ninspect photos_index",
         _inspect_options,
         commands.run_inspect,
+    ),
+    "features": Command(
+        "turn a feature store into files of DELF, one per image, and back",
+        "features photos_store photos_delf --to=delf\n"
+        "features photos_delf a_store --from=delf --name=delf_gld",
+        _features_options,
+        commands.run_features,
     ),
     "demo": Command(
         "draw landmarks, match and search them, and say how well it went",

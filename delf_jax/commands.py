@@ -114,6 +114,18 @@ def run_inspect(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_features(options: argparse.Namespace) -> int:
+    from delf_jax import exchange
+
+    if options.to:
+        report = exchange.write_files(options.source, options.target, options.to)
+    else:
+        report = exchange.read_files(
+            options.source, options.target, options.layout, name=options.name
+        )
+    return _tell_report(report, options.target, done="written")
+
+
 def run_demo(options: argparse.Namespace) -> int:
     model, _ = _model_and_settings(options)
     from delf_jax import demo
@@ -137,8 +149,18 @@ def _model_and_settings(options: argparse.Namespace) -> tuple[Any, Any]:
     _prepare_jax()
     from delf_jax import settings, weights
 
-    model = weights.load_model(options.model)
-    return model, settings.settings_for(model)
+    folder, chosen = options.model, {}
+    if options.rest or getattr(options, "config", None):
+        from delf_jax import extraction_config
+
+        config, lines = extraction_config.read_extraction_config(
+            options.config, options.rest
+        )
+        print(*lines, sep="\n", end="\n" * bool(lines))
+        folder = folder or extraction_config.model_folder(config)
+        chosen = extraction_config.chosen_settings(config)
+    model = weights.load_model(folder)
+    return model, settings.settings_for(model, **chosen)
 
 
 def _prepare_jax() -> None:
@@ -156,11 +178,11 @@ def _print_answer(answer: Any) -> None:
         print(f"{rank:>6}  {inliers:>7}  {result.similarity:>10.3f}  {result.image}")
 
 
-def _tell_report(report: Any, out: str) -> int:
+def _tell_report(report: Any, out: str, done: str = "extracted") -> int:
     """0, or 1 if none of the images could be used; the failed ones by name."""
     for reason in report.failed.values():
         print(f"failed: {reason}", file=sys.stderr)
-    counts = f"{report.extracted} extracted, {report.unchanged} unchanged"
+    counts = f"{report.extracted} {done}, {report.unchanged} unchanged"
     if report.removed:
         counts += f", {report.removed} removed"
     if report.failed:
