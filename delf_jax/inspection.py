@@ -64,6 +64,7 @@ def _tell_weights(source: Source) -> Iterator[str]:
             yield f"a codebook of {words} visual words of {depth} dimensions"
     if source.kind == "model":
         yield from _tell_fields(source.details)
+    yield from _tell_graph(source.details)
     if source.kind == "training":
         yield f"step: {int(source.tensors['step'])}"
         yield "of its state, the averaged parameters, which become the model:"
@@ -71,6 +72,18 @@ def _tell_weights(source: Source) -> Iterator[str]:
     if source.kind in ("model", "training"):
         shapes = _below("params/", shapes) | _below("batch_stats/", shapes)
     yield from _tell_parameters(shapes)
+
+
+def _tell_graph(details: Mapping[str, Any]) -> Iterator[str]:
+    """The size of a graph, and what it can be called with."""
+    if "nodes" in details:
+        yield f"graph: {len(details['nodes'])} nodes"
+    for name, signature in details.get("signatures", {}).items():
+        yield f"signature {name}:"
+        for side, tensors in signature._asdict().items():
+            for key, info in tensors.items():
+                shape = "any shape" if info.shape is None else list(info.shape)
+                yield f"  {side}: {key} {info.dtype} {shape}"
 
 
 def _below(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

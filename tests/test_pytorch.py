@@ -68,6 +68,10 @@ FAKES = {
 
 @pytest.fixture(autouse=True)
 def torch_that_only_pickles(monkeypatch):
+    pretend_torch(monkeypatch)
+
+
+def pretend_torch(monkeypatch):
     for name, content in FAKES.items():
         module = types.ModuleType(name)
         vars(module).update(content)
