@@ -161,13 +161,14 @@ def _tell_store(folder: pathlib.Path) -> Iterator[str]:
     yield f"{folder}: feature store"
     yield f"images: {len(found)}, failed: {len(found.failed)}, bytes: {size:,}"
     yield from _tell_fields({n: found.manifest[n] for n in ("model", "settings")})
-    if len(found):
+    if len(found):  # All of its images were extracted alike.
         local, global_descriptor, _ = found[0]
-        features = sum(len(image.local.scales) for image in found if image.local)
         if local is not None:
-            yield f"local features: {features}, {_told(local.descriptors[:0])} each"
+            count = sum(len(image.local.scales) for image in found)
+            depth = local.descriptors.shape[1]
+            yield f"local features: {count}, {depth} dimensions"
         if global_descriptor is not None:
-            yield f"global descriptors: {_told(global_descriptor)} each"
+            yield f"global descriptors: {len(global_descriptor)} dimensions"
     for id, reason in list(found.failed.items())[:_SHOWN_FAILURES]:
         yield f"failed: {id}: {reason}"
     if len(found.failed) > _SHOWN_FAILURES:
