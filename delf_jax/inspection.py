@@ -14,7 +14,7 @@ from clu import parameter_overview
 from delf_jax import sources
 from delf_jax.sources import Source
 
-_WIDTH, _SHOWN_FAILURES = 84, 10
+_WIDTH, _SHOWN_FAILURES, _LARGEST_MODULE = 84, 10, 64
 _AGGREGATION_FIELDS = (b"aggregation", b"codebook", b"num_assignments")
 _CODEBOOKS = ("codebook", "clusters")  # the second written by TensorFlow 1.
 _TITLES = {
@@ -98,10 +98,7 @@ def _without_values(tensor: np.ndarray) -> np.ndarray:
 
 def _tell_parameters(tensors: Mapping[str, np.ndarray]) -> Iterator[str]:
     """A table for each module, and one of all modules with the totals."""
-    modules: dict[str, dict[str, np.ndarray]] = {}
-    for name, tensor in tensors.items():
-        module, rest = _split(name)
-        modules.setdefault(module, {})[rest] = tensor
+    modules = _by_module(tensors)
     overview = parameter_overview.get_parameter_overview
     for module, inside in modules.items():
         table, _, _ = overview(inside, include_stats=False).partition("\nTotal: ")
@@ -111,12 +108,20 @@ def _tell_parameters(tensors: Mapping[str, np.ndarray]) -> Iterator[str]:
     yield "\n" + parameter_overview.make_table(rows)
 
 
-def _split(name: str) -> tuple[str, str]:
-    """(module, name in it); of what is nested deeper, two levels are the module."""
-    separator = "/" if "/" in name else "."
-    parts = name.split(separator)
-    depth = min(2, len(parts) - 1)
-    return separator.join(parts[:depth]) or "(top)", separator.join(parts[depth:])
+def _by_module(
+    tensors: Mapping[str, np.ndarray], depth: int = 2
+) -> dict[str, dict[str, np.ndarray]]:
+    """{module: {name in it: tensor}}; large modules are split once more."""
+    modules: dict[str, dict[str, np.ndarray]] = {}
+    for name, tensor in tensors.items():
+        separator = "/" if "/" in name else "."
+        parts = name.split(separator)
+        inside = min(depth, len(parts) - 1)
+        module = separator.join(parts[:inside]) or "(top)"
+        modules.setdefault(module, {})[separator.join(parts[inside:])] = tensor
+    if depth == 2 and max(map(len, modules.values()), default=0) > _LARGEST_MODULE:
+        return _by_module(tensors, depth + 1)
+    return modules
 
 
 def _sum(module: str, tensors: Iterable[np.ndarray]) -> _Module:

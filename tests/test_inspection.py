@@ -54,6 +54,16 @@ def test_300_parameters_are_grouped_by_module(tmp_path):
     assert len(text.splitlines()) < 600
 
 
+def test_large_modules_are_split(tmp_path):
+    path = tmp_path / "slim.safetensors"
+    names = [f"net/block3/unit_{i}/conv{k}" for i in range(23) for k in range(5)]
+    safetensors.numpy.save_file(dict.fromkeys([*names, "step"], NUMBERS), path)
+    found = totals(inspection.describe(path))
+    assert len(found) == 25
+    assert found["net/block3/unit_22"] == [5, 30, 120]
+    assert found["(top)"] == [1, 6, 24]
+
+
 def test_a_training_tells_its_step_and_averaged_parameters(training, monkeypatch):
     tensors = {
         "step": np.array(7, np.int32),
