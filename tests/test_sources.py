@@ -59,12 +59,14 @@ def test_a_model_folder_gives_its_tensors_as_stored_and_its_config(tiny_model):
         np.testing.assert_array_equal(source.tensors[name], tensor, strict=True)
 
 
-def test_a_training_gives_its_newest_state(training):
+def test_a_training_gives_its_newest_state_or_that_of_a_step(training):
     for path in (training, training / "checkpoints"):
         source = sources.read_source(path)
         assert (source.kind, source.path) == ("training", training / "checkpoints")
         assert set(source.tensors) == {"step", "params/kernel", "ema/a"}
         assert source.tensors["step"] == 2
+    one = sources.read_source(training / "checkpoints" / "1")
+    assert one.kind == "training" and one.tensors["step"] == 1
 
 
 def test_a_damaged_training_is_one_sentence(training):
