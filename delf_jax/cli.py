@@ -158,6 +158,10 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _inspect_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="a file, folder or prefix")
+
+
 def _features_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a feature store, or files")
     parser.add_argument("target", metavar="TARGET", help="folder to write to")
@@ -259,6 +263,12 @@ COMMANDS = {
         "train --config=my.py --workdir=runs/mine --config.seed=3",
         _train_options,
         commands.run_train,
+    ),
+    "inspect": Command(
+        "tell what a file of weights or features, a store or a config holds",
+        "inspect resnet50.pth\ninspect photos_index",
+        _inspect_options,
+        commands.run_inspect,
     ),
     "features": Command(
         "turn a feature store into files of DELF, one per image, and back",

@@ -108,6 +108,13 @@ def run_train(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_inspect(options: argparse.Namespace) -> int:
+    from delf_jax import inspection
+
+    print(inspection.describe(options.path))
+    return 0
+
+
 def run_features(options: argparse.Namespace) -> int:
     from delf_jax import exchange
 

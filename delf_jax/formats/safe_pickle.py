@@ -6,19 +6,17 @@ both names at once: no attribute is ever fetched, no module imported. No operati
 memory that the pickle only declares.
 """
 
-import codecs
 import io
 import itertools
 import mmap
-import pickletools
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from delf_jax.files import InputError
+from delf_jax.formats.pickle_operations import read_operations
 from delf_jax.formats.pickled_arrays import NUMPY, array_state, dtype_state
 
 __all__ = ["DICTS", "NUMPY", "load"]
@@ -45,8 +43,8 @@ class _Machine(NamedTuple):
     allowed: Allowed
     persistent_load: Callable[[Any], Any] | None
     name: str
-    made: Counter
-    """bytes that calls have made"""
+    counts: Counter
+    """operations done, and bytes and items that calls have made"""
     read: Callable[[], int]
     """bytes of pickle read so far"""
     size: int
@@ -82,7 +80,8 @@ def load(
         size=end - start,
     )
     try:
-        value = _run(machine, itertools.islice(_operations(source), MAX_OPERATIONS))
+        operations = read_operations(source, _OPERATIONS)
+        value = _run(machine, itertools.islice(operations, MAX_OPERATIONS))
     except InputError:
         raise
     except _DAMAGES as error:
@@ -100,47 +99,9 @@ def _run(machine: _Machine, operations: Iterable[tuple[str, Any]]) -> Any:
             return _pop(machine)
         if operation not in _OPERATIONS:
             raise ValueError(f"{operation} is no operation of plain data")
+        machine.counts["operations"] += 1
         _OPERATIONS[operation](machine, argument)
     raise ValueError(f"more than {MAX_OPERATIONS} operations")
-
-
-def _operations(stream: Any) -> Iterator[tuple[str, Any]]:
-    """Names and arguments of the operations; ValueError where the pickle is cut."""
-    while True:
-        code = stream.read(1)
-        operation = pickletools.code2op.get(code.decode("latin-1"))
-        if operation is None:
-            raise ValueError(f"unknown operation {code!r}" if code else "cut short")
-        reader = operation.arg and operation.arg.reader
-        if reader and operation.name in _OPERATIONS:
-            yield operation.name, _READERS.get(operation.name, reader)(stream)
-        else:
-            yield operation.name, None
-
-
-def _read_line(stream: Any) -> str:
-    line = stream.readline()
-    if not line.endswith(b"\n"):
-        raise ValueError("cut short")
-    return line[:-1].decode("ascii")
-
-
-def _read_string(stream: Any) -> str:
-    """A literal of Python 2."""
-    line = _read_line(stream)
-    if len(line) < 2 or line[0] != line[-1] or not _LITERAL.fullmatch(line[1:-1]):
-        raise ValueError(f"{line:.40} is no string")
-    return codecs.escape_decode(line[1:-1])[0].decode("latin-1")
-
-
-_LITERAL = re.compile(
-    r"""(?:[^\\]++|\\(?>[\\'"abfnrtv]|x[0-9a-f]{2}|[0-3]?[0-7]{1,2}))*+"""
-)
-_READERS: dict[str, Callable[[Any], Any]] = {
-    "STRING": _read_string,
-    "GLOBAL": lambda stream: (_read_line(stream), _read_line(stream)),
-    "PERSID": _read_line,
-}
 
 
 def _check_extent(value: Any, name: str) -> None:
@@ -255,29 +216,34 @@ def _call(machine: _Machine, _: None) -> None:
     if not callable(function) or not isinstance(arguments, tuple):
         raise TypeError("a call of what is no function")
     result = function(*arguments)
-    if isinstance(result, (bytes, np.ndarray)):
+    if isinstance(result, _CONTAINERS):
+        _account(machine, items=len(result))
+    elif isinstance(result, (bytes, np.ndarray)):
         _account(machine, len(result) if isinstance(result, bytes) else result.nbytes)
     machine.stack.append(result)
 
 
-def _account(machine: _Machine, size: int) -> None:
-    """ValueError if calls make more bytes than they were given, as bombs do."""
-    machine.made["bytes"] += size
+def _account(machine: _Machine, size: int = 0, items: int = 0) -> None:
+    """ValueError if calls make more than they were given, as bombs do."""
+    machine.counts.update(bytes=size, items=items)
     # Protocol 2 has its bytes as text: they are made, then the array of them.
-    if machine.made["bytes"] > 2 * machine.read():
+    if machine.counts["bytes"] > 2 * machine.read():
         raise ValueError("it makes more bytes than it has")
+    if machine.counts["items"] > machine.counts["operations"]:
+        raise ValueError("it makes more items than it has")
 
 
 def _build(machine: _Machine, _: None) -> None:
-    """Fills an array or a dtype; what a dict has beside its items is left out."""
-    state = _pop(machine)
-    target = _last(machine, (dict, np.ndarray, np.dtype))
+    """Fills an array or a dtype; what others have beside their items is left out."""
+    state, target = _pop(machine), _last(machine)
     if isinstance(target, np.dtype):
         target.__setstate__(dtype_state(state))
     elif isinstance(target, np.ndarray):
         state = array_state(state)
         _account(machine, len(state[-1]))
         target.__setstate__(state)
+    elif callable(target):
+        raise TypeError("a state of a function")
 
 
 def _push_persistent(machine: _Machine, key: Any) -> None:
@@ -330,6 +296,7 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     "GLOBAL": lambda m, names: _push_global(m, *names),
     "STACK_GLOBAL": _stack_global,
     "REDUCE": _call,
+    "NEWOBJ": _call,
     "BUILD": _build,
     "PERSID": _push_persistent,
     "BINPERSID": lambda m, _: _push_persistent(m, _pop(m)),
