@@ -3,8 +3,9 @@
     python benchmarks/sizes.py [--photos=200] [--longest=1024] [--depth=50]
 
 Photos are drawn, with sides in the proportions that cameras and crops give, upright and
-lying. Prints how many programs were compiled and how many canvases a grid of this kind
-has at most for such photos, the time to compile, and the peak memory of the process.
+lying. Prints how many different programs there were and how often one was needed that
+was not, or no longer, in memory; how many a grid of this kind has at most for such
+photos; the time to compile or load them; and the peak memory of the process.
 """
 
 import argparse
@@ -75,15 +76,23 @@ def main() -> None:
             compiled.append(seconds) if "backend_compile" in event else None
         )
     )
+    programs: set[tuple] = set()
+    load = extraction.program
+
+    def counted(module, *key):
+        programs.add(key)
+        return load(module, *key)
+
+    extraction.program = counted
     start = time.perf_counter()
     photos = (draw_photo(size) for size in sizes)
     for number, _ in enumerate(extraction.extract_features(model, photos, settings), 1):
         if number in (1, 2, 5, 10, 20, 50, 100) or number == len(sizes):
-            programs = extraction.program.cache_info().misses
             passed = time.perf_counter() - start
             print(
-                f"{number:4d} photos: {programs:4d} programs, {passed:7.1f} s "
-                f"({sum(compiled):.1f} s compiling), "
+                f"{number:4d} photos: {len(programs):4d} programs, loaded "
+                f"{load.cache_info().misses} times, {passed:7.1f} s "
+                f"({sum(compiled):.1f} s compiling or loading), "
                 f"peak memory {peak_gigabytes():.2f} GB",
                 flush=True,
             )

@@ -1,5 +1,7 @@
 """Where compiled programs are kept between runs, so that a second start is fast."""
 
+import contextlib
+import ctypes
 import hashlib
 import os
 import pathlib
@@ -29,6 +31,15 @@ def enable_compilation_cache() -> pathlib.Path | None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return directory
+
+
+def return_freed_memory() -> None:
+    """Gives back what the C library (glibc) keeps of the memory that was freed.
+
+    Programs that come and go leave holes: 0.2 GB after two hundred of ResNet-50.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def cache_directory() -> pathlib.Path | None:

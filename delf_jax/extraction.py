@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from delf_jax import images as image_files
+from delf_jax.compilation import return_freed_memory
 from delf_jax.files import InputError
 from delf_jax.models import resnet
 from delf_jax.ops import Features
@@ -38,7 +39,7 @@ KEPT_STEP = 1024
 # A program of ResNet-50 takes 15 MB. One that is needed again after it was forgotten
 # comes from the persistent cache in half a second. Photos of three proportions, upright
 # and lying, need 34.
-MAX_PROGRAMS = 40
+MAX_PROGRAMS = 34
 
 Image = str | os.PathLike | np.ndarray
 
@@ -283,6 +284,7 @@ def program(
     module: Any, shape: tuple[int, ...], keep: int | None, with_global: bool
 ) -> Callable[..., dict[str, Array]]:
     """`extract_canvases` for canvases of one shape, compiled on its first call."""
+    return_freed_memory()
     options = {"module": module, "keep": keep, "with_global": with_global}
     return jax.jit(functools.partial(extract_canvases, **options))
 

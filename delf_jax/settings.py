@@ -104,7 +104,7 @@ def describe_settings(settings: ExtractionSettings) -> dict[str, Any]:
     for name in [*WITHOUT_EFFECT, *same]:
         del values[name]
     for name in PCA_FIELDS:
-        if values[name] is not None:
+        if values.get(name) is not None:
             arrays = [np.asarray(a) for a in values[name] if a is not None]
             data = b"".join(str(a.shape).encode() + a.tobytes() for a in arrays)
             values[name] = hashlib.sha256(data).hexdigest()
