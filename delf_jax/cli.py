@@ -5,10 +5,11 @@ Nothing slow is imported here, so that --help and a mistyped option answer at on
 
 import argparse
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from delf_jax import commands
 from delf_jax.files import InputError
@@ -146,6 +147,26 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _convert_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a TensorFlow checkpoint or SavedModel, .h5, .pth or .safetensors",
+    )
+    _add_out(parser, "model folder to write", required=True)
+    parser.add_argument(
+        "--mapping", metavar="FILE", help="JSON that names what is not recognised"
+    )
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        metavar="NAME=VALUE",
+        help="a field of the architecture or the extraction, such as "
+        "block3_strides=false or attention_threshold=175",
+    )
+
+
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, "folder to write to (demo)", default="demo")
     _add_model(parser)
@@ -171,6 +192,17 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="DIR", help="folder of a model (default: the bundled one)"
     )
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """(name, value) of `name=value`; the value is JSON, or else text."""
+    name, found, value = text.partition("=")
+    if not found or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -219,6 +251,13 @@ COMMANDS = {
         "train --config=my.py --workdir=runs/mine --config.seed=3",
         _train_options,
         commands.run_train,
+    ),
+    "convert": Command(
+        "turn released or foreign weights into a model folder",
+        "convert r50delg_gld_20200814 --out=models/r50delg_gld\n"
+        "convert resnet50-0676ba61.pth --out=models/resnet50",
+        _convert_options,
+        commands.run_convert,
     ),
     "demo": Command(
         "draw landmarks, match and search them, and say how well it went",

@@ -85,7 +85,7 @@ def save_model(
     architecture = {**architecture, "num_classes": 0}
     named = flatten_dict(variables, sep="/")
     tensors = {}
-    for name, shape in _expected(build_module(architecture)).items():
+    for name, shape in expected_shapes(build_module(architecture)).items():
         if name not in named:
             raise InputError(f"variables of {architecture['name']} lack {name}")
         tensor = np.asarray(named[name], np.float32)
@@ -128,7 +128,7 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     config = read_json(directory / "config.json")
     architecture = _checked_architecture(config, directory / "config.json")
     tensors = _read_tensors(directory / "model.safetensors", config["sha256"])
-    expected = _expected(build_module(architecture))
+    expected = expected_shapes(build_module(architecture))
     return config, unflatten_dict(_matched(tensors, expected, directory), sep="/")
 
 
@@ -167,7 +167,7 @@ def fold_batch_norm(
     return module.clone(backbone=backbone), unflatten_dict(folded, sep="/")
 
 
-def _expected(module: nn.Module) -> dict[str, tuple[int, ...]]:
+def expected_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Name and shape of every variable that extraction needs."""
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)

@@ -1,0 +1,93 @@
+"""What a conversion tells: what was loaded, what was not and why, what is missing."""
+
+import collections
+import itertools
+import json
+import pathlib
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from delf_jax.files import InputError, write_json
+
+# Longer lists are in the mapping file, complete.
+SHOWN = 40
+
+
+def tell(path: pathlib.Path, out: pathlib.Path, source: Any, network: Any) -> None:
+    """Prints an account of a conversion and the command to go on with."""
+    from delf_jax.families import FAMILIES
+
+    title = FAMILIES[network.family].title
+    print(f"{path}: {title} ({source.kind}, told by {network.assigned.how})")
+    print(f"\n{'module':<28} {'tensors':>7}  {'parameters':>10}")
+    modules = collections.defaultdict(list)
+    for name, value in network.variables.items():
+        modules["/".join(name.split("/")[1:-1][:2])].append(value.size)
+    for module, sizes in sorted(modules.items()):
+        print(f"{module:<28} {len(sizes):>7}  {sum(sizes):>10,}")
+    sizes = [value.size for value in network.variables.values()]
+    print(f"{'all':<28} {len(sizes):>7}  {sum(sizes):>10,}")
+    for reason, names in _by_reason(network.assigned.dropped).items():
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        print(f"\nleft out, {reason}: {len(names)} ({shown})", end="")
+    print(f"\n\narchitecture: {json.dumps(network.architecture)}")
+    print(f"extraction: {json.dumps(network.extraction)}")
+    if network.extraction.get("attention_threshold", 0) == 0 and network.extraction.get(
+        "max_features"
+    ):
+        print(
+            "no attention threshold is known for these weights: the strongest "
+            f"{network.extraction['max_features']} features are kept"
+        )
+    print(f"\nwritten: {out}\nnext: {_next_command(out, network)}", flush=True)
+
+
+def refusal(
+    source: Any,
+    family: str,
+    assigned: Any,
+    missing: Mapping[str, tuple[int, ...]],
+    template: pathlib.Path,
+) -> InputError:
+    """The error, after both sides are printed and the mapping file is begun."""
+    left = {name: np.shape(source.tensors[name]) for name in assigned.left}
+    for ours, shape in missing.items():
+        if ours in assigned.named:  # There, but of another shape.
+            theirs = assigned.named[ours]
+            print(f"{theirs} is {list(np.shape(source.tensors[theirs]))}, ", end="")
+            print(f"but {ours} is {list(shape)}")
+    columns = [
+        [f"{name} {list(shape)}" for name, shape in side.items()]
+        for side in (left, missing)
+    ]
+    width = max([len(text) for text in columns[0]] + [28])
+    print(f"{'theirs, without a place':<{width}}  ours, without a tensor")
+    rows = list(itertools.zip_longest(*columns, fillvalue=""))
+    for theirs, ours in rows[:SHOWN]:
+        print(f"{theirs:<{width}}  {ours}")
+    if len(rows) > SHOWN:
+        print(f"... and {len(rows) - SHOWN} rows more")
+    content = {"family": family, **dict.fromkeys(missing, ""), "drop": list(left)}
+    write_json(template, content)
+    return InputError(
+        f"{source.path}: {len(left)} of its tensors have no place in the network, and "
+        f"{len(missing)} of the network's have none in it; complete {template} and "
+        f"give it with --mapping={template}"
+    )
+
+
+def _by_reason(dropped: Mapping[str, str]) -> dict[str, list[str]]:
+    reasons = collections.defaultdict(list)
+    for name, reason in dropped.items():
+        reasons[reason].append(name)
+    return reasons
+
+
+def _next_command(out: pathlib.Path, network: Any) -> str:
+    folder = shlex.quote(str(out))
+    if network.extraction["max_features"]:
+        return f"python main.py match a.jpg b.jpg --model={folder}"
+    return f"python main.py index photos/ --index=runs/photos --model={folder}"
