@@ -216,7 +216,7 @@ def default_extraction(
 
 
 def slim_orders() -> Iterator[list[tuple[str, int, int]]]:
-    """(scope, inputs, outputs) of slim's layers as its graph has them, block4 or not."""
+    """(scope, inputs, outputs) of slim's layers in the order of its graphs."""
     for depth, blocks in itertools.product((101, 50), (4, 3)):
         layers, inputs = [("backbone/conv1", 3, 64)], 64
         for block in range(1, blocks + 1):

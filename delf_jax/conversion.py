@@ -1,0 +1,280 @@
+"""A network of ours among the tensors of others: every tensor gets a place, or none."""
+
+import fnmatch
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from delf_jax import assignment, conversion_report, families, weights
+from delf_jax.families import FAMILIES, Family
+from delf_jax.files import InputError
+from delf_jax.models.resnet import LAYOUTS
+from delf_jax.settings import ExtractionSettings, make_settings
+from delf_jax.sources import Source
+
+BACKBONE = ("params/backbone/", "batch_stats/backbone/")
+
+
+class MappingFile(NamedTuple):
+    """What a user says of tensors that are not recognised."""
+
+    family: str | None = None
+    named: Mapping[str, str] = {}
+    """ours -> theirs"""
+    drop: tuple[str, ...] = ()
+    """names or patterns of theirs"""
+
+
+class Assigned(NamedTuple):
+    """Which of their tensors is which of ours, and what becomes of the others."""
+
+    named: dict[str, str]
+    """ours -> theirs"""
+    dropped: dict[str, str]
+    """theirs -> why"""
+    left: list[str]
+    """theirs that are unknown"""
+    how: str
+    """what told them apart"""
+
+
+class Network(NamedTuple):
+    """A network found among tensors, ready to be written."""
+
+    architecture: dict[str, Any]
+    extraction: dict[str, Any]
+    variables: dict[str, np.ndarray]
+    """by our names, in our order of axes"""
+    assigned: Assigned
+    family: str
+
+
+def find_network(
+    source: Source,
+    mapping: MappingFile,
+    settings: Mapping[str, Any],
+    template: pathlib.Path,
+) -> Network:
+    """The network whose weights these are; refuses unless every tensor has a place."""
+    canonical = _canonical_names(source)
+    key = mapping.family or families.recognise(canonical.values(), source.kind)
+    if key is None and source.kind not in ("frozen_graph", "saved_model"):
+        known = "; ".join(family.title for family in FAMILIES.values())
+        raise InputError(
+            f"{source.path}: none of its {len(canonical)} tensors is named as in the "
+            f'weights that we know ({known}); "family" in a --mapping file can say '
+            f"which they are ({', '.join(FAMILIES)})"
+        )
+    key = key or "slim"
+    family = FAMILIES[key]
+    assigned = assign(canonical, source.tensors, key, mapping)
+    variables = {
+        ours: families.to_our_axes(ours, source.tensors[theirs], family.pytorch)
+        for ours, theirs in assigned.named.items()
+    }
+    if key == "pycls":
+        variables |= reduction_of_pycls(variables)
+    architecture, extraction = _architecture(variables, family, settings, source)
+    expected = weights.expected_shapes(weights.build_module(architecture))
+    variables, unused = adapt(variables, expected, family, architecture["layout"])
+    missing = {
+        ours: shape
+        for ours, shape in expected.items()
+        if ours not in variables or variables[ours].shape != shape
+    }
+    if missing or assigned.left:
+        raise conversion_report.refusal(source, key, assigned, missing, template)
+    _check_values(variables, assigned.named, source.path)
+    for ours in unused:
+        reason = "only training needs it"
+        assigned.dropped[assigned.named.get(ours, ours)] = reason
+    return Network(architecture, extraction, variables, assigned, key)
+
+
+def assign(
+    canonical: Mapping[str, str],
+    tensors: Mapping[str, np.ndarray],
+    key: str,
+    mapping: MappingFile,
+) -> Assigned:
+    """A place for every tensor of the source that has one.
+
+    canonical: name in the source -> name to read it by. InputError if two want one
+    place, or the mapping names what is not there.
+    """
+    for ours, theirs in mapping.named.items():
+        if theirs not in tensors:
+            raise InputError(f"mapping of {ours}: the source has no tensor {theirs}")
+    named, dropped, left = dict(mapping.named), {}, []
+    given = set(named.values())
+    for theirs, name in canonical.items():
+        ours = FAMILIES[key].name(name)
+        if theirs in given:
+            continue
+        if any(fnmatch.fnmatchcase(theirs, pattern) for pattern in mapping.drop):
+            dropped[theirs] = "the mapping drops it"
+        elif reason := families.no_weight(name):
+            dropped[theirs] = reason
+        elif key == "dolg" and not (ours or "").startswith(("architecture", *BACKBONE)):
+            dropped[theirs] = "DOLG's fusion of maps, which our networks have not"
+        elif ours is None:
+            left.append(theirs)
+        elif ours in mapping.named:
+            dropped[theirs] = f"the mapping gives {ours} to another"
+        elif ours in named:
+            raise InputError(
+                f"{named[ours]} and {theirs} are both named like {ours}: choose one in "
+                'a --mapping file and name the other in its "drop"'
+            )
+        else:
+            named[ours] = theirs
+    assigned = Assigned(named, dropped, left, "names")
+    return _assign_by_shape(assigned, canonical, tensors) if key == "slim" else assigned
+
+
+def _assign_by_shape(
+    assigned: Assigned,
+    canonical: Mapping[str, str],
+    tensors: Mapping[str, np.ndarray],
+) -> Assigned:
+    """What scopes, shapes and order say of the tensors whose names are unknown."""
+    named, dropped, how = dict(assigned.named), dict(assigned.dropped), "names"
+    theirs = {canonical[name]: name for name in assigned.left}
+    shapes = {name: tensors[theirs[name]].shape for name in theirs}
+    layers, _ = assignment.layers_of(shapes)
+    if not any(ours.startswith(BACKBONE) for ours in named):
+        layers = assignment.layers_in_order(shapes)
+        for expected in families.slim_orders():
+            found = assignment.match_backbone(layers, expected)
+            if found:
+                named |= {ours: theirs[name] for ours, name in found.items()}
+                layers, how = layers[len(expected) :], "order and shapes"
+                break
+    outputs = [
+        tensors[named[kernel]].shape[-1] if kernel in named else 0
+        for kernel in (
+            f"params/backbone/block{block}_unit1/conv3/kernel" for block in (3, 4)
+        )
+    ]
+    heads, classifiers = assignment.match_heads(layers, *outputs)
+    for ours, name in heads.items():
+        if ours not in named:
+            named[ours] = theirs[name]
+            how = how if "shapes" in how else "names, scopes and shapes"
+    for layer in classifiers:
+        for name in (layer.kernel, *layer.vectors.values()):
+            dropped[theirs[name]] = "a classifier's: only training needs it"
+    placed = {*named.values(), *dropped}
+    return Assigned(named, dropped, [n for n in assigned.left if n not in placed], how)
+
+
+def reduction_of_pycls(variables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The descriptors of the PyTorch DELG as our reduction of block3.
+
+    They are what its attention computes before the relu: a 1x1 convolution and its
+    BatchNorm, which are one linear map.
+    """
+    scope = "local/attention/conv1"
+    names = [f"params/{scope}/{leaf}" for leaf in ("kernel", "bias", "scale", "offset")]
+    names += [f"batch_stats/{scope}/{leaf}" for leaf in ("mean", "var")]
+    if not all(name in variables for name in names):
+        return {}
+    kernel, bias, scale, offset, mean, var = (
+        np.asarray(variables[name], np.float64) for name in names
+    )
+    factor = scale / np.sqrt(var + LAYOUTS["v1.5"]["epsilon"])
+    reduction = {"kernel": kernel * factor, "bias": (bias - mean) * factor + offset}
+    return {
+        f"params/local/autoencoder/reduce/{leaf}": value.astype(np.float32)
+        for leaf, value in reduction.items()
+    }
+
+
+def adapt(
+    variables: Mapping[str, np.ndarray],
+    expected: Mapping[str, tuple[int, ...]],
+    family: Family,
+    layout: str,
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """(what the layout expects, names of what it has no use for).
+
+    Makes up for what differs and changes no result: a bias before a BatchNorm can be a
+    part of its mean, an epsilon one of its variance, and the order of the colours one
+    of the first kernel.
+    """
+    adapted = {n: np.asarray(x, np.float64) for n, x in variables.items()}
+    epsilon = LAYOUTS[layout]["epsilon"]
+    for name in list(adapted):
+        scope = name.removeprefix("batch_stats/").removesuffix("/var")
+        if not name.endswith("/var"):
+            continue
+        adapted[name] = adapted[name] + ((family.epsilon or epsilon) - epsilon)
+        bias, mean = f"params/{scope}/bias", f"batch_stats/{scope}/mean"
+        if bias in expected and bias not in adapted:
+            adapted[bias] = np.zeros(expected[bias])
+        elif bias in adapted and bias not in expected and mean in adapted:
+            adapted[mean] = adapted[mean] - adapted.pop(bias)
+    first = "params/backbone/conv1/kernel"
+    if family.bgr and first in adapted:
+        adapted[first] = adapted[first][:, :, ::-1]
+    used = {n: x.astype(np.float32) for n, x in adapted.items() if n in expected}
+    return used, [name for name in adapted if name not in expected]
+
+
+def folders_of(path: pathlib.Path) -> list[str]:
+    """Names of the source and of the folders it is in, never a whole path."""
+    path = pathlib.Path(os.path.abspath(path))
+    return [path.name, path.parent.name, path.parent.parent.name]
+
+
+def _canonical_names(source: Source) -> dict[str, str]:
+    """{name in the source: name to read it by}, of its tensors of numbers."""
+    names = {
+        name: name
+        for name, tensor in source.tensors.items()
+        if np.issubdtype(np.asarray(tensor).dtype, np.floating)
+    }
+    if source.kind == "frozen_graph":
+        in_graph = assignment.names_in_graph(source.details["nodes"])
+        names = {name: in_graph.get(name, name) for name in names}
+    return names
+
+
+def _architecture(
+    variables: dict[str, np.ndarray],
+    family: Family,
+    settings: Mapping[str, Any],
+    source: Source,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(architecture, extraction) with the settings that were asked for."""
+    power = variables.pop("architecture/gem_power", None)
+    shapes = {name: x.shape for name, x in variables.items()}
+    architecture = families.infer_architecture(
+        shapes, family.layout, family.block3_strides
+    )
+    if power is not None and architecture["name"] != "delf":
+        architecture["gem_power"] = float(np.asarray(power).reshape(-1)[0])
+    chosen = {k: v for k, v in settings.items() if k in ExtractionSettings._fields}
+    architecture |= {k: v for k, v in settings.items() if k not in chosen}
+    extraction = families.default_extraction(
+        architecture, family, folders_of(pathlib.Path(source.path))
+    )
+    extraction |= chosen
+    make_settings(extraction)
+    return architecture, extraction
+
+
+def _check_values(
+    variables: Mapping[str, np.ndarray], named: Mapping[str, str], path: Any
+) -> None:
+    for ours, value in variables.items():
+        if not np.isfinite(value).all():
+            raise InputError(f"{path}: {named.get(ours, ours)} is not finite")
+        if ours.endswith("/var") and (value < 0).any():
+            raise InputError(
+                f"{path}: {named.get(ours, ours)} has negative values, so it is no "
+                f"variance ({ours}); correct it with a --mapping file"
+            )
