@@ -1,0 +1,1 @@
+"""Files of the original and of others, read and written in numpy."""

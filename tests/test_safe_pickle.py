@@ -1,0 +1,334 @@
+import collections
+import io
+import mmap
+import os
+import pickle
+import pickletools
+import struct
+
+import numpy as np
+import pytest
+
+from delf_jax.files import InputError
+from delf_jax.formats import safe_pickle
+
+PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
+
+
+class Call:
+    """Pickled as a call of any function: what an attacker writes."""
+
+    def __init__(self, function, *arguments):
+        self.reduced = function, arguments
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def plain():
+    shared = [1, 2.5, None, True, False, (), (1,), (1, 2), (1, 2, 3, 4), b"xy", "üé"]
+    return {
+        "shared": shared,
+        "again": shared,
+        7: {"long": list(range(2000)), "large": 2**70, "negative": -5},
+        "text": "a'\"\n\\" * 100,
+    }
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_plain_data_comes_back_as_it_was(protocol):
+    allowed = safe_pickle.NUMPY  # Bytes of protocol 2 are made by a call.
+    loaded = safe_pickle.load(pickle.dumps(plain(), protocol), allowed)
+    assert loaded == plain()
+    assert loaded["shared"] is loaded["again"]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6.0).reshape(2, 3),
+        np.asfortranarray(np.arange(6).reshape(2, 3)),
+        np.arange(3, dtype=">f4"),
+        np.array([True, False]),
+        np.array(2, np.uint8),
+        np.zeros((0, 3), np.float16),
+        np.arange(256, dtype=np.uint8),
+        np.float32(1.5),
+        np.int64(-7),
+    ],
+    ids=lambda array: f"{array.dtype}{array.shape}",
+)
+def test_arrays_come_back_as_they_were(protocol, array):
+    pickled = pickle.dumps([array, array], protocol)
+    loaded, same = safe_pickle.load(pickled, safe_pickle.NUMPY)
+    np.testing.assert_array_equal(loaded, array, strict=array.dtype.isnative)
+    assert same is loaded
+    with pytest.raises(InputError, match=r"numpy\S*\.core|numpy\._core"):
+        safe_pickle.load(pickled, {})
+
+
+def test_arrays_of_numpy_before_2_come_back():
+    pickled = pickle.dumps(np.arange(3.0), 4).replace(b"numpy._core", b"numpy.core")
+    pickled = pickled.replace(b"\x8c\x16numpy.core", b"\x8c\x15numpy.core")
+    pickled = pickled.replace(b"\x95", b"", 1).replace(pickled[3:11], b"", 1)
+    assert b"\x8c\x15numpy.core.multiarray" in pickled
+    loaded = safe_pickle.load(pickled, safe_pickle.NUMPY)
+    np.testing.assert_array_equal(loaded, np.arange(3.0))
+
+
+@pytest.mark.parametrize(
+    "raw", [b"U\x08" + struct.pack("<f", -1.1) * 2, b"S'" + b"\\xcd\\xcc\\x8c\\xbf" * 2]
+)
+def test_arrays_of_python_2_come_back(raw):
+    if raw.startswith(b"S"):
+        raw += b"'\n"
+    pickled = (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+        b"(I1\n(I2\ntcnumpy\ndtype\n(S'f4'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb"
+        b"I00\n" + raw + b"tb."
+    )
+    loaded = safe_pickle.load(pickled, safe_pickle.NUMPY)
+    np.testing.assert_array_equal(loaded, np.float32([-1.1, -1.1]), strict=True)
+
+
+def test_text_of_python_2_is_read_as_latin_1():
+    assert safe_pickle.load(b"(lp0\nU\x02\xe9aaS'\\xe9'\na.", {}) == ["éa", "é"]
+
+
+def test_the_dtypes_of_numpy_itself_stay_as_they_are():
+    swapped = pickle.dumps(np.arange(3, dtype=">f4"), 2)
+    safe_pickle.load(swapped, safe_pickle.NUMPY)
+    assert np.dtype("f4").isnative and np.dtype(np.float32).isnative
+
+
+@pytest.mark.golden
+def test_a_published_ground_truth_is_plain_data(golden):
+    path = golden / "revisited" / "gnd_roxford5k.pkl"
+    with open(path, "rb") as file:
+        loaded = safe_pickle.load(file, {}, name=path.name)
+    assert loaded == pickle.loads(path.read_bytes())
+
+
+def test_ordered_dicts_become_dicts_without_their_attributes():
+    ordered = collections.OrderedDict(b=1, a=[2])
+    ordered._metadata = {"version": 1}
+    for protocol in PROTOCOLS[2:]:
+        loaded = safe_pickle.load(pickle.dumps(ordered, protocol), safe_pickle.DICTS)
+        assert type(loaded) is dict and list(loaded.items()) == [("b", 1), ("a", [2])]
+
+
+def test_a_stream_of_several_pickles_is_read_one_by_one(tmp_path):
+    path = tmp_path / "two"
+    path.write_bytes(pickle.dumps("first", 2) + pickle.dumps("second", 4) + b"rest")
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+    ):
+        for stream in (io.BytesIO(path.read_bytes()), mapped):
+            assert safe_pickle.load(stream, {}) == "first"
+            assert safe_pickle.load(stream, {}) == "second"
+            assert stream.read() == b"rest"
+
+
+def test_persistent_ids_go_to_the_caller():
+    for pickled in (b"P17\n.", b"X\x02\x00\x00\x0017Q."):
+        assert safe_pickle.load(pickled, {}, persistent_load=int) == 17
+        with pytest.raises(InputError, match="outside"):
+            safe_pickle.load(pickled, {})
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    ("function", "refused"),
+    [
+        (os.system, os.system.__module__ + ".system"),
+        (eval, "eval"),
+        (exec, "exec"),
+        (getattr, "getattr"),
+        (__import__, "__import__"),
+        (bytes.fromhex, "getattr|bytes"),
+        (np.load, "numpy"),
+        (np.frombuffer, "frombuffer"),
+        (collections.OrderedDict.fromkeys, "getattr|OrderedDict"),
+        (set, "set"),
+        (bytearray, "bytearray"),
+        (complex, "complex"),
+        (open, "open"),
+    ],
+)
+def test_no_other_function_is_called(protocol, function, refused, tmp_path):
+    trace = tmp_path / "trace"
+    pickled = pickle.dumps(Call(function, f"touch {trace}"), protocol)
+    allowed = safe_pickle.NUMPY | safe_pickle.DICTS
+    with pytest.raises(InputError, match=refused) as error:
+        safe_pickle.load(pickled, allowed, name="gnd.pkl")
+    assert str(error.value).startswith("gnd.pkl: ") and "\n" not in str(error.value)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["ndarray.tofile", "dtype.__class__", "core.multiarray.os.system"]
+)
+def test_dotted_names_lead_nowhere(name):
+    text = b"\x80\x04\x8c\x05numpy\x8c" + bytes([len(name)]) + name.encode() + b"\x93."
+    with pytest.raises(InputError, match=f"numpy.{name}"):
+        safe_pickle.load(text, safe_pickle.NUMPY)
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        b"(i__builtin__\neval\n.",  # INST
+        b"(c__builtin__\neval\no.",  # OBJ
+        b"\x80\x02cnumpy\nndarray\n)\x81.",  # NEWOBJ
+        b"\x80\x04cnumpy\nndarray\n)}\x92.",  # NEWOBJ_EX
+        b"\x82\x01.",  # EXT1
+        b"\x80\x04\x8f.",  # EMPTY_SET
+        b"\x80\x05\x97.",  # NEXT_BUFFER
+        b"cnumpy\nndarray\n}b.",  # BUILD of a function
+        b"cnumpy\nndarray\n)R.",  # a call of ndarray
+        b"I1\n)R.",  # a call of a number
+        b"cnumpy\ndtype\nI1\nR.",  # a call with what is no tuple
+    ],
+)
+def test_objects_are_not_made(operations):
+    with pytest.raises(InputError, match="not a sound pickle|asks for"):
+        safe_pickle.load(operations, safe_pickle.NUMPY)
+
+
+@pytest.mark.parametrize("code", [b"O8", b"S9", b"V8", b"U1", b"f4,O", b"M8", b"c16"])
+def test_arrays_of_anything_but_numbers_are_refused(code):
+    text = b"cnumpy\ndtype\n(S'" + code + b"'\nI0\nI1\ntR."
+    with pytest.raises(InputError, match="plain numbers"):
+        safe_pickle.load(text, safe_pickle.NUMPY)
+
+
+@pytest.mark.parametrize(
+    "array", [np.array([{}], object), np.zeros(2, [("a", "f4"), ("b", "i4")])]
+)
+def test_object_and_structured_arrays_are_refused(array):
+    for protocol in PROTOCOLS:
+        with pytest.raises(InputError, match="plain numbers"):
+            safe_pickle.load(pickle.dumps(array, protocol), safe_pickle.NUMPY)
+
+
+@pytest.mark.parametrize("shape", [b"(I2\nt", b"(I-3\nt", b"(I9999999999\nt", b"I3\n"])
+def test_an_array_is_as_large_as_its_bytes(shape):
+    sound = pickle.dumps(np.arange(3, dtype=np.uint8), 0)
+    assert b"(I3\ntp" in sound
+    with pytest.raises(InputError, match="not a sound pickle"):
+        safe_pickle.load(sound.replace(b"(I3\nt", shape, 1), safe_pickle.NUMPY)
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        b"B\xff\xff\xff\x7fab",  # BINBYTES
+        b"\x8e" + b"\xff" * 7 + b"\x0fab",  # BINBYTES8
+        b"\x96" + b"\xff" * 7 + b"\x0fab",  # BYTEARRAY8
+        b"X\xff\xff\xff\xffab",  # BINUNICODE
+        b"\x8d" + b"\xff" * 7 + b"\x0fab",  # BINUNICODE8
+        b"T\xff\xff\xff\x7fab",  # BINSTRING
+        b"\x8b\xff\xff\xff\x7fab",  # LONG4
+        b"\x80\x04\x95" + b"\xff" * 8 + b"N.",  # FRAME
+        b"\x80\x04\x95" + struct.pack("<Q", 1000) + b"N.",
+        b"S'never closed",
+        b"I12",
+        b"L" + b"9" * 5000 + b"L\n.",
+    ],
+)
+def test_declared_lengths_beyond_the_data_are_refused(operations):
+    with pytest.raises(InputError, match="not a sound pickle"):
+        safe_pickle.load(operations, {})
+
+
+def test_memo_numbers_are_no_sizes():
+    text = b"Nr\xfe\xff\xff\xff0j\xfe\xff\xff\xff."  # put at 4294967294, get it back
+    assert safe_pickle.load(text, {}) is None
+    with pytest.raises(InputError, match="not a sound pickle"):
+        safe_pickle.load(b"j\xfe\xff\xff\xff.", {})
+
+
+def test_calls_that_multiply_bytes_are_refused():
+    text = b"\x80\x02X\x00\x00\x10\x00" + b"a" * 2**20 + b"q\x000"
+    bomb = text + b"c_codecs\nencode\nh\x00U\x06latin1\x86R0" * 1000 + b"N."
+    with pytest.raises(InputError, match="more bytes than it has"):
+        safe_pickle.load(bomb, safe_pickle.NUMPY)
+
+
+def test_calls_that_multiply_items_are_refused():
+    pairs = (
+        b"\x80\x02(" + b"".join(b"K%cK\x00\x86" % i for i in range(256)) + b"lq\x000"
+    )
+    bomb = pairs + b"ccollections\nOrderedDict\nh\x00\x85R0" * 1000 + b"N."
+    with pytest.raises(InputError, match="more items than it has"):
+        safe_pickle.load(bomb, safe_pickle.DICTS)
+
+
+def test_a_string_of_many_escapes_is_refused_at_once():
+    with pytest.raises(InputError, match="no string"):
+        safe_pickle.load(b"S'" + b"\\111" * 1000 + b"\\q'\n.", {})
+
+
+@pytest.mark.parametrize("open_, close", [(b"(", b"t"), (b"(", b"l"), (b"N", b"\x85")])
+def test_deep_nesting_is_refused(open_, close):
+    deep = open_ * 20_000 + close * 20_000 + b"."
+    if open_ == b"N":
+        deep = b"N" + close * 20_000 + b"."
+    with pytest.raises(InputError, match="deeper"):
+        safe_pickle.load(deep, {})
+
+
+def test_a_deep_tuple_is_no_key():
+    deep = b"}N" + b"\x85" * 20_000 + b"Ns."
+    with pytest.raises(InputError, match="key"):
+        safe_pickle.load(deep, {})
+
+
+def test_a_list_within_itself_is_refused():
+    endless: list = []
+    endless.append(endless)
+    for protocol in PROTOCOLS:
+        with pytest.raises(InputError, match="in itself"):
+            safe_pickle.load(pickle.dumps(endless, protocol), {})
+
+
+def test_lists_of_lists_that_explode_when_walked_are_refused():
+    value: list = []
+    for _ in range(30):
+        value = [value] * 10
+    with pytest.raises(InputError, match="items"):
+        safe_pickle.load(pickle.dumps(value), {})
+
+
+def test_endless_operations_are_refused(monkeypatch):
+    monkeypatch.setattr(safe_pickle, "MAX_OPERATIONS", 1000)
+    with pytest.raises(InputError, match="operations"):
+        safe_pickle.load(b"}" * 2000 + b".", {})
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_cut_or_flipped_byte_gives_an_error_of_ours_or_other_data(protocol):
+    value = {"a": [1, (2.0, "b")], "x": np.arange(3.0), "s": np.float32(2)}
+    sound = pickle.dumps(value, protocol)
+    for cut in range(len(sound)):
+        with pytest.raises(InputError):
+            safe_pickle.load(sound[:cut], safe_pickle.NUMPY)
+    for place in range(len(sound)):
+        for flipped in (1, 32, 255):
+            damaged = bytearray(sound)
+            damaged[place] ^= flipped
+            try:
+                safe_pickle.load(bytes(damaged), safe_pickle.NUMPY)
+            except InputError:
+                pass
+
+
+def test_every_operation_is_read_or_refused_by_name():
+    names = {operation.name for operation in pickletools.opcodes}
+    assert set(safe_pickle._OPERATIONS) < names
+    assert names - set(safe_pickle._OPERATIONS) == {
+        *("STOP", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"),
+        *("EMPTY_SET", "ADDITEMS", "FROZENSET", "NEXT_BUFFER", "READONLY_BUFFER"),
+    }
