@@ -86,6 +86,8 @@ def random_weights(names: Names, units, width: int, rng) -> dict[str, np.ndarray
         if names.bias:
             named[conv + leaves[1]] = rng.normal(size=shape[-1]) * 0.05
         vectors = rng.uniform(0.5, 1.5, (4, shape[-1]))
+        # Branches are weaker than shortcuts, as in a trained network.
+        vectors[0] *= 0.3 if shape[-1] == 4 * shape[-2] else 1
         for leaf, vector in zip(leaves[2:], vectors, strict=True):
             named[norm + leaf] = vector
         if names.pytorch:
