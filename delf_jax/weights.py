@@ -18,17 +18,21 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from delf_jax.files import InputError, atomic_write, read_json, sha256_of, write_json
 from delf_jax.models.delf import DELF
 from delf_jax.models.delg import DELG
-from delf_jax.models.resnet import LAYOUTS, UNITS, ResNet
+from delf_jax.models.resnet import BASIC_DEPTHS, LAYOUTS, UNITS, ResNet
 
 FORMAT = 1
 BUNDLED = pathlib.Path(__file__).parent / "bundled" / "delg_tiny"
-BACKBONE_FIELDS = ("depth", "width", "layout", "normalization", "block3_strides")
+BACKBONE_FIELDS = (
+    *("depth", "width", "layout", "normalization"),
+    *("block3_strides", "block4_dilation"),
+)
 MODELS = {"delf": DELF, "delg": DELG}
 CHOICES = {
     "name": tuple(MODELS),
     "depth": tuple(UNITS),
     "layout": tuple(LAYOUTS),
     "normalization": ("batch", "frozen", "folded"),
+    "block4_dilation": (1, 2),
 }
 
 
@@ -60,6 +64,7 @@ def build_module(
                 f"architecture.{field} is {fields[field]!r}: use one of "
                 + ", ".join(map(str, choices))
             )
+    _check_layout(fields)
     name = fields.pop("name")
     backbone = {key: fields.pop(key) for key in BACKBONE_FIELDS if key in fields}
     try:
@@ -68,6 +73,18 @@ def build_module(
     except TypeError as error:
         message = str(error).split("__init__() ")[-1]
         raise InputError(f"architecture of {name}: {message}") from None
+
+
+def _check_layout(architecture: Mapping[str, Any]) -> None:
+    """What the original built with one layout only, others have not."""
+    slim = architecture.get("layout") == "slim"
+    if slim and architecture.get("depth") in BASIC_DEPTHS:
+        raise InputError(
+            f"architecture.depth is {architecture['depth']}: units of the slim layout "
+            "have three convolutions; use 26, 50 or 101"
+        )
+    if not slim and architecture.get("block4_dilation", 1) != 1:
+        raise InputError("architecture.block4_dilation: only the slim layout has it")
 
 
 def save_model(

@@ -79,6 +79,17 @@ def test_small_maps_convolve_to_the_same_bits_in_larger_ones(rng, side, stride):
     np.testing.assert_array_equal(alone[0], among[0, :cells, :cells])
 
 
+@pytest.mark.parametrize("side", [2, 5, 8])
+def test_dilated_convolutions_are_those_of_the_kernel_with_holes(rng, side):
+    x = jnp.asarray(rng.normal(size=(2, side, side, 8)).astype(np.float32))
+    kernel = rng.normal(size=(3, 3, 8, 32)).astype(np.float32)
+    holes = np.zeros((5, 5, 8, 32), np.float32)
+    holes[::2, ::2] = kernel
+    found = convolve(x, jnp.asarray(kernel), 1, ((2, 2), (2, 2)), dilation=2)
+    expected = convolve(x, jnp.asarray(holes), 1, ((2, 2), (2, 2)))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("padding", [(0, 0), (1, 1), (0, 1)])
 def test_max_pool_agrees_with_reduce_window(rng, padding):
     x = jnp.asarray(rng.normal(size=(2, 10, 7, 3)).astype(np.float32)) - 5
@@ -90,8 +101,8 @@ def test_max_pool_agrees_with_reduce_window(rng, padding):
         (1, 2, 2, 1),
         ((0, 0), padding, padding, (0, 0)),
     )
-    np.testing.assert_array_equal(max_pool_3x3(x, padding), expected)
+    np.testing.assert_array_equal(max_pool_3x3(x, (padding, padding)), expected)
 
 
 def test_max_pool_without_padding_of_a_tiny_map_is_empty():
-    assert max_pool_3x3(jnp.ones((1, 2, 5, 3)), (0, 0)).shape == (1, 0, 2, 3)
+    assert max_pool_3x3(jnp.ones((1, 2, 5, 3)), ((0, 0), (0, 0))).shape == (1, 0, 2, 3)

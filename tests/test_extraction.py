@@ -1,6 +1,8 @@
 """Extraction: the original's numbers, and independence of canvas, batch and order."""
 
+import functools
 import json
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -21,13 +23,20 @@ def model(tiny_model) -> weights.Model:
 
 
 @pytest.fixture(scope="module")
-def keras_model() -> weights.Model:
-    """A very small network in Keras' layout, whose canvases depend on odd and even."""
+def model_of(model) -> Callable[[str], weights.Model]:
+    """layout -> a very small network."""
+    return lambda layout: model if layout == "v1.5" else _small_model(layout)
+
+
+@functools.cache
+def _small_model(layout: str) -> weights.Model:
+    """In these layouts what a canvas must do depends on whether sides are odd."""
     architecture = {
         "name": "delg",
         "depth": 26,
         "width": 4,
-        "layout": "keras",
+        "layout": layout,
+        "block3_strides": layout == "slim",
         "attention_width": 8,
         "reduced_dimension": 8,
         "global_dimension": 16,
@@ -36,7 +45,7 @@ def keras_model() -> weights.Model:
     image = np.zeros((1, 64, 64, 3), np.float32)
     variables = jax.jit(module.init)(jax.random.key(1), image)
     module, variables = weights.fold_batch_norm(module, variables)
-    return weights.Model(module, variables, {"extraction": {}}, "0" * 64, "keras")
+    return weights.Model(module, variables, {"extraction": {}}, "0" * 64, layout)
 
 
 def _photo(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -73,9 +82,9 @@ CLOSE = {"rtol": 1e-4, "atol": 2e-6}
 
 
 @pytest.mark.parametrize("size", [(97, 60), (64, 64), (33, 90)])
-@pytest.mark.parametrize("layout", ["v1.5", "keras"])
-def test_the_canvas_does_not_change_the_features(model, keras_model, layout, size):
-    chosen = keras_model if layout == "keras" else model
+@pytest.mark.parametrize("layout", ["v1.5", "keras", "slim"])
+def test_the_canvas_does_not_change_the_features(model_of, layout, size):
+    chosen = model_of(layout)
     photo = _photo(*size)
     (small,) = _extract(chosen, [photo], SETTINGS, grid=32)
     (large,) = _extract(chosen, [photo], SETTINGS, grid=128)

@@ -27,28 +27,46 @@ def test_keras_resnet50_has_the_measured_fields(side):
     assert strided == (291, 32, offset)
 
 
+def test_slim_resnet50_has_the_fields_of_the_tensorflow_1_models():
+    """[delf_spec 5.1]: size and stride; centres by padding half a field, or 2 off."""
+    for side, offset in ((641, 0), (642, 0), (643, 2), (644, 2)):
+        found = receptive_field(50, "slim", "block3", side, block3_strides=True)
+        assert found == (291, 32, offset)
+        found = receptive_field(50, "slim", "block4", side, block3_strides=True)
+        assert found == (483, 32, offset)
+    assert receptive_field(50, "slim", "block3", 641)[:2] == (291, 16)
+    assert receptive_field(50, "slim", "block4", 641, block4_dilation=2)[:2] == (
+        483,
+        16,
+    )
+
+
 def test_released_constants_are_the_documented_ones():
     assert RELEASED_BLOCK3 == (291, 16, 0)
 
 
 @pytest.mark.parametrize(
-    ("depth", "layout", "stage"),
+    ("depth", "layout", "stage", "fields", "size"),
     [
-        (18, "v1.5", "block3"),
-        (26, "v1.5", "block3"),
-        (26, "keras", "block3"),
-        (26, "v1.5", "block2"),
-        (26, "keras", "block2"),
+        (18, "v1.5", "block3", {}, (223, 224)),
+        (26, "v1.5", "block3", {}, (223, 224)),
+        (26, "keras", "block3", {}, (223, 224)),
+        (26, "v1.5", "block2", {}, (223, 224)),
+        (26, "keras", "block2", {}, (223, 224)),
+        (26, "slim", "block2", {}, (223, 224)),
+        (26, "slim", "block3", {}, (223, 226)),
+        (26, "slim", "block3", {"block3_strides": True}, (225, 224)),
+        (26, "slim", "block4", {"block4_dilation": 2}, (385, 388)),
     ],
 )
-def test_field_is_the_support_of_the_gradient(depth, layout, stage):
-    size = (223, 224)
-    module = ResNet(depth, 2, layout, "folded")
+def test_field_is_the_support_of_the_gradient(depth, layout, stage, fields, size):
+    module = ResNet(depth, 2, layout, "folded", **fields)
     images = jax.random.uniform(jax.random.key(1), (6, *size, 3))
     shapes = jax.eval_shape(module.init, jax.random.key(0), images)
     # positive everywhere, so that no relu hides an input
     variables = jax.tree.map(lambda x: jnp.full(x.shape, 0.1), shapes)
-    cell = [side // 2 for side in stage_sizes(layout, size)[stage]]
+    strides = fields.get("block3_strides", False)
+    cell = [side // 2 for side in stage_sizes(layout, size, strides)[stage]]
 
     def value(images):
         x = module.apply(variables, images, last=stage)[stage]
@@ -57,7 +75,7 @@ def test_field_is_the_support_of_the_gradient(depth, layout, stage):
     # the pool passes one pixel of nine: which one differs between the images
     seen = np.asarray(jax.jit(jax.grad(value))(images)).any((0, 3))
     for axis, side in enumerate(size):
-        field = receptive_field(depth, layout, stage, side)
+        field = receptive_field(depth, layout, stage, side, **fields)
         centre = field.offset + field.stride * cell[axis]
         first, last = np.flatnonzero(seen.any(1 - axis))[[0, -1]]
         assert first >= 0 and last < side

@@ -7,13 +7,13 @@ import pytest
 
 from delf_jax.models.resnet import ResNet, canvas_offset, canvas_side, stage_sizes
 
-LAYOUTS = ("keras", "v1.5")
+LAYOUTS = ("keras", "v1.5", "slim")
 
 
 @functools.cache
-def net(layout, conv3x3="direct"):
+def net(layout, conv3x3="direct", **fields):
     """A small folded net and its random variables."""
-    module = ResNet(26, 8, layout, "folded", conv3x3=conv3x3)
+    module = ResNet(26, 8, layout, "folded", conv3x3=conv3x3, **fields)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), image)
     rng = np.random.default_rng(0)
@@ -63,12 +63,21 @@ def test_canvas_is_the_smallest_that_holds_an_image(layout, side):
     assert found - 64 < side + canvas_offset(layout, side) <= found
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_canvas_gives_the_bits_of_the_unpadded_image(layout, rng):
-    module, variables, apply = net(layout)
+@pytest.mark.parametrize(
+    ("layout", "fields"),
+    [
+        ("keras", {}),
+        ("v1.5", {}),
+        ("slim", {}),
+        ("slim", {"block3_strides": True}),
+        ("slim", {"block4_dilation": 2}),
+    ],
+)
+def test_canvas_gives_the_bits_of_the_unpadded_image(layout, fields, rng):
+    module, variables, apply = net(layout, **fields)
     images = [
         rng.normal(size=(*size, 3)).astype(np.float32)
-        for size in ((51, 62), (90, 33), (96, 80))
+        for size in ((51, 62), (90, 33), (96, 80))  # sides of every remainder by 4
     ]
     canvas, sizes = on_canvas(layout, images, 96, batch=4)
     canvas[3] = 9  # an empty place in the batch may hold anything
@@ -103,10 +112,29 @@ def test_training_refuses_canvases():
         )
 
 
+def test_a_dilated_block4_sees_what_a_strided_net_sees_there(rng):
+    """Atrous convolution [Chen2017]: the same weights, the map four times as dense."""
+    _, variables, strided = net("slim", block3_strides=True)
+    dilated = net("slim", block4_dilation=2)[2]
+    image = rng.normal(size=(1, 96, 65, 3)).astype(np.float32)
+    coarse, fine = strided(variables, image), dilated(variables, image)
+    np.testing.assert_allclose(fine["block3"][:, ::2, ::2], coarse["block3"], atol=1e-5)
+    np.testing.assert_allclose(fine["block4"][:, ::2, ::2], coarse["block4"], atol=1e-5)
+
+
+def test_slim_has_weights_in_the_first_shortcut_of_a_block_alone():
+    _, variables, _ = net("slim")
+    found = {name for name, unit in variables["params"].items() if "shortcut" in unit}
+    assert found == {f"block{block}_unit1" for block in (1, 2, 3, 4)}
+
+
 @pytest.mark.slow
-def test_winograd_net_agrees_with_the_plain_one(rng):
-    module, variables, apply = net("v1.5")
-    winograd = net("v1.5", "winograd")[2]
-    canvas, sizes = on_canvas("v1.5", [rng.normal(size=(51, 62, 3))], 64, batch=2)
+@pytest.mark.parametrize(
+    ("layout", "fields"), [("v1.5", {}), ("slim", {}), ("slim", {"block4_dilation": 2})]
+)
+def test_winograd_net_agrees_with_the_plain_one(layout, fields, rng):
+    module, variables, apply = net(layout, **fields)
+    winograd = net(layout, "winograd", **fields)[2]
+    canvas, sizes = on_canvas(layout, [rng.normal(size=(51, 62, 3))], 64, batch=2)
     plain, ours = apply(variables, canvas, sizes), winograd(variables, canvas, sizes)
     np.testing.assert_allclose(plain["block4"], ours["block4"], atol=1e-4)

@@ -117,6 +117,19 @@ def test_unknown_choices_name_the_field(field, value):
         build_module(ARCHITECTURE | {field: value})
 
 
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"layout": "slim"}, "depth is 18"),
+        ({"block4_dilation": 2}, "block4_dilation"),
+        ({"block4_dilation": 3}, "block4_dilation is 3"),
+    ],
+)
+def test_architectures_that_no_layout_has_are_refused(changes, field):
+    with pytest.raises(InputError, match=field):
+        build_module(ARCHITECTURE | changes)
+
+
 def test_weights_of_another_architecture_name_the_variable(folder):
     edit_config(folder, architecture=ARCHITECTURE | {"attention_width": 9})
     with pytest.raises(InputError, match=r"local/attention/conv1/\w+ is .*9"):

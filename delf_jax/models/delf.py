@@ -27,7 +27,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Map, train: bool = False) -> Scores:
-        settings = LAYOUTS[self.layout] | {"use_bias": True}
+        settings = LAYOUTS[self.layout] | {"use_bias": self.layout != "slim"}
         conv1 = ConvNorm(
             self.width,
             normalization=self.normalization,

@@ -29,6 +29,7 @@ class ConvNorm(nn.Module):
     kernel_size: int = 1
     stride: int = 1
     padding: Padding | None = None
+    dilation: int = 1
     normalization: str = "batch"
     use_bias: bool = False
     momentum: float = 0.9
@@ -60,10 +61,12 @@ class ConvNorm(nn.Module):
     def _convolve(
         self, x: Float[Array, "B H W C"], kernel: Float[Array, "K K C F"]
     ) -> Float[Array, "B h w F"]:
-        if self.conv3x3 == "winograd" and (self.kernel_size, self.stride) == (3, 1):
+        plain = (self.kernel_size, self.stride, self.dilation) == (3, 1, 1)
+        if plain and self.conv3x3 == "winograd":
             return winograd.convolve_3x3(x, kernel)
-        same = ((self.kernel_size // 2, self.kernel_size // 2),) * 2
-        return convolve(x, kernel, self.stride, self.padding or same)
+        border = self.dilation * (self.kernel_size // 2)
+        padding = self.padding or ((border, border),) * 2
+        return convolve(x, kernel, self.stride, padding, self.dilation)
 
     def _normalize(
         self, x: Float[Array, "B H W C"], train: bool

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from delf_jax.models.resnet import BASIC_DEPTHS, STAGES, UNITS
+from delf_jax.models.resnet import BASIC_DEPTHS, STAGES, pool_padding, unit_strides
 
 
 class ReceptiveField(NamedTuple):
@@ -20,11 +20,17 @@ RELEASED_BLOCK3 = ReceptiveField(size=291, stride=16, offset=0)
 
 
 def receptive_field(
-    depth: int, layout: str, stage: str, side: Any, block3_strides: bool = False
+    depth: int,
+    layout: str,
+    stage: str,
+    side: Any,
+    block3_strides: bool = False,
+    block4_dilation: int = 1,
 ) -> ReceptiveField:
     """The receptive field of a stage of `ResNet`, for an image side (traced or not)."""
     size, stride, start = 1, 1, 0
-    for kernel, step, padding in _layers(depth, layout, stage, side, block3_strides):
+    layers = _layers(depth, layout, stage, side, block3_strides, block4_dilation)
+    for kernel, step, padding in layers:
         size += (kernel - 1) * stride
         start -= padding * stride
         stride *= step
@@ -32,22 +38,29 @@ def receptive_field(
 
 
 def _layers(
-    depth: int, layout: str, stage: str, side: Any, block3_strides: bool
+    depth: int,
+    layout: str,
+    stage: str,
+    side: Any,
+    block3_strides: bool,
+    block4_dilation: int,
 ) -> list[tuple[int, int, Any]]:
-    """(kernel, stride, padding in front) of each layer up to the end of a stage."""
-    symmetric = layout == "v1.5"
-    layers = [(7, 2, 3 if symmetric else 2 + side % 2)]
+    """(kernel, stride, padding in front) of each layer up to the end of a stage.
+
+    The kernel of a dilated convolution counts with the holes in it.
+    """
+    layers = [(7, 2, 2 + side % 2 if layout == "keras" else 3)]
     if stage != "block0":
-        layers.append((3, 2, 1 if symmetric else 0))
+        layers.append((3, 2, pool_padding(layout, (side + 1) // 2)[0]))
     for block in range(1, STAGES.index(stage)):
-        for unit in range(UNITS[depth][block - 1]):
-            stride = 2 if block > 1 and unit == 0 else 1
+        dilation = block4_dilation if block == 4 else 1
+        for stride in unit_strides(depth, layout, block, block3_strides):
             if depth in BASIC_DEPTHS:
                 layers += [(3, stride, 1), (3, 1, 1)]
-            elif symmetric:
-                layers += [(1, 1, 0), (3, stride, 1), (1, 1, 0)]
-            else:
+            elif layout == "keras":
                 layers += [(1, stride, 0), (3, 1, 1), (1, 1, 0)]
-    if block3_strides and stage == "block3":
+            else:
+                layers += [(1, 1, 0), (2 * dilation + 1, stride, dilation), (1, 1, 0)]
+    if block3_strides and stage == "block3" and layout != "slim":
         layers.append((1, 2, 0))
     return layers

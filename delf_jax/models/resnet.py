@@ -1,8 +1,11 @@
 """ResNet [He2015] as named stages, of images that fill their array or lie on a canvas.
 
-Two layouts. "keras" is the one of the TensorFlow 2 DELF code: stride in the first 1x1
+Three layouts. "keras" is the one of the TensorFlow 2 DELF code: stride in the first 1x1
 of a block, convolutions with bias, BatchNorm epsilon 1e-3, the pool without padding.
-"v1.5" is the modern one: stride in the 3x3, no bias, epsilon 1e-5, symmetric padding.
+"v1.5" is the modern one: stride in the first 3x3, no bias, epsilon 1e-5, symmetric
+padding. "slim" is the one of the TensorFlow 1 models: stride in the last 3x3 of a block
+(so block1 halves, and block4 does not), a shortcut without weights there, no bias,
+epsilon 1e-5, symmetric padding but for the pool, which pads as SAME does.
 
 A canvas is an array with sides of a fixed grid that holds an image and zeros. Images of
 many sizes then share one compiled program; what lies outside the image is zeroed before
@@ -14,6 +17,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from delf_jax.models.convolution import max_pool_3x3
@@ -29,7 +33,7 @@ UNITS = {
 }
 BASIC_DEPTHS = (18, 22)
 STAGES = ("block0", "block0mp", "block1", "block2", "block3", "block4")
-# epsilon and momentum of the Keras defaults and of torchvision
+# epsilon and momentum of the Keras defaults, of torchvision and of slim's arg scope
 LAYOUTS: dict[str, dict[str, Any]] = {
     "keras": {
         "epsilon": 1e-3,
@@ -42,6 +46,12 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "momentum": 0.9,
         "use_bias": False,
         "kernel_init": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+    },
+    "slim": {
+        "epsilon": 1e-5,
+        "momentum": 0.997,
+        "use_bias": False,
+        "kernel_init": nn.initializers.he_normal(),
     },
 }
 
@@ -75,12 +85,34 @@ def stage_sizes(
         pooled = [(side - 1) // 2 for side in half]
     else:
         pooled = [(side + 1) // 2 for side in half]
-    stages = [half, pooled, pooled]
-    for _ in range(3):
-        stages.append([(side + 1) // 2 for side in stages[-1]])
+    stages = [half, pooled]
+    for block in range(1, 5):
+        stride = block_stride(layout, block, block3_strides)
+        stages.append([-(-side // stride) for side in stages[-1]])
     if block3_strides:
         stages[4] = stages[5]
     return {name: tuple(sides) for name, sides in zip(STAGES, stages, strict=True)}
+
+
+def pool_padding(layout: str, side: Any) -> tuple[Any, Any]:
+    """(before, after) of the pool for a side of block0."""
+    return {"keras": (0, 0), "v1.5": (1, 1), "slim": (side % 2, 1)}[layout]
+
+
+def block_stride(layout: str, block: int, block3_strides: bool) -> int:
+    """How much smaller block 1, 2, 3 or 4 makes its map."""
+    if layout == "slim":
+        return 2 if block < 3 or (block == 3 and block3_strides) else 1
+    return 2 if block > 1 else 1
+
+
+def unit_strides(
+    depth: int, layout: str, block: int, block3_strides: bool
+) -> list[int]:
+    """The stride of each unit of a block."""
+    strides = [1] * UNITS[depth][block - 1]
+    strides[-1 if layout == "slim" else 0] = block_stride(layout, block, block3_strides)
+    return strides
 
 
 class Bottleneck(nn.Module):
@@ -90,6 +122,7 @@ class Bottleneck(nn.Module):
     stride: int
     layout: str
     conv: partial
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: Map, before: Mask, after: Mask, train: bool) -> Map:
@@ -98,7 +131,10 @@ class Bottleneck(nn.Module):
             first, second = second, first
         y = nn.relu(self.conv(self.width, stride=first, name="conv1")(x, train))
         y = zero_outside(y, after if self.layout == "keras" else before)
-        y = self.conv(self.width, 3, stride=second, name="conv2")(y, train)
+        conv2 = self.conv(
+            self.width, 3, stride=second, dilation=self.dilation, name="conv2"
+        )
+        y = conv2(y, train)
         return _join(self, nn.relu(y), x, 4 * self.width, 1, train)
 
 
@@ -121,11 +157,13 @@ class Basic(nn.Module):
 def _join(unit: Any, y: Map, x: Map, features: int, kernel: int, train: bool) -> Map:
     """relu(last convolution of y + shortcut of x)."""
     # a residual branch that starts at zero trains faster; the original starts at one
-    init = nn.initializers.ones if unit.layout == "keras" else nn.initializers.zeros
+    init = nn.initializers.zeros if unit.layout == "v1.5" else nn.initializers.ones
     last = f"conv{3 if kernel == 1 else 2}"
     y = unit.conv(features, kernel, scale_init=init, name=last)(y, train)
-    if unit.stride != 1 or x.shape[-1] != features:
+    if x.shape[-1] != features or (unit.stride != 1 and unit.layout != "slim"):
         x = unit.conv(features, stride=unit.stride, name="shortcut")(x, train)
+    else:
+        x = x[:, :: unit.stride, :: unit.stride]
     return nn.relu(x + y)
 
 
@@ -133,7 +171,11 @@ class ResNet(nn.Module):
     """The stages of a ResNet; fields as in the header and in `ConvNorm`.
 
     width: channels of conv1; a bottleneck block1 puts out four times as many.
-    block3_strides: halve block3 (and only it: block4 keeps its size), as TF2 DELF can.
+    block3_strides: halve block3, as DELF does, to stride 32. In "slim" its last unit
+    does so and block4 keeps that size; elsewhere block3 is subsampled for those who ask
+    for it, and block4 is the same either way.
+    block4_dilation: 2 spreads the 3x3 of slim's block4, whose stride is 16 without
+    block3_strides, as in a net of stride 32.
     """
 
     depth: int = 50
@@ -141,6 +183,7 @@ class ResNet(nn.Module):
     layout: str = "v1.5"
     normalization: str = "batch"
     block3_strides: bool = False
+    block4_dilation: int = 1
     axis_name: str | None = None
     conv3x3: str = "direct"
 
@@ -174,8 +217,10 @@ class ResNet(nn.Module):
         unit = Basic if self.depth in BASIC_DEPTHS else Bottleneck
         for block in range(1, STAGES.index(last)):
             width = self.width * 2 ** (block - 1)
-            for number in range(1, UNITS[self.depth][block - 1] + 1):
-                stride = 2 if block > 1 and number == 1 else 1
+            if block == 4 and self.block4_dilation != 1:
+                unit = partial(Bottleneck, dilation=self.block4_dilation)
+            strides = unit_strides(self.depth, self.layout, block, self.block3_strides)
+            for number, stride in enumerate(strides, 1):
                 after = mask if mask is None else mask[:, ::stride, ::stride]
                 name = f"block{block}_unit{number}"
                 x = unit(width, stride, self.layout, conv, name=name)(
@@ -183,7 +228,8 @@ class ResNet(nn.Module):
                 )
                 mask = after
             stages[f"block{block}"] = x
-        if self.block3_strides and "block3" in stages:
+        subsample = self.block3_strides and self.layout != "slim"
+        if subsample and "block3" in stages:
             stages["block3"] = stages["block3"][:, ::2, ::2]
         return stages
 
@@ -199,12 +245,24 @@ class ResNet(nn.Module):
 
     def _pool(self, x: Map, sizes: Sizes | None) -> tuple[Map, Mask]:
         """(block0mp, its valid cells). The maximum before the relu: same values."""
-        padding = (1, 1) if self.layout == "v1.5" else (0, 0)
         if sizes is None:
-            return nn.relu(max_pool_3x3(x, padding)), None
+            height, width = (pool_padding(self.layout, side) for side in x.shape[1:3])
+            return nn.relu(max_pool_3x3(x, (height, width))), None
         stages = stage_sizes(self.layout, (sizes[:, 0], sizes[:, 1]))
         inside = valid_cells(x.shape[1:3], jnp.stack(stages["block0"], 1))
         x = jnp.where(inside[..., None], x, -jnp.inf)
+        if self.layout == "slim":
+            for axis, side in enumerate(stages["block0"], 1):
+                x = _moved(x, side % 2, axis)
         # one more cell than a canvas needs without padding, so that sides stay even
-        x = nn.relu(max_pool_3x3(x, (padding[0], 1)))
+        border = pool_padding(self.layout, 0)[0], 1
+        x = nn.relu(max_pool_3x3(x, (border, border)))
         return x, valid_cells(x.shape[1:3], jnp.stack(stages["block0mp"], 1))
+
+
+def _moved(x: Map, odd: Int[Array, "B"], axis: int) -> Map:
+    """x one cell further along an axis where `odd` is 1: SAME pads those in front."""
+    before = [(0, 0, 0)] * 4
+    before[axis] = (1, -1, 0)
+    moved = lax.pad(x, jnp.array(-jnp.inf, x.dtype), before)
+    return jnp.where(odd[:, None, None, None] == 1, moved, x)
