@@ -133,7 +133,10 @@ def _prepare(image: Image, settings: ExtractionSettings) -> _Prepared | InputErr
     except InputError as error:
         return InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}")
     pixels = image_files.resize_image(pixels, size)
-    return _Prepared(name, image_files.normalize_pixels(pixels), (height, width))
+    pixels = image_files.normalize_pixels(
+        pixels, settings.pixel_mean, settings.pixel_std
+    )
+    return _Prepared(name, pixels, (height, width))
 
 
 def _read(image: Image, max_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -159,7 +162,11 @@ def _extract_window(
         for start in range(0, len(jobs), batch_size)
     ]
     draw = functools.partial(
-        _draw_batch, window=window, layout=_layout(model), batch_size=batch_size
+        _draw_batch,
+        window=window,
+        layout=_layout(model),
+        batch_size=batch_size,
+        legacy=settings.resize == "legacy",
     )
     levels: list[dict[int, Level]] = [{} for _ in window]
     running = collections.deque()
@@ -234,7 +241,7 @@ def _canvas(job: _Job, settings: ExtractionSettings, model: Model) -> tuple:
 
 
 def _draw_batch(
-    batch: tuple, *, window: list, layout: str, batch_size: int
+    batch: tuple, *, window: list, layout: str, batch_size: int, legacy: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Canvases [B, H, W, 3] and sizes [B, 2]; places that are left over stay empty."""
     (height, width, _), jobs = batch
@@ -242,7 +249,8 @@ def _draw_batch(
     # An empty place has some true size, so that no mean is over nothing.
     sizes = np.tile(np.int32(jobs[0].size), (batch_size, 1))
     for place, job in enumerate(jobs):
-        level = image_files.resize_bilinear(window[job.image].pixels, job.size)
+        pixels = window[job.image].pixels
+        level = image_files.resize_bilinear(pixels, job.size, legacy)
         y, x = (resnet.canvas_offset(layout, side) for side in job.size)
         canvases[place, y : y + job.size[0], x : x + job.size[1]] = level
         sizes[place] = job.size

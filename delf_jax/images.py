@@ -11,7 +11,7 @@ import pathlib
 import re
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import simplejpeg
@@ -169,23 +169,31 @@ def resize_image(
 
 def normalize_pixels(
     image: UInt8[np.ndarray, "H W 3"],
+    mean: Sequence[float] = (128.0, 128.0, 128.0),
+    std: Sequence[float] = (128.0, 128.0, 128.0),
 ) -> Float[np.ndarray, "H W 3"]:
-    """float32 in [-1, 1): (x - 128) / 128."""
-    return (image.astype(np.float32) - np.float32(128)) * np.float32(1 / 128)
+    """float32 (x - mean) / std of each of R, G and B; by default in [-1, 1)."""
+    height, width, _ = image.shape
+    # whole rows at once: six times faster than to broadcast three numbers to each pixel
+    rows = image.reshape(height, 3 * width).astype(np.float32)
+    rows -= np.tile(np.float32(mean), width)
+    rows /= np.tile(np.float32(std), width)
+    return rows.reshape(image.shape)
 
 
 def resize_bilinear(
-    image: Float[np.ndarray, "H W C"], size: tuple[int, int]
+    image: Float[np.ndarray, "H W C"], size: tuple[int, int], legacy: bool = False
 ) -> Float[np.ndarray, "h w C"]:
     """The image at `size`: two-tap bilinear, half-pixel centres, no antialiasing.
 
     Bit for bit what TensorFlow 2's tf.image.resize gives: its float32 coordinates,
-    and columns before rows.
+    and columns before rows. legacy: sampled at the corners of pixels instead, as
+    TensorFlow 1's resize_bilinear does with align_corners=False.
     """
     if image.shape[:2] == tuple(size):
         return image
-    left, right, weight_x = _taps(image.shape[1], size[1])
-    top, bottom, weight_y = _taps(image.shape[0], size[0])
+    left, right, weight_x = _taps(image.shape[1], size[1], legacy)
+    top, bottom, weight_y = _taps(image.shape[0], size[0], legacy)
     columns = _lerp(image, left, right, weight_x[:, None], axis=1)
     return _lerp(columns, top, bottom, weight_y[:, None, None], axis=0)
 
@@ -199,11 +207,13 @@ def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
                 yield pathlib.Path(directory, name)
 
 
-def _taps(length: int, new_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _taps(
+    length: int, new_length: int, legacy: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each new pixel its two neighbours and the weight of the second."""
     scale = np.float32(length) / np.float32(new_length)
-    centres = np.arange(new_length, dtype=np.float32) + np.float32(0.5)
-    centres = centres * scale - np.float32(0.5)
+    half = np.float32(0 if legacy else 0.5)
+    centres = (np.arange(new_length, dtype=np.float32) + half) * scale - half
     floors = np.floor(centres)
     upper = np.minimum(np.ceil(centres).astype(np.int32), length - 1)
     lower = np.minimum(np.maximum(floors.astype(np.int32), 0), upper)

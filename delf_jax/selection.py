@@ -106,7 +106,9 @@ def _geometry(
         size, stride, _ = vertical
         offset = np.array([vertical.offset, horizontal.offset])
         ratio = np.float64(resized_size) / np.float64(level.size)
-        locations = (cells * stride + offset + 0.5) * ratio - 0.5
+        # where the pixel of a level with coordinate 0 was sampled
+        half = 0.0 if settings.resize == "legacy" else 0.5
+        locations = (cells * stride + offset + half) * ratio - half
         scale = np.sqrt(ratio.prod())
     half_size = (size - 1) / 2 * scale
     count = len(cells)

@@ -1,6 +1,7 @@
 """How features are extracted: the settings, where they come from, what is allowed."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -46,6 +47,12 @@ class ExtractionSettings(NamedTuple):
     """"exact", or "delf": the original's, 2 to 3 pixels off in Keras' layout"""
     pca: Whitening | None = None
     """applied to the normalised local descriptors, which are then normalised again"""
+    pixel_mean: tuple[float, float, float] = (128.0, 128.0, 128.0)
+    """subtracted from R, G and B in 0 to 255: of the images the network learned from"""
+    pixel_std: tuple[float, float, float] = (128.0, 128.0, 128.0)
+    """what R, G and B are divided by after that"""
+    resize: str = "half_pixel"
+    """how pyramid levels are sampled; "legacy": at corners, as TensorFlow 1 did"""
     max_pixels: int = MAX_PIXELS
     """larger images are refused before they are decoded"""
     grid: int = 64
@@ -56,6 +63,8 @@ class ExtractionSettings(NamedTuple):
 
 # They decide how fast a result comes, not what it is.
 WITHOUT_EFFECT = ("grid", "batch_size", "max_pixels")
+# Described where they differ from the default: stores that are older keep their key.
+ADDED = ("pixel_mean", "pixel_std", "resize")
 
 
 def settings_for(model: Any, **overrides: Any) -> ExtractionSettings:
@@ -86,7 +95,9 @@ def make_settings(values: Mapping[str, Any]) -> ExtractionSettings:
 def describe_settings(settings: ExtractionSettings) -> dict[str, Any]:
     """The settings that decide the result, ready for JSON; arrays by their SHA-256."""
     values = settings._asdict()
-    for name in WITHOUT_EFFECT:
+    defaults = ExtractionSettings._field_defaults
+    same = [name for name in ADDED if values[name] == defaults[name]]
+    for name in [*WITHOUT_EFFECT, *same]:
         del values[name]
     if settings.pca is not None:
         arrays = [np.asarray(a) for a in settings.pca if a is not None]
@@ -109,6 +120,9 @@ def _check(settings: ExtractionSettings) -> None:
         "grid": settings.grid > 0 and settings.grid % 32 == 0,
         "batch_size": settings.batch_size is None or settings.batch_size > 0,
         "resize_factor": settings.resize_factor >= 0,
+        "pixel_mean": _is_colour(settings.pixel_mean),
+        "pixel_std": _is_colour(settings.pixel_std) and min(settings.pixel_std) > 0,
+        "resize": settings.resize in ("half_pixel", "legacy"),
     }
     for name, good in allowed.items():
         if not good:
@@ -118,3 +132,10 @@ def _check(settings: ExtractionSettings) -> None:
         raise InputError(
             "extraction: max_features 0 and no global_scales leave nothing to extract"
         )
+
+
+def _is_colour(value: Any) -> bool:
+    """Whether it is three finite numbers."""
+    if not isinstance(value, tuple) or len(value) != 3:
+        return False
+    return all(isinstance(x, int | float) and math.isfinite(x) for x in value)

@@ -181,6 +181,20 @@ def test_either_branch_can_be_left_out(model):
     np.testing.assert_allclose(local.local.attention, both.local.attention, **CLOSE)
 
 
+def test_pixels_and_resizing_are_as_the_settings_say(model):
+    photo = _photo(64, 80)
+    scales = {"image_scales": (0.5,), "global_scales": (0,)}
+    mean, std = (123.0, 117.0, 104.0), (58.0, 57.0, 56.0)
+    changes = {"pixel_mean": mean, "pixel_std": std, "resize": "legacy"}
+    (found,) = _extract(model, [photo], SETTINGS, **scales, **changes)
+    # Of half the size, corners are every other pixel.
+    level = image_files.normalize_pixels(photo, mean, std)[None, ::2, ::2]
+    maps = jax.jit(model.module.apply)(model.variables, level)
+    expected = maps["global_descriptor"][0]
+    expected = expected / np.linalg.norm(expected)
+    np.testing.assert_allclose(found.global_descriptor, expected, **CLOSE)
+
+
 def test_suppression_is_given_every_cell(model):
     photo = _photo(64, 80)
     (all_of_them,) = _extract(model, [photo], SETTINGS)

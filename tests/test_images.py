@@ -101,6 +101,48 @@ def test_resizing_keeps_constants_and_bounds(height, width, new_height, new_widt
     np.testing.assert_array_equal(constant, np.ones_like(resized))
 
 
+def _tensorflow_1(image, height, width):
+    """resize_bilinear with align_corners=False, pixel by pixel, in its float32."""
+    out = np.zeros((height, width, 3), np.float32)
+    steps = [
+        np.float32(old) / np.float32(new)
+        for old, new in zip(image.shape, (height, width), strict=False)
+    ]
+    for i in range(height):
+        for j in range(width):
+            y, x = np.float32(i) * steps[0], np.float32(j) * steps[1]
+            top, left = int(y), int(x)
+            bottom = min(top + 1, image.shape[0] - 1)
+            right = min(left + 1, image.shape[1] - 1)
+            a, b = np.float32(y - top), np.float32(x - left)
+            upper = image[top, left] + (image[top, right] - image[top, left]) * b
+            lower = (
+                image[bottom, left] + (image[bottom, right] - image[bottom, left]) * b
+            )
+            out[i, j] = upper + (lower - upper) * a
+    return out
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (9, 13), (20, 17), (18, 26)])
+def test_legacy_resizing_samples_corners(size):
+    image = np.random.default_rng(0).uniform(-1, 1, (9, 13, 3)).astype(np.float32)
+    ours = images.resize_bilinear(image, size, legacy=True)
+    np.testing.assert_array_equal(ours, _tensorflow_1(image, *size))
+    np.testing.assert_array_equal(ours[0, 0], image[0, 0])
+
+
+def test_pixels_are_normalised_by_channel():
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    halves = images.normalize_pixels(image)
+    assert halves.dtype == np.float32
+    np.testing.assert_array_equal(halves, (image.astype(np.float32) - 128) / 128)
+    mean, std = (123.68, 116.779, 103.939), (58.395, 57.12, 57.375)
+    expected = (image - np.float64(mean)) / np.float64(std)
+    np.testing.assert_allclose(
+        images.normalize_pixels(image, mean, std), expected, rtol=1e-5, atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 def test_exif_orientation_is_applied(tmp_path, photo, orientation, suffix):

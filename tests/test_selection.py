@@ -60,6 +60,12 @@ def test_exact_locations_follow_half_pixel_resizing():
     np.testing.assert_allclose(found.locations, [[0.5, 0.5], [0.5, 32.5]])
 
 
+def test_exact_locations_follow_legacy_resizing():
+    found = _select([_level(0, (32, 48), [3.0, 2.0])], resize="legacy").local
+    # Pixel 0 of the level of half size is pixel 0 of the image.
+    np.testing.assert_allclose(found.locations, [[0, 0], [0, 32]])
+
+
 def test_the_originals_locations_are_multiples_of_the_stride():
     found = _select([_level(0, (32, 48), [3.0, 2.0])], locations="delf").local
     np.testing.assert_allclose(found.locations, [[0, 0], [0, 32]])

@@ -43,6 +43,12 @@ def test_a_misspelt_setting_is_named():
         {"grid": 48},
         {"batch_size": 0},
         {"resize_factor": -1.0},
+        {"pixel_mean": (1.0, 2.0)},
+        {"pixel_mean": "128"},
+        {"pixel_mean": (1.0, float("nan"), 2.0)},
+        {"pixel_std": (1.0, 0.0, 1.0)},
+        {"pixel_std": 128.0},
+        {"resize": "corner"},
     ],
 )
 def test_a_value_out_of_range_is_named(wrong):
@@ -70,6 +76,9 @@ def test_the_description_changes_with_whatever_changes_the_result():
         "nms_iou": 0.5,
         "locations": "delf",
         "pca": pca,
+        "pixel_mean": (0.0, 0.0, 0.0),
+        "pixel_std": (1.0, 1.0, 1.0),
+        "resize": "legacy",
     }
     assert set(changes) | set(WITHOUT_EFFECT) == set(ExtractionSettings._fields)
     plain = json.dumps(describe_settings(ExtractionSettings()))
@@ -82,3 +91,10 @@ def test_the_description_changes_with_whatever_changes_the_result():
     assert len(descriptions) == len(changes) + 2
     faster = ExtractionSettings(grid=32, batch_size=4)
     assert json.dumps(describe_settings(faster)) == plain
+
+
+def test_settings_that_came_later_do_not_change_the_description_by_being_there():
+    described = describe_settings(ExtractionSettings(resize="legacy"))
+    assert described["resize"] == "legacy"
+    assert not {"pixel_mean", "pixel_std"} & set(described)
+    assert "resize" not in describe_settings(ExtractionSettings())
