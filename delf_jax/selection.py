@@ -7,6 +7,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Int
 
+from delf_jax.files import InputError
 from delf_jax.models.receptive_field import RELEASED_BLOCK3, receptive_field
 from delf_jax.ops import Features, LocalFeatures
 from delf_jax.settings import ExtractionSettings, Whitening
@@ -40,7 +41,10 @@ def select_features(
     ]
     descriptor = None
     if raw:
-        descriptor = normalize(normalize(np.stack(raw)).sum(axis=0))
+        scaled = normalize(np.stack(raw))
+        if settings.global_pca is not None:
+            scaled = project(scaled, settings.global_pca, "global_pca")
+        descriptor = normalize(scaled.sum(axis=0))
     return Features(local, descriptor, tuple(original_size))
 
 
@@ -143,9 +147,14 @@ def suppress(
 
 
 def project(
-    descriptors: Float[np.ndarray, "N D"], pca: Whitening
+    descriptors: Float[np.ndarray, "N D"], pca: Whitening, setting: str = "pca"
 ) -> Float[np.ndarray, "N E"]:
     """Descriptors after PCA (whitened if there are variances), L2-normalised again."""
+    if descriptors.shape[1] != len(pca.mean):
+        raise InputError(
+            f"extraction.{setting} is for descriptors of {len(pca.mean)} dimensions; "
+            f"those of this model have {descriptors.shape[1]}"
+        )
     projected = (descriptors - pca.mean) @ pca.projection.T
     if pca.variances is not None:
         projected = projected / np.sqrt(pca.variances)

@@ -53,6 +53,8 @@ class ExtractionSettings(NamedTuple):
     """what R, G and B are divided by after that"""
     resize: str = "half_pixel"
     """how pyramid levels are sampled; "legacy": at corners, as TensorFlow 1 did"""
+    global_pca: Whitening | None = None
+    """applied likewise to the global descriptors of the scales, before their sum"""
     max_pixels: int = MAX_PIXELS
     """larger images are refused before they are decoded"""
     grid: int = 64
@@ -61,6 +63,7 @@ class ExtractionSettings(NamedTuple):
     """canvases computed together; None: chosen by backend; no effect on results"""
 
 
+PCA_FIELDS = ("pca", "global_pca")
 # They decide how fast a result comes, not what it is.
 WITHOUT_EFFECT = ("grid", "batch_size", "max_pixels")
 # Described where they differ from the default: stores that are older keep their key.
@@ -85,8 +88,9 @@ def make_settings(values: Mapping[str, Any]) -> ExtractionSettings:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in values.items()
     }
-    if isinstance(values.get("pca"), tuple):
-        values["pca"] = Whitening(*values["pca"])
+    for name in PCA_FIELDS:
+        if isinstance(values.get(name), tuple):
+            values[name] = Whitening(*values[name])
     settings = ExtractionSettings(**values)
     _check(settings)
     return settings
@@ -99,10 +103,11 @@ def describe_settings(settings: ExtractionSettings) -> dict[str, Any]:
     same = [name for name in ADDED if values[name] == defaults[name]]
     for name in [*WITHOUT_EFFECT, *same]:
         del values[name]
-    if settings.pca is not None:
-        arrays = [np.asarray(a) for a in settings.pca if a is not None]
-        data = b"".join(str(a.shape).encode() + a.tobytes() for a in arrays)
-        values["pca"] = hashlib.sha256(data).hexdigest()
+    for name in PCA_FIELDS:
+        if values[name] is not None:
+            arrays = [np.asarray(a) for a in values[name] if a is not None]
+            data = b"".join(str(a.shape).encode() + a.tobytes() for a in arrays)
+            values[name] = hashlib.sha256(data).hexdigest()
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in values.items()

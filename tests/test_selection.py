@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from delf_jax.files import InputError
 from delf_jax.models.resnet import ResNet
 from delf_jax.selection import Level, normalize, project, select_features, suppress
 from delf_jax.settings import ExtractionSettings, Whitening
@@ -79,6 +80,43 @@ def test_global_descriptors_are_summed_normalised():
     found = _select(levels, max_features=0)
     np.testing.assert_allclose(found.global_descriptor, [0.5**0.5] * 2, rtol=1e-6)
     assert found.local is None and found.image_size == SIZE
+
+
+def _unit(vector):
+    return vector / sum(x * x for x in vector) ** 0.5
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_global_pca_is_applied_to_each_scale_before_the_sum(rng, whiten):
+    raw = rng.normal(size=(2, 8)).astype(np.float32)
+    projection = np.linalg.qr(rng.normal(size=(8, 8)))[0].astype(np.float32)[:3]
+    mean = rng.normal(0, 0.1, 8).astype(np.float32)
+    variances = np.float32([4, 1, 0.25]) if whiten else None
+    total = np.zeros(3)
+    for row in raw.astype(np.float64):
+        projected = [np.dot(component, _unit(row) - mean) for component in projection]
+        if whiten:
+            projected = [x / v**0.5 for x, v in zip(projected, variances, strict=True)]
+        total += _unit(np.array(projected))
+    levels = [
+        level._replace(maps={"global_descriptor": vector})
+        for level, vector in zip(LEVELS, raw, strict=True)
+    ]
+    pca = Whitening(mean, projection, variances)
+    found = _select(levels, max_features=0, global_pca=pca).global_descriptor
+    np.testing.assert_allclose(found, _unit(total), rtol=0, atol=1e-6)
+    assert found.dtype == np.float32
+
+
+def test_a_projection_of_other_dimensions_is_named():
+    pca = Whitening(np.zeros(5, np.float32), np.eye(5, dtype=np.float32))
+    with pytest.raises(InputError, match=r"extraction\.pca is for .* 5 .* have 8"):
+        _select(LEVELS, pca=pca)
+    level = LEVELS[1]._replace(maps={"global_descriptor": np.ones(2, np.float32)})
+    with pytest.raises(
+        InputError, match=r"extraction\.global_pca is for .* 5 .* have 2"
+    ):
+        _select([level], max_features=0, global_pca=pca)
 
 
 def _naive_suppress(boxes: np.ndarray, iou: float, count: int) -> list[int]:
