@@ -163,3 +163,29 @@ def max_pool(x) -> np.ndarray:
 def gem(x, power: float = 3.0) -> np.ndarray:
     """[H, W, C] -> [C]."""
     return np.mean(np.maximum(x, 1e-6) ** power, axis=(0, 1)) ** (1 / power)
+
+
+def _tf2_layer(b, u, layer):
+    scope = f"backbone/l{b + 1}{'abcdef'[u - 1]}"
+    end = "_shortcut" if layer == "shortcut" else "2" + "abc"[int(layer) - 1]
+    return f"{scope}/conv{end}", f"{scope}/bn{end}"
+
+
+def _slim_layer(b, u, layer):
+    name = layer if layer == "shortcut" else f"conv{layer}"
+    scope = f"resnet_v1_50/block{b}/unit_{u}/bottleneck_v1/{name}"
+    return scope, f"{scope}/BatchNorm"
+
+
+# Their layouts are tested elsewhere; here, only their names are of use.
+TF2 = Names(
+    ("backbone/conv1", "backbone/bn_conv1"), _tf2_layer, True, 1e-3, True, False
+)
+SLIM = Names(
+    ("resnet_v1_50/conv1", "resnet_v1_50/conv1/BatchNorm"),
+    _slim_layer,
+    False,
+    1e-5,
+    False,
+    False,
+)
