@@ -5,6 +5,7 @@ them: a slim ResNet, attention, an autoencoder, and a whitening layer. All funct
 take and return names and shapes, and choose nothing that has a second candidate.
 """
 
+import collections
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -54,24 +55,25 @@ class Layer(NamedTuple):
     """leaf -> name in the source"""
 
 
-def names_in_graph(nodes: Sequence[tuple[str, str, Sequence[str]]]) -> dict[str, str]:
+def names_in_graph(nodes: Sequence[tuple]) -> dict[str, str]:
     """{constant: name it would have as a variable} from who computes with it.
 
-    nodes: (name, operation, inputs) of a frozen graph. Its constants may be called
+    nodes: (name, operation, inputs, ...) of a frozen graph. Its constants may be called
     anything; a convolution still says its scope: `a/conv1/Conv2D` -> `a/conv1/weights`.
     """
-    sources = {name: name for name, operation, _ in nodes if operation == "Const"}
+    sources = {name: name for name, operation, *_ in nodes if operation == "Const"}
     named = {}
-    for name, operation, inputs in nodes:
+    for name, operation, inputs, *_ in nodes:
         inputs = [source.split(":")[0] for source in inputs if source[:1] != "^"]
         if operation in PASSED_ON and inputs and inputs[0] in sources:
             sources[name] = sources[inputs[0]]
         kind = re.sub(r"V\d$", "", operation)
         for place, source in enumerate(inputs):
             if (kind, place) in INPUTS and source in sources:
-                scope = name.rpartition("/")[0].removesuffix("/BatchNorm")
-                named[sources[source]] = f"{scope}/{INPUTS[kind, place]}".strip("/")
-    return named
+                scope = name.rpartition("/")[0].removesuffix("/BatchNorm") or name
+                named[sources[source]] = f"{scope}/{INPUTS[kind, place]}"
+    counts = collections.Counter(named.values())
+    return {name: new for name, new in named.items() if counts[new] == 1}
 
 
 def layers_of(shapes: Shapes) -> tuple[list[Layer], list[str]]:

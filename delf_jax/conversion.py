@@ -16,6 +16,7 @@ from delf_jax.settings import ExtractionSettings, make_settings
 from delf_jax.sources import Source
 
 BACKBONE = ("params/backbone/", "batch_stats/backbone/")
+ONLY_TRAINING = "only training needs it"
 
 
 class MappingFile(NamedTuple):
@@ -70,7 +71,8 @@ def find_network(
         )
     key = key or "slim"
     family = FAMILIES[key]
-    assigned = assign(canonical, source.tensors, key, mapping)
+    shapes = {name: stated(source)[name].shape for name in canonical}
+    assigned = assign(canonical, shapes, key, mapping)
     variables = {
         ours: families.to_our_axes(ours, source.tensors[theirs], family.pytorch)
         for ours, theirs in assigned.named.items()
@@ -86,17 +88,18 @@ def find_network(
         if ours not in variables or variables[ours].shape != shape
     }
     if missing or assigned.left:
-        raise conversion_report.refusal(source, key, assigned, missing, template)
+        raise conversion_report.refusal(
+            source.path, key, assigned, shapes, missing, template
+        )
     _check_values(variables, assigned.named, source.path)
     for ours in unused:
-        reason = "only training needs it"
-        assigned.dropped[assigned.named.get(ours, ours)] = reason
+        assigned.dropped[assigned.named.get(ours, ours)] = ONLY_TRAINING
     return Network(architecture, extraction, variables, assigned, key)
 
 
 def assign(
     canonical: Mapping[str, str],
-    tensors: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
     key: str,
     mapping: MappingFile,
 ) -> Assigned:
@@ -106,7 +109,7 @@ def assign(
     place, or the mapping names what is not there.
     """
     for ours, theirs in mapping.named.items():
-        if theirs not in tensors:
+        if theirs not in shapes:
             raise InputError(f"mapping of {ours}: the source has no tensor {theirs}")
     named, dropped, left = dict(mapping.named), {}, []
     given = set(named.values())
@@ -122,6 +125,8 @@ def assign(
             dropped[theirs] = "DOLG's fusion of maps, which our networks have not"
         elif ours is None:
             left.append(theirs)
+        elif "classifier" in ours:
+            dropped[theirs] = ONLY_TRAINING
         elif ours in mapping.named:
             dropped[theirs] = f"the mapping gives {ours} to another"
         elif ours in named:
@@ -132,21 +137,21 @@ def assign(
         else:
             named[ours] = theirs
     assigned = Assigned(named, dropped, left, "names")
-    return _assign_by_shape(assigned, canonical, tensors) if key == "slim" else assigned
+    return _assign_by_shape(assigned, canonical, shapes) if key == "slim" else assigned
 
 
 def _assign_by_shape(
     assigned: Assigned,
     canonical: Mapping[str, str],
-    tensors: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> Assigned:
     """What scopes, shapes and order say of the tensors whose names are unknown."""
     named, dropped, how = dict(assigned.named), dict(assigned.dropped), "names"
     theirs = {canonical[name]: name for name in assigned.left}
-    shapes = {name: tensors[theirs[name]].shape for name in theirs}
-    layers, _ = assignment.layers_of(shapes)
+    unknown = {name: shapes[theirs[name]] for name in theirs}
+    layers, _ = assignment.layers_of(unknown)
     if not any(ours.startswith(BACKBONE) for ours in named):
-        layers = assignment.layers_in_order(shapes)
+        layers = assignment.layers_in_order(unknown)
         for expected in families.slim_orders():
             found = assignment.match_backbone(layers, expected)
             if found:
@@ -154,7 +159,7 @@ def _assign_by_shape(
                 layers, how = layers[len(expected) :], "order and shapes"
                 break
     outputs = [
-        tensors[named[kernel]].shape[-1] if kernel in named else 0
+        shapes[named[kernel]][-1] if kernel in named else 0
         for kernel in (
             f"params/backbone/block{block}_unit1/conv3/kernel" for block in (3, 4)
         )
@@ -166,7 +171,7 @@ def _assign_by_shape(
             how = how if "shapes" in how else "names, scopes and shapes"
     for layer in classifiers:
         for name in (layer.kernel, *layer.vectors.values()):
-            dropped[theirs[name]] = "a classifier's: only training needs it"
+            dropped[theirs[name]] = ONLY_TRAINING
     placed = {*named.values(), *dropped}
     return Assigned(named, dropped, [n for n in assigned.left if n not in placed], how)
 
@@ -208,20 +213,26 @@ def adapt(
     adapted = {n: np.asarray(x, np.float64) for n, x in variables.items()}
     epsilon = LAYOUTS[layout]["epsilon"]
     for name in list(adapted):
-        scope = name.removeprefix("batch_stats/").removesuffix("/var")
         if not name.endswith("/var"):
             continue
+        scope = name.removeprefix("batch_stats/").removesuffix("/var")
         adapted[name] = adapted[name] + ((family.epsilon or epsilon) - epsilon)
         bias, mean = f"params/{scope}/bias", f"batch_stats/{scope}/mean"
         if bias in expected and bias not in adapted:
             adapted[bias] = np.zeros(expected[bias])
         elif bias in adapted and bias not in expected and mean in adapted:
-            adapted[mean] = adapted[mean] - adapted.pop(bias)
-    first = "params/backbone/conv1/kernel"
-    if family.bgr and first in adapted:
-        adapted[first] = adapted[first][:, :, ::-1]
+            if adapted[mean].shape == adapted[bias].shape:
+                adapted[mean] = adapted[mean] - adapted.pop(bias)
+    first = adapted.get("params/backbone/conv1/kernel")
+    if family.bgr and first is not None and first.ndim == 4:
+        adapted["params/backbone/conv1/kernel"] = first[:, :, ::-1]
     used = {n: x.astype(np.float32) for n, x in adapted.items() if n in expected}
     return used, [name for name in adapted if name not in expected]
+
+
+def stated(source: Source) -> Mapping[str, Any]:
+    """What is known of each tensor, its dtype and shape, before it is read."""
+    return getattr(source.tensors, "entries", source.tensors)
 
 
 def folders_of(path: pathlib.Path) -> list[str]:
@@ -234,13 +245,11 @@ def _canonical_names(source: Source) -> dict[str, str]:
     """{name in the source: name to read it by}, of its tensors of numbers."""
     names = {
         name: name
-        for name, tensor in source.tensors.items()
-        if np.issubdtype(np.asarray(tensor).dtype, np.floating)
+        for name, tensor in stated(source).items()
+        if np.dtype(tensor.dtype).kind == "f" or tensor.dtype.name == "bfloat16"
     }
-    if source.kind == "frozen_graph":
-        in_graph = assignment.names_in_graph(source.details["nodes"])
-        names = {name: in_graph.get(name, name) for name in names}
-    return names
+    in_graph = assignment.names_in_graph(source.details.get("nodes", ()))
+    return {name: in_graph.get(name, name) for name in names}
 
 
 def _architecture(

@@ -8,10 +8,16 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from delf_jax.files import InputError, write_json
 
+# What a network may have, and how its tensors are called here.
+OPTIONAL = (
+    *(f"params/local/attention/conv1/{n}" for n in ("kernel", "scale", "offset")),
+    *(f"batch_stats/local/attention/conv1/{n}" for n in ("mean", "var")),
+    *(f"params/local/attention/conv2/{n}" for n in ("kernel", "bias")),
+    *(f"params/local/autoencoder/reduce/{n}" for n in ("kernel", "bias")),
+    *(f"params/whitening/{n}" for n in ("kernel", "bias")),
+)
 # Longer lists are in the mapping file, complete.
 SHOWN = 40
 
@@ -46,36 +52,38 @@ def tell(path: pathlib.Path, out: pathlib.Path, source: Any, network: Any) -> No
 
 
 def refusal(
-    source: Any,
+    path: pathlib.Path,
     family: str,
     assigned: Any,
+    shapes: Mapping[str, tuple[int, ...]],
     missing: Mapping[str, tuple[int, ...]],
     template: pathlib.Path,
 ) -> InputError:
-    """The error, after both sides are printed and the mapping file is begun."""
-    left = {name: np.shape(source.tensors[name]) for name in assigned.left}
-    for ours, shape in missing.items():
-        if ours in assigned.named:  # There, but of another shape.
-            theirs = assigned.named[ours]
-            print(f"{theirs} is {list(np.shape(source.tensors[theirs]))}, ", end="")
-            print(f"but {ours} is {list(shape)}")
-    columns = [
-        [f"{name} {list(shape)}" for name, shape in side.items()]
-        for side in (left, missing)
-    ]
-    width = max([len(text) for text in columns[0]] + [28])
+    """The error, after both sides are printed and the mapping file is begun.
+
+    shapes: of theirs. missing: ours without a tensor of the right shape.
+    """
+    for ours in missing.keys() & assigned.named.keys():
+        theirs = assigned.named[ours]
+        print(f"{theirs} is {list(shapes[theirs])}, {ours} {list(missing[ours])}")
+    left = [f"{name} {list(shapes[name])}" for name in assigned.left]
+    ours = {name: f"{name} {list(shape)}" for name, shape in missing.items()}
+    if left:
+        optional = [name for name in OPTIONAL if name not in {*assigned.named, *ours}]
+        ours |= {name: f"{name} (if there is one)" for name in optional}
+    width = max(map(len, [*left, "theirs, without a place"]))
     print(f"{'theirs, without a place':<{width}}  ours, without a tensor")
-    rows = list(itertools.zip_longest(*columns, fillvalue=""))
-    for theirs, ours in rows[:SHOWN]:
-        print(f"{theirs:<{width}}  {ours}")
+    rows = list(itertools.zip_longest(left, ours.values(), fillvalue=""))
+    for row in rows[:SHOWN]:
+        print(f"{row[0]:<{width}}  {row[1]}")
     if len(rows) > SHOWN:
         print(f"... and {len(rows) - SHOWN} rows more")
-    content = {"family": family, **dict.fromkeys(missing, ""), "drop": list(left)}
+    content = {"family": family, **dict.fromkeys(ours, ""), "drop": assigned.left}
     write_json(template, content)
     return InputError(
-        f"{source.path}: {len(left)} of its tensors have no place in the network, and "
-        f"{len(missing)} of the network's have none in it; complete {template} and "
-        f"give it with --mapping={template}"
+        f"{path}: {len(left)} of its tensors have no place in the network and "
+        f"{len(missing)} of the network's have none there; say in {template} which of "
+        "them are which, what stays in its drop is left out, and give it as --mapping"
     )
 
 

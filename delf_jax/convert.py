@@ -57,7 +57,7 @@ def convert(
 
 
 def read_mapping(path: str | os.PathLike | None) -> MappingFile:
-    """The content of a mapping file; InputError if it is of another form."""
+    """The content of a mapping file, without what is left empty in it."""
     if path is None:
         return MappingFile()
     content = read_json(path)
@@ -69,9 +69,10 @@ def read_mapping(path: str | os.PathLike | None) -> MappingFile:
     if not isinstance(drop, list) or not all(isinstance(name, str) for name in drop):
         raise InputError(f"{path}: drop must be a list of names or patterns")
     for ours, theirs in content.items():
-        if not isinstance(theirs, str) or not theirs:
+        if not isinstance(theirs, str):
             raise InputError(f"{path}: give {ours} the name of a tensor of the source")
-    return MappingFile(family, content, tuple(drop))
+    named = {ours: theirs for ours, theirs in content.items() if theirs}
+    return MappingFile(family, named, tuple(drop))
 
 
 def _files_of(path: pathlib.Path) -> list[pathlib.Path]:

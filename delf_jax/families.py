@@ -172,23 +172,34 @@ def infer_architecture(
 
     InputError if no ResNet that we have is like this.
     """
-    widths = [
-        shapes.get(f"params/{scope}/kernel", (0,))[-1]
-        for scope in (
-            *("backbone/conv1", "local/attention/conv1"),
-            *("local/autoencoder/reduce", "whitening"),
-        )
-    ]
-    width, attention_width, reduced_dimension, global_dimension = widths
-    architecture = {"depth": _depth(shapes), "width": width, "layout": layout}
-    if attention_width:
-        architecture |= {"block3_strides": block3_strides}
-        architecture |= {"attention_width": attention_width}
-        architecture |= {"reduced_dimension": reduced_dimension}
-    if global_dimension or not attention_width:
-        architecture["global_dimension"] = global_dimension
-    name = "delg" if global_dimension else "delf"
-    return {"name": name if attention_width else "global"} | architecture
+
+    def size(scope: str, axis: int, other: str, other_axis: int, default: int) -> int:
+        """Of a kernel, or of one that must be as wide."""
+        for name, place in ((scope, axis), (other, other_axis)):
+            if shape := shapes.get(f"params/{name}/kernel"):
+                return shape[place]
+        return default
+
+    attention, autoencoder = "local/attention/conv", "local/autoencoder/"
+    has_attention = any(attention in name for name in shapes)
+    whitening = shapes.get("params/whitening/kernel", (0,))[-1]
+    architecture = {
+        "name": ("delg" if whitening else "delf") if has_attention else "global",
+        "depth": _depth(shapes),
+        "width": size("backbone/conv1", -1, "backbone/block1_unit1/conv1", -1, 64),
+        "layout": layout,
+    }
+    if has_attention:
+        architecture |= {
+            "block3_strides": block3_strides,
+            "attention_width": size(f"{attention}1", -1, f"{attention}2", -2, 512),
+            "reduced_dimension": size(
+                f"{autoencoder}reduce", -1, f"{autoencoder}expand", -2, 0
+            ),
+        }
+    if whitening or not has_attention:
+        architecture["global_dimension"] = whitening
+    return architecture
 
 
 def default_extraction(
