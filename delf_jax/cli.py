@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, even if single images failed; 1 or 2 nothing useful done."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "train":
+    # `--config.FIELD=VALUE` is for the config to check.
+    if rest and not (hasattr(options, "config") and rest[0].startswith("--config.")):
         parser.error(f"unknown option {rest[0]} (see {options.command} --help)")
     options.rest = rest
     try:
@@ -97,6 +98,7 @@ def _match_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs=2, metavar="IMAGE", help="the two photos")
     _add_out(parser, "figure to write (png, pdf, svg)", default="matches.png")
     parser.add_argument("--json", metavar="FILE", help="matches and map as JSON")
+    _add_config(parser)
     _add_model(parser)
 
 
@@ -109,6 +111,7 @@ def _extract_options(parser: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="take every N-th image only, as one of N processes; I from 0 to N-1",
     )
+    _add_config(parser)
     _add_model(parser)
 
 
@@ -117,6 +120,7 @@ def _index_options(parser: argparse.ArgumentParser) -> None:
     _add_index(parser)
     parser.add_argument("--add", nargs="+", metavar="PATH", help="images to add")
     parser.add_argument("--remove", nargs="+", metavar="ID", help="images to remove")
+    _add_config(parser)
     _add_model(parser)
 
 
@@ -131,6 +135,7 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="results as JSON")
     parser.add_argument("--html", metavar="FILE", help="results as a page")
+    _add_config(parser)
     _add_model(parser)
 
 
@@ -188,6 +193,15 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="settings: a file of configs/, or a .pbtxt of DELF; "
+        "--config.extraction.FIELD=VALUE replaces one",
+    )
+
+
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="DIR", help="folder of a model (default: the bundled one)"
@@ -227,7 +241,8 @@ COMMANDS = {
     ),
     "extract": Command(
         "extract features of images and folders to a feature store",
-        "extract photos --out=features",
+        "extract photos --out=features\n"
+        "extract a --out=b --config.extraction.max_features=500",
         _extract_options,
         commands.run_extract,
     ),

@@ -142,8 +142,18 @@ def _model_and_settings(options: argparse.Namespace) -> tuple[Any, Any]:
     _prepare_jax()
     from delf_jax import settings, weights
 
-    model = weights.load_model(options.model)
-    return model, settings.settings_for(model)
+    folder, chosen = options.model, {}
+    if options.rest or getattr(options, "config", None):
+        from delf_jax import extraction_config
+
+        config, lines = extraction_config.read_extraction_config(
+            options.config, options.rest
+        )
+        print(*lines, sep="\n", end="\n" * bool(lines))
+        folder = folder or extraction_config.model_folder(config)
+        chosen = extraction_config.chosen_settings(config)
+    model = weights.load_model(folder)
+    return model, settings.settings_for(model, **chosen)
 
 
 def _prepare_jax() -> None:

@@ -19,16 +19,22 @@ def read_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
     InputError if the file cannot be run, a field does not exist, or a value is of
     another type than the one it replaces.
     """
-    config = _run(pathlib.Path(path))
-    for override in overrides:
-        if not override.startswith("--config.") or "=" not in override:
-            raise InputError(f"{override}: write --config.FIELD=VALUE (train --help)")
-        _override(config, override)
+    config = run_config(path)
+    override_fields(config, overrides)
     return config.lock()
 
 
-def _run(path: pathlib.Path) -> ConfigDict:
+def override_fields(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Replaces fields of a config by overrides such as `--config.seed=3`."""
+    for override in overrides:
+        if not override.startswith("--config.") or "=" not in override:
+            raise InputError(f"{override}: write --config.FIELD=VALUE (see --help)")
+        _override(config, override)
+
+
+def run_config(path: str | os.PathLike) -> ConfigDict:
     """What `get_config()` of the file returns."""
+    path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such config file")
     try:

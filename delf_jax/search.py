@@ -295,5 +295,6 @@ def _check_model(index: Index, model: Model, settings: ExtractionSettings) -> No
         )
     if store.store_key(model, settings) != index.store.manifest["key"]:
         raise InputError(
-            f"{index.directory}: was indexed with other settings; index again"
+            f"{index.directory}: was indexed with other settings; give the same "
+            "--config, or index again"
         )

@@ -44,7 +44,7 @@ def _allowed(name: str, module: str) -> bool:
     """Whether the house lets `module` import `name`."""
     top, folder = name.split(".")[0], module.split(".")[1:2]
     if module.startswith("configs."):
-        return _is_under(name, ("ml_collections", "configs.common"))
+        return _is_under(name, ("ml_collections", "configs"))
     if top != "delf_jax":
         outside = {"configs", "tests", "benchmarks", "main", "tensorflow", *CORE}
         pure = module == "delf_jax.ops" or folder[0] in CORE

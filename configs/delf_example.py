@@ -1,0 +1,17 @@
+"""DELF as in the original's first example [DELF]: 40 components after PCA.
+
+    python main.py convert delf_gld_20190411/model --out=models/delf_gld
+    python main.py match a.jpg b.jpg --config=configs/delf_example.py
+
+The projection is that of configs/delf_gld.py.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import delf_gld
+
+
+def get_config() -> ConfigDict:
+    config = delf_gld.get_config()
+    config.extraction.pca.dimension = 40
+    return config

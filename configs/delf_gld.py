@@ -1,0 +1,27 @@
+"""DELF of Detect-to-Retrieve [D2R]: local descriptors, 128 components after PCA.
+
+    python main.py convert delf_gld_20190411/model --out=models/delf_gld
+    python main.py extract photos --config=configs/delf_gld.py --out=features
+
+The projection comes with the released model, whose folder belongs into parameters/.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import released
+
+
+def get_config() -> ConfigDict:
+    config = released.get_config()
+    config.model = "models/delf_gld"
+    config.extraction.image_scales = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
+    config.extraction.global_scales = ()
+    config.extraction.max_image_size = 0
+    config.extraction.attention_threshold = 100.0
+    config.extraction.pca = ConfigDict()
+    config.extraction.pca.mean = "parameters/delf_gld_20190411/pca/mean.datum"
+    config.extraction.pca.projection = (
+        "parameters/delf_gld_20190411/pca/pca_proj_mat.datum"
+    )
+    config.extraction.pca.dimension = 128
+    return config

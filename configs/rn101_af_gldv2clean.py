@@ -1,0 +1,20 @@
+"""A global descriptor alone: the released ResNet-101 with ArcFace of [GLDv2].
+
+    python main.py convert rn101_af_gldv2clean_20200814 --out=models/rn101_af_gldv2clean
+    python main.py extract photos --config=configs/rn101_af_gldv2clean.py --out=features
+
+Its baseline of retrieval and recognition; ranked by one dot product.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import released
+
+
+def get_config() -> ConfigDict:
+    config = released.get_config()
+    config.model = "models/rn101_af_gldv2clean"
+    config.extraction.image_scales = (0.70710677, 1.0, 1.4142135)
+    config.extraction.global_scales = (0, 1, 2)
+    config.extraction.max_features = 0
+    return config

@@ -1,0 +1,140 @@
+"""Configs of extraction: which model, and which of its settings are replaced.
+
+A config file says what differs: `model`, a folder, and fields of `ExtractionSettings`
+in `extraction`. A text config of the original is taken as well.
+"""
+
+import os
+import pathlib
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict, config_dict
+
+from delf_jax import configuration, original_config
+from delf_jax.files import InputError
+from delf_jax.formats import datum
+from delf_jax.settings import PCA_FIELDS, ExtractionSettings, Whitening
+
+# A number of pixels, in which 0 is no bound.
+BOUNDS = ("max_image_size", "min_image_size")
+
+
+def every_field() -> ConfigDict:
+    """All that a config can say; None leaves it to the model.
+
+    A bound of 0 is none. pca and global_pca are .datum files: the first `dimension`
+    rows of a projection (0: all), with `use_whitening` divided by the root of the
+    variances; a mean of "" is no projection.
+    """
+    extraction = {}
+    for name, hint in typing.get_type_hints(ExtractionSettings).items():
+        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else [hint]
+        kind = typing.get_origin(kinds[0]) or kinds[0]
+        extraction[name] = config_dict.placeholder(kind)
+    for name in PCA_FIELDS:
+        paths = ("mean", "projection", "variances")
+        fields = {path: config_dict.placeholder(str) for path in paths}
+        extraction[name] = fields | {"dimension": 0, "use_whitening": False}
+    return ConfigDict({"model": "", "extraction": extraction})
+
+
+def read_extraction_config(
+    path: str | os.PathLike | None, overrides: Sequence[str] = ()
+) -> tuple[ConfigDict, list[str]]:
+    """The locked config of a .py or .pbtxt file, and lines that its reader should see.
+
+    InputError for what is misspelt or of another type, in the file or in overrides such
+    as `--config.extraction.max_features=500`.
+    """
+    config, lines = every_field(), []
+    if path is not None and pathlib.Path(path).suffix == ".pbtxt":
+        given, lines = original_config.read_delf_config(path)
+        _merge(config, given, path)
+    elif path is not None:
+        _merge(config, configuration.run_config(path), path)
+    configuration.override_fields(config, overrides)
+    return config.lock(), lines
+
+
+def model_folder(config: ConfigDict) -> str | None:
+    """The folder of the model that a config names; None is the bundled one."""
+    if not config.model:
+        return None
+    if not (pathlib.Path(config.model) / "config.json").is_file():
+        raise InputError(
+            f"{config.model}: the config's model is no converted model; run `convert "
+            f"{config.model} --out=MODEL` first, then give --model=MODEL"
+        )
+    return config.model
+
+
+def chosen_settings(config: ConfigDict) -> dict[str, Any]:
+    """The settings that a config replaces, projections loaded: for `settings_for`."""
+    chosen = {}
+    for name, value in config.extraction.items():
+        if name in PCA_FIELDS:
+            if value.mean is not None:
+                chosen[name] = load_pca(value) if value.mean else None
+        elif value is not None:
+            chosen[name] = None if name in BOUNDS and value == 0 else value
+    return chosen
+
+
+def load_pca(pca: ConfigDict) -> Whitening:
+    """The projection of .datum files; InputError if one is damaged or does not fit."""
+    mean = _read(pca.mean).reshape(-1)
+    projection = _read(pca.projection)
+    if projection.ndim != 2 or projection.shape[1] != len(mean):
+        raise InputError(
+            f"{pca.projection}: {list(projection.shape)} is no projection of the "
+            f"{len(mean)} dimensions of {pca.mean}"
+        )
+    dimension = pca.dimension or len(projection)
+    if not 0 < dimension <= len(projection):
+        raise InputError(
+            f"{pca.projection}: has {len(projection)} components, not {dimension}"
+        )
+    variances = None
+    if pca.use_whitening:
+        variances = _read(pca.variances).reshape(-1)[:dimension]
+        if len(variances) < dimension or not (variances > 0).all():
+            raise InputError(
+                f"{pca.variances}: whitening needs {dimension} positive variances"
+            )
+    return Whitening(mean, projection[:dimension], variances)
+
+
+def _read(path: str | None) -> np.ndarray:
+    """Finite floats of a .datum file."""
+    if not path:
+        raise InputError(
+            "extraction.pca: name mean, projection and, to whiten, variances"
+        )
+    array = datum.read_datum(path)
+    if array.dtype != np.float32 or not np.isfinite(array).all():
+        raise InputError(f"{path}: a projection is made of finite floats")
+    return array
+
+
+def _merge(config: ConfigDict, given: ConfigDict, path: Any, prefix: str = "") -> None:
+    """Sets what is given; InputError if the config has no such field."""
+    for name, value in given.items():
+        if name not in config:
+            raise InputError(
+                f"{path}: a config of extraction has no field {prefix}{name}; there "
+                f"are {', '.join(config)}"
+            )
+        if isinstance(config[name], ConfigDict) != isinstance(value, ConfigDict):
+            kind = "fields" if isinstance(config[name], ConfigDict) else "one value"
+            raise InputError(f"{path}: {prefix}{name}: must be {kind}")
+        if isinstance(config[name], ConfigDict):
+            _merge(config[name], value, path, f"{prefix}{name}.")
+            continue
+        try:
+            config[name] = value
+        except TypeError as error:
+            raise InputError(f"{path}: {prefix}{name}: {error}") from None
