@@ -172,6 +172,10 @@ def _convert_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _inspect_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="a file, folder or prefix")
+
+
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, "folder to write to (demo)", default="demo")
     _add_model(parser)
@@ -273,6 +277,12 @@ COMMANDS = {
         "convert resnet50-0676ba61.pth --out=models/resnet50",
         _convert_options,
         commands.run_convert,
+    ),
+    "inspect": Command(
+        "tell what a file of weights or features, a store or a config holds",
+        "inspect resnet50.pth\ninspect photos_index",
+        _inspect_options,
+        commands.run_inspect,
     ),
     "demo": Command(
         "draw landmarks, match and search them, and say how well it went",

@@ -119,6 +119,13 @@ def run_convert(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_inspect(options: argparse.Namespace) -> int:
+    from delf_jax import inspection
+
+    print(inspection.describe(options.path))
+    return 0
+
+
 def run_demo(options: argparse.Namespace) -> int:
     model, _ = _model_and_settings(options)
     from delf_jax import demo

@@ -1,0 +1,218 @@
+"""What a file or folder holds, told in words and tables."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from clu import parameter_overview
+
+from delf_jax import sources
+from delf_jax.sources import Source
+
+_WIDTH, _SHOWN_FAILURES = 84, 10
+_AGGREGATION_FIELDS = (b"aggregation", b"codebook", b"num_assignments")
+_COLLECTIONS = ("params", "batch_stats")
+_CODEBOOKS = ("codebook", "clusters")  # the second written by TensorFlow 1.
+_TITLES = {
+    "model": "model folder",
+    "training": "training state",
+    "tf_checkpoint": "TensorFlow checkpoint",
+    "saved_model": "SavedModel",
+    "frozen_graph": "frozen TensorFlow graph",
+    "keras_h5": "Keras weights",
+    "torch": "PyTorch state dict",
+    "safetensors": "safetensors",
+}
+
+
+@dataclasses.dataclass
+class _Module:
+    """A line of the closing table."""
+
+    module: str
+    tensors: int
+    parameters: int
+    bytes: int
+    dtypes: str
+
+
+def describe(path: str | os.PathLike) -> str:
+    """What `path` holds, ready to be printed; InputError if that is unknown or broken.
+
+    Weights of all kinds, ours and others', feature stores and indexes, and the
+    original's files of features, boxes, arrays and configs.
+    """
+    path = pathlib.Path(path)
+    tells = [tell for name, tell in _FOLDERS.items() if (path / name).is_file()]
+    if path.is_file() and path.suffix in _SUFFIXES:
+        tells.append(_SUFFIXES[path.suffix])
+    lines = tells[0](path) if tells else _tell_weights(sources.read_source(path))
+    return "\n".join(lines)
+
+
+def _tell_weights(source: Source) -> Iterator[str]:
+    yield f"{source.path}: {_TITLES[source.kind]}"
+    if source.kind == "model":
+        yield from _tell_fields(source.details)
+    # Each is read, and so checked, but only one is kept at a time.
+    shapes = {n: _without_values(source.tensors[n]) for n in source.tensors}
+    for name, tensor in shapes.items():
+        if name.rpartition("/")[2] in _CODEBOOKS and tensor.ndim == 2:
+            words, depth = tensor.shape
+            yield f"a codebook of {words} visual words of {depth} dimensions"
+    yield from _tell_parameters(shapes)
+
+
+def _without_values(tensor: np.ndarray) -> np.ndarray:
+    """An array of the same shape and type that takes no memory."""
+    return np.broadcast_to(np.zeros((), tensor.dtype), tensor.shape)
+
+
+def _tell_parameters(tensors: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """A table for each module, and one of all modules with the totals."""
+    modules: dict[str, dict[str, np.ndarray]] = {}
+    for name, tensor in tensors.items():
+        module, rest = _split(name)
+        modules.setdefault(module, {})[rest] = tensor
+    for module, inside in modules.items():
+        yield f"\n{module}"
+        yield parameter_overview.get_parameter_overview(inside, include_stats=False)
+    rows = [_sum(module, inside.values()) for module, inside in modules.items()]
+    rows.append(_sum("total", tensors.values()))
+    yield "\n" + parameter_overview.make_table(rows)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """(module, name in it); of what is nested deeper, two levels are the module."""
+    separator = "/" if "/" in name else "."
+    parts = name.split(separator)
+    if parts[0] in _COLLECTIONS and len(parts) > 1:
+        parts = parts[1:]
+    depth = min(2, len(parts) - 1)
+    return separator.join(parts[:depth]) or "-", separator.join(parts[depth:])
+
+
+def _sum(module: str, tensors: Iterable[np.ndarray]) -> _Module:
+    tensors = list(tensors)
+    return _Module(
+        module,
+        len(tensors),
+        sum(tensor.size for tensor in tensors),
+        sum(tensor.nbytes for tensor in tensors),
+        ", ".join(sorted({str(tensor.dtype) for tensor in tensors})),
+    )
+
+
+def _tell_fields(fields: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """A line for each field; those of a mapping below it, and deeper ones cut."""
+    for name, value in fields.items():
+        if isinstance(value, dict) and value and not indent:
+            yield f"{name}:"
+            yield from _tell_fields(value, "  ")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            line = textwrap.shorten(f"{name}: {text}", _WIDTH, placeholder=" ...")
+            yield indent + line
+
+
+def _tell_index(folder: pathlib.Path) -> Iterator[str]:
+    from delf_jax import search
+
+    index = search.open_index(folder)
+    yield f"{folder}: index of {len(index.store)} photos"
+    yield f"photos in: {index.places.root}"
+    if index.places.outside:
+        yield f"added from elsewhere: {len(index.places.outside)}"
+    yield from _tell_store(folder / "store")
+
+
+def _tell_store(folder: pathlib.Path) -> Iterator[str]:
+    from delf_jax import store
+
+    found = store.open_store(folder)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    yield f"{folder}: feature store"
+    yield f"images: {len(found)}, failed: {len(found.failed)}, bytes: {size:,}"
+    yield from _tell_fields({n: found.manifest[n] for n in ("model", "settings")})
+    if len(found):
+        local, global_descriptor, _ = found[0]
+        features = sum(len(image.local.scales) for image in found if image.local)
+        if local is not None:
+            yield f"local features: {features}, {_told(local.descriptors[:0])} each"
+        if global_descriptor is not None:
+            yield f"global descriptors: {_told(global_descriptor)} each"
+    for id, reason in list(found.failed.items())[:_SHOWN_FAILURES]:
+        yield f"failed: {id}: {reason}"
+    if len(found.failed) > _SHOWN_FAILURES:
+        yield f"and {len(found.failed) - _SHOWN_FAILURES} more"
+
+
+def _tell_datum(path: pathlib.Path) -> Iterator[str]:
+    from delf_jax.formats import datum
+
+    yield f"{path}: array of {_told(datum.read_datum(path))}"
+
+
+def _tell_pair(path: pathlib.Path) -> Iterator[str]:
+    from delf_jax.formats import datum
+
+    descriptors, visual_words = datum.read_datum_pair(path)
+    yield f"{path}: aggregated descriptors"
+    yield f"descriptors: {_told(descriptors)}"
+    yield f"visual words: {_told(visual_words)}"
+
+
+def _tell_local_features(path: pathlib.Path) -> Iterator[str]:
+    from delf_jax.formats import delf_features
+
+    features = delf_features.read_delf_features(path)
+    yield f"{path}: {len(features.scales)} local features"
+    for name, array in features._asdict().items():
+        if array is not None:
+            yield f"{name}: {_told(array)}"
+
+
+def _tell_boxes(path: pathlib.Path) -> Iterator[str]:
+    from delf_jax.formats import boxes
+
+    found = boxes.read_boxes(path)
+    yield f"{path}: {len(found.scores)} boxes"
+    for name, array in found._asdict().items():
+        yield f"{name}: {_told(array)}"
+
+
+def _tell_pbtxt(path: pathlib.Path) -> Iterator[str]:
+    from delf_jax.formats import pbtxt
+
+    text = path.read_bytes()
+    aggregates = any(field in text for field in _AGGREGATION_FIELDS)
+    kind = pbtxt.AggregationConfig if aggregates else pbtxt.DelfConfig
+    config = pbtxt.read_pbtxt(path, kind)
+    yield f"{path}: {kind.DESCRIPTOR.name}"
+    yield str(config).rstrip() or "all fields have their defaults"
+
+
+def _told(array: np.ndarray) -> str:
+    """Shape, type and range of an array."""
+    text = f"{list(array.shape)} {array.dtype}"
+    if array.size:
+        text += f", {array.min():.6g} to {array.max():.6g}"
+    return text
+
+
+Tell = Callable[[pathlib.Path], Iterator[str]]
+# The file that makes a folder one of ours.
+_FOLDERS: dict[str, Tell] = {"index.json": _tell_index, "manifest.json": _tell_store}
+# The original's files do not say what they are; the endings are its own.
+_SUFFIXES: dict[str, Tell] = {
+    **dict.fromkeys((".datum", ".delg_global", ".vlad", ".rvlad"), _tell_datum),
+    **dict.fromkeys((".asmk", ".asmk_star", ".rasmk", ".rasmk_star"), _tell_pair),
+    **dict.fromkeys((".delf", ".delg_local"), _tell_local_features),
+    ".boxes": _tell_boxes,
+    ".pbtxt": _tell_pbtxt,
+}
