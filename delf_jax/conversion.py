@@ -8,7 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from delf_jax import assignment, conversion_report, families, weights
+from delf_jax import (
+    assignment,
+    conversion_report,
+    families,
+    graph_settings,
+    weights,
+)
 from delf_jax.families import FAMILIES, Family
 from delf_jax.files import InputError
 from delf_jax.models.resnet import LAYOUTS
@@ -260,18 +266,24 @@ def _architecture(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(architecture, extraction) with the settings that were asked for."""
     power = variables.pop("architecture/gem_power", None)
-    shapes = {name: x.shape for name, x in variables.items()}
+    nodes = source.details.get("nodes", ())
     architecture = families.infer_architecture(
-        shapes, family.layout, family.block3_strides
+        {name: x.shape for name, x in variables.items()},
+        family.layout,
+        family.block3_strides,
     )
+    if architecture.get("global_dimension") == 0:
+        architecture["pooling"] = family.pooling
     if power is not None and architecture["name"] != "delf":
         architecture["gem_power"] = float(np.asarray(power).reshape(-1)[0])
+    drawn = graph_settings.architecture_of(nodes)
+    architecture |= {k: v for k, v in drawn.items() if k in architecture}
     chosen = {k: v for k, v in settings.items() if k in ExtractionSettings._fields}
     architecture |= {k: v for k, v in settings.items() if k not in chosen}
     extraction = families.default_extraction(
         architecture, family, folders_of(pathlib.Path(source.path))
     )
-    extraction |= chosen
+    extraction |= graph_settings.resize_of(nodes) | chosen
     make_settings(extraction)
     return architecture, extraction
 

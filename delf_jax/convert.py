@@ -10,8 +10,14 @@ from flax.traverse_util import unflatten_dict
 from delf_jax import __version__, conversion_report, weights
 from delf_jax.conversion import MappingFile, Network, find_network, folders_of
 from delf_jax.families import FAMILIES
-from delf_jax.files import InputError, read_json, sha256_of
+from delf_jax.files import InputError, atomic_write, read_json, sha256_of
+from delf_jax.formats import datum
 from delf_jax.sources import read_source
+
+# Where downloads have their PCA, and how many of its components D2R keeps, whose
+# codebooks are made for them.
+PROJECTION = ("mean.datum", "pca_proj_mat.datum")
+PROJECTED = 128
 
 
 def convert(
@@ -29,21 +35,25 @@ def convert(
     printed, and a mapping to be completed is written to `out`.mapping.json.
     """
     path, out = pathlib.Path(path), pathlib.Path(out)
+    if (path / "model" / "saved_model.pb").is_file():  # as DELF's download has it
+        path = path / "model"
     source = read_source(path)
-    if source.kind == "model":
-        raise InputError(f"{path} is a model folder already: use --model={path}")
+    if source.kind in ("model", "training"):
+        raise InputError(f"{path}: ours already; give a model folder as --model")
     template = out.with_name(f"{out.name}.mapping.json")
     network = find_network(source, read_mapping(mapping), settings or {}, template)
+    projection = _projection_beside(path, network)
+    files = [*_files_of(source.path), *projection]
     provenance = {
         "converted_from": folders_of(path)[0],
         "kind": source.kind,
         "family": FAMILIES[network.family].title,
         "told_apart_by": network.assigned.how,
-        "files": [
-            {"name": file.name, "sha256": sha256_of(file)} for file in _files_of(path)
-        ],
+        "files": [{"name": file.name, "sha256": sha256_of(file)} for file in files],
         "converter": f"delf_jax {__version__}",
     }
+    if projection:
+        network.extraction["pca"] = _copied(projection, out)
     weights.save_model(
         out,
         network.architecture,
@@ -73,6 +83,30 @@ def read_mapping(path: str | os.PathLike | None) -> MappingFile:
             raise InputError(f"{path}: give {ours} the name of a tensor of the source")
     named = {ours: theirs for ours, theirs in content.items() if theirs}
     return MappingFile(family, named, tuple(drop))
+
+
+def _projection_beside(path: pathlib.Path, network: Network) -> list[pathlib.Path]:
+    """The PCA that was downloaded with a model, if it fits its local descriptors."""
+    architecture = network.architecture
+    width = architecture.get("reduced_dimension") or 16 * architecture["width"]
+    for folder in (path / "pca", path.parent / "pca"):
+        files = [folder / name for name in PROJECTION]
+        if architecture["name"] == "global" or not all(f.is_file() for f in files):
+            continue
+        if datum.read_datum(files[1]).shape[1:] == (width,):
+            return files
+        print(f"left out: {files[1]} is no projection of {width} dimensions")
+    return []
+
+
+def _copied(files: list[pathlib.Path], out: pathlib.Path) -> dict[str, Any]:
+    """The setting `pca` of a model folder that holds copies of the two files."""
+    for file in files:
+        with atomic_write(out / "pca" / file.name) as copy:
+            copy.write(file.read_bytes())
+    mean, projection = (f"pca/{file.name}" for file in files)
+    dimension = min(PROJECTED, len(datum.read_datum(files[1])))
+    return {"mean": mean, "projection": projection, "dimension": dimension}
 
 
 def _files_of(path: pathlib.Path) -> list[pathlib.Path]:

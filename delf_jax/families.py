@@ -37,6 +37,8 @@ class Family(NamedTuple):
     pytorch: bool = False
     """kernels are [out, in, h, w]"""
     block3_strides: bool = False
+    pooling: str = "gem"
+    """of a network without attention and whitening"""
 
 
 FAMILIES = {
@@ -91,6 +93,7 @@ FAMILIES = {
         "keras",
         {"locations": "delf"},
         block3_strides=True,  # what its training and its exporters do by default
+        pooling="spoc",  # DELF's own softmax was trained on the mean
     ),
     "slim": Family(
         "DELF or DELG of TensorFlow 1",
@@ -189,9 +192,10 @@ def infer_architecture(
         "width": size("backbone/conv1", -1, "backbone/block1_unit1/conv1", -1, 64),
         "layout": layout,
     }
+    if has_attention or layout == "slim":  # There, block4 follows it.
+        architecture["block3_strides"] = block3_strides
     if has_attention:
         architecture |= {
-            "block3_strides": block3_strides,
             "attention_width": size(f"{attention}1", -1, f"{attention}2", -2, 512),
             "reduced_dimension": size(
                 f"{autoencoder}reduce", -1, f"{autoencoder}expand", -2, 0

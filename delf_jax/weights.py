@@ -14,13 +14,16 @@ import safetensors
 import safetensors.numpy
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
 
 from delf_jax.files import InputError, atomic_write, read_json, sha256_of, write_json
 from delf_jax.models.delf import DELF
 from delf_jax.models.delg import DELG
 from delf_jax.models.resnet import BASIC_DEPTHS, LAYOUTS, UNITS, ResNet
+from delf_jax.settings import PCA_FIELDS
 
 FORMAT = 1
+PCA_DEFAULTS = {"variances": "", "dimension": 0, "use_whitening": False}
 BUNDLED = pathlib.Path(__file__).parent / "bundled" / "delg_tiny"
 BACKBONE_FIELDS = (
     *("depth", "width", "layout", "normalization"),
@@ -129,6 +132,7 @@ def load_model(
     directory = pathlib.Path(BUNDLED if path is None else path)
     config, variables = read_model(directory)
     architecture = config["architecture"]
+    config["extraction"] = _with_projections(config["extraction"], directory)
     module = build_module(architecture, conv3x3=conv3x3)
     module, variables = fold_batch_norm(module, variables)
     variables = jax.tree.map(jnp.asarray, variables)
@@ -182,6 +186,24 @@ def fold_batch_norm(
     folded = {name: x.astype(np.float32) for name, x in folded.items()}
     backbone = module.backbone.clone(normalization="folded")
     return module.clone(backbone=backbone), unflatten_dict(folded, sep="/")
+
+
+def _with_projections(
+    extraction: dict[str, Any], directory: pathlib.Path
+) -> dict[str, Any]:
+    """The settings, with projections read from the .datum files that they name."""
+    read = {}
+    for field in PCA_FIELDS:
+        pca = extraction.get(field)
+        if isinstance(pca, dict):
+            from delf_jax import extraction_config
+
+            paths = {
+                key: str(directory / value) if isinstance(value, str) else value
+                for key, value in pca.items()
+            }
+            read[field] = extraction_config.load_pca(ConfigDict(PCA_DEFAULTS | paths))
+    return extraction | read
 
 
 def expected_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
