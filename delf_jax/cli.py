@@ -176,6 +176,24 @@ def _inspect_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="a file, folder or prefix")
 
 
+def _features_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="a feature store, or files")
+    parser.add_argument("target", metavar="TARGET", help="folder to write to")
+    kinds = parser.add_mutually_exclusive_group(required=True)
+    layouts = {"choices": ("delf", "delg"), "metavar": "LAYOUT"}
+    kinds.add_argument(
+        "--to",
+        help="delf: NAME.delf; delg: NAME.delg_local, NAME.delg_global",
+        **layouts,
+    )
+    kinds.add_argument(
+        "--from", dest="layout", help="the same, from files to a store", **layouts
+    )
+    parser.add_argument(
+        "--name", default="delf files", help="what the new store says made them"
+    )
+
+
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, "folder to write to (demo)", default="demo")
     _add_model(parser)
@@ -283,6 +301,13 @@ COMMANDS = {
         "inspect resnet50.pth\ninspect photos_index",
         _inspect_options,
         commands.run_inspect,
+    ),
+    "features": Command(
+        "turn a feature store into files of DELF, one per image, and back",
+        "features photos_store photos_delf --to=delf\n"
+        "features photos_delf a_store --from=delf --name=delf_gld",
+        _features_options,
+        commands.run_features,
     ),
     "demo": Command(
         "draw landmarks, match and search them, and say how well it went",

@@ -126,6 +126,18 @@ def run_inspect(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_features(options: argparse.Namespace) -> int:
+    from delf_jax import exchange
+
+    if options.to:
+        report = exchange.write_files(options.source, options.target, options.to)
+    else:
+        report = exchange.read_files(
+            options.source, options.target, options.layout, name=options.name
+        )
+    return _tell_report(report, options.target, done="written")
+
+
 def run_demo(options: argparse.Namespace) -> int:
     model, _ = _model_and_settings(options)
     from delf_jax import demo
@@ -178,11 +190,11 @@ def _print_answer(answer: Any) -> None:
         print(f"{rank:>6}  {inliers:>7}  {result.similarity:>10.3f}  {result.image}")
 
 
-def _tell_report(report: Any, out: str) -> int:
+def _tell_report(report: Any, out: str, done: str = "extracted") -> int:
     """0, or 1 if none of the images could be used; the failed ones by name."""
     for reason in report.failed.values():
         print(f"failed: {reason}", file=sys.stderr)
-    counts = f"{report.extracted} extracted, {report.unchanged} unchanged"
+    counts = f"{report.extracted} {done}, {report.unchanged} unchanged"
     if report.removed:
         counts += f", {report.removed} removed"
     if report.failed:

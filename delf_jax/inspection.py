@@ -16,7 +16,6 @@ from delf_jax.sources import Source
 
 _WIDTH, _SHOWN_FAILURES = 84, 10
 _AGGREGATION_FIELDS = (b"aggregation", b"codebook", b"num_assignments")
-_COLLECTIONS = ("params", "batch_stats")
 _CODEBOOKS = ("codebook", "clusters")  # the second written by TensorFlow 1.
 _TITLES = {
     "model": "model folder",
@@ -57,15 +56,26 @@ def describe(path: str | os.PathLike) -> str:
 
 def _tell_weights(source: Source) -> Iterator[str]:
     yield f"{source.path}: {_TITLES[source.kind]}"
-    if source.kind == "model":
-        yield from _tell_fields(source.details)
     # Each is read, and so checked, but only one is kept at a time.
     shapes = {n: _without_values(source.tensors[n]) for n in source.tensors}
     for name, tensor in shapes.items():
         if name.rpartition("/")[2] in _CODEBOOKS and tensor.ndim == 2:
             words, depth = tensor.shape
             yield f"a codebook of {words} visual words of {depth} dimensions"
+    if source.kind == "model":
+        yield from _tell_fields(source.details)
+    if source.kind == "training":
+        yield f"step: {int(source.tensors['step'])}"
+        yield "of its state, the averaged parameters, which become the model:"
+        shapes = _below("ema/", shapes)
+    if source.kind in ("model", "training"):
+        shapes = _below("params/", shapes) | _below("batch_stats/", shapes)
     yield from _tell_parameters(shapes)
+
+
+def _below(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    inside = {n: tensor for n, tensor in tensors.items() if n.startswith(prefix)}
+    return {n.removeprefix(prefix): tensor for n, tensor in inside.items()}
 
 
 def _without_values(tensor: np.ndarray) -> np.ndarray:
@@ -79,9 +89,10 @@ def _tell_parameters(tensors: Mapping[str, np.ndarray]) -> Iterator[str]:
     for name, tensor in tensors.items():
         module, rest = _split(name)
         modules.setdefault(module, {})[rest] = tensor
+    overview = parameter_overview.get_parameter_overview
     for module, inside in modules.items():
-        yield f"\n{module}"
-        yield parameter_overview.get_parameter_overview(inside, include_stats=False)
+        table, _, _ = overview(inside, include_stats=False).partition("\nTotal: ")
+        yield f"\n{module}\n{table}"
     rows = [_sum(module, inside.values()) for module, inside in modules.items()]
     rows.append(_sum("total", tensors.values()))
     yield "\n" + parameter_overview.make_table(rows)
@@ -91,10 +102,8 @@ def _split(name: str) -> tuple[str, str]:
     """(module, name in it); of what is nested deeper, two levels are the module."""
     separator = "/" if "/" in name else "."
     parts = name.split(separator)
-    if parts[0] in _COLLECTIONS and len(parts) > 1:
-        parts = parts[1:]
     depth = min(2, len(parts) - 1)
-    return separator.join(parts[:depth]) or "-", separator.join(parts[depth:])
+    return separator.join(parts[:depth]) or "(top)", separator.join(parts[depth:])
 
 
 def _sum(module: str, tensors: Iterable[np.ndarray]) -> _Module:

@@ -287,6 +287,11 @@ def _read_places(directory: str | os.PathLike) -> Places:
 def _check_model(index: Index, model: Model, settings: ExtractionSettings) -> None:
     """Features of different models, or settings, cannot be compared."""
     made_by = index.store.manifest["model"]
+    if made_by["fingerprint"] == "":
+        raise InputError(
+            f"{index.directory}: holds features from files ({made_by['name']}), which "
+            "cannot be compared with those of a model; index the photos themselves"
+        )
     if made_by["fingerprint"] != model.fingerprint:
         raise InputError(
             f"{index.directory}: was indexed by model {made_by['name']} "

@@ -7,15 +7,18 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+import safetensors
 
+from delf_jax import checkpoints, weights
 from delf_jax.files import InputError
+from delf_jax.formats import keras_h5, pytorch, saved_model, tensorbundle
+from delf_jax.formats.lazy_arrays import LazyArrays
 
 Tensors = Mapping[str, np.ndarray]
 
 _TABLE_END = struct.pack("<Q", 0xDB4775248B80FB57)  # of TensorFlow's .index files
-_VARIABLE = "/.ATTRIBUTES/VARIABLE_VALUE"
-_NEWEST = re.compile(r'^model_checkpoint_path:\s*"(.*)"', re.MULTILINE)
 
 
 class Source(NamedTuple):
@@ -38,27 +41,27 @@ def read_source(path: str | os.PathLike) -> Source:
     with "/"; in TensorFlow's files those of the variables, without the ending
     "/.ATTRIBUTES/VARIABLE_VALUE" or ":0"; in others as they stand there.
 
-    details: of a "model" its config; of "training" the step; of a "saved_model" and a
-    "frozen_graph" the nodes of the graph, (name, operation, inputs) each.
+    A SavedModel that keeps its weights in the graph is read as a "frozen_graph".
+
+    details: of a "model" its config; of "safetensors" the metadata; of a "saved_model"
+    and a "frozen_graph" the `nodes` of the graph, (name, operation, inputs) each, and
+    the `signatures`, of the first the floating-point `constants`, too.
     """
-    found = recognise(path)
-    if found is None:
-        raise InputError(f"{path}: {_not_recognised(pathlib.Path(path))}")
-    kind, place = found
-    tensors, details = READERS[kind](place)
-    return Source(kind, place, tensors, details)
+    path = pathlib.Path(path)
+    kind = recognise(path)
+    if kind is None:
+        raise InputError(f"{path}: {_not_recognised(path)}")
+    return READERS[kind](path)
 
 
-def recognise(path: str | os.PathLike) -> tuple[str, pathlib.Path] | None:
-    """(kind, path to read) of weights; None if it holds none that are known."""
+def recognise(path: str | os.PathLike) -> str | None:
+    """The kind of weights at a path, a key of `READERS`; None if it holds no such."""
     path = pathlib.Path(path)
     if path.is_dir():
         return _recognise_folder(path)
     if path.is_file():
         return _recognise_file(path)
-    if path.with_name(path.name + ".index").is_file():
-        return "tf_checkpoint", path
-    return None
+    return "tf_checkpoint" if tensorbundle.is_bundle(path) else None
 
 
 def _not_recognised(path: pathlib.Path) -> str:
@@ -72,57 +75,38 @@ def _not_recognised(path: pathlib.Path) -> str:
     )
 
 
-def _recognise_folder(folder: pathlib.Path) -> tuple[str, pathlib.Path] | None:
+def _recognise_folder(folder: pathlib.Path) -> str | None:
     if (folder / "model.safetensors").is_file():
-        return "model", folder
+        return "model"
     if (folder / "saved_model.pb").is_file():
-        return "saved_model", folder
-    for checkpoints in (folder / "checkpoints", folder):
-        if any((step / "state").is_dir() for step in checkpoints.glob("[0-9]*")):
-            return "training", checkpoints
+        return "saved_model"
+    if _steps(folder) is not None:
+        return "training"
     if (folder / "checkpoint").is_file() or any(folder.glob("*.index")):
-        return "tf_checkpoint", _newest_prefix(folder)
+        return "tf_checkpoint"
     return None
 
 
-def _newest_prefix(folder: pathlib.Path) -> pathlib.Path:
-    """The checkpoint that the folder's state file names, or the only one there."""
-    prefixes = [path.with_suffix("") for path in sorted(folder.glob("*.index"))]
-    if (folder / "checkpoint").is_file():
-        text = (folder / "checkpoint").read_bytes()[:65536].decode("utf-8", "replace")
-        newest = _NEWEST.search(text)
-        # A folder that was moved still says where it was.
-        name = pathlib.PurePath(newest.group(1)).name if newest else ""
-        if folder / name in prefixes:
-            return folder / name
-    if len(prefixes) != 1:
-        names = ", ".join(prefix.name for prefix in prefixes[:10]) or "none"
-        raise InputError(
-            f"{folder}: name one of its checkpoints, such as {folder}/ckpt-1; it "
-            f"holds {names}"
-        )
-    return prefixes[0]
+def _steps(folder: pathlib.Path) -> pathlib.Path | None:
+    """Where the states of a training are: in its workdir, or the folder itself."""
+    for inner in (folder / "checkpoints", folder):
+        if any((step / "state").is_dir() for step in inner.glob("[0-9]*")):
+            return inner
+    return None
 
 
-def _recognise_file(path: pathlib.Path) -> tuple[str, pathlib.Path] | None:
+def _recognise_file(path: pathlib.Path) -> str | None:
     with open(path, "rb") as file:
-        start, size = file.read(64), os.fstat(file.fileno()).st_size
-        file.seek(max(0, size - 8))
-        end = file.read(8)
-    if end == _TABLE_END:
-        return "tf_checkpoint", path.with_suffix("")
-    shard = re.fullmatch(r"(.+)\.data-\d{5}-of-\d{5}", path.name)
-    if shard and path.with_name(shard.group(1) + ".index").is_file():
-        return "tf_checkpoint", path.with_name(shard.group(1))
-    for kind, is_kind in _STARTS.items():
-        if is_kind(start, size):
-            return kind, path.parent if kind == "saved_model" else path
-    return None
+        start, size = file.read(512), os.fstat(file.fileno()).st_size
+        file.seek(max(0, size - len(_TABLE_END)))
+        end = file.read()
+    if end == _TABLE_END or tensorbundle.is_bundle(path):
+        return "tf_checkpoint"
+    kinds = (kind for kind, is_kind in _STARTS.items() if is_kind(start, size))
+    return next(kinds, None)
 
 
 def _is_torch(start: bytes, size: int) -> bool:
-    from delf_jax.formats import pytorch
-
     return start[:4] == b"PK\3\4" or pytorch.is_legacy(start)
 
 
@@ -132,9 +116,10 @@ def _is_safetensors(start: bytes, size: int) -> bool:
 
 
 def _is_graph(start: bytes, size: int) -> bool:
-    """Whether it starts as a GraphDef: a node (field 1), its name (field 1)."""
-    node = re.match(rb"\x0a[\x80-\xff]{0,4}[\0-\x7f]\x0a[\1-\x7f]", start)
-    return node is not None and start[node.end() :][:1].isalnum()
+    """Whether it starts as a GraphDef does: a node with a name and an operation."""
+    node = re.match(rb"\x0a[\x80-\xff]{0,4}[\0-\x7f]\x0a([\1-\x7f])", start)
+    operation = start[node.end() + node[1][0] :] if node else b""
+    return re.match(rb"\x12[\1-\x7f][A-Z_]", operation) is not None
 
 
 # A SavedModel starts with its version, a number, and then has a graph.
@@ -147,61 +132,81 @@ _STARTS: dict[str, Callable[[bytes, int], bool]] = {
 }
 
 
-def _read_model(folder: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
-    from delf_jax import weights
-
+def _read_model(folder: pathlib.Path) -> Source:
     config, _ = weights.read_model(folder)
-    return _read_safetensors(folder / "model.safetensors")[0], config
+    stored = _read_safetensors(folder / "model.safetensors")
+    return Source("model", folder, stored.tensors, config)
 
 
-def _read_training(folder: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
-    import jax
-
-    from delf_jax import checkpoints
-
-    leaves = jax.tree_util.tree_leaves_with_path(checkpoints.read_state(folder))
+def _read_training(folder: pathlib.Path) -> Source:
+    folder = _steps(folder) or folder
+    try:
+        state = checkpoints.read_state(folder)
+    except InputError:
+        raise
+    except (ValueError, OSError, LookupError, TypeError) as error:
+        raise InputError(f"{folder}: damaged ({error!s:.200})") from None
+    leaves = jax.tree_util.tree_leaves_with_path(state)
     tensors = {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
         for path, leaf in leaves
     }
-    return tensors, {}
+    return Source("training", folder, tensors, {})
 
 
-def _read_tf_checkpoint(prefix: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
-    from delf_jax.formats import tensorbundle
-
-    tensors = tensorbundle.read_bundle(prefix)
-    return {name.removesuffix(_VARIABLE): x for name, x in tensors.items()}, {}
-
-
-def _read_keras_h5(path: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
-    from delf_jax.formats import keras_h5
-
-    return keras_h5.read_h5(path), {}
+def _read_tf_checkpoint(path: pathlib.Path) -> Source:
+    prefix = tensorbundle.find_bundle(path)
+    bundle = tensorbundle.read_bundle(prefix)
+    return Source("tf_checkpoint", prefix, _numbers(bundle), {})
 
 
-def _read_torch(path: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
-    from delf_jax.formats import pytorch
+def _read_graph(path: pathlib.Path) -> Source:
+    found = saved_model.read_saved_model(path)
+    details = {
+        "nodes": [(node.name, node.op, node.inputs) for node in found.nodes],
+        "signatures": found.signatures,
+    }
+    if not found.tensors:
+        return Source("frozen_graph", path, found.constants, details)
+    details["constants"] = found.constants
+    return Source("saved_model", path, _numbers(found.tensors), details)
 
-    return pytorch.read_state_dict(path), {}
+
+def _numbers(arrays: LazyArrays) -> Tensors:
+    """Those of numbers, by the names of their variables."""
+    return LazyArrays(
+        {
+            tensorbundle.variable_path(name).removesuffix(":0"): entry
+            for name, entry in arrays.entries.items()
+            if not entry.dtype.hasobject
+        }
+    )
 
 
-def _read_safetensors(path: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
-    import safetensors
+def _read_keras_h5(path: pathlib.Path) -> Source:
+    return Source("keras_h5", path, keras_h5.read_h5(path), {})
 
+
+def _read_torch(path: pathlib.Path) -> Source:
+    return Source("torch", path, pytorch.read_state_dict(path), {})
+
+
+def _read_safetensors(path: pathlib.Path) -> Source:
     try:
         with safetensors.safe_open(path, framework="np") as file:
             names = file.offset_keys()
             tensors = {name: file.get_tensor(name) for name in names}
-            return tensors, dict(file.metadata() or {})
+            return Source("safetensors", path, tensors, file.metadata() or {})
     except (safetensors.SafetensorError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a safetensors file ({error})") from None
 
 
-READERS: dict[str, Callable[[pathlib.Path], tuple[Tensors, dict[str, Any]]]] = {
+READERS: dict[str, Callable[[pathlib.Path], Source]] = {
     "model": _read_model,
     "training": _read_training,
     "tf_checkpoint": _read_tf_checkpoint,
+    "saved_model": _read_graph,
+    "frozen_graph": _read_graph,
     "keras_h5": _read_keras_h5,
     "torch": _read_torch,
     "safetensors": _read_safetensors,

@@ -184,8 +184,20 @@ def begin(out: pathlib.Path, manifest: dict[str, Any]) -> None:
         raise InputError(f"{out}: a file is in the way of the folder of the store")
     (out / "shards").mkdir(parents=True, exist_ok=True)
     path = out / "manifest.json"
-    if not path.exists() or read_manifest(out).get("key") != manifest["key"]:
-        write_json(path, manifest)
+    known = read_manifest(out) if path.exists() else {}
+    if known.get("key") == manifest["key"]:
+        return
+    if known and "" in (_fingerprint(known), _fingerprint(manifest)):
+        raise InputError(
+            f"{out}: holds other features; those from files and those of a model do "
+            "not mix: name another folder"
+        )
+    write_json(path, manifest)
+
+
+def _fingerprint(manifest: dict[str, Any]) -> str | None:
+    """Of the model; "" if the features were read from files."""
+    return manifest.get("model", {}).get("fingerprint")
 
 
 def finish(out: pathlib.Path, writer: Writer, *, alone: bool) -> None:

@@ -94,6 +94,15 @@ def test_train_passes_fields_of_the_config_on(monkeypatch):
     assert options.rest == fields
 
 
+@pytest.mark.parametrize(
+    "command", ["match a b", "extract p --out=o", "index --index=i"]
+)
+def test_commands_that_extract_pass_fields_of_the_config_on(monkeypatch, command):
+    field = "--config.extraction.max_features=5"
+    _, options = run(monkeypatch, *command.split(), "--config=c", field)
+    assert (options.config, options.rest) == ("c", [field])
+
+
 def test_parts_count_from_zero(monkeypatch):
     _, options = run(monkeypatch, "extract", "p", "--out=o", "--part=3/4")
     assert options.part == (3, 4)
@@ -116,6 +125,8 @@ def test_a_part_that_is_none_is_refused(part, capsys):
         ["search", "a.jpg", "--index=i", "--tops=3"],
         ["search", "a.jpg", "--index=i", "--top=many"],
         ["extract", "p", "--ou=o"],
+        ["demo", "--config.extraction.max_features=5"],
+        ["train", "--config=c", "--workdir=w", "--seed=3"],
     ],
 )
 def test_a_wrong_command_line_is_explained(arguments, capsys):

@@ -98,6 +98,53 @@ def test_search_prints_a_table_and_writes_json_and_a_page(run, photos, index, tm
     assert 'class="card"' in (tmp_path / "s.html").read_text()
 
 
+PBTXT = """
+image_scales: 1 image_scales: 0.5 use_global_features: true max_image_size: 100
+delf_local_config { use_pca: false layer_name: "block3" score_threshold: 0
+                    max_feature_num: 20 }
+delf_global_config { use_pca: false image_scales_ind: 0 }
+"""
+
+
+def test_a_text_config_of_the_original_says_how_to_extract(run, photos, tmp_path):
+    (tmp_path / "a.pbtxt").write_text(PBTXT)
+    out, config = tmp_path / "out", f"--config={tmp_path / 'a.pbtxt'}"
+    override = "--config.extraction.max_features=9"
+    status, said = run("extract", photos, f"--out={out}", config, override)
+    assert status == 0 and "a.pbtxt: layer_name: block3 has no effect" in said
+    opened = store.open_store(out)
+    settings = opened.manifest["settings"]
+    assert settings["image_scales"] == [1.0, 0.5] and settings["max_image_size"] == 100
+    assert settings["locations"] == "delf" and settings["global_scales"] == [0]
+    assert {len(image.local.scales) for image in opened} == {9}
+
+
+def test_an_index_is_searched_with_the_config_that_made_it(run, photos, tmp_path):
+    option, few = f"--index={tmp_path / 'few'}", "--config.extraction.max_features=50"
+    assert run("index", photos, option, few)[0] == 0
+    assert run("search", photos / "0.png", option, few)[0] == 0
+    assert run("search", photos / "0.png", option)[0] == 2
+
+
+def test_a_config_names_the_model_unless_the_command_line_does(
+    run, photos, tmp_path, tiny_model, capsys
+):
+    config = tmp_path / "mine.py"
+    config.write_text(
+        "from ml_collections import ConfigDict\n"
+        f"def get_config():\n    return ConfigDict({{'model': '{tiny_model}'}})\n"
+    )
+    arguments = ["extract", photos, f"--out={tmp_path / 'out'}", f"--config={config}"]
+    assert run(*arguments, model=False)[0] == 0
+    name = store.open_store(tmp_path / "out").manifest["model"]["name"]
+    assert name == tiny_model.name
+    other = "--config.model=parameters/r50delg_gld_20200814"
+    assert cli.main([*map(str, arguments), other]) == 2
+    said = capsys.readouterr().err
+    assert "run `convert parameters/r50delg_gld_20200814 --out" in said
+    assert run(*arguments, other)[0] == 0  # --model wins.
+
+
 def test_search_without_reranking_verifies_nothing(run, photos, index, tmp_path):
     out = tmp_path / "s.json"
     options = ["--no_rerank", "--top=0", f"--json={out}"]
@@ -122,3 +169,21 @@ def test_train_is_given_the_config_with_its_overrides(run, tmp_path, monkeypatch
     assert run("train", *arguments, model=False)[0] == 0
     assert calls == [(5, str(tmp_path))]
     assert configuration.read_config(config).seed != 5
+
+
+def test_features_go_to_files_and_back(run, photos, tmp_path):
+    paths = features, files, again = [tmp_path / name for name in ("s", "f", "a")]
+    assert run("extract", photos, f"--out={features}")[0] == 0
+
+    def turn(*arguments):
+        return run("features", *arguments, model=False)
+
+    status, said = turn(features, "--to=delg", files)
+    assert status == 0 and "4 written, 0 unchanged" in said
+    assert "4 written" in turn(files, again, "--from=delg", "--name=mine")[1]
+    assert (
+        "0 written, 4 unchanged" in turn(files, again, "--from=delg", "--name=mine")[1]
+    )
+    before, after = store.open_store(paths[0]), store.open_store(paths[2])
+    assert before.ids == after.ids and after.manifest["model"]["name"] == "mine"
+    np.testing.assert_array_equal(before.global_descriptors, after.global_descriptors)

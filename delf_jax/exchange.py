@@ -1,0 +1,278 @@
+"""Feature stores as files of the original, one or two for each image, and back.
+
+    delf  NAME.delf
+    delg  NAME.delg_local and NAME.delg_global, or one of them
+
+NAME is the id of an image without its extension, folders included. Numbers are carried
+over as they are: in both, locations are (y, x) in pixels of the original image (unless
+extraction was told use_resized_coordinates) and scales are 1 / image scale; the
+original leaves the resize before the pyramid out of scales, as extraction here does
+with locations "delf". Files say neither how large an image is nor its whole id:
+images.json beside them does, where they came from a store. Orientations, which the
+original never computes, are written as 0 and not read.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from delf_jax import progress, store, store_files
+from delf_jax.files import InputError, atomic_write, read_json, write_json
+from delf_jax.formats import datum, delf_features
+from delf_jax.ops import Features, LocalFeatures
+from delf_jax.shards import FORMAT, Record
+from delf_jax.store import StoreReport
+
+LOCAL, GLOBAL = "local", "global"
+# What the files of an image are called, by layout.
+SUFFIXES = {
+    "delf": {LOCAL: ".delf"},
+    "delg": {LOCAL: ".delg_local", GLOBAL: ".delg_global"},
+}
+SIDECAR = "images.json"
+
+Paths = Mapping[str, pathlib.Path]
+
+
+class _Kind(NamedTuple):
+    """What every image of a store must have: lengths of descriptors; None: none."""
+
+    local: int | None
+    globe: int | None
+
+
+def write_files(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    layout: str,
+    *,
+    shown: bool = True,
+) -> StoreReport:
+    """Writes the features of a store as files, and says how many.
+
+    Files that hold the same bytes already are left alone. InputError if two images
+    would share a name, or the layout has no file for what the store holds.
+    """
+    images = store.open_store(source)
+    names = _names(images.ids, source)
+    out, written = pathlib.Path(out), 0
+    with progress.track("features", len(names), shown=shown) as advance:
+        for name, features in zip(names, images, strict=True):
+            files = _encode(features, layout)
+            if not files:
+                raise InputError(
+                    f"{source}: holds no local features; --to=delg takes global ones"
+                )
+            changed = [
+                _update(out / f"{name}{suffix}", data) for suffix, data in files.items()
+            ]
+            written += any(changed)
+            advance()
+    rows = zip(names, images.ids, images, strict=True)
+    described = {
+        "made_by": {key: images.manifest[key] for key in ("model", "settings")},
+        "images": {name: [id, *features.image_size] for name, id, features in rows},
+    }
+    write_json(out / SIDECAR, described)
+    return StoreReport(written, len(names) - written, 0, dict(images.failed))
+
+
+def read_files(
+    folder: str | os.PathLike,
+    out: str | os.PathLike,
+    layout: str,
+    *,
+    name: str = "delf files",
+    shown: bool = True,
+) -> StoreReport:
+    """Brings a store up to date with the files of a folder, and says what was done.
+
+    name: of what made the features. Such a store has no fingerprint of a model: it is
+    not searched with one, and is not mixed with other features. The size of an image
+    that images.json does not know is (0, 0). Damaged files are reported, and so are
+    those whose descriptors differ in length from the first.
+    """
+    folder, out = pathlib.Path(folder), pathlib.Path(out)
+    found = _find(folder, layout)
+    known_images = _read_sidecar(folder / SIDECAR)
+    kind = _common_kind(found.values())
+    manifest = _manifest(name, layout, kind)
+    store_files.begin(out, manifest)
+    key = manifest["key"]
+    known = store_files.current_records(store_files.read_shards(out, key, []))
+    writer = store_files.Writer(out, key, known.values())
+    todo = []
+    for stem, paths in sorted(found.items()):
+        id, *size = known_images.get(stem, (stem, 0, 0))
+        record = _look_at(paths, Record(id, writer.sequence, "extracted"))
+        if id not in known or not _same_files(known[id].record, record):
+            todo.append((record, paths, tuple(size)))
+    failed = {}
+    try:
+        with progress.track("features", len(todo), shown=shown) as advance:
+            for record, paths, size in todo:
+                try:
+                    writer.add(record, _read_image(paths, kind, size))
+                except InputError as error:
+                    failed[record.id] = str(error)
+                    writer.add(record._replace(outcome="failed", reason=str(error)))
+                advance()
+    finally:
+        writer.flush()
+    store_files.finish(out, writer, alone=True)
+    return StoreReport(len(todo) - len(failed), len(found) - len(todo), 0, failed)
+
+
+def _names(ids: Sequence[str], source: str | os.PathLike) -> list[str]:
+    """The ids without extensions; InputError if one is no place in a folder."""
+    owners: dict[str, str] = {}
+    for id in ids:
+        path = pathlib.PurePosixPath(id)
+        if path.is_absolute() or ".." in path.parts or not path.name:
+            raise InputError(f"{source}: image {id!r} is no path within a folder")
+        name = str(path.with_suffix(""))
+        if name in owners:
+            raise InputError(
+                f"{source}: images {owners[name]} and {id} would share a file; give "
+                "one of them another name"
+            )
+        owners[name] = id
+    return list(owners)
+
+
+def _encode(features: Features, layout: str) -> dict[str, bytes]:
+    """The bytes of each file of an image, by its ending."""
+    suffixes, files = SUFFIXES[layout], {}
+    if features.local is not None:
+        local = delf_features.DelfFeatures(*map(np.asarray, features.local))
+        files[suffixes[LOCAL]] = delf_features.encode_delf_features(local)
+    if features.global_descriptor is not None and GLOBAL in suffixes:
+        descriptor = np.asarray(features.global_descriptor, np.float32)
+        files[suffixes[GLOBAL]] = datum.encode_datum(descriptor)
+    return files
+
+
+def _update(path: pathlib.Path, data: bytes) -> bool:
+    """Whether the file was written: not if it holds these bytes already."""
+    if path.is_file() and path.stat().st_size == len(data):
+        if path.read_bytes() == data:
+            return False
+    with atomic_write(path) as file:
+        file.write(data)
+    return True
+
+
+def _find(folder: pathlib.Path, layout: str) -> dict[str, dict[str, pathlib.Path]]:
+    """name -> "local" or "global" -> file, of all files of a layout in a folder."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    found: dict[str, dict[str, pathlib.Path]] = {}
+    for branch, suffix in SUFFIXES[layout].items():
+        for path in folder.rglob(f"?*{suffix}"):
+            name = path.relative_to(folder).as_posix().removesuffix(suffix)
+            found.setdefault(name, {})[branch] = path
+    if not found:
+        wanted = " or ".join(SUFFIXES[layout].values())
+        raise InputError(f"{folder}: holds no {wanted} files")
+    return found
+
+
+def _read_sidecar(path: pathlib.Path) -> dict[str, list]:
+    """name -> [id, height, width], of the images that a store was written from."""
+    if not path.exists():
+        return {}
+    images = read_json(path)
+    images = images.get("images") if isinstance(images, dict) else None
+    if not isinstance(images, dict) or not all(
+        isinstance(row, list) and [type(x) for x in row] == [str, int, int]
+        for row in images.values()
+    ):
+        raise InputError(f"{path}: damaged; without it, names of files are ids")
+    if len({row[0] for row in images.values()}) < len(images):
+        raise InputError(f"{path}: damaged: two images have one id")
+    return images
+
+
+def _common_kind(images: Any) -> _Kind:
+    """What the images have: branches of any, lengths of the first that say them."""
+    branches = {branch for paths in images for branch in paths}
+    lengths = dict.fromkeys(branches, 0)
+    for branch in branches:
+        for path in sorted(paths[branch] for paths in images if branch in paths):
+            try:
+                lengths[branch] = _read_branch(branch, path).shape[-1]
+            except InputError:
+                continue
+            if lengths[branch]:
+                break
+    return _Kind(lengths.get(LOCAL), lengths.get(GLOBAL))
+
+
+def _read_branch(branch: str, path: pathlib.Path) -> np.ndarray:
+    """The descriptors [N, D] or the global descriptor [D] of a file."""
+    if branch == LOCAL:
+        return delf_features.read_delf_features(path).descriptors
+    descriptor = datum.read_datum(path)
+    if descriptor.ndim != 1 or descriptor.dtype != np.float32 or not len(descriptor):
+        raise InputError(f"{path}: holds no global descriptor")
+    return descriptor
+
+
+def _read_image(paths: Paths, kind: _Kind, size: tuple[int, int]) -> Features:
+    """The features of an image; InputError if they are not of the common kind."""
+    for branch, wanted in zip((LOCAL, GLOBAL), kind, strict=True):
+        if wanted is not None and branch not in paths:
+            other = next(iter(paths.values()))
+            raise InputError(f"{other}: other images have {branch} features, too")
+    local = descriptor = None
+    if kind.local is not None:
+        read = delf_features.read_delf_features(paths[LOCAL])
+        descriptors = read.descriptors
+        if not len(descriptors):
+            descriptors = np.zeros((0, kind.local), np.float32)
+        _check_length(paths[LOCAL], descriptors.shape[1], kind.local)
+        local = LocalFeatures(read.locations, read.scales, descriptors, read.attention)
+    if kind.globe is not None:
+        descriptor = _read_branch(GLOBAL, paths[GLOBAL])
+        _check_length(paths[GLOBAL], len(descriptor), kind.globe)
+    return Features(local, descriptor, size)
+
+
+def _check_length(path: pathlib.Path, length: int, wanted: int) -> None:
+    if length != wanted:
+        raise InputError(
+            f"{path}: descriptors of {length} dimensions, where others have {wanted}"
+        )
+
+
+def _look_at(paths: Paths, record: Record) -> Record:
+    """The record with the size and the time of the files of an image."""
+    status = [path.stat() for path in paths.values()]
+    return record._replace(
+        file_size=sum(s.st_size for s in status),
+        modified=max(s.st_mtime_ns for s in status),
+    )
+
+
+def _same_files(known: Record, now: Record) -> bool:
+    same = (known.file_size, known.modified) == (now.file_size, now.modified)
+    return known.outcome == "extracted" and same
+
+
+def _manifest(name: str, layout: str, kind: _Kind) -> dict[str, Any]:
+    """What a store says of features that no model of ours made."""
+    settings = {"files": layout, "local": kind.local, "global": kind.globe}
+    made_by = json.dumps([FORMAT, name, settings]).encode()
+    return {
+        "format": FORMAT,
+        "key": hashlib.sha256(made_by).hexdigest()[:16],
+        "model": {"name": name, "fingerprint": ""},
+        "settings": settings,
+        "images": 0,
+        "failed": {},
+    }
