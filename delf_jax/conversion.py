@@ -79,6 +79,9 @@ def find_network(
     family = FAMILIES[key]
     shapes = {name: stated(source)[name].shape for name in canonical}
     assigned = assign(canonical, shapes, key, mapping)
+    for theirs in stated(source).keys() - canonical.keys():
+        reason = families.no_weight(theirs) or "not made of floating-point numbers"
+        assigned.dropped[theirs] = reason
     variables = {
         ours: families.to_our_axes(ours, source.tensors[theirs], family.pytorch)
         for ours, theirs in assigned.named.items()

@@ -91,11 +91,11 @@ def random_weights(names: Names, units, width: int, rng) -> dict[str, np.ndarray
         for leaf, vector in zip(leaves[2:], vectors, strict=True):
             named[norm + leaf] = vector
         if names.pytorch:
-            named[norm + ".num_batches_tracked"] = np.int64(7)
+            named[norm + ".num_batches_tracked"] = np.array(7)
         else:
             named[norm + leaves[4]] -= 1
     return {
-        name: x if x.dtype == np.int64 else np.asarray(x, np.float32)
+        name: x if x.dtype == np.int64 else np.ascontiguousarray(x, np.float32)
         for name, x in named.items()
     }
 
