@@ -24,10 +24,10 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict(
         {
-            "name": "delg",
+            "name": "delg",  # or "global"; configs/gldv2_baseline.py has its fields.
             "depth": 50,  # 18, 26, 50, 101.
             "width": 64,  # channels of the stem.
-            "layout": "v1.5",  # or "keras".
+            "layout": "v1.5",  # or "keras", "slim".
             "attention_width": 512,
             "reduced_dimension": 128,  # of a local descriptor.
             "global_dimension": 2048,
@@ -95,4 +95,7 @@ def get_config() -> ConfigDict:
     config.extraction.max_image_size = 1024  # pixels.
     config.extraction.max_features = 1000
     config.extraction.attention_threshold = 0.0
+    # Of R, G and B in 0 to 255; a training sees its images so, too.
+    config.extraction.pixel_mean = (128.0, 128.0, 128.0)
+    config.extraction.pixel_std = (128.0, 128.0, 128.0)
     return config.lock()

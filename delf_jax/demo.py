@@ -55,7 +55,11 @@ def run(
     count = world.landmarks * (world.queries + world.views) + world.distractors
     print(f"drawing {count} photos of {world.landmarks + world.distractors} landmarks")
     queries = _draw_photos(out, world)
-    _match_pair(out, model, settings, world.size)
+    local = settings.max_features > 0
+    if local:
+        _match_pair(out, model, settings, world.size)
+    else:
+        print(f"{model.name} has no local features: nothing is matched or reranked")
     search.make_index([out / "photos"], out / "index", model, settings, shown=shown)
     index = search.open_index(out / "index")
     print(f"searching {index} for {len(queries)} queries")
@@ -69,11 +73,13 @@ def run(
         *(mean_average_precision(answers, ids, rerank) for rerank in (False, True))
     )
     print(f"mAP by global descriptors {outcome.before:.3f}")
-    print(f"mAP after reranking       {outcome.after:.3f}")
+    if local:
+        print(f"mAP after reranking       {outcome.after:.3f}")
     best = [a._replace(results=a.results[:_RESULTS]) for a in answers]
     page.write_page(out / "search.html", best, index.file, "drawn landmarks")
     print(f"photos: {out / 'photos'}")
-    print(f"figure: {out / 'matches.png'}")
+    if local:
+        print(f"figure: {out / 'matches.png'}")
     print(f"page:   {out / 'search.html'}")
     return outcome
 

@@ -62,6 +62,10 @@ def extract_features(
             f"model {model.name} has no global branch: extraction.global_scales must "
             "be empty"
         )
+    if settings.max_features and not has_local(model):
+        raise InputError(
+            f"model {model.name} has no local branch: extraction.max_features must be 0"
+        )
     variables = jax.device_put(model.variables)
     run = functools.partial(_run_canvases, model.module, variables)
     batch_size = settings.batch_size or default_batch_size()
@@ -75,6 +79,11 @@ def extract_features(
             yield from _extract_window(run, pool, model, settings, batch_size, group)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def has_local(model: Model) -> bool:
+    """Whether the model has a branch of local features."""
+    return hasattr(model.module, "attention_width")
 
 
 def default_batch_size() -> int:
@@ -292,7 +301,8 @@ def extract_canvases(
     attention [B, K], -1 where there is no cell; cells [B, K, 2] (row, column) of the
     map; descriptors [B, K, D]; global_descriptor [B, G] if asked for; all raw.
     """
-    maps = module.apply(variables, canvases, sizes, global_branch=with_global)
+    skipped = {} if with_global else {"global_branch": False}
+    maps = module.apply(variables, canvases, sizes, **skipped)
     result = {}
     if with_global:
         result["global_descriptor"] = maps["global_descriptor"]

@@ -41,6 +41,13 @@ class LossSettings(NamedTuple):
         return tuple(name for name in self._fields[:7] if getattr(self, name))
 
 
+# What shapes or needs the outputs of a local branch.
+LOCAL = (
+    *("attention", "reconstruction", "correspondence", "matchability"),
+    "descriptors_train_backbone",
+)
+
+
 class TeacherHead(nn.Module):
     """A linear map from the student's cells to the teacher's: only training has it."""
 
@@ -103,19 +110,24 @@ def _flat(x: Array) -> Array:
 
 
 def _classify(outputs: Outputs, labels: Array, loss: LossSettings) -> dict[str, Scalar]:
-    """ArcFace on the global descriptor, softmax on the attended local features."""
+    """ArcFace on the global descriptor, softmax on the attended local features.
+
+    A model without local branch has only the first.
+    """
     views = outputs["cosines"].shape[0] // labels.shape[0]
     labels = jnp.repeat(labels, views)
     labelled = (labels >= 0).astype(jnp.float32)
     labels = jnp.maximum(labels, 0)
-    cosines, attended = outputs["cosines"], outputs["attention_logits"]
+    cosines = outputs["cosines"]
     logits = classification.arcface_logits(cosines, labels, loss.margin, loss.scale)
-    metrics = {
-        "arcface": classification.softmax_cross_entropy(logits, labels),
-        "arcface_accuracy": (cosines.argmax(-1) == labels).astype(jnp.float32),
-        "attention": classification.softmax_cross_entropy(attended, labels),
-        "attention_accuracy": (attended.argmax(-1) == labels).astype(jnp.float32),
-    }
+    scored = {"arcface": (logits, cosines)}
+    if "attention_logits" in outputs:
+        scored["attention"] = (outputs["attention_logits"],) * 2
+    metrics = {}
+    for name, (logits, scores) in scored.items():
+        right = scores.argmax(-1) == labels
+        metrics[name] = classification.softmax_cross_entropy(logits, labels)
+        metrics[f"{name}_accuracy"] = right.astype(jnp.float32)
     # An unlabelled view counts as 0: the divisor must not depend on the device.
     return {name: (values * labelled).mean() for name, values in metrics.items()}
 

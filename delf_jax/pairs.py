@@ -39,6 +39,11 @@ def compare_photos(
     settings: ExtractionSettings,
 ) -> Comparison:
     """Features, matches and geometry of two photos; InputError if one is unusable."""
+    if not settings.max_features or not extraction.has_local(model):
+        raise InputError(
+            f"model {model.name} has no local features to match photos by: name "
+            "another with --model, or search"
+        )
     features = []
     for found in extraction.extract_features(model, (a, b), settings):
         if isinstance(found, InputError):

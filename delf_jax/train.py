@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 from delf_jax import checkpoints, objective, weights
 from delf_jax.files import InputError, write_json
 from delf_jax.optimizers import make_optimizer
+from delf_jax.settings import ExtractionSettings, make_settings
 from delf_jax.signals import stop_signals
 from delf_jax.training_data import open_batches, open_sources, settings_tuple
 from delf_jax.training_log import TrainingLog
@@ -54,6 +55,8 @@ class Static(NamedTuple):
     optimizer: optax.GradientTransformation
     loss: objective.LossSettings
     ema_decay: float
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
 
 
 class Outcome(NamedTuple):
@@ -142,9 +145,13 @@ def _forward(
     """Outputs of the model and of the teacher head, and the new running statistics."""
     views = batch["image"]
     images = views.reshape(-1, *views.shape[2:]).astype(jnp.float32)
+    mean, std = (
+        jnp.array(colour, jnp.float32)[None, None, None]
+        for colour in (static.pixel_mean, static.pixel_std)
+    )
     outputs, updated = static.module.apply(
         {"params": params["model"], "batch_stats": batch_stats},
-        (images - 128) / 128,
+        (images - mean) / std,
         train=True,
         mutable=["batch_stats"],
         rngs={"dropout": key},
@@ -213,7 +220,7 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
     start = functools.partial(create_state, static, view_size=config.views.size)
     state = jax.jit(start)(key)  # one program; eagerly, a hundred small ones.
     if config.init_from:
-        state = _started_from(config.init_from, state)
+        state = _started_from(config.init_from, state, static)
     with contextlib.ExitStack() as stack:
         manager = checkpoints.open_checkpoints(
             folder / "checkpoints", keep=config.keep_checkpoints
@@ -278,6 +285,9 @@ def _make_static(config: ConfigDict, classes: int) -> tuple[Static, optax.Schedu
     loss = settings_tuple(objective.LossSettings, config.loss, "loss")
     if not loss.active():
         raise InputError("config.loss: every weight is 0, so there is nothing to learn")
+    chosen = make_settings(config.extraction.to_dict())
+    if config.model.name == "global":
+        _check_nothing_local(loss, chosen)
     classify = bool(loss.arcface or loss.attention)
     if classify and not classes:
         raise InputError(
@@ -293,13 +303,37 @@ def _make_static(config: ConfigDict, classes: int) -> tuple[Static, optax.Schedu
     head = objective.TeacherHead(dimension) if loss.distillation else None
     optimizer, schedule = make_optimizer(config.optimizer, config.steps)
     module = weights.build_module(architecture, axis_name=AXIS)
-    return Static(module, head, optimizer, loss, config.ema_decay), schedule
+    pixels = chosen.pixel_mean, chosen.pixel_std
+    return Static(module, head, optimizer, loss, config.ema_decay, *pixels), schedule
 
 
-def _started_from(source: str, state: TrainState) -> TrainState:
-    """The state with the weights of another training or model, where they fit."""
+def _check_nothing_local(
+    loss: objective.LossSettings, chosen: ExtractionSettings
+) -> None:
+    """InputError if something needs the local branch that a global model lacks."""
+    wrong = [f"loss.{name}" for name in objective.LOCAL if getattr(loss, name)]
+    if chosen.max_features:
+        wrong.append("extraction.max_features")
+    if wrong:
+        raise InputError(
+            f"model.name global has no local branch: {', '.join(wrong)} must be 0"
+        )
+
+
+def _started_from(source: str, state: TrainState, static: Static) -> TrainState:
+    """The state with the weights of another training or model, where they fit.
+
+    InputError if they expect pixels that are normalised in another way.
+    """
     if (pathlib.Path(source) / "model.safetensors").exists():
-        _, averages = weights.read_model(source)
+        config, averages = weights.read_model(source)
+        theirs = make_settings(config["extraction"])
+        for name in ("pixel_mean", "pixel_std"):
+            if getattr(theirs, name) != getattr(static, name):
+                raise InputError(
+                    f"{source}: was trained with {name} {getattr(theirs, name)}, so "
+                    f"extraction.{name} must be that, not {getattr(static, name)}"
+                )
     else:
         averages = checkpoints.read_state(pathlib.Path(source) / "checkpoints")["ema"]
     ours = flax.traverse_util.flatten_dict(state.ema)

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from delf_jax.files import InputError, atomic_write, read_json, sha256_of, write_json
 from delf_jax.models.delf import DELF
 from delf_jax.models.delg import DELG
+from delf_jax.models.global_net import GlobalNet
 from delf_jax.models.resnet import BASIC_DEPTHS, LAYOUTS, UNITS, ResNet
 from delf_jax.settings import PCA_FIELDS
 
@@ -29,13 +30,14 @@ BACKBONE_FIELDS = (
     *("depth", "width", "layout", "normalization"),
     *("block3_strides", "block4_dilation"),
 )
-MODELS = {"delf": DELF, "delg": DELG}
+MODELS = {"delf": DELF, "delg": DELG, "global": GlobalNet}
 CHOICES = {
     "name": tuple(MODELS),
     "depth": tuple(UNITS),
     "layout": tuple(LAYOUTS),
     "normalization": ("batch", "frozen", "folded"),
     "block4_dilation": (1, 2),
+    "pooling": ("gem", "spoc", "mac"),
 }
 
 

@@ -2,8 +2,10 @@
 
 import os
 import pathlib
+from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
+PROVENANCE = {"note": "random"}
 
 # Read by jax when it is first imported, and by the programs that tests start.
 os.environ |= {
@@ -43,8 +45,6 @@ def photos() -> pathlib.Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The folder of a very small DELG with random weights."""
-    import jax
-
     from delf_jax import weights
 
     architecture = {
@@ -63,17 +63,52 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         "max_features": 200,
         "attention_threshold": 0.0,
     }
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    weights.save_model(
+        folder, architecture, random_variables(architecture), extraction, PROVENANCE
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def global_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The folder of a very small model without local features, with random weights."""
+    from delf_jax import weights
+
+    architecture = {
+        "name": "global",
+        "depth": 18,
+        "width": 8,
+        "layout": "v1.5",
+        "global_dimension": 32,
+    }
+    extraction = {
+        "image_scales": (0.5, 1.0),
+        "global_scales": (0, 1),
+        "max_image_size": 160,
+        "max_features": 0,
+    }
+    folder = tmp_path_factory.mktemp("models") / "global"
+    weights.save_model(
+        folder, architecture, random_variables(architecture), extraction, PROVENANCE
+    )
+    return folder
+
+
+def random_variables(architecture: dict[str, Any]) -> dict[str, Any]:
+    """Variables of a network that does not fade, by shape and name alone."""
+    import jax
+
+    from delf_jax import weights
+
     module = weights.build_module(architecture)
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), images)
     # Filled by hand: to compile the network's own initialisation takes seconds.
     rng = np.random.default_rng(0)
-    variables = jax.tree_util.tree_map_with_path(
+    return jax.tree_util.tree_map_with_path(
         lambda path, x: _random_weights(rng, path[-1].key, x.shape), shapes
     )
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    weights.save_model(folder, architecture, variables, extraction, {"note": "random"})
-    return folder
 
 
 def _random_weights(

@@ -58,6 +58,17 @@ def test_match_writes_a_figure_and_says_what_it_found(run, photos, tmp_path):
         assert figure.size[0] > figure.size[1]
 
 
+def test_match_with_a_model_without_local_features_says_so(
+    run, photos, global_model, tmp_path, capsys
+):
+    out, option = f"--out={tmp_path / 'm.png'}", f"--model={global_model}"
+    photo = photos / "0.png"
+    status = cli.main(["match", str(photo), str(photo), out, option])
+    said = capsys.readouterr().err
+    assert status == 2 and said.count("\n") == 1
+    assert "model global has no local features" in said
+
+
 def test_extract_in_parts_gives_the_store_of_one_process(run, photos, tmp_path):
     assert (
         "4 extracted, 0 unchanged"

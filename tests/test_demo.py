@@ -25,6 +25,17 @@ def test_the_demo_writes_photos_a_figure_and_a_page(tiny_model, tmp_path, capsys
     assert str(tmp_path / "search.html") in printed
 
 
+def test_a_model_without_local_features_has_its_demo(global_model, tmp_path, capsys):
+    model = weights.load_model(global_model)
+    outcome = demo.run(tmp_path, model, WORLD, shown=False)
+    assert outcome.before == outcome.after > 0
+    assert not (tmp_path / "matches.png").exists()
+    assert (tmp_path / "search.html").read_text().count("<li>") == 10
+    printed = capsys.readouterr().out
+    assert "global has no local features" in printed
+    assert "figure" not in printed and "after reranking" not in printed
+
+
 def test_precision_is_measured_by_the_folder_of_a_photo(tmp_path):
     ids = ["a/1.jpg", "a/2.jpg", "b/1.jpg"]
     found = [("a/2.jpg", 0.1), ("b/1.jpg", 0.9), ("a/1.jpg", 0.5)]

@@ -213,6 +213,30 @@ def test_a_model_without_global_branch_says_so(model):
         _extract(wrong, [], SETTINGS)
 
 
+def test_a_model_without_local_branch_says_so(global_model):
+    wrong = weights.load_model(global_model)
+    with pytest.raises(InputError, match="global has no local.*max_features must be 0"):
+        _extract(wrong, [], SETTINGS)
+
+
+def test_a_model_without_local_branch_gives_global_descriptors(global_model):
+    whole = weights.load_model(global_model)
+    photo, chosen = _photo(60, 90), settings_for(whole, grid=32)
+    (found,) = _extract(whole, [photo], chosen)
+    assert found.local is None
+    total = 0
+    for image_scale in chosen.image_scales:
+        size = extraction.pyramid_size((60, 90), image_scale)
+        level = image_files.resize_bilinear(image_files.normalize_pixels(photo), size)
+        maps = jax.jit(whole.module.apply)(whole.variables, level[None])
+        total += maps["global_descriptor"][0] / np.linalg.norm(
+            maps["global_descriptor"][0]
+        )
+    np.testing.assert_allclose(
+        found.global_descriptor, total / np.linalg.norm(total), **CLOSE
+    )
+
+
 def test_sizes_share_programs(model):
     settings = settings_for(model, grid=64)
     extraction.program.cache_clear()

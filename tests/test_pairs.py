@@ -91,6 +91,19 @@ def test_photos_without_anything_in_common_describe_themselves_in_json(scene):
     assert described["inlier_locations"] == []
 
 
+def test_a_model_without_local_features_matches_nothing(global_model, tiny_model):
+    model = weights.load_model(global_model)
+    photo = np.zeros((64, 64, 3), np.uint8)
+    for how in ({}, {"max_features": 1000}):
+        chosen = settings.settings_for(model, **how)
+        with pytest.raises(InputError, match="model global has no local features"):
+            pairs.compare_photos(photo, photo, model, chosen)
+    model = weights.load_model(tiny_model)
+    chosen = settings.settings_for(model, max_features=0)
+    with pytest.raises(InputError, match="no local features"):
+        pairs.compare_photos(photo, photo, model, chosen)
+
+
 def test_comparing_photos_names_the_unusable_one(tiny_model, tmp_path):
     model = weights.load_model(tiny_model)
     broken = tmp_path / "broken.jpg"

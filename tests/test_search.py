@@ -238,3 +238,16 @@ def test_search_uses_the_comparison_that_match_uses(made, model, how):
     result = next(r for r in answer.results if r.image == "a/2.jpg")
     assert result.inliers == found.inliers
     assert result.similarity == pytest.approx(found.similarity, abs=1e-6)
+
+
+def test_a_model_without_local_features_ranks_by_similarity(made, global_model):
+    model = weights.load_model(global_model)
+    how = settings.settings_for(model)
+    index = made / "global_index"
+    search.make_index([made / "photos"], index, model, how, shown=False)
+    query = made / "photos" / "b" / "1.jpg"
+    (answer,) = search.search(search.open_index(index), [query], model, how)
+    similarities = [result.similarity for result in answer.results]
+    assert answer.results[0].image == "b/1.jpg"
+    assert similarities == sorted(similarities, reverse=True)
+    assert {result.inliers for result in answer.results} == {None}

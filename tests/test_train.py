@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from delf_jax import checkpoints, configuration, train, training_log, weights
+from delf_jax import (
+    checkpoints,
+    configuration,
+    extraction,
+    settings,
+    train,
+    training_log,
+    weights,
+)
 from delf_jax.files import InputError
 
 TINY = pathlib.Path(__file__).parent.parent / "configs" / "tiny.py"
@@ -209,7 +217,7 @@ def test_a_second_stage_starts_from_averages_where_they_fit(finished, config, ca
     fresh = jax.jit(functools.partial(train.create_state, static, view_size=64))(
         jax.random.key(1)
     )
-    state = train._started_from(str(workdir), fresh)
+    state = train._started_from(str(workdir), fresh, static)
     averages = final_state(workdir)
     kernel = "backbone/conv1/kernel"
     taken = by_name(state.params["model"])
@@ -218,6 +226,64 @@ def test_a_second_stage_starts_from_averages_where_they_fit(finished, config, ca
     assert (
         "from scratch: params/local/attention/conv1/kernel" in capsys.readouterr().out
     )
+
+
+@pytest.fixture
+def global_config(images, prepared) -> ConfigDict:
+    config = configuration.read_config(TINY.parent / "gldv2_baseline.py")
+    config.steps, config.batch_size, config.log_every = 2, 4, 1
+    config.model.depth, config.model.width = 18, 8
+    config.model.global_dimension = 16
+    config.views.size, config.views.resolutions = 64, (64.0, 96.0)
+    config.data.sources.train.path = str(images)
+    config.data.directory, config.data.max_side = str(prepared / "global"), 128
+    config.data.threads, config.devices = 1, 1
+    return config
+
+
+def test_a_model_without_local_branch_learns_and_extracts(global_config, tmp_path):
+    outcome = train.train(global_config, str(tmp_path))
+    assert outcome.finished
+    assert {"arcface", "arcface_accuracy"} < set(outcome.metrics)
+    assert "attention" not in outcome.metrics
+    model = weights.load_model(tmp_path / "model")
+    photo = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
+    chosen = settings.settings_for(model)
+    (found,) = extraction.extract_features(model, [photo], chosen)
+    assert found.local is None and found.global_descriptor.shape == (16,)
+
+
+def test_what_needs_a_local_branch_is_refused_without_one(global_config, tmp_path):
+    global_config.loss.attention = 1.0
+    global_config.extraction.max_features = 100
+    message = "no local branch: loss.attention, extraction.max_features must be 0"
+    with pytest.raises(InputError, match=message):
+        train.train(global_config, str(tmp_path))
+
+
+def test_training_normalises_pixels_as_extraction_does(config):
+    batch, outcomes = make_batch(), []
+    with config.unlocked():
+        config.extraction.pixel_mean = (120.0, 110.0, 100.0)
+        config.extraction.pixel_std = (60.0, 57.0, 56.0)
+    static = make_static(config, None)
+    key = jax.random.key(0)
+    state = jax.jit(functools.partial(train.create_state, static, view_size=64))(key)
+    mean, std = (np.float32([[x]]) for x in (static.pixel_mean, static.pixel_std))
+    plain = static._replace(pixel_mean=(0.0,) * 3, pixel_std=(1.0,) * 3)
+    normalised = batch | {"image": (batch["image"] - mean) / std}
+    for how, seen in ((static, batch), (plain, normalised)):
+        step = jax.jit(functools.partial(train.train_step, static=how))
+        outcomes.append(by_name(step(state, seen, key)[1].compute()))
+    for name, value in outcomes[0].items():
+        np.testing.assert_allclose(value, outcomes[1][name], rtol=1e-4, err_msg=name)
+
+
+def test_a_start_with_pixels_of_another_kind_is_refused(finished, config, tmp_path):
+    config.extraction.pixel_std = (1.0, 1.0, 1.0)
+    config.init_from = str(finished[0] / "model")
+    with pytest.raises(InputError, match="trained with pixel_std.*must be that"):
+        train.train(config, str(tmp_path))
 
 
 def test_a_loss_that_is_no_number_names_the_step_and_the_images(config, tmp_path):

@@ -4,25 +4,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from delf_jax.models.delf import LocalBranch, stage_valid
-from delf_jax.models.layers import Linear
-from delf_jax.models.pooling import gem
+from delf_jax.models.global_net import global_outputs
 from delf_jax.models.resnet import ResNet
-from delf_jax.ops import l2_normalize
 
 Images = Float[Array, "B H W 3"]
 Sizes = Int[Array, "B 2"]
-
-
-class CosineClassifier(nn.Module):
-    """Cosines of descriptors with one learned direction per class, without margin."""
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B C"]:
-        shape = (x.shape[-1], self.num_classes)
-        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
-        return l2_normalize(x) @ l2_normalize(kernel, axis=0)
 
 
 class DELG(nn.Module):
@@ -73,21 +59,5 @@ class DELG(nn.Module):
             name="local",
         )(stages["block3"], valid, train)
         if global_branch:
-            outputs |= self._global(stages["block4"], sizes)
-        return outputs
-
-    def _global(
-        self, block4: Float[Array, "B h w C"], sizes: Sizes | None
-    ) -> dict[str, Array]:
-        """Pooled, whitened, and compared with the classes."""
-        mask = stage_valid(self.backbone, "block4", block4, sizes)
-        power = self.gem_power
-        if self.learn_power:
-            power = self.param("gem_power", nn.initializers.constant(power), ())
-        pooled = gem(block4, power, mask)
-        x = Linear(self.global_dimension, name="whitening")(pooled)
-        outputs = {"global_descriptor": x}
-        if self.num_classes:
-            classifier = CosineClassifier(self.num_classes, name="classifier")
-            outputs["cosines"] = classifier(x)
+            outputs |= global_outputs(self, stages["block4"], sizes, "gem")
         return outputs
