@@ -73,7 +73,7 @@ def names_in_graph(nodes: Sequence[tuple]) -> dict[str, str]:
                 scope = name.rpartition("/")[0].removesuffix("/BatchNorm") or name
                 named[sources[source]] = f"{scope}/{INPUTS[kind, place]}"
     counts = collections.Counter(named.values())
-    return {name: new for name, new in named.items() if counts[new] == 1}
+    return {name: new if counts[new] == 1 else name for name, new in named.items()}
 
 
 def layers_of(shapes: Shapes) -> tuple[list[Layer], list[str]]:

@@ -22,6 +22,7 @@ from delf_jax.settings import ExtractionSettings, make_settings
 from delf_jax.sources import Source
 
 BACKBONE = ("params/backbone/", "batch_stats/backbone/")
+UNUSED = "unused"
 ONLY_TRAINING = "only training needs it"
 
 
@@ -130,6 +131,8 @@ def assign(
             dropped[theirs] = "the mapping drops it"
         elif reason := families.no_weight(name):
             dropped[theirs] = reason
+        elif name == UNUSED:
+            dropped[theirs] = "a constant that no layer computes with"
         elif key == "dolg" and not (ours or "").startswith(("architecture", *BACKBONE)):
             dropped[theirs] = "DOLG's fusion of maps, which our networks have not"
         elif ours is None:
@@ -257,8 +260,10 @@ def _canonical_names(source: Source) -> dict[str, str]:
         for name, tensor in stated(source).items()
         if np.dtype(tensor.dtype).kind == "f" or tensor.dtype.name == "bfloat16"
     }
-    in_graph = assignment.names_in_graph(source.details.get("nodes", ()))
-    return {name: in_graph.get(name, name) for name in names}
+    if source.kind != "frozen_graph":
+        return names
+    in_graph = assignment.names_in_graph(source.details["nodes"])
+    return {name: in_graph.get(name, UNUSED) for name in names}
 
 
 def _architecture(

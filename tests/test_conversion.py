@@ -12,6 +12,7 @@ from naive_resnet import APPLICATIONS, KERAS, PYCLS, SLIM, TF2, TORCHVISION
 from delf_jax import weights
 from delf_jax.conversion import MappingFile, find_network
 from delf_jax.files import InputError
+from delf_jax.formats.graph_def import Node
 from delf_jax.names import variables_from_keras, variables_from_slim
 from delf_jax.sources import Source
 
@@ -68,7 +69,8 @@ def slim_weights(rng, units=UNITS, names=SLIM):
 
 
 def find(tensors, kind="tf_checkpoint", path="somewhere", mapping=None, **settings):
-    source = Source(kind, pathlib.Path(path), tensors, {})
+    details = {"nodes": settings.pop("nodes", ())}
+    source = Source(kind, pathlib.Path(path), tensors, details)
     template = pathlib.Path(settings.pop("template", "template.json"))
     return find_network(source, mapping or MappingFile(), settings, template)
 
@@ -377,7 +379,35 @@ def test_slim_weights_are_those_that_its_numbers_were_computed_with(golden, dept
     network = find(named)
     assert network.architecture["depth"] == depth
     assert_same(network, variables_from_slim(named))
-    # The same, of a graph whose constants have no names, in the graph's order.
-    opaque = {f"Const_{i}": x for i, (n, x) in enumerate(named.items()) if "/" in n}
-    if "attention_block/logits/biases" in named:
-        assert find(opaque, "frozen_graph").assigned.how == "order and shapes"
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("depth", [50, 101])
+def test_a_graph_without_any_names_is_read_in_its_order(golden, depth):
+    named = golden_weights(golden, f"variables_slim_r{depth}.json")
+    expected = variables_from_slim(named)
+    constants, nodes, norm = {}, [], []
+
+    def add(name, op, inputs=()):
+        nodes.append(Node(name, op, tuple(inputs), ()))
+
+    for number, (name, x) in enumerate(named.items()):
+        constant = f"Const_{number}"
+        constants[constant] = x
+        add(constant, "Const")
+        if name.endswith("weights"):
+            add(f"Conv2D_{number}", "Conv2D", ["x", constant])
+        elif name.endswith("biases"):
+            add(f"BiasAdd_{number}", "BiasAdd", ["x", constant])
+        else:
+            norm.append(constant)
+        if len(norm) == 4:
+            add(f"Norm_{number}", "FusedBatchNormV3", ["x", *norm])
+            norm = []
+    # Nothing says that the last layer on block3 is a classifier.
+    logits = [f"Const_{i}" for i, name in enumerate(named) if "k/logits" in name]
+    mapping = MappingFile(None, {}, tuple(logits))
+    network = find(constants, "frozen_graph", mapping=mapping, nodes=nodes)
+    assert network.assigned.how == "order and shapes"
+    assert network.architecture["depth"] == depth
+    assert_same(network, expected)
