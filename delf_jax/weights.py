@@ -113,7 +113,9 @@ def save_model(
         tensor = np.asarray(named[name], np.float32)
         if tensor.shape != shape:
             raise InputError(f"{name} has shape {tensor.shape}, not {shape}")
-        tensors[name] = tensor.astype(dtype if tensor.ndim > 1 else np.float32)
+        kind = dtype if tensor.ndim > 1 else np.float32
+        # safetensors writes the memory as it lies, transposed or not
+        tensors[name] = tensor.astype(kind, order="C")
     directory = pathlib.Path(directory)
     with atomic_write(directory / "model.safetensors") as file:
         file.write(safetensors.numpy.save(tensors))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow_files
+from flax.traverse_util import flatten_dict
 from naive_resnet import APPLICATIONS, KERAS, TF2, TORCHVISION
 from test_conversion import (
     BLOCK3,
@@ -182,8 +183,10 @@ def test_state_dicts_of_pytorch_extract_global_features(rng, tmp_path, image, ca
     named = naive_resnet.random_weights(TORCHVISION, UNITS, WIDTH, rng)
     named["fc.weight"] = np.zeros((7, 128), np.float32)
     safetensors.numpy.save_file(named, tmp_path / "resnet.safetensors")
-    convert(tmp_path / "resnet.safetensors", tmp_path / "m")
+    network = convert(tmp_path / "resnet.safetensors", tmp_path / "m")
     assert "index photos/" in capsys.readouterr().out
+    stored = flatten_dict(weights.read_model(tmp_path / "m")[1], sep="/")
+    jax.tree.map(np.testing.assert_array_equal, stored, network.variables)
     model = weights.load_model(tmp_path / "m")
     (found,) = extraction.extract_features(model, [image], settings_for(model))
     assert found.global_descriptor.shape == (128,)
