@@ -56,8 +56,8 @@ def restore(manager: ocp.CheckpointManager, state: Tree, iterator: Any) -> Tree:
     return manager.restore(step, args=items).state
 
 
-def read_state(directory: str | pathlib.Path) -> Tree:
-    """The newest state of any training, as dicts of numpy arrays."""
+def read_state(directory: str | pathlib.Path, step: int | None = None) -> Tree:
+    """The newest state of any training, or that of a step, as dicts of numpy arrays."""
     folder = pathlib.Path(directory)
     if not folder.is_dir():
         raise InputError(f"{directory}: no such folder of checkpoints to start from")
@@ -66,7 +66,7 @@ def read_state(directory: str | pathlib.Path) -> Tree:
         options=ocp.CheckpointManagerOptions(read_only=True),
         item_handlers={"state": ocp.StandardCheckpointHandler()},
     ) as manager:
-        step = manager.latest_step()
+        step = manager.latest_step() if step is None else step
         if step is None:
             raise InputError(f"{directory}: holds no checkpoint to start from")
         meta = manager.item_metadata(step).state.tree

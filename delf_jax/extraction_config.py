@@ -64,10 +64,15 @@ def model_folder(config: ConfigDict) -> str | None:
     """The folder of the model that a config names; None is the bundled one."""
     if not config.model:
         return None
+    if not pathlib.Path(config.model).exists():
+        raise InputError(
+            f"{config.model}: no such model; run `convert DOWNLOADED "
+            f"--out={config.model}` first, or name another folder with --model"
+        )
     if not (pathlib.Path(config.model) / "config.json").is_file():
         raise InputError(
-            f"{config.model}: the config's model is no converted model; run `convert "
-            f"{config.model} --out=MODEL` first, then give --model=MODEL"
+            f"{config.model}: not a converted model; run `convert {config.model} "
+            "--out=MODEL` first, then give --model=MODEL"
         )
     return config.model
 

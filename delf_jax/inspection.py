@@ -14,7 +14,7 @@ from clu import parameter_overview
 from delf_jax import sources
 from delf_jax.sources import Source
 
-_WIDTH, _SHOWN_FAILURES = 84, 10
+_WIDTH, _SHOWN_FAILURES, _LARGEST_MODULE = 84, 10, 64
 _AGGREGATION_FIELDS = (b"aggregation", b"codebook", b"num_assignments")
 _CODEBOOKS = ("codebook", "clusters")  # the second written by TensorFlow 1.
 _TITLES = {
@@ -64,6 +64,7 @@ def _tell_weights(source: Source) -> Iterator[str]:
             yield f"a codebook of {words} visual words of {depth} dimensions"
     if source.kind == "model":
         yield from _tell_fields(source.details)
+    yield from _tell_graph(source.details)
     if source.kind == "training":
         yield f"step: {int(source.tensors['step'])}"
         yield "of its state, the averaged parameters, which become the model:"
@@ -71,6 +72,18 @@ def _tell_weights(source: Source) -> Iterator[str]:
     if source.kind in ("model", "training"):
         shapes = _below("params/", shapes) | _below("batch_stats/", shapes)
     yield from _tell_parameters(shapes)
+
+
+def _tell_graph(details: Mapping[str, Any]) -> Iterator[str]:
+    """The size of a graph, and what it can be called with."""
+    if "nodes" in details:
+        yield f"graph: {len(details['nodes'])} nodes"
+    for name, signature in details.get("signatures", {}).items():
+        yield f"signature {name}:"
+        for side, tensors in signature._asdict().items():
+            for key, info in tensors.items():
+                shape = "any shape" if info.shape is None else list(info.shape)
+                yield f"  {side}: {key} {info.dtype} {shape}"
 
 
 def _below(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -85,10 +98,7 @@ def _without_values(tensor: np.ndarray) -> np.ndarray:
 
 def _tell_parameters(tensors: Mapping[str, np.ndarray]) -> Iterator[str]:
     """A table for each module, and one of all modules with the totals."""
-    modules: dict[str, dict[str, np.ndarray]] = {}
-    for name, tensor in tensors.items():
-        module, rest = _split(name)
-        modules.setdefault(module, {})[rest] = tensor
+    modules = _by_module(tensors)
     overview = parameter_overview.get_parameter_overview
     for module, inside in modules.items():
         table, _, _ = overview(inside, include_stats=False).partition("\nTotal: ")
@@ -98,12 +108,20 @@ def _tell_parameters(tensors: Mapping[str, np.ndarray]) -> Iterator[str]:
     yield "\n" + parameter_overview.make_table(rows)
 
 
-def _split(name: str) -> tuple[str, str]:
-    """(module, name in it); of what is nested deeper, two levels are the module."""
-    separator = "/" if "/" in name else "."
-    parts = name.split(separator)
-    depth = min(2, len(parts) - 1)
-    return separator.join(parts[:depth]) or "(top)", separator.join(parts[depth:])
+def _by_module(
+    tensors: Mapping[str, np.ndarray], depth: int = 2
+) -> dict[str, dict[str, np.ndarray]]:
+    """{module: {name in it: tensor}}; large modules are split once more."""
+    modules: dict[str, dict[str, np.ndarray]] = {}
+    for name, tensor in tensors.items():
+        separator = "/" if "/" in name else "."
+        parts = name.split(separator)
+        inside = min(depth, len(parts) - 1)
+        module = separator.join(parts[:inside]) or "(top)"
+        modules.setdefault(module, {})[separator.join(parts[inside:])] = tensor
+    if depth == 2 and max(map(len, modules.values()), default=0) > _LARGEST_MODULE:
+        return _by_module(tensors, depth + 1)
+    return modules
 
 
 def _sum(module: str, tensors: Iterable[np.ndarray]) -> _Module:
@@ -148,13 +166,14 @@ def _tell_store(folder: pathlib.Path) -> Iterator[str]:
     yield f"{folder}: feature store"
     yield f"images: {len(found)}, failed: {len(found.failed)}, bytes: {size:,}"
     yield from _tell_fields({n: found.manifest[n] for n in ("model", "settings")})
-    if len(found):
+    if len(found):  # All of its images were extracted alike.
         local, global_descriptor, _ = found[0]
-        features = sum(len(image.local.scales) for image in found if image.local)
         if local is not None:
-            yield f"local features: {features}, {_told(local.descriptors[:0])} each"
+            count = sum(len(image.local.scales) for image in found)
+            depth = local.descriptors.shape[1]
+            yield f"local features: {count}, {depth} dimensions"
         if global_descriptor is not None:
-            yield f"global descriptors: {_told(global_descriptor)} each"
+            yield f"global descriptors: {len(global_descriptor)} dimensions"
     for id, reason in list(found.failed.items())[:_SHOWN_FAILURES]:
         yield f"failed: {id}: {reason}"
     if len(found.failed) > _SHOWN_FAILURES:

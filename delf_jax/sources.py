@@ -87,11 +87,13 @@ def _recognise_folder(folder: pathlib.Path) -> str | None:
     return None
 
 
-def _steps(folder: pathlib.Path) -> pathlib.Path | None:
-    """Where the states of a training are: in its workdir, or the folder itself."""
+def _steps(folder: pathlib.Path) -> tuple[pathlib.Path, int | None] | None:
+    """(states of a training, step) of its workdir, of its states or of one of them."""
+    if folder.name.isdecimal() and (folder / "state").is_dir():
+        return folder.parent, int(folder.name)
     for inner in (folder / "checkpoints", folder):
         if any((step / "state").is_dir() for step in inner.glob("[0-9]*")):
-            return inner
+            return inner, None
     return None
 
 
@@ -139,9 +141,9 @@ def _read_model(folder: pathlib.Path) -> Source:
 
 
 def _read_training(folder: pathlib.Path) -> Source:
-    folder = _steps(folder) or folder
+    directory, step = _steps(folder) or (folder, None)
     try:
-        state = checkpoints.read_state(folder)
+        state = checkpoints.read_state(directory, step)
     except InputError:
         raise
     except (ValueError, OSError, LookupError, TypeError) as error:
@@ -151,7 +153,7 @@ def _read_training(folder: pathlib.Path) -> Source:
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
         for path, leaf in leaves
     }
-    return Source("training", folder, tensors, {})
+    return Source("training", directory, tensors, {})
 
 
 def _read_tf_checkpoint(path: pathlib.Path) -> Source:

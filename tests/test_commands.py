@@ -152,7 +152,7 @@ def test_a_config_names_the_model_unless_the_command_line_does(
     other = "--config.model=parameters/r50delg_gld_20200814"
     assert cli.main([*map(str, arguments), other]) == 2
     said = capsys.readouterr().err
-    assert "run `convert parameters/r50delg_gld_20200814 --out" in said
+    assert "run `convert DOWNLOADED --out=parameters/r50delg_gld_20200814`" in said
     assert run(*arguments, other)[0] == 0  # --model wins.
 
 

@@ -74,6 +74,50 @@ def test_all_released_configs_have_a_preset(golden):
     )
 
 
+@pytest.mark.golden
+def test_a_config_of_the_original_with_pca_files_gives_its_settings(golden, tmp_path):
+    stored = np.load(golden / "extraction.npz")
+    names = {
+        "mean": "pca_mean",
+        "projection": "pca_matrix",
+        "variances": "pca_variances",
+    }
+    for file, name in names.items():
+        write_datum(tmp_path / f"{file}.datum", stored[name])
+    scales = " ".join(f"image_scales: {s}" for s in stored["image_scales"].tolist())
+    (tmp_path / "c.pbtxt").write_text(
+        f"{scales} max_image_size: 150 use_global_features: true\n"
+        "delf_global_config { use_pca: false image_scales_ind: [3, 4, 5] }\n"
+        "delf_local_config {\n  max_feature_num: 100 use_resized_coordinates: true\n"
+        f"  score_threshold: {stored['stride16/threshold']}\n"
+        f"  pca_parameters {{ mean_path: '{tmp_path}/mean.datum' pca_dim: 40\n"
+        f"    projection_matrix_path: '{tmp_path}/projection.datum'\n"
+        f"    pca_variances_path: '{tmp_path}/variances.datum' use_whitening: true"
+        "} }"
+    )
+    config, lines = read_extraction_config(tmp_path / "c.pbtxt")
+    settings = make_settings(chosen_settings(config))
+    # What tests/test_extraction_original.py extracts its case c with.
+    whitening = stored["pca_mean"], stored["pca_matrix"][:40]
+    whitening = *whitening, stored["pca_variances"].reshape(-1)[:40]
+    for ours, theirs in zip(settings.pca, whitening, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    expected = ExtractionSettings(
+        image_scales=settings.image_scales,
+        global_scales=(3, 4, 5),
+        attention_threshold=settings.attention_threshold,
+        max_image_size=150,
+        max_features=100,
+        use_resized_coordinates=True,
+        locations="delf",
+    )
+    assert settings._replace(pca=None) == expected and lines == []
+    scales = np.float32(settings.image_scales)
+    np.testing.assert_array_equal(scales, stored["image_scales"].astype(np.float32))
+    threshold = np.float32(settings.attention_threshold)
+    assert threshold == np.float32(stored["stride16/threshold"])
+
+
 def test_without_a_file_nothing_is_replaced():
     config, lines = read_extraction_config(None)
     assert chosen_settings(config) == {} and model_folder(config) is None
@@ -138,6 +182,9 @@ def test_the_config_of_a_training_is_none_of_extraction():
 def test_a_model_that_is_not_converted_is_named(tmp_path, tiny_model):
     config, _ = read_extraction_config(None, [f"--config.model={tmp_path}"])
     with pytest.raises(InputError, match=f"run `convert {tmp_path} --out"):
+        model_folder(config)
+    config, _ = read_extraction_config(CONFIGS / "r50delg_gld.py")
+    with pytest.raises(InputError, match="run `convert DOWNLOADED --out=models/r50"):
         model_folder(config)
     config, _ = read_extraction_config(None, [f"--config.model={tiny_model}"])
     assert model_folder(config) == str(tiny_model)

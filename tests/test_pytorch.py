@@ -68,6 +68,10 @@ FAKES = {
 
 @pytest.fixture(autouse=True)
 def torch_that_only_pickles(monkeypatch):
+    pretend_torch(monkeypatch)
+
+
+def pretend_torch(monkeypatch):
     for name, content in FAKES.items():
         module = types.ModuleType(name)
         vars(module).update(content)
@@ -170,6 +174,18 @@ def test_the_oldest_tensors_and_parameters_are_read(tmp_path, write):
     read = pytorch.read_state_dict(write(tmp_path / "a.pth", value))
     for name in value:
         np.testing.assert_array_equal(read[name], array, strict=True)
+
+
+@pytest.mark.parametrize("make", [b"R", b"\x81"])
+def test_parameters_of_the_first_years_are_read(tmp_path, make):
+    tensor = rebuilt(1, (3,), (1,))[6:-2]  # what comes between "a" and its place
+    state = b"(I01\nI00\nNt"
+    parameter = b"ctorch.nn.parameter\nParameter\n" + tensor + b"\x85" + make
+    pickled = b"\x80\x02}U\x01a" + parameter + state + b"bs."
+    numbers = np.arange(4, dtype=np.float32)
+    entries = {"data.pkl": pickled, "data/0": numbers.tobytes()}
+    read = pytorch.read_state_dict(write_zip(tmp_path / "a.pth", {}, **entries))
+    np.testing.assert_array_equal(read["a"], numbers[1:], strict=True)
 
 
 @WRITERS

@@ -35,7 +35,7 @@ def read_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:
                 left = _take(name, dataset, left, path)
                 if name in weights:
                     raise InputError(f"{path}: two weights are called {name}")
-                weights[name] = dataset[()]
+                weights[name] = np.asarray(dataset)
     except InputError:
         raise
     except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:

@@ -6,19 +6,17 @@ both names at once: no attribute is ever fetched, no module imported. No operati
 memory that the pickle only declares.
 """
 
-import codecs
 import io
 import itertools
 import mmap
-import pickletools
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from delf_jax.files import InputError
+from delf_jax.formats.pickle_operations import read_operations
 from delf_jax.formats.pickled_arrays import NUMPY, array_state, dtype_state
 
 __all__ = ["DICTS", "NUMPY", "load"]
@@ -82,7 +80,8 @@ def load(
         size=end - start,
     )
     try:
-        value = _run(machine, itertools.islice(_operations(source), MAX_OPERATIONS))
+        operations = read_operations(source, _OPERATIONS)
+        value = _run(machine, itertools.islice(operations, MAX_OPERATIONS))
     except InputError:
         raise
     except _DAMAGES as error:
@@ -103,45 +102,6 @@ def _run(machine: _Machine, operations: Iterable[tuple[str, Any]]) -> Any:
         machine.counts["operations"] += 1
         _OPERATIONS[operation](machine, argument)
     raise ValueError(f"more than {MAX_OPERATIONS} operations")
-
-
-def _operations(stream: Any) -> Iterator[tuple[str, Any]]:
-    """Names and arguments of the operations; ValueError where the pickle is cut."""
-    while True:
-        code = stream.read(1)
-        operation = pickletools.code2op.get(code.decode("latin-1"))
-        if operation is None:
-            raise ValueError(f"unknown operation {code!r}" if code else "cut short")
-        reader = operation.arg and operation.arg.reader
-        if reader and operation.name in _OPERATIONS:
-            yield operation.name, _READERS.get(operation.name, reader)(stream)
-        else:
-            yield operation.name, None
-
-
-def _read_line(stream: Any) -> str:
-    line = stream.readline()
-    if not line.endswith(b"\n"):
-        raise ValueError("cut short")
-    return line[:-1].decode("ascii")
-
-
-def _read_string(stream: Any) -> str:
-    """A literal of Python 2."""
-    line = _read_line(stream)
-    if len(line) < 2 or line[0] != line[-1] or not _LITERAL.fullmatch(line[1:-1]):
-        raise ValueError(f"{line:.40} is no string")
-    return codecs.escape_decode(line[1:-1])[0].decode("latin-1")
-
-
-_LITERAL = re.compile(
-    r"""(?:[^\\]++|\\(?>[\\'"abfnrtv]|x[0-9a-f]{2}|[0-3]?[0-7]{1,2}))*+"""
-)
-_READERS: dict[str, Callable[[Any], Any]] = {
-    "STRING": _read_string,
-    "GLOBAL": lambda stream: (_read_line(stream), _read_line(stream)),
-    "PERSID": _read_line,
-}
 
 
 def _check_extent(value: Any, name: str) -> None:
