@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from delf_jax import (
+    adaptation,
     assignment,
     conversion_report,
     families,
@@ -17,7 +18,6 @@ from delf_jax import (
 )
 from delf_jax.families import FAMILIES, Family
 from delf_jax.files import InputError
-from delf_jax.models.resnet import LAYOUTS
 from delf_jax.settings import ExtractionSettings, make_settings
 from delf_jax.sources import Source
 
@@ -58,6 +58,8 @@ class Network(NamedTuple):
     """by our names, in our order of axes"""
     assigned: Assigned
     family: str
+    assumed: tuple[str, ...] = ()
+    """fields of the architecture that nothing in the source tells"""
 
 
 def find_network(
@@ -84,14 +86,21 @@ def find_network(
         reason = families.no_weight(theirs) or "not made of floating-point numbers"
         assigned.dropped[theirs] = reason
     variables = {
-        ours: families.to_our_axes(ours, source.tensors[theirs], family.pytorch)
+        ours: adaptation.to_our_axes(ours, source.tensors[theirs], family.pytorch)
         for ours, theirs in assigned.named.items()
     }
     if key == "pycls":
-        variables |= reduction_of_pycls(variables)
-    architecture, extraction = _architecture(variables, family, settings, source)
+        variables |= adaptation.reduction_of_pycls(variables)
+    architecture, extraction, assumed = _architecture(
+        variables, family, settings, source
+    )
     expected = weights.expected_shapes(weights.build_module(architecture))
-    variables, unused = adapt(variables, expected, family, architecture["layout"])
+    for ours in mapping.named.keys() - expected.keys():
+        if not ours.startswith("architecture/"):
+            raise InputError(f"mapping of {ours}: this network has no such variable")
+    variables, unused = adaptation.adapt(
+        variables, expected, family, architecture["layout"]
+    )
     missing = {
         ours: shape
         for ours, shape in expected.items()
@@ -104,7 +113,7 @@ def find_network(
     _check_values(variables, assigned.named, source.path)
     for ours in unused:
         assigned.dropped[assigned.named.get(ours, ours)] = ONLY_TRAINING
-    return Network(architecture, extraction, variables, assigned, key)
+    return Network(architecture, extraction, variables, assigned, key, assumed)
 
 
 def assign(
@@ -188,60 +197,6 @@ def _assign_by_shape(
     return Assigned(named, dropped, [n for n in assigned.left if n not in placed], how)
 
 
-def reduction_of_pycls(variables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The descriptors of the PyTorch DELG as our reduction of block3.
-
-    They are what its attention computes before the relu: a 1x1 convolution and its
-    BatchNorm, which are one linear map.
-    """
-    scope = "local/attention/conv1"
-    names = [f"params/{scope}/{leaf}" for leaf in ("kernel", "bias", "scale", "offset")]
-    names += [f"batch_stats/{scope}/{leaf}" for leaf in ("mean", "var")]
-    if not all(name in variables for name in names):
-        return {}
-    kernel, bias, scale, offset, mean, var = (
-        np.asarray(variables[name], np.float64) for name in names
-    )
-    factor = scale / np.sqrt(var + LAYOUTS["v1.5"]["epsilon"])
-    reduction = {"kernel": kernel * factor, "bias": (bias - mean) * factor + offset}
-    return {
-        f"params/local/autoencoder/reduce/{leaf}": value.astype(np.float32)
-        for leaf, value in reduction.items()
-    }
-
-
-def adapt(
-    variables: Mapping[str, np.ndarray],
-    expected: Mapping[str, tuple[int, ...]],
-    family: Family,
-    layout: str,
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """(what the layout expects, names of what it has no use for).
-
-    Makes up for what differs and changes no result: a bias before a BatchNorm can be a
-    part of its mean, an epsilon one of its variance, and the order of the colours one
-    of the first kernel.
-    """
-    adapted = {n: np.asarray(x, np.float64) for n, x in variables.items()}
-    epsilon = LAYOUTS[layout]["epsilon"]
-    for name in list(adapted):
-        if not name.endswith("/var"):
-            continue
-        scope = name.removeprefix("batch_stats/").removesuffix("/var")
-        adapted[name] = adapted[name] + ((family.epsilon or epsilon) - epsilon)
-        bias, mean = f"params/{scope}/bias", f"batch_stats/{scope}/mean"
-        if bias in expected and bias not in adapted:
-            adapted[bias] = np.zeros(expected[bias])
-        elif bias in adapted and bias not in expected and mean in adapted:
-            if adapted[mean].shape == adapted[bias].shape:
-                adapted[mean] = adapted[mean] - adapted.pop(bias)
-    first = adapted.get("params/backbone/conv1/kernel")
-    if family.bgr and first is not None and first.ndim == 4:
-        adapted["params/backbone/conv1/kernel"] = first[:, :, ::-1]
-    used = {n: x.astype(np.float32) for n, x in adapted.items() if n in expected}
-    return used, [name for name in adapted if name not in expected]
-
-
 def stated(source: Source) -> Mapping[str, Any]:
     """What is known of each tensor, its dtype and shape, before it is read."""
     return getattr(source.tensors, "entries", source.tensors)
@@ -271,8 +226,8 @@ def _architecture(
     family: Family,
     settings: Mapping[str, Any],
     source: Source,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(architecture, extraction) with the settings that were asked for."""
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """(architecture, extraction, what is assumed), with the settings asked for."""
     power = variables.pop("architecture/gem_power", None)
     nodes = source.details.get("nodes", ())
     architecture = families.infer_architecture(
@@ -293,7 +248,8 @@ def _architecture(
     )
     extraction |= graph_settings.resize_of(nodes) | chosen
     make_settings(extraction)
-    return architecture, extraction
+    told = {"block3_strides"} & architecture.keys() - drawn.keys() - settings.keys()
+    return architecture, extraction, tuple(told)
 
 
 def _check_values(

@@ -31,7 +31,8 @@ def tell(path: pathlib.Path, out: pathlib.Path, source: Any, network: Any) -> No
     print(f"\n{'module':<28} {'tensors':>7}  {'parameters':>10}")
     modules = collections.defaultdict(list)
     for name, value in network.variables.items():
-        modules["/".join(name.split("/")[1:-1][:2])].append(value.size)
+        module = "/".join(name.split("/")[1:-1][:2]).split("_unit")[0]
+        modules[module].append(value.size)
     for module, sizes in sorted(modules.items()):
         print(f"{module:<28} {len(sizes):>7}  {sum(sizes):>10,}")
     sizes = [value.size for value in network.variables.values()]
@@ -41,13 +42,13 @@ def tell(path: pathlib.Path, out: pathlib.Path, source: Any, network: Any) -> No
         print(f"\nleft out, {reason}: {len(names)} ({shown})", end="")
     print(f"\n\narchitecture: {json.dumps(network.architecture)}")
     print(f"extraction: {json.dumps(network.extraction)}")
-    if network.extraction.get("attention_threshold", 0) == 0 and network.extraction.get(
-        "max_features"
+    for field in network.assumed:
+        value = json.dumps(network.architecture[field])
+        print(f"{field} is assumed; if it is not {value}, say so with --set={field}=")
+    if network.extraction["max_features"] and not network.extraction.get(
+        "attention_threshold"
     ):
-        print(
-            "no attention threshold is known for these weights: the strongest "
-            f"{network.extraction['max_features']} features are kept"
-        )
+        print("no attention threshold is known: the strongest features are kept")
     print(f"\nwritten: {out}\nnext: {_next_command(out, network)}", flush=True)
 
 

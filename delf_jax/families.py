@@ -5,8 +5,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from delf_jax.files import InputError
 from delf_jax.foreign_names import application_name, pycls_name, torch_name
 from delf_jax.models.resnet import BASIC_DEPTHS, UNITS
@@ -77,6 +75,7 @@ FAMILIES = {
         epsilon=1.001e-5,
         bgr=True,
     ),
+    # Keras' first releases did not pad the pool: with --set=layout=keras nor do we.
     "keras": Family(
         "ResNet-50 of Keras, as DELF was started from",
         r"(?:^|/)res2a_branch2a(?:/kernel|_W)(?::0)?$",
@@ -125,7 +124,7 @@ NO_WEIGHTS = {
         "a counter"
     ),
     r"(^|/)scale_factor$|(^|\.)desc_cls\.t$": "the loss's",
-    r"_CHECKPOINTABLE_OBJECT_GRAPH": "TensorFlow's description of the file",
+    r"(^|/)mean_rgb$": "the mean of the pixels",
 }
 
 
@@ -150,22 +149,6 @@ def no_weight(name: str) -> str | None:
         if re.search(pattern, name.removesuffix(":0")):
             return reason
     return None
-
-
-def to_our_axes(name: str, tensor: np.ndarray, pytorch: bool) -> np.ndarray:
-    """A tensor in our order of axes: kernels [h, w, in, out], matrices [in, out].
-
-    name: ours; matrices and 1x1 convolutions are often stored as each other.
-    """
-    tensor = np.asarray(tensor)
-    if not name.endswith("/kernel"):
-        return tensor.reshape(-1) if tensor.ndim == 4 else tensor
-    if pytorch:
-        tensor = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
-    matrix = "classifier" in name or "whitening" in name
-    if matrix and tensor.ndim == 4 and tensor.shape[:2] == (1, 1):
-        return tensor[0, 0]
-    return tensor[None, None] if tensor.ndim == 2 and not matrix else tensor
 
 
 def infer_architecture(
@@ -223,6 +206,8 @@ def default_extraction(
     if name == "global":
         settings |= {"image_scales": DELG_SCALES[3:6], "global_scales": (0, 1, 2)}
     settings |= family.extraction
+    if family.layout == "slim" and architecture.get("global_dimension") == 0:
+        settings |= CAFFE  # slim's own ImageNet models, in RGB
     for folder in folders:
         for pattern, released in RELEASED.items():
             if name != "global" and re.match(pattern, folder):

@@ -148,6 +148,20 @@ def test_a_delf_of_tensorflow_1_keeps_its_way_of_sampling(rng):
     outputs(network, np.zeros((1, 64, 64, 3)))
 
 
+def test_slims_own_imagenet_models_subtract_caffes_means(rng):
+    named = slim_weights(rng) | {"resnet_v1_50/mean_rgb": np.ones(3, np.float32)}
+    named |= {"resnet_v1_50/logits/weights": dense(rng, 1, 1, BLOCK4, 7)}
+    network = find(named)
+    assert network.architecture["name"] == "global"
+    assert network.extraction["pixel_mean"] == (123.68, 116.779, 103.939)
+
+
+def test_what_nothing_tells_is_said_to_be_assumed(rng):
+    named = slim_weights(rng, SHALLOW) | slim_heads(rng)
+    assert find(named).assumed == ("block3_strides",)
+    assert find(named, block3_strides=True).assumed == ()
+
+
 def unknown_heads(rng):
     """Heads of a DELG whose scopes nobody has published."""
     norm = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -245,6 +259,14 @@ def test_a_mapping_to_an_unknown_tensor_is_refused(rng):
         find(named, mapping=mapping)
 
 
+def test_a_mapping_of_a_variable_that_no_network_has_is_refused(rng):
+    named = slim_weights(rng, SHALLOW) | slim_heads(rng)
+    theirs = "attention_block/attention/compute/conv2/biases"
+    mapping = MappingFile("slim", {"params/withening/bias": theirs})
+    with pytest.raises(InputError, match="withening/bias: this network has no such"):
+        find(named, mapping=mapping)
+
+
 def test_two_tensors_for_one_place_are_refused(rng):
     named = slim_weights(rng, SHALLOW) | slim_heads(rng)
     twice = {f"teacher/{name}": x for name, x in named.items()}
@@ -281,13 +303,12 @@ def test_unknown_weights_are_refused_with_what_is_known():
     ],
     ids=["torchvision", "pycls", "applications", "keras"],
 )
-@pytest.mark.parametrize("size", [(65, 76), (64, 77)])
-def test_foreign_resnets_give_the_numbers_of_a_naive_one(rng, family, kind, size):
+def test_foreign_resnets_give_the_numbers_of_a_naive_one(rng, family, kind):
     named = naive_resnet.random_weights(family, UNITS, WIDTH, rng)
     network = find(named, kind)
     assert network.architecture["name"] == "global"
     # What their own preprocessing gives for an RGB image in 0 to 255.
-    image = rng.uniform(0, 255, (*size, 3))
+    image = rng.uniform(0, 255, (65, 76, 3))  # an odd and an even side
     mean, std = (network.extraction[f"pixel_{name}"] for name in ("mean", "std"))
     theirs = (image - mean) / std
     if family is not TORCHVISION:

@@ -1,5 +1,4 @@
 import naive_resnet
-import numpy as np
 import pytest
 
 from delf_jax import families
@@ -53,18 +52,6 @@ def test_optimisers_and_counters_are_no_weights(name):
 @pytest.mark.parametrize("name", ["backbone/conv1/kernel", "layer1.0.bn1.weight"])
 def test_weights_are_weights(name):
     assert families.no_weight(name) is None
-
-
-def test_axes_become_ours():
-    kernel = np.zeros((16, 8, 3, 5))
-    name = "params/backbone/conv1/kernel"
-    assert families.to_our_axes(name, kernel, True).shape == (3, 5, 8, 16)
-    assert families.to_our_axes(name, kernel, False).shape == (16, 8, 3, 5)
-    matrix = "params/whitening/kernel"
-    assert families.to_our_axes(matrix, np.zeros((2, 3)), True).shape == (3, 2)
-    assert families.to_our_axes(matrix, np.zeros((1, 1, 2, 3)), False).shape == (2, 3)
-    reduce = "params/local/autoencoder/reduce/kernel"
-    assert families.to_our_axes(reduce, np.zeros((2, 3)), False).shape == (1, 1, 2, 3)
 
 
 def shapes_of(units, **others):
