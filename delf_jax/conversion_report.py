@@ -43,8 +43,9 @@ def tell(path: pathlib.Path, out: pathlib.Path, source: Any, network: Any) -> No
     print(f"\n\narchitecture: {json.dumps(network.architecture)}")
     print(f"extraction: {json.dumps(network.extraction)}")
     for field in network.assumed:
-        value = json.dumps(network.architecture[field])
-        print(f"{field} is assumed; if it is not {value}, say so with --set={field}=")
+        value = network.architecture[field]
+        other = json.dumps(not value)
+        print(f"{field} {json.dumps(value)} is assumed: --set={field}={other} if not")
     if network.extraction["max_features"] and not network.extraction.get(
         "attention_threshold"
     ):

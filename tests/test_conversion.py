@@ -127,6 +127,13 @@ def test_a_delf_of_tensorflow_2_needs_no_block4(rng):
     assert find(named).architecture["reduced_dimension"] == 6
 
 
+def test_a_backbone_of_tensorflow_2_alone_is_pooled_by_its_mean(rng):
+    named = naive_resnet.random_weights(TF2, UNITS, WIDTH, rng)
+    architecture = find(named).architecture
+    assert architecture["name"] == "global" and architecture["pooling"] == "spoc"
+    assert "block3_strides" not in architecture and not find(named).assumed
+
+
 def test_settings_that_are_asked_for_win(rng):
     named = naive_resnet.random_weights(TF2, UNITS, WIDTH, rng) | tf2_heads(rng)
     network = find(named, block3_strides=False, attention_threshold=7.0)

@@ -56,12 +56,25 @@ def test_a_checkpoint_becomes_a_model_that_extracts(delg, tmp_path, image, capsy
     told = capsys.readouterr().out
     assert "left out, the optimiser's: 1 (optimizer/_variables/1)" in told
     assert "left out, only training needs it: 5" in told
+    assert "block3_strides true is assumed: --set=block3_strides=false" in told
     assert f"match a.jpg b.jpg --model='{out}'" in told
     model = weights.load_model(out)
     settings = settings_for(model, image_scales=(1.0,), global_scales=(0,))
     (found,) = extraction.extract_features(model, [image], settings)
     assert found.local.descriptors.shape[1] == 6
     assert found.global_descriptor.shape == (10,)
+
+
+def test_settings_on_the_command_line_are_numbers_and_flags(delg, tmp_path, capsys):
+    settings = ["--set=block3_strides=false", "--set=attention_threshold=175"]
+    assert main(["convert", str(delg), f"--out={tmp_path / 'm'}", *settings]) == 0
+    config, _ = weights.read_model(tmp_path / "m")
+    assert config["architecture"]["block3_strides"] is False
+    assert config["extraction"]["attention_threshold"] == 175
+    told = capsys.readouterr().out
+    assert "assumed" not in told and "no attention threshold" not in told
+    with pytest.raises(SystemExit):
+        main(["convert", str(delg), f"--out={tmp_path / 'm'}", "--set=block3_strides"])
 
 
 def test_weights_are_kept_to_the_bit(rng, delg, tmp_path):
