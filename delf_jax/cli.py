@@ -5,11 +5,12 @@ Nothing slow is imported here, so that --help and a mistyped option answer at on
 
 import argparse
 import errno
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from delf_jax import commands
 from delf_jax.files import InputError
@@ -158,6 +159,26 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _convert_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a TensorFlow checkpoint or SavedModel, .h5, .pth or .safetensors",
+    )
+    _add_out(parser, "model folder to write", required=True)
+    parser.add_argument(
+        "--mapping", metavar="FILE", help="JSON that names what is not recognised"
+    )
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        metavar="NAME=VALUE",
+        help="a field of the architecture or the extraction, such as "
+        "block3_strides=false or attention_threshold=175",
+    )
+
+
 def _inspect_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="a file, folder or prefix")
 
@@ -216,6 +237,17 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _setting(text: str) -> tuple[str, Any]:
+    """(name, value) of `name=value`; the value is JSON, or else text."""
+    name, found, value = text.partition("=")
+    if not found or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def _part(text: str) -> tuple[int, int]:
     """(i, n) of `i/n`."""
     try:
@@ -263,6 +295,13 @@ COMMANDS = {
         "train --config=my.py --workdir=runs/mine --config.seed=3",
         _train_options,
         commands.run_train,
+    ),
+    "convert": Command(
+        "turn released or foreign weights into a model folder",
+        "convert r50delg_gld_20200814 --out=models/r50delg_gld\n"
+        "convert resnet50-0676ba61.pth --out=models/resnet50",
+        _convert_options,
+        commands.run_convert,
     ),
     "inspect": Command(
         "tell what a file of weights or features, a store or a config holds",

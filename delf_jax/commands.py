@@ -108,6 +108,18 @@ def run_train(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_convert(options: argparse.Namespace) -> int:
+    from delf_jax import convert
+
+    convert.convert(
+        options.source,
+        options.out,
+        mapping=options.mapping,
+        settings=dict(options.set or ()),
+    )
+    return 0
+
+
 def run_inspect(options: argparse.Namespace) -> int:
     from delf_jax import inspection
 

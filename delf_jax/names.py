@@ -9,20 +9,37 @@ from flax.traverse_util import unflatten_dict
 
 from delf_jax.files import InputError
 
-# names in checkpoints of the TensorFlow 2 code -> ours
+# names in checkpoints of the TensorFlow 2 code (by attribute) and in what it exports
+# (by layer) -> ours. Both may stand behind the name of a model, as in model/backbone.
 KERAS_SCOPES = {
-    "backbone/conv1": "backbone/conv1",
-    "backbone/bn_conv1": "backbone/conv1",
-    "backbone/embedding_layer": "whitening",
+    "conv1": "backbone/conv1",
+    "bn_conv1": "backbone/conv1",
+    "embedding_layer": "whitening",
     "attention/conv1": "local/attention/conv1",
+    "attention/attn_conv1": "local/attention/conv1",
     "attention/bn_conv1": "local/attention/conv1",
     "attention/conv2": "local/attention/conv2",
+    "attention/attn_conv2": "local/attention/conv2",
     "autoencoder/conv1": "local/autoencoder/reduce",
+    "autoencoder/autoenc_conv1": "local/autoencoder/reduce",
     "autoencoder/conv2": "local/autoencoder/expand",
+    "autoencoder/autoenc_conv2": "local/autoencoder/expand",
     "attn_classification": "local/attention_classifier",
+    "att_fc": "local/attention_classifier",
     "desc_classification": "classifier",
+    "desc_fc": "classifier",
 }
-KERAS_LAYERS = {"2a": "conv1", "2b": "conv2", "2c": "conv3", "_shortcut": "shortcut"}
+KERAS_UNIT = re.compile(
+    r"(?:l(?P<stage>[2-5])(?P<unit>[a-z])/(?:conv|bn)"
+    r"|(?:res|bn)(?P<stage_>[2-5])(?P<unit_>[a-z]\d*)_branch)(?P<layer>2[abc]|_shortcut|1)"
+)
+KERAS_LAYERS = {
+    "2a": "conv1",
+    "2b": "conv2",
+    "2c": "conv3",
+    "_shortcut": "shortcut",
+    "1": "shortcut",
+}
 KERAS_LEAVES = {
     "kernel": "params/{}/kernel",
     "bias": "params/{}/bias",
@@ -31,10 +48,22 @@ KERAS_LEAVES = {
     "moving_mean": "batch_stats/{}/mean",
     "moving_variance": "batch_stats/{}/var",
 }
+KERAS_1_LEAVES = {
+    "W": "kernel",
+    "b": "bias",
+    "gamma": "gamma",
+    "beta": "beta",
+    "running_mean": "moving_mean",
+    "running_std": "moving_variance",
+}
 # names in checkpoints of the TensorFlow 1 code (slim) -> ours
 SLIM_SCOPES = {
-    "attention_block/attention/compute/conv1": "local/attention/conv1",
-    "attention_block/attention/compute/conv2": "local/attention/conv2",
+    r"resnet_v1_\d+/block([1-4])/unit_(\d+)/bottleneck_v1/(shortcut|conv[123])": (
+        "backbone/block{}_unit{}/{}"
+    ),
+    r"resnet_v1_\d+/conv1": "backbone/conv1",
+    r"resnet_v1_\d+/logits": "classifier",
+    "attention_block/attention/compute/(conv[12])": "local/attention/{}",
     "attention_block/logits": "local/attention_classifier",
 }
 SLIM_LEAVES = {
@@ -56,29 +85,53 @@ def variables_from_keras(named: Mapping[str, Any]) -> dict[str, Any]:
     flat = {}
     for key, array in named.items():
         name = key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
-        if name != "scale_factor":
-            flat[_keras_name(name)] = np.asarray(array)
+        if name == "scale_factor":
+            continue
+        ours = keras_name(name)
+        if ours is None:
+            raise InputError(f"{name}: not a variable of the TensorFlow 2 DELF or DELG")
+        flat[ours] = np.asarray(array)
     return unflatten_dict(flat, sep="/")
 
 
-def _keras_name(name: str) -> str:
-    if name == "cosine_weights":
+def keras_name(name: str) -> str | None:
+    """Our name of a variable of the TensorFlow 2 code, or of Keras' first ResNet-50.
+
+    name: a checkpoint key without its suffix, or the name of a Python variable.
+    """
+    name = name.removesuffix(":0")
+    if name.rpartition("/")[2] == "cosine_weights":
         return "params/classifier/kernel"
     scope, _, leaf = name.rpartition("/")
-    unit = re.fullmatch(
-        r"backbone/l([2-5])([a-z])/(?:conv|bn)(2[abc]|_shortcut)", scope
+    scope = _keras_scope(scope)
+    # Keras 1 repeated the layer: res2a_branch2a/res2a_branch2a_W. Its running_std holds
+    # a variance all the same.
+    leaf = KERAS_1_LEAVES.get(
+        re.sub(r"^\w*?_(?=W$|b$|gamma|beta|running)", "", leaf), leaf
     )
-    if unit:
-        stage, letter, layer = unit.groups()
-        number = ord(letter) - ord("a") + 1
-        scope = f"backbone/block{int(stage) - 1}_unit{number}/{KERAS_LAYERS[layer]}"
-    elif scope in KERAS_SCOPES:
-        scope = KERAS_SCOPES[scope]
-    else:
-        raise InputError(f"{name}: not a variable of the TensorFlow 2 DELF or DELG")
-    if leaf not in KERAS_LEAVES:
-        raise InputError(f"{name}: not a variable of the TensorFlow 2 DELF or DELG")
+    if scope is None or leaf not in KERAS_LEAVES:
+        return None
     return KERAS_LEAVES[leaf].format(scope)
+
+
+def _keras_scope(scope: str) -> str | None:
+    """Our scope, of the longest end of theirs that is known."""
+    parts = scope.split("/")
+    for start in range(len(parts)):
+        end = "/".join(parts[start:])
+        if unit := KERAS_UNIT.fullmatch(end):
+            stage = int(unit["stage"] or unit["stage_"])
+            number = _unit_number(unit["unit"] or unit["unit_"])
+            layer = KERAS_LAYERS[unit["layer"]]
+            return f"backbone/block{stage - 1}_unit{number}/{layer}"
+        if end in KERAS_SCOPES:
+            return KERAS_SCOPES[end]
+    return None
+
+
+def _unit_number(letter: str) -> int:
+    """1 for "a" and so on; of ResNet-101 also "a", "b1", "b2", as Caffe has it."""
+    return ord(letter[0]) - ord("a") + 1 if len(letter) == 1 else int(letter[1:]) + 1
 
 
 def variables_from_slim(named: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,30 +144,22 @@ def variables_from_slim(named: Mapping[str, Any]) -> dict[str, Any]:
     for key, array in named.items():
         if key == "global_step":
             continue
-        name, array = _slim_name(key), np.asarray(array)
+        name, array = slim_name(key), np.asarray(array)
+        if name is None:
+            raise InputError(f"{key}: not a variable of a slim ResNet or DELF")
         if "classifier/kernel" in name and array.ndim == 4:
             array = array[0, 0]
         flat[name] = array
     return unflatten_dict(flat, sep="/")
 
 
-def _slim_name(name: str) -> str:
-    match = re.fullmatch(r"(.+?)/((?:BatchNorm/)?[^/]+)", name)
+def slim_name(name: str) -> str | None:
+    """Our name of a variable of the TensorFlow 1 code; None if it is not one."""
+    match = re.fullmatch(r"(.+?)/((?:BatchNorm/)?[^/]+)", name.removesuffix(":0"))
     scope, leaf = match.groups() if match else ("", "")
-    unit = re.fullmatch(
-        r"resnet_v1_\d+/block([1-4])/unit_(\d+)/bottleneck_v1/(shortcut|conv[123])",
-        scope,
-    )
-    if unit:
-        scope = "backbone/block{}_unit{}/{}".format(*unit.groups())
-    elif re.fullmatch(r"resnet_v1_\d+/conv1", scope):
-        scope = "backbone/conv1"
-    elif re.fullmatch(r"resnet_v1_\d+/logits", scope):
-        scope = "classifier"
-    elif scope in SLIM_SCOPES:
-        scope = SLIM_SCOPES[scope]
-    else:
-        raise InputError(f"{name}: not a variable of a slim ResNet or DELF")
     if leaf not in SLIM_LEAVES:
-        raise InputError(f"{name}: not a variable of a slim ResNet or DELF")
-    return SLIM_LEAVES[leaf].format(scope)
+        return None
+    for pattern, ours in SLIM_SCOPES.items():
+        if found := re.fullmatch(rf"(?:.+/)?{pattern}", scope):
+            return SLIM_LEAVES[leaf].format(ours.format(*found.groups()))
+    return None

@@ -44,8 +44,8 @@ def read_source(path: str | os.PathLike) -> Source:
     A SavedModel that keeps its weights in the graph is read as a "frozen_graph".
 
     details: of a "model" its config; of "safetensors" the metadata; of a "saved_model"
-    and a "frozen_graph" the `nodes` of the graph, (name, operation, inputs) each, and
-    the `signatures`, of the first the floating-point `constants`, too.
+    and a "frozen_graph" the `nodes` of the graph, see `graph_def.Node`, and the
+    `signatures`, of the first the floating-point `constants`, too.
     """
     path = pathlib.Path(path)
     kind = recognise(path)
@@ -164,10 +164,7 @@ def _read_tf_checkpoint(path: pathlib.Path) -> Source:
 
 def _read_graph(path: pathlib.Path) -> Source:
     found = saved_model.read_saved_model(path)
-    details = {
-        "nodes": [(node.name, node.op, node.inputs) for node in found.nodes],
-        "signatures": found.signatures,
-    }
+    details = {"nodes": found.nodes, "signatures": found.signatures}
     if not found.tensors:
         return Source("frozen_graph", path, found.constants, details)
     details["constants"] = found.constants

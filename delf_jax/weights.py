@@ -14,14 +14,17 @@ import safetensors
 import safetensors.numpy
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
 
 from delf_jax.files import InputError, atomic_write, read_json, sha256_of, write_json
 from delf_jax.models.delf import DELF
 from delf_jax.models.delg import DELG
 from delf_jax.models.global_net import GlobalNet
 from delf_jax.models.resnet import BASIC_DEPTHS, LAYOUTS, UNITS, ResNet
+from delf_jax.settings import PCA_FIELDS
 
 FORMAT = 1
+PCA_DEFAULTS = {"variances": "", "dimension": 0, "use_whitening": False}
 BUNDLED = pathlib.Path(__file__).parent / "bundled" / "delg_tiny"
 BACKBONE_FIELDS = (
     *("depth", "width", "layout", "normalization"),
@@ -104,13 +107,15 @@ def save_model(
     architecture = {**architecture, "num_classes": 0}
     named = flatten_dict(variables, sep="/")
     tensors = {}
-    for name, shape in _expected(build_module(architecture)).items():
+    for name, shape in expected_shapes(build_module(architecture)).items():
         if name not in named:
             raise InputError(f"variables of {architecture['name']} lack {name}")
         tensor = np.asarray(named[name], np.float32)
         if tensor.shape != shape:
             raise InputError(f"{name} has shape {tensor.shape}, not {shape}")
-        tensors[name] = tensor.astype(dtype if tensor.ndim > 1 else np.float32)
+        kind = dtype if tensor.ndim > 1 else np.float32
+        # safetensors writes the memory as it lies, transposed or not
+        tensors[name] = tensor.astype(kind, order="C")
     directory = pathlib.Path(directory)
     with atomic_write(directory / "model.safetensors") as file:
         file.write(safetensors.numpy.save(tensors))
@@ -131,6 +136,7 @@ def load_model(
     directory = pathlib.Path(BUNDLED if path is None else path)
     config, variables = read_model(directory)
     architecture = config["architecture"]
+    config["extraction"] = _with_projections(config["extraction"], directory)
     module = build_module(architecture, conv3x3=conv3x3)
     module, variables = fold_batch_norm(module, variables)
     variables = jax.tree.map(jnp.asarray, variables)
@@ -147,7 +153,7 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     config = read_json(directory / "config.json")
     architecture = _checked_architecture(config, directory / "config.json")
     tensors = _read_tensors(directory / "model.safetensors", config["sha256"])
-    expected = _expected(build_module(architecture))
+    expected = expected_shapes(build_module(architecture))
     return config, unflatten_dict(_matched(tensors, expected, directory), sep="/")
 
 
@@ -186,7 +192,25 @@ def fold_batch_norm(
     return module.clone(backbone=backbone), unflatten_dict(folded, sep="/")
 
 
-def _expected(module: nn.Module) -> dict[str, tuple[int, ...]]:
+def _with_projections(
+    extraction: dict[str, Any], directory: pathlib.Path
+) -> dict[str, Any]:
+    """The settings, with projections read from the .datum files that they name."""
+    read = {}
+    for field in PCA_FIELDS:
+        pca = extraction.get(field)
+        if isinstance(pca, dict):
+            from delf_jax import extraction_config
+
+            paths = {
+                key: str(directory / value) if isinstance(value, str) else value
+                for key, value in pca.items()
+            }
+            read[field] = extraction_config.load_pca(ConfigDict(PCA_DEFAULTS | paths))
+    return extraction | read
+
+
+def expected_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Name and shape of every variable that extraction needs."""
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)

@@ -147,19 +147,34 @@ def header(shards=1, endianness=0, version=1):
     return message((1, shards), (2, endianness), (3, message((1, version))))
 
 
-def entry(dtype, sizes, shard, offset, raw):
+def _text(value):
+    """What the checksum of a text covers, and what is stored."""
+    length = struct.pack("<I", len(value))
+    checksum = struct.pack("<I", masked_crc32c(length))
+    return length + checksum + value, varint(len(value)) + checksum + value
+
+
+def entry(dtype, sizes, shard, offset, raw, checked=None):
     fields = [(1, dtype), (2, shape(sizes)), (3, shard), (4, offset), (5, len(raw))]
-    return message(*fields) + fixed32(6, masked_crc32c(raw))
+    return message(*fields) + fixed32(
+        6, masked_crc32c(raw if checked is None else checked)
+    )
 
 
 def write_bundle(prefix, arrays, shards=1, **settings):
-    """A checkpoint of arrays by key, dealt out to the shards."""
+    """A checkpoint of arrays, or single bytes, by key, dealt out to the shards."""
     prefix = pathlib.Path(prefix)
     data, items = [b""] * shards, [(b"", header(shards))]
-    for number, (key, array) in enumerate(sorted(arrays.items())):
-        shard, raw = number % shards, array.tobytes()
-        kind, place = TYPES[array.dtype.name], len(data[shard])
-        items.append((key.encode(), entry(kind, array.shape, shard, place, raw)))
+    for number, (key, value) in enumerate(sorted(arrays.items())):
+        shard, kind, sizes = number % shards, 7, ()
+        if isinstance(value, bytes):
+            checked, raw = _text(value)
+        else:
+            kind, sizes = TYPES[value.dtype.name], value.shape
+            checked = raw = value.tobytes()
+        items.append(
+            (key.encode(), entry(kind, sizes, shard, len(data[shard]), raw, checked))
+        )
         data[shard] += raw
     index = prefix.with_name(prefix.name + ".index")
     index.write_bytes(table(items, **settings))

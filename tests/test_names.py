@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from delf_jax.files import InputError
-from delf_jax.names import variables_from_keras, variables_from_slim
+from delf_jax.names import (
+    keras_name,
+    slim_name,
+    variables_from_keras,
+    variables_from_slim,
+)
 from delf_jax.weights import build_module
 
 
@@ -88,3 +93,40 @@ def random_shapes(architecture):
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), image)
     return jax.tree.map(lambda x: x.shape, shapes)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("code", ["delg", "delf"])
+def test_attributes_and_layers_of_the_original_are_the_same_variables(golden, code):
+    lines = (golden / f"{code}_vars.txt").read_text().split("\n")
+    starts = [i for i, line in enumerate(lines) if line.startswith("#")]
+    saved = [line.split(" ")[0] for line in lines[starts[0] + 1 : starts[1]]]
+    saved = [key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE") for key in saved if key]
+    layers = [line.split(" ")[0] for line in lines[starts[2] + 1 :] if line]
+    unknown = {"scale_factor", "_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter"}
+    by_attribute = [keras_name(key) for key in saved if key not in unknown]
+    by_layer = [keras_name(n) for n in layers if n != "scale_factor:0"]
+    assert None not in by_attribute and sorted(by_attribute) == sorted(by_layer)
+    assert len(set(by_layer)) == len(by_layer)
+    assert by_attribute == [keras_name(f"model/{k}") for k in saved if k not in unknown]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("res4f_branch2c/res4f_branch2c_W:0",)
+        + ("params/backbone/block3_unit6/conv3/kernel",),
+        ("bn_conv1/bn_conv1_running_std:0", "batch_stats/backbone/conv1/var"),
+        ("res4b22_branch2a/kernel", "params/backbone/block3_unit23/conv1/kernel"),
+        ("attention/bn_conv1/gamma", "params/local/attention/conv1/scale"),
+        ("DELF/bn_conv1/gamma", "params/backbone/conv1/scale"),
+        ("dense/kernel", None),
+    ],
+)
+def test_names_of_layers(theirs, ours):
+    assert keras_name(theirs) == ours
+
+
+def test_slim_names_may_have_a_scope_around_them():
+    theirs = "tower/resnet_v1_50/block1/unit_3/bottleneck_v1/conv2/BatchNorm/beta:0"
+    assert slim_name(theirs) == "params/backbone/block1_unit3/conv2/offset"

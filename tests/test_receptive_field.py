@@ -51,6 +51,7 @@ def test_released_constants_are_the_documented_ones():
         (18, "v1.5", "block3", {}, (223, 224)),
         (26, "v1.5", "block3", {}, (223, 224)),
         (26, "keras", "block3", {}, (223, 224)),
+        (26, "v1", "block3", {}, (223, 224)),
         (26, "v1.5", "block2", {}, (223, 224)),
         (26, "keras", "block2", {}, (223, 224)),
         (26, "slim", "block2", {}, (223, 224)),

@@ -7,7 +7,7 @@ import pytest
 
 from delf_jax.models.resnet import ResNet, canvas_offset, canvas_side, stage_sizes
 
-LAYOUTS = ("keras", "v1.5", "slim")
+LAYOUTS = ("keras", "v1", "v1.5", "slim")
 
 
 @functools.cache
@@ -67,6 +67,7 @@ def test_canvas_is_the_smallest_that_holds_an_image(layout, side):
     ("layout", "fields"),
     [
         ("keras", {}),
+        ("v1", {}),
         ("v1.5", {}),
         ("slim", {}),
         ("slim", {"block3_strides": True}),

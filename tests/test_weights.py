@@ -11,6 +11,7 @@ from delf_jax.weights import (
     build_module,
     fold_batch_norm,
     load_model,
+    read_model,
     save_model,
 )
 
@@ -80,6 +81,14 @@ def test_saved_models_come_back_folded_without_the_classifiers(tmp_path):
         build_module(ARCHITECTURE), {**variables, "params": kept}
     )[1]
     jax.tree.map(np.testing.assert_array_equal, model.variables, expected)
+
+
+def test_transposed_arrays_are_saved_as_they_read(tmp_path):
+    variables = random_variables(ARCHITECTURE)
+    turned = jax.tree.map(lambda x: np.asarray(x).T.copy().T, variables)
+    save_model(tmp_path / "m", ARCHITECTURE, turned, {}, {}, dtype="float32")
+    _, stored = read_model(tmp_path / "m")
+    jax.tree.map(np.testing.assert_array_equal, stored, variables)
 
 
 def test_fingerprint_follows_weights_and_architecture(folder, tmp_path):

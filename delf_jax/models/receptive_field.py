@@ -2,7 +2,13 @@
 
 from typing import Any, NamedTuple
 
-from delf_jax.models.resnet import BASIC_DEPTHS, STAGES, pool_padding, unit_strides
+from delf_jax.models.resnet import (
+    BASIC_DEPTHS,
+    STAGES,
+    STRIDE_IN_FIRST,
+    pool_padding,
+    unit_strides,
+)
 
 
 class ReceptiveField(NamedTuple):
@@ -57,7 +63,7 @@ def _layers(
         for stride in unit_strides(depth, layout, block, block3_strides):
             if depth in BASIC_DEPTHS:
                 layers += [(3, stride, 1), (3, 1, 1)]
-            elif layout == "keras":
+            elif layout in STRIDE_IN_FIRST:
                 layers += [(1, stride, 0), (3, 1, 1), (1, 1, 0)]
             else:
                 layers += [(1, 1, 0), (2 * dilation + 1, stride, dilation), (1, 1, 0)]

@@ -1,7 +1,9 @@
 """ResNet [He2015] as named stages, of images that fill their array or lie on a canvas.
 
-Three layouts. "keras" is the one of the TensorFlow 2 DELF code: stride in the first 1x1
+Four layouts. "keras" is the one of the TensorFlow 2 DELF code: stride in the first 1x1
 of a block, convolutions with bias, BatchNorm epsilon 1e-3, the pool without padding.
+"v1" is the one of [He2015] and keras.applications: as "keras", but symmetric padding,
+of the pool too, and epsilon 1e-5.
 "v1.5" is the modern one: stride in the first 3x3, no bias, epsilon 1e-5, symmetric
 padding. "slim" is the one of the TensorFlow 1 models: stride in the last 3x3 of a block
 (so block1 halves, and block4 does not), a shortcut without weights there, no bias,
@@ -33,10 +35,17 @@ UNITS = {
 }
 BASIC_DEPTHS = (18, 22)
 STAGES = ("block0", "block0mp", "block1", "block2", "block3", "block4")
+STRIDE_IN_FIRST = ("keras", "v1")
 # epsilon and momentum of the Keras defaults, of torchvision and of slim's arg scope
 LAYOUTS: dict[str, dict[str, Any]] = {
     "keras": {
         "epsilon": 1e-3,
+        "momentum": 0.99,
+        "use_bias": True,
+        "kernel_init": nn.initializers.glorot_uniform(),
+    },
+    "v1": {
+        "epsilon": 1e-5,
         "momentum": 0.99,
         "use_bias": True,
         "kernel_init": nn.initializers.glorot_uniform(),
@@ -96,7 +105,8 @@ def stage_sizes(
 
 def pool_padding(layout: str, side: Any) -> tuple[Any, Any]:
     """(before, after) of the pool for a side of block0."""
-    return {"keras": (0, 0), "v1.5": (1, 1), "slim": (side % 2, 1)}[layout]
+    paddings = {"keras": (0, 0), "slim": (side % 2, 1)}
+    return paddings.get(layout, (1, 1))
 
 
 def block_stride(layout: str, block: int, block3_strides: bool) -> int:
@@ -127,10 +137,10 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: Map, before: Mask, after: Mask, train: bool) -> Map:
         first, second = 1, self.stride
-        if self.layout == "keras":
+        if self.layout in STRIDE_IN_FIRST:
             first, second = second, first
         y = nn.relu(self.conv(self.width, stride=first, name="conv1")(x, train))
-        y = zero_outside(y, after if self.layout == "keras" else before)
+        y = zero_outside(y, after if self.layout in STRIDE_IN_FIRST else before)
         conv2 = self.conv(
             self.width, 3, stride=second, dilation=self.dilation, name="conv2"
         )

@@ -1,0 +1,265 @@
+"""A network of ours among the tensors of others: every tensor gets a place, or none."""
+
+import fnmatch
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from delf_jax import (
+    adaptation,
+    assignment,
+    conversion_report,
+    families,
+    graph_settings,
+    weights,
+)
+from delf_jax.families import FAMILIES, Family
+from delf_jax.files import InputError
+from delf_jax.settings import ExtractionSettings, make_settings
+from delf_jax.sources import Source
+
+BACKBONE = ("params/backbone/", "batch_stats/backbone/")
+UNUSED = "unused"
+ONLY_TRAINING = "only training needs it"
+
+
+class MappingFile(NamedTuple):
+    """What a user says of tensors that are not recognised."""
+
+    family: str | None = None
+    named: Mapping[str, str] = {}
+    """ours -> theirs"""
+    drop: tuple[str, ...] = ()
+    """names or patterns of theirs"""
+
+
+class Assigned(NamedTuple):
+    """Which of their tensors is which of ours, and what becomes of the others."""
+
+    named: dict[str, str]
+    """ours -> theirs"""
+    dropped: dict[str, str]
+    """theirs -> why"""
+    left: list[str]
+    """theirs that are unknown"""
+    how: str
+    """what told them apart"""
+
+
+class Network(NamedTuple):
+    """A network found among tensors, ready to be written."""
+
+    architecture: dict[str, Any]
+    extraction: dict[str, Any]
+    variables: dict[str, np.ndarray]
+    """by our names, in our order of axes"""
+    assigned: Assigned
+    family: str
+    assumed: tuple[str, ...] = ()
+    """fields of the architecture that nothing in the source tells"""
+
+
+def find_network(
+    source: Source,
+    mapping: MappingFile,
+    settings: Mapping[str, Any],
+    template: pathlib.Path,
+) -> Network:
+    """The network whose weights these are; refuses unless every tensor has a place."""
+    canonical = _canonical_names(source)
+    key = mapping.family or families.recognise(canonical.values(), source.kind)
+    if key is None and source.kind not in ("frozen_graph", "saved_model"):
+        known = "; ".join(family.title for family in FAMILIES.values())
+        raise InputError(
+            f"{source.path}: none of its {len(canonical)} tensors is named as in the "
+            f'weights that we know ({known}); "family" in a --mapping file can say '
+            f"which they are ({', '.join(FAMILIES)})"
+        )
+    key = key or "slim"
+    family = FAMILIES[key]
+    shapes = {name: stated(source)[name].shape for name in canonical}
+    assigned = assign(canonical, shapes, key, mapping)
+    for theirs in stated(source).keys() - canonical.keys():
+        reason = families.no_weight(theirs) or "not made of floating-point numbers"
+        assigned.dropped[theirs] = reason
+    variables = {
+        ours: adaptation.to_our_axes(ours, source.tensors[theirs], family.pytorch)
+        for ours, theirs in assigned.named.items()
+    }
+    if key == "pycls":
+        variables |= adaptation.reduction_of_pycls(variables)
+    architecture, extraction, assumed = _architecture(
+        variables, family, settings, source
+    )
+    expected = weights.expected_shapes(weights.build_module(architecture))
+    for ours in mapping.named.keys() - expected.keys():
+        if not ours.startswith("architecture/"):
+            raise InputError(f"mapping of {ours}: this network has no such variable")
+    variables, unused = adaptation.adapt(
+        variables, expected, family, architecture["layout"]
+    )
+    missing = {
+        ours: shape
+        for ours, shape in expected.items()
+        if ours not in variables or variables[ours].shape != shape
+    }
+    if missing or assigned.left:
+        raise conversion_report.refusal(
+            source.path, key, assigned, shapes, missing, template
+        )
+    _check_values(variables, assigned.named, source.path)
+    for ours in unused:
+        assigned.dropped[assigned.named.get(ours, ours)] = ONLY_TRAINING
+    return Network(architecture, extraction, variables, assigned, key, assumed)
+
+
+def assign(
+    canonical: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+    key: str,
+    mapping: MappingFile,
+) -> Assigned:
+    """A place for every tensor of the source that has one.
+
+    canonical: name in the source -> name to read it by. InputError if two want one
+    place, or the mapping names what is not there.
+    """
+    for ours, theirs in mapping.named.items():
+        if theirs not in shapes:
+            raise InputError(f"mapping of {ours}: the source has no tensor {theirs}")
+    named, dropped, left = dict(mapping.named), {}, []
+    given = set(named.values())
+    for theirs, name in canonical.items():
+        ours = FAMILIES[key].name(name)
+        if theirs in given:
+            continue
+        if any(fnmatch.fnmatchcase(theirs, pattern) for pattern in mapping.drop):
+            dropped[theirs] = "the mapping drops it"
+        elif reason := families.no_weight(name):
+            dropped[theirs] = reason
+        elif name == UNUSED:
+            dropped[theirs] = "a constant that no layer computes with"
+        elif key == "dolg" and not (ours or "").startswith(("architecture", *BACKBONE)):
+            dropped[theirs] = "DOLG's fusion of maps, which our networks have not"
+        elif ours is None:
+            left.append(theirs)
+        elif "classifier" in ours:
+            dropped[theirs] = ONLY_TRAINING
+        elif ours in mapping.named:
+            dropped[theirs] = f"the mapping gives {ours} to another"
+        elif ours in named:
+            raise InputError(
+                f"{named[ours]} and {theirs} are both named like {ours}: choose one in "
+                'a --mapping file and name the other in its "drop"'
+            )
+        else:
+            named[ours] = theirs
+    assigned = Assigned(named, dropped, left, "names")
+    return _assign_by_shape(assigned, canonical, shapes) if key == "slim" else assigned
+
+
+def _assign_by_shape(
+    assigned: Assigned,
+    canonical: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Assigned:
+    """What scopes, shapes and order say of the tensors whose names are unknown."""
+    named, dropped, how = dict(assigned.named), dict(assigned.dropped), "names"
+    theirs = {canonical[name]: name for name in assigned.left}
+    unknown = {name: shapes[theirs[name]] for name in theirs}
+    layers, _ = assignment.layers_of(unknown)
+    if not any(ours.startswith(BACKBONE) for ours in named):
+        layers = assignment.layers_in_order(unknown)
+        for expected in families.slim_orders():
+            found = assignment.match_backbone(layers, expected)
+            if found:
+                named |= {ours: theirs[name] for ours, name in found.items()}
+                layers, how = layers[len(expected) :], "order and shapes"
+                break
+    outputs = [
+        shapes[named[kernel]][-1] if kernel in named else 0
+        for kernel in (
+            f"params/backbone/block{block}_unit1/conv3/kernel" for block in (3, 4)
+        )
+    ]
+    heads, classifiers = assignment.match_heads(layers, *outputs)
+    for ours, name in heads.items():
+        if ours not in named:
+            named[ours] = theirs[name]
+            how = how if "shapes" in how else "names, scopes and shapes"
+    for layer in classifiers:
+        for name in (layer.kernel, *layer.vectors.values()):
+            dropped[theirs[name]] = ONLY_TRAINING
+    placed = {*named.values(), *dropped}
+    return Assigned(named, dropped, [n for n in assigned.left if n not in placed], how)
+
+
+def stated(source: Source) -> Mapping[str, Any]:
+    """What is known of each tensor, its dtype and shape, before it is read."""
+    return getattr(source.tensors, "entries", source.tensors)
+
+
+def folders_of(path: pathlib.Path) -> list[str]:
+    """Names of the source and of the folders it is in, never a whole path."""
+    path = pathlib.Path(os.path.abspath(path))
+    return [path.name, path.parent.name, path.parent.parent.name]
+
+
+def _canonical_names(source: Source) -> dict[str, str]:
+    """{name in the source: name to read it by}, of its tensors of numbers."""
+    names = {
+        name: name
+        for name, tensor in stated(source).items()
+        if np.dtype(tensor.dtype).kind == "f" or tensor.dtype.name == "bfloat16"
+    }
+    if source.kind != "frozen_graph":
+        return names
+    in_graph = assignment.names_in_graph(source.details["nodes"])
+    return {name: in_graph.get(name, UNUSED) for name in names}
+
+
+def _architecture(
+    variables: dict[str, np.ndarray],
+    family: Family,
+    settings: Mapping[str, Any],
+    source: Source,
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """(architecture, extraction, what is assumed), with the settings asked for."""
+    power = variables.pop("architecture/gem_power", None)
+    nodes = source.details.get("nodes", ())
+    architecture = families.infer_architecture(
+        {name: x.shape for name, x in variables.items()},
+        family.layout,
+        family.block3_strides,
+    )
+    if architecture.get("global_dimension") == 0:
+        architecture["pooling"] = family.pooling
+    if power is not None and architecture["name"] != "delf":
+        architecture["gem_power"] = float(np.asarray(power).reshape(-1)[0])
+    drawn = graph_settings.architecture_of(nodes)
+    architecture |= {k: v for k, v in drawn.items() if k in architecture}
+    chosen = {k: v for k, v in settings.items() if k in ExtractionSettings._fields}
+    architecture |= {k: v for k, v in settings.items() if k not in chosen}
+    extraction = families.default_extraction(
+        architecture, family, folders_of(pathlib.Path(source.path))
+    )
+    extraction |= graph_settings.resize_of(nodes) | chosen
+    make_settings(extraction)
+    told = {"block3_strides"} & architecture.keys() - drawn.keys() - settings.keys()
+    return architecture, extraction, tuple(told)
+
+
+def _check_values(
+    variables: Mapping[str, np.ndarray], named: Mapping[str, str], path: Any
+) -> None:
+    for ours, value in variables.items():
+        if not np.isfinite(value).all():
+            raise InputError(f"{path}: {named.get(ours, ours)} is not finite")
+        if ours.endswith("/var") and (value < 0).any():
+            raise InputError(
+                f"{path}: {named.get(ours, ours)} has negative values, so it is no "
+                f"variance ({ours}); correct it with a --mapping file"
+            )

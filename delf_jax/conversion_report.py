@@ -1,0 +1,103 @@
+"""What a conversion tells: what was loaded, what was not and why, what is missing."""
+
+import collections
+import itertools
+import json
+import pathlib
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from delf_jax.files import InputError, write_json
+
+# What a network may have, and how its tensors are called here.
+OPTIONAL = (
+    *(f"params/local/attention/conv1/{n}" for n in ("kernel", "scale", "offset")),
+    *(f"batch_stats/local/attention/conv1/{n}" for n in ("mean", "var")),
+    *(f"params/local/attention/conv2/{n}" for n in ("kernel", "bias")),
+    *(f"params/local/autoencoder/reduce/{n}" for n in ("kernel", "bias")),
+    *(f"params/whitening/{n}" for n in ("kernel", "bias")),
+)
+# Longer lists are in the mapping file, complete.
+SHOWN = 40
+
+
+def tell(path: pathlib.Path, out: pathlib.Path, source: Any, network: Any) -> None:
+    """Prints an account of a conversion and the command to go on with."""
+    from delf_jax.families import FAMILIES
+
+    title = FAMILIES[network.family].title
+    print(f"{path}: {title} ({source.kind}, told by {network.assigned.how})")
+    print(f"\n{'module':<28} {'tensors':>7}  {'parameters':>10}")
+    modules = collections.defaultdict(list)
+    for name, value in network.variables.items():
+        module = "/".join(name.split("/")[1:-1][:2]).split("_unit")[0]
+        modules[module].append(value.size)
+    for module, sizes in sorted(modules.items()):
+        print(f"{module:<28} {len(sizes):>7}  {sum(sizes):>10,}")
+    sizes = [value.size for value in network.variables.values()]
+    print(f"{'all':<28} {len(sizes):>7}  {sum(sizes):>10,}")
+    for reason, names in _by_reason(network.assigned.dropped).items():
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        print(f"\nleft out, {reason}: {len(names)} ({shown})", end="")
+    print(f"\n\narchitecture: {json.dumps(network.architecture)}")
+    print(f"extraction: {json.dumps(network.extraction)}")
+    for field in network.assumed:
+        value = network.architecture[field]
+        other = json.dumps(not value)
+        print(f"{field} {json.dumps(value)} is assumed: --set={field}={other} if not")
+    if network.extraction["max_features"] and not network.extraction.get(
+        "attention_threshold"
+    ):
+        print("no attention threshold is known: the strongest features are kept")
+    print(f"\nwritten: {out}\nnext: {_next_command(out, network)}", flush=True)
+
+
+def refusal(
+    path: pathlib.Path,
+    family: str,
+    assigned: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    missing: Mapping[str, tuple[int, ...]],
+    template: pathlib.Path,
+) -> InputError:
+    """The error, after both sides are printed and the mapping file is begun.
+
+    shapes: of theirs. missing: ours without a tensor of the right shape.
+    """
+    for ours in missing.keys() & assigned.named.keys():
+        theirs = assigned.named[ours]
+        print(f"{theirs} is {list(shapes[theirs])}, {ours} {list(missing[ours])}")
+    left = [f"{name} {list(shapes[name])}" for name in assigned.left]
+    ours = {name: f"{name} {list(shape)}" for name, shape in missing.items()}
+    if left:
+        optional = [name for name in OPTIONAL if name not in {*assigned.named, *ours}]
+        ours |= {name: f"{name} (if there is one)" for name in optional}
+    width = max(map(len, [*left, "theirs, without a place"]))
+    print(f"{'theirs, without a place':<{width}}  ours, without a tensor")
+    rows = list(itertools.zip_longest(left, ours.values(), fillvalue=""))
+    for row in rows[:SHOWN]:
+        print(f"{row[0]:<{width}}  {row[1]}")
+    if len(rows) > SHOWN:
+        print(f"... and {len(rows) - SHOWN} rows more")
+    content = {"family": family, **dict.fromkeys(ours, ""), "drop": assigned.left}
+    write_json(template, content)
+    return InputError(
+        f"{path}: {len(left)} of its tensors have no place in the network and "
+        f"{len(missing)} of the network's have none there; say in {template} which of "
+        "them are which, what stays in its drop is left out, and give it as --mapping"
+    )
+
+
+def _by_reason(dropped: Mapping[str, str]) -> dict[str, list[str]]:
+    reasons = collections.defaultdict(list)
+    for name, reason in dropped.items():
+        reasons[reason].append(name)
+    return reasons
+
+
+def _next_command(out: pathlib.Path, network: Any) -> str:
+    folder = shlex.quote(str(out))
+    if network.extraction["max_features"]:
+        return f"python main.py match a.jpg b.jpg --model={folder}"
+    return f"python main.py index photos/ --index=runs/photos --model={folder}"

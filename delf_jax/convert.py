@@ -1,0 +1,119 @@
+"""Released and foreign weights become a folder that every command takes as --model."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from flax.traverse_util import unflatten_dict
+
+from delf_jax import __version__, conversion_report, weights
+from delf_jax.conversion import MappingFile, Network, find_network, folders_of
+from delf_jax.families import FAMILIES
+from delf_jax.files import InputError, atomic_write, read_json, sha256_of
+from delf_jax.formats import datum
+from delf_jax.sources import read_source
+
+# Where downloads have their PCA, and how many of its components D2R keeps, whose
+# codebooks are made for them.
+PROJECTION = ("mean.datum", "pca_proj_mat.datum")
+PROJECTED = 128
+
+
+def convert(
+    path: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    mapping: str | os.PathLike | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Network:
+    """Writes the model folder `out` from the weights at `path`, and prints an account.
+
+    mapping: a JSON file {our name: theirs} for what is not recognised; its list "drop"
+    names or matches what to leave out. settings: fields of architecture or extraction.
+    InputError if a tensor is left over or one of ours is missing: both sides are then
+    printed, and a mapping to be completed is written to `out`.mapping.json.
+    """
+    path, out = pathlib.Path(path), pathlib.Path(out)
+    if (path / "model" / "saved_model.pb").is_file():  # as DELF's download has it
+        path = path / "model"
+    source = read_source(path)
+    if source.kind in ("model", "training"):
+        raise InputError(f"{path}: ours already; give a model folder as --model")
+    template = out.with_name(f"{out.name}.mapping.json")
+    network = find_network(source, read_mapping(mapping), settings or {}, template)
+    projection = _projection_beside(path, network)
+    files = [*_files_of(source.path), *projection]
+    provenance = {
+        "converted_from": folders_of(path)[0],
+        "kind": source.kind,
+        "family": FAMILIES[network.family].title,
+        "told_apart_by": network.assigned.how,
+        "files": [{"name": file.name, "sha256": sha256_of(file)} for file in files],
+        "converter": f"delf_jax {__version__}",
+    }
+    if projection:
+        network.extraction["pca"] = _copied(projection, out)
+    weights.save_model(
+        out,
+        network.architecture,
+        unflatten_dict(network.variables, sep="/"),
+        network.extraction,
+        provenance,
+        dtype="float32",
+    )
+    conversion_report.tell(path, out, source, network)
+    return network
+
+
+def read_mapping(path: str | os.PathLike | None) -> MappingFile:
+    """The content of a mapping file, without what is left empty in it."""
+    if path is None:
+        return MappingFile()
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f'{path}: expected an object such as {{"our/name": "theirs"}}')
+    family, drop = content.pop("family", None), content.pop("drop", [])
+    if family is not None and family not in FAMILIES:
+        raise InputError(f"{path}: family {family!r}: use one of {', '.join(FAMILIES)}")
+    if not isinstance(drop, list) or not all(isinstance(name, str) for name in drop):
+        raise InputError(f"{path}: drop must be a list of names or patterns")
+    for ours, theirs in content.items():
+        if not isinstance(theirs, str):
+            raise InputError(f"{path}: give {ours} the name of a tensor of the source")
+    named = {ours: theirs for ours, theirs in content.items() if theirs}
+    return MappingFile(family, named, tuple(drop))
+
+
+def _projection_beside(path: pathlib.Path, network: Network) -> list[pathlib.Path]:
+    """The PCA that was downloaded with a model, if it fits its local descriptors."""
+    architecture = network.architecture
+    width = architecture.get("reduced_dimension") or 16 * architecture["width"]
+    for folder in (path / "pca", path.parent / "pca"):
+        files = [folder / name for name in PROJECTION]
+        if architecture["name"] == "global" or not all(f.is_file() for f in files):
+            continue
+        if datum.read_datum(files[1]).shape[1:] == (width,):
+            return files
+        print(f"left out: {files[1]} is no projection of {width} dimensions")
+    return []
+
+
+def _copied(files: list[pathlib.Path], out: pathlib.Path) -> dict[str, Any]:
+    """The setting `pca` of a model folder that holds copies of the two files."""
+    for file in files:
+        with atomic_write(out / "pca" / file.name) as copy:
+            copy.write(file.read_bytes())
+    mean, projection = (f"pca/{file.name}" for file in files)
+    dimension = min(PROJECTED, len(datum.read_datum(files[1])))
+    return {"mean": mean, "projection": projection, "dimension": dimension}
+
+
+def _files_of(path: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a source: itself, those in it, or those with its prefix."""
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        inside = [path / "saved_model.pb", *sorted(path.glob("variables/*"))]
+        return [file for file in inside if file.is_file()]
+    return sorted(path.parent.glob(f"{path.name}.*"))

@@ -1,0 +1,255 @@
+"""Whose weights these are, and what network and settings they were made for."""
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from delf_jax.files import InputError
+from delf_jax.foreign_names import application_name, pycls_name, torch_name
+from delf_jax.models.resnet import BASIC_DEPTHS, UNITS
+from delf_jax.names import keras_name, slim_name
+
+IMAGENET = {
+    "pixel_mean": (123.675, 116.28, 103.53),
+    "pixel_std": (58.395, 57.12, 57.375),
+}
+# Caffe's means, which Keras' first ResNets subtract from BGR pixels
+CAFFE = {"pixel_mean": (123.68, 116.779, 103.939), "pixel_std": (1.0, 1.0, 1.0)}
+
+
+class Family(NamedTuple):
+    """Weights that share their names and the way their network sees an image."""
+
+    title: str
+    sign: str
+    """a pattern that the name of one of their tensors matches"""
+    name: Callable[[str], str | None]
+    """theirs -> ours, None if unknown"""
+    layout: str
+    extraction: Mapping[str, Any]
+    epsilon: float | None = None
+    """of BatchNorm, where it is not the layout's"""
+    bgr: bool = False
+    """their conv1 takes blue first"""
+    pytorch: bool = False
+    """kernels are [out, in, h, w]"""
+    block3_strides: bool = False
+    pooling: str = "gem"
+    """of a network without attention and whitening"""
+
+
+FAMILIES = {
+    "dolg": Family(
+        "DOLG in PyTorch: its backbone",
+        r"(?:^|\.)fc_t\.weight$",
+        pycls_name,
+        "v1.5",
+        IMAGENET,
+        bgr=True,
+        pytorch=True,
+    ),
+    "pycls": Family(
+        "ResNet of pycls, or the DELG in PyTorch that uses it",
+        r"(?:^|\.)s1\.b1\.f\.a\.weight$",
+        pycls_name,
+        "v1.5",
+        IMAGENET,
+        bgr=True,
+        pytorch=True,
+    ),
+    "torchvision": Family(
+        "ResNet of torchvision or timm",
+        r"(?:^|\.)layer1\.0\.conv1\.weight$",
+        torch_name,
+        "v1.5",
+        IMAGENET,
+        pytorch=True,
+    ),
+    "applications": Family(
+        "ResNet of keras.applications",
+        r"(?:^|/)conv2_block1_1_conv/kernel(?::0)?$",
+        application_name,
+        "v1",
+        CAFFE,
+        epsilon=1.001e-5,
+        bgr=True,
+    ),
+    # Keras' first releases did not pad the pool: with --set=layout=keras nor do we.
+    "keras": Family(
+        "ResNet-50 of Keras, as DELF was started from",
+        r"(?:^|/)res2a_branch2a(?:/kernel|_W)(?::0)?$",
+        keras_name,
+        "v1",
+        CAFFE,
+        epsilon=1e-3,
+        bgr=True,
+    ),
+    "delf": Family(
+        "DELF or DELG of TensorFlow 2",
+        r"(?:^|/)(?:l2a/conv2a|res2a_branch2a)/kernel(?::0)?$",
+        keras_name,
+        "keras",
+        {"locations": "delf"},
+        block3_strides=True,  # what its training and its exporters do by default
+        pooling="spoc",  # DELF's own softmax was trained on the mean
+    ),
+    "slim": Family(
+        "DELF or DELG of TensorFlow 1",
+        r"(?:^|/)resnet_v1_\d+/.*",
+        slim_name,
+        "slim",
+        {"locations": "delf", "resize": "legacy"},
+        block3_strides=True,
+    ),
+}
+DELF_SCALES = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
+DELG_SCALES = (0.25, 0.35355338, 0.5, 0.70710677, 1.0, 1.4142135, 2.0)
+# What the configs of the released models set [delf_spec 2.6], by the name of the folder
+# that the download unpacks to.
+RELEASED = {
+    r"r50delg_gldv2clean": {"attention_threshold": 454.6},
+    r"r101delg_gldv2clean": {"attention_threshold": 357.48},
+    r"r50delg_gld": {"attention_threshold": 175.0},
+    r"r101delg_gld": {"attention_threshold": 166.1},
+    r"delf_gld|delf_v1": {"attention_threshold": 100.0, "max_image_size": None},
+}
+# Tensors that are no weights of a network, and what they are.
+NO_WEIGHTS = {
+    r"OPTIMIZER_SLOT|(^|[/.])optimizer|/Momentum$|/Adam(_1)?$|/RMSProp(_1)?$": (
+        "the optimiser's"
+    ),
+    r"ExponentialMovingAverage$": "an average of another variable",
+    r"(^|/)(global_step|save_counter|iter)$|num_batches_tracked$|(^|\.)epoch$": (
+        "a counter"
+    ),
+    r"(^|/)scale_factor$|(^|\.)desc_cls\.t$": "the loss's",
+    r"(^|/)mean_rgb$": "the mean of the pixels",
+}
+
+
+def recognise(names: Iterable[str], kind: str) -> str | None:
+    """The key of the family of these tensors; None if no pattern fits.
+
+    kind: of the source; Keras' own ResNet-50 and TensorFlow 2's DELG share their names,
+    and only the first comes as an HDF5 file.
+    """
+    names = list(names)
+    for key, family in FAMILIES.items():
+        if key == "keras" and (kind != "keras_h5" or _any("attn_conv1", names)):
+            continue
+        if _any(family.sign, names):
+            return key
+    return None
+
+
+def no_weight(name: str) -> str | None:
+    """What a tensor is if it is no weight of a network."""
+    for pattern, reason in NO_WEIGHTS.items():
+        if re.search(pattern, name.removesuffix(":0")):
+            return reason
+    return None
+
+
+def infer_architecture(
+    shapes: Mapping[str, tuple[int, ...]], layout: str, block3_strides: bool
+) -> dict[str, Any]:
+    """The architecture that has variables of these names and shapes.
+
+    InputError if no ResNet that we have is like this.
+    """
+
+    def size(scope: str, axis: int, other: str, other_axis: int, default: int) -> int:
+        """Of a kernel, or of one that must be as wide."""
+        for name, place in ((scope, axis), (other, other_axis)):
+            if shape := shapes.get(f"params/{name}/kernel"):
+                return shape[place]
+        return default
+
+    attention, autoencoder = "local/attention/conv", "local/autoencoder/"
+    has_attention = any(attention in name for name in shapes)
+    whitening = shapes.get("params/whitening/kernel", (0,))[-1]
+    architecture = {
+        "name": ("delg" if whitening else "delf") if has_attention else "global",
+        "depth": _depth(shapes),
+        "width": size("backbone/conv1", -1, "backbone/block1_unit1/conv1", -1, 64),
+        "layout": layout,
+    }
+    if has_attention or layout == "slim":  # There, block4 follows it.
+        architecture["block3_strides"] = block3_strides
+    if has_attention:
+        architecture |= {
+            "attention_width": size(f"{attention}1", -1, f"{attention}2", -2, 512),
+            "reduced_dimension": size(
+                f"{autoencoder}reduce", -1, f"{autoencoder}expand", -2, 0
+            ),
+        }
+    if whitening or not has_attention:
+        architecture["global_dimension"] = whitening
+    return architecture
+
+
+def default_extraction(
+    architecture: Mapping[str, Any], family: Family, folders: Iterable[str]
+) -> dict[str, Any]:
+    """Settings of extraction: the family's, and a released config's if it is known.
+
+    folders: names of the source and of the folders it lies in.
+    """
+    name = architecture["name"]
+    settings = {
+        "image_scales": DELF_SCALES if name == "delf" else DELG_SCALES,
+        "global_scales": () if name == "delf" else (3, 4, 5),
+        "max_features": 0 if name == "global" else 1000,
+        "max_image_size": None if name == "delf" else 1024,
+    }
+    if name == "global":
+        settings |= {"image_scales": DELG_SCALES[3:6], "global_scales": (0, 1, 2)}
+    settings |= family.extraction
+    if family.layout == "slim" and architecture.get("global_dimension") == 0:
+        settings |= CAFFE  # slim's own ImageNet models, in RGB
+    for folder in folders:
+        for pattern, released in RELEASED.items():
+            if name != "global" and re.match(pattern, folder):
+                return settings | released
+    return settings
+
+
+def slim_orders() -> Iterator[list[tuple[str, int, int]]]:
+    """(scope, inputs, outputs) of slim's layers in the order of its graphs."""
+    for depth, blocks in itertools.product((101, 50), (4, 3)):
+        layers, inputs = [("backbone/conv1", 3, 64)], 64
+        for block in range(1, blocks + 1):
+            inner, outputs = 32 * 2**block, 128 * 2**block
+            for unit in range(1, UNITS[depth][block - 1] + 1):
+                scope = f"backbone/block{block}_unit{unit}"
+                if unit == 1:
+                    layers.append((f"{scope}/shortcut", inputs, outputs))
+                layers.append((f"{scope}/conv1", inputs, inner))
+                layers.append((f"{scope}/conv2", inner, inner))
+                layers.append((f"{scope}/conv3", inner, outputs))
+                inputs = outputs
+        yield layers
+
+
+def _any(pattern: str, names: Iterable[str]) -> bool:
+    return any(re.search(pattern, name) for name in names)
+
+
+def _depth(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """The depth whose blocks have as many units; block4 may be absent."""
+    units = [0, 0, 0, 0]
+    for name in shapes:
+        if found := re.search(r"backbone/block([1-4])_unit(\d+)/", name):
+            block, unit = int(found[1]) - 1, int(found[2])
+            units[block] = max(units[block], unit)
+    bottlenecks = any("/conv3/" in name for name in shapes)
+    for depth, expected in UNITS.items():
+        basic = depth in BASIC_DEPTHS
+        if basic is not bottlenecks and tuple(units) in (expected, (*expected[:3], 0)):
+            return depth
+    known = "; ".join(f"{depth}: {units}" for depth, units in UNITS.items())
+    raise InputError(
+        f"a ResNet with {units} units in its blocks, "
+        f"{'bottlenecks' if bottlenecks else 'of two 3x3'}, is none of ours ({known})"
+    )
