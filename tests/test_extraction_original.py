@@ -1,4 +1,7 @@
-"""Extraction against the numbers of the original, end to end."""
+"""Extraction against the numbers of the original, end to end.
+
+`pytest -m golden -rP tests/test_extraction_original.py` prints the largest differences.
+"""
 
 import functools
 import importlib.util
@@ -92,6 +95,8 @@ class _Original:
         # What is a part of another array has no entry of its own.
         known = name if name in self.tolerances else name.replace("1000", "100")
         atol = self.tolerances[known]["atol"]
+        difference = np.abs(np.float64(ours) - expected).max(initial=0)
+        print(f"{name}: largest difference {difference:.1e}, allowed {atol:.1e}")
         np.testing.assert_allclose(ours, expected, rtol=0, atol=atol, err_msg=name)
 
 
