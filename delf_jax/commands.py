@@ -109,7 +109,7 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def run_convert(options: argparse.Namespace) -> int:
-    from delf_jax import convert
+    from delf_jax.conversion import convert
 
     convert.convert(
         options.source,

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from delf_jax.adaptation import adapt, reduction_of_pycls, to_our_axes
-from delf_jax.families import FAMILIES
+from delf_jax.conversion.adaptation import adapt, reduction_of_pycls, to_our_axes
+from delf_jax.conversion.families import FAMILIES
 from delf_jax.models.resnet import LAYOUTS
 
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from delf_jax import assignment
-from delf_jax.families import slim_orders
+from delf_jax.conversion import assignment
+from delf_jax.conversion.families import slim_orders
 
 BLOCK3, BLOCK4 = 1024, 2048
 ATTENTION = {

@@ -8,7 +8,7 @@ import safetensors.numpy
 import tensorflow_files
 from flax.traverse_util import flatten_dict
 from naive_resnet import APPLICATIONS, KERAS, TF2, TORCHVISION
-from test_conversion import (
+from test_network import (
     BLOCK3,
     SHALLOW,
     UNITS,
@@ -24,10 +24,10 @@ from test_conversion import (
 
 from delf_jax import extraction, weights
 from delf_jax.cli import main
-from delf_jax.convert import convert, read_mapping
+from delf_jax.conversion.convert import convert, read_mapping
+from delf_jax.conversion.names import variables_from_keras
 from delf_jax.files import InputError, sha256_of
 from delf_jax.formats import datum
-from delf_jax.names import variables_from_keras
 from delf_jax.settings import settings_for
 
 

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from delf_jax.conversion.names import variables_from_slim
 from delf_jax.models.delf import DELF, attend
 from delf_jax.models.resnet import ResNet
-from delf_jax.names import variables_from_slim
 from delf_jax.weights import fold_batch_norm
 
 

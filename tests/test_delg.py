@@ -7,11 +7,11 @@ import numpy as np
 import optax
 import pytest
 
+from delf_jax.conversion.names import variables_from_keras
 from delf_jax.losses.classification import arcface_logits, softmax_cross_entropy
 from delf_jax.losses.reconstruction import reconstruction_loss
 from delf_jax.models.delg import DELG
 from delf_jax.models.resnet import ResNet
-from delf_jax.names import variables_from_keras
 from delf_jax.weights import fold_batch_norm
 
 SMALL = DELG(

@@ -11,8 +11,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from delf_jax import extraction, names, weights
+from delf_jax import extraction, weights
 from delf_jax import images as image_files
+from delf_jax.conversion import names
 from delf_jax.files import InputError
 from delf_jax.models import resnet
 from delf_jax.ops import Features

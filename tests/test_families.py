@@ -1,8 +1,8 @@
 import naive_resnet
 import pytest
 
-from delf_jax import families
-from delf_jax.families import FAMILIES
+from delf_jax.conversion import families
+from delf_jax.conversion.families import FAMILIES
 from delf_jax.files import InputError
 from delf_jax.settings import make_settings
 

@@ -1,7 +1,7 @@
 import naive_resnet
 import pytest
 
-from delf_jax.foreign_names import application_name, pycls_name, torch_name
+from delf_jax.conversion.foreign_names import application_name, pycls_name, torch_name
 
 UNITS = (3, 4, 6, 3)
 FAMILIES = {

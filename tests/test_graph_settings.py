@@ -1,8 +1,8 @@
 import pytest
 import tensorflow_files as files
 
+from delf_jax.conversion.graph_settings import architecture_of, resize_of
 from delf_jax.formats import graph_def
-from delf_jax.graph_settings import architecture_of, resize_of
 
 
 def nodes(*serialised):

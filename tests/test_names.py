@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from delf_jax.files import InputError
-from delf_jax.names import (
+from delf_jax.conversion.names import (
     keras_name,
     slim_name,
     variables_from_keras,
     variables_from_slim,
 )
+from delf_jax.files import InputError
 from delf_jax.weights import build_module
 
 

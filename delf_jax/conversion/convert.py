@@ -7,9 +7,15 @@ from typing import Any
 
 from flax.traverse_util import unflatten_dict
 
-from delf_jax import __version__, conversion_report, weights
-from delf_jax.conversion import MappingFile, Network, find_network, folders_of
-from delf_jax.families import FAMILIES
+from delf_jax import __version__, weights
+from delf_jax.conversion import report
+from delf_jax.conversion.families import FAMILIES
+from delf_jax.conversion.network import (
+    MappingFile,
+    Network,
+    find_network,
+    folders_of,
+)
 from delf_jax.files import InputError, atomic_write, read_json, sha256_of
 from delf_jax.formats import datum
 from delf_jax.sources import read_source
@@ -62,7 +68,7 @@ def convert(
         provenance,
         dtype="float32",
     )
-    conversion_report.tell(path, out, source, network)
+    report.tell(path, out, source, network)
     return network
 
 

@@ -10,10 +10,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from naive_resnet import APPLICATIONS, KERAS, PYCLS, SLIM, TF2, TORCHVISION
 
 from delf_jax import weights
-from delf_jax.conversion import MappingFile, find_network
+from delf_jax.conversion.names import variables_from_keras, variables_from_slim
+from delf_jax.conversion.network import MappingFile, find_network
 from delf_jax.files import InputError
 from delf_jax.formats.graph_def import Node
-from delf_jax.names import variables_from_keras, variables_from_slim
 from delf_jax.sources import Source
 
 UNITS = (2, 2, 2, 2)  # depth 26

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from delf_jax.conversion.families import FAMILIES
 from delf_jax.files import InputError, write_json
 
 # What a network may have, and how its tensors are called here.
@@ -24,8 +25,6 @@ SHOWN = 40
 
 def tell(path: pathlib.Path, out: pathlib.Path, source: Any, network: Any) -> None:
     """Prints an account of a conversion and the command to go on with."""
-    from delf_jax.families import FAMILIES
-
     title = FAMILIES[network.family].title
     print(f"{path}: {title} ({source.kind}, told by {network.assigned.how})")
     print(f"\n{'module':<28} {'tensors':>7}  {'parameters':>10}")

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from delf_jax import (
+from delf_jax import weights
+from delf_jax.conversion import (
     adaptation,
     assignment,
-    conversion_report,
     families,
     graph_settings,
-    weights,
+    report,
 )
-from delf_jax.families import FAMILIES, Family
+from delf_jax.conversion.families import FAMILIES, Family
 from delf_jax.files import InputError
 from delf_jax.settings import ExtractionSettings, make_settings
 from delf_jax.sources import Source
@@ -107,9 +107,7 @@ def find_network(
         if ours not in variables or variables[ours].shape != shape
     }
     if missing or assigned.left:
-        raise conversion_report.refusal(
-            source.path, key, assigned, shapes, missing, template
-        )
+        raise report.refusal(source.path, key, assigned, shapes, missing, template)
     _check_values(variables, assigned.named, source.path)
     for ours in unused:
         assigned.dropped[assigned.named.get(ours, ours)] = ONLY_TRAINING

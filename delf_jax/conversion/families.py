@@ -5,10 +5,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from delf_jax.conversion.foreign_names import application_name, pycls_name, torch_name
+from delf_jax.conversion.names import keras_name, slim_name
 from delf_jax.files import InputError
-from delf_jax.foreign_names import application_name, pycls_name, torch_name
 from delf_jax.models.resnet import BASIC_DEPTHS, UNITS
-from delf_jax.names import keras_name, slim_name
 
 IMAGENET = {
     "pixel_mean": (123.675, 116.28, 103.53),

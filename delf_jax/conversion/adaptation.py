@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from delf_jax.families import Family
+from delf_jax.conversion.families import Family
 from delf_jax.models.resnet import LAYOUTS
 
 

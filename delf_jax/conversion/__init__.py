@@ -1,0 +1,1 @@
+"""Weights of others become networks of ours: told apart, named, adapted, written."""
