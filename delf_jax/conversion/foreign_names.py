@@ -2,6 +2,8 @@
 
 import re
 
+from delf_jax.conversion.names import KERAS_LEAVES
+
 # torchvision and timm: layer3.5.conv2.weight -> ours
 TORCH_SCOPES = {
     r"layer([1-4])\.(\d+)\.(?:conv|bn)([123])": "backbone/block{}_unit{}/conv{}",
@@ -34,14 +36,6 @@ TORCH_NORM_LEAVES = TORCH_LEAVES | {
 }
 # keras.applications since 2019: conv4_block6_2_conv/kernel -> ours; 0 is the shortcut
 APPLICATION_LAYERS = ("shortcut", "conv1", "conv2", "conv3")
-APPLICATION_LEAVES = {
-    "kernel": "params/{}/kernel",
-    "bias": "params/{}/bias",
-    "gamma": "params/{}/scale",
-    "beta": "params/{}/offset",
-    "moving_mean": "batch_stats/{}/mean",
-    "moving_variance": "batch_stats/{}/var",
-}
 
 
 def torch_name(name: str) -> str | None:
@@ -63,7 +57,7 @@ def application_name(name: str) -> str | None:
     """Our name of a variable of a ResNet of keras.applications; None if not one."""
     parts = name.removesuffix(":0").split("/")
     leaf = parts.pop()
-    if not parts or leaf not in APPLICATION_LEAVES:
+    if not parts or leaf not in KERAS_LEAVES:
         return None
     if unit := re.fullmatch(r"conv([2-5])_block(\d+)_([0-3])_(?:conv|bn)", parts[-1]):
         stage, number, layer = map(int, unit.groups())
@@ -74,7 +68,7 @@ def application_name(name: str) -> str | None:
         scope = "classifier"
     else:
         return None
-    return APPLICATION_LEAVES[leaf].format(scope)
+    return KERAS_LEAVES[leaf].format(scope)
 
 
 def _torch_name(name: str, scopes: dict[str, str]) -> str | None:

@@ -228,11 +228,13 @@ def _architecture(
     """(architecture, extraction, what is assumed), with the settings asked for."""
     power = variables.pop("architecture/gem_power", None)
     nodes = source.details.get("nodes", ())
-    architecture = families.infer_architecture(
-        {name: x.shape for name, x in variables.items()},
-        family.layout,
-        family.block3_strides,
-    )
+    shapes = {name: x.shape for name, x in variables.items()}
+    try:
+        architecture = families.infer_architecture(
+            shapes, family.layout, family.block3_strides
+        )
+    except InputError as error:
+        raise InputError(f"{source.path}: {error}") from None
     if architecture.get("global_dimension") == 0:
         architecture["pooling"] = family.pooling
     if power is not None and architecture["name"] != "delf":
