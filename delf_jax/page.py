@@ -27,7 +27,7 @@ _MOST_RESULTS = 60
 # Places along a side of a photo, in which the template reads the ends of lines.
 _UNIT = 10_000
 # From so many inliers on a card is green: hardly an accident.
-_EVIDENT = 2 * ranking.NOISE
+_EVIDENT = 3 * ranking.NOISE
 # As many inliers fill the bar of a card: beyond, no one doubts.
 _FULL_BAR = 60
 
