@@ -84,6 +84,8 @@ def masked_mean(
 def _sum_in_halves(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
     """The sum along an axis, to the same bits however many zeros follow at its end."""
     length = x.shape[axis]
+    if not isinstance(length, int):  # Symbolic, as when a model is exported.
+        return jnp.sum(x, axis)
     side = 1 << max(length - 1, 0).bit_length()
     widths = [(0, 0)] * x.ndim
     widths[axis] = (0, side - length)
