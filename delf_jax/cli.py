@@ -146,6 +146,47 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="folder of a model")
+    parser.add_argument(
+        "--format",
+        required=True,
+        choices=("stablehlo", "savedmodel", "onnx"),
+        help="stablehlo: jax.export, for cpu, cuda and tpu; savedmodel: TensorFlow, "
+        "with the signature of the original's exports; onnx: by jax2onnx. All take "
+        "images of any size, onnx up to --size",
+    )
+    parser.add_argument(
+        "--what", default="both", choices=("local", "global", "both"), help="(both)"
+    )
+    _add_out(parser, "folder to write; must not exist", required=True)
+    parser.add_argument(
+        "--scales",
+        type=_numbers,
+        metavar="S,S,...",
+        help="image scales instead of the model's own; of a global SavedModel: fixes "
+        "them, so that the image is the only input",
+    )
+    parser.add_argument(
+        "--pool",
+        default="none",
+        choices=("none", "average", "sum"),
+        help="of a global SavedModel: over the raw descriptors of the scales (none)",
+    )
+    parser.add_argument(
+        "--normalize",
+        action="store_true",
+        help="of a global SavedModel: normalise what is left after pooling",
+    )
+    parser.add_argument(
+        "--size",
+        type=_size,
+        metavar="HxW",
+        help="of onnx: height and width of the largest image (default: the model's "
+        "max_image_size for both)",
+    )
+
+
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, "folder to write to (demo)", default="demo")
     _add_model(parser)
@@ -186,6 +227,27 @@ def _part(text: str) -> tuple[int, int]:
     return part, parts
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    """(a, b) of `a,b`."""
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of numbers, such as 0.7071,1,1.4142"
+        ) from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(height, width) of `heightxwidth`."""
+    try:
+        height, width = (int(number) for number in text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size, such as 768x1024"
+        ) from None
+    return height, width
+
+
 COMMANDS = {
     "match": Command(
         "find what two photos have in common",
@@ -219,6 +281,14 @@ COMMANDS = {
         "train --config=my.py --workdir=runs/mine --config.seed=3",
         _train_options,
         commands.run_train,
+    ),
+    "export": Command(
+        "write a model in a form that runs without this project",
+        "export runs/tiny/model --format=stablehlo --out=exported\n"
+        "export runs/tiny/model --format=savedmodel --what=global --out=fixed "
+        "--scales=0.70710677,1.0,1.4142135 --pool=sum --normalize",
+        _export_options,
+        commands.run_export,
     ),
     "demo": Command(
         "draw landmarks, match and search them, and say how well it went",

@@ -6,6 +6,7 @@ that is needed; pyramid and selection around it are TensorFlow's own operations.
 
 import functools
 import os
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jax import export as jax_export
 from jax.extend.mlir.dialects import stablehlo
 
+from delf_jax.export import PLATFORMS, Wishes, Written, signature
 from delf_jax.files import InputError
 from delf_jax.models import resnet
 from delf_jax.models.receptive_field import RELEASED_BLOCK3
@@ -37,7 +39,6 @@ except ImportError:
 STABLEHLO_VERSION = "1.0.0"
 # XLA compiles the network for each size of a canvas: a coarse grid makes them few.
 GRID = 64
-PLATFORMS = ("cpu", "cuda", "tpu")
 INPUTS = {
     "input_image": tf.TensorSpec((None, None, 3), tf.uint8, "input_image"),
     "input_scales": tf.TensorSpec((None,), tf.float32, "input_scales"),
@@ -47,14 +48,6 @@ INPUTS = {
         (None,), tf.int32, "input_global_scales_ind"
     ),
 }
-
-
-class Pooling(NamedTuple):
-    """What becomes of the raw global descriptors of the scales."""
-
-    kind: str = "none"
-    """"none": one descriptor for each scale; "average" or "sum": one for the image"""
-    normalize: bool = False
 
 
 class Network(NamedTuple):
@@ -74,45 +67,48 @@ _OUTPUTS = {
 }
 
 
-def write_saved_model(
-    directory: str | os.PathLike,
-    model: Model,
-    settings: ExtractionSettings,
-    what: str,
-    pooling: Pooling,
-    scales: tuple[float, ...] | None = None,
-) -> None:
+def write(
+    folder: pathlib.Path, model: Model, settings: ExtractionSettings, wishes: Wishes
+) -> Written:
     """Writes a SavedModel with the one signature `serving_default`.
 
-    what: "local", "global" or "both". Of the settings only `nms_iou` matters: the rest
-    are inputs, as in the original. With `scales` a global export takes the image alone.
+    Of the settings only `nms_iou` matters: the others are inputs, as in the original.
+    With `wishes.scales` a global export takes the image alone.
     """
     module = tf.Module()
     leaves, tree = jax.tree.flatten(model.variables)
     module.weights = [tf.Variable(leaf, trainable=False) for leaf in leaves]
-    branches = {"both": ("local", "both")}.get(what, (what,))
+    branches = ("local", "both") if wishes.what == "both" else (wishes.what,)
     network = _network(model, module.weights, tree, branches)
-    names = list(INPUTS)
-    if what == "local":
-        names.remove("input_global_scales_ind")
+    if wishes.what != "global":
+        names = list(INPUTS)[: 5 if wishes.what == "both" else 4]
         run = functools.partial(extract_local, network, settings.nms_iou)
-    elif what == "both":
-        run = functools.partial(extract_local, network, settings.nms_iou)
-    elif scales is None:
+    elif wishes.scales is None:
         names = ["input_image", "input_scales", "input_global_scales_ind"]
-        run = functools.partial(extract_global, network, pooling)
+        run = functools.partial(extract_global, network, wishes)
     else:
         names = ["input_image"]
-
-        def run(image: tf.Tensor) -> dict[str, tf.Tensor]:
-            fixed = tf.constant(scales, tf.float32)
-            return extract_global(network, pooling, image, fixed, tf.range(len(scales)))
-
-    module.extract = tf.function(
-        run, autograph=False, input_signature=[INPUTS[name] for name in names]
+        run = functools.partial(extract_fixed, network, wishes)
+    inputs = [INPUTS[name] for name in names]
+    module.extract = tf.function(run, autograph=False, input_signature=inputs)
+    concrete = module.extract.get_concrete_function()
+    tf.saved_model.save(module, os.fspath(folder), {"serving_default": concrete})
+    outputs = concrete.structured_outputs
+    return Written(
+        ".",
+        {name: signature(INPUTS[name]) for name in names},
+        {name: signature(outputs[name]) for name in sorted(outputs)},
+        (
+            "tf.saved_model.load(folder).signatures['serving_default'](**inputs)",
+            "extraction: what the model was made for; of it the export fixes nms_iou"
+            + (" and image_scales" if wishes.scales else ""),
+            "heights and widths are dynamic; XLA compiles the network for each size of "
+            f"a level, rounded up to {GRID} pixels, once in a process",
+            "needs a TensorFlow that has the operation XlaCallModule of version 10; "
+            "written and read with 2.21",
+        ),
+        ("jax", "tensorflow"),
     )
-    signatures = {"serving_default": module.extract.get_concrete_function()}
-    tf.saved_model.save(module, os.fspath(directory), signatures)
 
 
 def extract_local(
@@ -168,12 +164,20 @@ def extract_local(
         "scales": tf.gather(sizes, kept),
         "scores": tf.gather(scores, kept)[:, None],
     }
-    return outputs | {"global_descriptors": x for x in whole}
+    return outputs | ({"global_descriptors": whole[0]} if whole else {})
+
+
+def extract_fixed(
+    network: Network, wishes: Wishes, image: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """`extract_global` at scales that were fixed when it was exported."""
+    scales = tf.constant(wishes.scales, tf.float32)
+    return extract_global(network, wishes, image, scales, tf.range(tf.size(scales)))
 
 
 def extract_global(
     network: Network,
-    pooling: Pooling,
+    wishes: Wishes,
     image: tf.Tensor,
     scales: tf.Tensor,
     global_scales: tf.Tensor,
@@ -188,13 +192,13 @@ def extract_global(
 
     shapes = [(None, network.dimensions["global_descriptor"])]
     (descriptors,) = _over(tf.size(scales), step, shapes)
-    if pooling.kind == "none":
-        if pooling.normalize:
+    if wishes.pool == "none":
+        if wishes.normalize:
             descriptors = tf.nn.l2_normalize(descriptors, axis=1)
         return {"global_descriptors": descriptors}
-    pool = {"sum": tf.reduce_sum, "average": tf.reduce_mean}[pooling.kind]
+    pool = {"sum": tf.reduce_sum, "average": tf.reduce_mean}[wishes.pool]
     descriptor = pool(descriptors, axis=0)
-    if pooling.normalize:
+    if wishes.normalize:
         descriptor = tf.nn.l2_normalize(descriptor, axis=0)
     return {"global_descriptor": descriptor}
 
@@ -214,7 +218,9 @@ def _over(
 
     def body(index: tf.Tensor, arrays: list) -> tuple:
         found = step(index)
-        return index + 1, [a.write(index, x) for a, x in zip(arrays, found, strict=True)]
+        return index + 1, [
+            a.write(index, x) for a, x in zip(arrays, found, strict=True)
+        ]
 
     _, arrays = tf.while_loop(
         lambda index, _: index < count,

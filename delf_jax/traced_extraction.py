@@ -37,9 +37,16 @@ class Cells(NamedTuple):
 
 
 def extract_image(
-    image: UInt8[Array, "H W 3"], *, model: Model, settings: ExtractionSettings
+    image: UInt8[Array, "H W 3"],
+    size: Int[Array, "2"] | None = None,
+    *,
+    model: Model,
+    settings: ExtractionSettings,
 ) -> dict[str, Array]:
     """The features of an image that has been brought to its size for extraction.
+
+    size: (h, w) if the image fills only the first rows and columns; the rest may hold
+    anything.
 
     | key | shape | |
     |---|---|---|
@@ -55,13 +62,17 @@ def extract_image(
     N is max_features. Zeros stand for a scale at which the network has no cell.
     """
     pixels = (image.astype(jnp.float32) - 128) * (1 / 128)
+    if size is None:
+        size = jnp.stack(
+            [jnp.asarray(side).astype(jnp.int32) for side in image.shape[:2]]
+        )
     cells, descriptors = [], []
     for scale in range(len(settings.image_scales)):
         with_global = scale in settings.global_scales
         if settings.max_features or with_global:
-            maps, size = _run_level(pixels, model, settings, scale, with_global)
+            level, maps = _run_level(pixels, size, model, settings, scale, with_global)
         if settings.max_features:
-            cells.append(_cells(maps, size, pixels.shape[:2], model, settings, scale))
+            cells.append(_cells(maps, level, size, model, settings, scale))
         if with_global:
             seen = jnp.any(maps["valid"])
             descriptors.append(jnp.where(seen, maps["global_descriptor"][0], 0))
@@ -78,27 +89,22 @@ def extract_image(
 
 def _run_level(
     pixels: Float[Array, "H W 3"],
+    size: Int[Array, "2"],
     model: Model,
     settings: ExtractionSettings,
     scale: int,
     with_global: bool,
-) -> tuple[dict[str, Array], Int[Array, "2"]]:
-    """(maps of the network, (height, width) of a pyramid level)."""
+) -> tuple[Int[Array, "2"], dict[str, Array]]:
+    """((height, width) of a pyramid level, what the network gives for it)."""
     image_scale = np.float32(settings.image_scales[scale])
-    layout = model.module.backbone.layout
-    sides = [_as_value(side) for side in pixels.shape[:2]]
-    size = jnp.stack([jnp.round(side * image_scale).astype(jnp.int32) for side in sides])
+    level = jnp.round(size.astype(jnp.float32) * image_scale).astype(jnp.int32)
+    offset = resnet.canvas_offset(model.module.backbone.layout, level)
     canvas = pixels
     for axis in (0, 1):
-        canvas = _stretch(
-            canvas,
-            axis,
-            size[axis],
-            resnet.canvas_offset(layout, size[axis]),
-            canvas_side(pixels.shape[axis], float(image_scale)),
-        )
+        side = canvas_side(pixels.shape[axis], float(image_scale))
+        canvas = _stretch(canvas, axis, size[axis], level[axis], offset[axis], side)
     run = functools.partial(model.module.apply, global_branch=with_global)
-    return run(model.variables, canvas[None], size[None]), size
+    return level, run(model.variables, canvas[None], level[None])
 
 
 def canvas_side(side: Any, image_scale: float) -> Any:
@@ -110,39 +116,36 @@ def canvas_side(side: Any, image_scale: float) -> Any:
     return GRID * ((side * numerator // _DENOMINATOR + 3 + GRID - 1) // GRID)
 
 
-def _as_value(side: Any) -> Float[Array, ""]:
-    return jnp.asarray(side).astype(jnp.float32)
-
-
 def _stretch(
     image: Float[Array, "H W 3"],
     axis: int,
-    size: Int[Array, ""],
+    length: Int[Array, ""],
+    new_length: Int[Array, ""],
     offset: Int[Array, ""],
-    canvas: Any,
+    side: Any,
 ) -> Float[Array, "h w 3"]:
-    """One axis resized to `size` pixels, which start at `offset` of a canvas of zeros.
+    """One axis resized from `length` pixels to `new_length`, on a canvas of zeros.
 
     As `images.resize_bilinear`: two taps, half-pixel centres, no antialiasing.
     """
-    place = jnp.arange(canvas, dtype=jnp.int32) - offset
-    length = image.shape[axis]
-    ratio = _as_value(length) / size.astype(jnp.float32)
+    place = jnp.arange(side, dtype=jnp.int32) - offset
+    ratio = length.astype(jnp.float32) / new_length.astype(jnp.float32)
     centres = (place.astype(jnp.float32) + 0.5) * ratio - 0.5
-    last = jnp.asarray(length).astype(jnp.int32) - 1
-    upper = jnp.clip(jnp.ceil(centres).astype(jnp.int32), 0, last)
+    upper = jnp.clip(jnp.ceil(centres).astype(jnp.int32), 0, length - 1)
     lower = jnp.clip(jnp.floor(centres).astype(jnp.int32), 0, upper)
     shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
     weight = (centres - jnp.floor(centres)).reshape(shape)
-    first, second = (jnp.take(image, tap, axis, mode="clip") for tap in (lower, upper))
-    inside = ((place >= 0) & (place < size)).reshape(shape)
+    first, second = (
+        jnp.take(image, taps, axis=axis, mode="clip") for taps in (lower, upper)
+    )
+    inside = ((place >= 0) & (place < new_length)).reshape(shape)
     return jnp.where(inside, first + (second - first) * weight, 0)
 
 
 def _cells(
     maps: dict[str, Array],
+    level: Int[Array, "2"],
     size: Int[Array, "2"],
-    resized_size: tuple[Any, Any],
     model: Model,
     settings: ExtractionSettings,
     scale: int,
@@ -151,7 +154,9 @@ def _cells(
     backbone = model.module.backbone
     strides = backbone.block3_strides
     valid = maps["valid"][0]
-    places = [jax.lax.broadcasted_iota(jnp.float32, valid.shape, axis) for axis in (0, 1)]
+    places = [
+        jax.lax.broadcasted_iota(jnp.float32, valid.shape, axis) for axis in (0, 1)
+    ]
     cells = jnp.stack(places, axis=-1).reshape(-1, 2)
     if settings.locations == "delf":
         side, stride, _ = RELEASED_BLOCK3
@@ -160,12 +165,11 @@ def _cells(
     else:
         fields = [
             receptive_field(backbone.depth, backbone.layout, "block3", length, strides)
-            for length in (size[0], size[1])
+            for length in (level[0], level[1])
         ]
         side, stride, _ = fields[0]
         offset = jnp.stack([jnp.asarray(f.offset, jnp.float32) for f in fields])
-        lengths = jnp.stack([_as_value(length) for length in resized_size])
-        ratio = lengths / size.astype(jnp.float32)
+        ratio = size.astype(jnp.float32) / level.astype(jnp.float32)
         locations = (cells * stride + offset[None] + 0.5) * ratio[None] - 0.5
         factor = jnp.sqrt(ratio[0] * ratio[1])
     scales = jnp.full(cells.shape[0], factor)
@@ -196,7 +200,9 @@ def _select(levels: list[Cells], settings: ExtractionSettings) -> dict[str, Arra
     chosen = jax.tree.map(lambda x: jnp.take(x, index, axis=0, mode="clip"), cells)
     descriptors = l2_normalize(chosen.descriptors)
     if settings.pca is not None:
-        descriptors = (descriptors - settings.pca.mean[None]) @ settings.pca.projection.T
+        descriptors = (
+            descriptors - settings.pca.mean[None]
+        ) @ settings.pca.projection.T
         if settings.pca.variances is not None:
             descriptors = descriptors / np.sqrt(settings.pca.variances)[None]
         descriptors = l2_normalize(descriptors)
@@ -213,7 +219,9 @@ def _select(levels: list[Cells], settings: ExtractionSettings) -> dict[str, Arra
     return {"count": jnp.sum(kept, dtype=jnp.int32)} | features
 
 
-def _keep(kept: Bool[Array, "N"], x: Float[Array, "N *rest"]) -> Float[Array, "N *rest"]:
+def _keep(
+    kept: Bool[Array, "N"], x: Float[Array, "N *rest"]
+) -> Float[Array, "N *rest"]:
     return jnp.where(kept.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)
 
 
