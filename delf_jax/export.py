@@ -6,7 +6,6 @@ goes in, what comes out, and what has to be done to an image before.
 
 import contextlib
 import functools
-import importlib.metadata
 import os
 import pathlib
 import secrets
@@ -26,8 +25,6 @@ from delf_jax.weights import Model
 
 FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
-WHAT = ("local", "global", "both")
-POOLS = ("none", "average", "sum")
 
 
 class Wishes(NamedTuple):
@@ -52,8 +49,8 @@ class Written(NamedTuple):
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     notes: tuple[str, ...]
-    packages: tuple[str, ...]
-    """whose versions may matter"""
+    versions: Mapping[str, str]
+    """of the packages that wrote it"""
 
 
 def export_model(
@@ -105,7 +102,7 @@ def write_stablehlo(
         inputs,
         {name: signature(value) for name, value in outputs.items()},
         notes,
-        ("jax", "jaxlib"),
+        {"jax": jax.__version__},
     )
 
 
@@ -166,7 +163,6 @@ def _describe(
     wishes: Wishes,
     written: Written,
 ) -> dict[str, Any]:
-    versions = {name: importlib.metadata.version(name) for name in written.packages}
     return {
         "format": FORMAT,
         "export": form,
@@ -182,7 +178,7 @@ def _describe(
             "architecture": model.config.get("architecture"),
         },
         "extraction": describe_settings(settings),
-        "versions": {"delf_jax": __version__} | versions,
+        "versions": {"delf_jax": __version__} | dict(written.versions),
     }
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.metadata
 import importlib.util
 import logging
 import pathlib
@@ -70,7 +71,10 @@ def write(
             f"the work is that of {sides[0]} x {sides[1]} pixels for any image: a "
             "smaller --size makes a faster model",
         ),
-        ("jax", "jax2onnx", "onnx"),
+        {
+            "jax": jax.__version__,
+            "jax2onnx": importlib.metadata.version("jax2onnx"),
+        },
     )
 
 

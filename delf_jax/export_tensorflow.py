@@ -1,14 +1,13 @@
 """Models as SavedModels with the signatures of the original's exports [delf_spec 8].
 
 The network is a StableHLO program within one TensorFlow operation, once for each branch
-that is needed; pyramid and selection around it are TensorFlow's own operations.
+that is needed; what is around it are TensorFlow's own: `tensorflow_extraction`.
 """
 
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +16,6 @@ from jax.extend.mlir.dialects import stablehlo
 
 from delf_jax.export import PLATFORMS, Wishes, Written, signature
 from delf_jax.files import InputError
-from delf_jax.models import resnet
-from delf_jax.models.receptive_field import RELEASED_BLOCK3
 from delf_jax.settings import ExtractionSettings
 from delf_jax.weights import Model
 
@@ -34,11 +31,16 @@ except ImportError:
         "pip install 'delf_jax[tf]'"
     ) from None
 
+from delf_jax.tensorflow_extraction import (  # noqa: E402  (after that message)
+    GRID,
+    Network,
+    extract_global,
+    extract_local,
+)
+
 # A version that every TensorFlow with the operation reads. TensorFlow 2.21 knows 1.13,
 # and what JAX 0.11 and 0.12 write if they are not told is newer.
 STABLEHLO_VERSION = "1.0.0"
-# XLA compiles the network for each size of a canvas: a coarse grid makes them few.
-GRID = 64
 INPUTS = {
     "input_image": tf.TensorSpec((None, None, 3), tf.uint8, "input_image"),
     "input_scales": tf.TensorSpec((None,), tf.float32, "input_scales"),
@@ -48,18 +50,6 @@ INPUTS = {
         (None,), tf.int32, "input_global_scales_ind"
     ),
 }
-
-
-class Network(NamedTuple):
-    """A model as TensorFlow runs it; each branch is compiled when it is first used."""
-
-    branches: Mapping[str, Callable]
-    """of `_OUTPUTS`: (canvas, size) -> its outputs"""
-    backbone: resnet.ResNet
-    dimensions: Mapping[str, int]
-    """numbers of channels by output"""
-
-
 _OUTPUTS = {
     "local": ("attention", "descriptors"),
     "both": ("attention", "descriptors", "global_descriptor"),
@@ -80,15 +70,20 @@ def write(
     module.weights = [tf.Variable(leaf, trainable=False) for leaf in leaves]
     branches = ("local", "both") if wishes.what == "both" else (wishes.what,)
     network = _network(model, module.weights, tree, branches)
+    pooling = {"pool": wishes.pool, "normalize": wishes.normalize}
     if wishes.what != "global":
         names = list(INPUTS)[: 5 if wishes.what == "both" else 4]
         run = functools.partial(extract_local, network, settings.nms_iou)
     elif wishes.scales is None:
         names = ["input_image", "input_scales", "input_global_scales_ind"]
-        run = functools.partial(extract_global, network, wishes)
+        run = functools.partial(extract_global, network, **pooling)
     else:
         names = ["input_image"]
-        run = functools.partial(extract_fixed, network, wishes)
+
+        def run(image: tf.Tensor) -> dict[str, tf.Tensor]:
+            scales = tf.constant(wishes.scales, tf.float32)
+            return extract_global(network, image, scales, **pooling)
+
     inputs = [INPUTS[name] for name in names]
     module.extract = tf.function(run, autograph=False, input_signature=inputs)
     concrete = module.extract.get_concrete_function()
@@ -107,157 +102,8 @@ def write(
             "needs a TensorFlow that has the operation XlaCallModule of version 10; "
             "written and read with 2.21",
         ),
-        ("jax", "tensorflow"),
+        {"jax": jax.__version__, "tensorflow": tf.__version__},
     )
-
-
-def extract_local(
-    network: Network,
-    iou: float,
-    image: tf.Tensor,
-    scales: tf.Tensor,
-    max_features: tf.Tensor,
-    threshold: tf.Tensor,
-    global_scales: tf.Tensor | None = None,
-) -> dict[str, tf.Tensor]:
-    """The original's outputs: boxes, features, scales, scores [, global_descriptors].
-
-    Descriptors are raw; a row of the global ones for each scale whose index is asked
-    for, in the order of the scales.
-    """
-    pixels = _normalize(image)
-
-    def step(index: tf.Tensor) -> list[tf.Tensor]:
-        scale = scales[index]
-        if global_scales is None:
-            attention, descriptors = _run_level(network, "local", pixels, scale)
-            whole = []
-        else:
-            attention, descriptors, *whole = tf.cond(
-                tf.reduce_any(global_scales == index),
-                lambda: _run_level(network, "both", pixels, scale),
-                lambda: [
-                    *_run_level(network, "local", pixels, scale),
-                    tf.zeros((0, network.dimensions["global_descriptor"])),
-                ],
-            )
-        cells = tf.where(attention >= threshold)
-        boxes = _boxes(cells, network.backbone.block3_strides) / scale
-        ones = tf.ones_like(boxes[:, 0])
-        return [
-            boxes,
-            tf.gather_nd(descriptors, cells),
-            ones / scale,
-            tf.gather_nd(attention, cells),
-            *whole,
-        ]
-
-    shapes = [(None, 4), (None, network.dimensions["descriptors"]), (None,), (None,)]
-    if global_scales is not None:
-        shapes.append((None, network.dimensions["global_descriptor"]))
-    boxes, features, sizes, scores, *whole = _over(tf.size(scales), step, shapes)
-    count = tf.minimum(max_features, tf.size(scores))
-    kept = tf.image.non_max_suppression(boxes, scores, count, iou)
-    outputs = {
-        "boxes": tf.gather(boxes, kept),
-        "features": tf.gather(features, kept),
-        "scales": tf.gather(sizes, kept),
-        "scores": tf.gather(scores, kept)[:, None],
-    }
-    return outputs | ({"global_descriptors": whole[0]} if whole else {})
-
-
-def extract_fixed(
-    network: Network, wishes: Wishes, image: tf.Tensor
-) -> dict[str, tf.Tensor]:
-    """`extract_global` at scales that were fixed when it was exported."""
-    scales = tf.constant(wishes.scales, tf.float32)
-    return extract_global(network, wishes, image, scales, tf.range(tf.size(scales)))
-
-
-def extract_global(
-    network: Network,
-    wishes: Wishes,
-    image: tf.Tensor,
-    scales: tf.Tensor,
-    global_scales: tf.Tensor,
-) -> dict[str, tf.Tensor]:
-    """The original's outputs: global_descriptors, or pooled global_descriptor."""
-    pixels = _normalize(image)
-    asked = tf.range(tf.size(scales))[:, None] == global_scales[None]
-    scales = tf.boolean_mask(scales, tf.reduce_any(asked, axis=1))
-
-    def step(index: tf.Tensor) -> list[tf.Tensor]:
-        return _run_level(network, "global", pixels, scales[index])
-
-    shapes = [(None, network.dimensions["global_descriptor"])]
-    (descriptors,) = _over(tf.size(scales), step, shapes)
-    if wishes.pool == "none":
-        if wishes.normalize:
-            descriptors = tf.nn.l2_normalize(descriptors, axis=1)
-        return {"global_descriptors": descriptors}
-    pool = {"sum": tf.reduce_sum, "average": tf.reduce_mean}[wishes.pool]
-    descriptor = pool(descriptors, axis=0)
-    if wishes.normalize:
-        descriptor = tf.nn.l2_normalize(descriptor, axis=0)
-    return {"global_descriptor": descriptor}
-
-
-def _normalize(image: tf.Tensor) -> tf.Tensor:
-    return (tf.cast(image, tf.float32) - 128) / 128
-
-
-def _over(
-    count: tf.Tensor, step: Callable[[tf.Tensor], list], shapes: list[tuple]
-) -> list[tf.Tensor]:
-    """step(0), step(1), ... one after another, each of its results concatenated."""
-    arrays = [
-        tf.TensorArray(tf.float32, count, infer_shape=False, element_shape=shape)
-        for shape in shapes
-    ]
-
-    def body(index: tf.Tensor, arrays: list) -> tuple:
-        found = step(index)
-        return index + 1, [
-            a.write(index, x) for a, x in zip(arrays, found, strict=True)
-        ]
-
-    _, arrays = tf.while_loop(
-        lambda index, _: index < count,
-        body,
-        (tf.constant(0), arrays),
-        parallel_iterations=1,
-    )
-    return [array.concat() for array in arrays]
-
-
-def _boxes(cells: tf.Tensor, block3_strides: bool) -> tf.Tensor:
-    """Boxes of cells in pixels of their level, as the released code has them."""
-    size, stride, _ = RELEASED_BLOCK3
-    centres = tf.cast(cells, tf.float32) * (stride * (2 if block3_strides else 1))
-    half = (size - 1) / 2
-    return tf.concat([centres - half, centres + half], axis=1)
-
-
-def _run_level(
-    network: Network, branch: str, pixels: tf.Tensor, scale: tf.Tensor
-) -> list[tf.Tensor]:
-    """What a branch gives for one pyramid level; maps without what is no cell."""
-    layout = network.backbone.layout
-    sides = tf.cast(tf.shape(pixels)[:2], tf.float32)
-    size = tf.cast(tf.round(sides * scale), tf.int32)
-    level = tf.image.resize(pixels, size)
-    before = resnet.canvas_offset(layout, size)
-    after = -(size + before) % GRID
-    canvas = tf.pad(level, [[before[0], after[0]], [before[1], after[1]], [0, 0]])
-    outputs = network.branches[branch](canvas, size)
-    if branch == "global":
-        return outputs
-    strides = network.backbone.block3_strides
-    stages = resnet.stage_sizes(layout, (size[0], size[1]), strides)
-    rows, columns = stages["block3"]
-    attention, descriptors, *whole = outputs
-    return [attention[:rows, :columns], descriptors[:rows, :columns], *whole]
 
 
 def _network(

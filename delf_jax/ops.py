@@ -1,6 +1,6 @@
 """The few functions and types that every layer shares: the one leaf of the project."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,9 +54,12 @@ def squared_distances(
 
 
 def valid_cells(
-    shape: tuple[int, int], sizes: Int[Array, "B 2"] | Int[np.ndarray, "B 2"]
+    shape: tuple[Any, Any], sizes: Int[Array, "B 2"] | Int[np.ndarray, "B 2"]
 ) -> Bool[Array, "B H W"]:
-    """True where a cell lies within the first (h, w) rows and columns of its map."""
+    """True where a cell lies within the first (h, w) rows and columns of its map.
+
+    The shape may be symbolic.
+    """
     sizes = jnp.asarray(sizes)
     rows = jnp.arange(shape[0])[None, :] < sizes[:, :1]
     columns = jnp.arange(shape[1])[None, :] < sizes[:, 1:]
