@@ -148,42 +148,37 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
 
 def _export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder of a model")
+    _add_choice(parser, "format", ("stablehlo", "savedmodel", "onnx"), required=True)
+    _add_choice(parser, "what", ("both", "local", "global"), default="both")
+    _add_out(parser, "folder to write, which must not exist", required=True)
     parser.add_argument(
-        "--format",
-        required=True,
-        choices=("stablehlo", "savedmodel", "onnx"),
-        help="stablehlo: jax.export, for cpu, cuda and tpu; savedmodel: TensorFlow, "
-        "with the signature of the original's exports; onnx: by jax2onnx. All take "
-        "images of any size, onnx up to --size",
+        "--scales", type=_numbers, metavar="S,S", help="image scales to use and to fix"
+    )
+    pools = ("none", "average", "sum")
+    _add_choice(
+        parser, "pool", pools, "scales of a global savedmodel: ", default="none"
     )
     parser.add_argument(
-        "--what", default="both", choices=("local", "global", "both"), help="(both)"
-    )
-    _add_out(parser, "folder to write; must not exist", required=True)
-    parser.add_argument(
-        "--scales",
-        type=_numbers,
-        metavar="S,S,...",
-        help="image scales instead of the model's own; of a global SavedModel: fixes "
-        "them, so that the image is the only input",
+        "--normalize", action="store_true", help="the descriptors after --pool"
     )
     parser.add_argument(
-        "--pool",
-        default="none",
-        choices=("none", "average", "sum"),
-        help="of a global SavedModel: over the raw descriptors of the scales (none)",
+        "--size", type=_size, metavar="HxW", help="of onnx: size of the largest image"
     )
+
+
+def _add_choice(
+    parser: argparse.ArgumentParser,
+    name: str,
+    choices: tuple[str, ...],
+    meaning: str = "",
+    **kwargs,
+) -> None:
     parser.add_argument(
-        "--normalize",
-        action="store_true",
-        help="of a global SavedModel: normalise what is left after pooling",
-    )
-    parser.add_argument(
-        "--size",
-        type=_size,
-        metavar="HxW",
-        help="of onnx: height and width of the largest image (default: the model's "
-        "max_image_size for both)",
+        f"--{name}",
+        choices=choices,
+        metavar=name.upper(),
+        help=meaning + " | ".join(choices),
+        **kwargs,
     )
 
 
@@ -284,9 +279,7 @@ COMMANDS = {
     ),
     "export": Command(
         "write a model in a form that runs without this project",
-        "export runs/tiny/model --format=stablehlo --out=exported\n"
-        "export runs/tiny/model --format=savedmodel --what=global --out=fixed "
-        "--scales=0.70710677,1.0,1.4142135 --pool=sum --normalize",
+        "export runs/tiny/model --format=stablehlo --out=exported",
         _export_options,
         commands.run_export,
     ),
