@@ -131,12 +131,9 @@ def _run_branch(
 ) -> list[jax.Array]:
     """The outputs of a branch for (parameters one by one, canvas, size)."""
     *leaves, canvas, size = arguments
-    maps = module.apply(
-        jax.tree.unflatten(tree, leaves),
-        canvas[None],
-        size[None],
-        global_branch=branch != "local",
-    )
+    skipped = {"global_branch": False} if branch == "local" else {}
+    variables = jax.tree.unflatten(tree, leaves)
+    maps = module.apply(variables, canvas[None], size[None], **skipped)
     # One descriptor of a batch of one stays a row; maps lose their batch.
     return [
         maps[name] if name == "global_descriptor" else maps[name][0]

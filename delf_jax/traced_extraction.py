@@ -5,7 +5,6 @@ pyramid, canvases, the network, selection. It gives the same features and is wha
 the house: another runtime needs nothing but the pixels.
 """
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -74,7 +73,7 @@ def extract_image(
         if settings.max_features:
             cells.append(_cells(maps, level, size, model, settings, scale))
         if with_global:
-            seen = jnp.any(maps["valid"])
+            seen = _has_cells(model.module.backbone, level)
             descriptors.append(jnp.where(seen, maps["global_descriptor"][0], 0))
     features = {}
     if cells:
@@ -103,8 +102,16 @@ def _run_level(
     for axis in (0, 1):
         side = canvas_side(pixels.shape[axis], float(image_scale))
         canvas = _stretch(canvas, axis, size[axis], level[axis], offset[axis], side)
-    run = functools.partial(model.module.apply, global_branch=with_global)
-    return level, run(model.variables, canvas[None], level[None])
+    skipped = {} if with_global else {"global_branch": False}
+    maps = model.module.apply(model.variables, canvas[None], level[None], **skipped)
+    return level, maps
+
+
+def _has_cells(backbone: resnet.ResNet, level: Int[Array, "2"]) -> Bool[Array, ""]:
+    stages = resnet.stage_sizes(
+        backbone.layout, (level[0], level[1]), backbone.block3_strides
+    )
+    return jnp.minimum(*stages["block3"]) > 0
 
 
 def canvas_side(side: Any, image_scale: float) -> Any:
