@@ -201,6 +201,42 @@ def _features_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="folder of a model")
+    _add_choice(parser, "format", ("stablehlo", "savedmodel", "onnx"), required=True)
+    _add_choice(parser, "what", ("both", "local", "global"), default="both")
+    _add_out(parser, "folder to write, which must not exist", required=True)
+    parser.add_argument(
+        "--scales", type=_numbers, metavar="S,S", help="image scales to use and to fix"
+    )
+    pools = ("none", "average", "sum")
+    _add_choice(
+        parser, "pool", pools, "scales of a global savedmodel: ", default="none"
+    )
+    parser.add_argument(
+        "--normalize", action="store_true", help="the descriptors after --pool"
+    )
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", help="of onnx: size of the largest image"
+    )
+
+
+def _add_choice(
+    parser: argparse.ArgumentParser,
+    name: str,
+    choices: tuple[str, ...],
+    meaning: str = "",
+    **kwargs,
+) -> None:
+    parser.add_argument(
+        f"--{name}",
+        choices=choices,
+        metavar=name.upper(),
+        help=meaning + " | ".join(choices),
+        **kwargs,
+    )
+
+
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, "folder to write to (demo)", default="demo")
     _add_model(parser)
@@ -261,6 +297,27 @@ def _part(text: str) -> tuple[int, int]:
     return part, parts
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    """(a, b) of `a,b`."""
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of numbers, such as 0.7071,1,1.4142"
+        ) from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(height, width) of `heightxwidth`."""
+    try:
+        height, width = (int(number) for number in text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size, such as 768x1024"
+        ) from None
+    return height, width
+
+
 COMMANDS = {
     "match": Command(
         "find what two photos have in common",
@@ -315,6 +372,12 @@ COMMANDS = {
         "features photos_delf a_store --from=delf --name=delf_gld",
         _features_options,
         commands.run_features,
+    ),
+    "export": Command(
+        "write a model in a form that runs without this project",
+        "export runs/tiny/model --format=stablehlo --out=exported",
+        _export_options,
+        commands.run_export,
     ),
     "demo": Command(
         "draw landmarks, match and search them, and say how well it went",

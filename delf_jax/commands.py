@@ -139,6 +139,22 @@ def run_features(options: argparse.Namespace) -> int:
     return _tell_report(report, options.target, done="written")
 
 
+def run_export(options: argparse.Namespace) -> int:
+    model, _ = _model_and_settings(options)
+    from delf_jax import export
+
+    names = export.Wishes._fields
+    wishes = export.Wishes(**{name: getattr(options, name) for name in names})
+    written = export.export_model(model, options.format, options.out, wishes)
+    for title, arrays in (("in", written.inputs), ("out", written.outputs)):
+        for name, signature in arrays.items():
+            print(f"{title:>4}  {name:<24} {signature}")
+    for note in written.notes:
+        print(f"note: {note}")
+    print(f"{options.format}: {options.out}")
+    return 0
+
+
 def run_demo(options: argparse.Namespace) -> int:
     model, _ = _model_and_settings(options)
     from delf_jax import demo

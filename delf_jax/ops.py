@@ -1,6 +1,6 @@
 """The few functions and types that every layer shares: the one leaf of the project."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,9 +54,12 @@ def squared_distances(
 
 
 def valid_cells(
-    shape: tuple[int, int], sizes: Int[Array, "B 2"] | Int[np.ndarray, "B 2"]
+    shape: tuple[Any, Any], sizes: Int[Array, "B 2"] | Int[np.ndarray, "B 2"]
 ) -> Bool[Array, "B H W"]:
-    """True where a cell lies within the first (h, w) rows and columns of its map."""
+    """True where a cell lies within the first (h, w) rows and columns of its map.
+
+    The shape may be symbolic.
+    """
     sizes = jnp.asarray(sizes)
     rows = jnp.arange(shape[0])[None, :] < sizes[:, :1]
     columns = jnp.arange(shape[1])[None, :] < sizes[:, 1:]
@@ -84,6 +87,8 @@ def masked_mean(
 def _sum_in_halves(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
     """The sum along an axis, to the same bits however many zeros follow at its end."""
     length = x.shape[axis]
+    if not isinstance(length, int):  # Symbolic, as when a model is exported.
+        return jnp.sum(x, axis)
     side = 1 << max(length - 1, 0).bit_length()
     widths = [(0, 0)] * x.ndim
     widths[axis] = (0, side - length)

@@ -16,6 +16,8 @@ PURE = {
     *("operator", "types", "typing", "zlib"),
     *("jax", "flax", "optax", "numpy", "scipy", "jaxtyping"),
 }
+# What is there for TensorFlow alone, and imported only when it is asked for.
+TENSORFLOW = ("delf_jax.export_tensorflow", "delf_jax.tensorflow_extraction")
 FORBIDDEN_CALLS = {
     *("open", "print", "input", "exec", "eval", "breakpoint"),
     *("np.load", "np.save", "np.savez", "np.loadtxt", "np.savetxt", "np.fromfile"),
@@ -46,7 +48,9 @@ def _allowed(name: str, module: str) -> bool:
     if module.startswith("configs."):
         return _is_under(name, ("ml_collections", "configs"))
     if top != "delf_jax":
-        outside = {"configs", "tests", "benchmarks", "main", "tensorflow", *CORE}
+        outside = {"configs", "tests", "benchmarks", "main", *CORE}
+        if module not in TENSORFLOW:
+            outside.add("tensorflow")
         pure = module == "delf_jax.ops" or folder[0] in CORE
         return top in PURE if pure else top not in outside
     if module == "delf_jax.ops":

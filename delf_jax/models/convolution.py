@@ -5,6 +5,8 @@ to a size from where the order is fixed: an image then gives the same bits alone
 batch and on any canvas.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -29,7 +31,7 @@ def multiply_rows(
 ) -> Float[Array, "*rows F"]:
     """x @ w; a row's result does not depend on how many others there are."""
     rows = x.reshape(-1, x.shape[-1])
-    missing = max(_ROWS - rows.shape[0], 0)
+    missing = _missing(_ROWS, rows.shape[0])
     columns = max(_COLUMNS - w.shape[1], 0)
     padded = jnp.pad(w, ((0, 0), (0, columns))) if columns else w
     y = _product(jnp.pad(rows, ((0, missing), (0, 0))) if missing else rows, padded)
@@ -77,8 +79,9 @@ def convolve(
             for side, border in zip(x.shape[1:3], padding, strict=True)
         ),
     )
-    sides = [max(_SIDE - side, 0) for side in x.shape[1:3]]
-    images = max(-(-_ROWS // max(shape[1] * shape[2], 1)) - shape[0], 0)
+    sides = [_missing(_SIDE, side) for side in x.shape[1:3]]
+    cells = shape[1] * shape[2]
+    images = _missing(_ROWS, cells) and _missing(-(-_ROWS // max(cells, 1)), shape[0])
     # XLA's CPU convolution of 3 channels to 32 is four times slower than of 4 to 32
     channels = int(x.shape[-1] == 3 and kernel.shape[-1] <= 32)
     x = jnp.pad(x, ((0, images), (0, sides[0]), (0, sides[1]), (0, channels)))
@@ -94,6 +97,14 @@ def convolve(
         dimension_numbers=_DIMENSIONS,
     )
     return y[: shape[0], : shape[1], : shape[2], :few]
+
+
+def _missing(wanted: int, count: Any) -> int:
+    """How many more it takes; 0 if the count is symbolic, as when a model is exported.
+
+    An export is to give the same numbers, not the same bits.
+    """
+    return max(wanted - count, 0) if isinstance(count, int) else 0
 
 
 def max_pool_3x3(
