@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from delf_jax import __version__
-from delf_jax.extraction import MIN_SIDE
+from delf_jax.extraction import MIN_SIDE, has_local
 from delf_jax.files import InputError, write_json
 from delf_jax.settings import ExtractionSettings, describe_settings, settings_for
 from delf_jax.traced_extraction import extract_image
@@ -116,6 +116,10 @@ def _check(model: Model, form: str, wishes: Wishes) -> None:
     if wishes.what != "local" and not hasattr(model.module, "global_dimension"):
         raise InputError(
             f"model {model.name} has no global branch: export it with --what=local"
+        )
+    if wishes.what != "global" and not has_local(model):
+        raise InputError(
+            f"model {model.name} has no local branch: export it with --what=global"
         )
     whole = form == "savedmodel" and wishes.what == "global"
     if (wishes.pool != "none" or wishes.normalize) and not whole:

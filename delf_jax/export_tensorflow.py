@@ -62,18 +62,19 @@ def write(
 ) -> Written:
     """Writes a SavedModel with the one signature `serving_default`.
 
-    Of the settings only `nms_iou` matters: the others are inputs, as in the original.
+    Of the settings `nms_iou` and what an image goes through before the network matter;
+    the others are inputs, as in the original.
     With `wishes.scales` a global export takes the image alone.
     """
     module = tf.Module()
     leaves, tree = jax.tree.flatten(model.variables)
     module.weights = [tf.Variable(leaf, trainable=False) for leaf in leaves]
     branches = ("local", "both") if wishes.what == "both" else (wishes.what,)
-    network = _network(model, module.weights, tree, branches)
+    network = _network(model, module.weights, tree, branches, settings)
     pooling = {"pool": wishes.pool, "normalize": wishes.normalize}
     if wishes.what != "global":
         names = list(INPUTS)[: 5 if wishes.what == "both" else 4]
-        run = functools.partial(extract_local, network, settings.nms_iou)
+        run = functools.partial(extract_local, network)
     elif wishes.scales is None:
         names = ["input_image", "input_scales", "input_global_scales_ind"]
         run = functools.partial(extract_global, network, **pooling)
@@ -95,8 +96,9 @@ def write(
         {name: signature(outputs[name]) for name in sorted(outputs)},
         (
             "tf.saved_model.load(folder).signatures['serving_default'](**inputs)",
-            "extraction: what the model was made for; of it the export fixes nms_iou"
-            + (" and image_scales" if wishes.scales else ""),
+            "extraction: what the model was made for; of it the export fixes nms_iou, "
+            "pixel_mean, pixel_std, resize"
+            + (", image_scales" if wishes.scales else ""),
             "heights and widths are dynamic; XLA compiles the network for each size of "
             f"a level, rounded up to {GRID} pixels, once in a process",
             "needs a TensorFlow that has the operation XlaCallModule of version 10; "
@@ -107,7 +109,11 @@ def write(
 
 
 def _network(
-    model: Model, weights: list[tf.Variable], tree: Any, branches: tuple[str, ...]
+    model: Model,
+    weights: list[tf.Variable],
+    tree: Any,
+    branches: tuple[str, ...],
+    settings: ExtractionSettings,
 ) -> Network:
     """The branches of a model over weights that are TensorFlow's variables."""
     specs = [jax.ShapeDtypeStruct(w.shape, jnp.float32) for w in weights]
@@ -123,7 +129,7 @@ def _network(
         calls[branch] = functools.partial(_call, exported, weights)
         names, shapes = _OUTPUTS[branch], [x.shape for x in exported.out_avals]
         dimensions |= {n: shape[-1] for n, shape in zip(names, shapes, strict=True)}
-    return Network(calls, model.module.backbone, dimensions)
+    return Network(calls, model.module.backbone, dimensions, settings)
 
 
 def _run_branch(

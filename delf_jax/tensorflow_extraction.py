@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from delf_jax.models import resnet
 from delf_jax.models.receptive_field import RELEASED_BLOCK3
+from delf_jax.settings import ExtractionSettings
 
 # XLA compiles the network for each size of a canvas: a coarse grid makes them few.
 GRID = 64
@@ -24,11 +25,12 @@ class Network(NamedTuple):
     backbone: resnet.ResNet
     dimensions: Mapping[str, int]
     """numbers of channels by output"""
+    settings: ExtractionSettings
+    """of which the preprocessing of an image and `nms_iou` are part of the graph"""
 
 
 def extract_local(
     network: Network,
-    iou: float,
     image: tf.Tensor,
     scales: tf.Tensor,
     max_features: tf.Tensor,
@@ -40,7 +42,7 @@ def extract_local(
     Descriptors are raw; a row of the global ones for each scale whose index is asked
     for, in the order of the scales.
     """
-    pixels = _normalize(image)
+    pixels = _normalize(image, network.settings)
 
     def step(index: tf.Tensor) -> list[tf.Tensor]:
         scale = scales[index]
@@ -72,7 +74,7 @@ def extract_local(
         shapes.append((None, network.dimensions["global_descriptor"]))
     boxes, features, sizes, scores, *whole = _over(tf.size(scales), step, shapes)
     count = tf.minimum(max_features, tf.size(scores))
-    kept = tf.image.non_max_suppression(boxes, scores, count, iou)
+    kept = tf.image.non_max_suppression(boxes, scores, count, network.settings.nms_iou)
     outputs = {
         "boxes": tf.gather(boxes, kept),
         "features": tf.gather(features, kept),
@@ -96,7 +98,7 @@ def extract_global(
     Raw descriptors of the scales whose indices are asked for (None: of all); "average"
     or "sum" makes them one; then they are normalised or not.
     """
-    pixels = _normalize(image)
+    pixels = _normalize(image, network.settings)
     if global_scales is not None:
         asked = tf.range(tf.size(scales))[:, None] == global_scales[None]
         scales = tf.boolean_mask(scales, tf.reduce_any(asked, axis=1))
@@ -113,8 +115,8 @@ def extract_global(
     return {"global_descriptors" if pool == "none" else "global_descriptor": found}
 
 
-def _normalize(image: tf.Tensor) -> tf.Tensor:
-    return (tf.cast(image, tf.float32) - 128) / 128
+def _normalize(image: tf.Tensor, settings: ExtractionSettings) -> tf.Tensor:
+    return (tf.cast(image, tf.float32) - settings.pixel_mean) / settings.pixel_std
 
 
 def _over(
@@ -156,7 +158,10 @@ def _run_level(
     layout = network.backbone.layout
     sides = tf.cast(tf.shape(pixels)[:2], tf.float32)
     size = tf.cast(tf.round(sides * scale), tf.int32)
-    level = tf.image.resize(pixels, size)
+    if network.settings.resize == "legacy":
+        level = tf.compat.v1.image.resize_bilinear(pixels[None], size)[0]
+    else:
+        level = tf.image.resize(pixels, size)
     before = resnet.canvas_offset(layout, size)
     after = -(size + before) % GRID
     canvas = tf.pad(level, [[before[0], after[0]], [before[1], after[1]], [0, 0]])

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from delf_jax.models import resnet
 from delf_jax.models.receptive_field import RELEASED_BLOCK3, receptive_field
 from delf_jax.ops import l2_normalize
-from delf_jax.settings import ExtractionSettings
+from delf_jax.settings import ExtractionSettings, Whitening
 from delf_jax.weights import Model
 
 # Sides of canvases are multiples of it: the network halves five times.
@@ -60,7 +60,10 @@ def extract_image(
 
     N is max_features. Zeros stand for a scale at which the network has no cell.
     """
-    pixels = (image.astype(jnp.float32) - 128) * (1 / 128)
+    mean, std = (
+        np.float32(x)[None, None] for x in (settings.pixel_mean, settings.pixel_std)
+    )
+    pixels = (image.astype(jnp.float32) - mean) / std
     if size is None:
         size = jnp.stack(
             [jnp.asarray(side).astype(jnp.int32) for side in image.shape[:2]]
@@ -80,7 +83,7 @@ def extract_image(
         features |= _select(cells, settings)
     if descriptors:
         raw = jnp.stack(descriptors)
-        total = l2_normalize(raw).sum(axis=0)
+        total = _project(l2_normalize(raw), settings.global_pca).sum(axis=0)
         features |= {"global_descriptors": raw}
         features |= {"global_descriptor": l2_normalize(total)}
     return features
@@ -101,7 +104,8 @@ def _run_level(
     canvas = pixels
     for axis in (0, 1):
         side = canvas_side(pixels.shape[axis], float(image_scale))
-        canvas = _stretch(canvas, axis, size[axis], level[axis], offset[axis], side)
+        lengths = size[axis], level[axis]
+        canvas = _stretch(canvas, axis, *lengths, offset[axis], side, settings.resize)
     skipped = {} if with_global else {"global_branch": False}
     maps = model.module.apply(model.variables, canvas[None], level[None], **skipped)
     return level, maps
@@ -130,14 +134,16 @@ def _stretch(
     new_length: Int[Array, ""],
     offset: Int[Array, ""],
     side: Any,
+    resize: str,
 ) -> Float[Array, "h w 3"]:
     """One axis resized from `length` pixels to `new_length`, on a canvas of zeros.
 
-    As `images.resize_bilinear`: two taps, half-pixel centres, no antialiasing.
+    As `images.resize_bilinear`: two taps, no antialiasing.
     """
     place = jnp.arange(side, dtype=jnp.int32) - offset
     ratio = length.astype(jnp.float32) / new_length.astype(jnp.float32)
-    centres = (place.astype(jnp.float32) + 0.5) * ratio - 0.5
+    half = _half(resize)
+    centres = (place.astype(jnp.float32) + half) * ratio - half
     upper = jnp.clip(jnp.ceil(centres).astype(jnp.int32), 0, length - 1)
     lower = jnp.clip(jnp.floor(centres).astype(jnp.int32), 0, upper)
     shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
@@ -147,6 +153,11 @@ def _stretch(
     )
     inside = ((place >= 0) & (place < new_length)).reshape(shape)
     return jnp.where(inside, first + (second - first) * weight, 0)
+
+
+def _half(resize: str) -> float:
+    """Where in a pixel it is sampled."""
+    return 0.0 if resize == "legacy" else 0.5
 
 
 def _cells(
@@ -177,7 +188,8 @@ def _cells(
         side, stride, _ = fields[0]
         offset = jnp.stack([jnp.asarray(f.offset, jnp.float32) for f in fields])
         ratio = size.astype(jnp.float32) / level.astype(jnp.float32)
-        locations = (cells * stride + offset[None] + 0.5) * ratio[None] - 0.5
+        half = _half(settings.resize)
+        locations = (cells * stride + offset[None] + half) * ratio[None] - half
         factor = jnp.sqrt(ratio[0] * ratio[1])
     scales = jnp.full(cells.shape[0], factor)
     attention = jnp.where(valid, maps["attention"][0], -1).ravel()
@@ -205,14 +217,7 @@ def _select(levels: list[Cells], settings: ExtractionSettings) -> dict[str, Arra
     attention, index = jax.lax.top_k(jnp.where(good, cells.attention, -1), count)
     kept = attention >= 0
     chosen = jax.tree.map(lambda x: jnp.take(x, index, axis=0, mode="clip"), cells)
-    descriptors = l2_normalize(chosen.descriptors)
-    if settings.pca is not None:
-        descriptors = (
-            descriptors - settings.pca.mean[None]
-        ) @ settings.pca.projection.T
-        if settings.pca.variances is not None:
-            descriptors = descriptors / np.sqrt(settings.pca.variances)[None]
-        descriptors = l2_normalize(descriptors)
+    descriptors = _project(l2_normalize(chosen.descriptors), settings.pca)
     half = chosen.half_sizes[:, None]
     boxes = [chosen.locations - half, chosen.locations + half]
     features = {
@@ -224,6 +229,18 @@ def _select(levels: list[Cells], settings: ExtractionSettings) -> dict[str, Arra
     }
     features = {name: _keep(kept, x) for name, x in features.items()}
     return {"count": jnp.sum(kept, dtype=jnp.int32)} | features
+
+
+def _project(
+    descriptors: Float[Array, "N D"], pca: Whitening | None
+) -> Float[Array, "N E"]:
+    """`selection.project` in a program; without a PCA, the descriptors themselves."""
+    if pca is None:
+        return descriptors
+    projected = (descriptors - pca.mean[None]) @ pca.projection.T
+    if pca.variances is not None:
+        projected = projected / np.sqrt(pca.variances)[None]
+    return l2_normalize(projected)
 
 
 def _keep(

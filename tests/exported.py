@@ -30,7 +30,7 @@ def small_model(
     """A very small network with random weights, its BatchNorm folded."""
     architecture = {
         "name": name,
-        "depth": 18 if layout == "v1.5" else 26,
+        "depth": {"v1.5": 18, "slim": 50}.get(layout, 26),
         "width": 8,
         "layout": layout,
         "block3_strides": block3_strides,

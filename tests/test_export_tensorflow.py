@@ -122,6 +122,20 @@ def test_size_projection_threshold_and_number_are_the_callers(tmp_path, rng):
     assert none["features"].shape == (0, 8) and none["boxes"].shape == (0, 4)
 
 
+def test_an_image_is_prepared_in_the_graph_as_for_tensorflow_1(tmp_path):
+    changes = {
+        "pixel_mean": (120.0, 116.0, 104.0),
+        "pixel_std": (58.0, 57.0, 56.0),
+        "resize": "legacy",
+    }
+    model = small_model("slim", True)
+    config = model.config | {"extraction": SETTINGS._asdict() | changes}
+    model, image = model._replace(config=config), noise(131, 179)
+    settings = DELF._replace(**changes)
+    (live,) = extract_features(model, [image], settings)
+    assert_matches(_extract(_save(tmp_path / "saved", model), image, settings), live)
+
+
 def test_overlapping_boxes_are_suppressed(tmp_path):
     model, image = small_model("v1.5"), noise(131, 179)
     config = model.config | {"extraction": SETTINGS._asdict() | {"nms_iou": 0.5}}

@@ -28,6 +28,7 @@ def _both(model, image, settings, size=None):
         ("v1.5", True, "delf"),
         ("keras", False, "delf"),
         ("keras", True, "exact"),
+        ("slim", True, "delf"),
     ],
 )
 def test_it_is_the_extraction_of_the_host(layout, strides, locations):
@@ -68,6 +69,24 @@ def test_threshold_and_projection_are_those_of_the_settings(rng):
         found, live = _both(model, image, settings._replace(pca=pca))
         assert live.local.descriptors.shape == (20, 5)
         assert_matches(found, live)
+
+
+@pytest.mark.parametrize("locations", ["exact", "delf"])
+def test_an_image_is_prepared_as_the_settings_say(rng, locations):
+    """As for TensorFlow 1's DELF, and with means that are those of no layout."""
+    settings = SETTINGS._replace(
+        pixel_mean=(120.0, 116.0, 104.0),
+        pixel_std=(58.0, 57.0, 56.0),
+        resize="legacy",
+        locations=locations,
+        global_pca=Whitening(
+            rng.normal(size=16).astype(np.float32),
+            np.linalg.qr(rng.normal(size=(16, 16)))[0][:5].astype(np.float32),
+        ),
+    )
+    found, live = _both(small_model("v1.5"), noise(131, 178), settings)
+    assert live.global_descriptor.shape == (5,)
+    assert_matches(found, live)
 
 
 def test_a_scale_without_cells_is_left_out():
