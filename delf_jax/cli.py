@@ -146,6 +146,44 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
 
 
+def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dataset",
+        required=True,
+        metavar="PATH",
+        help="ground truth of Revisited Oxford or Paris (.mat, .pkl, .json), or a "
+        "folder of folders of photos, one for each landmark",
+    )
+    parser.add_argument(
+        "--images",
+        metavar="DIR",
+        help="where its photos are (default: jpg or images beside the ground truth)",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--index", metavar="DIR", help="folder to keep the features in")
+    source.add_argument(
+        "--ranking",
+        metavar="FILE",
+        help='a ranking made elsewhere: JSON {"query": ["photo", ...]}',
+    )
+    parser.add_argument(
+        "--rerank",
+        default="global,verification",
+        metavar="WAYS",
+        help="ways to rank, such as global,alpha_qe,superglobal+verification "
+        "(global,verification)",
+    )
+    parser.add_argument(
+        "--partial", action="store_true", help="score although photos are missing"
+    )
+    parser.add_argument("--json", metavar="FILE", help="all results as JSON")
+    parser.add_argument(
+        "--metrics", metavar="FILE", help="results as metrics.txt of the original"
+    )
+    _add_config(parser)
+    _add_model(parser)
+
+
 def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="a config file")
     parser.add_argument(
@@ -288,6 +326,13 @@ COMMANDS = {
         "search query.jpg --index=photos_index --html=results.html",
         _search_options,
         commands.run_search,
+    ),
+    "evaluate": Command(
+        "say how well photos of a dataset with ground truth are found",
+        "evaluate --dataset=gnd_roxford5k.pkl --images=jpg --index=runs/roxford5k\n"
+        "evaluate --dataset=photos_by_place --index=runs/x --rerank=global,superglobal",
+        _evaluate_options,
+        commands.run_evaluate,
     ),
     "train": Command(
         "train a model; again with the same workdir, it goes on",
