@@ -147,39 +147,30 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s DATASET (--index DIR | --ranking FILE) [OPTION ...]"
     parser.add_argument(
-        "--dataset",
-        required=True,
-        metavar="PATH",
-        help="ground truth of Revisited Oxford or Paris (.mat, .pkl, .json), or a "
-        "folder of folders of photos, one for each landmark",
+        "dataset",
+        metavar="DATASET",
+        help="ground truth (.mat, .pkl, .json), or a folder of folders",
     )
     parser.add_argument(
-        "--images",
-        metavar="DIR",
-        help="where its photos are (default: jpg or images beside the ground truth)",
+        "--images", metavar="DIR", help="its photos (default: jpg or images beside it)"
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--index", metavar="DIR", help="folder to keep the features in")
-    source.add_argument(
-        "--ranking",
-        metavar="FILE",
-        help='a ranking made elsewhere: JSON {"query": ["photo", ...]}',
-    )
+    source.add_argument("--index", metavar="DIR", help="folder to keep features in")
+    source.add_argument("--ranking", metavar="FILE", help="rankings made elsewhere")
+    ways = "global,verification"
     parser.add_argument(
         "--rerank",
-        default="global,verification",
+        default=ways,
         metavar="WAYS",
-        help="ways to rank, such as global,alpha_qe,superglobal+verification "
-        "(global,verification)",
+        help=f"ways to rank ({ways}), such as superglobal, alpha_qe+verification",
     )
     parser.add_argument(
         "--partial", action="store_true", help="score although photos are missing"
     )
     parser.add_argument("--json", metavar="FILE", help="all results as JSON")
-    parser.add_argument(
-        "--metrics", metavar="FILE", help="results as metrics.txt of the original"
-    )
+    parser.add_argument("--metrics", metavar="FILE", help="metrics.txt of the original")
     _add_config(parser)
     _add_model(parser)
 
@@ -329,8 +320,7 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "say how well photos of a dataset with ground truth are found",
-        "evaluate --dataset=gnd_roxford5k.pkl --images=jpg --index=runs/roxford5k\n"
-        "evaluate --dataset=photos_by_place --index=runs/x --rerank=global,superglobal",
+        "evaluate gnd_roxford5k.pkl --images=jpg --index=runs/roxford5k",
         _evaluate_options,
         commands.run_evaluate,
     ),

@@ -89,7 +89,8 @@ def describe_missing(missing: Collection[str]) -> str:
     """How many photos are missing, and the names of the first."""
     names, more = list(missing)[:_NAMED], len(missing) - _NAMED
     rest = f" and {more} more" if more > 0 else ""
-    return f"{len(missing)} missing photos ({', '.join(names)}{rest})"
+    photos = "photo" if len(missing) == 1 else "photos"
+    return f"{len(missing)} {photos} missing ({', '.join(names)}{rest})"
 
 
 def without(dataset: Dataset, missing: Collection[str]) -> Dataset:

@@ -27,7 +27,8 @@ def table(evaluation: Evaluation) -> Iterator[str]:
         missing = datasets.describe_missing(evaluation.missing)
         yield f"PARTIAL: {missing}; results on the whole are others"
     for protocol, count in _unanswerable(evaluation).items():
-        yield f"{protocol}: {count} queries have no positives and are left out"
+        of = f"{count} of {len(dataset.queries)} queries"
+        yield f"{protocol}: without positives and left out: {of}"
     yield (
         f"per cent; 95 % intervals of {SAMPLES} draws of queries, seed "
         f"{evaluation.seed}; gain: paired, on the first ranking"

@@ -73,9 +73,9 @@ def test_missing_photos_are_named(tmp_path):
     dataset = datasets.read_dataset(truth, tmp_path / "elsewhere")
     missing = datasets.missing_photos(dataset)
     assert list(missing) == ["a_2", "b_1", "a_3"]
-    assert datasets.describe_missing(missing) == "3 missing photos (a_2, b_1, a_3)"
+    assert datasets.describe_missing(missing) == "3 photos missing (a_2, b_1, a_3)"
     many = datasets.describe_missing([str(i) for i in range(7)])
-    assert many == "7 missing photos (0, 1, 2, 3, 4 and 2 more)"
+    assert many == "7 photos missing (0, 1, 2, 3, 4 and 2 more)"
 
 
 def test_what_is_missing_is_left_out_everywhere(tmp_path):
