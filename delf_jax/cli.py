@@ -147,7 +147,7 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s DATASET (--index DIR | --ranking FILE) [OPTION ...]"
+    parser.usage = "%(prog)s DATASET (--index DIR | --ranking FILE) ..."
     parser.add_argument(
         "dataset",
         metavar="DATASET",
