@@ -320,7 +320,7 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "say how well photos of a dataset with ground truth are found",
-        "evaluate gnd_roxford5k.pkl --images=jpg --index=runs/roxford5k",
+        "evaluate gnd_roxford5k.pkl --images=jpg --index=runs/oxford",
         _evaluate_options,
         commands.run_evaluate,
     ),

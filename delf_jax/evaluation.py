@@ -18,6 +18,7 @@ from delf_jax.queries import extract_queries
 from delf_jax.retrieval import bootstrap, metrics
 from delf_jax.retrieval.bootstrap import Interval
 from delf_jax.retrieval.metrics import RevisitedMetrics
+from delf_jax.search import CANDIDATES
 from delf_jax.settings import ExtractionSettings
 from delf_jax.weights import Model
 
@@ -89,7 +90,7 @@ def evaluate(
     ranked = ways.rank(collection, chosen, dataset.protocols, shown=shown)
     depends = {
         "model and settings": store.store_key(model, settings),
-        "verification": pairs.RATIO if verified else None,
+        "verification": (pairs.RATIO, CANDIDATES) if verified else None,
         "missing": sorted(missing),
     }
     return score(
@@ -111,11 +112,15 @@ def score(
 ) -> Evaluation:
     """Scores of rankings: by name, then by protocol, all photos for each query.
 
+    Protocols under which no query has positives have no rows; InputError if all do.
+
     depends: what the rankings depend on, to become part of the keys.
     """
     ranks = tuple(k for k in RANKS if k <= len(dataset.index))
     rows = []
     for protocol, (positives, junk) in dataset.protocols.items():
+        if not any(map(len, positives)):
+            continue
         found = [
             metrics.revisited_metrics(each[protocol], positives, junk, ranks)
             for each in rankings.values()
@@ -137,6 +142,8 @@ def score(
             ]
             key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
             rows.append(Row(protocol, name, key, result, mean, macro))
+    if not rows:
+        raise InputError(f"{dataset.name}: no query has a positive among the photos")
     return Evaluation(dataset, missing or {}, ranks, seed, rows)
 
 

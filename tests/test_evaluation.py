@@ -290,6 +290,22 @@ def test_a_perfect_ranking_scores_one(made):
     assert first.mean.gain is None and second.mean.gain.high < 0
 
 
+def test_a_protocol_that_nobody_can_answer_has_no_row(made):
+    dataset = datasets.read_dataset(made / "gnd_drawn.json")
+    names, count = dataset.protocols, len(dataset.index)
+    any_ranking = np.tile(np.arange(count, dtype=np.int32), (LANDMARKS, 1))
+    rankings = {"any": dict.fromkeys(names, any_ranking)}
+    nothing = [np.zeros(0, np.int32)] * LANDMARKS
+    unanswerable = names["hard"]._replace(positives=nothing)
+    found = evaluation.score(
+        dataset._replace(protocols={**names, "hard": unanswerable}), rankings
+    )
+    assert [row.protocol for row in found.rows] == ["easy", "medium"]
+    only = dataset._replace(protocols={"hard": unanswerable})
+    with pytest.raises(InputError, match="drawn: no query has a positive"):
+        evaluation.score(only, rankings)
+
+
 def test_a_model_without_local_features_cannot_verify(made, global_model, tmp_path):
     model = weights.load_model(global_model)
     how = settings.settings_for(model)
