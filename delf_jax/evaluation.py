@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from delf_jax import datasets, pairs, store, ways
 from delf_jax.datasets import Dataset
@@ -28,7 +28,7 @@ SAMPLES = 10_000
 
 
 class Mean(NamedTuple):
-    """A mean over queries, and how sure it is."""
+    """A mean over queries or landmarks, and how sure it is."""
 
     value: float
     interval: Interval
@@ -46,7 +46,8 @@ class Row(NamedTuple):
     metrics: RevisitedMetrics
     mean: Mean
     macro: Mean | None
-    """over landmarks of the mean over their queries, where landmarks are known"""
+    """over landmarks of the mean over their queries, where landmarks are known; its
+    intervals are over draws of landmarks, whose queries are too alike to be drawn"""
 
 
 class Evaluation(NamedTuple):
@@ -125,10 +126,12 @@ def score(
             metrics.revisited_metrics(each[protocol], positives, junk, ranks)
             for each in rankings.values()
         ]
-        means = _means(found, seed, None)
+        values = [each.average_precisions for each in found]
+        means = _means(np.array(values), seed)
         macros: Sequence[Mean | None] = [None] * len(found)
         if dataset.landmarks is not None:
-            macros = _means(found, seed, dataset.landmarks)
+            by_landmark = [metrics.group_means(v, dataset.landmarks) for v in values]
+            macros = _means(np.array(by_landmark), seed)
         for name, result, mean, macro in zip(
             rankings, found, means, macros, strict=True
         ):
@@ -250,19 +253,13 @@ def _own_places(dataset: Dataset) -> Int[np.ndarray, " Q"]:
     return np.array(own)
 
 
-def _means(
-    found: Sequence[RevisitedMetrics], seed: int, landmarks: Sequence[str] | None
-) -> list[Mean]:
-    """The mean average precision of each ranking, over the same draws of queries."""
-    values = np.array([each.average_precisions for each in found])
+def _means(values: Float[np.ndarray, "W _"], seed: int) -> list[Mean]:
+    """The mean of each ranking over queries or landmarks, with the same draws."""
     rng = np.random.default_rng(seed)
-    drawn = bootstrap.resampled_means(values, rng, samples=SAMPLES, groups=landmarks)
+    drawn = bootstrap.resampled_means(values, rng, samples=SAMPLES)
     means = []
     for place, (row, sampled) in enumerate(zip(values, drawn, strict=True)):
-        if landmarks is None:
-            value = metrics.mean_over_queries(row)
-        else:
-            value = metrics.macro_mean(row, landmarks)
         gain = bootstrap.interval(sampled - drawn[0]) if place else None
+        value = metrics.mean_over_queries(row)
         means.append(Mean(value, bootstrap.interval(sampled), gain))
     return means

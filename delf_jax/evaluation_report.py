@@ -30,8 +30,8 @@ def table(evaluation: Evaluation) -> Iterator[str]:
         of = f"{count} of {len(dataset.queries)} queries"
         yield f"{protocol}: without positives and left out: {of}"
     yield (
-        f"per cent; 95 % intervals of {SAMPLES} draws of queries, seed "
-        f"{evaluation.seed}; gain: paired, on the first ranking"
+        f"per cent; 95 % intervals: {SAMPLES} draws of queries (macro: of landmarks), "
+        f"seed {evaluation.seed}; gain: on the first ranking, paired"
     )
     cells = [_header(evaluation), *(_cells(row) for row in evaluation.rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

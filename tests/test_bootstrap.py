@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from delf_jax.retrieval import bootstrap, metrics
+from delf_jax.retrieval import bootstrap
 
 
 def test_means_are_those_of_queries_drawn_with_replacement(rng):
@@ -11,17 +11,6 @@ def test_means_are_those_of_queries_drawn_with_replacement(rng):
     for sample, counts in enumerate(drawn):
         again = np.repeat(values, counts, axis=1)
         np.testing.assert_allclose(found[:, sample], again.mean(axis=1))
-
-
-def test_means_over_groups_are_macro_means(rng):
-    values, groups = rng.random((1, 6)), ["a", "b", "a", "c", "c", "c"]
-    generator = np.random.default_rng(3)
-    found = bootstrap.resampled_means(values, generator, samples=50, groups=groups)
-    drawn = np.random.default_rng(3).multinomial(6, np.full(6, 1 / 6), size=50)
-    for sample, counts in enumerate(drawn):
-        again = np.repeat(values[0], counts)
-        expected = metrics.macro_mean(again, list(np.repeat(groups, counts)))
-        assert found[0, sample] == pytest.approx(expected)
 
 
 def test_a_constant_advantage_has_no_spread(rng):
@@ -44,7 +33,7 @@ def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
 
 def test_queries_without_positives_are_left_out(rng):
     values = np.array([[0.5, np.nan, 0.5]])
-    means = bootstrap.resampled_means(values, rng, samples=10, groups=["a", "b", "b"])
+    means = bootstrap.resampled_means(values, rng, samples=10)
     np.testing.assert_allclose(means, 0.5)
     nothing = bootstrap.resampled_means(np.full((1, 3), np.nan), rng, samples=10)
     assert np.isnan(nothing).all()

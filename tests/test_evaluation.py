@@ -290,6 +290,20 @@ def test_a_perfect_ranking_scores_one(made):
     assert first.mean.gain is None and second.mean.gain.high < 0
 
 
+def test_intervals_of_the_macro_mean_are_over_landmarks(made):
+    """Of one landmark every draw is the same, however its queries differ."""
+    dataset = datasets.read_dataset(made / "gnd_drawn.json")
+    any_ranking = np.tile(np.arange(9, dtype=np.int32), (LANDMARKS, 1))
+    rankings = {"any": dict.fromkeys(dataset.protocols, any_ranking)}
+    for landmarks in (["a"] * LANDMARKS, ["a", "b", "c"]):
+        found = evaluation.score(dataset._replace(landmarks=landmarks), rankings)
+        mean, macro = found.rows[0].mean, found.rows[0].macro
+        assert macro.value == pytest.approx(mean.value)
+        spread = macro.interval.high - macro.interval.low
+        assert (spread > 0.1) == (len(set(landmarks)) > 1)
+    assert macro.interval == pytest.approx(mean.interval)
+
+
 def test_a_protocol_that_nobody_can_answer_has_no_row(made):
     dataset = datasets.read_dataset(made / "gnd_drawn.json")
     names, count = dataset.protocols, len(dataset.index)
