@@ -79,6 +79,8 @@ def evaluate(
     what is there and unchanged is not extracted again. InputError if photos are missing
     or damaged, unless `partial` lets the others be scored.
     """
+    if not settings.global_scales:
+        raise InputError("evaluate needs global descriptors: set global_scales")
     verified = any(way[-1] == "verification" for way in chosen)
     if verified and not (settings.max_features and has_local(model)):
         raise InputError(f"model {model.name} gives no local features to verify by")

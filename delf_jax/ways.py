@@ -133,11 +133,9 @@ def count_inliers(
 
 
 def _start(collection: Collection) -> State:
-    queries = [features.global_descriptor for features in collection.queries]
-    if any(query is None for query in queries):
-        raise InputError("evaluation needs global descriptors; set global_scales")
+    queries = np.stack([each.global_descriptor for each in collection.queries])
     index = collection.store.global_descriptors[collection.rows]
-    return _without_own(_compared(np.stack(queries), index), collection.own)
+    return _without_own(_compared(queries, index), collection.own)
 
 
 def _compared(
@@ -229,11 +227,12 @@ def _reranked(
     return np.stack(rankings)
 
 
-# Steps by name: what they do, and the numbers that their papers give.
+# Steps by name: what they do, and with which numbers: those of their papers, except
+# for how many photos average_qe and augmentation take: that is a choice made here.
 STEPS: dict[str, tuple[Callable[..., State], dict[str, Any]]] = {
     # [AQE]; so few because a photo that is wrong weighs as much as one that is right.
     "average_qe": (_expand, {"count": 3, "alpha": 0.0}),
-    # [GeM, section 5.3] takes 50 of the Oxford and Paris photos.
+    # [GeM] takes 50 of the Oxford and Paris photos.
     "alpha_qe": (_expand, {"count": 50, "alpha": 3.0}),
     "augmentation": (_augment, {"count": 10, "alpha": 3.0}),
     "superglobal": (

@@ -1,11 +1,15 @@
+import pickle
+
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 
 from delf_jax import datasets
 from delf_jax.files import InputError, write_json
 
 QUERY = {"bbx": [1, 2, 30, 40], "easy": [0], "hard": [1], "junk": [2]}
+LISTS = ("easy", "hard", "junk")
 
 
 def write_photos(folder, *names):
@@ -34,6 +38,28 @@ def test_published_names_are_found_with_their_endings_and_folders(tmp_path):
     np.testing.assert_array_equal(dataset.boxes, [[2, 1, 40, 30]])
     assert dataset.landmarks is None
     assert datasets.missing_photos(dataset) == {}
+
+
+def test_the_three_forms_of_a_ground_truth_are_one_dataset(tmp_path):
+    content = {"imlist": ["a_1", "a_2", "b_1"], "qimlist": ["a_3"], "gnd": [QUERY]}
+    write_json(tmp_path / "gnd_own.json", content)
+    (tmp_path / "gnd_own.pkl").write_bytes(pickle.dumps(content))
+    rows = [(QUERY["bbx"], *(np.array(QUERY[name]) + 1 for name in LISTS))]
+    cells = {
+        "gnd": np.array(rows, [(name, object) for name in ("bbx", *LISTS)]),
+        **{n: np.array(content[n], object) for n in ("imlist", "qimlist")},
+    }
+    scipy.io.savemat(tmp_path / "gnd_own.mat", cells)
+    first, *others = (
+        datasets.read_dataset(tmp_path / f"gnd_own{suffix}")
+        for suffix in (".json", ".pkl", ".mat")
+    )
+    for other in others:
+        assert (first.name, first.index, first.queries) == other[:1] + other[2:4]
+        np.testing.assert_array_equal(first.boxes, other.boxes)
+        for name, lists in first.protocols.items():
+            for one, two in zip(lists, other.protocols[name], strict=True):
+                np.testing.assert_array_equal(one[0], two[0])
 
 
 def test_the_protocols_are_those_of_the_benchmark(tmp_path):

@@ -325,3 +325,10 @@ def test_a_model_without_local_features_cannot_verify(made, global_model, tmp_pa
     how = settings.settings_for(model)
     with pytest.raises(InputError, match="no local features to verify by"):
         evaluate(made, tmp_path / "index", model, how, ("verification",))
+
+
+def test_features_without_global_descriptors_are_refused(made, model, how, tmp_path):
+    local = how._replace(global_scales=())
+    with pytest.raises(InputError, match="needs global descriptors"):
+        evaluate(made, tmp_path / "index", model, local, ("global",))
+    assert not (tmp_path / "index").exists()

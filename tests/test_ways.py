@@ -188,10 +188,3 @@ def test_photos_without_local_features_have_no_inliers(rng):
     ]
     found = rank_one(collection, ("verification",))
     np.testing.assert_array_equal(found, rank_one(collection, ("global",)))
-
-
-def test_features_without_global_descriptors_are_refused(rng):
-    collection, _ = make_collection(rng)
-    local = [each._replace(global_descriptor=None) for each in collection.queries]
-    with pytest.raises(InputError, match="needs global descriptors"):
-        rank_one(collection._replace(queries=local), ("global",))

@@ -26,7 +26,7 @@ def expand_queries(
 
     An image weighs similarity ** alpha and the query 1; one of negative similarity
     weighs nothing. With alpha 0 all weigh the same: average query expansion [AQE];
-    3 is usual else [GeM, section 3.3].
+    3 is usual else [GeM].
     """
     expanded = np.array(queries, np.float64)
     for query, ranked in enumerate(rankings):
@@ -55,7 +55,7 @@ def rerank_superglobal(
     neighbours: int = 9,
     beta: float = 0.15,
 ) -> Float[np.ndarray, " K"]:
-    """New similarities of the candidates, in two stages [SuperGlobal, section 3.3].
+    """New similarities of the candidates, in two stages [SuperGlobal].
 
     A candidate is refined by the `neighbours` candidates most similar to it, which
     weigh beta * similarity against its own 1. Of the refined ones, those most similar
@@ -87,7 +87,7 @@ def rerank_k_reciprocal(
     averaged: int = 6,
     weight: float = 0.3,
 ) -> Float[np.ndarray, " K"]:
-    """1 - distance of the candidates by shared k-reciprocal neighbours [KR, section 3].
+    """1 - distance of the candidates by shared k-reciprocal neighbours [KR].
 
     Query and candidates are the whole world here.
 
@@ -123,7 +123,7 @@ def neighbour_graph(
     """What diffusion needs of an index [M, M]: the part that knows no query.
 
     Images that are among each other's nearest are joined by similarity ** gamma,
-    divided by the root of the sums of both [DFS, section 3.1].
+    divided by the root of the sums of both [DFS].
     """
     nearest, similarities = nearest_neighbours(index, neighbours)
     rows = np.repeat(np.arange(len(index)), nearest.shape[1])
@@ -145,7 +145,7 @@ def diffuse(
     alpha: float = 0.99,
     iterations: int = 20,
 ) -> Float[np.ndarray, " M"]:
-    """Scores of one query after diffusion over `neighbour_graph` [DFS, section 3.3].
+    """Scores of one query after diffusion over `neighbour_graph` [DFS].
 
     The solution f of (I - alpha * graph) f = y by conjugate gradients, where y is
     similarity ** gamma at the query's nearest images and 0 elsewhere. Times 1 - alpha,
