@@ -146,6 +146,35 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
 
 
+def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s DATASET (--index DIR | --ranking FILE) ..."
+    parser.add_argument(
+        "dataset",
+        metavar="DATASET",
+        help="ground truth (.mat, .pkl, .json), or a folder of folders",
+    )
+    parser.add_argument(
+        "--images", metavar="DIR", help="its photos (default: jpg or images beside it)"
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--index", metavar="DIR", help="folder to keep features in")
+    source.add_argument("--ranking", metavar="FILE", help="rankings made elsewhere")
+    ways = "global,verification"
+    parser.add_argument(
+        "--rerank",
+        default=ways,
+        metavar="WAYS",
+        help=f"ways to rank ({ways}), such as superglobal, alpha_qe+verification",
+    )
+    parser.add_argument(
+        "--partial", action="store_true", help="score although photos are missing"
+    )
+    parser.add_argument("--json", metavar="FILE", help="all results as JSON")
+    parser.add_argument("--metrics", metavar="FILE", help="metrics.txt of the original")
+    _add_config(parser)
+    _add_model(parser)
+
+
 def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="a config file")
     parser.add_argument(
@@ -345,6 +374,12 @@ COMMANDS = {
         "search query.jpg --index=photos_index --html=results.html",
         _search_options,
         commands.run_search,
+    ),
+    "evaluate": Command(
+        "say how well photos of a dataset with ground truth are found",
+        "evaluate gnd_roxford5k.pkl --images=jpg --index=runs/oxford",
+        _evaluate_options,
+        commands.run_evaluate,
     ),
     "train": Command(
         "train a model; again with the same workdir, it goes on",

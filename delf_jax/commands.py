@@ -97,6 +97,38 @@ def run_search(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_evaluate(options: argparse.Namespace) -> int:
+    from delf_jax import datasets, evaluation, evaluation_report, files, ways
+
+    dataset = datasets.read_dataset(options.dataset, options.images)
+    if options.ranking:
+        ranking = evaluation.read_rankings(options.ranking, dataset)
+        found = evaluation.score(
+            dataset,
+            {
+                pathlib.Path(options.ranking).stem: dict.fromkeys(
+                    dataset.protocols, ranking
+                )
+            },
+            depends={"file": files.sha256_of(options.ranking)},
+        )
+    else:
+        chosen = ways.parse_ways(options.rerank)
+        model, settings = _model_and_settings(options)
+        found = evaluation.evaluate(
+            *(dataset, options.index, model, settings, chosen),
+            partial=options.partial,
+        )
+    print(*evaluation_report.table(found), sep="\n")
+    if options.json:
+        files.write_json(options.json, evaluation_report.describe(found))
+        print(f"JSON: {options.json}")
+    if options.metrics:
+        evaluation_report.write_metrics(options.metrics, found)
+        print(f"metrics: {options.metrics}")
+    return 0
+
+
 def run_train(options: argparse.Namespace) -> int:
     from delf_jax import configuration
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from delf_jax.retrieval.metrics import (
     average_precision,
     find_positions,
+    group_means,
     macro_mean,
     mean_over_queries,
     precision_at,
@@ -99,6 +100,11 @@ def test_positives_that_were_not_retrieved_count_as_missed():
 
 def test_a_landmark_of_many_photos_weighs_as_much_as_one_of_two():
     assert macro_mean([1.0] * 9 + [0.0], ["reichstag"] * 9 + ["lund"]) == 0.5
+
+
+def test_means_of_groups_are_in_the_order_in_which_they_come():
+    found = group_means([1.0, math.nan, 0.5, 0.0], ["b", "c", "a", "b"])
+    np.testing.assert_array_equal(found, [0.5, math.nan, 0.5])
 
 
 def test_macro_mean_needs_one_group_per_value():

@@ -73,12 +73,19 @@ def macro_mean(
     A landmark with many photos weighs as much as one with two. Queries without
     positives are left out, and so are groups that have no others.
     """
+    return mean_over_queries(group_means(values, groups))
+
+
+def group_means(
+    values: Sequence[float] | Float[np.ndarray, " Q"], groups: Sequence[Hashable]
+) -> list[float]:
+    """Mean of the queries of each group, in the order in which groups first come."""
     if len(values) != len(groups):
         raise ValueError(f"{len(values)} values but {len(groups)} groups")
     members: dict[Hashable, list[float]] = {}
     for value, group in zip(values, groups, strict=True):
         members.setdefault(group, []).append(float(value))
-    return mean_over_queries([mean_over_queries(each) for each in members.values()])
+    return [mean_over_queries(each) for each in members.values()]
 
 
 class RevisitedMetrics(NamedTuple):

@@ -1,0 +1,267 @@
+"""Retrieval on a dataset with ground truth: features, rankings, what they are worth."""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from delf_jax import datasets, pairs, store, ways
+from delf_jax.datasets import Dataset
+from delf_jax.extraction import has_local
+from delf_jax.files import InputError, read_json
+from delf_jax.queries import extract_queries
+from delf_jax.retrieval import bootstrap, metrics
+from delf_jax.retrieval.bootstrap import Interval
+from delf_jax.retrieval.metrics import RevisitedMetrics
+from delf_jax.search import CANDIDATES
+from delf_jax.settings import ExtractionSettings
+from delf_jax.weights import Model
+
+RANKS = (1, 5, 10)
+# Draws of queries: the ends of an interval are good to about a hundredth of its width.
+SAMPLES = 10_000
+
+
+class Mean(NamedTuple):
+    """A mean over queries or landmarks, and how sure it is."""
+
+    value: float
+    interval: Interval
+    gain: Interval | None
+    """of the difference to the first ranking, paired; None for the first"""
+
+
+class Row(NamedTuple):
+    """What one ranking scores under one protocol."""
+
+    protocol: str
+    ranking: str
+    key: str
+    """of all that the numbers depend on, as a short hex string"""
+    metrics: RevisitedMetrics
+    mean: Mean
+    macro: Mean | None
+    """over landmarks of the mean over their queries, where landmarks are known; its
+    intervals are over draws of landmarks, whose queries are too alike to be drawn"""
+
+
+class Evaluation(NamedTuple):
+    """All results on a dataset."""
+
+    dataset: Dataset
+    """what was scored: without `missing`"""
+    missing: dict[str, str]
+    """photos that were left out: name -> reason"""
+    ranks: tuple[int, ...]
+    seed: int
+    rows: list[Row]
+
+
+def evaluate(
+    dataset: Dataset,
+    directory: str | os.PathLike,
+    model: Model,
+    settings: ExtractionSettings,
+    chosen: Sequence[tuple[str, ...]],
+    *,
+    partial: bool = False,
+    seed: int = 0,
+    shown: bool = True,
+) -> Evaluation:
+    """Scores of a model that ranks in the ways chosen (see ways.py).
+
+    Features are kept in `directory`, an index as of `search` or a folder to be made;
+    what is there and unchanged is not extracted again. InputError if photos are missing
+    or damaged, unless `partial` lets the others be scored.
+    """
+    if not settings.global_scales:
+        raise InputError("evaluate needs global descriptors: set global_scales")
+    verified = any(way[-1] == "verification" for way in chosen)
+    if verified and not (settings.max_features and has_local(model)):
+        raise InputError(f"model {model.name} gives no local features to verify by")
+    missing = datasets.missing_photos(dataset)
+    dataset = _complete(dataset, missing, partial)
+    dataset, collection, failed = _extract(
+        dataset, pathlib.Path(directory), model, settings, partial, shown
+    )
+    missing |= failed
+    ranked = ways.rank(collection, chosen, dataset.protocols, shown=shown)
+    depends = {
+        "model and settings": store.store_key(model, settings),
+        "verification": (pairs.RATIO, CANDIDATES) if verified else None,
+        "missing": sorted(missing),
+    }
+    return score(
+        dataset,
+        {"+".join(way): each for way, each in zip(chosen, ranked, strict=True)},
+        missing=missing,
+        depends=depends,
+        seed=seed,
+    )
+
+
+def score(
+    dataset: Dataset,
+    rankings: Mapping[str, Mapping[str, Int[np.ndarray, "Q M"]]],
+    *,
+    missing: dict[str, str] | None = None,
+    depends: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Scores of rankings: by name, then by protocol, all photos for each query.
+
+    Protocols under which no query has positives have no rows; InputError if all do.
+
+    depends: what the rankings depend on, to become part of the keys.
+    """
+    ranks = tuple(k for k in RANKS if k <= len(dataset.index))
+    rows = []
+    for protocol, (positives, junk) in dataset.protocols.items():
+        if not any(map(len, positives)):
+            continue
+        found = [
+            metrics.revisited_metrics(each[protocol], positives, junk, ranks)
+            for each in rankings.values()
+        ]
+        values = [each.average_precisions for each in found]
+        means = _means(np.array(values), seed)
+        macros: Sequence[Mean | None] = [None] * len(found)
+        if dataset.landmarks is not None:
+            by_landmark = [metrics.group_means(v, dataset.landmarks) for v in values]
+            macros = _means(np.array(by_landmark), seed)
+        for name, result, mean, macro in zip(
+            rankings, found, means, macros, strict=True
+        ):
+            parts = [
+                depends,
+                dataset.version,
+                protocol,
+                _described(name),
+                SAMPLES,
+                seed,
+            ]
+            key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
+            rows.append(Row(protocol, name, key, result, mean, macro))
+    if not rows:
+        raise InputError(f"{dataset.name}: no query has a positive among the photos")
+    return Evaluation(dataset, missing or {}, ranks, seed, rows)
+
+
+def read_rankings(path: str | os.PathLike, dataset: Dataset) -> Int[np.ndarray, "Q M"]:
+    """Rankings that were made elsewhere: {query: [photo, ...]}, best first, as JSON.
+
+    Names are those of the ground truth. InputError unless each query ranks each photo
+    once.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: no rankings; it holds no dict of query to photos")
+    places = {photo.name: place for place, photo in enumerate(dataset.index)}
+    rankings = np.zeros((len(dataset.queries), len(places)), np.int32)
+    for query, photo in enumerate(dataset.queries):
+        names = content.get(photo.name)
+        if not isinstance(names, list):
+            raise InputError(f"{path}: has no ranking for query {photo.name!r}")
+        unknown = [name for name in names if not _known(name, places)]
+        if unknown:
+            raise InputError(
+                f"{path}: query {photo.name!r} ranks {unknown[0]!r:.80}, which is no "
+                "photo of the index"
+            )
+        if len(set(names)) < len(names):
+            raise InputError(f"{path}: query {photo.name!r} ranks a photo twice")
+        if len(names) < len(places):
+            raise InputError(
+                f"{path}: query {photo.name!r} ranks {len(names)} photos of "
+                f"{len(places)}; rank all"
+            )
+        rankings[query] = [places[name] for name in names]
+    return rankings
+
+
+def _known(name: Any, places: Mapping[str, int]) -> bool:
+    return isinstance(name, str) and name in places
+
+
+def _described(name: str) -> Any:
+    """The steps of a ranking with their numbers."""
+    return [(step, ways.STEPS.get(step, (None, None))[1]) for step in name.split("+")]
+
+
+def _complete(dataset: Dataset, missing: Mapping[str, str], partial: bool) -> Dataset:
+    """The dataset without what is missing; InputError if that was not asked for."""
+    if not missing:
+        return dataset
+    if not partial:
+        why = next(iter(missing.values()))
+        raise InputError(
+            f"{dataset.name}: {datasets.describe_missing(missing)}, first: {why}; name "
+            "their folder with --images, or score what is there with --partial"
+        )
+    return datasets.without(dataset, missing)
+
+
+def _extract(
+    dataset: Dataset,
+    directory: pathlib.Path,
+    model: Model,
+    settings: ExtractionSettings,
+    partial: bool,
+    shown: bool,
+) -> tuple[Dataset, ways.Collection, dict[str, str]]:
+    """The dataset without what failed, its features, and what failed."""
+    photos = [(photo.id, photo.path) for photo in dataset.index]
+    out = directory / "store"
+    store.extract_to_store(photos, out, model, settings, shown=shown)
+    images = store.open_store(out)
+    found = extract_queries(dataset, images, directory, model, settings, shown=shown)
+    failed = {
+        photo.name: str(features)
+        for photo, features in zip(dataset.queries, found, strict=True)
+        if isinstance(features, InputError)
+    }
+    known = set(images.ids)
+    for photo in dataset.index:
+        if photo.id not in known:
+            failed[photo.name] = images.failed.get(photo.id, "cannot be used")
+    kept = _complete(dataset, failed, partial)
+    collection = ways.Collection(
+        queries=[
+            features
+            for photo, features in zip(dataset.queries, found, strict=True)
+            if photo.name not in failed
+        ],
+        store=images,
+        rows=np.array([images.row(photo.id) for photo in kept.index]),
+        own=_own_places(kept),
+        max_image_size=settings.max_image_size,
+    )
+    return kept, collection, failed
+
+
+def _own_places(dataset: Dataset) -> Int[np.ndarray, " Q"]:
+    """Where each query is itself in the index as junk of all protocols; else -1."""
+    places = {photo.id: place for place, photo in enumerate(dataset.index)}
+    own = []
+    for query, photo in enumerate(dataset.queries):
+        place = places.get(photo.id, -1)
+        junk = (protocol.junk[query] for protocol in dataset.protocols.values())
+        own.append(place if all(place in ids for ids in junk) else -1)
+    return np.array(own)
+
+
+def _means(values: Float[np.ndarray, "W _"], seed: int) -> list[Mean]:
+    """The mean of each ranking over queries or landmarks, with the same draws."""
+    rng = np.random.default_rng(seed)
+    drawn = bootstrap.resampled_means(values, rng, samples=SAMPLES)
+    means = []
+    for place, (row, sampled) in enumerate(zip(values, drawn, strict=True)):
+        gain = bootstrap.interval(sampled - drawn[0]) if place else None
+        value = metrics.mean_over_queries(row)
+        means.append(Mean(value, bootstrap.interval(sampled), gain))
+    return means

@@ -1,0 +1,36 @@
+"""How much a mean over few queries would change with other queries."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+
+class Interval(NamedTuple):
+    """Where most of the resampled means lie; NaN without queries."""
+
+    low: float
+    high: float
+
+
+def resampled_means(
+    values: Float[np.ndarray, "W Q"], rng: np.random.Generator, *, samples: int
+) -> Float[np.ndarray, "W B"]:
+    """Means of W rankings over B draws of Q queries with replacement [Efron].
+
+    All rankings see the same draws, so their differences are paired. Queries that are
+    NaN in every ranking are left out beforehand.
+    """
+    values = values[:, ~np.isnan(values).all(axis=0)]
+    count = values.shape[1]
+    if not count:
+        return np.full((len(values), samples), np.nan)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=samples)
+    return values @ drawn.T / count
+
+
+def interval(means: Float[np.ndarray, " B"], level: float = 0.95) -> Interval:
+    """The middle share `level` of the resampled means (percentile bootstrap)."""
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(float(low), float(high))

@@ -1,0 +1,190 @@
+import numpy as np
+import pytest
+
+from delf_jax import pairs, ways
+from delf_jax.datasets import Protocol
+from delf_jax.files import InputError
+from delf_jax.ops import Features, LocalFeatures
+from delf_jax.retrieval import ranking, reranking
+
+
+class Store:
+    """As much of a store as ranking needs."""
+
+    def __init__(self, descriptors):
+        self.global_descriptors = descriptors
+
+    def __getitem__(self, row):
+        return make_features(self.global_descriptors[row])
+
+
+def make_features(descriptor):
+    empty = LocalFeatures(
+        np.zeros((0, 2), np.float32),
+        np.zeros(0, np.float32),
+        np.zeros((0, 4), np.float32),
+        np.zeros(0, np.float32),
+    )
+    return Features(empty, descriptor, (100, 100))
+
+
+def make_collection(rng, queries=2, images=12, own=None):
+    rows = rng.normal(size=(queries + images, 8)) + 0.5
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return ways.Collection(
+        queries=[make_features(row) for row in rows[:queries]],
+        store=Store(rows[queries:][::-1]),
+        rows=np.arange(images)[::-1],
+        own=np.full(queries, -1) if own is None else np.array(own),
+        max_image_size=100,
+    ), ways.State(rows[:queries], rows[queries:], rows[:queries] @ rows[queries:].T)
+
+
+def protocol(junk=((), ())):
+    nothing = [np.zeros(0, np.int32) for _ in junk]
+    return Protocol(nothing, [np.array(ids, np.int32) for ids in junk])
+
+
+def rank_one(collection, way, junk=((), ())):
+    (found,) = ways.rank(collection, [way], {"all": protocol(junk)}, shown=False)
+    return found["all"]
+
+
+def test_ways_are_steps_joined_by_plus():
+    found = ways.parse_ways("global, alpha_qe+verification,global+superglobal,global")
+    assert found == [("global",), ("alpha_qe", "verification"), ("superglobal",)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("magic", "'magic' is no way to rank; use global, average_qe"),
+        ("", "'' is no way"),
+        ("verification+alpha_qe", "verification last"),
+        ("alpha_qe+global", "global comes first"),
+    ],
+)
+def test_other_ways_are_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        ways.parse_ways(text)
+
+
+def test_global_ranks_by_similarity_in_the_order_of_the_dataset(rng):
+    collection, state = make_collection(rng)
+    expected = np.argsort(-state.similarities, axis=1)
+    np.testing.assert_array_equal(rank_one(collection, ("global",)), expected)
+
+
+def test_a_query_that_is_no_answer_to_itself_comes_last(rng):
+    collection, _ = make_collection(rng, own=[3, -1])
+    for step in ("global", *ways.STEPS):
+        ranked = rank_one(collection, (step,))
+        assert ranked[0, -1] == 3
+        assert [sorted(row) for row in ranked.tolist()] == [list(range(12))] * 2
+
+
+def test_query_expansion_does_not_see_the_query_in_the_index(rng):
+    collection, state = make_collection(rng, queries=1, own=[3])
+    similarities = state.similarities.copy()
+    similarities[0, 3] = -np.inf
+    best = ranking.top_k(similarities, 11)
+    expanded = reranking.expand_queries(state.queries, state.index, best, alpha=3.0)
+    expected = np.argsort(-(expanded @ state.index.T)[0])
+    found = rank_one(collection, ("alpha_qe",), junk=((),))
+    np.testing.assert_array_equal(found[0, :-1], expected[expected != 3])
+
+
+@pytest.mark.parametrize("name", ["superglobal", "k_reciprocal"])
+def test_the_first_are_scored_again_and_the_rest_follow(rng, monkeypatch, name):
+    collection, state = make_collection(rng)
+    change, options = ways.STEPS[name]
+    monkeypatch.setitem(ways.STEPS, name, (change, {**options, "first": 5}))
+    score = {
+        "superglobal": reranking.rerank_superglobal,
+        "k_reciprocal": reranking.rerank_k_reciprocal,
+    }[name]
+    found = rank_one(collection, (name,))
+    for query in range(2):
+        before = np.argsort(-state.similarities[query])
+        scores = score(state.queries[query], state.index[before[:5]])
+        expected = [*before[:5][np.argsort(-scores)], *before[5:]]
+        np.testing.assert_array_equal(found[query], expected)
+
+
+def test_diffusion_puts_what_it_reaches_first(rng):
+    collection, state = make_collection(rng, queries=1)
+    graph = reranking.neighbour_graph(state.index, neighbours=50)
+    scores = reranking.diffuse(graph, state.similarities[0])
+    reached = np.flatnonzero(scores > 0)
+    found = rank_one(collection, ("diffusion",), junk=((),))[0]
+    first = reached[np.argsort(-scores[reached])]
+    np.testing.assert_array_equal(found[: len(reached)], first)
+
+
+def test_steps_follow_each_other(rng):
+    collection, _ = make_collection(rng)
+    augmented = ways.STEPS["augmentation"]
+    first = augmented[0](ways._start(collection), **augmented[1])
+    expand, options = ways.STEPS["average_qe"]
+    expected = ranking.top_k(expand(first, **options).similarities)
+    found = rank_one(collection, ("augmentation", "average_qe"))
+    np.testing.assert_array_equal(found, expected)
+
+
+def count_as(monkeypatch, collection, inliers):
+    """Verification that finds these inliers, by place in the index; what was asked."""
+    places = {
+        collection.store.global_descriptors[row].tobytes(): place
+        for place, row in enumerate(collection.rows)
+    }
+    asked = []
+
+    def compare(query, image, max_image_size):
+        place = places[image.global_descriptor.tobytes()]
+        asked.append((query.global_descriptor.tobytes(), place))
+        matches = np.zeros((inliers[place], 2), np.int32)
+        found = pairs.verification.PairMatch(
+            matches, np.zeros((2, 3)), np.ones(len(matches), bool)
+        )
+        return pairs.Comparison((query, image), found, 0.0)
+
+    monkeypatch.setattr(pairs, "compare_features", compare)
+    return asked
+
+
+def test_junk_gives_way_before_the_candidates_are_chosen(rng, monkeypatch):
+    collection, state = make_collection(rng, queries=1)
+    monkeypatch.setattr(ways, "CANDIDATES", 3)
+    inliers = rng.permutation(12) * 10
+    count_as(monkeypatch, collection, inliers)
+    order = np.argsort(-state.similarities[0])
+    junk = order[[0, 2]]
+    found = rank_one(collection, ("verification",), junk=(junk,))[0]
+    candidates = order[[1, 3, 4]].astype(np.int32)
+    similarities = state.similarities[0][candidates]
+    best = ranking.rerank(candidates, similarities, inliers[candidates])
+    expected = [*best, *(place for place in order if place not in candidates)]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_each_pair_is_verified_once_for_all_ways_and_protocols(rng, monkeypatch):
+    collection, state = make_collection(rng)
+    monkeypatch.setattr(ways, "CANDIDATES", 4)
+    asked = count_as(monkeypatch, collection, np.arange(12))
+    best = np.argsort(-state.similarities, axis=1)
+    protocols = {"medium": protocol(), "hard": protocol(best[:, :2])}
+    chosen = [("verification",), ("alpha_qe", "verification"), ("global",)]
+    ways.rank(collection, chosen, protocols, shown=False)
+    assert len(asked) == len(set(asked))
+    for query, row in zip(state.queries, best, strict=True):
+        assert {(query.tobytes(), place) for place in row[:6]} <= set(asked)
+
+
+def test_photos_without_local_features_have_no_inliers(rng):
+    collection, _ = make_collection(rng)
+    assert ways.count_inliers(collection, [[0, 5], []], shown=False) == [
+        {0: 0, 5: 0},
+        {},
+    ]
+    found = rank_one(collection, ("verification",))
+    np.testing.assert_array_equal(found, rank_one(collection, ("global",)))
