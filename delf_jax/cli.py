@@ -201,6 +201,35 @@ def _features_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _fit_options(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    codebook = kinds.add_parser("codebook", help="visual words, by k-means")
+    pca = kinds.add_parser("pca", help="a projection of local descriptors")
+    for kind in (codebook, pca):
+        kind.add_argument("store", metavar="STORE", help="folder of a feature store")
+        _add_out(kind, "folder to write to", required=True)
+    for name, default, meaning in (
+        ("words", 1024, "visual words (1024)"),
+        ("iterations", 20, "passes over the store at most (20)"),
+        ("seed", 0, "of all that is drawn (0)"),
+    ):
+        codebook.add_argument(
+            f"--{name}", type=int, default=default, metavar="N", help=meaning
+        )
+    codebook.add_argument(
+        "--start",
+        choices=("sample", "kmeans++"),
+        default="sample",
+        help="descriptors to start from: any (sample), or some far apart",
+    )
+    pca.add_argument(
+        "--dimension", type=int, required=True, metavar="N", help="components kept"
+    )
+    pca.add_argument(
+        "--whiten", action="store_true", help="components get unit variance"
+    )
+
+
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, "folder to write to (demo)", default="demo")
     _add_model(parser)
@@ -315,6 +344,13 @@ COMMANDS = {
         "features photos_delf a_store --from=delf --name=delf_gld",
         _features_options,
         commands.run_features,
+    ),
+    "fit": Command(
+        "fit a codebook or a PCA to the local descriptors of a feature store",
+        "fit codebook features --out=codebook --words=65536\n"
+        "fit pca features --out=pca --dimension=64",
+        _fit_options,
+        commands.run_fit,
     ),
     "demo": Command(
         "draw landmarks, match and search them, and say how well it went",

@@ -1,7 +1,7 @@
 """Steps of k-means: how it starts, what a pass gathers, how the centroids move.
 
-A pass may see the descriptors in any number of chunks: what each chunk gives adds up. A
-cluster that turns out empty starts again at a descriptor that lies far from its centroid.
+A pass may see the descriptors in any number of chunks: what each chunk gives adds up.
+A cluster that turns out empty starts again at a descriptor far from its centroid.
 """
 
 from typing import NamedTuple
