@@ -22,6 +22,8 @@ from delf_jax.formats.codebook import read_codebook
 
 FORMAT = 1
 INFO, TENSORS = "codebook.json", "codebook.safetensors"
+# What a fit that was interrupted leaves.
+UNFINISHED = "unfinished.safetensors"
 
 
 class Codebook(NamedTuple):
@@ -56,8 +58,8 @@ def load_codebook(path: str | os.PathLike) -> Codebook:
     """The codebook of a folder, or of a TensorFlow checkpoint; InputError if broken."""
     path = pathlib.Path(path)
     if not (path / INFO).is_file():
-        if (path / TENSORS).is_file():
-            raise InputError(f"{path}: {INFO} is missing: fit the codebook again")
+        if (path / UNFINISHED).is_file() or (path / TENSORS).is_file():
+            raise InputError(f"{path}: not finished: run `fit codebook` again to go on")
         return Codebook(read_codebook(path), {}, path)
     info = read_json(path / INFO)
     if not isinstance(info, dict) or info.get("format") != FORMAT:

@@ -26,7 +26,6 @@ from delf_jax.retrieval import kmeans, whitening
 # of the words: 8192 of them take some ten minutes.
 SAMPLES_PER_WORD, MOST_WORDS_DRAWN = 32, 8192
 STARTS = ("sample", "kmeans++")
-UNFINISHED = "unfinished.safetensors"
 PCA_FILES = {
     "mean": "mean.datum",
     "projection": "pca_proj_mat.datum",
@@ -77,7 +76,7 @@ def fit_codebook(
         )
     provenance |= {"key": key, "iterations": len(history), "history": history}
     codebook = codebooks.save_codebook(out, centroids, provenance)
-    (out / UNFINISHED).unlink(missing_ok=True)
+    (out / codebooks.UNFINISHED).unlink(missing_ok=True)
     return codebook
 
 
@@ -196,9 +195,9 @@ def _resume(
 
 
 def _read_unfinished(out: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
-    tensors, state = codebooks.read_tensors(out / UNFINISHED)
+    tensors, state = codebooks.read_tensors(out / codebooks.UNFINISHED)
     if hashlib.sha256(tensors["centroids"]).hexdigest() != state["sha256"]:
-        raise InputError(f"{out / UNFINISHED}: damaged")
+        raise InputError(f"{out / codebooks.UNFINISHED}: damaged")
     return tensors["centroids"], state
 
 
@@ -215,7 +214,7 @@ def _write_unfinished(
 ) -> None:
     digest = hashlib.sha256(centroids).hexdigest()
     state = {"key": key, "history": history, "sha256": digest}
-    codebooks.write_tensors(out / UNFINISHED, {"centroids": centroids}, state)
+    codebooks.write_tensors(out / codebooks.UNFINISHED, {"centroids": centroids}, state)
 
 
 def _start(

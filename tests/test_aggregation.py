@@ -45,7 +45,7 @@ def draw(rng, features=70, words=40, dimension=12):
     return (near + noise).astype(np.float32), codebook
 
 
-@pytest.mark.parametrize("words", [1, 3, 511, 512, 513, 1500])
+@pytest.mark.parametrize("words", [1, 3, 255, 256, 257, 700])
 @pytest.mark.parametrize("assignments", [1, 3])
 def test_words_are_the_nearest_in_float64(rng, words, assignments):
     if assignments > words:
@@ -70,6 +70,13 @@ def test_of_equal_words_the_lower_id_is_taken(rng):
     once = ag.assign_words(descriptors, codebook)
     found = ag.assign_words(descriptors, twice, 3)
     np.testing.assert_array_equal(found, once + np.array([[0, 300, 600]]))
+
+
+@pytest.mark.parametrize("features", [1, 64, 65, 257, 600])
+def test_any_number_of_descriptors_is_assigned(rng, features):
+    descriptors, codebook = draw(rng, features)
+    found = ag.assign_words(descriptors, codebook)
+    np.testing.assert_array_equal(found, naive_words(descriptors, codebook, 1))
 
 
 def test_more_descriptors_than_a_chunk_are_assigned_alike(rng, monkeypatch):

@@ -74,7 +74,7 @@ def test_what_is_no_codebook_is_refused(saved, tmp_path):
     with pytest.raises(InputError, match="not of a codebook of format 1"):
         codebooks.load_codebook(saved.path)
     info.unlink()
-    with pytest.raises(InputError, match="codebook.json is missing"):
+    with pytest.raises(InputError, match="codebook: not finished: run"):
         codebooks.load_codebook(saved.path)
     with pytest.raises(InputError):
         codebooks.load_codebook(tmp_path / "absent")

@@ -68,7 +68,7 @@ def test_a_codebook_is_what_lloyds_iterations_give(clustered, tmp_path):
     assert loaded.info["descriptors"] == 600 and loaded.info["images"] == 20
     given = open_descriptors(store)
     codebooks.check_codebook(loaded, given.store.manifest, given.dimension)
-    assert not (tmp_path / "a" / fitting.UNFINISHED).exists()
+    assert not (tmp_path / "a" / codebooks.UNFINISHED).exists()
 
 
 def test_a_start_far_apart_finds_the_clusters(clustered, tmp_path):
@@ -102,7 +102,8 @@ def test_an_interrupted_fit_goes_on_to_the_same_bytes(clustered, tmp_path, monke
     monkeypatch.setattr(kmeans, "lloyd_pass", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(store, tmp_path / "torn", iterations=5)
-    assert not (tmp_path / "torn" / codebooks.INFO).exists()
+    with pytest.raises(InputError, match="not finished"):
+        codebooks.load_codebook(tmp_path / "torn")
     fit(store, tmp_path / "torn", iterations=5)
     assert len(passes) == 6
     whole, torn = (tmp_path / n / codebooks.TENSORS for n in ("whole", "torn"))
@@ -115,7 +116,7 @@ def test_what_was_left_by_other_options_or_is_damaged_is_not_used(clustered, tmp
     fit(store, tmp_path / "old", iterations=4)
     fit(store, tmp_path / "old", iterations=2, seed=5)
     codebooks.write_tensors(
-        tmp_path / "old" / fitting.UNFINISHED,
+        tmp_path / "old" / codebooks.UNFINISHED,
         {"centroids": np.zeros((10, 6), np.float32)},
         {"key": expected.info["key"], "history": [{"moved": 0}], "sha256": ""},
     )
