@@ -5,14 +5,13 @@ Nothing slow is imported here, so that --help and a mistyped option answer at on
 
 import argparse
 import errno
-import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from delf_jax import commands
+from delf_jax import commands, options
 from delf_jax.files import InputError
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
@@ -34,15 +33,15 @@ class Command(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, even if single images failed; 1 or 2 nothing useful done."""
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    given, rest = parser.parse_known_args(arguments)
     # `--config.FIELD=VALUE` is for the config to check.
-    if rest and not (hasattr(options, "config") and rest[0].startswith("--config.")):
-        parser.error(f"unknown option {rest[0]} (see {options.command} --help)")
-    options.rest = rest
+    if rest and not (hasattr(given, "config") and rest[0].startswith("--config.")):
+        parser.error(f"unknown option {rest[0]} (see {given.command} --help)")
+    given.rest = rest
     # As Ctrl-C: a job that is told to end keeps what it has finished.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return COMMANDS[options.command].run(options)
+        return COMMANDS[given.command].run(given)
     except InputError as error:
         return _tell(str(error), _BAD_INPUT)
     except KeyboardInterrupt:
@@ -80,9 +79,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        options = commands.add_parser(
+        subparser = parsers.add_parser(
             name,
             help=command.summary,
             description=command.summary[0].upper() + command.summary[1:] + ".",
@@ -95,270 +94,22 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        command.add_options(options)
+        command.add_options(subparser)
     return parser
-
-
-def _match_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs=2, metavar="IMAGE", help="the two photos")
-    _add_out(parser, "figure to write (png, pdf, svg)", default="matches.png")
-    parser.add_argument(
-        "--json", metavar="FILE", help="matches, and map of photo 2 to photo 1, as JSON"
-    )
-    _add_config(parser)
-    _add_model(parser)
-
-
-def _extract_options(parser: argparse.ArgumentParser) -> None:
-    _add_paths(parser, "images, or folders of images")
-    _add_out(parser, "folder of the feature store", required=True)
-    parser.add_argument(
-        "--part",
-        type=_part,
-        metavar="I/N",
-        help="take every N-th image only, as one of N processes; I from 0 to N-1",
-    )
-    _add_config(parser)
-    _add_model(parser)
-
-
-def _index_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="*", metavar="PATH", help="images or folders")
-    _add_index(parser)
-    parser.add_argument("--add", nargs="+", metavar="PATH", help="images to add")
-    parser.add_argument("--remove", nargs="+", metavar="ID", help="images to remove")
-    _add_config(parser)
-    _add_model(parser)
-
-
-def _search_options(parser: argparse.ArgumentParser) -> None:
-    _add_paths(parser, "query photos, or folders of them", metavar="QUERY")
-    _add_index(parser)
-    parser.add_argument(
-        "--top", type=int, default=10, metavar="N", help="results shown (10); 0: all"
-    )
-    parser.add_argument(
-        "--no_rerank", action="store_true", help="rank by global similarity alone"
-    )
-    parser.add_argument("--json", metavar="FILE", help="results as JSON")
-    parser.add_argument("--html", metavar="FILE", help="results as a page")
-    _add_config(parser)
-    _add_model(parser)
-
-
-def _evaluate_options(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s DATASET (--index DIR | --ranking FILE) ..."
-    parser.add_argument(
-        "dataset",
-        metavar="DATASET",
-        help="ground truth (.mat, .pkl, .json), or a folder of folders",
-    )
-    parser.add_argument(
-        "--images", metavar="DIR", help="its photos (default: jpg or images beside it)"
-    )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--index", metavar="DIR", help="folder to keep features in")
-    source.add_argument("--ranking", metavar="FILE", help="rankings made elsewhere")
-    ways = "global,verification"
-    parser.add_argument(
-        "--rerank",
-        default=ways,
-        metavar="WAYS",
-        help=f"ways to rank ({ways}), such as superglobal, alpha_qe+verification",
-    )
-    parser.add_argument(
-        "--partial", action="store_true", help="score although photos are missing"
-    )
-    parser.add_argument("--json", metavar="FILE", help="all results as JSON")
-    parser.add_argument("--metrics", metavar="FILE", help="metrics.txt of the original")
-    _add_config(parser)
-    _add_model(parser)
-
-
-def _train_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, metavar="FILE", help="a config file")
-    parser.add_argument(
-        "--config.FIELD",
-        dest="unused",
-        metavar="VALUE",
-        help="replaces one field of the config, as often as you like",
-    )
-    parser.add_argument(
-        "--workdir", required=True, metavar="DIR", help="checkpoints and metrics"
-    )
-
-
-def _convert_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="a TensorFlow checkpoint or SavedModel, .h5, .pth or .safetensors",
-    )
-    _add_out(parser, "model folder to write", required=True)
-    parser.add_argument(
-        "--mapping", metavar="FILE", help="JSON that names what is not recognised"
-    )
-    parser.add_argument(
-        "--set",
-        type=_setting,
-        action="append",
-        metavar="NAME=VALUE",
-        help="a field of the architecture or the extraction, such as "
-        "block3_strides=false or attention_threshold=175",
-    )
-
-
-def _inspect_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", help="a file, folder or prefix")
-
-
-def _features_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="a feature store, or files")
-    parser.add_argument("target", metavar="TARGET", help="folder to write to")
-    kinds = parser.add_mutually_exclusive_group(required=True)
-    layouts = {"choices": ("delf", "delg"), "metavar": "LAYOUT"}
-    kinds.add_argument(
-        "--to",
-        help="delf: NAME.delf; delg: NAME.delg_local, NAME.delg_global",
-        **layouts,
-    )
-    kinds.add_argument(
-        "--from", dest="layout", help="the same, from files to a store", **layouts
-    )
-    parser.add_argument(
-        "--name", default="delf files", help="what the new store says made them"
-    )
-
-
-def _export_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="folder of a model")
-    _add_choice(parser, "format", ("stablehlo", "savedmodel", "onnx"), required=True)
-    _add_choice(parser, "what", ("both", "local", "global"), default="both")
-    _add_out(parser, "folder to write, which must not exist", required=True)
-    parser.add_argument(
-        "--scales", type=_numbers, metavar="S,S", help="image scales to use and to fix"
-    )
-    pools = ("none", "average", "sum")
-    _add_choice(
-        parser, "pool", pools, "scales of a global savedmodel: ", default="none"
-    )
-    parser.add_argument(
-        "--normalize", action="store_true", help="the descriptors after --pool"
-    )
-    parser.add_argument(
-        "--size", type=_size, metavar="HxW", help="of onnx: size of the largest image"
-    )
-
-
-def _add_choice(
-    parser: argparse.ArgumentParser,
-    name: str,
-    choices: tuple[str, ...],
-    meaning: str = "",
-    **kwargs,
-) -> None:
-    parser.add_argument(
-        f"--{name}",
-        choices=choices,
-        metavar=name.upper(),
-        help=meaning + " | ".join(choices),
-        **kwargs,
-    )
-
-
-def _demo_options(parser: argparse.ArgumentParser) -> None:
-    _add_out(parser, "folder to write to (demo)", default="demo")
-    _add_model(parser)
-
-
-def _add_paths(
-    parser: argparse.ArgumentParser, meaning: str, metavar: str = "PATH"
-) -> None:
-    parser.add_argument("paths", nargs="+", metavar=metavar, help=meaning)
-
-
-def _add_out(parser: argparse.ArgumentParser, meaning: str, **kwargs) -> None:
-    parser.add_argument("--out", metavar="OUT", help=meaning, **kwargs)
-
-
-def _add_index(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--index", required=True, metavar="DIR", help="folder of the index"
-    )
-
-
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="settings: a file of configs/, or a .pbtxt of DELF; "
-        "--config.extraction.FIELD=VALUE replaces one",
-    )
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", metavar="DIR", help="folder of a model (default: the bundled one)"
-    )
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """(name, value) of `name=value`; the value is JSON, or else text."""
-    name, found, value = text.partition("=")
-    if not found or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
-
-
-def _part(text: str) -> tuple[int, int]:
-    """(i, n) of `i/n`."""
-    try:
-        part, parts = (int(number) for number in text.split("/"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 0/4") from None
-    if not 0 <= part < parts:
-        raise argparse.ArgumentTypeError(
-            f"{text}: the parts of {parts} are 0/{parts} to {parts - 1}/{parts}"
-        )
-    return part, parts
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    """(a, b) of `a,b`."""
-    try:
-        return tuple(float(number) for number in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a list of numbers, such as 0.7071,1,1.4142"
-        ) from None
-
-
-def _size(text: str) -> tuple[int, int]:
-    """(height, width) of `heightxwidth`."""
-    try:
-        height, width = (int(number) for number in text.split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a size, such as 768x1024"
-        ) from None
-    return height, width
 
 
 COMMANDS = {
     "match": Command(
         "find what two photos have in common",
         "match a.jpg b.jpg --out=matches.png",
-        _match_options,
+        options.match,
         commands.run_match,
     ),
     "extract": Command(
         "extract features of images and folders to a feature store",
         "extract photos --out=features\n"
         "extract a --out=b --config.extraction.max_features=500",
-        _extract_options,
+        options.extract,
         commands.run_extract,
     ),
     "index": Command(
@@ -366,58 +117,65 @@ COMMANDS = {
         "index photos --index=photos_index\n"
         "index --index=photos_index --add more/new.jpg\n"
         "index --index=photos_index --remove a/1.jpg",
-        _index_options,
+        options.index,
         commands.run_index,
     ),
     "search": Command(
         "find photos of the same place",
         "search query.jpg --index=photos_index --html=results.html",
-        _search_options,
+        options.search,
         commands.run_search,
     ),
     "evaluate": Command(
         "say how well photos of a dataset with ground truth are found",
         "evaluate gnd_roxford5k.pkl --images=jpg --index=runs/oxford",
-        _evaluate_options,
+        options.evaluate,
         commands.run_evaluate,
     ),
     "train": Command(
         "train a model; again with the same workdir, it goes on",
         "train --config=configs/delg_tiny.py --workdir=runs/tiny\n"
         "train --config=my.py --workdir=runs/mine --config.seed=3",
-        _train_options,
+        options.train,
         commands.run_train,
     ),
     "convert": Command(
         "turn released or foreign weights into a model folder",
         "convert r50delg_gld_20200814 --out=models/r50delg_gld\n"
         "convert resnet50-0676ba61.pth --out=models/resnet50",
-        _convert_options,
+        options.convert,
         commands.run_convert,
     ),
     "inspect": Command(
         "tell what a file of weights or features, a store or a config holds",
         "inspect resnet50.pth\ninspect photos_index",
-        _inspect_options,
+        options.inspect,
         commands.run_inspect,
     ),
     "features": Command(
         "turn a feature store into files of DELF, one per image, and back",
         "features photos_store photos_delf --to=delf\n"
         "features photos_delf a_store --from=delf --name=delf_gld",
-        _features_options,
+        options.features,
         commands.run_features,
     ),
     "export": Command(
         "write a model in a form that runs without this project",
         "export runs/tiny/model --format=stablehlo --out=exported",
-        _export_options,
+        options.export,
         commands.run_export,
+    ),
+    "fit": Command(
+        "fit a codebook or a PCA to the local descriptors of a feature store",
+        "fit codebook features --out=codebook --words=65536\n"
+        "fit pca features --out=pca --dimension=64",
+        options.fit,
+        commands.run_fit,
     ),
     "demo": Command(
         "draw landmarks, match and search them, and say how well it went",
         "demo --out=demo",
-        _demo_options,
+        options.demo,
         commands.run_demo,
     ),
 }

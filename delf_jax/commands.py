@@ -187,6 +187,36 @@ def run_export(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_fit(options: argparse.Namespace) -> int:
+    _prepare_jax()
+    from delf_jax import fitting
+
+    given = {"store": options.store, "out": options.out}
+    if options.kind == "pca":
+        chosen = fitting.fit_pca(
+            **given, dimension=options.dimension, whiten=options.whiten
+        )
+        print(f"{options.out}: {options.dimension} components; to extract with them:")
+        print(
+            *(f"  --config.extraction.pca.{n}={v}" for n, v in chosen.items()), sep="\n"
+        )
+        return 0
+    codebook = fitting.fit_codebook(
+        **given,
+        words=options.words,
+        iterations=options.iterations,
+        seed=options.seed,
+        start=options.start,
+    )
+    info = codebook.info
+    print(
+        f"{options.out}: {info['words']} words of {info['dimension']} dimensions, from "
+        f"{info['descriptors']} descriptors of {info['images']} images in "
+        f"{info['iterations']} iterations"
+    )
+    return 0
+
+
 def run_demo(options: argparse.Namespace) -> int:
     model, _ = _model_and_settings(options)
     from delf_jax import demo

@@ -147,6 +147,16 @@ def _tell_fields(fields: Mapping[str, Any], indent: str = "") -> Iterator[str]:
             yield indent + line
 
 
+def _tell_codebook(folder: pathlib.Path) -> Iterator[str]:
+    from delf_jax import codebooks
+
+    info = codebooks.load_codebook(folder).info
+    yield f"{folder}: codebook"
+    words, dimension = info.pop("words"), info.pop("dimension")
+    yield f"a codebook of {words} visual words of {dimension} dimensions"
+    yield from _tell_fields(info)
+
+
 def _tell_index(folder: pathlib.Path) -> Iterator[str]:
     from delf_jax import search
 
@@ -235,7 +245,11 @@ def _told(array: np.ndarray) -> str:
 
 Tell = Callable[[pathlib.Path], Iterator[str]]
 # The file that makes a folder one of ours.
-_FOLDERS: dict[str, Tell] = {"index.json": _tell_index, "manifest.json": _tell_store}
+_FOLDERS: dict[str, Tell] = {
+    "index.json": _tell_index,
+    "manifest.json": _tell_store,
+    "codebook.json": _tell_codebook,
+}
 # The original's files do not say what they are; the endings are its own.
 _SUFFIXES: dict[str, Tell] = {
     **dict.fromkeys((".datum", ".delg_global", ".vlad", ".rvlad"), _tell_datum),

@@ -7,7 +7,7 @@ import safetensors.numpy
 import test_bad_input
 import test_sources
 
-from delf_jax import cli, inspection, sources
+from delf_jax import cli, codebooks, inspection, sources
 from delf_jax.files import InputError
 from delf_jax.formats import boxes, datum, delf_features
 
@@ -128,6 +128,14 @@ def test_a_store_tells_model_settings_images_failures_and_bytes(indexed):
     assert re.search(r"\nlocal features: \d+, 16 dimensions\n", text)
     assert "\nglobal descriptors: 32 dimensions\n" in text
     assert "\nfailed: bad.jpg: " in text
+
+
+def test_a_codebook_of_ours_tells_its_words_and_its_model(tmp_path):
+    provenance = {"model": {"name": "tiny", "fingerprint": "f"}, "seed": 3}
+    codebooks.save_codebook(tmp_path, np.zeros((5, 2), np.float32), provenance)
+    text = inspection.describe(tmp_path)
+    assert text.startswith(f"{tmp_path}: codebook\na codebook of 5 visual words of 2 d")
+    assert "\nmodel:\n  name: tiny\n" in text and "\nseed: 3" in text
 
 
 def test_an_index_tells_where_its_photos_are_and_its_store(indexed):

@@ -1,0 +1,245 @@
+"""Local descriptors of an image, aggregated by visual word: VLAD, ASMK and ASMK*.
+
+Their regional forms take the descriptors of several regions of the image, the first of
+which usually is the whole of it, one region after the other [D2R].
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+from jax import Array, lax
+from jaxtyping import Float, Float32, Int, Int32, UInt8
+
+# Words compared at a time: with 1024 descriptors their scores take 1 MB, which stays in
+# the cache. 512 and 1024 are a tenth slower on a CPU.
+_BLOCK = 256
+# Descriptors assigned at a time, so that memory is bounded; fewer are padded to a power
+# of two or a multiple of 256, so that images share a handful of compiled programs.
+_ROWS, _SMALLEST_BUCKET, _BUCKET = 4096, 64, 256
+# Of the released code: norms are at least the root of the first; words whose residual
+# is not longer than the second are dropped.
+_EPSILON, _SHORTEST = 1e-12, 1e-6
+
+
+class Aggregated(NamedTuple):
+    """What an image keeps of its descriptors: one residual per visual word it has."""
+
+    visual_words: Int32[np.ndarray, "W"]
+    """ascending, each once"""
+    residuals: Float32[np.ndarray, "W D"] | UInt8[np.ndarray, "W P"]
+    """float, or P bytes of packed signs: the first dimension is the highest bit"""
+
+
+def assign_words(
+    descriptors: Float[np.ndarray | Array, "N D"],
+    codebook: Float[np.ndarray | Array, "K _"],
+    assignments: int = 1,
+) -> Int32[np.ndarray, "N A"]:
+    """The nearest visual words of each descriptor, nearest first (Euclidean).
+
+    Equal centroids are told apart by their ids, the lower one first. ValueError if the
+    codebook has fewer than `assignments` words or another dimension.
+    """
+    _check_codebook(descriptors, codebook, assignments)
+    parts = [
+        _nearest_words(_pad(part), codebook, assignments=assignments)[: len(part)]
+        for part in _chunks(np.ascontiguousarray(descriptors, np.float32))
+    ]
+    parts = [np.asarray(part) for part in parts]
+    return np.concatenate([np.zeros((0, assignments), np.int32), *parts])
+
+
+def aggregate_vlad(
+    descriptors: Float[np.ndarray, "N D"],
+    visual_words: Int32[np.ndarray, "N A"],
+    codebook: Float[np.ndarray, "K _"],
+    *,
+    features_per_region: Sequence[int] | None = None,
+    normalize: bool = True,
+) -> Float32[np.ndarray, " KD"]:
+    """VLAD of an image, or with regions R-VLAD: residual sums of all words, in a row.
+
+    With regions each region's VLAD is normalised, and they are averaged, where an empty
+    one counts [D2R]. normalize: the whole to unit length; without features it is zero.
+    """
+    words, sums = _sums(descriptors, visual_words, codebook, features_per_region)
+    if normalize:
+        sums = sums / np.sqrt(np.maximum(np.sum(sums * sums), _EPSILON))
+    dense = np.zeros(codebook.shape, np.float32)
+    dense[words] = sums
+    return dense.reshape(-1)
+
+
+def aggregate_asmk(
+    descriptors: Float[np.ndarray, "N D"],
+    visual_words: Int32[np.ndarray, "N A"],
+    codebook: Float[np.ndarray, "K _"],
+    *,
+    features_per_region: Sequence[int] | None = None,
+) -> Aggregated:
+    """ASMK of an image [ASMK], or with regions R-ASMK [D2R].
+
+    The residual sum of each word is normalised; words whose sum vanishes are dropped.
+    """
+    words, sums = _sums(descriptors, visual_words, codebook, features_per_region)
+    norms = np.sqrt(np.einsum("wd,wd->w", sums, sums))
+    kept = np.flatnonzero(norms > _SHORTEST)
+    return Aggregated(words[kept], sums[kept] / norms[kept, None])
+
+
+def binarize(aggregated: Aggregated) -> Aggregated:
+    """ASMK* of ASMK, and R-ASMK* of R-ASMK: the signs of the residuals, packed.
+
+    A bit is set where the residual is positive; the last byte is filled up with zeros.
+    """
+    words, residuals = aggregated
+    return Aggregated(words, np.packbits(residuals > 0, axis=1))
+
+
+def _sums(
+    descriptors: Float[np.ndarray, "N D"],
+    visual_words: Int32[np.ndarray, "N A"],
+    codebook: Float[np.ndarray, "K _"],
+    features_per_region: Sequence[int] | None,
+) -> tuple[Int32[np.ndarray, " W"], Float32[np.ndarray, "W D"]]:
+    """The words present, and of each the residual sum, or its mean over regions."""
+    _check_codebook(descriptors, codebook, 1)
+    centroids = np.asarray(codebook, np.float32)[visual_words]
+    residuals = np.asarray(descriptors, np.float32)[:, None] - centroids
+    residuals = residuals.reshape(-1, centroids.shape[-1])
+    pairs = visual_words.reshape(-1)
+    if features_per_region is None:
+        return _sum_groups(pairs, residuals)
+    regions = _regions(features_per_region, len(descriptors))
+    regions = np.repeat(regions, visual_words.shape[1])
+    keys, sums = _sum_groups(regions * len(codebook) + pairs, residuals)
+    regions, pairs = np.divmod(keys, len(codebook))
+    squares = np.bincount(regions, np.einsum("wd,wd->w", sums, sums))
+    norms = np.sqrt(np.maximum(squares, _EPSILON)).astype(np.float32)
+    words, sums = _sum_groups(pairs.astype(np.int32), sums / norms[regions, None])
+    return words, sums / np.float32(max(len(features_per_region), 1))
+
+
+def _sum_groups(
+    keys: Int[np.ndarray, " P"], rows: Float32[np.ndarray, "P D"]
+) -> tuple[Int[np.ndarray, " G"], Float32[np.ndarray, "G D"]]:
+    """The distinct keys, ascending, and the sums of their rows, from the first row on.
+
+    A product with a sparse matrix of ones is 2.5 times as fast as np.add.reduceat, and
+    1.5 times as jax.ops.segment_sum.
+    """
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    ends = np.append(starts, len(keys))
+    ones = np.ones(len(rows), np.float32)
+    members = scipy.sparse.csr_array((ones, order, ends), (len(starts), len(rows)))
+    return ordered[starts], members @ rows
+
+
+def _regions(
+    features_per_region: Sequence[int], features: int
+) -> Int[np.ndarray, " N"]:
+    """The region of each feature."""
+    counts = np.asarray(features_per_region, np.int64)
+    if counts.sum() != features or (counts < 0).any():
+        raise ValueError(
+            f"the regions have {counts.sum()} features, and {features} were given"
+        )
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+def _check_codebook(
+    descriptors: Float[np.ndarray | Array, "N D"],
+    codebook: Float[np.ndarray | Array, "K _"],
+    assignments: int,
+) -> None:
+    if descriptors.shape[1] != codebook.shape[1]:
+        raise ValueError(
+            f"descriptors have {descriptors.shape[1]} dimensions and the codebook "
+            f"{codebook.shape[1]}: they come from different models"
+        )
+    if not 1 <= assignments <= len(codebook):
+        raise ValueError(
+            f"{assignments} assignments to a codebook of {len(codebook)} words"
+        )
+
+
+@functools.partial(jax.jit, static_argnames="assignments")
+def _nearest_words(
+    descriptors: Float[Array, "N D"],
+    codebook: Float[Array, "K D"],
+    *,
+    assignments: int,
+) -> Int[Array, "N A"]:
+    """The best words of each block in turn, merged with the best so far."""
+    codebook = codebook.astype(jnp.float32)
+    words, rows = len(codebook), len(descriptors)
+    block = min(_BLOCK, words)
+    places = lax.broadcasted_iota(jnp.int32, (block, 1), 0)
+    columns = descriptors.T
+
+    def step(best, number):
+        # The last block starts early, so as to be full; what it repeats is left out.
+        start = jnp.minimum(number * block, words - block)
+        centroids = lax.dynamic_slice_in_dim(codebook, start, block)
+        # Distances fall as dot - norm/2 rises; laid out [words, descriptors], as
+        # reducing the leading axis is what XLA vectorises well on a CPU.
+        dots = jnp.matmul(centroids, columns, precision=lax.Precision.HIGHEST)
+        closeness = dots - jnp.sum(centroids * centroids, 1, keepdims=True) / 2
+        if words % block:
+            repeated = places < number * block - start
+            closeness = jnp.where(repeated, -jnp.inf, closeness)
+        values, ids = _first_maxima(closeness, places + start, assignments)
+        values, ids = (
+            jnp.concatenate([best[0], values]),
+            jnp.concatenate([best[1], ids]),
+        )
+        return _first_maxima(values, ids, assignments), None
+
+    # No word yet: worse than any, and with the highest id.
+    none = jnp.full((assignments, rows), -jnp.inf, jnp.float32)
+    worst = jnp.full((assignments, rows), words, jnp.int32)
+    blocks = jnp.arange(-(-words // block), dtype=jnp.int32)
+    (_, ids), _ = lax.scan(step, (none, worst), blocks)
+    return jnp.minimum(ids, words - 1).T
+
+
+def _first_maxima(
+    values: Float[Array, "M N"], ids: Int[Array, "M #N"], count: int
+) -> tuple[Float[Array, "A N"], Int[Array, "A N"]]:
+    """The largest values of each column and their ids; of equals the lower id first.
+
+    max and min are 2.2 times as fast on a CPU as jnp.argmax, and for five maxima
+    level with lax.top_k.
+    """
+    tops, firsts = [], []
+    for _ in range(count):
+        top = jnp.max(values, axis=0, keepdims=True)
+        first = jnp.min(
+            jnp.where(values >= top, ids, jnp.iinfo(jnp.int32).max),
+            axis=0,
+            keepdims=True,
+        )
+        tops.append(top)
+        firsts.append(first)
+        if len(tops) < count:
+            values = jnp.where(ids == first, -jnp.inf, values)
+    return jnp.concatenate(tops), jnp.concatenate(firsts)
+
+
+def _chunks(descriptors: Float32[np.ndarray, "N D"]) -> list[np.ndarray]:
+    starts = range(0, len(descriptors), _ROWS)
+    return [descriptors[start : start + _ROWS] for start in starts]
+
+
+def _pad(x: Float32[np.ndarray, "N D"]) -> Float32[np.ndarray, "L D"]:
+    rows = max(_SMALLEST_BUCKET, 1 << (len(x) - 1).bit_length())
+    if rows > _BUCKET:
+        rows = -(-len(x) // _BUCKET) * _BUCKET
+    return np.pad(x, ((0, rows - len(x)), (0, 0)))

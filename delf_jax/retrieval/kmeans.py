@@ -1,0 +1,149 @@
+"""Steps of k-means: how it starts, what a pass gathers, how the centroids move.
+
+A pass may see the descriptors in any number of chunks: what each chunk gives adds up.
+A cluster that turns out empty starts again at a descriptor far from its centroid.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float, Float32, Float64, Int32, Int64
+
+from delf_jax.retrieval.aggregation import assign_words
+
+# Descriptors kept for clusters that turn out empty; what more there are wait for the
+# next pass.
+SPARES = 1024
+
+
+class ClusterSums(NamedTuple):
+    """What a pass over descriptors gives; those of two chunks can be added up."""
+
+    sums: Float64[np.ndarray, "K D"]
+    counts: Int64[np.ndarray, "K"]
+    inertia: float
+    """sum of the squared distances to the nearest centroids"""
+    spares: Float32[np.ndarray, "S D"]
+    """descriptors drawn with probabilities that grow as the squared distance"""
+    spare_keys: Float64[np.ndarray, "S"]
+    """ascending: of two chunks' spares those with the lowest keys are drawn"""
+
+
+class Move(NamedTuple):
+    """The centroids after a pass, and what happened to them."""
+
+    codebook: Float32[np.ndarray, "K D"]
+    empty: int
+    """clusters without descriptors"""
+    reseeded: int
+    """of them, how many took a descriptor; the others stay where they were"""
+
+
+def sampled_start(
+    descriptors: Float[np.ndarray, "N D"], words: int, rng: np.random.Generator
+) -> Float32[np.ndarray, "K D"]:
+    """Centroids that are descriptors, drawn without replacement.
+
+    ValueError if there are too few.
+    """
+    _check_enough(len(descriptors), words)
+    chosen = rng.choice(len(descriptors), words, replace=False)
+    return np.array(descriptors[np.sort(chosen)], np.float32)
+
+
+def kmeans_plus_plus(
+    descriptors: Float[np.ndarray, "N D"], words: int, rng: np.random.Generator
+) -> Float32[np.ndarray, "K D"]:
+    """Centroids that are descriptors, each drawn far from those before it.
+
+    The probability grows as the squared distance to the nearest [k-means++]. One
+    product with all descriptors for every word. ValueError if there are too few.
+    """
+    _check_enough(len(descriptors), words)
+    x = np.ascontiguousarray(descriptors, np.float32)
+    norms = np.einsum("nd,nd->n", x, x)
+    chosen = np.zeros(words, np.int64)
+    chosen[0] = rng.integers(len(x))
+    distances = np.full(len(x), np.inf, np.float32)
+    for word in range(1, words):
+        last = x[chosen[word - 1]]
+        squares = np.maximum(norms - 2 * (x @ last) + last @ last, 0)
+        # Rounding must not leave a chance to one that was drawn.
+        squares[chosen[word - 1]] = 0
+        distances = np.minimum(distances, squares)
+        ends = np.cumsum(distances, dtype=np.float64)
+        if not ends[-1] > 0:
+            raise ValueError(f"only {word} different descriptors for {words} words")
+        place = np.searchsorted(ends, rng.random() * ends[-1], side="right")
+        chosen[word] = min(place, len(x) - 1)
+    return x[chosen]
+
+
+def lloyd_pass(
+    descriptors: Float[np.ndarray, "N D"],
+    codebook: Float32[np.ndarray, "K D"],
+    rng: np.random.Generator,
+) -> ClusterSums:
+    """What one chunk of descriptors gives to the pass."""
+    x = np.ascontiguousarray(descriptors, np.float32)
+    words = assign_words(x, codebook)[:, 0]
+    counts = np.bincount(words, minlength=len(codebook)).astype(np.int64)
+    ones, rows = np.ones(len(x)), np.arange(len(x))
+    members = scipy.sparse.csr_array((ones, (words, rows)), (len(codebook), len(x)))
+    # By subtraction: exact where a difference of norms would cancel.
+    residuals = x - codebook[words]
+    squares = np.einsum("nd,nd->n", residuals, residuals).astype(np.float64)
+    # The lowest of exponential times are a weighted sample without replacement.
+    times = rng.exponential(size=len(x))
+    keys = np.divide(times, squares, out=np.full(len(x), np.inf), where=squares > 0)
+    return ClusterSums(
+        members @ x.astype(np.float64), counts, float(squares.sum()), *_lowest(x, keys)
+    )
+
+
+def add_sums(a: ClusterSums, b: ClusterSums) -> ClusterSums:
+    """What both chunks give together."""
+    spares = np.concatenate([a.spares, b.spares])
+    keys = np.concatenate([a.spare_keys, b.spare_keys])
+    return ClusterSums(
+        a.sums + b.sums,
+        a.counts + b.counts,
+        a.inertia + b.inertia,
+        *_lowest(spares, keys),
+    )
+
+
+def move_centroids(found: ClusterSums, codebook: Float32[np.ndarray, "K D"]) -> Move:
+    """Each centroid at the mean of its descriptors, and empty ones at a spare each."""
+    counts = np.maximum(found.counts, 1)[:, None]
+    moved = np.where(found.counts[:, None] > 0, found.sums / counts, codebook)
+    moved = moved.astype(np.float32)
+    empty = np.flatnonzero(found.counts == 0)
+    reseeded = empty[: len(found.spares)]
+    moved[reseeded] = found.spares[: len(reseeded)]
+    return Move(moved, len(empty), len(reseeded))
+
+
+def imbalance(counts: Int64[np.ndarray, " K"] | Int32[np.ndarray, " K"]) -> float:
+    """1 if all clusters are equally large; K if one has everything.
+
+    How much longer a search of an inverted file takes, on average, than it would with
+    equal clusters.
+    """
+    shares = counts / max(counts.sum(), 1)
+    return float(len(counts) * np.sum(shares * shares))
+
+
+def _lowest(
+    descriptors: Float32[np.ndarray, "N D"], keys: Float64[np.ndarray, " N"]
+) -> tuple[Float32[np.ndarray, "S D"], Float64[np.ndarray, " S"]]:
+    """The descriptors of the lowest finite keys, as many as are kept, and the keys."""
+    order = np.argsort(keys, kind="stable")[:SPARES]
+    order = order[np.isfinite(keys[order])]
+    return descriptors[order], keys[order]
+
+
+def _check_enough(descriptors: int, words: int) -> None:
+    if not 1 <= words <= descriptors:
+        raise ValueError(f"{words} words from {descriptors} descriptors")

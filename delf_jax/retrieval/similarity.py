@@ -1,0 +1,243 @@
+"""Similarities of aggregated descriptors: of two images, and of one with many.
+
+The many lie in `Postings`, sorted by visual word, so that a query touches only the
+words that it has: numpy throughout, as the arrays may be mapped from a file.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64, Int, Int32, Int64, UInt8
+
+from delf_jax.retrieval.aggregation import Aggregated
+
+# What the released code does and the papers do not say, to be given to asmk_similarity:
+# bits that only fill up the last byte of a residual count as equal dimensions, and an
+# image without words is less similar than any that shares none.
+RELEASED_RULES: dict[str, Any] = {"count_padding_bits": True, "without_words": -1.0}
+
+
+class Postings(NamedTuple):
+    """Aggregated images by visual word: which have it, and with what residual.
+
+    Rows offsets[i] to offsets[i + 1] of `images` and `residuals` belong to
+    visual_words[i]; within them images ascend.
+    """
+
+    visual_words: Int32[np.ndarray, "V"]
+    """ascending, each once"""
+    offsets: Int64[np.ndarray, "V1"]
+    images: Int32[np.ndarray, "P"]
+    residuals: Float32[np.ndarray, "P D"] | UInt8[np.ndarray, "P B"]
+    word_counts: Int32[np.ndarray, "M"]
+    """of each image: how many words it has"""
+
+
+def vlad_similarity(
+    query: Float[np.ndarray, " KD"], index: Float[np.ndarray, " KD"]
+) -> float:
+    """The inner product of two VLAD or R-VLAD descriptors."""
+    return float(query @ index)
+
+
+def selectivity(
+    inner_products: Float[np.ndarray, "*shape"],
+    *,
+    alpha: float = 3.0,
+    tau: float = 0.0,
+    strict: bool = True,
+) -> Float64[np.ndarray, "*shape"]:
+    """sign(u) |u|^alpha where u is above tau, else 0 [ASMK].
+
+    strict: above means > as in the paper and the released code; else >=.
+    """
+    u = np.asarray(inner_products, np.float64)
+    above = u > tau if strict else u >= tau
+    return np.where(above, np.sign(u) * np.abs(u) ** alpha, 0)
+
+
+def binary_inner_products(
+    query: UInt8[np.ndarray, " B"],
+    index: UInt8[np.ndarray, "P _"],
+    dimension: int,
+    *,
+    count_padding_bits: bool = False,
+) -> Float64[np.ndarray, " P"]:
+    """1 - 2h/D of packed signs, h the Hamming distance: the cosine of vectors of +-1.
+
+    count_padding_bits: D is the number of bits stored, as in the released code, where
+    up to 8 dimensions excepted.
+    """
+    bits = _compared_bits(query, index, dimension, count_padding_bits)
+    return 1 - 2 * _hamming(query, index) / bits
+
+
+def asmk_similarity(
+    query: Aggregated,
+    index: Aggregated,
+    *,
+    dimension: int | None = None,
+    alpha: float = 3.0,
+    tau: float = 0.0,
+    strict: bool = True,
+    normalize: bool = True,
+    count_padding_bits: bool = False,
+    without_words: float = 0.0,
+) -> float:
+    """The similarity of two images by ASMK, or by ASMK* if the residuals are packed.
+
+    The selectivities of the common words are summed.
+
+    Args:
+      dimension: of the descriptors; packed residuals need it.
+      normalize: divides by the root of the product of the numbers of words.
+      count_padding_bits: see `binary_inner_products`.
+      without_words: the result if either image has no words.
+    """
+    similarities = asmk_similarities(
+        query,
+        postings_of([index]),
+        dimension=dimension,
+        alpha=alpha,
+        tau=tau,
+        strict=strict,
+        normalize=normalize,
+        count_padding_bits=count_padding_bits,
+        without_words=without_words,
+    )
+    return float(similarities[0])
+
+
+def postings_of(images: Sequence[Aggregated]) -> Postings:
+    """The postings of one image or more, numbered by their places in the sequence."""
+    counts = np.array([len(image.visual_words) for image in images], np.int32)
+    words = np.concatenate([image.visual_words for image in images])
+    residuals = np.concatenate([image.residuals for image in images])
+    order = np.argsort(words, kind="stable")
+    present, starts = np.unique(words[order], return_index=True)
+    return Postings(
+        present.astype(np.int32),
+        np.append(starts, len(words)).astype(np.int64),
+        np.repeat(np.arange(len(images), dtype=np.int32), counts)[order],
+        residuals[order],
+        counts,
+    )
+
+
+def asmk_similarities(
+    query: Aggregated,
+    index: Postings,
+    *,
+    dimension: int | None = None,
+    alpha: float = 3.0,
+    tau: float = 0.0,
+    strict: bool = True,
+    normalize: bool = True,
+    count_padding_bits: bool = False,
+    without_words: float = 0.0,
+) -> Float64[np.ndarray, " M"]:
+    """The similarity of a query with each image of the index; see `asmk_similarity`.
+
+    Summed in float64, by ascending word whatever the index holds beside an image, so
+    that an image's similarity does not depend on the others.
+    """
+    _check_kinds(query, index, dimension)
+    ranges = _common_words(query.visual_words, index)
+    rule = {"alpha": alpha, "tau": tau, "strict": strict}
+    if index.residuals.dtype == np.uint8:
+        bits = _compared_bits(
+            query.residuals, index.residuals, dimension, count_padding_bits
+        )
+        # There are few distances: each one's selectivity is computed once.
+        distances = np.arange(8 * _width(query) + 1)
+        table = selectivity(1 - 2 * distances / bits, **rule)
+        found = [
+            table[_hamming(query.residuals[r], index.residuals[p])] for r, p in ranges
+        ]
+    else:
+        found = [
+            selectivity(_products(query.residuals[r], index.residuals[p]), **rule)
+            for r, p in ranges
+        ]
+    images = [index.images[p] for _, p in ranges]
+    similarities = np.bincount(
+        np.concatenate([np.zeros(0, np.int32), *images]),
+        np.concatenate([np.zeros(0), *found]),
+        len(index.word_counts),
+    )
+    if normalize:
+        squares = len(query.visual_words) * index.word_counts.astype(np.float64)
+        similarities = similarities / np.sqrt(np.maximum(squares, 1))
+    nothing = (index.word_counts == 0) | (len(query.visual_words) == 0)
+    return np.where(nothing, without_words, similarities)
+
+
+def _common_words(
+    words: Int[np.ndarray, " W"], index: Postings
+) -> list[tuple[int, slice]]:
+    """The words of a query that the index has: row of the query, rows of the index.
+
+    Word by word the residuals of the index are read in place, not copied, and what is
+    computed of them stays in the cache.
+    """
+    starts = np.searchsorted(index.visual_words, words)
+    ends = np.searchsorted(index.visual_words, words, side="right")
+    rows = np.flatnonzero(starts < ends)
+    first, last = index.offsets[starts[rows]], index.offsets[ends[rows]]
+    ranges = map(slice, first.tolist(), last.tolist())
+    return list(zip(rows.tolist(), ranges, strict=True))
+
+
+def _products(
+    a: Float[np.ndarray, " D"], b: Float[np.ndarray, "P D"]
+) -> Float[np.ndarray, " P"]:
+    """Inner products, each to the same bits whatever the other rows: no BLAS."""
+    return np.einsum("d,pd->p", a, b)
+
+
+def _hamming(
+    a: UInt8[np.ndarray, " B"], b: UInt8[np.ndarray, "P B"]
+) -> Int[np.ndarray, " P"]:
+    """Numbers of bits that differ, eight bytes at a time where they come in eights."""
+    if len(a) % 8 == 0:
+        a, b = (np.ascontiguousarray(x).view(np.uint64) for x in (a, b))
+    counts = np.bitwise_count(a[None] ^ b)
+    # A sum over few columns is slow in numpy, an addition of columns is not.
+    return sum(counts.T, np.zeros(len(b), np.int64))
+
+
+def _compared_bits(
+    query: UInt8[np.ndarray, "*q B"],
+    index: UInt8[np.ndarray, "*i B2"],
+    dimension: int,
+    count_padding_bits: bool,
+) -> int:
+    """By how many bits a Hamming distance is divided."""
+    stored = query.shape[-1]
+    if stored != index.shape[-1] or stored != -(-dimension // 8):
+        raise ValueError(
+            f"packed residuals of {stored} and {index.shape[-1]} bytes are not both of "
+            f"{dimension} dimensions"
+        )
+    return min(dimension, 8) * stored if count_padding_bits else dimension
+
+
+def _check_kinds(query: Aggregated, index: Postings, dimension: int | None) -> None:
+    kinds = query.residuals.dtype, index.residuals.dtype
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"residuals of {kinds[0]} and {kinds[1]} do not compare: make both binary "
+            "or neither"
+        )
+    if kinds[0] == np.uint8 and dimension is None:
+        raise ValueError("packed residuals need the dimension of the descriptors")
+    if _width(query) != index.residuals.shape[1]:
+        raise ValueError(
+            f"residuals have {_width(query)} and {index.residuals.shape[1]} columns: "
+            "they come from different codebooks"
+        )
+
+
+def _width(aggregated: Aggregated) -> int:
+    return aggregated.residuals.shape[1]

@@ -1,0 +1,253 @@
+import json
+
+import numpy as np
+import pytest
+from test_exchange import make_store
+
+from delf_jax import cli, codebooks, extraction_config, fitting, store_files
+from delf_jax.descriptors import open_descriptors
+from delf_jax.files import InputError
+from delf_jax.ops import Features, LocalFeatures
+from delf_jax.retrieval import kmeans
+from delf_jax.shards import FORMAT, Record
+
+
+def write_store(out, images, settings=None):
+    """A store of the given descriptors, one array per image."""
+    model = {"name": "drawn", "fingerprint": "f" * 64}
+    manifest = {"format": FORMAT, "key": "drawn", "model": model}
+    store_files.begin(out, manifest | {"settings": settings or {}})
+    writer = store_files.Writer(out, "drawn", [])
+    for number, descriptors in enumerate(images):
+        count = len(descriptors)
+        others = (np.zeros(shape, np.float32) for shape in ((count, 2), count, count))
+        locations, scales, attention = others
+        local = LocalFeatures(locations, scales, descriptors, attention)
+        record = Record(f"{number:03d}.jpg", 1, "extracted")
+        writer.add(record, Features(local, None, (40, 60)))
+    writer.flush()
+    store_files.finish(out, writer, alone=True)
+    return out
+
+
+@pytest.fixture
+def clustered(tmp_path, rng):
+    """(store, its descriptors): 20 images of ten clusters far apart."""
+    centres = 10 * rng.normal(size=(10, 6))
+    images = [
+        (centres[rng.integers(0, 10, 30)] + rng.normal(size=(30, 6))).astype(np.float32)
+        for _ in range(20)
+    ]
+    return write_store(tmp_path / "store", images), np.concatenate(images)
+
+
+def fit(store, out, **options):
+    return fitting.fit_codebook(store, out, **{"shown": False, "words": 10} | options)
+
+
+def naive_kmeans(x, centroids, iterations):
+    """Of clusters that are never empty, in float64."""
+    for _ in range(iterations):
+        distances = ((x[:, None].astype(float) - centroids[None]) ** 2).sum(axis=2)
+        words = distances.argmin(axis=1)
+        centroids = np.stack([x[words == k].mean(axis=0) for k in range(4)])
+    return centroids
+
+
+def test_a_codebook_is_what_lloyds_iterations_give(clustered, tmp_path):
+    store, x = clustered
+    found = fit(store, tmp_path / "a", words=4, iterations=4, seed=3)
+    start = fitting._start(
+        open_descriptors(store), 4, "sample", np.random.default_rng([3, 0])
+    )
+    np.testing.assert_allclose(found.centroids, naive_kmeans(x, start, 4), rtol=1e-4)
+    loaded = codebooks.load_codebook(tmp_path / "a")
+    np.testing.assert_array_equal(loaded.centroids, found.centroids)
+    assert loaded.info["model"]["fingerprint"] == "f" * 64
+    assert loaded.info["features_key"] == "drawn"
+    assert loaded.info["descriptors"] == 600 and loaded.info["images"] == 20
+    given = open_descriptors(store)
+    codebooks.check_codebook(loaded, given.store.manifest, given.dimension)
+    assert not (tmp_path / "a" / codebooks.UNFINISHED).exists()
+
+
+def test_a_start_far_apart_finds_the_clusters(clustered, tmp_path):
+    store, _ = clustered
+    found = fit(store, tmp_path / "a", start="kmeans++", iterations=30)
+    history = found.info["history"]
+    assert history[-1]["moved"] == 0 and len(history) < 30
+    assert history[-1]["mean_squared_distance"] == pytest.approx(6, rel=0.1)
+
+
+@pytest.mark.parametrize("start", fitting.STARTS)
+def test_the_same_seed_gives_the_same_bytes(clustered, tmp_path, start):
+    store, _ = clustered
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        fit(store, tmp_path / name, iterations=3, seed=seed, start=start)
+    bytes_of = {n: (tmp_path / n / codebooks.TENSORS).read_bytes() for n in "abc"}
+    assert bytes_of["a"] == bytes_of["b"] != bytes_of["c"]
+
+
+def test_an_interrupted_fit_goes_on_to_the_same_bytes(clustered, tmp_path, monkeypatch):
+    store, _ = clustered
+    fit(store, tmp_path / "whole", iterations=5)
+    passes = []
+
+    def interrupted(*arguments, real=kmeans.lloyd_pass):
+        passes.append(1)
+        if len(passes) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(kmeans, "lloyd_pass", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(store, tmp_path / "torn", iterations=5)
+    with pytest.raises(InputError, match="not finished"):
+        codebooks.load_codebook(tmp_path / "torn")
+    fit(store, tmp_path / "torn", iterations=5)
+    assert len(passes) == 6
+    whole, torn = (tmp_path / n / codebooks.TENSORS for n in ("whole", "torn"))
+    assert whole.read_bytes() == torn.read_bytes()
+
+
+def test_what_was_left_by_other_options_or_is_damaged_is_not_used(clustered, tmp_path):
+    store, _ = clustered
+    expected = fit(store, tmp_path / "new", iterations=2)
+    fit(store, tmp_path / "old", iterations=4)
+    fit(store, tmp_path / "old", iterations=2, seed=5)
+    codebooks.write_tensors(
+        tmp_path / "old" / codebooks.UNFINISHED,
+        {"centroids": np.zeros((10, 6), np.float32)},
+        {"key": expected.info["key"], "history": [{"moved": 0}], "sha256": ""},
+    )
+    found = fit(store, tmp_path / "old", iterations=2)
+    np.testing.assert_array_equal(found.centroids, expected.centroids)
+
+
+def test_a_finished_fit_goes_on_with_more_iterations(clustered, tmp_path):
+    store, _ = clustered
+    fit(store, tmp_path / "a", iterations=2)
+    further = fit(store, tmp_path / "a", iterations=4)
+    whole = fit(store, tmp_path / "b", iterations=4)
+    np.testing.assert_array_equal(further.centroids, whole.centroids)
+    fewer = fit(store, tmp_path / "a", iterations=2)
+    assert len(fewer.info["history"]) == 2
+
+
+def test_empty_words_are_seeded_again_and_told(tmp_path, rng, capsys):
+    # Half of the descriptors are the same: a sampled start has many equal words.
+    x = rng.normal(size=(100, 4)).astype(np.float32)
+    x[:50] = x[0]
+    store = write_store(tmp_path / "store", [x])
+    found = fit(store, tmp_path / "a", words=20, iterations=12, shown=True)
+    history = found.info["history"]
+    assert history[0]["empty"] == history[0]["reseeded"] > 0
+    assert history[-1]["empty"] == 0
+    told = f"{history[0]['empty']} of {history[0]['empty']} empty words seeded again"
+    assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("start", fitting.STARTS)
+def test_a_collapse_is_an_error(tmp_path, start):
+    x = np.repeat(np.eye(4, dtype=np.float32)[:3], 30, axis=0)
+    store = write_store(tmp_path / "store", [x])
+    with pytest.raises(InputError, match=r"only 3 (of|different)"):
+        fit(store, tmp_path / "a", start=start)
+
+
+def test_a_collapse_to_fewer_than_half_of_the_words_is_an_error(
+    clustered, tmp_path, monkeypatch
+):
+    store, _ = clustered
+    real = kmeans.move_centroids
+
+    def collapsed(found, codebook):
+        return real(found, codebook)._replace(empty=6)
+
+    monkeypatch.setattr(kmeans, "move_centroids", collapsed)
+    with pytest.raises(InputError, match="6 of 10 words have none"):
+        fit(store, tmp_path / "a", iterations=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"words": 601}, "600 local descriptors, too few for 601 words"),
+        ({"words": 0}, "use positive numbers"),
+        ({"iterations": 0}, "use positive numbers"),
+        ({"start": "luck"}, "use one of sample, kmeans"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(clustered, tmp_path, options, reason):
+    with pytest.raises(InputError, match=reason):
+        fit(clustered[0], tmp_path / "a", **options)
+
+
+def test_a_start_that_takes_too_long_is_refused(clustered, tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "MOST_WORDS_DRAWN", 9)
+    with pytest.raises(InputError, match="use sample for more than 9"):
+        fit(clustered[0], tmp_path / "a", start="kmeans++")
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_a_pca_is_read_by_extraction(clustered, tmp_path, whiten):
+    store, x = clustered
+    chosen = fitting.fit_pca(
+        store, tmp_path / "pca", dimension=3, whiten=whiten, shown=False
+    )
+    lines = [f"--config.extraction.pca.{n}={v}" for n, v in chosen.items()]
+    config, _ = extraction_config.read_extraction_config(None, lines)
+    pca = extraction_config.chosen_settings(config)["pca"]
+    values, vectors = np.linalg.eigh(np.cov(x.T.astype(float), bias=True))
+    np.testing.assert_allclose(pca.mean, x.mean(axis=0), atol=1e-5)
+    cosines = np.sum(pca.projection * vectors.T[::-1][:3], axis=1)
+    np.testing.assert_allclose(np.abs(cosines), 1, atol=1e-5)
+    if whiten:
+        np.testing.assert_allclose(pca.variances, values[::-1][:3], rtol=1e-5)
+    else:
+        assert pca.variances is None
+    info = json.loads((tmp_path / "pca" / "pca.json").read_text())
+    share = values[-3:].sum() / values.sum()
+    assert info["explained_variance"] == pytest.approx(share)
+    assert info["model"]["fingerprint"] == "f" * 64
+
+
+def test_a_pca_that_cannot_be_is_refused(clustered, tmp_path, rng):
+    out = tmp_path / "pca"
+    with pytest.raises(InputError, match="--dimension=7: the descriptors .* have 6"):
+        fitting.fit_pca(clustered[0], out, dimension=7, shown=False)
+    flat = rng.normal(size=(50, 2)) @ rng.normal(size=(2, 4))
+    flat = write_store(tmp_path / "flat", [flat.astype(np.float32)])
+    with pytest.raises(InputError, match="do not vary in 3 directions"):
+        fitting.fit_pca(flat, out, dimension=3, whiten=True, shown=False)
+    none = write_store(tmp_path / "none", [np.zeros((0, 4), np.float32)])
+    with pytest.raises(InputError, match="no local descriptors to fit"):
+        fitting.fit_pca(none, out, dimension=3, shown=False)
+    settings = {"pca": "abc"}
+    projected = write_store(tmp_path / "projected", [np.eye(4, dtype="f4")], settings)
+    with pytest.raises(InputError, match="are projected already"):
+        fitting.fit_pca(projected, out, dimension=3, shown=False)
+
+
+def test_commands_fit_both(clustered, tmp_path, capsys):
+    store, _ = clustered
+    out = tmp_path / "codebook"
+    options = ["--words=10", "--iterations=2", "--start=kmeans++", "--seed=4"]
+    assert cli.main(["fit", "codebook", str(store), f"--out={out}", *options]) == 0
+    said = capsys.readouterr().out
+    assert "k-means 2 of 2: mean squared distance" in said
+    assert "10 words of 6 dimensions, from 600 descriptors of 20 images" in said
+    expected = fit(store, tmp_path / "b", iterations=2, start="kmeans++", seed=4)
+    found = codebooks.load_codebook(out)
+    np.testing.assert_array_equal(found.centroids, expected.centroids)
+    options = [str(store), f"--out={tmp_path / 'pca'}", "--dimension=2", "--whiten"]
+    assert cli.main(["fit", "pca", *options]) == 0
+    said = capsys.readouterr().out
+    assert f"--config.extraction.pca.mean={tmp_path / 'pca' / 'mean.datum'}" in said
+    assert "--config.extraction.pca.use_whitening=true" in said
+
+
+def test_commands_tell_what_is_wrong(tmp_path, capsys):
+    store = make_store(tmp_path / "store", local=0)
+    assert cli.main(["fit", "codebook", str(store), f"--out={tmp_path}"]) == 2
+    assert "holds no local descriptors" in capsys.readouterr().err
