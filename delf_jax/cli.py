@@ -147,7 +147,7 @@ COMMANDS = {
         commands.run_convert,
     ),
     "inspect": Command(
-        "tell what a file of weights or features, a store or a config holds",
+        "tell what a file, a feature store or a model holds",
         "inspect resnet50.pth\ninspect photos_index",
         options.inspect,
         commands.run_inspect,
@@ -166,7 +166,7 @@ COMMANDS = {
         commands.run_export,
     ),
     "fit": Command(
-        "fit a codebook or a PCA to the local descriptors of a feature store",
+        "fit a codebook or a PCA to a feature store",
         "fit codebook features --out=codebook --words=65536\n"
         "fit pca features --out=pca --dimension=64",
         options.fit,
