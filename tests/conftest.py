@@ -19,8 +19,13 @@ os.environ |= {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
 }
 
-import numpy as np  # noqa: E402  (after the flags)
+import hypothesis  # noqa: E402  (after the flags)
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+# No test asserts a time: the first example of many compiles, on a machine that is busy.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def _folder(variable: str, default: str) -> pathlib.Path:

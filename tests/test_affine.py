@@ -88,7 +88,7 @@ def test_a_zoom_maps_its_own_match_exactly(rng):
         np.testing.assert_allclose(apply(affine, matches.index[k]), matches.query[k])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), zoom=st.sampled_from([0.4, 1.0, 2.5]))
 def test_scores_equal_a_loop_over_matches(seed, zoom):
     rng = np.random.default_rng(seed)

@@ -90,7 +90,7 @@ def test_a_negative_resize_factor_is_refused():
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 60), st.integers(1, 60))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_resizing_keeps_constants_and_bounds(height, width, new_height, new_width):
     rng = np.random.default_rng(height * 31 + width)
     image = rng.uniform(-1, 1, (height, width, 3)).astype(np.float32)

@@ -44,7 +44,7 @@ def test_matches_equal_those_of_the_original(golden, rule):
     np.testing.assert_array_equal(matches, expected[key])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     sizes=st.tuples(st.integers(1, 90), st.integers(2, 140)),
     max_distance=st.none() | st.floats(0.2, 1.4),

@@ -145,7 +145,6 @@ def _naive_suppress(boxes: np.ndarray, iou: float, count: int) -> list[int]:
     st.sampled_from([0.0, 0.1, 0.5, 0.9]),
     st.integers(1, 40),
 )
-@settings(deadline=None)
 def test_suppression_is_the_greedy_one(boxes, iou, count):
     boxes = np.array(boxes, float)
     locations, half = boxes[:, :2], boxes[:, 2]
