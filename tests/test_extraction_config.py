@@ -141,6 +141,16 @@ def test_overrides_replace_what_the_file_says():
     assert settings.attention_threshold == 100.0 and settings.locations == "delf"
 
 
+@pytest.mark.parametrize("name", ["pca", "global_pca"])
+@pytest.mark.parametrize(
+    "field", ["dimension=16", "projection=x", "variances=x", "use_whitening=true"]
+)
+def test_fields_of_a_projection_without_a_mean_are_refused(name, field):
+    config, _ = read_extraction_config(None, [f"--config.extraction.{name}.{field}"])
+    with pytest.raises(InputError, match=rf"extraction\.{name}: name mean, too"):
+        chosen_settings(config)
+
+
 def test_a_bound_of_zero_is_none():
     overrides = [f"--config.extraction.{side}_image_size=0" for side in ("max", "min")]
     config, _ = read_extraction_config(None, overrides)
