@@ -132,7 +132,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 def run_train(options: argparse.Namespace) -> int:
     from delf_jax import configuration
 
-    config = configuration.read_config(options.config, options.rest)
+    config = configuration.read_training_config(options.config, options.rest)
     _prepare_jax()
     from delf_jax import train
 

@@ -31,8 +31,8 @@ def write(
         raise InputError(
             "ONNX is written by jax2onnx, which needs older versions of some packages "
             "and so an environment of its own: there, pip install jax2onnx onnxruntime "
-            "'jax<0.11' flax jaxtyping pillow safetensors simplejpeg, and pip install "
-            "--no-deps delf_jax"
+            "'jax<0.11' flax jaxtyping ml-collections pillow safetensors simplejpeg, and "
+            "pip install --no-deps delf_jax"
         )
     sides = wishes.size or (settings.max_image_size,) * 2
     if not all(sides):
