@@ -62,7 +62,7 @@ def write(
             input_names=list(inputs),
             output_names=sorted(outputs),
         )
-    # Of weights too large for one message; written as temporary files are, for one user.
+    # Weights too large for one message; written as temporary files, for one user.
     data = folder / f"{FILE}.data"
     if data.exists():
         data.chmod(stat.S_IMODE((folder / FILE).stat().st_mode))
