@@ -221,7 +221,7 @@ def _words(options: argparse.Namespace) -> int:
     """How many visual words are asked for, by an option or a config of the original."""
     if options.rest:
         raise InputError(f"{options.rest[0]}: fit takes no fields; use --words")
-    if options.config is None:
+    if not options.config:
         return 1024 if options.words is None else options.words
     from delf_jax import descriptors, original_config
 

@@ -57,7 +57,8 @@ def describe(path: str | os.PathLike) -> str:
     if path.exists() and sources.recognise(path) is None:
         raise InputError(
             f"{path}: {sources.not_recognised(path)}; others are feature stores, "
-            f"indexes, codebooks, {inspection_data.KNOWN} and {', '.join(_SUFFIXES)}"
+            f"indexes, codebooks, {inspection_data.KNOWN}, and files that end in "
+            f"{', '.join(_SUFFIXES)}"
         )
     lines = _tell_weights(sources.read_source(path))
     return "\n".join(lines)

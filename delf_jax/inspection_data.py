@@ -13,6 +13,7 @@ KNOWN = (
 )
 # As the original names them; not the parts of a TensorFlow checkpoint.
 _TFRECORD = re.compile(r"(?!.*\.data-\d{5}-of-).+(-\d{5}-of-\d{5}|\.tfrecord)")
+_PREDICTED = {"landmarks", "images"}  # columns.
 
 Tell = Callable[[pathlib.Path], Iterator[str]]
 
@@ -79,6 +80,7 @@ def _tell_csv(path: pathlib.Path) -> Iterator[str]:
     if "Usage" in header:
         yield from _tell_solution(path, header)
         return
+    listed = "predictions" if _PREDICTED & {*header} else "images"
     kinds = {  # The first whose columns are there: those with more come first.
         index_mapping.IndexBox: "index mapping",
         gldv2.Attribution: "authors and licenses of GLDv2",
@@ -87,7 +89,7 @@ def _tell_csv(path: pathlib.Path) -> Iterator[str]:
         gldv2.LabelledImage: "labelled images of GLDv2",
         gldv2.Category: "categories of GLDv2",
         gldv2.Relabelling: "labels in place of landmark ids of GLDv2",
-        gldv2.ImageId: "images or predictions of GLDv2",
+        gldv2.ImageId: f"{listed} of GLDv2",
     }
     kind = next((k for k in kinds if set(k._fields) <= set(header)), None)
     if kind is None:

@@ -68,8 +68,8 @@ def test_results_are_told_by_protocol(tmp_path):
             [(3, "a b"), (4, "c")],
             "cleaned training images of GLDv2\nrows: 2\nimages: 3\nlandmarks: 2",
         ),
-        (("id",), [("a",)], "images or predictions of GLDv2\nrows: 1"),
-        (("id", "landmarks"), [("a", "3 .5")], "images or predictions of GLDv2"),
+        (("id",), [("a",)], "images of GLDv2\nrows: 1"),
+        (("id", "landmarks"), [("a", "3 .5")], "predictions of GLDv2\nrows: 1"),
     ],
 )
 def test_lists_of_landmarks_are_counted(tmp_path, columns, rows, expected):
@@ -97,7 +97,11 @@ def test_what_is_unknown_is_refused_with_the_kinds_that_are_known(tmp_path):
     for name, text, words in (
         ("a.csv", "x,y\n", r"a CSV of no kind that is known \(x, y\)"),
         ("a.json", "[]", "JSON of no kind that is known"),
-        ("a.odd", "odd", r"no kind .* ground truth .* TFRecords and \.datum"),
+        (
+            "a.odd",
+            "odd",
+            r"no kind .* ground truth .* TFRecords, and files that end in .datum",
+        ),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(InputError, match=words):
