@@ -3,7 +3,7 @@
     python main.py convert delf_gld_20190411/model --out=models/delf_gld
     python main.py match a.jpg b.jpg --config=configs/delf_example.py
 
-The projection is that of configs/delf_gld.py.
+The projection is the copy that `convert` puts into the model folder.
 """
 
 from ml_collections import ConfigDict
@@ -13,5 +13,8 @@ from configs import delf_gld
 
 def get_config() -> ConfigDict:
     config = delf_gld.get_config()
+    config.extraction.pca = ConfigDict()
+    config.extraction.pca.mean = f"{config.model}/pca/mean.datum"
+    config.extraction.pca.projection = f"{config.model}/pca/pca_proj_mat.datum"
     config.extraction.pca.dimension = 40
     return config

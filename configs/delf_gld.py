@@ -3,7 +3,7 @@
     python main.py convert delf_gld_20190411/model --out=models/delf_gld
     python main.py extract photos --config=configs/delf_gld.py --out=features
 
-The projection comes with the released model, whose folder belongs into parameters/.
+The projection is the model's own: `convert` takes it from the download.
 """
 
 from ml_collections import ConfigDict
@@ -18,10 +18,5 @@ def get_config() -> ConfigDict:
     config.extraction.global_scales = ()
     config.extraction.max_image_size = 0
     config.extraction.attention_threshold = 100.0
-    config.extraction.pca = ConfigDict()
-    config.extraction.pca.mean = "parameters/delf_gld_20190411/pca/mean.datum"
-    config.extraction.pca.projection = (
-        "parameters/delf_gld_20190411/pca/pca_proj_mat.datum"
-    )
-    config.extraction.pca.dimension = 128
+    del config.extraction.pca
     return config

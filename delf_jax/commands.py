@@ -132,7 +132,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 def run_train(options: argparse.Namespace) -> int:
     from delf_jax import configuration
 
-    config = configuration.read_config(options.config, options.rest)
+    config = configuration.read_training_config(options.config, options.rest)
     _prepare_jax()
     from delf_jax import train
 
@@ -203,7 +203,7 @@ def run_fit(options: argparse.Namespace) -> int:
         return 0
     codebook = fitting.fit_codebook(
         **given,
-        words=options.words,
+        words=_words(options),
         iterations=options.iterations,
         seed=options.seed,
         start=options.start,
@@ -215,6 +215,24 @@ def run_fit(options: argparse.Namespace) -> int:
         f"{info['iterations']} iterations"
     )
     return 0
+
+
+def _words(options: argparse.Namespace) -> int:
+    """How many visual words are asked for, by an option or a config of the original."""
+    if options.rest:
+        raise InputError(f"{options.rest[0]}: fit takes no fields; use --words")
+    if not options.config:
+        return 1024 if options.words is None else options.words
+    from delf_jax import descriptors, original_config
+
+    config = original_config.read_aggregation_config(options.config)
+    found = descriptors.open_descriptors(options.store).dimension
+    if config.dimension != found:
+        raise InputError(
+            f"{options.config}: feature_dimensionality is {config.dimension}; the "
+            f"descriptors of {options.store} have {found}"
+        )
+    return config.codebook_size if options.words is None else options.words
 
 
 def run_demo(options: argparse.Namespace) -> int:

@@ -12,6 +12,30 @@ from ml_collections import ConfigDict, config_flags
 
 from delf_jax.files import InputError
 
+# What configs/common.py has beside the fields of extraction: model and extraction.
+_OF_TRAINING = (
+    *("seed", "steps", "batch_size", "ema_decay", "log_every", "checkpoint_every"),
+    *("keep_checkpoints", "devices", "distributed", "init_from", "data", "views"),
+    *("loss", "teacher", "optimizer"),
+)
+
+
+def read_training_config(
+    path: str | os.PathLike, overrides: Sequence[str] = ()
+) -> ConfigDict:
+    """What `read_config` gives; InputError if it is no config of a training."""
+    wanted = "train takes one that starts from configs/common.py"
+    if pathlib.Path(path).suffix == ".pbtxt":
+        raise InputError(f"{path}: a text config of the original; {wanted}")
+    config = run_config(path)
+    missing = [name for name in _OF_TRAINING if name not in config]
+    if len(missing) == len(_OF_TRAINING):
+        raise InputError(f"{path}: a config of extraction; {wanted}")
+    if missing:
+        raise InputError(f"{path}: has no {', '.join(missing)}; {wanted}")
+    override_fields(config, overrides)
+    return config.lock()
+
 
 def read_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config of a file, with overrides such as `--config.seed=3`, locked.

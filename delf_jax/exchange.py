@@ -60,9 +60,9 @@ def write_files(
     """
     images = store.open_store(source)
     names = _names(images.ids, source)
-    out, written = pathlib.Path(out), 0
+    out, written, described = pathlib.Path(out), 0, {}
     with progress.track("features", len(names), shown=shown) as advance:
-        for name, features in zip(names, images, strict=True):
+        for name, id, features in zip(names, images.ids, images, strict=True):
             files = _encode(features, layout)
             if not files:
                 raise InputError(
@@ -72,13 +72,10 @@ def write_files(
                 _update(out / f"{name}{suffix}", data) for suffix, data in files.items()
             ]
             written += any(changed)
+            described[name] = [id, *features.image_size]
             advance()
-    rows = zip(names, images.ids, images, strict=True)
-    described = {
-        "made_by": {key: images.manifest[key] for key in ("model", "settings")},
-        "images": {name: [id, *features.image_size] for name, id, features in rows},
-    }
-    write_json(out / SIDECAR, described)
+    made_by = {key: images.manifest[key] for key in ("model", "settings")}
+    write_json(out / SIDECAR, {"made_by": made_by, "images": described})
     return StoreReport(written, len(names) - written, 0, dict(images.failed))
 
 
@@ -95,7 +92,8 @@ def read_files(
     name: of what made the features. Such a store has no fingerprint of a model: it is
     not searched with one, and is not mixed with other features. The size of an image
     that images.json does not know is (0, 0). Damaged files are reported, and so are
-    those whose descriptors differ in length from the first.
+    those whose descriptors differ in length from the first. Images whose files are gone
+    are forgotten. InputError if all files of a kind are damaged.
     """
     folder, out = pathlib.Path(folder), pathlib.Path(out)
     found = _find(folder, layout)
@@ -106,12 +104,15 @@ def read_files(
     key = manifest["key"]
     known = store_files.current_records(store_files.read_shards(out, key, []))
     writer = store_files.Writer(out, key, known.values())
-    todo = []
+    todo, gone = [], {id for id, p in known.items() if p.record.outcome != "removed"}
     for stem, paths in sorted(found.items()):
         id, *size = known_images.get(stem, (stem, 0, 0))
+        gone.discard(id)
         record = _look_at(paths, Record(id, writer.sequence, "extracted"))
         if id not in known or not _same_files(known[id].record, record):
             todo.append((record, paths, tuple(size)))
+    for id in sorted(gone):
+        writer.add(Record(id, writer.sequence, "removed"))
     failed = {}
     try:
         with progress.track("features", len(todo), shown=shown) as advance:
@@ -125,7 +126,8 @@ def read_files(
     finally:
         writer.flush()
     store_files.finish(out, writer, alone=True)
-    return StoreReport(len(todo) - len(failed), len(found) - len(todo), 0, failed)
+    unchanged = len(found) - len(todo)
+    return StoreReport(len(todo) - len(failed), unchanged, len(gone), failed)
 
 
 def _names(ids: Sequence[str], source: str | os.PathLike) -> list[str]:
@@ -199,17 +201,23 @@ def _read_sidecar(path: pathlib.Path) -> dict[str, list]:
 
 
 def _common_kind(images: Any) -> _Kind:
-    """What the images have: branches of any, lengths of the first that say them."""
-    branches = {branch for paths in images for branch in paths}
-    lengths = dict.fromkeys(branches, 0)
-    for branch in branches:
+    """What the images have: branches of any, lengths of the first that say them.
+
+    InputError if a branch has damaged files alone.
+    """
+    lengths: dict[str, int] = {}
+    for branch in sorted({branch for paths in images for branch in paths}):
+        damage = None
         for path in sorted(paths[branch] for paths in images if branch in paths):
             try:
                 lengths[branch] = _read_branch(branch, path).shape[-1]
-            except InputError:
+            except InputError as error:
+                damage = damage or error
                 continue
             if lengths[branch]:
                 break
+        if branch not in lengths:
+            raise damage
     return _Kind(lengths.get(LOCAL), lengths.get(GLOBAL))
 
 

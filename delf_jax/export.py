@@ -51,6 +51,8 @@ class Written(NamedTuple):
     notes: tuple[str, ...]
     versions: Mapping[str, str]
     """of the packages that wrote it"""
+    beside: tuple[str, ...] = ()
+    """files that have to stay beside the first"""
 
 
 def export_model(
@@ -172,6 +174,7 @@ def _describe(
         "export": form,
         "what": wishes.what,
         "file": written.file,
+        "beside": list(written.beside),
         "inputs": dict(written.inputs),
         "outputs": dict(written.outputs),
         "before": _before(settings),
@@ -189,10 +192,12 @@ def _describe(
 def _before(settings: ExtractionSettings) -> str:
     """What the caller does to an image so that features equal those of `extract`."""
     text = "decode to upright RGB, uint8"
+    bounds = (settings.max_image_size, settings.min_image_size)
+    most, least = (f"{settings.resize_factor * (b or 0):.9g}" for b in bounds)
     if settings.max_image_size:
-        text += f"; if the longer side exceeds {settings.max_image_size}, shrink to it"
+        text += f"; if the longer side exceeds {most}, shrink to it"
     if settings.min_image_size:
-        text += f"; if it is below {settings.min_image_size}, enlarge to it"
+        text += f"; if the longer side is below {least}, enlarge to it"
     if settings.use_square_images:
         text += "; squeeze both sides to the longer one"
     if "longer" in text or "below" in text:

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import pathlib
+import stat
 import warnings
 from collections.abc import Iterator
 
@@ -31,8 +32,8 @@ def write(
         raise InputError(
             "ONNX is written by jax2onnx, which needs older versions of some packages "
             "and so an environment of its own: there, pip install jax2onnx onnxruntime "
-            "'jax<0.11' flax jaxtyping pillow safetensors simplejpeg, and pip install "
-            "--no-deps delf_jax"
+            "'jax<0.11' flax jaxtyping ml-collections pillow safetensors simplejpeg, "
+            "and pip install --no-deps delf_jax"
         )
     sides = wishes.size or (settings.max_image_size,) * 2
     if not all(sides):
@@ -61,6 +62,10 @@ def write(
             input_names=list(inputs),
             output_names=sorted(outputs),
         )
+    # Weights too large for one message; written as temporary files, for one user.
+    data = folder / f"{FILE}.data"
+    if data.exists():
+        data.chmod(stat.S_IMODE((folder / FILE).stat().st_mode))
     return Written(
         FILE,
         {name: signature(value) for name, value in inputs.items()},
@@ -75,6 +80,7 @@ def write(
             "jax": jax.__version__,
             "jax2onnx": importlib.metadata.version("jax2onnx"),
         },
+        (data.name,) if data.exists() else (),
     )
 
 

@@ -99,6 +99,8 @@ def write(
             "extraction: what the model was made for; of it the export fixes nms_iou, "
             "pixel_mean, pixel_std, resize"
             + (", image_scales" if wishes.scales else ""),
+            "the original's extractor loads it if its DelfConfig says "
+            "is_tf2_exported: true",
             "heights and widths are dynamic; XLA compiles the network for each size of "
             f"a level, rounded up to {GRID} pixels, once in a process",
             "needs a TensorFlow that has the operation XlaCallModule of version 10; "

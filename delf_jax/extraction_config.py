@@ -84,6 +84,8 @@ def chosen_settings(config: ConfigDict) -> dict[str, Any]:
         if name in PCA_FIELDS:
             if value.mean is not None:
                 chosen[name] = load_pca(value) if value.mean else None
+            elif any(value.values()):
+                raise InputError(f"extraction.{name}: name mean, too")
         elif value is not None:
             chosen[name] = None if name in BOUNDS and value == 0 else value
     return chosen

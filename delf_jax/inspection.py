@@ -5,13 +5,15 @@ import json
 import os
 import pathlib
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from clu import parameter_overview
 
-from delf_jax import sources
+from delf_jax import inspection_data, sources
+from delf_jax.files import InputError
+from delf_jax.inspection_data import Tell
 from delf_jax.sources import Source
 
 _WIDTH, _SHOWN_FAILURES, _LARGEST_MODULE = 84, 10, 64
@@ -44,13 +46,21 @@ def describe(path: str | os.PathLike) -> str:
     """What `path` holds, ready to be printed; InputError if that is unknown or broken.
 
     Weights of all kinds, ours and others', feature stores and indexes, and the
-    original's files of features, boxes, arrays and configs.
+    original's files of features, boxes, arrays and configs, ground truth and lists.
     """
     path = pathlib.Path(path)
     tells = [tell for name, tell in _FOLDERS.items() if (path / name).is_file()]
-    if path.is_file() and path.suffix in _SUFFIXES:
-        tells.append(_SUFFIXES[path.suffix])
-    lines = tells[0](path) if tells else _tell_weights(sources.read_source(path))
+    if path.is_file():
+        tells.append(_SUFFIXES.get(path.suffix) or inspection_data.find_tell(path))
+    if tells and tells[0]:
+        return "\n".join(tells[0](path))
+    if path.exists() and sources.recognise(path) is None:
+        raise InputError(
+            f"{path}: {sources.not_recognised(path)}; others are feature stores, "
+            f"indexes, codebooks, {inspection_data.KNOWN}, and files that end in "
+            f"{', '.join(_SUFFIXES)}"
+        )
+    lines = _tell_weights(sources.read_source(path))
     return "\n".join(lines)
 
 
@@ -243,7 +253,6 @@ def _told(array: np.ndarray) -> str:
     return text
 
 
-Tell = Callable[[pathlib.Path], Iterator[str]]
 # The file that makes a folder one of ours.
 _FOLDERS: dict[str, Tell] = {
     "index.json": _tell_index,

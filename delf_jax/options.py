@@ -101,7 +101,8 @@ def convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="a TensorFlow checkpoint or SavedModel, .h5, .pth or .safetensors",
+        help="a TensorFlow checkpoint, SavedModel or frozen graph (.pb), .h5, .pth or "
+        ".safetensors",
     )
     _add_out(parser, "model folder to write", required=True)
     parser.add_argument(
@@ -183,7 +184,7 @@ def fit(parser: argparse.ArgumentParser) -> None:
         kind.add_argument("store", metavar="STORE", help="folder of a feature store")
         _add_out(kind, "folder to write to", required=True)
     for name, default, meaning in (
-        ("words", 1024, "visual words (1024)"),
+        ("words", None, "visual words (1024, or as --config says)"),
         ("iterations", 20, "passes over the store at most (20)"),
         ("seed", 0, "of all that is drawn (0)"),
     ):
@@ -195,6 +196,9 @@ def fit(parser: argparse.ArgumentParser) -> None:
         choices=("sample", "kmeans++"),
         default="sample",
         help="descriptors to start from: any (sample), or some far apart",
+    )
+    codebook.add_argument(
+        "--config", metavar="FILE", help="a .pbtxt of DELF that says codebook_size"
     )
     pca.add_argument(
         "--dimension", type=int, required=True, metavar="N", help="components kept"

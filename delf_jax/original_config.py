@@ -20,7 +20,14 @@ def read_delf_config(path: str | os.PathLike) -> tuple[ConfigDict, list[str]]:
     Paths are kept as they are: in the original, too, they start from the working
     directory. InputError if a field does not exist, or one that is needed is missing.
     """
-    message = pbtxt.read_pbtxt(path, pbtxt.DelfConfig)
+    try:
+        message = pbtxt.read_pbtxt(path, pbtxt.DelfConfig)
+    except InputError:
+        if _is_aggregation_config(path):
+            raise InputError(
+                f"{path}: is an AggregationConfig; extraction takes a DelfConfig"
+            ) from None
+        raise
     local, with_local = message.delf_local_config, message.use_local_features
     if not (with_local or message.use_global_features):
         raise InputError(
@@ -72,6 +79,14 @@ def read_aggregation_config(path: str | os.PathLike) -> ConfigDict:
     ).lock()
 
 
+def _is_aggregation_config(path: str | os.PathLike) -> bool:
+    try:
+        pbtxt.read_pbtxt(path, pbtxt.AggregationConfig)
+    except InputError:
+        return False
+    return True
+
+
 def _global_scales(message: Any, count: int) -> tuple[int, ...]:
     if not message.use_global_features:
         return ()
@@ -109,6 +124,7 @@ def _without_effect(message: Any) -> list[str]:
             if field.name in _NO_EFFECT:
                 value = getattr(part, field.name)
                 if value != field.default_value:
+                    value = _shortest(value) if isinstance(value, float) else value
                     lines.append(f"{field.name}: {value} has no effect")
     return lines
 

@@ -150,15 +150,20 @@ def project(
     descriptors: Float[np.ndarray, "N D"], pca: Whitening, setting: str = "pca"
 ) -> Float[np.ndarray, "N E"]:
     """Descriptors after PCA (whitened if there are variances), L2-normalised again."""
-    if descriptors.shape[1] != len(pca.mean):
-        raise InputError(
-            f"extraction.{setting} is for descriptors of {len(pca.mean)} dimensions; "
-            f"those of this model have {descriptors.shape[1]}"
-        )
+    check_projection(descriptors.shape[1], pca, setting)
     projected = (descriptors - pca.mean) @ pca.projection.T
     if pca.variances is not None:
         projected = projected / np.sqrt(pca.variances)
     return normalize(projected)
+
+
+def check_projection(dimension: int, pca: Whitening, setting: str) -> None:
+    """InputError if a projection is for descriptors of another dimension."""
+    if dimension != len(pca.mean):
+        raise InputError(
+            f"extraction.{setting} is for descriptors of {len(pca.mean)} dimensions; "
+            f"those of this model have {dimension}"
+        )
 
 
 def normalize(x: Float[np.ndarray, "*shape D"]) -> Float[np.ndarray, "*shape D"]:

@@ -50,7 +50,7 @@ def read_source(path: str | os.PathLike) -> Source:
     path = pathlib.Path(path)
     kind = recognise(path)
     if kind is None:
-        raise InputError(f"{path}: {_not_recognised(path)}")
+        raise InputError(f"{path}: {not_recognised(path)}")
     return READERS[kind](path)
 
 
@@ -64,7 +64,8 @@ def recognise(path: str | os.PathLike) -> str | None:
     return "tf_checkpoint" if tensorbundle.is_bundle(path) else None
 
 
-def _not_recognised(path: pathlib.Path) -> str:
+def not_recognised(path: pathlib.Path) -> str:
+    """Why a path is not read as weights."""
     if not path.exists():
         return "no such file, folder or checkpoint prefix"
     what = "folder" if path.is_dir() else "file"

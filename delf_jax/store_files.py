@@ -208,11 +208,20 @@ def begin(out: pathlib.Path, manifest: dict[str, Any]) -> bool:
         return False
     if known and "" in (_fingerprint(known), _fingerprint(manifest)):
         raise InputError(
-            f"{out}: holds other features; those from files and those of a model do "
-            "not mix: name another folder"
+            f"{out}: the features {_origin(known)} that it holds and those "
+            f"{_origin(manifest)} do not mix: name another folder"
         )
     write_json(path, manifest)
     return bool(known)
+
+
+def _origin(manifest: dict[str, Any]) -> str:
+    """Where features come from, in words."""
+    name = manifest.get("model", {}).get("name")
+    if _fingerprint(manifest):
+        return f"of model {name}"
+    settings = (manifest.get("settings") or {}).items()
+    return f"from files ({', '.join([str(name), *(f'{k} {v}' for k, v in settings)])})"
 
 
 def _fingerprint(manifest: dict[str, Any]) -> str | None:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from delf_jax.models import resnet
 from delf_jax.models.receptive_field import RELEASED_BLOCK3, receptive_field
 from delf_jax.ops import l2_normalize
+from delf_jax.selection import check_projection
 from delf_jax.settings import ExtractionSettings, Whitening
 from delf_jax.weights import Model
 
@@ -83,7 +84,9 @@ def extract_image(
         features |= _select(cells, settings)
     if descriptors:
         raw = jnp.stack(descriptors)
-        total = _project(l2_normalize(raw), settings.global_pca).sum(axis=0)
+        total = _project(l2_normalize(raw), settings.global_pca, "global_pca").sum(
+            axis=0
+        )
         features |= {"global_descriptors": raw}
         features |= {"global_descriptor": l2_normalize(total)}
     return features
@@ -217,7 +220,7 @@ def _select(levels: list[Cells], settings: ExtractionSettings) -> dict[str, Arra
     attention, index = jax.lax.top_k(jnp.where(good, cells.attention, -1), count)
     kept = attention >= 0
     chosen = jax.tree.map(lambda x: jnp.take(x, index, axis=0, mode="clip"), cells)
-    descriptors = _project(l2_normalize(chosen.descriptors), settings.pca)
+    descriptors = _project(l2_normalize(chosen.descriptors), settings.pca, "pca")
     half = chosen.half_sizes[:, None]
     boxes = [chosen.locations - half, chosen.locations + half]
     features = {
@@ -232,11 +235,12 @@ def _select(levels: list[Cells], settings: ExtractionSettings) -> dict[str, Arra
 
 
 def _project(
-    descriptors: Float[Array, "N D"], pca: Whitening | None
+    descriptors: Float[Array, "N D"], pca: Whitening | None, setting: str
 ) -> Float[Array, "N E"]:
     """`selection.project` in a program; without a PCA, the descriptors themselves."""
     if pca is None:
         return descriptors
+    check_projection(descriptors.shape[1], pca, setting)
     projected = (descriptors - pca.mean[None]) @ pca.projection.T
     if pca.variances is not None:
         projected = projected / np.sqrt(pca.variances)[None]

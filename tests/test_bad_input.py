@@ -250,12 +250,7 @@ def test_a_full_disk_keeps_what_was_there(
 
 
 def test_a_misspelt_field_of_a_config(tmp_path, capsys):
-    config = tmp_path / "config.py"
-    config.write_text(
-        "from ml_collections import ConfigDict\n"
-        "def get_config():\n"
-        "    return ConfigDict({'seed': 0, 'loss': {'margin': 0.1}})\n"
-    )
+    config = pathlib.Path(__file__).parent.parent / "configs" / "tiny.py"
     arguments = ["train", f"--config={config}", f"--workdir={tmp_path / 'run'}"]
     line = refuse(capsys, *arguments, "--config.loss.margn=0.2")
     assert "--config.loss.margn=0.2" in line and "no field margn" in line

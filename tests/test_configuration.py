@@ -88,3 +88,16 @@ def test_a_file_that_is_no_config_is_named(tmp_path, text):
 def test_every_config_can_be_read_from_any_folder(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert configuration.read_config(path).is_locked
+
+
+def test_training_takes_configs_with_all_fields_of_the_common_one(path, tmp_path):
+    common = configuration.read_training_config(ROOT / "configs" / "common.py")
+    assert set(common) == {*configuration._OF_TRAINING, "model", "extraction"}
+    words = "train takes one that starts from configs/common.py"
+    with pytest.raises(InputError, match=rf"config\.py: has no steps, .*; {words}"):
+        configuration.read_training_config(path)
+    for name in ("delf_gld", "released"):
+        with pytest.raises(InputError, match=f"a config of extraction; {words}"):
+            configuration.read_training_config(ROOT / "configs" / f"{name}.py")
+    with pytest.raises(InputError, match=rf"x\.pbtxt: a text config .*; {words}"):
+        configuration.read_training_config(tmp_path / "x.pbtxt")

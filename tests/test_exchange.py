@@ -165,6 +165,29 @@ def test_broken_files_are_named_and_the_others_kept(tmp_path):
     assert read_files(files, out, "delg", shown=False) == (3, 1, 0, {}, 0)
 
 
+def test_images_whose_files_are_gone_are_forgotten(tmp_path):
+    files, out = tmp_path / "files", tmp_path / "out"
+    write_files(make_store(tmp_path / "store"), files, "delg", shown=False)
+    (files / "a" / "0.delg_local").write_bytes(b"half")
+    read_files(files, out, "delg", shown=False)
+    for path in files.glob("[ab]/0.*"):
+        path.unlink()
+    assert read_files(files, out, "delg", shown=False) == (0, 2, 2, {}, 0)
+    assert store.open_store(out).ids == ["a/1.png", "b/deep/2.v1.jpg"]
+    assert store.open_store(out).failed == {}
+    assert read_files(files, out, "delg", shown=False) == (0, 2, 0, {}, 0)
+
+
+def test_the_only_file_of_a_kind_is_named_if_it_is_damaged(tmp_path):
+    files, out = tmp_path / "files", tmp_path / "out"
+    write_files(make_store(tmp_path / "store", IDS[:1]), files, "delg", shown=False)
+    read_files(files, out, "delg", shown=False)
+    (files / "a" / "0.delg_local").write_bytes(b"half")
+    with pytest.raises(InputError, match=r"a/0\.delg_local: damaged"):
+        read_files(files, out, "delg", shown=False)
+    assert store.open_store(out).ids == IDS[:1]
+
+
 def test_images_that_failed_in_the_store_are_told(tmp_path):
     source = make_store(tmp_path / "store", failed=["c.jpg"])
     report = write_files(source, tmp_path / "files", "delf", shown=False)
@@ -224,11 +247,15 @@ def test_features_from_files_and_those_of_a_model_do_not_mix(tmp_path, tiny_mode
     read_files(tmp_path / "files", tmp_path / "again", "delg", shown=False)
     with pytest.raises(InputError, match="do not mix: name another folder"):
         read_files(tmp_path / "files", source, "delg", shown=False)
-    with pytest.raises(InputError, match="do not mix"):
+    words = (
+        r"from files \(delf files, files delg, local 6, global 4\) that it holds and "
+        r"those from files \(another, files delg, local 6, global 4\) do not mix"
+    )
+    with pytest.raises(InputError, match=words):
         arguments = tmp_path / "files", tmp_path / "again", "delg"
         read_files(*arguments, name="another", shown=False)
     model, settings = weights.load_model(tiny_model), ExtractionSettings()
-    with pytest.raises(InputError, match="do not mix"):
+    with pytest.raises(InputError, match="holds and those of model .* do not mix"):
         store.extract_to_store([], tmp_path / "again", model, settings, shown=False)
     assert len(store.open_store(source)) == len(store.open_store(tmp_path / "again"))
 

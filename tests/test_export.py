@@ -62,6 +62,28 @@ def test_the_description_says_what_goes_in_and_what_comes_out(tmp_path):
     assert described["versions"]["jax"] == jax.__version__
 
 
+def test_bounds_are_told_as_the_resize_factor_makes_them():
+    chosen = SETTINGS._replace(
+        max_image_size=500, min_image_size=100, resize_factor=0.25
+    )
+    told = export._before(chosen)
+    assert "exceeds 125, shrink" in told and "longer side is below 25, enlarge" in told
+    told = export._before(chosen._replace(max_image_size=None))
+    assert "exceeds" not in told and "below 25," in told
+
+
+@pytest.mark.parametrize("name, width", [("pca", 8), ("global_pca", 16)])
+def test_a_projection_of_other_descriptors_is_refused(tmp_path, name, width):
+    model = small_model("v1.5")
+    pca = settings.Whitening(np.zeros(5, np.float32), np.eye(5, dtype=np.float32))
+    extraction = {**model.config["extraction"], name: pca}
+    model = model._replace(config={"extraction": extraction})
+    words = rf"extraction\.{name} is for .* 5 dimensions; .* have {width}"
+    with pytest.raises(InputError, match=words):
+        export.export_model(model, "stablehlo", tmp_path / "out", export.Wishes())
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
     model, wishes = small_model("v1.5"), export.Wishes(what="global")
     taken = tmp_path / "taken"

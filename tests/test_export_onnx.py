@@ -29,6 +29,9 @@ def _save(folder, model, **wishes):
         folder / "model.onnx", options, providers=["CPUExecutionProvider"]
     )
     described = json.loads((folder / "export.json").read_text())
+    files = {described["file"], *described["beside"], "export.json"}
+    assert {path.name for path in folder.iterdir()} == files
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     names = [output.name for output in session.get_outputs()]
     assert set(names) == set(described["outputs"])
 
@@ -60,6 +63,8 @@ def test_onnx_of_the_bundled_model_gives_its_features_of_a_photo(tmp_path, photo
     chosen = settings.settings_for(model, image_scales=scales, global_scales=(0, 1))
     (live,) = extract_features(model, [photo], chosen)
     assert_matches(run(photo), live)
+    # Its weights are too large for the file itself.
+    assert (tmp_path / "onnx" / "model.onnx.data").exists()
 
 
 @needs_onnx
@@ -73,7 +78,9 @@ def test_a_size_that_cannot_be_is_refused(tmp_path, size, message):
 
 def test_without_the_converter_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="environment of its own.*pip install"):
+    with pytest.raises(
+        InputError, match="of its own: .*ml-collections.*and pip install"
+    ):
         wishes = export.Wishes(size=(64, 64))
         export.export_model(small_model("v1.5"), "onnx", tmp_path / "out", wishes)
     assert not list(tmp_path.iterdir())

@@ -88,6 +88,7 @@ def test_signatures_are_the_originals(tmp_path, what):
     described = json.loads((tmp_path / "saved" / "export.json").read_text())
     assert set(described["inputs"]) == set(inputs)
     assert set(described["outputs"]) == set(outputs)
+    assert "is_tf2_exported: true" in " ".join(described["notes"])
 
 
 @pytest.mark.parametrize("strides", [False, True])

@@ -3,8 +3,11 @@ import pathlib
 
 import numpy as np
 import pytest
+import test_convert
 from google.protobuf import json_format, text_format
 
+from delf_jax import cli, weights
+from delf_jax.conversion.convert import PROJECTED
 from delf_jax.extraction_config import (
     chosen_settings,
     every_field,
@@ -15,7 +18,7 @@ from delf_jax.extraction_config import (
 from delf_jax.files import InputError
 from delf_jax.formats.datum import write_datum
 from delf_jax.formats.pbtxt import DelfConfig
-from delf_jax.settings import ExtractionSettings, make_settings
+from delf_jax.settings import ExtractionSettings, make_settings, settings_for
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 SHIPPED = {
@@ -59,10 +62,41 @@ def test_presets_say_what_the_released_configs_say(golden, tmp_path, name):
     (tmp_path / "released.pbtxt").write_text(text)
     theirs, _ = read_extraction_config(tmp_path / "released.pbtxt")
     ours, lines = read_extraction_config(CONFIGS / f"{name}.py")
-    assert ours.extraction.to_dict() == theirs.extraction.to_dict()
+    ours_pca, theirs_pca = (c.extraction.pca.to_dict() for c in (ours, theirs))
+    if name == "delf_gld":  # What convert puts into the model folder.
+        assert ours_pca["mean"] is None and theirs_pca["dimension"] == PROJECTED
+    else:
+        assert _with_names_only(ours_pca) == _with_names_only(theirs_pca)
+    fields = [{**c.extraction.to_dict(), "pca": None} for c in (ours, theirs)]
+    assert fields[0] == fields[1]
     folder = pathlib.PurePath(ours.model)
     assert folder.parent.name == "models" and folder.name in theirs.model
     assert lines == []
+
+
+def _with_names_only(pca: dict) -> dict:
+    """The same without the folders of its files."""
+    return {
+        name: pathlib.Path(value).name if isinstance(value, str) else value
+        for name, value in pca.items()
+    }
+
+
+def test_the_commands_of_the_presets_of_delf_work_one_after_the_other(
+    rng, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    download = pathlib.Path("delf_gld_20190411")
+    test_convert.delf_of_tensorflow_1(rng, download / "model")
+    write_datum(download / "pca" / "mean.datum", rng.normal(size=64))
+    write_datum(download / "pca" / "pca_proj_mat.datum", rng.normal(size=(64, 64)))
+    assert cli.main(["convert", str(download / "model"), "--out=models/delf_gld"]) == 0
+    for name, dimension in (("delf_gld", 64), ("delf_example", 40)):
+        config, _ = read_extraction_config(CONFIGS / f"{name}.py")
+        model = weights.load_model(model_folder(config))
+        settings = settings_for(model, **chosen_settings(config))
+        assert settings.pca.projection.shape == (dimension, 64)
+        assert settings.attention_threshold == 100.0
 
 
 @pytest.mark.golden
@@ -139,6 +173,16 @@ def test_overrides_replace_what_the_file_says():
     assert config.model == "other" and settings.max_features == 7
     assert settings.image_scales == (0.5, 1) and settings.pca is None
     assert settings.attention_threshold == 100.0 and settings.locations == "delf"
+
+
+@pytest.mark.parametrize("name", ["pca", "global_pca"])
+@pytest.mark.parametrize(
+    "field", ["dimension=16", "projection=x", "variances=x", "use_whitening=true"]
+)
+def test_fields_of_a_projection_without_a_mean_are_refused(name, field):
+    config, _ = read_extraction_config(None, [f"--config.extraction.{name}.{field}"])
+    with pytest.raises(InputError, match=rf"extraction\.{name}: name mean, too"):
+        chosen_settings(config)
 
 
 def test_a_bound_of_zero_is_none():

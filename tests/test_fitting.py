@@ -251,3 +251,17 @@ def test_commands_tell_what_is_wrong(tmp_path, capsys):
     store = make_store(tmp_path / "store", local=0)
     assert cli.main(["fit", "codebook", str(store), f"--out={tmp_path}"]) == 2
     assert "holds no local descriptors" in capsys.readouterr().err
+
+
+def test_a_config_of_the_original_says_how_many_words(clustered, tmp_path, capsys):
+    path, out = tmp_path / "aggregation.pbtxt", tmp_path / "codebook"
+    path.write_text("codebook_size: 7 feature_dimensionality: 6")
+    command = ["fit", "codebook", str(clustered[0]), f"--out={out}", f"--config={path}"]
+    assert cli.main([*command, "--iterations=1"]) == 0
+    assert "7 words of 6 dimensions" in capsys.readouterr().out
+    assert cli.main([*command, "--config.codebook_size=5"]) == 2
+    assert "fit takes no fields; use --words" in capsys.readouterr().err
+    path.write_text("codebook_size: 7 feature_dimensionality: 40")
+    assert cli.main(command) == 2
+    said = capsys.readouterr().err
+    assert "feature_dimensionality is 40; the descriptors of" in said

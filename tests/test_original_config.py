@@ -84,8 +84,17 @@ def test_fields_without_effect_are_told(read):
         "layer_name: block3 has no effect",
         "iou_threshold: 0.5 has no effect",
     ]
+    _, lines = read("delf_local_config { iou_threshold: 0.7 use_pca: false }")
+    assert lines == ["iou_threshold: 0.7 has no effect"]
     _, lines = read("delf_local_config { iou_threshold: 1 use_pca: false }")
     assert lines == []
+
+
+def test_a_config_of_aggregation_is_told_apart(read):
+    with pytest.raises(InputError, match="an AggregationConfig; .* a DelfConfig"):
+        read("codebook_size: 1024 aggregation_type: VLAD")
+    with pytest.raises(InputError, match='no field named "codebook_sise"'):
+        read("codebook_sise: 1024")
 
 
 @pytest.mark.golden
