@@ -178,7 +178,37 @@ def test_a_mapping_file_of_another_form_is_refused(tmp_path, content, message):
 
 def test_what_is_left_empty_in_a_mapping_file_is_not_mapped(tmp_path):
     (tmp_path / "m.json").write_text(json.dumps({"a": "", "b": "x", "drop": ["y*"]}))
-    assert read_mapping(tmp_path / "m.json") == (None, {"b": "x"}, ("y*",))
+    path = tmp_path / "m.json"
+    assert read_mapping(path) == (None, {"b": "x"}, ("y*",), path)
+
+
+def test_a_mapping_file_keeps_what_it_says_when_it_is_not_enough(rng, tmp_path):
+    named = slim_weights(rng) | unknown_heads(rng)
+    named["DELG/another/weights"] = np.ones_like(named["DELG/pooled/weights"])
+    lost = "resnet_v1_50/block2/unit_1/bottleneck_v1/conv2/weights"
+    named["DELG/lost/weights"] = named.pop(lost)
+    tensorflow_files.write_bundle(tmp_path / "model.ckpt", named)
+    command = ["convert", str(tmp_path / "model.ckpt"), f"--out={tmp_path / 'm'}"]
+    template = tmp_path / "m.mapping.json"
+    half = {
+        "family": "slim",
+        "params/whitening/kernel": "DELG/pooled/weights",
+        "params/whitening/bias": "DELG/pooled/biases",
+        "drop": ["DELG/another/*"],
+    }
+    template.write_text(json.dumps(half))
+    command.append(f"--mapping={template}")
+    assert main(command) == 2
+    content = json.loads(template.read_text())
+    assert content.pop("drop") == ["DELG/another/*", "DELG/lost/weights"]
+    assert content.items() >= {k: half[k] for k in half if k != "drop"}.items()
+    ours = "params/backbone/block2_unit1/conv2/kernel"
+    assert content[ours] == ""
+    content |= {ours: "DELG/lost/weights", "drop": ["DELG/another/*"]}
+    template.write_text(json.dumps(content))
+    assert main(command) == 0
+    model = weights.load_model(tmp_path / "m")
+    assert model.config["architecture"]["global_dimension"] == 10
 
 
 def test_a_model_folder_is_not_converted_again(tiny_model, tmp_path):

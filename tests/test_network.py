@@ -261,16 +261,17 @@ def test_a_wrong_shape_is_refused_and_named(rng, tmp_path, capsys):
 
 def test_a_mapping_to_an_unknown_tensor_is_refused(rng):
     named = slim_weights(rng, SHALLOW) | slim_heads(rng)
-    mapping = MappingFile("slim", {"params/whitening/kernel": "nowhere"})
-    with pytest.raises(InputError, match="no tensor nowhere"):
+    named_so = {"params/whitening/kernel": "nowhere"}
+    mapping = MappingFile("slim", named_so, path="my.json")
+    with pytest.raises(InputError, match=r"my\.json: .*kernel.*no tensor nowhere"):
         find(named, mapping=mapping)
 
 
 def test_a_mapping_of_a_variable_that_no_network_has_is_refused(rng):
     named = slim_weights(rng, SHALLOW) | slim_heads(rng)
     theirs = "attention_block/attention/compute/conv2/biases"
-    mapping = MappingFile("slim", {"params/withening/bias": theirs})
-    with pytest.raises(InputError, match="withening/bias: this network has no such"):
+    mapping = MappingFile("slim", {"params/withening/bias": theirs}, path="my.json")
+    with pytest.raises(InputError, match=r"my\.json: .*withening/bias: this network"):
         find(named, mapping=mapping)
 
 

@@ -88,7 +88,7 @@ def read_mapping(path: str | os.PathLike | None) -> MappingFile:
         if not isinstance(theirs, str):
             raise InputError(f"{path}: give {ours} the name of a tensor of the source")
     named = {ours: theirs for ours, theirs in content.items() if theirs}
-    return MappingFile(family, named, tuple(drop))
+    return MappingFile(family, named, tuple(drop), path)
 
 
 def _projection_beside(path: pathlib.Path, network: Network) -> list[pathlib.Path]:

@@ -34,6 +34,8 @@ class MappingFile(NamedTuple):
     """ours -> theirs"""
     drop: tuple[str, ...] = ()
     """names or patterns of theirs"""
+    path: str | os.PathLike = "the mapping"
+    """where it was read, for messages"""
 
 
 class Assigned(NamedTuple):
@@ -97,7 +99,9 @@ def find_network(
     expected = weights.expected_shapes(weights.build_module(architecture))
     for ours in mapping.named.keys() - expected.keys():
         if not ours.startswith("architecture/"):
-            raise InputError(f"mapping of {ours}: this network has no such variable")
+            raise InputError(
+                f"{mapping.path}: {ours}: this network has no such variable"
+            )
     variables, unused = adaptation.adapt(
         variables, expected, family, architecture["layout"]
     )
@@ -107,7 +111,9 @@ def find_network(
         if ours not in variables or variables[ours].shape != shape
     }
     if missing or assigned.left:
-        raise report.refusal(source.path, key, assigned, shapes, missing, template)
+        raise report.refusal(
+            source.path, key, mapping, assigned, shapes, missing, template
+        )
     _check_values(variables, assigned.named, source.path)
     for ours in unused:
         assigned.dropped[assigned.named.get(ours, ours)] = ONLY_TRAINING
@@ -127,7 +133,9 @@ def assign(
     """
     for ours, theirs in mapping.named.items():
         if theirs not in shapes:
-            raise InputError(f"mapping of {ours}: the source has no tensor {theirs}")
+            raise InputError(
+                f"{mapping.path}: {ours}: the source has no tensor {theirs}"
+            )
     named, dropped, left = dict(mapping.named), {}, []
     given = set(named.values())
     for theirs, name in canonical.items():

@@ -55,6 +55,7 @@ def tell(path: pathlib.Path, out: pathlib.Path, source: Any, network: Any) -> No
 def refusal(
     path: pathlib.Path,
     family: str,
+    mapping: Any,
     assigned: Any,
     shapes: Mapping[str, tuple[int, ...]],
     missing: Mapping[str, tuple[int, ...]],
@@ -62,7 +63,8 @@ def refusal(
 ) -> InputError:
     """The error, after both sides are printed and the mapping file is begun.
 
-    shapes: of theirs. missing: ours without a tensor of the right shape.
+    mapping: of this conversion, whose file may be the one that is written: all that it
+    says stays. shapes: of theirs. missing: ours without a tensor of the right shape.
     """
     for ours in missing.keys() & assigned.named.keys():
         theirs = assigned.named[ours]
@@ -79,8 +81,9 @@ def refusal(
         print(f"{row[0]:<{width}}  {row[1]}")
     if len(rows) > SHOWN:
         print(f"... and {len(rows) - SHOWN} rows more")
-    content = {"family": family, **dict.fromkeys(ours, ""), "drop": assigned.left}
-    write_json(template, content)
+    named = {**dict.fromkeys(ours, ""), **mapping.named}
+    drop = list(dict.fromkeys([*mapping.drop, *assigned.left]))
+    write_json(template, {"family": family, **named, "drop": drop})
     return InputError(
         f"{path}: {len(left)} of its tensors have no place in the network and "
         f"{len(missing)} of the network's have none there; say in {template} which of "
