@@ -211,6 +211,21 @@ def test_a_mapping_file_keeps_what_it_says_when_it_is_not_enough(rng, tmp_path):
     assert model.config["architecture"]["global_dimension"] == 10
 
 
+def test_a_constant_larger_than_any_weight_is_refused(tmp_path):
+    """One value with the shape of many takes no room in a file."""
+    name, path = "resnet_v1_50/conv1/weights", tmp_path / "huge.pb"
+    sizes = tensorflow_files.shape([7, 7, 3, 1 << 40])
+    tensor = tensorflow_files.message((1, 1), (2, sizes), (5, 1.0))
+    value = tensorflow_files.message((8, tensor))
+    nodes = [
+        tensorflow_files.node(name, "Const", value=value),
+        tensorflow_files.node("resnet_v1_50/conv1/Conv2D", "Conv2D", ["x", name]),
+    ]
+    path.write_bytes(tensorflow_files.message(*((1, node) for node in nodes)))
+    with pytest.raises(InputError, match=r"huge\.pb.*only 1 values for \[7, 7, 3"):
+        convert(path, tmp_path / "m")
+
+
 def test_a_model_folder_is_not_converted_again(tiny_model, tmp_path):
     with pytest.raises(InputError, match="--model"):
         convert(tiny_model, tmp_path / "m")

@@ -259,6 +259,20 @@ def test_a_wrong_shape_is_refused_and_named(rng, tmp_path, capsys):
     assert f"{theirs} is [1, 3, 8, 8]" in capsys.readouterr().out
 
 
+def test_a_shape_that_no_memory_holds_is_refused_before_it_is_read(rng, tmp_path):
+    named = slim_weights(rng, SHALLOW) | slim_heads(rng)
+    scope = "resnet_v1_50/block2/unit_1/bottleneck_v1"
+    huge = {
+        f"{scope}/conv2/weights": (1 << 40,),
+        "resnet_v1_50/conv1/weights": (7, 7, 3, 1 << 40),
+        f"{scope}/conv2/BatchNorm/gamma": (1, 1, 1, 1 << 40),
+    }
+    for theirs, shape in huge.items():
+        changed = named | {theirs: np.broadcast_to(np.float32(1), shape)}
+        with pytest.raises(InputError, match="of the network's"):
+            find(changed, template=tmp_path / "t.json")
+
+
 def test_a_mapping_to_an_unknown_tensor_is_refused(rng):
     named = slim_weights(rng, SHALLOW) | slim_heads(rng)
     named_so = {"params/whitening/kernel": "nowhere"}

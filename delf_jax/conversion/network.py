@@ -102,18 +102,15 @@ def find_network(
             raise InputError(
                 f"{mapping.path}: {ours}: this network has no such variable"
             )
-    variables, unused = adaptation.adapt(
-        variables, expected, family, architecture["layout"]
-    )
-    missing = {
-        ours: shape
-        for ours, shape in expected.items()
-        if ours not in variables or variables[ours].shape != shape
-    }
+    found = {ours: value.shape for ours, value in variables.items()}
+    missing = adaptation.find_missing(found, expected)
     if missing or assigned.left:
         raise report.refusal(
             source.path, key, mapping, assigned, shapes, missing, template
         )
+    variables, unused = adaptation.adapt(
+        variables, expected, family, architecture["layout"]
+    )
     _check_values(variables, assigned.named, source.path)
     for ours in unused:
         assigned.dropped[assigned.named.get(ours, ours)] = ONLY_TRAINING
