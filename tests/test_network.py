@@ -143,6 +143,25 @@ def test_settings_that_are_asked_for_win(rng):
         find(named, blok3_strides=False)
 
 
+def test_features_that_the_network_has_not_cannot_be_asked_for(rng):
+    named = slim_weights(rng, SHALLOW)
+    with pytest.raises(InputError, match=r"global_scales: \[0\] .* no global"):
+        find(named | slim_heads(rng), global_scales=[0])
+    named = naive_resnet.random_weights(TORCHVISION, UNITS, WIDTH, rng)
+    with pytest.raises(InputError, match="max_features: 500 .* no local"):
+        find(named, max_features=500)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("image_scales", 3), ("pca", 5), ("gem_power", "x"), ("attention_width", None)],
+)
+def test_settings_of_another_type_are_refused(rng, field, value):
+    named = naive_resnet.random_weights(TF2, UNITS, WIDTH, rng) | tf2_heads(rng)
+    with pytest.raises(InputError, match=f"{field}: {value!r} is not allowed"):
+        find(named, **{field: value})
+
+
 def test_a_delf_of_tensorflow_1_keeps_its_way_of_sampling(rng):
     named = slim_weights(rng, SHALLOW) | slim_heads(rng)
     network = find(named | {"global_step": np.int64(5)}, path="delf_gld_20190411/model")

@@ -252,9 +252,23 @@ def _architecture(
         architecture, family, folders_of(pathlib.Path(source.path))
     )
     extraction |= graph_settings.resize_of(nodes) | chosen
-    make_settings(extraction)
+    _check_branches(architecture["name"], make_settings(extraction))
     told = {"block3_strides"} & architecture.keys() - drawn.keys() - settings.keys()
     return architecture, extraction, tuple(told)
+
+
+def _check_branches(name: str, extraction: ExtractionSettings) -> None:
+    """InputError if the settings want features that the network has not."""
+    if name == "global" and extraction.max_features:
+        raise InputError(
+            f"extraction.max_features: {extraction.max_features} is not allowed, since "
+            "a network without attention has no local features"
+        )
+    if name == "delf" and extraction.global_scales:
+        raise InputError(
+            f"extraction.global_scales: {list(extraction.global_scales)} is not "
+            "allowed, since a network without whitening has no global descriptor"
+        )
 
 
 def _check_values(
