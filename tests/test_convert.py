@@ -99,6 +99,51 @@ def test_provenance_names_files_and_no_path(delg, tmp_path):
     assert provenance["family"] == "DELF or DELG of TensorFlow 2"
 
 
+@pytest.mark.parametrize("out", ["a folder", "a file", "."])
+def test_what_stands_at_out_is_kept(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "a file").write_text("mine")
+    with pytest.raises(InputError, match=f"{out} exists: remove it, or choose another"):
+        convert("no such weights", out)
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["a file", "a folder"]
+
+
+def test_a_download_keeps_its_name_where_its_weights_are_in_a_folder(rng, tmp_path):
+    source = tmp_path / "r50delg_gldv2clean_20200914"
+    named = slim_weights(rng) | unknown_heads(rng)
+    saved_model_of(named, source / "model")
+    network = convert(source, tmp_path / "m")
+    assert network.extraction["attention_threshold"] == 454.6
+    provenance = provenance_of(tmp_path / "m")
+    assert provenance["converted_from"] == source.name
+
+
+def saved_model_of(named, folder):
+    """A SavedModel whose weights are constants of its graph, with what uses them."""
+    nodes = [tensorflow_files.constant(name, x) for name, x in named.items()]
+    norm = ("gamma", "beta", "moving_mean", "moving_variance")
+    for name in named:
+        scope, _, leaf = name.rpartition("/")
+        inputs = ["x", name]
+        if leaf == "gamma":
+            inputs = ["x", *(f"{scope}/{leaf}" for leaf in norm)]
+        operation = {
+            "weights": "Conv2D",
+            "biases": "BiasAdd",
+            "gamma": "FusedBatchNorm",
+        }
+        if leaf in operation:
+            kind = operation[leaf]
+            nodes.append(tensorflow_files.node(f"{scope}/{kind}", kind, inputs))
+    graph = tensorflow_files.message(*((1, node) for node in nodes))
+    tags = tensorflow_files.message((4, "serve"))
+    folder.mkdir(parents=True)
+    meta = tensorflow_files.message((1, tags), (2, graph))
+    model = tensorflow_files.message((1, 1), (2, meta))
+    (folder / "saved_model.pb").write_bytes(model)
+
+
 def test_a_folder_of_checkpoints_gives_its_only_one(delg, tmp_path):
     network = convert(delg.parent, tmp_path / "m", settings={"block3_strides": False})
     assert network.architecture["block3_strides"] is False
