@@ -258,6 +258,26 @@ def test_a_mapping_settles_it(rng, tmp_path):
     assert network.assigned.dropped["DELG/another/weights"] == "the mapping drops it"
 
 
+def test_a_backbone_alone_is_not_asked_for_heads(rng, tmp_path, capsys):
+    named = naive_resnet.random_weights(TORCHVISION, UNITS, WIDTH, rng)
+    named["extra.weight"] = np.ones((3, 3), np.float32)
+    template = tmp_path / "t.json"
+    with pytest.raises(InputError, match="1 of its tensors"):
+        find(named, "torch", template=template)
+    assert "if there is one" not in capsys.readouterr().out
+    content = {"family": "torchvision", "drop": ["extra.weight"]}
+    assert json.loads(template.read_text()) == content
+
+
+def test_what_is_to_be_dropped_and_is_not_there_is_told(rng, capsys):
+    named = naive_resnet.random_weights(TORCHVISION, UNITS, WIDTH, rng)
+    named["extra[0]"] = np.ones((3, 3), np.float32)
+    mapping = MappingFile(drop=("extra[0]", "fc.*", "layer9*"), path="my.json")
+    find(named | {"fc.bias": np.ones(3, np.float32)}, "torch", mapping=mapping)
+    told = capsys.readouterr().out.splitlines()
+    assert told == ["my.json: no tensor is called like layer9* of its drop"]
+
+
 def test_a_missing_tensor_is_refused_and_named(rng, tmp_path, capsys):
     named = slim_weights(rng, SHALLOW) | slim_heads(rng)
     del named["resnet_v1_50/block2/unit_1/bottleneck_v1/conv2/weights"]

@@ -87,6 +87,7 @@ def find_network(
     for theirs in stated(source).keys() - canonical.keys():
         reason = families.no_weight(theirs) or "not made of floating-point numbers"
         assigned.dropped[theirs] = reason
+    report.tell_unmatched(mapping, stated(source).keys())
     variables = {
         ours: adaptation.to_our_axes(ours, source.tensors[theirs], family.pytorch)
         for ours, theirs in assigned.named.items()
@@ -139,7 +140,9 @@ def assign(
         ours = FAMILIES[key].name(name)
         if theirs in given:
             continue
-        if any(fnmatch.fnmatchcase(theirs, pattern) for pattern in mapping.drop):
+        if theirs in mapping.drop or any(
+            fnmatch.fnmatchcase(theirs, pattern) for pattern in mapping.drop
+        ):
             dropped[theirs] = "the mapping drops it"
         elif reason := families.no_weight(name):
             dropped[theirs] = reason

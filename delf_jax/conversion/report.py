@@ -1,17 +1,20 @@
 """What a conversion tells: what was loaded, what was not and why, what is missing."""
 
 import collections
+import fnmatch
 import itertools
 import json
 import pathlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from delf_jax.conversion.families import FAMILIES
 from delf_jax.files import InputError, write_json
 
-# What a network may have, and how its tensors are called here.
+# What a network may have, and how its tensors are called here; families that are
+# backbones only have none of it.
+WITH_HEADS = ("slim", "delf", "pycls")
 OPTIONAL = (
     *(f"params/local/attention/conv1/{n}" for n in ("kernel", "scale", "offset")),
     *(f"batch_stats/local/attention/conv1/{n}" for n in ("mean", "var")),
@@ -52,6 +55,13 @@ def tell(path: pathlib.Path, out: pathlib.Path, source: Any, network: Any) -> No
     print(f"\nwritten: {out}\nnext: {_next_command(out, network)}", flush=True)
 
 
+def tell_unmatched(mapping: Any, names: Collection[str]) -> None:
+    """Prints which names and patterns to be dropped are those of no tensor."""
+    for pattern in mapping.drop:
+        if pattern not in names and not fnmatch.filter(names, pattern):
+            print(f"{mapping.path}: no tensor is called like {pattern} of its drop")
+
+
 def refusal(
     path: pathlib.Path,
     family: str,
@@ -71,7 +81,7 @@ def refusal(
         print(f"{theirs} is {list(shapes[theirs])}, {ours} {list(missing[ours])}")
     left = [f"{name} {list(shapes[name])}" for name in assigned.left]
     ours = {name: f"{name} {list(shape)}" for name, shape in missing.items()}
-    if left:
+    if left and family in WITH_HEADS:
         optional = [name for name in OPTIONAL if name not in {*assigned.named, *ours}]
         ours |= {name: f"{name} (if there is one)" for name in optional}
     width = max(map(len, [*left, "theirs, without a place"]))
