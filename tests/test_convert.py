@@ -8,6 +8,7 @@ import safetensors.numpy
 import tensorflow_files
 from flax.traverse_util import flatten_dict
 from naive_resnet import APPLICATIONS, KERAS, TF2, TORCHVISION
+from original_names import variables_from_keras
 from test_network import (
     BLOCK3,
     SHALLOW,
@@ -25,7 +26,6 @@ from test_network import (
 from delf_jax import extraction, weights
 from delf_jax.cli import main
 from delf_jax.conversion.convert import convert, read_mapping
-from delf_jax.conversion.names import variables_from_keras
 from delf_jax.files import InputError, sha256_of
 from delf_jax.formats import datum
 from delf_jax.settings import settings_for
