@@ -93,3 +93,13 @@ def test_blue_first_becomes_red_first(rng):
 
 def test_without_attention_there_is_nothing_to_reduce_with():
     assert reduction_of_pycls({}) == {}
+
+
+def test_vectors_that_do_not_fit_reduce_nothing():
+    scope = "local/attention/conv1"
+    variables = {f"params/{scope}/{n}": np.ones(4) for n in ("bias", "scale", "offset")}
+    variables |= {f"batch_stats/{scope}/{n}": np.ones(4) for n in ("mean", "var")}
+    variables[f"params/{scope}/kernel"] = np.ones((1, 1, 3, 4))
+    assert len(reduction_of_pycls(variables)) == 2
+    variables[f"params/{scope}/scale"] = np.ones(5)
+    assert reduction_of_pycls(variables) == {}

@@ -497,6 +497,12 @@ def test_of_dolg_the_backbone_is_taken(rng):
     assert "fusion" in network.assigned.dropped["fc.weight"]
 
 
+def test_a_power_of_gem_that_is_not_one_number_is_refused(rng):
+    named = pycls_delg(rng) | {"globalmodel.head.pool.p": np.ones(0, np.float32)}
+    with pytest.raises(InputError, match="power of GeM"):
+        find(named, "torch")
+
+
 def golden_weights(golden, name):
     spec = importlib.util.spec_from_file_location("golden", golden / "weights.py")
     generator = importlib.util.module_from_spec(spec)

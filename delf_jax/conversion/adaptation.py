@@ -33,7 +33,8 @@ def reduction_of_pycls(variables: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     scope = "local/attention/conv1"
     names = [f"params/{scope}/{leaf}" for leaf in ("kernel", "bias", "scale", "offset")]
     names += [f"batch_stats/{scope}/{leaf}" for leaf in ("mean", "var")]
-    if not all(name in variables for name in names):
+    found = [variables[name].shape for name in names if name in variables]
+    if len(found) < len(names) or any(shape != found[0][-1:] for shape in found[1:]):
         return {}
     kernel, bias, scale, offset, mean, var = (
         np.asarray(variables[name], np.float64) for name in names

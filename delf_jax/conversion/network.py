@@ -246,6 +246,8 @@ def _architecture(
     if architecture.get("global_dimension") == 0:
         architecture["pooling"] = family.pooling
     if power is not None and architecture["name"] != "delf":
+        if np.size(power) != 1:
+            raise InputError(f"{source.path}: its power of GeM is not one number")
         architecture["gem_power"] = float(np.asarray(power).reshape(-1)[0])
     drawn = graph_settings.architecture_of(nodes)
     architecture |= {k: v for k, v in drawn.items() if k in architecture}
