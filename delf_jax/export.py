@@ -4,13 +4,10 @@ Each export is a folder that is complete or absent, with an export.json that say
 goes in, what comes out, and what has to be done to an image before.
 """
 
-import contextlib
 import functools
 import os
 import pathlib
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +15,7 @@ import jax.numpy as jnp
 
 from delf_jax import __version__
 from delf_jax.extraction import MIN_SIDE, has_local
-from delf_jax.files import InputError, write_json
+from delf_jax.files import InputError, new_folder, write_json
 from delf_jax.settings import ExtractionSettings, describe_settings, settings_for
 from delf_jax.traced_extraction import extract_image
 from delf_jax.weights import Model
@@ -59,12 +56,9 @@ def export_model(
     model: Model, form: str, out: str | os.PathLike, wishes: Wishes
 ) -> Written:
     """Writes the folder `out`; InputError if it exists or the wishes do not fit."""
-    out = pathlib.Path(out)
-    if os.path.lexists(out):
-        raise InputError(f"{out} exists: remove it, or choose another --out")
-    _check(model, form, wishes)
-    settings = _settings(model, form, wishes)
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
+        _check(model, form, wishes)
+        settings = _settings(model, form, wishes)
         if form == "savedmodel":
             from delf_jax import export_tensorflow
 
@@ -206,17 +200,3 @@ def _before(settings: ExtractionSettings) -> str:
             "the resized image"
         )
     return text
-
-
-@contextlib.contextmanager
-def _new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """An empty folder that takes the name `path` when all is written to it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    temporary.mkdir()
-    try:
-        yield temporary
-        temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import secrets
+import shutil
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -36,6 +37,26 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
             error.filename = str(path)
         raise
     _sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """An empty folder that takes the name `path` when all is written to it.
+
+    InputError, before anything is done, if something stands there.
+    """
+    path = pathlib.Path(path)
+    if os.path.lexists(path):
+        raise InputError(f"{path} exists: remove it, or choose another --out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

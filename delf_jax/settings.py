@@ -2,6 +2,9 @@
 
 import hashlib
 import math
+import numbers
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -89,11 +92,35 @@ def make_settings(values: Mapping[str, Any]) -> ExtractionSettings:
         for name, value in values.items()
     }
     for name in PCA_FIELDS:
-        if isinstance(values.get(name), tuple):
-            values[name] = Whitening(*values[name])
+        pca = values.get(name)
+        if isinstance(pca, tuple) and len(pca) in (2, 3):
+            values[name] = Whitening(*pca)
+    hints = typing.get_type_hints(ExtractionSettings)
+    for name, value in values.items():
+        if not is_of(value, hints[name]):
+            raise InputError(f"extraction.{name}: {value!r} is not allowed")
     settings = ExtractionSettings(**values)
     _check(settings)
     return settings
+
+
+def is_of(value: Any, hint: Any) -> bool:
+    """Whether a value has the type of a field: text, numbers (of numpy, too), tuples.
+
+    Numbers are finite; a whole one is also a float, a truth value is none.
+    """
+    kinds = {int: numbers.Integral, float: numbers.Real}
+    if isinstance(hint, types.UnionType):
+        return any(is_of(value, kind) for kind in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        kind = typing.get_args(hint)[0]
+        return isinstance(value, tuple) and all(is_of(x, kind) for x in value)
+    if hint is Whitening:
+        return isinstance(value, Whitening) and _is_projection(value)
+    if hint in kinds:
+        number = isinstance(value, kinds[hint]) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    return isinstance(value, hint)
 
 
 def describe_settings(settings: ExtractionSettings) -> dict[str, Any]:
@@ -119,14 +146,18 @@ def _check(settings: ExtractionSettings) -> None:
     allowed = {
         "image_scales": len(scales) > 0 and all(0 < scale <= 8 for scale in scales),
         "global_scales": all(0 <= i < len(scales) for i in settings.global_scales),
+        "max_image_size": settings.max_image_size is None
+        or settings.max_image_size > 0,
+        "min_image_size": (settings.min_image_size or 0) >= 0,
+        "max_pixels": settings.max_pixels > 0,
         "max_features": settings.max_features >= 0,
         "nms_iou": 0 <= settings.nms_iou <= 1,
         "locations": settings.locations in ("exact", "delf"),
         "grid": settings.grid > 0 and settings.grid % 32 == 0,
         "batch_size": settings.batch_size is None or settings.batch_size > 0,
         "resize_factor": settings.resize_factor >= 0,
-        "pixel_mean": _is_colour(settings.pixel_mean),
-        "pixel_std": _is_colour(settings.pixel_std) and min(settings.pixel_std) > 0,
+        "pixel_mean": len(settings.pixel_mean) == 3,
+        "pixel_std": len(settings.pixel_std) == 3 and min(settings.pixel_std) > 0,
         "resize": settings.resize in ("half_pixel", "legacy"),
     }
     for name, good in allowed.items():
@@ -139,8 +170,11 @@ def _check(settings: ExtractionSettings) -> None:
         )
 
 
-def _is_colour(value: Any) -> bool:
-    """Whether it is three finite numbers."""
-    if not isinstance(value, tuple) or len(value) != 3:
-        return False
-    return all(isinstance(x, int | float) and math.isfinite(x) for x in value)
+def _is_projection(pca: Whitening) -> bool:
+    """Whether mean, projection and variances have shapes that fit."""
+    mean, projection = np.shape(pca.mean), np.shape(pca.projection)
+    variances = projection[:1] if pca.variances is None else np.shape(pca.variances)
+    return len(projection) == 2 and (projection[1:], projection[:1]) == (
+        mean,
+        variances,
+    )

@@ -327,7 +327,8 @@ def _started_from(source: str, state: TrainState, static: Static) -> TrainState:
     """
     if (pathlib.Path(source) / "model.safetensors").exists():
         config, averages = weights.read_model(source)
-        theirs = make_settings(config["extraction"])
+        names = {"pixel_mean", "pixel_std"} & config["extraction"].keys()
+        theirs = make_settings({name: config["extraction"][name] for name in names})
         for name in ("pixel_mean", "pixel_std"):
             if getattr(theirs, name) != getattr(static, name):
                 raise InputError(

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import numbers
 import os
 import pathlib
+import typing
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,10 +23,11 @@ from delf_jax.models.delf import DELF
 from delf_jax.models.delg import DELG
 from delf_jax.models.global_net import GlobalNet
 from delf_jax.models.resnet import BASIC_DEPTHS, LAYOUTS, UNITS, ResNet
-from delf_jax.settings import PCA_FIELDS
+from delf_jax.settings import PCA_FIELDS, is_of
 
 FORMAT = 1
 PCA_DEFAULTS = {"variances": "", "dimension": 0, "use_whitening": False}
+PCA_FILES = ("mean", "projection")
 BUNDLED = pathlib.Path(__file__).parent / "bundled" / "delg_tiny"
 BACKBONE_FIELDS = (
     *("depth", "width", "layout", "normalization"),
@@ -39,6 +42,7 @@ CHOICES = {
     "block4_dilation": (1, 2),
     "pooling": ("gem", "spoc", "mac"),
 }
+POSITIVE = ("width", "attention_width", "gem_power")
 
 
 class Model(NamedTuple):
@@ -71,6 +75,9 @@ def build_module(
             )
     _check_layout(fields)
     name = fields.pop("name")
+    _check_types(
+        fields, typing.get_type_hints(ResNet) | typing.get_type_hints(MODELS[name])
+    )
     backbone = {key: fields.pop(key) for key in BACKBONE_FIELDS if key in fields}
     try:
         resnet = ResNet(**backbone, axis_name=axis_name, conv3x3=conv3x3)
@@ -78,6 +85,16 @@ def build_module(
     except TypeError as error:
         message = str(error).split("__init__() ")[-1]
         raise InputError(f"architecture of {name}: {message}") from None
+
+
+def _check_types(fields: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """Texts, truth values, and numbers that are not below zero; some not zero."""
+    for field, value in fields.items():
+        good = is_of(value, hints.get(field, object))
+        if good and isinstance(value, numbers.Real):
+            good = value > 0 if field in POSITIVE else value >= 0
+        if not good:
+            raise InputError(f"architecture.{field}: {value!r} is not allowed")
 
 
 def _check_layout(architecture: Mapping[str, Any]) -> None:
@@ -199,15 +216,25 @@ def _with_projections(
     read = {}
     for field in PCA_FIELDS:
         pca = extraction.get(field)
-        if isinstance(pca, dict):
+        if pca is not None:
             from delf_jax import extraction_config
 
+            _check_pca(pca, f"{directory / 'config.json'}: extraction.{field}")
             paths = {
                 key: str(directory / value) if isinstance(value, str) else value
                 for key, value in pca.items()
             }
             read[field] = extraction_config.load_pca(ConfigDict(PCA_DEFAULTS | paths))
     return extraction | read
+
+
+def _check_pca(pca: Any, where: str) -> None:
+    if not isinstance(pca, dict) or not set(PCA_FILES) <= pca.keys():
+        raise InputError(f"{where} must name the files mean and projection")
+    known = dict.fromkeys(PCA_FILES, "") | PCA_DEFAULTS
+    for key, value in pca.items():
+        if key not in known or type(value) is not type(known[key]):
+            raise InputError(f"{where}.{key}: {value!r} is not allowed")
 
 
 def expected_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from delf_jax.conversion.adaptation import adapt, reduction_of_pycls, to_our_axes
+from delf_jax.conversion.adaptation import (
+    adapt,
+    find_missing,
+    reduction_of_pycls,
+    to_our_axes,
+)
 from delf_jax.conversion.families import FAMILIES
 from delf_jax.models.resnet import LAYOUTS
 
@@ -61,6 +66,24 @@ def test_a_layer_computes_the_same_in_every_layout(rng, layout, with_bias, famil
     )
 
 
+def test_a_bias_before_a_normalisation_is_not_missed(rng):
+    shapes = {n: x.shape for n, x in layer(rng, with_bias=False).items()}
+    bias, scale = f"params/{SCOPE}/bias", f"params/{SCOPE}/scale"
+    expected = shapes | {bias: (4,), scale: (5,), "params/whitening/bias": (3,)}
+    missing = {scale: (5,), "params/whitening/bias": (3,)}
+    assert find_missing(shapes, expected) == missing
+    assert bias in find_missing(shapes | {bias: (5,)}, expected)
+
+
+def test_what_is_not_expected_is_not_read(rng):
+    huge = np.broadcast_to(np.float32(1), (1 << 40,))
+    variables = layer(rng, with_bias=False)
+    expected = {name: x.shape for name, x in variables.items()}
+    variables["params/classifier/bias"] = huge
+    _, unused = adapt(variables, expected, FAMILIES["torchvision"], "v1.5")
+    assert unused == ["params/classifier/bias"]
+
+
 def test_blue_first_becomes_red_first(rng):
     name = "params/backbone/conv1/kernel"
     kernel = rng.normal(size=(7, 7, 3, 2)).astype(np.float32)
@@ -70,3 +93,13 @@ def test_blue_first_becomes_red_first(rng):
 
 def test_without_attention_there_is_nothing_to_reduce_with():
     assert reduction_of_pycls({}) == {}
+
+
+def test_vectors_that_do_not_fit_reduce_nothing():
+    scope = "local/attention/conv1"
+    variables = {f"params/{scope}/{n}": np.ones(4) for n in ("bias", "scale", "offset")}
+    variables |= {f"batch_stats/{scope}/{n}": np.ones(4) for n in ("mean", "var")}
+    variables[f"params/{scope}/kernel"] = np.ones((1, 1, 3, 4))
+    assert len(reduction_of_pycls(variables)) == 2
+    variables[f"params/{scope}/scale"] = np.ones(5)
+    assert reduction_of_pycls(variables) == {}

@@ -8,6 +8,7 @@ import safetensors.numpy
 import tensorflow_files
 from flax.traverse_util import flatten_dict
 from naive_resnet import APPLICATIONS, KERAS, TF2, TORCHVISION
+from original_names import variables_from_keras
 from test_network import (
     BLOCK3,
     SHALLOW,
@@ -25,7 +26,6 @@ from test_network import (
 from delf_jax import extraction, weights
 from delf_jax.cli import main
 from delf_jax.conversion.convert import convert, read_mapping
-from delf_jax.conversion.names import variables_from_keras
 from delf_jax.files import InputError, sha256_of
 from delf_jax.formats import datum
 from delf_jax.settings import settings_for
@@ -97,6 +97,51 @@ def test_provenance_names_files_and_no_path(delg, tmp_path):
     assert provenance["files"][1]["sha256"] == sha256_of(index)
     assert provenance["kind"] == "tf_checkpoint"
     assert provenance["family"] == "DELF or DELG of TensorFlow 2"
+
+
+@pytest.mark.parametrize("out", ["a folder", "a file", "."])
+def test_what_stands_at_out_is_kept(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "a file").write_text("mine")
+    with pytest.raises(InputError, match=f"{out} exists: remove it, or choose another"):
+        convert("no such weights", out)
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["a file", "a folder"]
+
+
+def test_a_download_keeps_its_name_where_its_weights_are_in_a_folder(rng, tmp_path):
+    source = tmp_path / "r50delg_gldv2clean_20200914"
+    named = slim_weights(rng) | unknown_heads(rng)
+    saved_model_of(named, source / "model")
+    network = convert(source, tmp_path / "m")
+    assert network.extraction["attention_threshold"] == 454.6
+    provenance = provenance_of(tmp_path / "m")
+    assert provenance["converted_from"] == source.name
+
+
+def saved_model_of(named, folder):
+    """A SavedModel whose weights are constants of its graph, with what uses them."""
+    nodes = [tensorflow_files.constant(name, x) for name, x in named.items()]
+    norm = ("gamma", "beta", "moving_mean", "moving_variance")
+    for name in named:
+        scope, _, leaf = name.rpartition("/")
+        inputs = ["x", name]
+        if leaf == "gamma":
+            inputs = ["x", *(f"{scope}/{leaf}" for leaf in norm)]
+        operation = {
+            "weights": "Conv2D",
+            "biases": "BiasAdd",
+            "gamma": "FusedBatchNorm",
+        }
+        if leaf in operation:
+            kind = operation[leaf]
+            nodes.append(tensorflow_files.node(f"{scope}/{kind}", kind, inputs))
+    graph = tensorflow_files.message(*((1, node) for node in nodes))
+    tags = tensorflow_files.message((4, "serve"))
+    folder.mkdir(parents=True)
+    meta = tensorflow_files.message((1, tags), (2, graph))
+    model = tensorflow_files.message((1, 1), (2, meta))
+    (folder / "saved_model.pb").write_bytes(model)
 
 
 def test_a_folder_of_checkpoints_gives_its_only_one(delg, tmp_path):
@@ -178,7 +223,52 @@ def test_a_mapping_file_of_another_form_is_refused(tmp_path, content, message):
 
 def test_what_is_left_empty_in_a_mapping_file_is_not_mapped(tmp_path):
     (tmp_path / "m.json").write_text(json.dumps({"a": "", "b": "x", "drop": ["y*"]}))
-    assert read_mapping(tmp_path / "m.json") == (None, {"b": "x"}, ("y*",))
+    path = tmp_path / "m.json"
+    assert read_mapping(path) == (None, {"b": "x"}, ("y*",), path)
+
+
+def test_a_mapping_file_keeps_what_it_says_when_it_is_not_enough(rng, tmp_path):
+    named = slim_weights(rng) | unknown_heads(rng)
+    named["DELG/another/weights"] = np.ones_like(named["DELG/pooled/weights"])
+    lost = "resnet_v1_50/block2/unit_1/bottleneck_v1/conv2/weights"
+    named["DELG/lost/weights"] = named.pop(lost)
+    tensorflow_files.write_bundle(tmp_path / "model.ckpt", named)
+    command = ["convert", str(tmp_path / "model.ckpt"), f"--out={tmp_path / 'm'}"]
+    template = tmp_path / "m.mapping.json"
+    half = {
+        "family": "slim",
+        "params/whitening/kernel": "DELG/pooled/weights",
+        "params/whitening/bias": "DELG/pooled/biases",
+        "drop": ["DELG/another/*"],
+    }
+    template.write_text(json.dumps(half))
+    command.append(f"--mapping={template}")
+    assert main(command) == 2
+    content = json.loads(template.read_text())
+    assert content.pop("drop") == ["DELG/another/*", "DELG/lost/weights"]
+    assert content.items() >= {k: half[k] for k in half if k != "drop"}.items()
+    ours = "params/backbone/block2_unit1/conv2/kernel"
+    assert content[ours] == ""
+    content |= {ours: "DELG/lost/weights", "drop": ["DELG/another/*"]}
+    template.write_text(json.dumps(content))
+    assert main(command) == 0
+    model = weights.load_model(tmp_path / "m")
+    assert model.config["architecture"]["global_dimension"] == 10
+
+
+def test_a_constant_larger_than_any_weight_is_refused(tmp_path):
+    """One value with the shape of many takes no room in a file."""
+    name, path = "resnet_v1_50/conv1/weights", tmp_path / "huge.pb"
+    sizes = tensorflow_files.shape([7, 7, 3, 1 << 40])
+    tensor = tensorflow_files.message((1, 1), (2, sizes), (5, 1.0))
+    value = tensorflow_files.message((8, tensor))
+    nodes = [
+        tensorflow_files.node(name, "Const", value=value),
+        tensorflow_files.node("resnet_v1_50/conv1/Conv2D", "Conv2D", ["x", name]),
+    ]
+    path.write_bytes(tensorflow_files.message(*((1, node) for node in nodes)))
+    with pytest.raises(InputError, match=r"huge\.pb.*only 1 values for \[7, 7, 3"):
+        convert(path, tmp_path / "m")
 
 
 def test_a_model_folder_is_not_converted_again(tiny_model, tmp_path):

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from original_names import variables_from_slim
 
-from delf_jax.conversion.names import variables_from_slim
 from delf_jax.models.delf import DELF, attend
 from delf_jax.models.resnet import ResNet
 from delf_jax.weights import fold_batch_norm

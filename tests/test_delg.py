@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from original_names import variables_from_keras
 
-from delf_jax.conversion.names import variables_from_keras
 from delf_jax.losses.classification import arcface_logits, softmax_cross_entropy
 from delf_jax.losses.reconstruction import reconstruction_loss
 from delf_jax.models.delg import DELG

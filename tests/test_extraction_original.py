@@ -10,10 +10,10 @@ import pathlib
 
 import numpy as np
 import pytest
+from original_names import variables_from_keras
 
 from delf_jax import extraction, weights
 from delf_jax import images as image_files
-from delf_jax.conversion import names
 from delf_jax.files import InputError
 from delf_jax.models import resnet
 from delf_jax.ops import Features
@@ -113,7 +113,7 @@ def _golden_network(golden: pathlib.Path, stride: int):
         "layout": "keras",
         "block3_strides": stride == 32,
     }
-    variables = names.variables_from_keras(named)
+    variables = variables_from_keras(named)
     return weights.fold_batch_norm(weights.build_module(architecture), variables)
 
 

@@ -24,6 +24,25 @@ def test_an_error_while_writing_keeps_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_a_folder_is_complete_or_absent(tmp_path):
+    with pytest.raises(RuntimeError), files.new_folder(tmp_path / "in" / "a") as folder:
+        (folder / "half").write_text("of it")
+        raise RuntimeError
+    assert os.listdir(tmp_path / "in") == []
+    with files.new_folder(tmp_path / "in" / "a") as folder:
+        (folder / "all").write_text("of it")
+    assert os.listdir(tmp_path / "in") == ["a"]
+    assert os.listdir(tmp_path / "in" / "a") == ["all"]
+
+
+def test_a_folder_takes_no_others_place(tmp_path):
+    (tmp_path / "a").write_text("mine")
+    refused = pytest.raises(files.InputError, match="a exists: remove it")
+    with refused, files.new_folder(tmp_path / "a"):
+        pass
+    assert (tmp_path / "a").read_text() == "mine"
+
+
 def test_a_killed_writer_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import pathlib
+import re
 
 import jax
 import naive_resnet
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from naive_resnet import APPLICATIONS, KERAS, PYCLS, SLIM, TF2, TORCHVISION
+from original_names import variables_from_keras, variables_from_slim
 
 from delf_jax import weights
-from delf_jax.conversion.names import variables_from_keras, variables_from_slim
 from delf_jax.conversion.network import MappingFile, find_network
 from delf_jax.files import InputError
 from delf_jax.formats.graph_def import Node
@@ -76,8 +77,13 @@ def find(tensors, kind="tf_checkpoint", path="somewhere", mapping=None, **settin
 
 
 def assert_same(network, variables):
+    """All of the expected variables but those that only training needs."""
     expected = flatten_dict(variables, sep="/")
-    assert set(network.variables) <= set(expected)
+    unused = "classifier|autoencoder/expand"
+    if network.architecture["name"] == "delf":
+        unused += "|block4"
+    wanted = {name for name in expected if not re.search(unused, name)}
+    assert set(network.variables) == wanted
     for name, value in network.variables.items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
@@ -134,6 +140,57 @@ def test_a_backbone_of_tensorflow_2_alone_is_pooled_by_its_mean(rng):
     assert "block3_strides" not in architecture and not find(named).assumed
 
 
+KERAS_PAIRS = {
+    "conv1/kernel": "params/backbone/conv1/kernel",
+    "bn_conv1/moving_variance": "batch_stats/backbone/conv1/var",
+    "l2a/conv_shortcut/bias": "params/backbone/block1_unit1/shortcut/bias",
+    "l2b/bn2a/gamma": "params/backbone/block1_unit2/conv1/scale",
+    "l4b/conv2b/kernel": "params/backbone/block3_unit2/conv2/kernel",
+    "l5b/bn2c/moving_mean": "batch_stats/backbone/block4_unit2/conv3/mean",
+    "embedding_layer/kernel": "params/whitening/kernel",
+}
+KERAS_PAIRS = {f"backbone/{theirs}": ours for theirs, ours in KERAS_PAIRS.items()} | {
+    "attention/conv1/bias": "params/local/attention/conv1/bias",
+    "attention/bn_conv1/beta": "params/local/attention/conv1/offset",
+    "attention/conv2/kernel": "params/local/attention/conv2/kernel",
+    "autoencoder/conv1/kernel": "params/local/autoencoder/reduce/kernel",
+}
+SLIM_PAIRS = {
+    "conv1/weights": "params/backbone/conv1/kernel",
+    "conv1/BatchNorm/moving_variance": "batch_stats/backbone/conv1/var",
+    "block1/unit_1/bottleneck_v1/shortcut/weights": (
+        "params/backbone/block1_unit1/shortcut/kernel"
+    ),
+    "block1/unit_2/bottleneck_v1/conv1/BatchNorm/gamma": (
+        "params/backbone/block1_unit2/conv1/scale"
+    ),
+    "block2/unit_2/bottleneck_v1/conv2/weights": (
+        "params/backbone/block2_unit2/conv2/kernel"
+    ),
+    "block3/unit_2/bottleneck_v1/conv3/BatchNorm/moving_mean": (
+        "batch_stats/backbone/block3_unit2/conv3/mean"
+    ),
+}
+SLIM_PAIRS = {f"resnet_v1_50/{theirs}": ours for theirs, ours in SLIM_PAIRS.items()} | {
+    f"attention_block/attention/compute/{theirs}": f"params/local/attention/{ours}"
+    for theirs, ours in {
+        "conv1/weights": "conv1/kernel",
+        "conv1/BatchNorm/beta": "conv1/offset",
+        "conv2/weights": "conv2/kernel",
+        "conv2/biases": "conv2/bias",
+    }.items()
+}
+
+
+def test_names_of_the_original_are_these_of_ours(rng):
+    """As the original's checkpoints spell them, written down one by one."""
+    keras = naive_resnet.random_weights(TF2, UNITS, WIDTH, rng) | tf2_heads(rng)
+    slim = slim_weights(rng, SHALLOW) | slim_heads(rng)
+    for named, pairs in ((keras, KERAS_PAIRS), (slim, SLIM_PAIRS)):
+        found = find(named).assigned.named
+        assert {theirs: ours for ours, theirs in found.items()}.items() >= pairs.items()
+
+
 def test_settings_that_are_asked_for_win(rng):
     named = naive_resnet.random_weights(TF2, UNITS, WIDTH, rng) | tf2_heads(rng)
     network = find(named, block3_strides=False, attention_threshold=7.0)
@@ -141,6 +198,25 @@ def test_settings_that_are_asked_for_win(rng):
     assert network.extraction["attention_threshold"] == 7.0
     with pytest.raises(InputError, match="blok3"):
         find(named, blok3_strides=False)
+
+
+def test_features_that_the_network_has_not_cannot_be_asked_for(rng):
+    named = slim_weights(rng, SHALLOW)
+    with pytest.raises(InputError, match=r"global_scales: \[0\] .* no global"):
+        find(named | slim_heads(rng), global_scales=[0])
+    named = naive_resnet.random_weights(TORCHVISION, UNITS, WIDTH, rng)
+    with pytest.raises(InputError, match="max_features: 500 .* no local"):
+        find(named, max_features=500)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("image_scales", 3), ("pca", 5), ("gem_power", "x"), ("attention_width", None)],
+)
+def test_settings_of_another_type_are_refused(rng, field, value):
+    named = naive_resnet.random_weights(TF2, UNITS, WIDTH, rng) | tf2_heads(rng)
+    with pytest.raises(InputError, match=f"{field}: {value!r} is not allowed"):
+        find(named, **{field: value})
 
 
 def test_a_delf_of_tensorflow_1_keeps_its_way_of_sampling(rng):
@@ -239,6 +315,26 @@ def test_a_mapping_settles_it(rng, tmp_path):
     assert network.assigned.dropped["DELG/another/weights"] == "the mapping drops it"
 
 
+def test_a_backbone_alone_is_not_asked_for_heads(rng, tmp_path, capsys):
+    named = naive_resnet.random_weights(TORCHVISION, UNITS, WIDTH, rng)
+    named["extra.weight"] = np.ones((3, 3), np.float32)
+    template = tmp_path / "t.json"
+    with pytest.raises(InputError, match="1 of its tensors"):
+        find(named, "torch", template=template)
+    assert "if there is one" not in capsys.readouterr().out
+    content = {"family": "torchvision", "drop": ["extra.weight"]}
+    assert json.loads(template.read_text()) == content
+
+
+def test_what_is_to_be_dropped_and_is_not_there_is_told(rng, capsys):
+    named = naive_resnet.random_weights(TORCHVISION, UNITS, WIDTH, rng)
+    named["extra[0]"] = np.ones((3, 3), np.float32)
+    mapping = MappingFile(drop=("extra[0]", "fc.*", "layer9*"), path="my.json")
+    find(named | {"fc.bias": np.ones(3, np.float32)}, "torch", mapping=mapping)
+    told = capsys.readouterr().out.splitlines()
+    assert told == ["my.json: no tensor is called like layer9* of its drop"]
+
+
 def test_a_missing_tensor_is_refused_and_named(rng, tmp_path, capsys):
     named = slim_weights(rng, SHALLOW) | slim_heads(rng)
     del named["resnet_v1_50/block2/unit_1/bottleneck_v1/conv2/weights"]
@@ -259,18 +355,33 @@ def test_a_wrong_shape_is_refused_and_named(rng, tmp_path, capsys):
     assert f"{theirs} is [1, 3, 8, 8]" in capsys.readouterr().out
 
 
+def test_a_shape_that_no_memory_holds_is_refused_before_it_is_read(rng, tmp_path):
+    named = slim_weights(rng, SHALLOW) | slim_heads(rng)
+    scope = "resnet_v1_50/block2/unit_1/bottleneck_v1"
+    huge = {
+        f"{scope}/conv2/weights": (1 << 40,),
+        "resnet_v1_50/conv1/weights": (7, 7, 3, 1 << 40),
+        f"{scope}/conv2/BatchNorm/gamma": (1, 1, 1, 1 << 40),
+    }
+    for theirs, shape in huge.items():
+        changed = named | {theirs: np.broadcast_to(np.float32(1), shape)}
+        with pytest.raises(InputError, match="of the network's"):
+            find(changed, template=tmp_path / "t.json")
+
+
 def test_a_mapping_to_an_unknown_tensor_is_refused(rng):
     named = slim_weights(rng, SHALLOW) | slim_heads(rng)
-    mapping = MappingFile("slim", {"params/whitening/kernel": "nowhere"})
-    with pytest.raises(InputError, match="no tensor nowhere"):
+    named_so = {"params/whitening/kernel": "nowhere"}
+    mapping = MappingFile("slim", named_so, path="my.json")
+    with pytest.raises(InputError, match=r"my\.json: .*kernel.*no tensor nowhere"):
         find(named, mapping=mapping)
 
 
 def test_a_mapping_of_a_variable_that_no_network_has_is_refused(rng):
     named = slim_weights(rng, SHALLOW) | slim_heads(rng)
     theirs = "attention_block/attention/compute/conv2/biases"
-    mapping = MappingFile("slim", {"params/withening/bias": theirs})
-    with pytest.raises(InputError, match="withening/bias: this network has no such"):
+    mapping = MappingFile("slim", {"params/withening/bias": theirs}, path="my.json")
+    with pytest.raises(InputError, match=r"my\.json: .*withening/bias: this network"):
         find(named, mapping=mapping)
 
 
@@ -384,6 +495,12 @@ def test_of_dolg_the_backbone_is_taken(rng):
     assert network.architecture["name"] == "global"
     assert network.architecture["gem_power"] == 3.5
     assert "fusion" in network.assigned.dropped["fc.weight"]
+
+
+def test_a_power_of_gem_that_is_not_one_number_is_refused(rng):
+    named = pycls_delg(rng) | {"globalmodel.head.pool.p": np.ones(0, np.float32)}
+    with pytest.raises(InputError, match="power of GeM"):
+        find(named, "torch")
 
 
 def golden_weights(golden, name):

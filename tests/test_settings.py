@@ -49,11 +49,58 @@ def test_a_misspelt_setting_is_named():
         {"pixel_std": (1.0, 0.0, 1.0)},
         {"pixel_std": 128.0},
         {"resize": "corner"},
+        {"max_image_size": -1},
+        {"max_image_size": 0},
+        {"min_image_size": -4},
+        {"max_pixels": 0},
     ],
 )
 def test_a_value_out_of_range_is_named(wrong):
     with pytest.raises(InputError, match=f"extraction.{next(iter(wrong))}"):
         make_settings(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_scales": 3},
+        {"image_scales": ("1",)},
+        {"global_scales": 3},
+        {"global_scales": (1.5,)},
+        {"max_image_size": "abc"},
+        {"max_image_size": 100.5},
+        {"use_square_images": "yes"},
+        {"resize_factor": None},
+        {"max_features": True},
+        {"attention_threshold": "x"},
+        {"attention_threshold": float("nan")},
+        {"locations": ["exact"]},
+        {"pca": 5},
+        {"pca": {"mean": "mean.datum"}},
+        {"pca": [1]},
+        {"global_pca": [[0.0, 0.0], [[1.0, 0.0, 0.0]]]},
+        {"resize": 1},
+    ],
+)
+def test_a_value_of_another_type_is_named(wrong):
+    with pytest.raises(
+        InputError, match=f"extraction.{next(iter(wrong))}: .*not allow"
+    ):
+        make_settings(wrong)
+
+
+def test_numbers_of_numpy_and_nothing_are_values_where_they_can_be():
+    settings = make_settings(
+        {
+            "image_scales": [np.float32(0.5), 1],
+            "global_scales": (np.int64(1),),
+            "max_image_size": None,
+            "pca": [[0.0, 0.0], [[1.0, 0.0]]],
+            "global_pca": None,
+        }
+    )
+    assert settings.image_scales == (0.5, 1.0)
+    assert settings.pca.variances is None
 
 
 def test_nothing_to_extract_is_refused():

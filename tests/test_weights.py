@@ -127,6 +127,38 @@ def test_unknown_choices_name_the_field(field, value):
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("gem_power", "x"),
+        ("gem_power", 0),
+        ("width", 8.5),
+        ("width", 0),
+        ("reduced_dimension", -1),
+        ("block3_strides", 1),
+    ],
+)
+def test_fields_of_another_type_or_sign_are_named(field, value):
+    with pytest.raises(InputError, match=rf"architecture\.{field}: {value!r} is not"):
+        build_module(ARCHITECTURE | {field: value})
+
+
+@pytest.mark.parametrize(
+    ("pca", "message"),
+    [
+        (5, "must name the files mean and projection"),
+        ({"mean": "m.datum"}, "must name the files mean and projection"),
+        ({"mean": 3, "projection": "p.datum"}, "mean: 3 is not allowed"),
+        ({"mean": "", "projection": "", "dimension": "4"}, "dimension: '4' is not"),
+        ({"mean": "", "projection": "", "rank": 4}, "rank: 4 is not allowed"),
+    ],
+)
+def test_a_projection_that_is_described_in_another_way_is_refused(folder, pca, message):
+    edit_config(folder, extraction={"pca": pca})
+    with pytest.raises(InputError, match=rf"config\.json: extraction\.pca.*{message}"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
     ("changes", "field"),
     [
         ({"layout": "slim"}, "depth is 18"),

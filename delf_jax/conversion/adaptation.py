@@ -33,7 +33,8 @@ def reduction_of_pycls(variables: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     scope = "local/attention/conv1"
     names = [f"params/{scope}/{leaf}" for leaf in ("kernel", "bias", "scale", "offset")]
     names += [f"batch_stats/{scope}/{leaf}" for leaf in ("mean", "var")]
-    if not all(name in variables for name in names):
+    found = [variables[name].shape for name in names if name in variables]
+    if len(found) < len(names) or any(shape != found[0][-1:] for shape in found[1:]):
         return {}
     kernel, bias, scale, offset, mean, var = (
         np.asarray(variables[name], np.float64) for name in names
@@ -46,6 +47,21 @@ def reduction_of_pycls(variables: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     }
 
 
+def find_missing(
+    shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """What the layout expects of those that are absent or of another shape.
+
+    A bias before a BatchNorm may be absent: `adapt` then gives a zero.
+    """
+    return {
+        name: shape
+        for name, shape in expected.items()
+        if shapes.get(name) != shape
+        and not (name not in shapes and _mean_beside(name) in shapes)
+    }
+
+
 def adapt(
     variables: Mapping[str, np.ndarray],
     expected: Mapping[str, tuple[int, ...]],
@@ -54,25 +70,38 @@ def adapt(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """(what the layout expects, names of what it has no use for).
 
-    Makes up for what differs and changes no result: a bias before a BatchNorm can be a
-    part of its mean, an epsilon one of its variance, and the order of the colours one
-    of the first kernel.
+    variables: with none missing; those without use are not read. Makes up for what
+    differs and changes no result: a bias before a BatchNorm can be a part of its mean,
+    an epsilon one of its variance, and the order of the colours one of the first
+    kernel.
     """
-    adapted = {n: np.asarray(x, np.float64) for n, x in variables.items()}
-    epsilon = LAYOUTS[layout]["epsilon"]
+    adapted = {
+        name: np.asarray(x, np.float64)
+        for name, x in variables.items()
+        if name in expected or _mean_beside(name) in expected
+    }
+    epsilon, absorbed = LAYOUTS[layout]["epsilon"], set()
     for name in list(adapted):
         if not name.endswith("/var"):
             continue
         scope = name.removeprefix("batch_stats/").removesuffix("/var")
         adapted[name] = adapted[name] + ((family.epsilon or epsilon) - epsilon)
-        bias, mean = f"params/{scope}/bias", f"batch_stats/{scope}/mean"
+        bias = f"params/{scope}/bias"
+        mean = _mean_beside(bias)
         if bias in expected and bias not in adapted:
             adapted[bias] = np.zeros(expected[bias])
         elif bias in adapted and bias not in expected and mean in adapted:
             if adapted[mean].shape == adapted[bias].shape:
-                adapted[mean] = adapted[mean] - adapted.pop(bias)
+                adapted[mean] = adapted[mean] - adapted[bias]
+                absorbed.add(bias)
     first = adapted.get("params/backbone/conv1/kernel")
     if family.bgr and first is not None and first.ndim == 4:
         adapted["params/backbone/conv1/kernel"] = first[:, :, ::-1]
     used = {n: x.astype(np.float32) for n, x in adapted.items() if n in expected}
-    return used, [name for name in adapted if name not in expected]
+    return used, [n for n in variables if n not in expected and n not in absorbed]
+
+
+def _mean_beside(name: str) -> str | None:
+    """The mean of which a bias can be a part; None of what is no bias."""
+    scope, _, leaf = name.removeprefix("params/").rpartition("/")
+    return f"batch_stats/{scope}/mean" if leaf == "bias" else None

@@ -16,9 +16,9 @@ from delf_jax.conversion.network import (
     find_network,
     folders_of,
 )
-from delf_jax.files import InputError, atomic_write, read_json, sha256_of
+from delf_jax.files import InputError, atomic_write, new_folder, read_json, sha256_of
 from delf_jax.formats import datum
-from delf_jax.sources import read_source
+from delf_jax.sources import Source, read_source
 
 # Where downloads have their PCA, and how many of its components D2R keeps, whose
 # codebooks are made for them.
@@ -35,23 +35,39 @@ def convert(
 ) -> Network:
     """Writes the model folder `out` from the weights at `path`, and prints an account.
 
+    `out` is new, and complete or absent.
     mapping: a JSON file {our name: theirs} for what is not recognised; its list "drop"
     names or matches what to leave out. settings: fields of architecture or extraction.
     InputError if a tensor is left over or one of ours is missing: both sides are then
     printed, and a mapping to be completed is written to `out`.mapping.json.
     """
     path, out = pathlib.Path(path), pathlib.Path(out)
+    with new_folder(out) as folder:
+        template = out.with_name(f"{out.name}.mapping.json")
+        source, network = _convert(path, folder, mapping, settings or {}, template)
+    report.tell(path, out, source, network)
+    return network
+
+
+def _convert(
+    path: pathlib.Path,
+    folder: pathlib.Path,
+    mapping: str | os.PathLike | None,
+    settings: Mapping[str, Any],
+    template: pathlib.Path,
+) -> tuple[Source, Network]:
+    """What was read and what was found, which is written into the folder."""
+    name = folders_of(path)[0]
     if (path / "model" / "saved_model.pb").is_file():  # as DELF's download has it
         path = path / "model"
     source = read_source(path)
     if source.kind in ("model", "training"):
         raise InputError(f"{path}: ours already; give a model folder as --model")
-    template = out.with_name(f"{out.name}.mapping.json")
-    network = find_network(source, read_mapping(mapping), settings or {}, template)
+    network = find_network(source, read_mapping(mapping), settings, template)
     projection = _projection_beside(path, network)
     files = [*_files_of(source.path), *projection]
     provenance = {
-        "converted_from": folders_of(path)[0],
+        "converted_from": name,
         "kind": source.kind,
         "family": FAMILIES[network.family].title,
         "told_apart_by": network.assigned.how,
@@ -59,17 +75,16 @@ def convert(
         "converter": f"delf_jax {__version__}",
     }
     if projection:
-        network.extraction["pca"] = _copied(projection, out)
+        network.extraction["pca"] = _copied(projection, folder)
     weights.save_model(
-        out,
+        folder,
         network.architecture,
         unflatten_dict(network.variables, sep="/"),
         network.extraction,
         provenance,
         dtype="float32",
     )
-    report.tell(path, out, source, network)
-    return network
+    return source, network
 
 
 def read_mapping(path: str | os.PathLike | None) -> MappingFile:
@@ -88,7 +103,7 @@ def read_mapping(path: str | os.PathLike | None) -> MappingFile:
         if not isinstance(theirs, str):
             raise InputError(f"{path}: give {ours} the name of a tensor of the source")
     named = {ours: theirs for ours, theirs in content.items() if theirs}
-    return MappingFile(family, named, tuple(drop))
+    return MappingFile(family, named, tuple(drop), path)
 
 
 def _projection_beside(path: pathlib.Path, network: Network) -> list[pathlib.Path]:
@@ -105,10 +120,10 @@ def _projection_beside(path: pathlib.Path, network: Network) -> list[pathlib.Pat
     return []
 
 
-def _copied(files: list[pathlib.Path], out: pathlib.Path) -> dict[str, Any]:
+def _copied(files: list[pathlib.Path], folder: pathlib.Path) -> dict[str, Any]:
     """The setting `pca` of a model folder that holds copies of the two files."""
     for file in files:
-        with atomic_write(out / "pca" / file.name) as copy:
+        with atomic_write(folder / "pca" / file.name) as copy:
             copy.write(file.read_bytes())
     mean, projection = (f"pca/{file.name}" for file in files)
     dimension = min(PROJECTED, len(datum.read_datum(files[1])))

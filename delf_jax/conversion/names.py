@@ -1,13 +1,6 @@
 """Names of variables in the checkpoints of the original code, and ours."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-from flax.traverse_util import unflatten_dict
-
-from delf_jax.files import InputError
 
 # names in checkpoints of the TensorFlow 2 code (by attribute) and in what it exports
 # (by layer) -> ours. Both may stand behind the name of a model, as in model/backbone.
@@ -76,24 +69,6 @@ SLIM_LEAVES = {
 }
 
 
-def variables_from_keras(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables of a "keras" layout net from those of the TensorFlow 2 code.
-
-    named: checkpoint keys [delf_spec 9], with or without their suffix, to arrays. The
-    constant scale_factor belongs to the loss and is left out.
-    """
-    flat = {}
-    for key, array in named.items():
-        name = key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
-        if name == "scale_factor":
-            continue
-        ours = keras_name(name)
-        if ours is None:
-            raise InputError(f"{name}: not a variable of the TensorFlow 2 DELF or DELG")
-        flat[ours] = np.asarray(array)
-    return unflatten_dict(flat, sep="/")
-
-
 def keras_name(name: str) -> str | None:
     """Our name of a variable of the TensorFlow 2 code, or of Keras' first ResNet-50.
 
@@ -132,25 +107,6 @@ def _keras_scope(scope: str) -> str | None:
 def _unit_number(letter: str) -> int:
     """1 for "a" and so on; of ResNet-101 also "a", "b1", "b2", as Caffe has it."""
     return ord(letter[0]) - ord("a") + 1 if len(letter) == 1 else int(letter[1:]) + 1
-
-
-def variables_from_slim(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables of a "slim" layout net from those of the TensorFlow 1 code.
-
-    named: checkpoint keys [delf_spec 9] to arrays. Classifiers are 1x1 convolutions
-    there and matrices here; the counter global_step is left out.
-    """
-    flat = {}
-    for key, array in named.items():
-        if key == "global_step":
-            continue
-        name, array = slim_name(key), np.asarray(array)
-        if name is None:
-            raise InputError(f"{key}: not a variable of a slim ResNet or DELF")
-        if "classifier/kernel" in name and array.ndim == 4:
-            array = array[0, 0]
-        flat[name] = array
-    return unflatten_dict(flat, sep="/")
 
 
 def slim_name(name: str) -> str | None:

@@ -34,6 +34,8 @@ class MappingFile(NamedTuple):
     """ours -> theirs"""
     drop: tuple[str, ...] = ()
     """names or patterns of theirs"""
+    path: str | os.PathLike = "the mapping"
+    """where it was read, for messages"""
 
 
 class Assigned(NamedTuple):
@@ -85,6 +87,7 @@ def find_network(
     for theirs in stated(source).keys() - canonical.keys():
         reason = families.no_weight(theirs) or "not made of floating-point numbers"
         assigned.dropped[theirs] = reason
+    report.tell_unmatched(mapping, stated(source).keys())
     variables = {
         ours: adaptation.to_our_axes(ours, source.tensors[theirs], family.pytorch)
         for ours, theirs in assigned.named.items()
@@ -97,17 +100,18 @@ def find_network(
     expected = weights.expected_shapes(weights.build_module(architecture))
     for ours in mapping.named.keys() - expected.keys():
         if not ours.startswith("architecture/"):
-            raise InputError(f"mapping of {ours}: this network has no such variable")
+            raise InputError(
+                f"{mapping.path}: {ours}: this network has no such variable"
+            )
+    found = {ours: value.shape for ours, value in variables.items()}
+    missing = adaptation.find_missing(found, expected)
+    if missing or assigned.left:
+        raise report.refusal(
+            source.path, key, mapping, assigned, shapes, missing, template
+        )
     variables, unused = adaptation.adapt(
         variables, expected, family, architecture["layout"]
     )
-    missing = {
-        ours: shape
-        for ours, shape in expected.items()
-        if ours not in variables or variables[ours].shape != shape
-    }
-    if missing or assigned.left:
-        raise report.refusal(source.path, key, assigned, shapes, missing, template)
     _check_values(variables, assigned.named, source.path)
     for ours in unused:
         assigned.dropped[assigned.named.get(ours, ours)] = ONLY_TRAINING
@@ -127,14 +131,18 @@ def assign(
     """
     for ours, theirs in mapping.named.items():
         if theirs not in shapes:
-            raise InputError(f"mapping of {ours}: the source has no tensor {theirs}")
+            raise InputError(
+                f"{mapping.path}: {ours}: the source has no tensor {theirs}"
+            )
     named, dropped, left = dict(mapping.named), {}, []
     given = set(named.values())
     for theirs, name in canonical.items():
         ours = FAMILIES[key].name(name)
         if theirs in given:
             continue
-        if any(fnmatch.fnmatchcase(theirs, pattern) for pattern in mapping.drop):
+        if theirs in mapping.drop or any(
+            fnmatch.fnmatchcase(theirs, pattern) for pattern in mapping.drop
+        ):
             dropped[theirs] = "the mapping drops it"
         elif reason := families.no_weight(name):
             dropped[theirs] = reason
@@ -238,6 +246,8 @@ def _architecture(
     if architecture.get("global_dimension") == 0:
         architecture["pooling"] = family.pooling
     if power is not None and architecture["name"] != "delf":
+        if np.size(power) != 1:
+            raise InputError(f"{source.path}: its power of GeM is not one number")
         architecture["gem_power"] = float(np.asarray(power).reshape(-1)[0])
     drawn = graph_settings.architecture_of(nodes)
     architecture |= {k: v for k, v in drawn.items() if k in architecture}
@@ -247,9 +257,23 @@ def _architecture(
         architecture, family, folders_of(pathlib.Path(source.path))
     )
     extraction |= graph_settings.resize_of(nodes) | chosen
-    make_settings(extraction)
+    _check_branches(architecture["name"], make_settings(extraction))
     told = {"block3_strides"} & architecture.keys() - drawn.keys() - settings.keys()
     return architecture, extraction, tuple(told)
+
+
+def _check_branches(name: str, extraction: ExtractionSettings) -> None:
+    """InputError if the settings want features that the network has not."""
+    if name == "global" and extraction.max_features:
+        raise InputError(
+            f"extraction.max_features: {extraction.max_features} is not allowed, since "
+            "a network without attention has no local features"
+        )
+    if name == "delf" and extraction.global_scales:
+        raise InputError(
+            f"extraction.global_scales: {list(extraction.global_scales)} is not "
+            "allowed, since a network without whitening has no global descriptor"
+        )
 
 
 def _check_values(

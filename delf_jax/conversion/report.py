@@ -1,17 +1,20 @@
 """What a conversion tells: what was loaded, what was not and why, what is missing."""
 
 import collections
+import fnmatch
 import itertools
 import json
 import pathlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from delf_jax.conversion.families import FAMILIES
 from delf_jax.files import InputError, write_json
 
-# What a network may have, and how its tensors are called here.
+# What a network may have, and how its tensors are called here; families that are
+# backbones only have none of it.
+WITH_HEADS = ("slim", "delf", "pycls")
 OPTIONAL = (
     *(f"params/local/attention/conv1/{n}" for n in ("kernel", "scale", "offset")),
     *(f"batch_stats/local/attention/conv1/{n}" for n in ("mean", "var")),
@@ -52,9 +55,17 @@ def tell(path: pathlib.Path, out: pathlib.Path, source: Any, network: Any) -> No
     print(f"\nwritten: {out}\nnext: {_next_command(out, network)}", flush=True)
 
 
+def tell_unmatched(mapping: Any, names: Collection[str]) -> None:
+    """Prints which names and patterns to be dropped are those of no tensor."""
+    for pattern in mapping.drop:
+        if pattern not in names and not fnmatch.filter(names, pattern):
+            print(f"{mapping.path}: no tensor is called like {pattern} of its drop")
+
+
 def refusal(
     path: pathlib.Path,
     family: str,
+    mapping: Any,
     assigned: Any,
     shapes: Mapping[str, tuple[int, ...]],
     missing: Mapping[str, tuple[int, ...]],
@@ -62,14 +73,15 @@ def refusal(
 ) -> InputError:
     """The error, after both sides are printed and the mapping file is begun.
 
-    shapes: of theirs. missing: ours without a tensor of the right shape.
+    mapping: of this conversion, whose file may be the one that is written: all that it
+    says stays. shapes: of theirs. missing: ours without a tensor of the right shape.
     """
     for ours in missing.keys() & assigned.named.keys():
         theirs = assigned.named[ours]
         print(f"{theirs} is {list(shapes[theirs])}, {ours} {list(missing[ours])}")
     left = [f"{name} {list(shapes[name])}" for name in assigned.left]
     ours = {name: f"{name} {list(shape)}" for name, shape in missing.items()}
-    if left:
+    if left and family in WITH_HEADS:
         optional = [name for name in OPTIONAL if name not in {*assigned.named, *ours}]
         ours |= {name: f"{name} (if there is one)" for name in optional}
     width = max(map(len, [*left, "theirs, without a place"]))
@@ -79,8 +91,9 @@ def refusal(
         print(f"{row[0]:<{width}}  {row[1]}")
     if len(rows) > SHOWN:
         print(f"... and {len(rows) - SHOWN} rows more")
-    content = {"family": family, **dict.fromkeys(ours, ""), "drop": assigned.left}
-    write_json(template, content)
+    named = {**dict.fromkeys(ours, ""), **mapping.named}
+    drop = list(dict.fromkeys([*mapping.drop, *assigned.left]))
+    write_json(template, {"family": family, **named, "drop": drop})
     return InputError(
         f"{path}: {len(left)} of its tensors have no place in the network and "
         f"{len(missing)} of the network's have none there; say in {template} which of "

@@ -39,8 +39,10 @@ _VARINT_FIELDS = {
     **dict.fromkeys((3, 4, 5, 6, 17), 7),
     **{9: 10, 10: 11, 14: 13, 19: 13, 22: 16, 23: 17},
 }
-# Constants are often one value repeated, which takes no memory. Two and more values,
-# of which the last is repeated, are only met in small constants.
+# Constants are often one value repeated, which takes no memory here but does where it
+# is computed with; no layer has a constant weight of more. Two and more values, of
+# which the last is repeated, are only met in small constants.
+_LARGEST_REPEATED = 1 << 24
 _LARGEST_FILLED = 1 << 20
 _LARGEST_RANK = 32
 
@@ -117,6 +119,8 @@ def _fill(
         raise wire.Malformed(f"{len(values)} values for {list(shape)}")
     if len(values) == count:
         return values.reshape(shape)
+    if count > _LARGEST_REPEATED:
+        raise wire.Malformed(f"only {len(values)} values for {list(shape)}")
     if len(values) < 2:
         value = values[0] if len(values) else np.zeros((), values.dtype)[()]
         return np.broadcast_to(np.array(value, values.dtype), shape)
