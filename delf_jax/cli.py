@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from delf_jax import commands, options
+from delf_jax.commands import experiments, models, photos, shared, training
 from delf_jax.files import InputError
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return _tell(_describe(error), commands.FAILED)
+        return _tell(_describe(error), shared.FAILED)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -102,80 +102,80 @@ COMMANDS = {
     "match": Command(
         "find what two photos have in common",
         "match a.jpg b.jpg --out=matches.png",
-        options.match,
-        commands.run_match,
+        photos.add_match_options,
+        photos.run_match,
     ),
     "extract": Command(
         "extract features of images and folders to a feature store",
         "extract photos --out=features\n"
         "extract a --out=b --config.extraction.max_features=500",
-        options.extract,
-        commands.run_extract,
+        photos.add_extract_options,
+        photos.run_extract,
     ),
     "index": Command(
         "index photos for search, or add and remove some",
         "index photos --index=photos_index\n"
         "index --index=photos_index --add more/new.jpg\n"
         "index --index=photos_index --remove a/1.jpg",
-        options.index,
-        commands.run_index,
+        photos.add_index_options,
+        photos.run_index,
     ),
     "search": Command(
         "find photos of the same place",
         "search query.jpg --index=photos_index --html=results.html",
-        options.search,
-        commands.run_search,
+        photos.add_search_options,
+        photos.run_search,
     ),
     "evaluate": Command(
         "say how well photos of a dataset with ground truth are found",
         "evaluate gnd_roxford5k.pkl --images=jpg --index=runs/oxford",
-        options.evaluate,
-        commands.run_evaluate,
+        experiments.add_evaluate_options,
+        experiments.run_evaluate,
     ),
     "train": Command(
         "train a model; again with the same workdir, it goes on",
         "train --config=configs/delg_tiny.py --workdir=runs/tiny\n"
         "train --config=my.py --workdir=runs/mine --config.seed=3",
-        options.train,
-        commands.run_train,
+        training.add_train_options,
+        training.run_train,
     ),
     "convert": Command(
         "turn released or foreign weights into a model folder",
         "convert r50delg_gld_20200814 --out=models/r50delg_gld\n"
         "convert resnet50-0676ba61.pth --out=models/resnet50",
-        options.convert,
-        commands.run_convert,
+        models.add_convert_options,
+        models.run_convert,
     ),
     "inspect": Command(
         "tell what a file, a feature store or a model holds",
         "inspect resnet50.pth\ninspect photos_index",
-        options.inspect,
-        commands.run_inspect,
+        models.add_inspect_options,
+        models.run_inspect,
     ),
     "features": Command(
         "turn a feature store into files of DELF, one per image, and back",
         "features photos_store photos_delf --to=delf\n"
         "features photos_delf a_store --from=delf --name=delf_gld",
-        options.features,
-        commands.run_features,
+        models.add_features_options,
+        models.run_features,
     ),
     "export": Command(
         "write a model in a form that runs without this project",
         "export runs/tiny/model --format=stablehlo --out=exported",
-        options.export,
-        commands.run_export,
+        models.add_export_options,
+        models.run_export,
     ),
     "fit": Command(
         "fit a codebook or a PCA to a feature store",
         "fit codebook features --out=codebook --words=65536\n"
         "fit pca features --out=pca --dimension=64",
-        options.fit,
-        commands.run_fit,
+        experiments.add_fit_options,
+        experiments.run_fit,
     ),
     "demo": Command(
         "draw landmarks, match and search them, and say how well it went",
         "demo --out=demo",
-        options.demo,
-        commands.run_demo,
+        photos.add_demo_options,
+        photos.run_demo,
     ),
 }

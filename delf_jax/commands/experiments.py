@@ -1,0 +1,151 @@
+"""Commands of experiments in retrieval: evaluate, fit.
+
+Everything slow is imported inside, by the command that needs it.
+"""
+
+import argparse
+import pathlib
+
+from delf_jax.commands import shared
+from delf_jax.files import InputError
+
+
+def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s DATASET (--index DIR | --ranking FILE) ..."
+    parser.add_argument(
+        "dataset",
+        metavar="DATASET",
+        help="ground truth (.mat, .pkl, .json), or a folder of folders",
+    )
+    parser.add_argument(
+        "--images", metavar="DIR", help="its photos (default: jpg or images beside it)"
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--index", metavar="DIR", help="folder to keep features in")
+    source.add_argument("--ranking", metavar="FILE", help="rankings made elsewhere")
+    ways = "global,verification"
+    parser.add_argument(
+        "--rerank",
+        default=ways,
+        metavar="WAYS",
+        help=f"ways to rank ({ways}), such as superglobal, alpha_qe+verification",
+    )
+    parser.add_argument(
+        "--partial", action="store_true", help="score although photos are missing"
+    )
+    parser.add_argument("--json", metavar="FILE", help="all results as JSON")
+    parser.add_argument("--metrics", metavar="FILE", help="metrics.txt of the original")
+    shared.add_config(parser)
+    shared.add_model(parser)
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    from delf_jax import datasets, evaluation, evaluation_report, files, ways
+
+    dataset = datasets.read_dataset(options.dataset, options.images)
+    if options.ranking:
+        ranking = evaluation.read_rankings(options.ranking, dataset)
+        found = evaluation.score(
+            dataset,
+            {
+                pathlib.Path(options.ranking).stem: dict.fromkeys(
+                    dataset.protocols, ranking
+                )
+            },
+            depends={"file": files.sha256_of(options.ranking)},
+        )
+    else:
+        chosen = ways.parse_ways(options.rerank)
+        model, settings = shared.model_and_settings(options)
+        found = evaluation.evaluate(
+            *(dataset, options.index, model, settings, chosen),
+            partial=options.partial,
+        )
+    print(*evaluation_report.table(found), sep="\n")
+    if options.json:
+        files.write_json(options.json, evaluation_report.describe(found))
+        print(f"JSON: {options.json}")
+    if options.metrics:
+        evaluation_report.write_metrics(options.metrics, found)
+        print(f"metrics: {options.metrics}")
+    return 0
+
+
+def add_fit_options(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    codebook = kinds.add_parser("codebook", help="visual words, by k-means")
+    pca = kinds.add_parser("pca", help="a projection of local descriptors")
+    for kind in (codebook, pca):
+        kind.add_argument("store", metavar="STORE", help="folder of a feature store")
+        shared.add_out(kind, "folder to write to", required=True)
+    for name, default, meaning in (
+        ("words", None, "visual words (1024, or as --config says)"),
+        ("iterations", 20, "passes over the store at most (20)"),
+        ("seed", 0, "of all that is drawn (0)"),
+    ):
+        codebook.add_argument(
+            f"--{name}", type=int, default=default, metavar="N", help=meaning
+        )
+    codebook.add_argument(
+        "--start",
+        choices=("sample", "kmeans++"),
+        default="sample",
+        help="descriptors to start from: any (sample), or some far apart",
+    )
+    codebook.add_argument(
+        "--config", metavar="FILE", help="a .pbtxt of DELF that says codebook_size"
+    )
+    pca.add_argument(
+        "--dimension", type=int, required=True, metavar="N", help="components kept"
+    )
+    pca.add_argument(
+        "--whiten", action="store_true", help="components get unit variance"
+    )
+
+
+def run_fit(options: argparse.Namespace) -> int:
+    shared.prepare_jax()
+    from delf_jax import fitting
+
+    given = {"store": options.store, "out": options.out}
+    if options.kind == "pca":
+        chosen = fitting.fit_pca(
+            **given, dimension=options.dimension, whiten=options.whiten
+        )
+        print(f"{options.out}: {options.dimension} components; to extract with them:")
+        print(
+            *(f"  --config.extraction.pca.{n}={v}" for n, v in chosen.items()), sep="\n"
+        )
+        return 0
+    codebook = fitting.fit_codebook(
+        **given,
+        words=_words(options),
+        iterations=options.iterations,
+        seed=options.seed,
+        start=options.start,
+    )
+    info = codebook.info
+    print(
+        f"{options.out}: {info['words']} words of {info['dimension']} dimensions, from "
+        f"{info['descriptors']} descriptors of {info['images']} images in "
+        f"{info['iterations']} iterations"
+    )
+    return 0
+
+
+def _words(options: argparse.Namespace) -> int:
+    """How many visual words are asked for, by an option or a config of the original."""
+    if options.rest:
+        raise InputError(f"{options.rest[0]}: fit takes no fields; use --words")
+    if not options.config:
+        return 1024 if options.words is None else options.words
+    from delf_jax import descriptors, original_config
+
+    config = original_config.read_aggregation_config(options.config)
+    found = descriptors.open_descriptors(options.store).dimension
+    if config.dimension != found:
+        raise InputError(
+            f"{options.config}: feature_dimensionality is {config.dimension}; the "
+            f"descriptors of {options.store} have {found}"
+        )
+    return config.codebook_size if options.words is None else options.words

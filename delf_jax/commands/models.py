@@ -1,0 +1,154 @@
+"""Commands on models and files of others: convert, inspect, features, export.
+
+Everything slow is imported inside, by the command that needs it.
+"""
+
+import argparse
+import json
+from typing import Any
+
+from delf_jax.commands import shared
+
+
+def add_convert_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a TensorFlow checkpoint, SavedModel or frozen graph (.pb), .h5, .pth or "
+        ".safetensors",
+    )
+    shared.add_out(parser, "model folder to write", required=True)
+    parser.add_argument(
+        "--mapping", metavar="FILE", help="JSON that names what is not recognised"
+    )
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        metavar="NAME=VALUE",
+        help="a field of the architecture or the extraction, such as "
+        "block3_strides=false or attention_threshold=175",
+    )
+
+
+def run_convert(options: argparse.Namespace) -> int:
+    from delf_jax.conversion import convert
+
+    convert.convert(
+        options.source,
+        options.out,
+        mapping=options.mapping,
+        settings=dict(options.set or ()),
+    )
+    return 0
+
+
+def add_inspect_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="a file, folder or prefix")
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    from delf_jax import inspection
+
+    print(inspection.describe(options.path))
+    return 0
+
+
+def add_features_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="a feature store, or files")
+    parser.add_argument("target", metavar="TARGET", help="folder to write to")
+    kinds = parser.add_mutually_exclusive_group(required=True)
+    layouts = {"choices": ("delf", "delg"), "metavar": "LAYOUT"}
+    kinds.add_argument(
+        "--to",
+        help="delf: NAME.delf; delg: NAME.delg_local, NAME.delg_global",
+        **layouts,
+    )
+    kinds.add_argument(
+        "--from", dest="layout", help="the same, from files to a store", **layouts
+    )
+    parser.add_argument(
+        "--name", default="delf files", help="what the new store says made them"
+    )
+
+
+def run_features(options: argparse.Namespace) -> int:
+    from delf_jax import exchange
+
+    if options.to:
+        report = exchange.write_files(options.source, options.target, options.to)
+    else:
+        report = exchange.read_files(
+            options.source, options.target, options.layout, name=options.name
+        )
+    return shared.tell_report(report, options.target, done="written")
+
+
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="folder of a model")
+    shared.add_choice(
+        parser, "format", ("stablehlo", "savedmodel", "onnx"), required=True
+    )
+    shared.add_choice(parser, "what", ("both", "local", "global"), default="both")
+    shared.add_out(parser, "folder to write, which must not exist", required=True)
+    parser.add_argument(
+        "--scales", type=_numbers, metavar="S,S", help="image scales to use and to fix"
+    )
+    pools = ("none", "average", "sum")
+    shared.add_choice(
+        parser, "pool", pools, "scales of a global savedmodel: ", default="none"
+    )
+    parser.add_argument(
+        "--normalize", action="store_true", help="the descriptors after --pool"
+    )
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", help="of onnx: size of the largest image"
+    )
+
+
+def run_export(options: argparse.Namespace) -> int:
+    model, _ = shared.model_and_settings(options)
+    from delf_jax import export
+
+    names = export.Wishes._fields
+    wishes = export.Wishes(**{name: getattr(options, name) for name in names})
+    written = export.export_model(model, options.format, options.out, wishes)
+    for title, arrays in (("in", written.inputs), ("out", written.outputs)):
+        for name, signature in arrays.items():
+            print(f"{title:>4}  {name:<24} {signature}")
+    for note in written.notes:
+        print(f"note: {note}")
+    print(f"{options.format}: {options.out}")
+    return 0
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """(name, value) of `name=value`; the value is JSON, or else text."""
+    name, found, value = text.partition("=")
+    if not found or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """(a, b) of `a,b`."""
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of numbers, such as 0.7071,1,1.4142"
+        ) from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(height, width) of `heightxwidth`."""
+    try:
+        height, width = (int(number) for number in text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size, such as 768x1024"
+        ) from None
+    return height, width
