@@ -99,6 +99,7 @@ def view_settings(config: ConfigDict) -> augment.ViewSettings:
 
 
 def _views(example: dict, rng: np.random.Generator, **settings: Any) -> dict:
+    example = {**example, "image": images.decode_image(example["encoded"])}
     return {"id": example["id"], **augment.views(example, rng, **settings)}
 
 
@@ -124,7 +125,7 @@ def _teacher_maps(
 
 
 def _image_of(source: data.Source, index: int) -> np.ndarray:
-    return source[index]["image"]
+    return images.decode_image(source[index]["encoded"])
 
 
 def settings_tuple(kind: type, settings: ConfigDict, name: str) -> Any:
