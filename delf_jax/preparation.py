@@ -148,10 +148,10 @@ def prepare(
       beam: a runner of Apache Beam, such as "DirectRunner", that builds all of it.
       shown: whether progress is reported.
     """
+    if beam:
+        _build_by_beam(_builder(name, records, directory, max_side), beam)
     whole = _builder(name, records, directory, max_side)
     builders = [whole]
-    if beam:
-        _build_by_beam(whole, beam)
     if not whole.is_prepared():
         parts = [records[i : i + PART] for i in range(0, len(records), PART)]
         builders = [_builder(name, each, directory, max_side) for each in parts]

@@ -143,6 +143,7 @@ def test_nothing_but_broken_images_is_said_in_one_sentence(records, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tfds.
 def test_beam_builds_the_same_dataset(records, tmp_path):
     pytest.importorskip("apache_beam")
     records[2].path.write_bytes(b"no image")
