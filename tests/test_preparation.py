@@ -1,4 +1,4 @@
-"""Labelled images prepared in parts: kept, resumed, shared, and what is broken listed."""
+"""Labelled images prepared in parts: kept, resumed, shared; broken ones listed."""
 
 import csv
 
