@@ -40,8 +40,9 @@ def get_config() -> ConfigDict:
     config.data.max_side = 1024  # pixels of a stored image.
     config.data.threads = 4
     # By name: path (folder of class folders; CSV; train.csv or train_clean.csv of
-    # GLDv2, or its folder; TFRecords, as "gldv2/train-*-of-*"), images (folder of a
-    # CSV's images), label_column, holdout (classes left out),
+    # GLDv2, or its folder; train.csv of GLDv1; retrieval-SfM-120k.pkl; TFRecords, as
+    # "gldv2/train-*-of-*"), images (folder of a CSV's images), label_column, split
+    # ("train" or "validation", a fifth of each class), holdout (classes left out),
     # unlabelled (names that are no class), weight (share of the examples). Or, to draw
     # landmarks: first (seed), landmarks, views (of each), weight.
     # In alphabetical order: the first images fit the teacher's subspace.

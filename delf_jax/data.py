@@ -53,7 +53,7 @@ def open_sources(
     """The sources that a config names, their classes numbered in one row, and failures.
 
     Args:
-      settings: by name: `path`, `images`, `label_column` of `list_records` and
+      settings: by name: `path`, `images`, `label_column`, `split` of `list_records`,
         `holdout`, the class names to leave out, and `unlabelled`, those whose images
         have nothing in common.
       directory: where the prepared datasets lie.
@@ -67,6 +67,7 @@ def open_sources(
             source["path"],
             source.get("images", ""),
             source.get("label_column", "label"),
+            source.get("split", ""),
         )
         names = {str(record.label) for record in records}
         held_out, unlabelled = (

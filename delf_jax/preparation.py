@@ -138,7 +138,7 @@ def prepare(
     the images that cannot be used. InputError if that is all of them.
 
     Args:
-      name: of the source.
+      name: of the source, in what is said of it.
       records: ordered by id.
       directory: where prepared datasets lie.
       max_side: of a stored image, in pixels.
@@ -149,12 +149,12 @@ def prepare(
       shown: whether progress is reported.
     """
     if beam:
-        _build_by_beam(_builder(name, records, directory, max_side), beam)
-    whole = _builder(name, records, directory, max_side)
+        _build_by_beam(_builder(records, directory, max_side), beam)
+    whole = _builder(records, directory, max_side)
     builders = [whole]
     if not whole.is_prepared():
         parts = [records[i : i + PART] for i in range(0, len(records), PART)]
-        builders = [_builder(name, each, directory, max_side) for each in parts]
+        builders = [_builder(each, directory, max_side) for each in parts]
         _build_parts(name, builders[part[0] :: part[1]], threads, shown)
     failures: dict[str, str] = {}
     for builder in builders:
@@ -168,13 +168,13 @@ def prepare(
 
 
 def _builder(
-    name: str, records: Sequence[Record], directory: str, max_side: int
+    records: Sequence[Record], directory: str, max_side: int
 ) -> LabelledImages:
     digest = hashlib.sha256(str(max_side).encode())
     for record in records:
         size = record.path.stat().st_size if record.path.is_file() else -1
         digest.update(f"\n{record.id}\t{record.label}\t{size}".encode())
-    config = tfds.core.BuilderConfig(name=f"{name}-{digest.hexdigest()[:12]}")
+    config = tfds.core.BuilderConfig(name=digest.hexdigest()[:16])
     with _quiet_tfds():
         return LabelledImages(
             records=records, max_side=max_side, data_dir=str(directory), config=config
