@@ -142,7 +142,7 @@ COMMANDS = {
     "prepare": Command(
         "store photos to train on, shrunk, ready to be read",
         "prepare --dataset=photos --data=data\n"
-        "prepare --dataset=gldv2/train/train_clean.csv --data=data --part=0/8",
+        "prepare --dataset=train_clean.csv --data=data --part=0/8",
         training.add_prepare_options,
         training.run_prepare,
     ),
