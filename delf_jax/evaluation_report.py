@@ -20,9 +20,11 @@ def table(evaluation: Evaluation) -> Iterator[str]:
     """Lines of text: what was scored, what was left out, a row for each result."""
     dataset = evaluation.dataset
     yield (
-        f"{dataset.name}: {len(dataset.queries)} queries, {len(dataset.index)} photos, "
+        f"{dataset.name}: {len(dataset.queries)} queries, {_photos(evaluation)}, "
         f"ground truth {dataset.version[:10]}"
     )
+    if dataset.seen:
+        yield f"unseen: without {len(dataset.seen)} queries, as --exclude_queries says"
     if evaluation.missing:
         missing = datasets.describe_missing(evaluation.missing)
         yield f"PARTIAL: {missing}; results on the whole are others"
@@ -33,11 +35,20 @@ def table(evaluation: Evaluation) -> Iterator[str]:
         f"per cent; 95 % intervals: {SAMPLES} draws of queries (macro: of landmarks), "
         f"seed {evaluation.seed}; gain: on the first ranking, paired"
     )
-    cells = [_header(evaluation), *(_cells(row) for row in evaluation.rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
+    yield from align(cells(evaluation))
+
+
+def cells(evaluation: Evaluation) -> list[list[str]]:
+    """The table: a header, then a row for each result."""
+    return [_header(evaluation), *(_cells(row) for row in evaluation.rows)]
+
+
+def align(rows: Sequence[Sequence[str]], left: int = 2) -> Iterator[str]:
+    """Lines of a table whose first columns are flush left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
         aligned = [
-            cell.ljust(width) if place < 2 else cell.rjust(width)
+            cell.ljust(width) if place < left else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield "  ".join(aligned).rstrip()
@@ -52,6 +63,8 @@ def describe(evaluation: Evaluation) -> dict[str, Any]:
         "queries": [query.name for query in dataset.queries],
         "landmarks": dataset.landmarks,
         "photos": len(dataset.index),
+        "distractors": evaluation.distractors,
+        "seen": list(dataset.seen),
         "missing": evaluation.missing,
         "bootstrap": {"samples": SAMPLES, "seed": evaluation.seed, "level": 0.95},
         "ranks": list(evaluation.ranks),
@@ -66,6 +79,13 @@ def write_metrics(path: str | os.PathLike, evaluation: Evaluation) -> None:
         suffix = _SUFFIXES.get(row.ranking, f"_after_{row.ranking}")
         summaries[row.protocol + suffix] = revisited_metrics.Summary(*row.metrics[:3])
     revisited_metrics.write_metrics(path, evaluation.ranks, summaries)
+
+
+def _photos(evaluation: Evaluation) -> str:
+    count, distractors = len(evaluation.dataset.index), evaluation.distractors
+    if not distractors:
+        return f"{count} photos"
+    return f"{count - distractors} photos and {distractors} distractors"
 
 
 def _unanswerable(evaluation: Evaluation) -> dict[str, int]:

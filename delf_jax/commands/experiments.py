@@ -5,6 +5,7 @@ Everything slow is imported inside, by the command that needs it.
 
 import argparse
 import pathlib
+from typing import Any
 
 from delf_jax.commands import shared
 from delf_jax.files import InputError
@@ -30,20 +31,31 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
         metavar="WAYS",
         help=f"ways to rank ({ways}), such as superglobal, alpha_qe+verification",
     )
-    parser.add_argument(
-        "--partial", action="store_true", help="score although photos are missing"
-    )
+    _add_conditions(parser)
     parser.add_argument("--json", metavar="FILE", help="all results as JSON")
     parser.add_argument("--metrics", metavar="FILE", help="metrics.txt of the original")
+    parser.add_argument("--html", metavar="FILE", help="results, and failures, as page")
     shared.add_config(parser)
     shared.add_model(parser)
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    from delf_jax import datasets, evaluation, evaluation_report, files, ways
+    from delf_jax import (
+        datasets,
+        evaluation,
+        evaluation_page,
+        evaluation_report,
+        exclusion,
+        files,
+        ways,
+    )
 
     dataset = datasets.read_dataset(options.dataset, options.images)
+    if options.exclude_queries:
+        (dataset,) = exclusion.leave_out([dataset], options.exclude_queries)
     if options.ranking:
+        if options.distractors:
+            raise InputError("--distractors goes with --index, not with --ranking")
         ranking = evaluation.read_rankings(options.ranking, dataset)
         found = evaluation.score(
             dataset,
@@ -59,6 +71,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         model, settings = shared.model_and_settings(options)
         found = evaluation.evaluate(
             *(dataset, options.index, model, settings, chosen),
+            distractors=_distractors(options, options.index, model, settings),
             partial=options.partial,
         )
     print(*evaluation_report.table(found), sep="\n")
@@ -68,7 +81,40 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if options.metrics:
         evaluation_report.write_metrics(options.metrics, found)
         print(f"metrics: {options.metrics}")
+    if options.html:
+        evaluation_page.write_report(options.html, found)
+        print(f"page: {options.html}")
     return 0
+
+
+def _add_conditions(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--partial", action="store_true", help="score although photos are missing"
+    )
+    parser.add_argument(
+        "--distractors",
+        metavar="DIR",
+        help="photos that are wrong for all queries, or a feature store of them",
+    )
+    parser.add_argument(
+        "--exclude_queries",
+        metavar="FILE",
+        help="queries or landmarks seen in training: also without these",
+    )
+
+
+def _distractors(
+    options: argparse.Namespace, folder: str, model: Any, settings: Any
+) -> Any:
+    """Those that are asked for, with features of photos kept in a folder."""
+    from delf_jax import distractors
+
+    if not options.distractors:
+        return None
+    out = pathlib.Path(folder) / "distractors"
+    return distractors.open_distractors(
+        options.distractors, out, model, settings, partial=options.partial
+    )
 
 
 def add_fit_options(parser: argparse.ArgumentParser) -> None:
