@@ -95,7 +95,7 @@ def evaluate(
     if verified and not (settings.max_features and has_local(model)):
         raise InputError(f"model {model.name} gives no local features to verify by")
     missing = datasets.missing_photos(dataset)
-    dataset = _complete(dataset, missing, partial)
+    dataset = complete(dataset, missing, partial)
     dataset, collection, failed = _extract(
         dataset, pathlib.Path(directory), model, settings, partial, shown
     )
@@ -211,15 +211,16 @@ def _described(name: str) -> Any:
     return [(step, ways.STEPS.get(step, (None, None))[1]) for step in name.split("+")]
 
 
-def _complete(dataset: Dataset, missing: Mapping[str, str], partial: bool) -> Dataset:
+def complete(dataset: Dataset, missing: Mapping[str, str], partial: bool) -> Dataset:
     """The dataset without what is missing; InputError if that was not asked for."""
     if not missing:
         return dataset
     if not partial:
         why = next(iter(missing.values()))
         raise InputError(
-            f"{dataset.name}: {datasets.describe_missing(missing)}, first: {why}; name "
-            "their folder with --images, or score what is there with --partial"
+            f"{dataset.name}: {datasets.describe_missing(missing)}, first: {why}; add "
+            "them or name their folder with --images, or score the others with "
+            "--partial"
         )
     return datasets.without(dataset, missing)
 
@@ -247,7 +248,7 @@ def _extract(
     for photo in dataset.index:
         if photo.id not in known:
             failed[photo.name] = images.failed.get(photo.id, "cannot be used")
-    kept = _complete(dataset, failed, partial)
+    kept = complete(dataset, failed, partial)
     collection = ways.Collection(
         queries=[
             features

@@ -18,13 +18,20 @@ _SUFFIXES = {"global": "", "verification": "_after_gv"}
 
 def table(evaluation: Evaluation) -> Iterator[str]:
     """Lines of text: what was scored, what was left out, a row for each result."""
+    yield from notes(evaluation)
+    yield from align(cells(evaluation))
+
+
+def notes(evaluation: Evaluation) -> Iterator[str]:
+    """Lines that go above the table: what was scored, what was left out."""
     dataset = evaluation.dataset
     yield (
         f"{dataset.name}: {len(dataset.queries)} queries, {_photos(evaluation)}, "
         f"ground truth {dataset.version[:10]}"
     )
     if dataset.seen:
-        yield f"unseen: without {len(dataset.seen)} queries, as --exclude_queries says"
+        left = f"{len(dataset.seen)} of {len(dataset.queries)} queries"
+        yield f"unseen: without {left}, as --exclude_queries says"
     if evaluation.missing:
         missing = datasets.describe_missing(evaluation.missing)
         yield f"PARTIAL: {missing}; results on the whole are others"
@@ -35,7 +42,6 @@ def table(evaluation: Evaluation) -> Iterator[str]:
         f"per cent; 95 % intervals: {SAMPLES} draws of queries (macro: of landmarks), "
         f"seed {evaluation.seed}; gain: on the first ranking, paired"
     )
-    yield from align(cells(evaluation))
 
 
 def cells(evaluation: Evaluation) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Commands of experiments in retrieval: evaluate, fit.
+"""Commands of experiments in retrieval: evaluate, reproduce, fit.
 
 Everything slow is imported inside, by the command that needs it.
 """
@@ -115,6 +115,57 @@ def _distractors(
     return distractors.open_distractors(
         options.distractors, out, model, settings, partial=options.partial
     )
+
+
+def add_reproduce_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="an experiment, a file of configs/; --config.FIELD=VALUE replaces a field",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="gnd_roxford5k.pkl and jpg/, or a folder of each dataset with these",
+    )
+    shared.add_out(parser, "features and results (runs/reproduce/NAME of the config)")
+    _add_conditions(parser)
+    shared.add_model(parser)
+
+
+def run_reproduce(options: argparse.Namespace) -> int:
+    shared.prepare_jax()
+    from delf_jax import (
+        experiment_config,
+        extraction_config,
+        reproduction,
+        settings,
+        weights,
+    )
+
+    config = experiment_config.read_experiment_config(options.config, options.rest)
+    name = pathlib.Path(options.config).stem
+    folder = options.model or extraction_config.model_folder(
+        config, config.experiment.weights
+    )
+    model = weights.load_model(folder)
+    chosen = extraction_config.chosen_settings(config)
+    sources = reproduction.Sources(
+        pathlib.Path(options.data),
+        pathlib.Path(options.out or pathlib.Path("runs", "reproduce", name)),
+        model,
+        settings.settings_for(model, **chosen),
+    )
+    reproduction.reproduce(
+        config.experiment,
+        sources,
+        partial=options.partial,
+        others=options.distractors,
+        seen=options.exclude_queries,
+    )
+    return 0
 
 
 def add_fit_options(parser: argparse.ArgumentParser) -> None:
