@@ -133,7 +133,7 @@ COMMANDS = {
         experiments.run_evaluate,
     ),
     "reproduce": Command(
-        "run an experiment of a paper, and print its figures beside those got",
+        "run an experiment of a paper, and print its figures beside ours",
         "reproduce --config=configs/r50delg_gld.py --data=data",
         experiments.add_reproduce_options,
         experiments.run_reproduce,

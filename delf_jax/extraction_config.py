@@ -136,7 +136,10 @@ def _read(path: str | None) -> np.ndarray:
 
 
 def merge(
-    config: ConfigDict, given: Mapping[str, Any], path: Any, prefix: str = ""
+    config: ConfigDict,
+    given: ConfigDict | Mapping[str, Any],
+    path: Any,
+    prefix: str = "",
 ) -> None:
     """Sets what is given; InputError if the config has no such field."""
     for name, value in given.items():

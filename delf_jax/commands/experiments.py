@@ -16,7 +16,7 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "dataset",
         metavar="DATASET",
-        help="ground truth (.mat, .pkl, .json), or a folder of folders",
+        help="ground truth (.mat, .pkl, .json, folder of .txt), or folder of folders",
     )
     parser.add_argument(
         "--images", metavar="DIR", help="its photos (default: jpg or images beside it)"
@@ -94,12 +94,12 @@ def _add_conditions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--distractors",
         metavar="DIR",
-        help="photos that are wrong for all queries, or a feature store of them",
+        help="photos, or a feature store, wrong for all queries",
     )
     parser.add_argument(
         "--exclude_queries",
         metavar="FILE",
-        help="queries or landmarks seen in training: also without these",
+        help="queries or landmarks seen in training: also without",
     )
 
 
@@ -122,7 +122,7 @@ def add_reproduce_options(parser: argparse.ArgumentParser) -> None:
         "--config",
         required=True,
         metavar="FILE",
-        help="an experiment, a file of configs/; --config.FIELD=VALUE replaces a field",
+        help="an experiment of configs/; --config.FIELD=VALUE replaces one",
     )
     parser.add_argument(
         "--data",
@@ -130,7 +130,7 @@ def add_reproduce_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="gnd_roxford5k.pkl and jpg/, or a folder of each dataset with these",
     )
-    shared.add_out(parser, "features and results (runs/reproduce/NAME of the config)")
+    shared.add_out(parser, "features and results (runs/reproduce/NAME)")
     _add_conditions(parser)
     shared.add_model(parser)
 
