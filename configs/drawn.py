@@ -3,8 +3,7 @@
     python -m tests.drawn data
     python main.py reproduce --config=configs/drawn.py --data=data
 
-To see that everything runs, in seconds: a few small photos say nothing of a model. What
-stands below as published is what this project got when the file was written.
+To see that everything runs, in seconds: a few small photos say nothing of a model.
 """
 
 from ml_collections import ConfigDict

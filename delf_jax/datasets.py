@@ -73,7 +73,7 @@ class Dataset(NamedTuple):
     landmarks: list[str] | None
     """what each query shows, where that is known"""
     seen: tuple[str, ...] = ()
-    """queries that the protocols "..._unseen" leave out; see exclusion.py"""
+    """queries that the protocols "..._unseen" leave out; see unseen.py"""
 
 
 def read_dataset(

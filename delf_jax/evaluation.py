@@ -13,7 +13,6 @@ from jaxtyping import Float, Int
 from delf_jax import datasets, pairs, store, ways
 from delf_jax.datasets import Dataset
 from delf_jax.distractors import Distractors, add_distractors
-from delf_jax.exclusion import UNSEEN
 from delf_jax.extraction import has_local
 from delf_jax.files import InputError, read_json
 from delf_jax.queries import extract_queries
@@ -22,6 +21,7 @@ from delf_jax.retrieval.bootstrap import Interval
 from delf_jax.retrieval.metrics import RevisitedMetrics
 from delf_jax.search import CANDIDATES
 from delf_jax.settings import ExtractionSettings
+from delf_jax.unseen import UNSEEN
 from delf_jax.weights import Model
 
 RANKS = (1, 5, 10)
@@ -219,8 +219,7 @@ def complete(dataset: Dataset, missing: Mapping[str, str], partial: bool) -> Dat
         why = next(iter(missing.values()))
         raise InputError(
             f"{dataset.name}: {datasets.describe_missing(missing)}, first: {why}; add "
-            "them or name their folder with --images, or score the others with "
-            "--partial"
+            "them (evaluate: see --images), or score the others with --partial"
         )
     return datasets.without(dataset, missing)
 

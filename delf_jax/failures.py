@@ -79,12 +79,12 @@ def _failure(evaluation: Evaluation, row: Row, query: int, verify: bool) -> Fail
     is_right = np.isin(ranking, protocol.positives[query])
     ranks = np.where(is_junk, 0, np.cumsum(~is_junk))
     late = np.flatnonzero(is_right)
-    late = late[late >= _TOP][:_LATE]
+    late = late[late >= _TOP][:_LATE].tolist()
 
     def found(place: int) -> Found:
         photo = evaluation.dataset.index[ranking[place]]
         kind = "junk" if is_junk[place] else "right" if is_right[place] else "wrong"
-        compared = _compare(evaluation, query, ranking[place]) if verify else None
+        compared = _compare(evaluation, query, int(ranking[place])) if verify else None
         inliers, lines = compared or (None, np.zeros((0, 4)))
         return Found(photo.name, photo.path, int(ranks[place]), kind, inliers, lines)
 

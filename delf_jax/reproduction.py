@@ -18,10 +18,10 @@ from delf_jax import (
     evaluation,
     evaluation_page,
     evaluation_report,
-    exclusion,
     files,
     fitting,
     store,
+    unseen,
     ways,
 )
 from delf_jax.datasets import Dataset
@@ -76,7 +76,7 @@ def reproduce(
     """
     found = _read_datasets(experiment.datasets, sources.data)
     if seen is not None:
-        left = exclusion.leave_out(list(found.values()), seen)
+        left = unseen.leave_out(list(found.values()), seen)
         found = dict(zip(found, left, strict=True))
     for dataset in found.values():
         evaluation.complete(dataset, datasets.missing_photos(dataset), partial)
@@ -228,9 +228,7 @@ def _write(folder: pathlib.Path, result: Evaluation, shown: bool) -> None:
     evaluation_page.write_report(folder / "report.html", result, shown=shown)
 
 
-def _compare(
-    name: str, result: Evaluation, paper: Sequence[tuple[str, str, float, float]]
-) -> list[Compared]:
+def _compare(name: str, result: Evaluation, paper: Sequence[tuple]) -> list[Compared]:
     """The rows of a result; published figures only of the same, whole collection."""
     figures: dict[tuple[str, str], float] = {}
     collection = {0: name, _R1M_PHOTOS: name + R1M}.get(result.distractors)

@@ -5,6 +5,7 @@ python -m tests.drawn FOLDER
 
 import pathlib
 import sys
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -12,27 +13,26 @@ from delf_jax import images, synthetic
 from delf_jax.formats import revisited
 
 SIZE = (144, 192)
-LANDMARKS, VIEWS, QUERIES, OTHERS = 4, 6, 2, 6
+LANDMARKS, VIEWS, QUERIES, OTHERS, TRAINING = 3, 6, 2, 4, 3
 
 
-def draw_dataset(folder: pathlib.Path, *, training: int = 4) -> pathlib.Path:
+def draw_dataset(folder: pathlib.Path) -> pathlib.Path:
     """Writes FOLDER/drawn: gnd_drawn.json and jpg/; and training/ beside it.
 
-    Of each landmark two views are asked for; of the others two are easy, one is hard
-    and one is junk. Half of a landmark's queries are cropped.
+    Of each landmark two views are asked for, the second one cropped; of the others two
+    are easy, one is hard and one is junk.
     """
-    root = folder / "drawn"
+    root, others = folder / "drawn", LANDMARKS + OTHERS
     index = [f"place{n}_{v}" for n in range(LANDMARKS) for v in range(QUERIES, VIEWS)]
     queries = [f"place{n}_{v}" for n in range(LANDMARKS) for v in range(QUERIES)]
-    for number in range(LANDMARKS):
-        for view in range(VIEWS):
-            _write(root / "jpg" / f"place{number}_{view}.jpg", number, view)
-    for number in range(OTHERS):
-        index.append(f"other{number}")
-        _write(root / "jpg" / f"other{number}.jpg", LANDMARKS + number, 0)
-    for number in range(training):
-        path = folder / "training" / f"{number}.jpg"
-        _write(path, LANDMARKS + OTHERS + number, 0)
+    for n in range(LANDMARKS):
+        views = {v: root / "jpg" / f"place{n}_{v}.jpg" for v in range(VIEWS)}
+        _draw(n, views)
+    for n in range(OTHERS):
+        index.append(f"other{n}")
+        _draw(LANDMARKS + n, {0: root / "jpg" / f"other{n}.jpg"})
+    for n in range(TRAINING):
+        _draw(others + n, {0: folder / "training" / f"{n}.jpg"})
     first = np.repeat(np.arange(LANDMARKS) * (VIEWS - QUERIES), QUERIES)
     height, width = SIZE
     boxes = [[0, 0, height, width], [10, 8, height - 6, width - 12]]
@@ -48,11 +48,12 @@ def draw_dataset(folder: pathlib.Path, *, training: int = 4) -> pathlib.Path:
     return folder
 
 
-def _write(path: pathlib.Path, number: int, view: int) -> None:
+def _draw(number: int, views: Mapping[int, pathlib.Path]) -> None:
     landmark = synthetic.draw_landmark(synthetic.HELD_OUT + number)
-    drawn = synthetic.draw_view(landmark, view, SIZE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(images.encode_jpeg(drawn.image, 92))
+    for view, path in views.items():
+        drawn = synthetic.draw_view(landmark, view, SIZE)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(images.encode_jpeg(drawn.image, 92))
 
 
 if __name__ == "__main__":

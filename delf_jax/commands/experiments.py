@@ -45,14 +45,14 @@ def run_evaluate(options: argparse.Namespace) -> int:
         evaluation,
         evaluation_page,
         evaluation_report,
-        exclusion,
         files,
+        unseen,
         ways,
     )
 
     dataset = datasets.read_dataset(options.dataset, options.images)
     if options.exclude_queries:
-        (dataset,) = exclusion.leave_out([dataset], options.exclude_queries)
+        (dataset,) = unseen.leave_out([dataset], options.exclude_queries)
     if options.ranking:
         if options.distractors:
             raise InputError("--distractors goes with --index, not with --ranking")

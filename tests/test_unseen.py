@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from delf_jax import evaluation, evaluation_report, exclusion
+from delf_jax import evaluation, evaluation_report, unseen
 from delf_jax.datasets import Dataset, Photo, Protocol
 from delf_jax.files import InputError
 
@@ -19,7 +19,7 @@ def dataset(landmarks=("a", "a", "b"), name="own"):
 
 def leave_out(tmp_path, text, *given):
     (tmp_path / "seen.txt").write_text(text)
-    return exclusion.leave_out(list(given), tmp_path / "seen.txt")
+    return unseen.leave_out(list(given), tmp_path / "seen.txt")
 
 
 def test_with_and_without_are_two_protocols(tmp_path):
@@ -50,7 +50,7 @@ def test_a_file_without_names_is_refused(tmp_path):
     with pytest.raises(InputError, match="names no query or landmark"):
         leave_out(tmp_path, "# nothing\n", dataset())
     with pytest.raises(InputError, match="no such file"):
-        exclusion.leave_out([dataset()], tmp_path / "absent.txt")
+        unseen.leave_out([dataset()], tmp_path / "absent.txt")
 
 
 def test_both_rows_stand_in_one_table_with_keys_of_their_own(tmp_path):
