@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Float
 
 from delf_jax import evaluation_report, failures, page
-from delf_jax.evaluation import Evaluation
+from delf_jax.evaluation import Evaluation, Row
 from delf_jax.failures import Failure, Found
 from delf_jax.page import Thumbnail, breakable
+from delf_jax.unseen import UNSEEN
 
 # About 12 kB a photo, each once: twelve for each query are some 3 MB of page.
 _SIDE, _QUERIES = 320, 20
@@ -111,8 +112,7 @@ def _precisions(evaluation: Evaluation, worst: Sequence[Failure]) -> Iterable[st
     """For each protocol a table of queries and rankings, worst queries first."""
     main = failures.main_row(evaluation)
     linked = {each.query for each in worst}
-    for protocol in dict.fromkeys(row.protocol for row in evaluation.rows):
-        rows = [row for row in evaluation.rows if row.protocol == protocol]
+    for protocol, rows in _by_protocol(evaluation).items():
         queries = failures.worst_first(rows[-1])
         head = "".join(
             f'<th scope="col"><button type="button">{html.escape(name)}</button></th>'
@@ -173,16 +173,27 @@ def _section(evaluation: Evaluation, failure: Failure, photos: _Photos) -> str:
 
 def _scores(evaluation: Evaluation, query: int) -> str:
     """What a query shows, and its average precisions, a line for each protocol."""
-    lines: dict[str, list[str]] = {}
-    for row in evaluation.rows:
-        value = row.metrics.average_precisions[query]
-        if not np.isnan(value):
-            scores = lines.setdefault(row.protocol, [])
-            scores.append(f"{html.escape(row.ranking)} <b>{100 * value:.1f}</b>")
+    lines = []
+    for protocol, rows in _by_protocol(evaluation).items():
+        values = [100 * row.metrics.average_precisions[query] for row in rows]
+        scores = ", ".join(
+            f"{html.escape(row.ranking)} <b>{value:.1f}</b>"
+            for row, value in zip(rows, values, strict=True)
+        )
+        if not np.isnan(values).any():
+            lines.append(f"{html.escape(protocol)}: {scores}")
     landmarks = evaluation.dataset.landmarks
     first = [] if landmarks is None else [html.escape(landmarks[query])]
-    rest = [f"{name}: {', '.join(scores)}" for name, scores in lines.items()]
-    return "<br>".join([*first, *rest])
+    return "<br>".join([*first, *lines])
+
+
+def _by_protocol(evaluation: Evaluation) -> dict[str, list[Row]]:
+    """Rows of each protocol, but for queries unseen: their precisions are the same."""
+    rows: dict[str, list[Row]] = {}
+    for row in evaluation.rows:
+        if not row.protocol.endswith(UNSEEN):
+            rows.setdefault(row.protocol, []).append(row)
+    return rows
 
 
 def _card(

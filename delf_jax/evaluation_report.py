@@ -11,6 +11,7 @@ from delf_jax import datasets
 from delf_jax.evaluation import SAMPLES, Evaluation, Mean, Row
 from delf_jax.formats import revisited_metrics
 from delf_jax.retrieval.bootstrap import Interval
+from delf_jax.unseen import UNSEEN
 
 # The original's name for a ranking after geometric verification.
 _SUFFIXES = {"global": "", "verification": "_after_gv"}
@@ -95,12 +96,16 @@ def _photos(evaluation: Evaluation) -> str:
 
 
 def _unanswerable(evaluation: Evaluation) -> dict[str, int]:
-    """How many queries have no positives, by protocol where there are some."""
-    counts = {
-        name: sum(not len(ids) for ids in protocol.positives)
-        for name, protocol in evaluation.dataset.protocols.items()
-    }
-    return {name: count for name, count in counts.items() if count}
+    """How many queries have no positives, by protocol where there are some.
+
+    That a query was seen in training is told once, not for each protocol.
+    """
+    counts, seen = {}, len(evaluation.dataset.seen)
+    for name, protocol in evaluation.dataset.protocols.items():
+        count = sum(not len(ids) for ids in protocol.positives)
+        if count > (seen if name.endswith(UNSEEN) else 0):
+            counts[name] = count
+    return counts
 
 
 def _header(evaluation: Evaluation) -> list[str]:
