@@ -202,7 +202,7 @@ def _codebook(
     """The codebook learned on a dataset or folder, made if it is not there."""
     given = experiment.codebook
     if given.path:
-        return pathlib.Path(given.path.format(name))
+        return pathlib.Path(given.path.replace("{}", name))
     features = sources.out / name / "store"
     photos = _training_photos(name, sources.data, partial)
     store.extract_to_store(

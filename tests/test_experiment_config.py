@@ -1,4 +1,5 @@
 import pathlib
+import runpy
 
 import pytest
 
@@ -49,8 +50,6 @@ def test_the_released_models_have_experiments(name):
 
 @pytest.mark.parametrize("name", AGGREGATED)
 def test_the_experiments_with_visual_words_say_what_was_published(name):
-    import runpy
-
     config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
     given = config.experiment
     assert set(given) == set(every_field())

@@ -1,5 +1,6 @@
 import json
 import pathlib
+import runpy
 import shutil
 
 import pytest
@@ -130,6 +131,39 @@ def test_datasets_are_found_in_one_folder_or_in_folders_of_their_names(drawn, tm
         assert reproduction.find_dataset(tmp_path, dataset) == tmp_path / name
     write_original(tmp_path / "oxford5k", a_1=("a 0 0 1 1", "a", "", ""))
     assert reproduction.find_dataset(tmp_path, "oxford5k") == tmp_path / "oxford5k"
+
+
+def test_the_original_oxford_runs_through(drawn, tmp_path, tiny):
+    data = tmp_path / "oxford5k"
+    shutil.copytree(drawn / "drawn" / "jpg", data / "jpg")
+    first = ("oxc1_place0_0 8 10 180 138", "place0_0\nplace0_1", "place0_2", "other0")
+    write_original(data, a_1=first, b_1=("place1_0 0 0 192 144", "place1_1", "", ""))
+    datasets = "experiment.datasets=('oxford5k',)"
+    (row,) = run(tmp_path, tmp_path / "out", tiny, ONE_WAY, datasets)
+    assert (row.dataset, row.row.protocol) == ("oxford5k", "all")
+    # The photo of a query is one of those it should find, and of two landmarks each.
+    assert 0 < row.row.mean.value <= 1 and row.row.macro is not None
+    results = json.loads((tmp_path / "out" / "oxford5k" / "results.json").read_text())
+    assert results["photos"] == 22 and results["landmarks"] == ["a", "b"]
+
+
+def test_evaluation_is_told_what_the_experiment_says(drawn, tmp_path, tiny):
+    sources = reproduction.Sources(drawn, tmp_path, tiny, settings.settings_for(tiny))
+    expected = {
+        "r50delg_gld": {"verification": "delg"},
+        "rn101_af_gldv2clean": {},
+        "d2r_asmk": {
+            "verification": "d2r",
+            "boxes": drawn / "roxford5k" / "boxes.csv",
+        },
+    }
+    for name, options in expected.items():
+        path = CONFIG.with_name(f"{name}.py")
+        experiment = runpy.run_path(str(path))["get_config"]().experiment
+        found = reproduction._options(
+            experiment, "roxford5k", {}, sources, False, False
+        )
+        assert found == options
 
 
 def test_what_is_not_there_is_told_before_anything_is_extracted(
