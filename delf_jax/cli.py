@@ -132,6 +132,12 @@ COMMANDS = {
         experiments.add_evaluate_options,
         experiments.run_evaluate,
     ),
+    "reproduce": Command(
+        "run an experiment of a paper, and print its figures beside ours",
+        "reproduce --config=configs/r50delg_gld.py --data=data",
+        experiments.add_reproduce_options,
+        experiments.run_reproduce,
+    ),
     "train": Command(
         "train a model; again with the same workdir, it goes on",
         "train --config=configs/delg_tiny.py --workdir=runs/tiny\n"

@@ -1,21 +1,23 @@
 """Retrieval datasets: which photos show what the query photos show.
 
 A dataset is a ground truth of the revisited benchmarks [ROP] with a folder of photos,
-or a folder of folders, one for each landmark.
+the text files of the original Oxford5k and Paris6k with their photos, or a folder of
+folders, one for each landmark.
 """
 
 import csv
 import hashlib
+import json
 import os
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from delf_jax.files import InputError, sha256_of
-from delf_jax.formats import revisited
+from delf_jax.formats import oxford, revisited
 from delf_jax.images import find_images
 from delf_jax.retrieval import metrics
 
@@ -25,6 +27,16 @@ _FOLDERS = ("jpg", "images")
 _PROTOCOLS = ("easy", "medium", "hard")
 # So many missing photos are named.
 _NAMED = 5
+# These of Paris6k's download are no images: nobody has them in the index.
+_DAMAGED = {
+    *(f"paris_louvre_{n:06}" for n in (136, 146)),
+    *("paris_moulinrouge_000422", "paris_museedorsay_001059"),
+    *("paris_notredame_000188", "paris_pantheon_000284"),
+    *(f"paris_pantheon_{n:06}" for n in (960, 974)),
+    *(f"paris_pompidou_{n:06}" for n in (195, 196, 201, 467, 640)),
+    *(f"paris_sacrecoeur_{n:06}" for n in (299, 330, 353)),
+    *(f"paris_triomphe_{n:06}" for n in (662, 833, 863, 867)),
+}
 
 Ids = list[Int[np.ndarray, " _"]]
 
@@ -60,6 +72,8 @@ class Dataset(NamedTuple):
     protocols: dict[str, Protocol]
     landmarks: list[str] | None
     """what each query shows, where that is known"""
+    seen: tuple[str, ...] = ()
+    """queries that the protocols "..._unseen" leave out; see unseen.py"""
 
 
 def read_dataset(
@@ -67,11 +81,14 @@ def read_dataset(
 ) -> Dataset:
     """The dataset of a ground truth (.mat, .pkl, .json) or of a folder of folders.
 
+    A folder of text files is a ground truth, too: that of Oxford5k or Paris6k.
     images: where the photos of a ground truth are; else `jpg` or `images` beside it.
     `labels.csv` beside it, with columns image and landmark, names the landmarks of the
     queries. Missing photos are those without a path: see `missing_photos`.
     """
     path = pathlib.Path(path)
+    if next(path.glob(f"*{oxford.QUERY}"), None) is not None:
+        return _read_original(path, _image_folder(path, images))
     if path.is_dir():
         if images is not None:
             raise InputError(f"{path}: a folder of photos; --images goes with a file")
@@ -152,6 +169,40 @@ def _protocols(truth: revisited.GroundTruth) -> dict[str, Protocol]:
     }
 
 
+def _read_original(folder: pathlib.Path, images: pathlib.Path | None) -> Dataset:
+    """Oxford5k or Paris6k: all photos of a folder, good and ok ones are right."""
+    queries = oxford.read_ground_truth(folder)
+    known = _find_names(images)
+    paths = [] if images is None else find_images([images])
+    stems = [path.stem for _, path in paths]
+    names = {*stems, *(query.photo for query in queries)}
+    for query in queries:
+        names |= {*query.good, *query.ok, *query.junk}
+    names = sorted(names - _DAMAGED)
+    places = {name: place for place, name in enumerate(names)}
+
+    def ids(lists: Iterable[Sequence[str]]) -> Ids:
+        known = ([places[name] for name in each if name in places] for each in lists)
+        return [np.array(each, np.int32) for each in known]
+
+    files = sorted(folder.glob("*.txt"))
+    version = [names, [(file.name, sha256_of(file)) for file in files]]
+    return Dataset(
+        name=folder.resolve().name,
+        version=hashlib.sha256(json.dumps(version).encode()).hexdigest(),
+        index=[_locate(name, known) for name in names],
+        queries=[_locate(query.photo, known) for query in queries],
+        boxes=np.array([query.box for query in queries]),
+        protocols={
+            "all": Protocol(
+                ids([*query.good, *query.ok] for query in queries),
+                ids(query.junk for query in queries),
+            )
+        },
+        landmarks=[query.name.rpartition("_")[0] for query in queries],
+    )
+
+
 def _read_folders(folder: pathlib.Path) -> Dataset:
     """Leave-one-out: each photo is searched for among the others of all folders.
 
@@ -183,7 +234,8 @@ def _image_folder(
 ) -> pathlib.Path | None:
     if images is not None:
         return pathlib.Path(images)
-    beside = [path.with_name(name) for name in _FOLDERS]
+    folders = (path, path.parent) if path.is_dir() else (path.parent,)
+    beside = [folder / name for folder in folders for name in _FOLDERS]
     return next((folder for folder in beside if folder.is_dir()), None)
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from delf_jax import datasets, pairs, store, ways
 from delf_jax.datasets import Dataset
+from delf_jax.distractors import Distractors, add_distractors
 from delf_jax.extraction import has_local
 from delf_jax.files import InputError, read_json
 from delf_jax.queries import extract_queries
@@ -20,6 +21,7 @@ from delf_jax.retrieval.bootstrap import Interval
 from delf_jax.retrieval.metrics import RevisitedMetrics
 from delf_jax.search import CANDIDATES
 from delf_jax.settings import ExtractionSettings
+from delf_jax.unseen import UNSEEN
 from delf_jax.weights import Model
 
 RANKS = (1, 5, 10)
@@ -60,6 +62,12 @@ class Evaluation(NamedTuple):
     ranks: tuple[int, ...]
     seed: int
     rows: list[Row]
+    rankings: Mapping[str, Mapping[str, Int[np.ndarray, "Q M"]]]
+    """by name, then by protocol"""
+    collection: ways.Collection | None = None
+    """the features; None of rankings that were made elsewhere"""
+    distractors: int = 0
+    """photos at the end of the index that are no photos of the dataset"""
 
 
 def evaluate(
@@ -69,6 +77,7 @@ def evaluate(
     settings: ExtractionSettings,
     chosen: Sequence[tuple[str, ...]],
     *,
+    distractors: Distractors | None = None,
     partial: bool = False,
     seed: int = 0,
     shown: bool = True,
@@ -76,8 +85,9 @@ def evaluate(
     """Scores of a model that ranks in the ways chosen (see ways.py).
 
     Features are kept in `directory`, an index as of `search` or a folder to be made;
-    what is there and unchanged is not extracted again. InputError if photos are missing
-    or damaged, unless `partial` lets the others be scored.
+    what is there and unchanged is not extracted again. Distractors are searched, too.
+    InputError if photos are missing or damaged, unless `partial` lets the others be
+    scored.
     """
     if not settings.global_scales:
         raise InputError("evaluate needs global descriptors: set global_scales")
@@ -85,24 +95,31 @@ def evaluate(
     if verified and not (settings.max_features and has_local(model)):
         raise InputError(f"model {model.name} gives no local features to verify by")
     missing = datasets.missing_photos(dataset)
-    dataset = _complete(dataset, missing, partial)
+    dataset = complete(dataset, missing, partial)
     dataset, collection, failed = _extract(
         dataset, pathlib.Path(directory), model, settings, partial, shown
     )
     missing |= failed
+    if distractors is not None:
+        dataset, collection = _with_distractors(dataset, collection, distractors)
     ranked = ways.rank(collection, chosen, dataset.protocols, shown=shown)
     depends = {
         "model and settings": store.store_key(model, settings),
         "verification": (pairs.RATIO, CANDIDATES) if verified else None,
         "missing": sorted(missing),
     }
-    return score(
+    if distractors is not None:
+        listed = json.dumps([distractors.store.ids, sorted(distractors.store.failed)])
+        depends["distractors"] = hashlib.sha256(listed.encode()).hexdigest()
+    scored = score(
         dataset,
         {"+".join(way): each for way, each in zip(chosen, ranked, strict=True)},
         missing=missing,
         depends=depends,
         seed=seed,
     )
+    count = 0 if distractors is None else len(distractors.photos)
+    return scored._replace(collection=collection, distractors=count)
 
 
 def score(
@@ -144,12 +161,13 @@ def score(
                 _described(name),
                 SAMPLES,
                 seed,
+                *([dataset.seen] if protocol.endswith(UNSEEN) else []),
             ]
             key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
             rows.append(Row(protocol, name, key, result, mean, macro))
     if not rows:
         raise InputError(f"{dataset.name}: no query has a positive among the photos")
-    return Evaluation(dataset, missing or {}, ranks, seed, rows)
+    return Evaluation(dataset, missing or {}, ranks, seed, rows, rankings)
 
 
 def read_rankings(path: str | os.PathLike, dataset: Dataset) -> Int[np.ndarray, "Q M"]:
@@ -193,15 +211,15 @@ def _described(name: str) -> Any:
     return [(step, ways.STEPS.get(step, (None, None))[1]) for step in name.split("+")]
 
 
-def _complete(dataset: Dataset, missing: Mapping[str, str], partial: bool) -> Dataset:
+def complete(dataset: Dataset, missing: Mapping[str, str], partial: bool) -> Dataset:
     """The dataset without what is missing; InputError if that was not asked for."""
     if not missing:
         return dataset
     if not partial:
         why = next(iter(missing.values()))
         raise InputError(
-            f"{dataset.name}: {datasets.describe_missing(missing)}, first: {why}; name "
-            "their folder with --images, or score what is there with --partial"
+            f"{dataset.name}: {datasets.describe_missing(missing)}, first: {why}; add "
+            "them (evaluate: see --images), or score the others with --partial"
         )
     return datasets.without(dataset, missing)
 
@@ -229,7 +247,7 @@ def _extract(
     for photo in dataset.index:
         if photo.id not in known:
             failed[photo.name] = images.failed.get(photo.id, "cannot be used")
-    kept = _complete(dataset, failed, partial)
+    kept = complete(dataset, failed, partial)
     collection = ways.Collection(
         queries=[
             features
@@ -242,6 +260,16 @@ def _extract(
         max_image_size=settings.max_image_size,
     )
     return kept, collection, failed
+
+
+def _with_distractors(
+    dataset: Dataset, collection: ways.Collection, distractors: Distractors
+) -> tuple[Dataset, ways.Collection]:
+    """Both with the distractors at the end of the index."""
+    joined = store.join_stores(collection.store, distractors.store)
+    dataset = add_distractors(dataset, distractors)
+    rows = np.array([joined.row(photo.id) for photo in dataset.index])
+    return dataset, collection._replace(store=joined, rows=rows)
 
 
 def _own_places(dataset: Dataset) -> Int[np.ndarray, " Q"]:

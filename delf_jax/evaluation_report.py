@@ -11,6 +11,7 @@ from delf_jax import datasets
 from delf_jax.evaluation import SAMPLES, Evaluation, Mean, Row
 from delf_jax.formats import revisited_metrics
 from delf_jax.retrieval.bootstrap import Interval
+from delf_jax.unseen import UNSEEN
 
 # The original's name for a ranking after geometric verification.
 _SUFFIXES = {"global": "", "verification": "_after_gv"}
@@ -18,11 +19,20 @@ _SUFFIXES = {"global": "", "verification": "_after_gv"}
 
 def table(evaluation: Evaluation) -> Iterator[str]:
     """Lines of text: what was scored, what was left out, a row for each result."""
+    yield from notes(evaluation)
+    yield from align(cells(evaluation))
+
+
+def notes(evaluation: Evaluation) -> Iterator[str]:
+    """Lines that go above the table: what was scored, what was left out."""
     dataset = evaluation.dataset
     yield (
-        f"{dataset.name}: {len(dataset.queries)} queries, {len(dataset.index)} photos, "
+        f"{dataset.name}: {len(dataset.queries)} queries, {_photos(evaluation)}, "
         f"ground truth {dataset.version[:10]}"
     )
+    if dataset.seen:
+        left = f"{len(dataset.seen)} of {len(dataset.queries)} queries"
+        yield f"unseen: without {left}, as --exclude_queries says"
     if evaluation.missing:
         missing = datasets.describe_missing(evaluation.missing)
         yield f"PARTIAL: {missing}; results on the whole are others"
@@ -33,11 +43,19 @@ def table(evaluation: Evaluation) -> Iterator[str]:
         f"per cent; 95 % intervals: {SAMPLES} draws of queries (macro: of landmarks), "
         f"seed {evaluation.seed}; gain: on the first ranking, paired"
     )
-    cells = [_header(evaluation), *(_cells(row) for row in evaluation.rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
+
+
+def cells(evaluation: Evaluation) -> list[list[str]]:
+    """The table: a header, then a row for each result."""
+    return [_header(evaluation), *(_cells(row) for row in evaluation.rows)]
+
+
+def align(rows: Sequence[Sequence[str]], left: int = 2) -> Iterator[str]:
+    """Lines of a table whose first columns are flush left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
         aligned = [
-            cell.ljust(width) if place < 2 else cell.rjust(width)
+            cell.ljust(width) if place < left else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield "  ".join(aligned).rstrip()
@@ -52,6 +70,8 @@ def describe(evaluation: Evaluation) -> dict[str, Any]:
         "queries": [query.name for query in dataset.queries],
         "landmarks": dataset.landmarks,
         "photos": len(dataset.index),
+        "distractors": evaluation.distractors,
+        "seen": list(dataset.seen),
         "missing": evaluation.missing,
         "bootstrap": {"samples": SAMPLES, "seed": evaluation.seed, "level": 0.95},
         "ranks": list(evaluation.ranks),
@@ -68,13 +88,24 @@ def write_metrics(path: str | os.PathLike, evaluation: Evaluation) -> None:
     revisited_metrics.write_metrics(path, evaluation.ranks, summaries)
 
 
+def _photos(evaluation: Evaluation) -> str:
+    count, distractors = len(evaluation.dataset.index), evaluation.distractors
+    if not distractors:
+        return f"{count} photos"
+    return f"{count - distractors} photos and {distractors} distractors"
+
+
 def _unanswerable(evaluation: Evaluation) -> dict[str, int]:
-    """How many queries have no positives, by protocol where there are some."""
-    counts = {
-        name: sum(not len(ids) for ids in protocol.positives)
-        for name, protocol in evaluation.dataset.protocols.items()
-    }
-    return {name: count for name, count in counts.items() if count}
+    """How many queries have no positives, by protocol where there are some.
+
+    That a query was seen in training is told once, not for each protocol.
+    """
+    counts, seen = {}, len(evaluation.dataset.seen)
+    for name, protocol in evaluation.dataset.protocols.items():
+        count = sum(not len(ids) for ids in protocol.positives)
+        if count > (seen if name.endswith(UNSEEN) else 0):
+            counts[name] = count
+    return counts
 
 
 def _header(evaluation: Evaluation) -> list[str]:

@@ -8,7 +8,7 @@ import os
 import pathlib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from delf_jax.files import InputError
 from delf_jax.formats import datum
 from delf_jax.settings import PCA_FIELDS, ExtractionSettings, Whitening
 
+# A section of a config that says what is done with the features (see reproduction.py).
+EXPERIMENT = "experiment"
 # A number of pixels, in which 0 is no bound.
 BOUNDS = ("max_image_size", "min_image_size")
 
@@ -53,21 +55,27 @@ def read_extraction_config(
     config, lines = every_field(), []
     if path is not None and pathlib.Path(path).suffix == ".pbtxt":
         given, lines = original_config.read_delf_config(path)
-        _merge(config, given, path)
+        merge(config, given, path)
     elif path is not None:
-        _merge(config, configuration.run_config(path), path)
+        given = configuration.run_config(path).items()
+        merge(config, {name: v for name, v in given if name != EXPERIMENT}, path)
     configuration.override_fields(config, overrides)
     return config.lock(), lines
 
 
-def model_folder(config: ConfigDict) -> str | None:
-    """The folder of the model that a config names; None is the bundled one."""
+def model_folder(config: ConfigDict, released: str = "") -> str | None:
+    """The folder of the model that a config names; None is the bundled one.
+
+    released: the artefact that it is made of, for whoever lacks it.
+    """
     if not config.model:
         return None
     if not pathlib.Path(config.model).exists():
+        download = f"download {released.split('/')[0]} and " if released else ""
         raise InputError(
-            f"{config.model}: no such model; run `convert DOWNLOADED "
-            f"--out={config.model}` first, or name another folder with --model"
+            f"{config.model}: no such model; {download}run `convert "
+            f"{released or 'DOWNLOADED'} --out={config.model}` first, or name another "
+            "folder with --model"
         )
     if not (pathlib.Path(config.model) / "config.json").is_file():
         raise InputError(
@@ -127,7 +135,12 @@ def _read(path: str | None) -> np.ndarray:
     return array
 
 
-def _merge(config: ConfigDict, given: ConfigDict, path: Any, prefix: str = "") -> None:
+def merge(
+    config: ConfigDict,
+    given: ConfigDict | Mapping[str, Any],
+    path: Any,
+    prefix: str = "",
+) -> None:
     """Sets what is given; InputError if the config has no such field."""
     for name, value in given.items():
         if name not in config:
@@ -139,7 +152,7 @@ def _merge(config: ConfigDict, given: ConfigDict, path: Any, prefix: str = "") -
             kind = "fields" if isinstance(config[name], ConfigDict) else "one value"
             raise InputError(f"{path}: {prefix}{name}: must be {kind}")
         if isinstance(config[name], ConfigDict):
-            _merge(config[name], value, path, f"{prefix}{name}.")
+            merge(config[name], value, path, f"{prefix}{name}.")
             continue
         try:
             config[name] = value

@@ -8,8 +8,9 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -32,6 +33,16 @@ _EVIDENT = 3 * ranking.NOISE
 _FULL_BAR = 60
 
 _Photos = dict[pathlib.Path, str | None]
+
+
+class Thumbnail(NamedTuple):
+    """A small JPEG, and how large the photo is."""
+
+    source: str
+    """a data URI"""
+    size: tuple[int, int]
+    """(height, width) of the JPEG"""
+    photo_size: tuple[int, int]
 
 
 def write_page(
@@ -58,8 +69,15 @@ def write_page(
             for number, answer in enumerate(answers, 1)
         ),
     }
-    template = importlib.resources.files("delf_jax").joinpath("page.html")
-    before = template.read_text(encoding="utf-8")
+    fill_template("page.html", parts, path)
+
+
+def fill_template(
+    template: str, parts: Mapping[str, str], path: str | os.PathLike
+) -> None:
+    """Writes a template with its comments of the parts' names, in order, replaced."""
+    source = importlib.resources.files("delf_jax").joinpath(template)
+    before = source.read_text(encoding="utf-8")
     with atomic_write(path, "w") as file:
         for name, part in parts.items():
             start, _, before = before.partition(f"<!--{name}-->")
@@ -72,7 +90,7 @@ def _summary(answers: Sequence[Answer], description: str) -> str:
     return f"{count} in {description}" if description else count
 
 
-def _breakable(name: str) -> str:
+def breakable(name: str) -> str:
     """A file name that may break after what joins its words."""
     return re.sub("([-_.])", r"\1<wbr>", html.escape(name))
 
@@ -98,7 +116,7 @@ def _section(
         f"<li>{_card(rank, result, photos[file_of(result.image)])}</li>"
         for rank, result in enumerate(results, 1)
     )
-    name = _breakable("/".join(pathlib.PurePath(answer.image).parts[-2:]))
+    name = breakable("/".join(pathlib.PurePath(answer.image).parts[-2:]))
     count = f"{len(results)} result{'' if len(results) == 1 else 's'}"
     if len(results) < len(answer.results):
         count = f"{len(results)} of {len(answer.results)} results"
@@ -130,7 +148,7 @@ def _card(rank: int, result: Result, photo: str | None) -> str:
         f'data-lines="{json.dumps(lines, separators=(",", ":"))}">'
         f'<span class="photo">{_picture(photo, result.image)}'
         f'<span class="rank">{rank}</span></span>'
-        f'<span class="facts"><span class="name" title="{image}">{_breakable(name)}'
+        f'<span class="facts"><span class="name" title="{image}">{breakable(name)}'
         f'</span><span class="folder">{html.escape(folder)}</span>'
         f'<span class="scores">{score}'
         f'<span class="none">similarity {similarity}</span></span>'
@@ -146,17 +164,25 @@ def _picture(photo: str | None, label: str) -> str:
 
 def _read_photos(paths: set[pathlib.Path]) -> _Photos:
     with ThreadPoolExecutor() as pool:
-        return dict(zip(paths, pool.map(_thumbnail, paths), strict=True))
+        return dict(zip(paths, pool.map(_source, paths), strict=True))
 
 
-def _thumbnail(path: pathlib.Path) -> str | None:
-    """A small JPEG of a photo as a data URI; None if it cannot be read any more."""
+def _source(path: pathlib.Path) -> str | None:
+    thumbnail = read_thumbnail(path, _THUMBNAIL)
+    return thumbnail and thumbnail.source
+
+
+def read_thumbnail(path: pathlib.Path, side: int) -> Thumbnail | None:
+    """A small JPEG of a photo; None if it cannot be read any more."""
     try:
         pixels = images.read_image(path)
     except InputError:
         return None
     image = Image.fromarray(pixels)
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR)
+    image.thumbnail((side, side), Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return Thumbnail(
+        f"data:image/jpeg;base64,{data}", image.size[::-1], pixels.shape[:2]
+    )

@@ -25,7 +25,8 @@ from delf_jax.files import InputError, sha256_of
 from delf_jax.images import find_images
 from delf_jax.ops import Features
 from delf_jax.settings import ExtractionSettings, describe_settings
-from delf_jax.shards import FORMAT, Record, Shard
+from delf_jax.shards import FORMAT, Record
+from delf_jax.store_files import Place
 from delf_jax.weights import Model
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "StoreReport",
     "extract_to_store",
     "find_images",
+    "join_stores",
     "open_store",
     "remove_from_store",
 ]
@@ -54,9 +56,10 @@ class FeatureStore:
     """The images of a store in the order of their ids: store[i] is a `Features`."""
 
     def __init__(
-        self, path: pathlib.Path, manifest: dict[str, Any], shards: Sequence[Shard]
+        self, path: pathlib.Path, manifest: dict[str, Any], records: dict[str, Place]
     ):
-        current = sorted(store_files.current_records(shards).items())
+        self.records = records
+        current = sorted(records.items())
         self._places = [place for _, place in current if place.extracted]
         self.path = path
         self.ids = [place.record.id for place in self._places]
@@ -106,7 +109,26 @@ def open_store(
     path = pathlib.Path(path)
     manifest = store_files.read_manifest(path)
     shards = store_files.read_shards(path, manifest["key"], damaged)
-    return FeatureStore(path, manifest, shards)
+    return FeatureStore(path, manifest, store_files.current_records(shards))
+
+
+def join_stores(first: FeatureStore, second: FeatureStore) -> FeatureStore:
+    """The images of both as one store, which says of itself what the first says.
+
+    InputError if both have an image of one id, or were made differently.
+    """
+    if first.manifest["key"] != second.manifest["key"]:
+        raise InputError(
+            f"{second.path}: holds features of another model or other settings than "
+            f"{first.path}"
+        )
+    twice = sorted(first.records.keys() & {*second.ids})
+    if twice:
+        raise InputError(
+            f"{second.path}: {twice[0]!r} is the id of another image in {first.path}; "
+            "extract from a folder above, so that the ids differ"
+        )
+    return FeatureStore(first.path, first.manifest, second.records | first.records)
 
 
 def extract_to_store(

@@ -48,6 +48,14 @@ def photos() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder of datasets, with one in the shape of Revisited Oxford; see drawn.py."""
+    from tests.drawn import draw_dataset
+
+    return draw_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The folder of a very small DELG with random weights."""
     from delf_jax import weights

@@ -7,6 +7,7 @@ from PIL import Image
 
 from delf_jax import datasets
 from delf_jax.files import InputError, write_json
+from delf_jax.retrieval import metrics
 
 QUERY = {"bbx": [1, 2, 30, 40], "easy": [0], "hard": [1], "junk": [2]}
 LISTS = ("easy", "hard", "junk")
@@ -168,6 +169,20 @@ def test_a_folder_without_folders_is_no_dataset(tmp_path):
         datasets.read_dataset(tmp_path, tmp_path)
 
 
+def test_an_empty_folder_of_photos_is_named(tmp_path):
+    truth = write_truth(tmp_path / "gnd.json", [QUERY])
+    (tmp_path / "empty").mkdir()
+    for images in (tmp_path / "empty", None):
+        with pytest.raises(InputError, match="empty: no images in this folder"):
+            datasets.read_dataset(truth if images else tmp_path / "empty", images)
+
+
+def test_ids_that_are_no_photo_of_the_index_are_named(tmp_path):
+    truth = write_truth(tmp_path / "gnd.json", [{**QUERY, "easy": [3]}])
+    with pytest.raises(InputError, match=r"gnd\[0\]\.easy: "):
+        datasets.read_dataset(truth)
+
+
 def test_the_version_changes_with_the_ground_truth(tmp_path):
     versions = set()
     for junk in ([], [2]):
@@ -182,3 +197,77 @@ def test_the_real_photos_are_a_dataset_as_they_are(photos):
     assert (len(dataset.index), len(dataset.queries)) == (260, 189)
     assert len(set(dataset.landmarks)) == 19
     assert list(dataset.protocols) == ["all"]
+
+
+def write_original(folder, **queries):
+    """Text files as of Oxford5k: name of a query to (photo and box, good, ok, junk)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, parts in queries.items():
+        for kind, text in zip(("query", "good", "ok", "junk"), parts, strict=True):
+            (folder / f"{name}_{kind}.txt").write_text(text.replace(" | ", "\n"))
+    return folder
+
+
+def test_the_original_oxford_and_paris_are_datasets(tmp_path):
+    write_photos(tmp_path / "jpg", "a_1.jpg", "a_2.jpg", "deep/b_1.jpg", "z.jpg")
+    truth = write_original(
+        tmp_path / "gt_files",
+        a_1=("oxc1_a_1 1 2 30 40", "a_1 | a_2", "b_1", "z"),
+        a_2=("a_2 0 0 4 3", "a_1", "", ""),
+    )
+    dataset = datasets.read_dataset(truth)
+    assert datasets.missing_photos(dataset) == {}
+    assert [photo.name for photo in dataset.index] == ["a_1", "a_2", "b_1", "z"]
+    assert dataset.index[2].id == "deep/b_1.jpg"
+    assert [photo.name for photo in dataset.queries] == ["a_1", "a_2"]
+    np.testing.assert_array_equal(dataset.boxes, [[2, 1, 40, 30], [0, 0, 3, 4]])
+    (protocol,) = dataset.protocols.values()
+    assert [ids.tolist() for ids in protocol.positives] == [[0, 1, 2], [0]]
+    assert [ids.tolist() for ids in protocol.junk] == [[3], []]
+    assert dataset.landmarks == ["a", "a"]
+    other = datasets.read_dataset(truth, tmp_path / "jpg")
+    assert other.version == dataset.version
+    (truth / "a_2_ok.txt").write_text("z")
+    assert datasets.read_dataset(truth).version != dataset.version
+
+
+def test_photos_that_the_original_names_and_nobody_has_are_missing(tmp_path):
+    write_photos(tmp_path / "gt" / "jpg", "a_1.jpg")
+    lists = ("a_1 0 0 4 3", "a_1 | gone", "", "lost | paris_louvre_000136")
+    dataset = datasets.read_dataset(write_original(tmp_path / "gt", a_1=lists))
+    assert list(datasets.missing_photos(dataset)) == ["gone", "lost"]
+
+
+def test_damaged_files_of_paris_are_not_in_its_index(tmp_path):
+    write_photos(tmp_path / "jpg", "a_1.jpg")
+    (tmp_path / "jpg" / "paris_triomphe_000867.jpg").write_bytes(b"302 Found")
+    truth = write_original(tmp_path, a_1=("a_1 0 0 4 3", "a_1", "", ""))
+    dataset = datasets.read_dataset(truth)
+    assert [photo.name for photo in dataset.index] == ["a_1"]
+    assert len(datasets._DAMAGED) == 20
+
+
+def compute_ap(ranking, right, ignored):
+    """The original's protocol, photo by photo: trapezoids under precision over recall.
+
+    http://www.robots.ox.ac.uk/~vgg/data/oxbuildings/compute_ap.cpp
+    """
+    area, hits, seen, recall, precision = 0.0, 0, 0, 0.0, 1.0
+    for photo in ranking:
+        if photo in ignored:
+            continue
+        hits, seen = hits + (photo in right), seen + 1
+        now = hits / len(right), hits / seen
+        area += (now[0] - recall) * (precision + now[1]) / 2
+        recall, precision = now
+    return area
+
+
+def test_average_precision_is_that_of_the_original_protocol(rng):
+    for _ in range(50):
+        ranking = rng.permutation(40).astype(np.int32)
+        marks = rng.integers(0, 4, 40)
+        right, junk = np.flatnonzero(marks == 0), np.flatnonzero(marks == 1)
+        found = metrics.average_precision(ranking, right, junk)
+        expected = compute_ap(ranking.tolist(), set(right), set(junk))
+        assert found == pytest.approx(expected, abs=1e-12)

@@ -340,3 +340,28 @@ def test_a_store_without_images_or_global_descriptors_opens(folder, tmp_path, mo
     _fill(folder, tmp_path / "local", model, local)
     with pytest.raises(InputError, match="no global descriptors"):
         store.open_store(tmp_path / "local").global_descriptors  # noqa: B018
+
+
+def test_two_stores_are_read_as_one(folder, tmp_path, model):
+    images = store.find_images([folder])
+    good, first, second = [], tmp_path / "first", tmp_path / "second"
+    for image, path in images:
+        renamed = f"other/{image}"
+        good.append((renamed, path))
+    _fill(folder, first, model)
+    store.extract_to_store(good, second, model, SETTINGS, shown=False)
+    one, two = store.open_store(first), store.open_store(second)
+    joined = store.join_stores(one, two)
+    assert joined.ids == sorted([*one.ids, *two.ids]) and joined.path == one.path
+    for part in (one, two):
+        for image in part.ids:
+            np.testing.assert_array_equal(
+                joined[joined.row(image)].global_descriptor,
+                part[part.row(image)].global_descriptor,
+            )
+    with pytest.raises(InputError, match="is the id of another image"):
+        store.join_stores(one, one)
+    other = SETTINGS._replace(max_features=3)
+    store.extract_to_store(good, second, model, other, shown=False)
+    with pytest.raises(InputError, match="another model or other settings"):
+        store.join_stores(one, store.open_store(second))

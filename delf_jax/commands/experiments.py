@@ -1,10 +1,11 @@
-"""Commands of experiments in retrieval: evaluate, fit.
+"""Commands of experiments in retrieval: evaluate, reproduce, fit.
 
 Everything slow is imported inside, by the command that needs it.
 """
 
 import argparse
 import pathlib
+from typing import Any
 
 from delf_jax.commands import shared
 from delf_jax.files import InputError
@@ -15,7 +16,7 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "dataset",
         metavar="DATASET",
-        help="ground truth (.mat, .pkl, .json), or a folder of folders",
+        help="ground truth (.mat, .pkl, .json, folder of .txt), or folder of folders",
     )
     parser.add_argument(
         "--images", metavar="DIR", help="its photos (default: jpg or images beside it)"
@@ -30,20 +31,31 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
         metavar="WAYS",
         help=f"ways to rank ({ways}), such as superglobal, alpha_qe+verification",
     )
-    parser.add_argument(
-        "--partial", action="store_true", help="score although photos are missing"
-    )
+    _add_conditions(parser)
     parser.add_argument("--json", metavar="FILE", help="all results as JSON")
     parser.add_argument("--metrics", metavar="FILE", help="metrics.txt of the original")
+    parser.add_argument("--html", metavar="FILE", help="results, and failures, as page")
     shared.add_config(parser)
     shared.add_model(parser)
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    from delf_jax import datasets, evaluation, evaluation_report, files, ways
+    from delf_jax import (
+        datasets,
+        evaluation,
+        evaluation_page,
+        evaluation_report,
+        files,
+        unseen,
+        ways,
+    )
 
     dataset = datasets.read_dataset(options.dataset, options.images)
+    if options.exclude_queries:
+        (dataset,) = unseen.leave_out([dataset], options.exclude_queries)
     if options.ranking:
+        if options.distractors:
+            raise InputError("--distractors goes with --index, not with --ranking")
         ranking = evaluation.read_rankings(options.ranking, dataset)
         found = evaluation.score(
             dataset,
@@ -59,6 +71,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         model, settings = shared.model_and_settings(options)
         found = evaluation.evaluate(
             *(dataset, options.index, model, settings, chosen),
+            distractors=_distractors(options, options.index, model, settings),
             partial=options.partial,
         )
     print(*evaluation_report.table(found), sep="\n")
@@ -68,6 +81,90 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if options.metrics:
         evaluation_report.write_metrics(options.metrics, found)
         print(f"metrics: {options.metrics}")
+    if options.html:
+        evaluation_page.write_report(options.html, found)
+        print(f"page: {options.html}")
+    return 0
+
+
+def _add_conditions(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--partial", action="store_true", help="score although photos are missing"
+    )
+    parser.add_argument(
+        "--distractors",
+        metavar="DIR",
+        help="photos, or a feature store, wrong for all queries",
+    )
+    parser.add_argument(
+        "--exclude_queries",
+        metavar="FILE",
+        help="queries or landmarks seen in training: also without",
+    )
+
+
+def _distractors(
+    options: argparse.Namespace, folder: str, model: Any, settings: Any
+) -> Any:
+    """Those that are asked for, with features of photos kept in a folder."""
+    from delf_jax import distractors
+
+    if not options.distractors:
+        return None
+    out = pathlib.Path(folder) / "distractors"
+    return distractors.open_distractors(
+        options.distractors, out, model, settings, partial=options.partial
+    )
+
+
+def add_reproduce_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="an experiment of configs/; --config.FIELD=VALUE replaces one",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="gnd_roxford5k.pkl and jpg/, or a folder of each dataset with these",
+    )
+    shared.add_out(parser, "features and results (runs/reproduce/NAME)")
+    _add_conditions(parser)
+    shared.add_model(parser)
+
+
+def run_reproduce(options: argparse.Namespace) -> int:
+    shared.prepare_jax()
+    from delf_jax import (
+        experiment_config,
+        extraction_config,
+        reproduction,
+        settings,
+        weights,
+    )
+
+    config = experiment_config.read_experiment_config(options.config, options.rest)
+    name = pathlib.Path(options.config).stem
+    folder = options.model or extraction_config.model_folder(
+        config, config.experiment.weights
+    )
+    model = weights.load_model(folder)
+    chosen = extraction_config.chosen_settings(config)
+    sources = reproduction.Sources(
+        pathlib.Path(options.data),
+        pathlib.Path(options.out or pathlib.Path("runs", "reproduce", name)),
+        model,
+        settings.settings_for(model, **chosen),
+    )
+    reproduction.reproduce(
+        config.experiment,
+        sources,
+        partial=options.partial,
+        others=options.distractors,
+        seen=options.exclude_queries,
+    )
     return 0
 
 

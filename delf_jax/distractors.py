@@ -1,0 +1,67 @@
+"""Photos that show nothing that is asked for, searched with those of any dataset.
+
+Revisited Oxford and Paris have a million of them, R1M [ROP]. Their features are a store
+of its own, which all datasets share.
+"""
+
+import os
+import pathlib
+from typing import NamedTuple
+
+from delf_jax import store
+from delf_jax.datasets import Dataset, Photo
+from delf_jax.files import InputError
+from delf_jax.images import find_images
+from delf_jax.settings import ExtractionSettings
+from delf_jax.store import FeatureStore
+from delf_jax.weights import Model
+
+
+class Distractors(NamedTuple):
+    """Photos that count as wrong for every query."""
+
+    store: FeatureStore
+    photos: list[Photo]
+    """in the order of the store; without a path where only their features are known"""
+
+
+def open_distractors(
+    path: str | os.PathLike,
+    out: str | os.PathLike,
+    model: Model,
+    settings: ExtractionSettings,
+    *,
+    partial: bool = False,
+    shown: bool = True,
+) -> Distractors:
+    """The distractors of a feature store, or of a folder of photos.
+
+    What a folder holds is extracted to the store `out`. InputError if a photo cannot be
+    used, unless `partial`, or if the store is of another model or other settings.
+    """
+    path = pathlib.Path(path)
+    photos: dict[str, pathlib.Path] = {}
+    if (path / "manifest.json").is_file():
+        made = store.open_store(path)
+        if made.manifest["key"] != store.store_key(model, settings):
+            raise InputError(
+                f"{path}: holds features of another model or other settings; extract "
+                "the distractors with those of the dataset"
+            )
+    else:
+        photos = dict(find_images([path]))
+        given = list(photos.items())
+        store.extract_to_store(given, out, model, settings, prune=True, shown=shown)
+        made = store.open_store(out)
+    if made.failed and not partial:
+        name, reason = next(iter(made.failed.items()))
+        raise InputError(
+            f"{path}: {len(made.failed)} distractors cannot be used, first {name}: "
+            f"{reason}; remove them, or go on without them with --partial"
+        )
+    return Distractors(made, [Photo(id, id, photos.get(id)) for id in made.ids])
+
+
+def add_distractors(dataset: Dataset, distractors: Distractors) -> Dataset:
+    """The dataset with the distractors at the end of its index."""
+    return dataset._replace(index=[*dataset.index, *distractors.photos])

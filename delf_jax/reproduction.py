@@ -1,0 +1,279 @@
+"""Experiments of papers: from photos to the table, the published figures beside.
+
+`out` holds a folder for each dataset: store/ and queries/ (features), results.json,
+metrics.txt and report.html; codebooks/, distractors/ and reproduction.json. Features
+and codebooks that are there are not made again.
+"""
+
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from delf_jax import (
+    datasets,
+    distractors,
+    evaluation,
+    evaluation_page,
+    evaluation_report,
+    files,
+    fitting,
+    store,
+    unseen,
+    ways,
+)
+from delf_jax.datasets import Dataset
+from delf_jax.evaluation import Evaluation, Row
+from delf_jax.files import InputError
+from delf_jax.formats import oxford
+from delf_jax.images import find_images
+from delf_jax.settings import ExtractionSettings
+from delf_jax.weights import Model
+
+# What a row of the paper's figures calls a dataset that is searched with R1M, whose
+# 1,001,001 photos nothing smaller can stand for.
+R1M, _R1M_PHOTOS = "+r1m", 1_001_001
+_SUFFIXES = (".pkl", ".mat", ".json")
+
+
+class Compared(NamedTuple):
+    """One result, and what the paper says."""
+
+    dataset: str
+    version: str
+    """SHA-256 of the ground truth"""
+    row: Row
+    published: float | None
+    """mAP as a share of 1; None if the paper says nothing, or of another collection"""
+
+
+class Sources(NamedTuple):
+    """Where features come from and are kept."""
+
+    data: pathlib.Path
+    out: pathlib.Path
+    model: Model
+    settings: ExtractionSettings
+
+
+def reproduce(
+    experiment: ConfigDict,
+    sources: Sources,
+    *,
+    partial: bool = False,
+    others: str | os.PathLike | None = None,
+    seen: str | os.PathLike | None = None,
+    shown: bool = True,
+) -> list[Compared]:
+    """Runs an experiment on the datasets that are there; prints and writes all results.
+
+    others: distractors, photos or a feature store; seen: file of queries whose
+    landmarks were trained on, which are also left out. InputError before anything is
+    extracted if no dataset is there, if photos are missing (unless `partial`), or if
+    what a codebook is learned on is missing.
+    """
+    found = _read_datasets(experiment.datasets, sources.data)
+    if seen is not None:
+        left = unseen.leave_out(list(found.values()), seen)
+        found = dict(zip(found, left, strict=True))
+    for dataset in found.values():
+        evaluation.complete(dataset, datasets.missing_photos(dataset), partial)
+    learned_on = _learned_on(experiment, found, sources.data, partial)
+    wrong = None
+    if others is not None:
+        wrong = distractors.open_distractors(
+            *(others, sources.out / "distractors", sources.model, sources.settings),
+            partial=partial,
+            shown=shown,
+        )
+    compared = []
+    for name, dataset in found.items():
+        options = _options(experiment, name, learned_on, sources, partial, shown)
+        chosen = ways.parse_ways(",".join(experiment.ways))
+        result = evaluation.evaluate(
+            *(dataset, sources.out / name, sources.model, sources.settings, chosen),
+            distractors=wrong,
+            partial=partial,
+            shown=shown,
+            **options,
+        )
+        _write(sources.out / name, result, shown)
+        compared += _compare(name, result, experiment.paper)
+    print(*_table(compared), sep="\n")
+    files.write_json(sources.out / "reproduction.json", _described(compared))
+    print(f"results, metrics and pages: {sources.out}")
+    return compared
+
+
+def find_dataset(data: pathlib.Path, name: str) -> pathlib.Path | None:
+    """The ground truth of a dataset: in a folder of its name, or in the one given."""
+    paths = [
+        folder / f"gnd_{name}{suffix}"
+        for folder in (data / name, data)
+        for suffix in _SUFFIXES
+    ]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None and next((data / name).glob(f"*{oxford.QUERY}"), None):
+        return data / name
+    return found
+
+
+def _read_datasets(names: Sequence[str], data: pathlib.Path) -> dict[str, Dataset]:
+    """Datasets by name, without those that are not there."""
+    if not data.is_dir():
+        raise InputError(f"{data}: no such folder of datasets")
+    found = {}
+    for name in names:
+        path = find_dataset(data, name)
+        if path is None:
+            print(f"{name}: left out; {data} holds no gnd_{name}.pkl")
+        else:
+            found[name] = datasets.read_dataset(path)
+    if not found:
+        needed = " or ".join(f"gnd_{name}.pkl with jpg/" for name in names)
+        raise InputError(
+            f"{data}: holds no dataset of this experiment: put {needed} there"
+        )
+    return found
+
+
+def _learned_on(
+    experiment: ConfigDict,
+    found: Mapping[str, Dataset],
+    data: pathlib.Path,
+    partial: bool,
+) -> dict[str, str]:
+    """What the codebook of each dataset is learned on; {} if none is needed."""
+    if not experiment.codebook.words:
+        return {}
+    given = dict(experiment.codebook.learned_on)
+    for name in found:
+        if name not in given:
+            raise InputError(f"experiment.codebook.learned_on: says nothing of {name}")
+        if not experiment.codebook.path and given[name] not in found:
+            _training_photos(given[name], data, partial)
+    return given
+
+
+def _training_photos(
+    name: str, data: pathlib.Path, partial: bool
+) -> list[tuple[str, pathlib.Path]]:
+    """(id, path) of the index of a dataset, or of the photos of a folder."""
+    path = find_dataset(data, name)
+    if path is None and (data / name).is_dir():
+        return find_images([data / name])
+    if path is None:
+        raise InputError(
+            f"{data}: holds neither gnd_{name}.pkl nor a folder {name}, which a "
+            "codebook is learned on; put one there, or name a codebook with "
+            "--config.experiment.codebook.path"
+        )
+    dataset = datasets.read_dataset(path)
+    missing = datasets.missing_photos(dataset)
+    dataset = evaluation.complete(dataset, missing, partial)
+    return [(photo.id, photo.path) for photo in dataset.index]
+
+
+def _options(
+    experiment: ConfigDict,
+    name: str,
+    learned_on: Mapping[str, str],
+    sources: Sources,
+    partial: bool,
+    shown: bool,
+) -> dict[str, Any]:
+    """What `evaluate` is told beside the ways, where the experiment says it."""
+    options: dict[str, Any] = {}
+    if experiment.verification:
+        options["verification"] = experiment.verification
+    if experiment.boxes:
+        options["boxes"] = sources.data / name / experiment.boxes
+    if name in learned_on:
+        given = experiment, learned_on[name], sources
+        options["codebook"] = _codebook(*given, partial=partial, shown=shown)
+    return options
+
+
+def _codebook(
+    experiment: ConfigDict, name: str, sources: Sources, *, partial: bool, shown: bool
+) -> pathlib.Path:
+    """The codebook learned on a dataset or folder, made if it is not there."""
+    given = experiment.codebook
+    if given.path:
+        return pathlib.Path(given.path.replace("{}", name))
+    features = sources.out / name / "store"
+    photos = _training_photos(name, sources.data, partial)
+    store.extract_to_store(
+        photos, features, sources.model, sources.settings, shown=shown
+    )
+    out = sources.out / "codebooks" / name
+    fitting.fit_codebook(
+        features,
+        out,
+        words=given.words,
+        iterations=given.iterations,
+        seed=given.seed,
+        shown=shown,
+    )
+    return out
+
+
+def _write(folder: pathlib.Path, result: Evaluation, shown: bool) -> None:
+    """Prints the table of a dataset; writes results.json, metrics.txt, report.html."""
+    print(*evaluation_report.table(result), sep="\n", end="\n\n", flush=True)
+    files.write_json(folder / "results.json", evaluation_report.describe(result))
+    evaluation_report.write_metrics(folder / "metrics.txt", result)
+    evaluation_page.write_report(folder / "report.html", result, shown=shown)
+
+
+def _compare(name: str, result: Evaluation, paper: Sequence[tuple]) -> list[Compared]:
+    """The rows of a result; published figures only of the same, whole collection."""
+    figures: dict[tuple[str, str], float] = {}
+    collection = {0: name, _R1M_PHOTOS: name + R1M}.get(result.distractors)
+    for dataset, ranking, *values in paper:
+        if dataset == collection and not result.missing:
+            keys = ((protocol, ranking) for protocol in ("medium", "hard"))
+            figures |= dict(zip(keys, values, strict=True))
+    compared = []
+    for row in result.rows:
+        percent = figures.get((row.protocol, row.ranking))
+        published = None if percent is None else percent / 100
+        compared.append(Compared(name, result.dataset.version, row, published))
+    return compared
+
+
+def _table(compared: Sequence[Compared]) -> Iterator[str]:
+    """Published beside got."""
+    header = ("dataset", "protocol", "ranking", "paper", "got", "difference", "95 %")
+    rows = [[*header, "settings", "ground truth"]]
+    for dataset, version, row, published in compared:
+        got, (low, high) = 100 * row.mean.value, row.mean.interval
+        paper = difference = "-"
+        if published is not None:
+            paper = f"{100 * published:.2f}"
+            difference = f"{got - 100 * published:+.2f}"
+        spread = f"{100 * low:.1f} to {100 * high:.1f}"
+        cells = (paper, f"{got:.2f}", difference, spread, row.key, version[:10])
+        rows.append([dataset, row.protocol, row.ranking, *cells])
+    yield "mAP in per cent, published and got"
+    yield from evaluation_report.align(rows, left=3)
+
+
+def _described(compared: Sequence[Compared]) -> list[dict[str, Any]]:
+    """The same, ready for JSON, as shares of 1."""
+    return [
+        {
+            "dataset": dataset,
+            "protocol": row.protocol,
+            "ranking": row.ranking,
+            "published": published,
+            "mAP": row.mean.value,
+            "interval": list(row.mean.interval),
+            "difference": None if published is None else row.mean.value - published,
+            "settings": row.key,
+            "ground_truth_sha256": version,
+        }
+        for dataset, version, row, published in compared
+    ]

@@ -1,0 +1,228 @@
+import json
+import pathlib
+import runpy
+import shutil
+
+import pytest
+from test_datasets import write_original
+
+from delf_jax import cli, codebooks, reproduction, settings, weights
+from delf_jax.experiment_config import read_experiment_config
+from delf_jax.files import InputError
+from delf_jax.formats import revisited_metrics
+
+CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "drawn.py"
+WAYS = ("global", "superglobal", "verification")
+PROTOCOLS = ("easy", "medium", "hard")
+
+
+def command(data, out, *options):
+    asked = [f"--config={CONFIG}", f"--data={data}", f"--out={out}"]
+    return cli.main(["reproduce", *asked, *map(str, options)])
+
+
+@pytest.fixture(scope="module")
+def done(drawn, tmp_path_factory):
+    """What the bundled model makes of the drawn dataset."""
+    out = tmp_path_factory.mktemp("out")
+    assert command(drawn, out) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model):
+    return weights.load_model(tiny_model)
+
+
+def run(data, out, tiny, *overrides, **options):
+    fields = [f"--config.{field}" for field in overrides]
+    config = read_experiment_config(CONFIG, fields)
+    how = settings.settings_for(tiny)
+    sources = reproduction.Sources(data, out, tiny, how)
+    return reproduction.reproduce(config.experiment, sources, shown=False, **options)
+
+
+ONE_WAY = "experiment.ways=('global',)"
+
+
+def own_copy(drawn, tmp_path):
+    return pathlib.Path(shutil.copytree(drawn, tmp_path / "own"))
+
+
+def test_a_drawn_dataset_runs_from_photos_to_the_table(done):
+    found = json.loads((done / "reproduction.json").read_text())
+    rows = {(row["dataset"], row["protocol"], row["ranking"]) for row in found}
+    assert rows == {("drawn", p, way) for p in PROTOCOLS for way in WAYS}
+    for row in found:
+        assert row["published"] is row["difference"] is None
+        low, high = row["interval"]
+        assert 0 <= low <= row["mAP"] <= high <= 1
+        assert len(row["settings"]) == 10 and len(row["ground_truth_sha256"]) == 64
+    ranks, summaries = revisited_metrics.read_metrics(done / "drawn" / "metrics.txt")
+    assert ranks == (1, 5, 10)
+    assert {"hard", "hard_after_gv", "medium_after_gv"} <= summaries.keys()
+    results = json.loads((done / "drawn" / "results.json").read_text())
+    assert len(results["results"]) == len(rows)
+    page = (done / "drawn" / "report.html").read_text()
+    assert "Results on drawn" in page and page.count("<section ") == 6
+
+
+def test_again_nothing_is_extracted_and_the_results_are_the_same(
+    drawn, done, monkeypatch, capsys
+):
+    def refuse(*args, **kwargs):
+        raise AssertionError("extracted again")
+
+    before = (done / "reproduction.json").read_text()
+    monkeypatch.setattr("delf_jax.extraction._run_canvases", refuse)
+    assert command(drawn, done) == 0
+    assert (done / "reproduction.json").read_text() == before
+    said = capsys.readouterr().out
+    header = next(line for line in said.splitlines() if line.startswith("dataset"))
+    assert header.split() == [
+        *("dataset", "protocol", "ranking", "paper", "got", "difference"),
+        *("95", "%", "settings", "ground", "truth"),
+    ]
+
+
+def test_published_figures_stand_beside_those_got(drawn, tmp_path, tiny, capsys):
+    paper = "experiment.paper=(('drawn','global',50.0,25.0),('drawn+r1m','global',1,1))"
+    compared = run(drawn, tmp_path, tiny, ONE_WAY, paper)
+    published = {each.row.protocol: each.published for each in compared}
+    assert published == {"easy": None, "medium": 0.5, "hard": 0.25}
+    said = capsys.readouterr().out.splitlines()
+    medium = next(x.split() for x in said if x.startswith("drawn    medium"))
+    got = 100 * compared[1].row.mean.value
+    assert medium[3:6] == ["50.00", f"{got:.2f}", f"{got - 50:+.2f}"]
+    assert medium[-1] == compared[1].version[:10]
+
+
+def test_other_collections_are_not_compared_with_the_paper(drawn, tmp_path, tiny):
+    paper = "experiment.paper=(('drawn','global',50.0,25.0),)"
+    others = {"others": drawn / "training"}
+    compared = run(drawn, tmp_path, tiny, ONE_WAY, paper, **others)
+    assert {each.published for each in compared} == {None}
+    data = own_copy(drawn, tmp_path)
+    (data / "drawn" / "jpg" / "other0.jpg").unlink()
+    compared = run(data, tmp_path / "o", tiny, ONE_WAY, paper, partial=True)
+    assert {each.published for each in compared} == {None}
+
+
+def test_queries_seen_in_training_are_left_out_beside(drawn, tmp_path, tiny):
+    seen = tmp_path / "seen.txt"
+    seen.write_text("place0_0\nplace0_1\n")
+    compared = run(drawn, tmp_path / "out", tiny, ONE_WAY, seen=seen)
+    protocols = [each.row.protocol for each in compared]
+    assert protocols == [x for p in PROTOCOLS for x in (p, f"{p}_unseen")]
+    seen.write_text("nobody\n")
+    with pytest.raises(InputError, match="'nobody' is no query and no landmark"):
+        run(drawn, tmp_path / "out", tiny, ONE_WAY, seen=seen)
+
+
+def test_datasets_are_found_in_one_folder_or_in_folders_of_their_names(drawn, tmp_path):
+    assert reproduction.find_dataset(drawn, "drawn") == (
+        drawn / "drawn" / "gnd_drawn.json"
+    )
+    assert reproduction.find_dataset(drawn, "roxford5k") is None
+    (tmp_path / "gnd_rparis6k.pkl").write_bytes(b"")
+    (tmp_path / "gnd_roxford5k.mat").write_bytes(b"")
+    for name in ("gnd_rparis6k.pkl", "gnd_roxford5k.mat"):
+        dataset = name.split("_")[1].split(".")[0]
+        assert reproduction.find_dataset(tmp_path, dataset) == tmp_path / name
+    write_original(tmp_path / "oxford5k", a_1=("a 0 0 1 1", "a", "", ""))
+    assert reproduction.find_dataset(tmp_path, "oxford5k") == tmp_path / "oxford5k"
+
+
+def test_the_original_oxford_runs_through(drawn, tmp_path, tiny):
+    data = tmp_path / "oxford5k"
+    shutil.copytree(drawn / "drawn" / "jpg", data / "jpg")
+    first = ("oxc1_place0_0 8 10 180 138", "place0_0\nplace0_1", "place0_2", "other0")
+    write_original(data, a_1=first, b_1=("place1_0 0 0 192 144", "place1_1", "", ""))
+    datasets = "experiment.datasets=('oxford5k',)"
+    (row,) = run(tmp_path, tmp_path / "out", tiny, ONE_WAY, datasets)
+    assert (row.dataset, row.row.protocol) == ("oxford5k", "all")
+    # The photo of a query is one of those it should find, and of two landmarks each.
+    assert 0 < row.row.mean.value <= 1 and row.row.macro is not None
+    results = json.loads((tmp_path / "out" / "oxford5k" / "results.json").read_text())
+    assert results["photos"] == 22 and results["landmarks"] == ["a", "b"]
+
+
+def test_evaluation_is_told_what_the_experiment_says(drawn, tmp_path, tiny):
+    sources = reproduction.Sources(drawn, tmp_path, tiny, settings.settings_for(tiny))
+    expected = {
+        "r50delg_gld": {"verification": "delg"},
+        "rn101_af_gldv2clean": {},
+        "d2r_asmk": {
+            "verification": "d2r",
+            "boxes": drawn / "roxford5k" / "boxes.csv",
+        },
+    }
+    for name, options in expected.items():
+        path = CONFIG.with_name(f"{name}.py")
+        experiment = runpy.run_path(str(path))["get_config"]().experiment
+        found = reproduction._options(
+            experiment, "roxford5k", {}, sources, False, False
+        )
+        assert found == options
+
+
+def test_what_is_not_there_is_told_before_anything_is_extracted(
+    drawn, tmp_path, tiny, capsys
+):
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="no such folder of datasets"):
+        run(tmp_path / "nowhere", out, tiny)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"put gnd_drawn\.pkl with jpg/ there"):
+        run(tmp_path / "empty", out, tiny)
+    data = own_copy(drawn, tmp_path)
+    (data / "drawn" / "jpg" / "place0_2.jpg").unlink()
+    with pytest.raises(InputError, match=r"drawn: 1 photo missing \(place0_2\)"):
+        run(data, out, tiny)
+    both = "experiment.datasets=('other','drawn')"
+    capsys.readouterr()
+    with pytest.raises(InputError, match="1 photo missing"):
+        run(data, out, tiny, both)
+    assert "other: left out; " in capsys.readouterr().out
+    assert not out.exists()
+
+
+def test_a_codebook_is_learned_on_what_is_named(drawn, tmp_path, tiny):
+    fields = [f"--config.experiment.codebook.{x}" for x in ("words=8", "iterations=3")]
+    experiment = read_experiment_config(CONFIG, fields).experiment
+    sources = reproduction.Sources(drawn, tmp_path, tiny, settings.settings_for(tiny))
+    found = reproduction._read_datasets(("drawn",), drawn)
+    learned_on = reproduction._learned_on(experiment, found, drawn, False)
+    assert learned_on == {"drawn": "training"}
+    options = reproduction._options(
+        experiment, "drawn", learned_on, sources, False, False
+    )
+    assert list(options) == ["codebook"]
+    book = codebooks.load_codebook(options["codebook"])
+    assert book.path == tmp_path / "codebooks" / "training"
+    assert book.centroids.shape == (8, 16) and book.info["images"] == 3
+    again = reproduction._options(
+        experiment, "drawn", learned_on, sources, False, False
+    )
+    assert again == options
+
+
+def test_a_codebook_may_be_there_already_and_needs_photos_otherwise(
+    drawn, tmp_path, tiny
+):
+    words = "experiment.codebook.words=8"
+    here = read_experiment_config(
+        CONFIG, [f"--config.{words}", "--config.experiment.codebook.path=a/{}_8/ckpt"]
+    ).experiment
+    sources = reproduction.Sources(drawn, tmp_path, tiny, settings.settings_for(tiny))
+    options = reproduction._options(
+        here, "drawn", {"drawn": "training"}, sources, False, False
+    )
+    assert options == {"codebook": pathlib.Path("a/training_8/ckpt")}
+    data = own_copy(drawn, tmp_path)
+    shutil.rmtree(data / "training")
+    with pytest.raises(InputError, match="holds neither gnd_training.pkl nor a folder"):
+        run(data, tmp_path / "out", tiny, words)
+    nothing = "experiment.codebook.learned_on=()"
+    with pytest.raises(InputError, match="learned_on: says nothing of drawn"):
+        run(data, tmp_path / "out", tiny, words, nothing)
