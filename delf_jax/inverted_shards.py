@@ -75,7 +75,9 @@ def write_shard(
     }
 
 
-def open_shard(folder: pathlib.Path, described: dict[str, Any], layout: Layout) -> Shard:
+def open_shard(
+    folder: pathlib.Path, described: dict[str, Any], layout: Layout
+) -> Shard:
     """A shard, mapped; InputError if it is absent, truncated or damaged."""
     small = folder / (described["name"] + TENSORS)
     path = folder / (described["name"] + POSTINGS)
@@ -123,7 +125,9 @@ def remove_shard(folder: pathlib.Path, name: str) -> None:
         (folder / (name + suffix)).unlink(missing_ok=True)
 
 
-def damaged(path: str | os.PathLike, how: str = "is damaged or truncated") -> InputError:
+def damaged(
+    path: str | os.PathLike, how: str = "is damaged or truncated"
+) -> InputError:
     return InputError(
         f"{path}: {how}; run `aggregate` again with the same options: only the images "
         "of this shard are aggregated anew"
