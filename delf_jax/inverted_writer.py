@@ -50,7 +50,8 @@ class Writer:
     def add(self, id: str, stamp: str, aggregated: Aggregated) -> None:
         self._images.append((id, stamp))
         self._aggregated.append(aggregated)
-        self._bytes += aggregated.residuals.nbytes + aggregated.visual_words.nbytes
+        arrays = aggregated.residuals.nbytes + aggregated.visual_words.nbytes
+        self._bytes += arrays + len(id)
         old = time.monotonic() - self._started > RUN_SECONDS
         if old or self._bytes >= RUN_BYTES:
             self.flush()
@@ -69,7 +70,8 @@ class Writer:
                 self._replace(small)
 
     def finish(self) -> None:
-        """Leaves few shards, and says in the manifest that all is done."""
+        """Writes the rest, leaves few shards, and notes that all is done."""
+        self.flush()
         small = _small(self.shards)
         if len(small) > SMALL_SHARDS:
             self._replace(small)

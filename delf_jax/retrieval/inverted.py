@@ -14,10 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8, UInt64
+from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64, Integer, UInt8, UInt64
 
 from delf_jax.retrieval import similarity
 from delf_jax.retrieval.aggregation import Aggregated
+
+# Of residuals that a query compares at a time.
+_BATCH_BYTES = 2**19
 
 
 class Layout(NamedTuple):
@@ -100,11 +103,11 @@ def invert(
     places = np.arange(len(present), dtype=np.int32)
     shape = (len(images), words)
     sorted_ = scipy.sparse.csr_array((places, present, offsets), shape=shape).tocsc()
-    starts = sorted_.indptr.tolist()
+    starts, residuals = sorted_.indptr.tolist(), residuals[sorted_.data]
     for start, end in zip(starts[:-1], starts[1:], strict=True):
-        ids = sorted_.indices[start:end].astype(np.int32)
-        rows = residuals[sorted_.data[start:end]]
-        yield end - start, _encode(ids, rows.T if layout.binary else rows)
+        rows = residuals[start:end]
+        rows = rows.T if layout.binary else rows
+        yield end - start, _encode(sorted_.indices[start:end], rows)
 
 
 def merge(
@@ -158,20 +161,19 @@ def scores(
         distances = np.arange(lists.layout.dimension + 1)
         inner_products = 1 - 2 * distances / lists.layout.dimension
         table = similarity.selectivity(inner_products, **chosen)
-    for vector, word in zip(vectors, query.visual_words.tolist(), strict=True):
-        if not lists.counts[word]:
-            continue
-        images, residuals = read_list(lists, word)
+    for rows in _batches(lists.counts[query.visual_words], vectors):
+        words = query.visual_words[rows]
+        places = _places(lists, words)
+        images, lengths = _images(lists, places), lists.counts[words]
         if lists.layout.binary:
-            values = table.take(_distances(vector, residuals))
+            values = table.take(_distances(lists, places, vectors[rows], lengths))
         else:
-            # Each to the same bits whatever the other rows: no BLAS.
-            products = np.einsum("d,pd->p", vector, residuals)
+            products = _products(lists, places, vectors[rows], lengths)
             values = similarity.selectivity(products, **chosen)
         if weights is not None:
-            values = values * weights[word]
-        # On a CPU a third faster than taking, adding and putting, and twice as fast as
-        # np.bincount of all words at once.
+            values = values * np.repeat(weights[words], lengths)
+        # Goes from the first to the last; on a CPU a third faster than taking, adding
+        # and putting, and twice as fast as np.bincount of all words at once.
         np.add.at(found, images, values)
     return found
 
@@ -204,16 +206,68 @@ def normalized(
     return np.divide(found, np.sqrt(products), out=found, where=products > 0)
 
 
+def _batches(lengths: Int32[np.ndarray, " W"], vectors: np.ndarray) -> Iterator[slice]:
+    """The words of a query in stretches whose lists fit into the cache together.
+
+    One call for many short lists, where each by itself would take longer to call than
+    to compute.
+    """
+    ends = np.cumsum(lengths, dtype=np.int64) * vectors.itemsize * vectors.shape[1]
+    start = 0
+    while start < len(ends):
+        before = ends[start - 1] if start else 0
+        end = int(np.searchsorted(ends, before + _BATCH_BYTES, side="right"))
+        end = max(end, start + 1)
+        yield slice(start, end)
+        start = end
+
+
+def _places(lists: Lists, words: Int32[np.ndarray, " W"]) -> list[tuple[int, int, int]]:
+    """(length, start, start of the residuals) of each list."""
+    lengths, starts = lists.counts[words], lists.starts[words]
+    middles = starts + (lengths + 1) // 2
+    return list(zip(lengths.tolist(), starts.tolist(), middles.tolist(), strict=True))
+
+
+def _images(
+    lists: Lists, places: list[tuple[int, int, int]]
+) -> Int32[np.ndarray, " n"]:
+    numbers = lists.data.view(np.int32)
+    return np.concatenate([numbers[2 * s : 2 * s + n] for n, s, _ in places])
+
+
 def _distances(
-    vector: UInt64[np.ndarray, " C"], columns: UInt64[np.ndarray, "C n"]
-) -> np.ndarray:
+    lists: Lists,
+    places: list[tuple[int, int, int]],
+    vectors: UInt64[np.ndarray, "W C"],
+    lengths: Int32[np.ndarray, " W"],
+) -> Integer[np.ndarray, " n"]:
     """Hamming distances, column by column: the longer axis is the fast one."""
-    found = np.bitwise_count(columns[0] ^ vector[0])
-    if len(columns) > 3:  # Sums of four may not fit into uint8.
-        found = found.astype(np.uint16)
-    for column, part in zip(columns[1:], vector[1:], strict=True):
-        found = found + np.bitwise_count(column ^ part)
+    found = None
+    for column, of_words in enumerate(vectors.T):
+        residuals = np.concatenate(
+            [lists.data[m + column * n : m + (column + 1) * n] for n, _, m in places]
+        )
+        residuals ^= np.repeat(of_words, lengths)
+        counts = np.bitwise_count(residuals)
+        # Sums of four may not fit into uint8.
+        counts = counts.astype(np.uint16) if vectors.shape[1] > 3 else counts
+        found = counts if found is None else found + counts
     return found
+
+
+def _products(
+    lists: Lists,
+    places: list[tuple[int, int, int]],
+    vectors: Float32[np.ndarray, "W D"],
+    lengths: Int32[np.ndarray, " W"],
+) -> Float32[np.ndarray, " n"]:
+    """Inner products, each to the same bits whatever the other rows: no BLAS."""
+    width = vectors.shape[1]
+    numbers = lists.data.view(np.float32)
+    residuals = [numbers[2 * m : 2 * m + width * n] for n, _, m in places]
+    rows = np.concatenate(residuals).reshape(-1, width)
+    return np.einsum("pd,pd->p", np.repeat(vectors, lengths, axis=0), rows)
 
 
 def _columns(
@@ -235,9 +289,13 @@ def _columns(
 
 
 def _encode(
-    images: Int32[np.ndarray, " n"], residuals: Residuals
+    images: Int[np.ndarray, " n"], residuals: Residuals
 ) -> UInt64[np.ndarray, " N"]:
     """The list of a word."""
-    pieces = [images.view(np.uint8), residuals.reshape(-1).view(np.uint8)]
-    filled = [np.pad(piece, (0, -len(piece) % 8)) for piece in pieces]
-    return np.concatenate(filled).view(np.uint64)
+    middle = (len(images) + 1) // 2
+    numbers = residuals.dtype.itemsize * residuals.size
+    block = np.zeros(middle + -(-numbers // 8), np.uint64)
+    block[:middle].view(np.int32)[: len(images)] = images
+    rest = block[middle:].view(residuals.dtype)
+    rest[: residuals.size].reshape(residuals.shape)[:] = residuals
+    return block
