@@ -31,7 +31,7 @@ from aggregation import compare_as_the_original
 from delf_jax import codebooks, inverted_file, inverted_writer
 from delf_jax.inverted_file import InvertedFile
 from delf_jax.retrieval.aggregation import Aggregated
-from delf_jax.retrieval.inverted import Rule
+from delf_jax.retrieval.inverted import Rule, read_list
 
 WORDS, DIMENSION = 65536, 128
 FEWEST, MOST = 400, 600
@@ -88,7 +88,6 @@ def build(folder: pathlib.Path, count: int) -> tuple[InvertedFile, list[Aggregat
     saved = codebooks.save_codebook(folder / "codebook", centroids, {})
     info = {
         "format": inverted_file.FORMAT,
-        "kind": "inverted file",
         "finished": False,
         "words": WORDS,
         "dimension": DIMENSION,
@@ -165,20 +164,19 @@ def brute_force(query: Aggregated, images: Forward) -> np.ndarray:
 
 def loop_of_lists(query: Aggregated, index: InvertedFile) -> np.ndarray:
     """jenicek/asmk's: each list in full, thresholded, raised, normalised, added."""
-    (shard,) = index.shards
-    norms = shard.lists.word_counts.astype(np.float64)
-    found = np.zeros(len(norms))
+    found = np.zeros(len(index.ids))
     bits = query.residuals.view(np.uint64)
-    from delf_jax.retrieval.inverted import read_list
-
-    for vector, word in zip(bits, query.visual_words.tolist(), strict=True):
-        images, columns = read_list(shard.lists, word)
-        differ = np.bitwise_count(columns ^ vector[:, None]).sum(axis=0)
-        u = 1 - 2 * (differ / DIMENSION)
-        above = u >= 0
-        images = images[above]
-        found[images] += np.power(u[above], 3) / np.sqrt(norms[images])
-    return found / np.sqrt(len(query.visual_words))
+    for shard, rows, norms in zip(index.shards, index.rows, index.norms, strict=True):
+        scores = np.zeros(len(norms))
+        for vector, word in zip(bits, query.visual_words.tolist(), strict=True):
+            images, columns = read_list(shard.lists, word)
+            differ = np.bitwise_count(columns ^ vector[:, None]).sum(axis=0)
+            u = 1 - 2 * (differ / DIMENSION)
+            above = u >= 0
+            images = images[above]
+            scores[images] += np.power(u[above], 3) / np.sqrt(norms[images])
+        found[rows] = scores / np.sqrt(len(query.visual_words))
+    return found
 
 
 def compare(index: InvertedFile, queries: list[Aggregated], count: int) -> None:

@@ -134,7 +134,6 @@ def _describe(
     text = json.dumps([inverted_file.FORMAT, parts])
     return {
         "format": inverted_file.FORMAT,
-        "kind": "inverted file",
         "finished": False,
         "key": hashlib.sha256(text.encode()).hexdigest()[:16],
         "model": images.manifest["model"],

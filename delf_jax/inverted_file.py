@@ -1,6 +1,6 @@
 """Inverted files on disk: images that are found by the visual words they share.
 
-    manifest.json       what was aggregated how; the shards, with sizes and checksums
+    inverted.json       what was aggregated how; the shards, with sizes and checksums
     codebook/           the visual words
     shards/             the lists of many images each, see inverted_shards.py
     norms.safetensors   with idf alone: of each image the weights of its words, summed
@@ -28,7 +28,7 @@ from delf_jax.retrieval.inverted import Layout, Rule
 
 FORMAT = 1
 MANIFEST, CODEBOOK, SHARDS, NORMS = (
-    "manifest.json",
+    "inverted.json",
     "codebook",
     "shards",
     "norms.safetensors",
@@ -40,7 +40,7 @@ class InvertedFile(NamedTuple):
 
     path: pathlib.Path
     info: dict[str, Any]
-    """manifest.json"""
+    """inverted.json"""
     ids: list[str]
     """of the images, ascending: rows below are places in this list"""
     words: Words
@@ -122,15 +122,13 @@ def search(
 
 
 def read_manifest(path: pathlib.Path) -> dict[str, Any]:
-    """manifest.json; InputError if it is absent or of another format."""
+    """inverted.json; InputError if it is absent or of another format."""
     if not (path / MANIFEST).is_file():
-        raise InputError(f"{path}: no inverted file here (manifest.json is missing)")
+        raise InputError(f"{path}: no inverted file here (inverted.json is missing)")
     info = read_json(path / MANIFEST)
-    kind = info.get("kind") if isinstance(info, dict) else None
-    if kind != "inverted file" or info.get("format") != FORMAT:
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise InputError(
-            f"{path / MANIFEST}: not the manifest of an inverted file of format "
-            f"{FORMAT}"
+            f"{path / MANIFEST}: not of an inverted file of format {FORMAT}"
         )
     return info
 

@@ -58,10 +58,11 @@ def test_ways_are_steps_joined_by_plus():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("magic", "'magic' is no way to rank; use global, average_qe"),
+        ("magic", "'magic' is no way to rank; use global, asmk, average_qe"),
         ("", "'' is no way"),
         ("verification+alpha_qe", "verification last"),
-        ("alpha_qe+global", "global comes first"),
+        ("alpha_qe+global", "global or asmk comes first"),
+        ("global+asmk", "global or asmk comes first"),
     ],
 )
 def test_other_ways_are_refused(text, message):

@@ -28,8 +28,9 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
         "--rerank",
         default=ways,
         metavar="WAYS",
-        help=f"ways to rank ({ways}), such as superglobal, alpha_qe+verification",
+        help=f"ways to rank ({ways}), such as superglobal, asmk+verification",
     )
+    shared.add_codebook(parser)
     parser.add_argument(
         "--partial", action="store_true", help="score although photos are missing"
     )
@@ -60,6 +61,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         found = evaluation.evaluate(
             *(dataset, options.index, model, settings, chosen),
             partial=options.partial,
+            codebook=options.codebook,
         )
     print(*evaluation_report.table(found), sep="\n")
     if options.json:

@@ -26,6 +26,12 @@ def add_index(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_codebook(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--codebook", metavar="DIR", help="visual words of ASMK*; kept with the index"
+    )
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
