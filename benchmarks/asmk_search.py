@@ -18,9 +18,9 @@ alone is built in `--folder`, measured and deleted: it takes some 11 KB an image
 
 import argparse
 import pathlib
-import resource
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 
@@ -82,7 +82,31 @@ def draw_queries(likes: list[Aggregated]) -> list[Aggregated]:
     return queries
 
 
-def build(folder: pathlib.Path, count: int) -> tuple[InvertedFile, list[Aggregated]]:
+class Memory:
+    """Watches how much memory this process takes, in GB; mapped files are not of it."""
+
+    def __init__(self):
+        self.peak = 0.0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def restart(self) -> None:
+        self.peak = 0.0
+        self._look()
+
+    def _watch(self) -> None:
+        while True:
+            self._look()
+            time.sleep(0.02)
+
+    def _look(self) -> None:
+        status = pathlib.Path("/proc/self/status").read_text()
+        kilobytes = int(status.partition("RssAnon:")[2].split()[0])
+        self.peak = max(self.peak, kilobytes * 1024 / GB)
+
+
+def build(
+    folder: pathlib.Path, count: int, memory: Memory
+) -> tuple[InvertedFile, list[Aggregated]]:
     """The inverted file of so many images, and some of them."""
     centroids = np.zeros((WORDS, DIMENSION), np.float32)
     saved = codebooks.save_codebook(folder / "codebook", centroids, {})
@@ -117,14 +141,9 @@ def build(folder: pathlib.Path, count: int) -> tuple[InvertedFile, list[Aggregat
         f"  built in {seconds:.1f} s (drawing left out): "
         f"{info['postings'] / count:.0f} words and {size / count:.0f} bytes an image, "
         f"{size / GB:.2f} GB in {len(writer.shards)} shards; peak memory "
-        f"{peak_memory():.2f} GB"
+        f"{memory.peak:.2f} GB"
     )
     return inverted_file.open_inverted_file(folder), draw_queries(likes)
-
-
-def peak_memory() -> float:
-    """In GB, mapped files that are in memory included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB
 
 
 class Forward:
@@ -214,8 +233,9 @@ def compare(index: InvertedFile, queries: list[Aggregated], count: int) -> None:
     print(f"  * extrapolated from {FEW} images")
 
 
-def measure(index: InvertedFile, queries: list[Aggregated]) -> None:
+def measure(index: InvertedFile, queries: list[Aggregated], memory: Memory) -> None:
     """Each query once as it comes, then all again; the image it is like comes first."""
+    memory.restart()
     for label in ("first time, lists checked", "again"):
         times, postings = [], []
         for number, query in enumerate(queries):
@@ -232,7 +252,7 @@ def measure(index: InvertedFile, queries: list[Aggregated]) -> None:
             f"{np.mean([len(q.visual_words) for q in queries]):.0f} words and "
             f"{np.mean(postings) / 1e6:.2f} M postings"
         )
-    print(f"  peak memory {peak_memory():.2f} GB, mapped lists included")
+    print(f"  peak memory {memory.peak:.2f} GB, mapped lists left out")
 
 
 def main() -> None:
@@ -243,8 +263,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         print(f"{options.images} images")
-        index, queries = build(pathlib.Path(folder), options.images)
-        measure(index, queries)
+        memory = Memory()
+        index, queries = build(pathlib.Path(folder), options.images, memory)
+        measure(index, queries, memory)
         if options.images <= PEERS_UP_TO:
             rounds.keep_to_one_core()
             print("beside others, one core")

@@ -18,7 +18,8 @@ from delf_jax.retrieval.inverted import Layout
 # Of aggregated images that are gathered, and a killed build loses: 6000 with 500 words
 # of 128 bits each. The seconds are for large codebooks, where an image takes a while.
 RUN_BYTES, RUN_SECONDS = 64 * 2**20, 120.0
-# Shards smaller than this are merged into one that is not: 400,000 of such images ...
+# Shards smaller than half of this are merged once they have it together, that is
+# 400,000 of such images ...
 SHARD_BYTES = 4 * 2**30
 # ... and, when all is done, if there are more of them than this.
 SMALL_SHARDS = 8
@@ -133,7 +134,7 @@ def _size(shard: Shard) -> int:
 
 def _small(shards: Sequence[Shard]) -> list[Shard]:
     """The shards that it is worth merging: none outweighs all others together."""
-    small = sorted((s for s in shards if _size(s) < SHARD_BYTES), key=_size)
+    small = sorted((s for s in shards if _size(s) < SHARD_BYTES // 2), key=_size)
     while small and 2 * _size(small[-1]) > sum(map(_size, small)):
         small.pop()
     return small
