@@ -39,6 +39,8 @@ FEWEST, MOST = 400, 600
 EVENNESS = 0.1
 CHUNK, FEW, PEERS_UP_TO, QUERIES = 1000, 200, 200_000, 20
 GB = 1e9
+# Images, and bytes of a posting.
+ON_PAPER, POSTING = 100_000_000, 4 + DIMENSION // 8
 
 
 def draw_images(count: int) -> Iterator[Aggregated]:
@@ -118,6 +120,7 @@ def build(
         "binary": True,
         "assignments": 1,
         "rule": Rule()._asdict(),
+        **dict.fromkeys(("key", "codebook_sha256"), "drawn"),
         "codebook_file": saved.info["sha256"],
     }
     (folder / "shards").mkdir()
@@ -253,6 +256,16 @@ def measure(index: InvertedFile, queries: list[Aggregated], memory: Memory) -> N
             f"{np.mean(postings) / 1e6:.2f} M postings"
         )
     print(f"  peak memory {memory.peak:.2f} GB, mapped lists left out")
+    scale = ON_PAPER / len(index.ids)
+    size = sum(shard.described["bytes"] for shard in index.shards) * scale / 1e12
+    print(
+        f"  on paper, {ON_PAPER / 1e6:.0f} M images: {size:.2f} TB, and a query of "
+        f"{np.mean(postings) * scale / 1e6:.0f} M postings, "
+        f"{np.mean(postings) * scale * POSTING / GB:.0f} GB, that takes "
+        f"{statistics.median(times) * scale:.0f} s where they are in memory: to be "
+        "dealt out to as many machines as keep their part in memory, whose lists of "
+        "the best are merged"
+    )
 
 
 def main() -> None:

@@ -106,16 +106,15 @@ def inverted_file_of_index(
             "codebook` makes one)"
         )
     source = path / CODEBOOK if codebook is None else codebook
-    words = aggregating.load_words(source, known.get("assignments", 1))
+    words = aggregating.load_words(source)
     options: dict[str, Any] = {}
     if known and known["codebook_sha256"] == _digest(words):
+        words = words._replace(assignments=known["assignments"])
         options = {"binary": known["binary"], "rule": Rule(**known["rule"])}
-    else:
-        words = words._replace(assignments=1)
-    if not _is_current(path, images, words, **options):
-        update_inverted_file(
-            images, words, path, **options, thorough=False, shown=shown
-        )
+    current = _open_current(path, images, words, **options)
+    if current is not None:
+        return current
+    update_inverted_file(images, words, path, **options, thorough=False, shown=shown)
     return inverted_file.open_inverted_file(path)
 
 
@@ -188,15 +187,16 @@ def _write_codebook(out: pathlib.Path, words: Words, info: dict[str, Any]) -> No
     info["codebook_file"] = known.info["sha256"]
 
 
-def _is_current(
+def _open_current(
     path: pathlib.Path, images: FeatureStore, words: Words, **options: Any
-) -> bool:
-    """Whether an inverted file is sound, as far as is seen at once, and of a store."""
+) -> InvertedFile | None:
+    """The inverted file, if it is that of a store, and sound as far as is seen."""
     try:
         index = inverted_file.open_inverted_file(path)
     except InputError:
-        return False
+        return None
     options = {"binary": True, "rule": Rule()} | options
     same = index.info["key"] == _describe(images, words, **options)["key"]
     known = {image for shard in index.shards for image in shard.images}
-    return same and known == set(zip(images.ids, images.stamps, strict=True))
+    given = set(zip(images.ids, images.stamps, strict=True))
+    return index if same and known == given else None

@@ -34,6 +34,13 @@ MANIFEST, CODEBOOK, SHARDS, NORMS = (
     "norms.safetensors",
 )
 
+_FIELDS = {
+    **dict.fromkeys(("finished", "binary"), bool),
+    **dict.fromkeys(("words", "dimension", "assignments", "images", "postings"), int),
+    **dict.fromkeys(("key", "codebook_sha256", "codebook_file"), str),
+    **{"rule": dict, "shards": list},
+}
+
 
 class InvertedFile(NamedTuple):
     """What can be searched."""
@@ -129,6 +136,12 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise InputError(
             f"{path / MANIFEST}: not of an inverted file of format {FORMAT}"
+        )
+    if not info.keys() >= _FIELDS.keys() or not all(
+        isinstance(info[name], kind) for name, kind in _FIELDS.items()
+    ):
+        raise InputError(
+            f"{path / MANIFEST}: damaged: remove it and run `aggregate` again"
         )
     return info
 

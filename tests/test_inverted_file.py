@@ -150,3 +150,23 @@ def test_what_is_no_inverted_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="not of an inverted file of format"):
         files.write_json(tmp_path / "inverted.json", {"format": 0})
         inverted_file.open_inverted_file(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"words": "30"}, {"shards": None}, {"rule": 3}])
+def test_a_damaged_manifest_is_said(images, words, tmp_path, change):
+    build(images, words, tmp_path / "out")
+    path = tmp_path / "out" / "inverted.json"
+    files.write_json(path, files.read_json(path) | change)
+    with pytest.raises(InputError, match=r"inverted\.json: damaged: remove it"):
+        inverted_file.open_inverted_file(tmp_path / "out")
+    path.unlink()
+    report, _ = build(images, words, tmp_path / "out")
+    assert report.extracted == len(IDS)
+
+
+def test_another_codebook_in_its_place_is_noticed(images, words, tmp_path):
+    build(images, words, tmp_path / "out")
+    draw_words(tmp_path / "out" / "codebook", seed=1)
+    with pytest.raises(InputError, match="not the codebook of this inverted file"):
+        inverted_file.open_inverted_file(tmp_path / "out")
+    build(images, words, tmp_path / "out")

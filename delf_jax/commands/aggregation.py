@@ -43,7 +43,9 @@ def run_aggregate(options: argparse.Namespace) -> int:
     from delf_jax import aggregated_files, aggregating, inverted_build, store
     from delf_jax.retrieval.inverted import Rule
 
-    assignments = options.assignments or (config.assignments if config else 1)
+    assignments = options.assignments
+    if assignments is None:
+        assignments = config.assignments if config else 1
     words = aggregating.load_words(codebook, assignments)
     _check_size(options, config, words.codebook.centroids.shape)
     images = store.open_store(options.store)

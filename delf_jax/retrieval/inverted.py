@@ -80,15 +80,9 @@ def make_lists(
 
 def read_list(lists: Lists, word: int) -> tuple[Int32[np.ndarray, " n"], Residuals]:
     """(images, residuals) of a word, as views."""
-    count = int(lists.counts[word])
-    block = lists.data[lists.starts[word] : lists.starts[word + 1]]
-    middle = (count + 1) // 2
-    images = block[:middle].view(np.int32)[:count]
-    if lists.layout.binary:
-        return images, block[middle:].reshape(lists.layout.columns, count)
-    numbers = block[middle:].view(np.float32)
-    width = lists.layout.dimension
-    return images, numbers[: count * width].reshape(count, width)
+    ((count, start, middle),) = _places(lists, slice(word, word + 1)).tolist()
+    images = lists.data.view(np.int32)[2 * start : 2 * start + count]
+    return images, _residuals(lists, count, middle)
 
 
 def invert(
@@ -117,29 +111,30 @@ def merge(
 
     They are numbered through all parts. Little more than one list is in memory.
     """
-    numbers, total = [], 0
-    for mask in kept:
-        numbers.append(np.where(mask, total + np.cumsum(mask) - 1, -1).astype(np.int32))
-        total += int(mask.sum())
-    whole = [bool(mask.all()) for mask in kept]
-    lengths = np.stack([part.counts for part in parts])
+    flags = np.concatenate(kept)
+    numbers = np.where(flags, np.cumsum(flags) - 1, -1).astype(np.int32)
+    offsets = np.cumsum([0, *(len(mask) for mask in kept[:-1])], dtype=np.int32)
+    # Lengths, starts and middles of the lists of a word, in all parts.
+    places = np.stack([_places(part, slice(None)) for part in parts], axis=2)
+    views = [(part.data.view(np.int32), part) for part in parts]
     axis = 1 if parts[0].layout.binary else 0
-    for word in range(lengths.shape[1]):
+    for of_word in places:
         ids, rows = [], []
-        for place in np.flatnonzero(lengths[:, word]).tolist():
-            images, residuals = read_list(parts[place], word)
-            renumbered = numbers[place][images]
-            if not whole[place]:
-                chosen = np.flatnonzero(renumbered >= 0)
-                renumbered = renumbered[chosen]
-                residuals = residuals.take(chosen, axis)
-            ids.append(renumbered)
-            rows.append(residuals)
+        for (integers, part), (n, start, middle) in zip(
+            views, of_word.T.tolist(), strict=True
+        ):
+            if n:
+                ids.append(integers[2 * start : 2 * start + n])
+                rows.append(_residuals(part, n, middle))
         if not ids:
             yield 0, np.zeros(0, np.uint64)
             continue
-        images = np.concatenate(ids)
-        yield len(images), _encode(images, np.concatenate(rows, axis))
+        images = numbers[np.concatenate(ids) + np.repeat(offsets, of_word[0])]
+        residuals = np.concatenate(rows, axis)
+        chosen = images >= 0
+        if not chosen.all():
+            images, residuals = images[chosen], residuals.compress(chosen, axis)
+        yield len(images), _encode(images, residuals)
 
 
 def scores(
@@ -163,7 +158,7 @@ def scores(
         table = similarity.selectivity(inner_products, **chosen)
     for rows in _batches(lists.counts[query.visual_words], vectors):
         words = query.visual_words[rows]
-        places = _places(lists, words)
+        places = _places(lists, words).tolist()
         images, lengths = _images(lists, places), lists.counts[words]
         if lists.layout.binary:
             values = table.take(_distances(lists, places, vectors[rows], lengths))
@@ -222,23 +217,32 @@ def _batches(lengths: Int32[np.ndarray, " W"], vectors: np.ndarray) -> Iterator[
         start = end
 
 
-def _places(lists: Lists, words: Int32[np.ndarray, " W"]) -> list[tuple[int, int, int]]:
-    """(length, start, start of the residuals) of each list."""
-    lengths, starts = lists.counts[words], lists.starts[words]
-    middles = starts + (lengths + 1) // 2
-    return list(zip(lengths.tolist(), starts.tolist(), middles.tolist(), strict=True))
+def _places(
+    lists: Lists, words: Int32[np.ndarray, " W"] | slice
+) -> Int64[np.ndarray, "W 3"]:
+    """Length, start, and start of the residuals, of each list."""
+    lengths, starts = lists.counts[words].astype(np.int64), lists.starts[:-1][words]
+    return np.stack([lengths, starts, starts + (lengths + 1) // 2], axis=1)
 
 
-def _images(
-    lists: Lists, places: list[tuple[int, int, int]]
-) -> Int32[np.ndarray, " n"]:
+def _residuals(lists: Lists, count: int, middle: int) -> Residuals:
+    if lists.layout.binary:
+        columns = lists.layout.columns
+        part = lists.data[middle : middle + columns * count]
+        return part.reshape(columns, count)
+    width = lists.layout.dimension
+    numbers = lists.data.view(np.float32)
+    return numbers[2 * middle : 2 * middle + width * count].reshape(count, width)
+
+
+def _images(lists: Lists, places: list[list[int]]) -> Int32[np.ndarray, " n"]:
     numbers = lists.data.view(np.int32)
     return np.concatenate([numbers[2 * s : 2 * s + n] for n, s, _ in places])
 
 
 def _distances(
     lists: Lists,
-    places: list[tuple[int, int, int]],
+    places: list[list[int]],
     vectors: UInt64[np.ndarray, "W C"],
     lengths: Int32[np.ndarray, " W"],
 ) -> Integer[np.ndarray, " n"]:
@@ -258,7 +262,7 @@ def _distances(
 
 def _products(
     lists: Lists,
-    places: list[tuple[int, int, int]],
+    places: list[list[int]],
     vectors: Float32[np.ndarray, "W D"],
     lengths: Int32[np.ndarray, " W"],
 ) -> Float32[np.ndarray, " n"]:
