@@ -9,7 +9,7 @@ from delf_jax.retrieval.inverted import Layout, Rule
 
 WORDS = 17
 LAYOUTS = [Layout(dimension, True) for dimension in (1, 5, 64, 128, 300)]
-LAYOUTS += [Layout(dimension, False) for dimension in (1, 4, 7)]
+LAYOUTS += [Layout(dimension, False) for dimension in (1, 4, 7, 40, 128)]
 
 
 def draw(rng, layout, count, share=0.4):

@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from inverted_files import fill_store
 from PIL import Image
 
 from delf_jax import extraction, files, store, store_files, weights
@@ -340,3 +341,11 @@ def test_a_store_without_images_or_global_descriptors_opens(folder, tmp_path, mo
     _fill(folder, tmp_path / "local", model, local)
     with pytest.raises(InputError, match="no global descriptors"):
         store.open_store(tmp_path / "local").global_descriptors  # noqa: B018
+
+
+def test_a_stamp_changes_with_the_features_of_an_image(tmp_path):
+    before = fill_store(tmp_path / "store", ["a", "b", "c"])
+    after = fill_store(tmp_path / "store", ["b", "d"], sequence=2)
+    stamps = dict(zip(before.ids, before.stamps, strict=True))
+    again = dict(zip(after.ids, after.stamps, strict=True))
+    assert {id for id, stamp in again.items() if stamps.get(id) == stamp} == {"a", "c"}

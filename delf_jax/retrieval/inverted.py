@@ -1,8 +1,7 @@
 """Inverted lists: of each visual word the images that have it, with their residuals.
 
 The lists of many images lie one after the other in one array, so that a query reads one
-stretch for each of its words, where it may be mapped from a file. The list of a word
-that n images have:
+stretch for each of its words; it may be mapped from a file. A word that n images have:
 
     images     n int32, ascending, filled up to 8 bytes
     residuals  packed signs: ceil(D / 64) columns of n uint64, filled up with zeros;
@@ -145,8 +144,7 @@ def scores(
 ) -> Float64[np.ndarray, " M"]:
     """The selectivities of the words shared with each image, weighted and summed.
 
-    Summed in float64 by ascending word, as `similarity.asmk_similarities` does: to the
-    same bits, whatever other images there are.
+    In float64 by ascending word: the bits of `similarity.asmk_similarities`.
     """
     found = np.zeros(len(lists.word_counts))
     chosen = {"alpha": rule.alpha, "tau": rule.tau, "strict": rule.strict}
@@ -196,25 +194,23 @@ def normalized(
     query: float,
     images: Float64[np.ndarray, " M"],
 ) -> Float64[np.ndarray, " M"]:
-    """Scores over the root of the product of the squared norms; 0 where that is 0."""
-    products = query * images
-    return np.divide(found, np.sqrt(products), out=found, where=products > 0)
+    """Scores over the root of the product of the squared norms, unless that is 0."""
+    norms = np.sqrt(query * images)
+    return np.divide(found, norms, out=found, where=norms > 0)
 
 
 def _batches(lengths: Int32[np.ndarray, " W"], vectors: np.ndarray) -> Iterator[slice]:
     """The words of a query in stretches whose lists fit into the cache together.
 
-    One call for many short lists, where each by itself would take longer to call than
-    to compute.
+    Short lists take longer to call for than to compute, one by one.
     """
     ends = np.cumsum(lengths, dtype=np.int64) * vectors.itemsize * vectors.shape[1]
     start = 0
     while start < len(ends):
         before = ends[start - 1] if start else 0
         end = int(np.searchsorted(ends, before + _BATCH_BYTES, side="right"))
-        end = max(end, start + 1)
-        yield slice(start, end)
-        start = end
+        yield slice(start, max(end, start + 1))
+        start = max(end, start + 1)
 
 
 def _places(
@@ -228,8 +224,7 @@ def _places(
 def _residuals(lists: Lists, count: int, middle: int) -> Residuals:
     if lists.layout.binary:
         columns = lists.layout.columns
-        part = lists.data[middle : middle + columns * count]
-        return part.reshape(columns, count)
+        return lists.data[middle : middle + columns * count].reshape(columns, count)
     width = lists.layout.dimension
     numbers = lists.data.view(np.float32)
     return numbers[2 * middle : 2 * middle + width * count].reshape(count, width)
@@ -254,8 +249,8 @@ def _distances(
         )
         residuals ^= np.repeat(of_words, lengths)
         counts = np.bitwise_count(residuals)
-        # Sums of four may not fit into uint8.
-        counts = counts.astype(np.uint16) if vectors.shape[1] > 3 else counts
+        if vectors.shape[1] > 3:  # Sums of four may not fit into uint8.
+            counts = counts.astype(np.uint16)
         found = counts if found is None else found + counts
     return found
 
