@@ -10,6 +10,7 @@ no more than it needs.
 """
 
 import json
+import mmap
 import os
 import pathlib
 import uuid
@@ -37,6 +38,8 @@ class Shard(NamedTuple):
     """of the lists"""
     images: list[tuple[str, str]]
     """(id, stamp): the stamp changes with the features of an image"""
+    mapped: mmap.mmap | None
+    """the file of the lists; None if it is empty"""
     lists: Lists
     checksums: UInt32[np.ndarray, "K"]
     checked: Bool[np.ndarray, "K"]
@@ -90,24 +93,21 @@ def open_shard(
         raise damaged(small)
     tensors, _ = read_tensors(small)
     images = [tuple(image) for image in json.loads(tensors["images"].tobytes())]
-    # Files of no bytes cannot be mapped.
-    size = described["bytes"]
-    data = np.memmap(path, np.uint64, mode="r") if size else np.zeros(0, np.uint64)
+    mapped = _map(path)
     try:
-        lists = inverted.make_lists(
-            layout, tensors["counts"], tensors["word_counts"], np.asarray(data)
-        )
+        data = np.frombuffer(mapped or b"", np.uint64)
+        counts, word_counts = tensors["counts"], tensors["word_counts"]
+        lists = inverted.make_lists(layout, counts, word_counts, data)
     except ValueError:
         raise damaged(path) from None
-    checksums = tensors["checksums"]
-    return Shard(
-        described, path, images, lists, checksums, np.zeros(len(checksums), bool)
-    )
+    checksums, checked = tensors["checksums"], np.zeros(len(counts), bool)
+    return Shard(described, path, images, mapped, lists, checksums, checked)
 
 
 def check_lists(shard: Shard, words: Int[np.ndarray, " W"]) -> Lists:
     """The lists, those of these words checked; InputError if one is damaged."""
     lists = shard.lists
+    _read_ahead(shard, words)
     todo = words[~shard.checked[words]]
     ends = lists.starts[todo + 1].tolist()
     expected = shard.checksums[todo].tolist()
@@ -118,6 +118,28 @@ def check_lists(shard: Shard, words: Int[np.ndarray, " W"]) -> Lists:
             raise damaged(shard.path)
     shard.checked[todo] = True
     return lists
+
+
+def _map(path: pathlib.Path) -> mmap.mmap | None:
+    if not path.stat().st_size:
+        return None
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _read_ahead(shard: Shard, words: Int[np.ndarray, " W"]) -> None:
+    """Asks the system for all lists at once, where it takes such wishes.
+
+    A disk then serves them side by side: a first query of 500 lists of 1 GB on it took
+    0.05 to 0.15 s, and 1.3 s when it waited for one after the other.
+    """
+    if shard.mapped is None or not hasattr(mmap, "MADV_WILLNEED"):
+        return
+    starts = shard.lists.starts[words] * 8 // mmap.PAGESIZE * mmap.PAGESIZE
+    lengths = shard.lists.starts[words + 1] * 8 - starts
+    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+        if length:
+            shard.mapped.madvise(mmap.MADV_WILLNEED, start, length)
 
 
 def remove_shard(folder: pathlib.Path, name: str) -> None:
