@@ -46,7 +46,8 @@ def update_inverted_file(
     """Brings an inverted file up to date with a store, and says what was done.
 
     What is there already and unchanged is kept; all is made anew for another codebook
-    or other options. Searching it gives what searching one made at once would.
+    or other options. Searching it gives what searching one made at once would. For one
+    process at a time.
     thorough: read all lists to see whether they are sound; damaged shards are dropped,
     and only their images are aggregated again.
     """

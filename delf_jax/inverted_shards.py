@@ -11,7 +11,6 @@ no more than it needs.
 
 import json
 import mmap
-import os
 import pathlib
 import uuid
 import zlib
@@ -86,7 +85,7 @@ def open_shard(
     path = folder / (described["name"] + POSTINGS)
     for file in (small, path):
         if not file.is_file():
-            raise damaged(file, "is missing")
+            raise damaged(file)
     if path.stat().st_size != described["bytes"]:
         raise damaged(path)
     if sha256_of(small) != described["sha256"]:
@@ -147,10 +146,9 @@ def remove_shard(folder: pathlib.Path, name: str) -> None:
         (folder / (name + suffix)).unlink(missing_ok=True)
 
 
-def damaged(
-    path: str | os.PathLike, how: str = "is damaged or truncated"
-) -> InputError:
+def damaged(path: pathlib.Path) -> InputError:
+    what = "is damaged or truncated; delete it and" if path.exists() else "is missing;"
     return InputError(
-        f"{path}: {how}; run `aggregate` again with the same options: only the images "
-        "of this shard are aggregated anew"
+        f"{path}: {what} run the same command again: only the images of this shard are "
+        "aggregated anew"
     )

@@ -123,3 +123,20 @@ def test_an_index_keeps_its_inverted_file_up_to_date(
     monkeypatch.setattr(inverted_build, "update_inverted_file", None)
     index = of_index(images, None)
     assert (index.info["binary"], index.rule.alpha) == (False, 2.0)
+
+
+def test_an_index_makes_only_a_deleted_shard_anew(images, words, tmp_path, monkeypatch):
+    in_runs(monkeypatch, 500)
+    given = tmp_path, images, tmp_path / "codebook"
+    made = inverted_build.inverted_file_of_index(*given, shown=False)
+    kept, broken = made.shards[0], made.shards[-1]
+    broken.path.unlink()
+    again = inverted_build.inverted_file_of_index(tmp_path, images, None, shown=False)
+    names = {shard.described["name"] for shard in again.shards}
+    assert kept.described["name"] in names
+    assert broken.described["name"] not in names
+    query = aggregated_query(again)
+    np.testing.assert_array_equal(
+        inverted_file.similarities(again, query),
+        inverted_file.similarities(made, query),
+    )

@@ -45,7 +45,9 @@ def test_a_damaged_shard_is_named_and_only_its_images_are_made_anew(
     broken = next(s for s in index.shards if s.described["postings"])
     path = broken.path.with_suffix(kind)
     spoil(path, how)
-    with pytest.raises(InputError, match=rf"{path}: is .*; run `aggregate` again"):
+    with pytest.raises(
+        InputError, match=rf"{path}: is .*; .*run the same command again"
+    ):
         opened = inverted_file.open_inverted_file(tmp_path / "out")
         last = np.flatnonzero(broken.lists.counts)[-1]
         inverted_file.similarities(
