@@ -6,8 +6,9 @@
 Images are drawn: each has some 500 words (400 to 600 draws) of 65,536, whose
 frequencies fall as 1 / (rank + 6554), in no order: a list that a query meets is 1.6
 times as long as the average list, where 4096 k-means words of the bundled model on
-photos of landmarks make it 1.1. Residuals are random, 128 bits; a query is an image of the same
-kind, half of whose words are those of an image of the index, with 40 bits changed.
+photos of landmarks make it 1.1. Residuals are random, 128 bits; a query is an image of
+the same kind, half of whose words are those of an image of the index, with 40 bits
+changed.
 
 Up to 200,000 images the peers take part: brute force in numpy, vectorised over all
 images in chunks, without an inverted file; the loop over the lists of a query that
