@@ -5,13 +5,14 @@ Nothing slow is imported here, so that --help and a mistyped option answer at on
 
 import argparse
 import errno
+import functools
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from delf_jax.commands import experiments, models, photos, shared, training
+from delf_jax.commands import aggregation, experiments, models, photos, shared, training
 from delf_jax.files import InputError
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
@@ -76,7 +77,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Deep local and global image features: match two photos, search "
         "many, train.",
         epilog=f"example:  {_PROGRAM} match a.jpg b.jpg --out=matches.png",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # Indented by two, as is usual, names of nine letters take a line of their own.
+        formatter_class=functools.partial(
+            argparse.RawDescriptionHelpFormatter, indent_increment=1
+        ),
         allow_abbrev=False,
     )
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -184,6 +188,13 @@ COMMANDS = {
         "fit pca features --out=pca --dimension=64",
         experiments.add_fit_options,
         experiments.run_fit,
+    ),
+    "aggregate": Command(
+        "aggregate local features by visual words, to be searched",
+        "aggregate index/store --codebook=words --out=index/asmk\n"
+        "aggregate features --codebook=words --out=files --to=vlad",
+        aggregation.add_aggregate_options,
+        aggregation.run_aggregate,
     ),
     "demo": Command(
         "draw landmarks, match and search them, and say how well it went",

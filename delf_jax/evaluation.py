@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from delf_jax import datasets, pairs, store, ways
+from delf_jax import datasets, inverted_build, inverted_file, pairs, store, ways
 from delf_jax.datasets import Dataset
 from delf_jax.distractors import Distractors, add_distractors
 from delf_jax.extraction import has_local
@@ -79,6 +79,7 @@ def evaluate(
     *,
     distractors: Distractors | None = None,
     partial: bool = False,
+    codebook: str | os.PathLike | None = None,
     seed: int = 0,
     shown: bool = True,
 ) -> Evaluation:
@@ -87,13 +88,16 @@ def evaluate(
     Features are kept in `directory`, an index as of `search` or a folder to be made;
     what is there and unchanged is not extracted again. Distractors are searched, too.
     InputError if photos are missing or damaged, unless `partial` lets the others be
-    scored.
+    scored. codebook: of ASMK*; what was aggregated with it is kept as well.
     """
-    if not settings.global_scales:
+    if any(map(ways.needs_global, chosen)) and not settings.global_scales:
         raise InputError("evaluate needs global descriptors: set global_scales")
     verified = any(way[-1] == "verification" for way in chosen)
-    if verified and not (settings.max_features and has_local(model)):
-        raise InputError(f"model {model.name} gives no local features to verify by")
+    aggregated = any(way[0] == "asmk" for way in chosen)
+    local = settings.max_features and has_local(model)
+    if not local and (verified or aggregated):
+        what = "verify by" if verified else "aggregate"
+        raise InputError(f"model {model.name} gives no local features to {what}")
     missing = datasets.missing_photos(dataset)
     dataset = complete(dataset, missing, partial)
     dataset, collection, failed = _extract(
@@ -102,8 +106,11 @@ def evaluate(
     missing |= failed
     if distractors is not None:
         dataset, collection = _with_distractors(dataset, collection, distractors)
+    depends: dict[str, Any] = {}
+    if aggregated:
+        collection, depends["asmk"] = _with_asmk(collection, directory, codebook, shown)
     ranked = ways.rank(collection, chosen, dataset.protocols, shown=shown)
-    depends = {
+    depends |= {
         "model and settings": store.store_key(model, settings),
         "verification": (pairs.RATIO, CANDIDATES) if verified else None,
         "missing": sorted(missing),
@@ -270,6 +277,22 @@ def _with_distractors(
     dataset = add_distractors(dataset, distractors)
     rows = np.array([joined.row(photo.id) for photo in dataset.index])
     return dataset, collection._replace(store=joined, rows=rows)
+
+
+def _with_asmk(
+    collection: ways.Collection,
+    directory: str | os.PathLike,
+    codebook: str | os.PathLike | None,
+    shown: bool,
+) -> tuple[ways.Collection, Any]:
+    """The collection with similarities of ASMK*, and what these depend on."""
+    index = inverted_build.inverted_file_of_index(
+        directory, collection.store, codebook, shown=shown
+    )
+    queries = [inverted_file.aggregate_query(index, q) for q in collection.queries]
+    found = [inverted_file.similarities(index, query) for query in queries]
+    collection = collection._replace(asmk=np.stack(found)[:, collection.rows])
+    return collection, [index.info["key"], index.info["rule"]]
 
 
 def _own_places(dataset: Dataset) -> Int[np.ndarray, " Q"]:

@@ -59,7 +59,7 @@ def write_files(
     would share a name, or the layout has no file for what the store holds.
     """
     images = store.open_store(source)
-    names = _names(images.ids, source)
+    names = file_names(images.ids, source)
     out, written, described = pathlib.Path(out), 0, {}
     with progress.track("features", len(names), shown=shown) as advance:
         for name, id, features in zip(names, images.ids, images, strict=True):
@@ -130,7 +130,7 @@ def read_files(
     return StoreReport(len(todo) - len(failed), unchanged, len(gone), failed)
 
 
-def _names(ids: Sequence[str], source: str | os.PathLike) -> list[str]:
+def file_names(ids: Sequence[str], source: str | os.PathLike) -> list[str]:
     """The ids without extensions; InputError if one is no place in a folder."""
     owners: dict[str, str] = {}
     for id in ids:

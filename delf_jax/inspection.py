@@ -57,8 +57,8 @@ def describe(path: str | os.PathLike) -> str:
     if path.exists() and sources.recognise(path) is None:
         raise InputError(
             f"{path}: {sources.not_recognised(path)}; others are feature stores, "
-            f"indexes, codebooks, {inspection_data.KNOWN}, and files that end in "
-            f"{', '.join(_SUFFIXES)}"
+            f"indexes, codebooks, inverted files, {inspection_data.KNOWN}, and files "
+            f"that end in {', '.join(_SUFFIXES)}"
         )
     lines = _tell_weights(sources.read_source(path))
     return "\n".join(lines)
@@ -200,6 +200,24 @@ def _tell_store(folder: pathlib.Path) -> Iterator[str]:
         yield f"and {len(found.failed) - _SHOWN_FAILURES} more"
 
 
+def _tell_inverted_file(folder: pathlib.Path) -> Iterator[str]:
+    from delf_jax import inverted_file
+
+    found = inverted_file.open_inverted_file(folder)
+    info = found.info
+    size = sum(shard["bytes"] for shard in info["shards"])
+    yield f"{folder}: inverted file of {'ASMK*' if info['binary'] else 'ASMK'}"
+    yield (
+        f"images: {info['images']}, words of them: {info['postings']:,}, shards: "
+        f"{len(info['shards'])}, bytes: {size:,}"
+    )
+    yield (
+        f"codebook: {info['words']} visual words of {info['dimension']} dimensions, "
+        f"{info['assignments']} for each descriptor"
+    )
+    yield from _tell_fields({n: info[n] for n in ("rule", "model", "settings")})
+
+
 def _tell_datum(path: pathlib.Path) -> Iterator[str]:
     from delf_jax.formats import datum
 
@@ -258,6 +276,7 @@ _FOLDERS: dict[str, Tell] = {
     "index.json": _tell_index,
     "manifest.json": _tell_store,
     "codebook.json": _tell_codebook,
+    "inverted.json": _tell_inverted_file,
 }
 # The original's files do not say what they are; the endings are its own.
 _SUFFIXES: dict[str, Tell] = {

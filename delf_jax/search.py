@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from delf_jax import pairs, store
+from delf_jax import inverted_build, inverted_file, pairs, store
 from delf_jax.extraction import extract_features
 from delf_jax.files import InputError, read_json, write_json
+from delf_jax.inverted_file import InvertedFile
 from delf_jax.ops import Features
 from delf_jax.retrieval import ranking
 from delf_jax.settings import ExtractionSettings
@@ -142,19 +143,30 @@ def search(
     *,
     top: int = 10,
     rerank: bool = True,
+    codebook: str | os.PathLike | None = None,
+    shown: bool = True,
 ) -> Iterator[Answer | InputError]:
     """The answer to each query photo, in order; InputError where one is unusable.
 
-    top: results of each; 0: all. rerank: verify the best by geometry. InputError at
-    once if the index was made by another model or with other settings.
+    top: results of each; 0: all. rerank: verify the best by geometry. codebook: compare
+    by ASMK* with its visual words, not by global descriptors; the index keeps what that
+    takes, so where there are no global descriptors it is named once. InputError at once
+    if the index was made by another model or with other settings.
     """
     _check_model(index, model, settings)
+    inverted = None
+    if codebook or not settings.global_scales:
+        inverted = inverted_build.inverted_file_of_index(
+            index.directory, index.store, codebook, shown=shown
+        )
     found = extract_features(model, queries, settings)
     for path, features in zip(queries, found, strict=True):
         if isinstance(features, InputError):
             yield features
         else:
-            results = rank(index.store, features, settings, rerank=rerank)
+            results = rank(
+                index.store, features, settings, rerank=rerank, inverted=inverted
+            )
             yield Answer(str(path), pathlib.Path(path), results[: top or None])
 
 
@@ -164,13 +176,15 @@ def rank(
     settings: ExtractionSettings,
     *,
     rerank: bool = True,
+    inverted: InvertedFile | None = None,
 ) -> list[Result]:
-    """All images, best first: by similarity, the first hundred again by evidence."""
+    """All images, best first: by similarity, the first hundred again by evidence.
+
+    With an inverted file of the images similarity is that of ASMK*.
+    """
     if not len(images):
         return []
-    if query.global_descriptor is None:
-        raise InputError("search needs global descriptors; set global_scales")
-    similarities = images.global_descriptors @ np.asarray(query.global_descriptor)
+    similarities = _similarities(images, query, inverted)
     order = ranking.top_k(similarities)
     verified: dict[int, tuple[int, np.ndarray]] = {}
     if rerank and query.local is not None:
@@ -185,6 +199,18 @@ def rank(
         Result(images.ids[row], float(similarities[row]), *verified.get(row, nothing))
         for row in order.tolist()
     ]
+
+
+def _similarities(
+    images: FeatureStore, query: Features, inverted: InvertedFile | None
+) -> Float[np.ndarray, " M"]:
+    """Of the query with each image."""
+    if inverted is not None:
+        aggregated = inverted_file.aggregate_query(inverted, query)
+        return inverted_file.similarities(inverted, aggregated)
+    if query.global_descriptor is None:
+        raise InputError("search needs global descriptors; set global_scales")
+    return images.global_descriptors @ np.asarray(query.global_descriptor)
 
 
 def describe(answers: Iterable[Answer]) -> dict[str, Any]:

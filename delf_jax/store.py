@@ -88,6 +88,12 @@ class FeatureStore:
         return self._rows[id]
 
     @property
+    def stamps(self) -> list[str]:
+        """One per image, in the order of `ids`: another once it is extracted anew."""
+        records = (json.dumps(place.record).encode() for place in self._places)
+        return [hashlib.sha256(record).hexdigest()[:16] for record in records]
+
+    @property
     def global_descriptors(self) -> Float[np.ndarray, "M G"]:
         """One row per image, in the order of `ids`; read once, then kept."""
         if self._global_descriptors is None:

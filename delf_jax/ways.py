@@ -1,7 +1,8 @@
 """Ways to rank: steps joined by "+", such as "alpha_qe+verification".
 
 Each step takes the similarities that the steps before it left, and leaves better ones.
-"global", the similarities of global descriptors, is what all ways start from.
+All ways start from "global", the similarities of global descriptors, unless they name
+"asmk", those of ASMK*.
 """
 
 import functools
@@ -35,6 +36,8 @@ class Collection(NamedTuple):
     """place of each query in the index where it is no answer to itself; else -1"""
     max_image_size: int | None
     """at extraction"""
+    asmk: Float[np.ndarray, "Q M"] | None = None
+    """similarities of ASMK*, if a way starts from them"""
 
 
 class State(NamedTuple):
@@ -51,19 +54,25 @@ def parse_ways(text: str) -> list[tuple[str, ...]]:
     ways = [tuple(way.strip().split("+")) for way in text.split(",")]
     for way in ways:
         for step in way:
-            if step not in (*STEPS, "global", "verification"):
-                known = ", ".join(("global", *STEPS, "verification"))
+            if step not in (*STARTS, *STEPS, "verification"):
+                known = ", ".join((*STARTS, *STEPS, "verification"))
                 raise InputError(f"--rerank: {step!r} is no way to rank; use {known}")
-        if "global" in way[1:] or "verification" in way[:-1]:
+        if set(STARTS) & set(way[1:]) or "verification" in way[:-1]:
             raise InputError(
-                f"--rerank={'+'.join(way)}: global comes first, verification last"
+                f"--rerank={'+'.join(way)}: {' or '.join(STARTS)} comes first, "
+                "verification last"
             )
-    # All start from the global descriptors, whether that is said or not.
+    # What starts from the global descriptors need not say so.
     return list(
         dict.fromkeys(
             way[1:] if len(way) > 1 and way[0] == "global" else way for way in ways
         )
     )
+
+
+def needs_global(way: Sequence[str]) -> bool:
+    """Whether a way takes global descriptors."""
+    return way[0] != "asmk" or any(step in STEPS for step in way)
 
 
 def rank(
@@ -79,10 +88,14 @@ def rank(
     first hundred are chosen to be verified, as in the released code. A pair of photos
     is verified once for all ways and protocols.
     """
-    start = _start(collection)
+    descriptors = any(map(needs_global, ways))
+    start = _start(collection) if descriptors else _start_without(collection)
     scores = []
     for way in ways:
         state = start
+        if way[0] == "asmk":
+            state = state._replace(similarities=np.array(collection.asmk))
+            state = _without_own(state, collection.own)
         for step in way:
             if step in STEPS:
                 change, options = STEPS[step]
@@ -136,6 +149,12 @@ def _start(collection: Collection) -> State:
     queries = np.stack([each.global_descriptor for each in collection.queries])
     index = collection.store.global_descriptors[collection.rows]
     return _without_own(_compared(queries, index), collection.own)
+
+
+def _start_without(collection: Collection) -> State:
+    """Without global descriptors; their similarities are replaced."""
+    sides = len(collection.queries), len(collection.rows)
+    return State(*(np.zeros((side, 0), np.float32) for side in sides), np.zeros(sides))
 
 
 def _compared(
@@ -227,6 +246,7 @@ def _reranked(
     return np.stack(rankings)
 
 
+STARTS = ("global", "asmk")
 # Steps by name: what they do, and with which numbers: those of their papers, except
 # for how many photos average_qe and augmentation take: that is a choice made here.
 STEPS: dict[str, tuple[Callable[..., State], dict[str, Any]]] = {

@@ -10,6 +10,7 @@ from delf_jax import (
     datasets,
     evaluation,
     files,
+    fitting,
     images,
     search,
     settings,
@@ -325,6 +326,31 @@ def test_a_model_without_local_features_cannot_verify(made, global_model, tmp_pa
     how = settings.settings_for(model)
     with pytest.raises(InputError, match="no local features to verify by"):
         evaluate(made, tmp_path / "index", model, how, ("verification",))
+
+
+def test_ways_from_asmk_need_a_codebook_once(made, model, how, tmp_path):
+    local = how._replace(global_scales=())
+    chosen = ("asmk",), ("asmk", "verification")
+    index = tmp_path / "index"
+    with pytest.raises(InputError, match="no visual words: name a codebook"):
+        evaluate(made, index, model, local, *chosen)
+    fit = {"words": 30, "iterations": 2, "shown": False}
+    fitting.fit_codebook(index / "store", tmp_path / "codebook", **fit)
+    found = evaluate(made, index, model, local, *chosen, codebook=tmp_path / "codebook")
+    rankings = {row.ranking for row in found.rows}
+    assert rankings == {"asmk", "asmk+verification"}
+    again = evaluate(made, index, model, local, *chosen)
+    assert [row.key for row in again.rows] == [row.key for row in found.rows]
+    fitting.fit_codebook(index / "store", tmp_path / "other", seed=1, **fit)
+    other = evaluate(made, index, model, local, *chosen, codebook=tmp_path / "other")
+    assert {r.key for r in other.rows}.isdisjoint(r.key for r in found.rows)
+
+
+def test_a_model_without_local_features_cannot_aggregate(made, global_model, tmp_path):
+    model = weights.load_model(global_model)
+    how = settings.settings_for(model)
+    with pytest.raises(InputError, match="no local features to aggregate"):
+        evaluate(made, tmp_path / "index", model, how, ("asmk",))
 
 
 def test_features_without_global_descriptors_are_refused(made, model, how, tmp_path):

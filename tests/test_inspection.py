@@ -6,6 +6,7 @@ import pytest
 import safetensors.numpy
 import test_bad_input
 import test_sources
+from inverted_files import IDS, build, draw_words, fill_store
 
 from delf_jax import cli, codebooks, inspection, sources
 from delf_jax.files import InputError
@@ -128,6 +129,15 @@ def test_a_store_tells_model_settings_images_failures_and_bytes(indexed):
     assert re.search(r"\nlocal features: \d+, 16 dimensions\n", text)
     assert "\nglobal descriptors: 32 dimensions\n" in text
     assert "\nfailed: bad.jpg: " in text
+
+
+def test_an_inverted_file_tells_its_size_and_what_it_was_made_with(tmp_path):
+    images = fill_store(tmp_path / "store", IDS)
+    build(images, draw_words(tmp_path / "codebook"), tmp_path / "out")
+    text = inspection.describe(tmp_path / "out")
+    assert text.startswith(f"{tmp_path / 'out'}: inverted file of ASMK*\nimages: 12, ")
+    assert "codebook: 30 visual words of 12 dimensions, 1 for each" in text
+    assert "alpha: 3.0" in text and "name: drawn" in text
 
 
 def test_a_codebook_of_ours_tells_its_words_and_its_model(tmp_path):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delf_jax import pairs, search, settings, weights
+from delf_jax import aggregating, fitting, pairs, search, settings, weights
 from delf_jax.files import InputError
-from delf_jax.retrieval import ranking
+from delf_jax.retrieval import ranking, similarity
 
 NAMES = ("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/c/3.png")
 
@@ -251,3 +251,50 @@ def test_a_model_without_local_features_ranks_by_similarity(made, global_model):
     assert answer.results[0].image == "b/1.jpg"
     assert similarities == sorted(similarities, reverse=True)
     assert {result.inliers for result in answer.results} == {None}
+
+
+@pytest.fixture(scope="module")
+def codebook(made):
+    """Visual words of the photos."""
+    fit = {"words": 40, "iterations": 2, "shown": False}
+    fitting.fit_codebook(made / "index" / "store", made / "codebook", **fit)
+    return made / "codebook"
+
+
+def test_by_a_codebook_photos_are_ranked_by_asmk(own, model, how, codebook):
+    options = {"top": 0, "shown": False, "rerank": False}
+    (answer,) = ask(own, model, how, "photos/b/1.jpg", codebook=codebook, **options)
+    store = search.open_index(own / "index").store
+    words = aggregating.load_words(codebook)
+    made = [aggregating.aggregate(f, words, "asmk_star", "") for f in store]
+    query = made[store.ids.index("b/1.jpg")]
+    expected = similarity.asmk_similarities(
+        query, similarity.postings_of(made), dimension=16
+    )
+    order = ranking.top_k(expected)
+    assert [r.image for r in answer.results] == [store.ids[row] for row in order]
+    found = [r.similarity for r in answer.results]
+    assert found == expected[order].tolist()
+    assert (answer.results[0].image, found[0]) == ("b/1.jpg", 1)
+
+
+def test_without_global_descriptors_a_codebook_is_named_once(own, model, how, codebook):
+    how = how._replace(global_scales=())
+    photos, index = own / "photos", own / "local_index"
+    search.make_index([photos], index, model, how, shown=False)
+    query = [photos / "a/2.jpg"]
+
+    def ask_local(**kwargs):
+        opened = search.open_index(index)
+        return list(search.search(opened, query, model, how, shown=False, **kwargs))
+
+    with pytest.raises(InputError, match="no visual words: name a codebook"):
+        ask_local()
+    fitting.fit_codebook(index / "store", own / "words", words=40, shown=False)
+    (first,) = ask_local(codebook=own / "words")
+    assert first.results[0].image == "a/2.jpg"
+    assert first.results[0].inliers > 10
+    draw_photo(photos / "new.jpg", 77)
+    search.make_index([photos], index, model, how, shown=False)
+    (again,) = ask_local()
+    assert {r.image for r in again.results} == {*NAMES, "new.jpg"}

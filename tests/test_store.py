@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from inverted_files import fill_store
 from PIL import Image
 
 from delf_jax import extraction, files, store, store_files, weights
@@ -365,3 +366,11 @@ def test_two_stores_are_read_as_one(folder, tmp_path, model):
     store.extract_to_store(good, second, model, other, shown=False)
     with pytest.raises(InputError, match="another model or other settings"):
         store.join_stores(one, store.open_store(second))
+
+
+def test_a_stamp_changes_with_the_features_of_an_image(tmp_path):
+    before = fill_store(tmp_path / "store", ["a", "b", "c"])
+    after = fill_store(tmp_path / "store", ["b", "d"], sequence=2)
+    stamps = dict(zip(before.ids, before.stamps, strict=True))
+    again = dict(zip(after.ids, after.stamps, strict=True))
+    assert {id for id, stamp in again.items() if stamps.get(id) == stamp} == {"a", "c"}

@@ -58,10 +58,11 @@ def test_ways_are_steps_joined_by_plus():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("magic", "'magic' is no way to rank; use global, average_qe"),
+        ("magic", "'magic' is no way to rank; use global, asmk, average_qe"),
         ("", "'' is no way"),
         ("verification+alpha_qe", "verification last"),
-        ("alpha_qe+global", "global comes first"),
+        ("alpha_qe+global", "global or asmk comes first"),
+        ("global+asmk", "global or asmk comes first"),
     ],
 )
 def test_other_ways_are_refused(text, message):
@@ -188,3 +189,33 @@ def test_photos_without_local_features_have_no_inliers(rng):
     ]
     found = rank_one(collection, ("verification",))
     np.testing.assert_array_equal(found, rank_one(collection, ("global",)))
+
+
+def test_ways_may_start_from_asmk(rng):
+    collection, state = make_collection(rng, own=[3, -1])
+    asmk = rng.random((2, 12))
+    before = asmk.copy()
+    collection = collection._replace(asmk=asmk)
+    expected = asmk.copy()
+    expected[0, 3] = -np.inf
+    found = rank_one(collection, ("asmk",))
+    np.testing.assert_array_equal(found, np.argsort(-expected, axis=1))
+    np.testing.assert_array_equal(asmk, before)
+    # What follows expands the global descriptors by those that ASMK found.
+    best = ranking.top_k(expected, 3)
+    expanded = reranking.expand_queries(state.queries, state.index, best, alpha=0.0)
+    expected = np.argsort(-(expanded @ state.index.T)[1])
+    found = rank_one(collection, ("asmk", "average_qe"))[1]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_asmk_alone_takes_no_global_descriptors(rng):
+    collection, _ = make_collection(rng)
+    expected = rank_one(collection._replace(asmk=np.eye(2, 12)), ("asmk",))
+    queries = [make_features(None) for _ in collection.queries]
+    store = Store([None] * 12)
+    collection = collection._replace(asmk=np.eye(2, 12), queries=queries, store=store)
+    np.testing.assert_array_equal(rank_one(collection, ("asmk",)), expected)
+    assert not ways.needs_global(("asmk", "verification"))
+    assert ways.needs_global(("asmk", "diffusion"))
+    assert ways.needs_global(("verification",))

@@ -29,8 +29,9 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
         "--rerank",
         default=ways,
         metavar="WAYS",
-        help=f"ways to rank ({ways}), such as superglobal, alpha_qe+verification",
+        help=f"ways to rank ({ways}), such as superglobal, asmk+verification",
     )
+    shared.add_codebook(parser)
     _add_conditions(parser)
     parser.add_argument("--json", metavar="FILE", help="all results as JSON")
     parser.add_argument("--metrics", metavar="FILE", help="metrics.txt of the original")
@@ -73,6 +74,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
             *(dataset, options.index, model, settings, chosen),
             distractors=_distractors(options, options.index, model, settings),
             partial=options.partial,
+            codebook=options.codebook,
         )
     print(*evaluation_report.table(found), sep="\n")
     if options.json:

@@ -98,6 +98,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no_rerank", action="store_true", help="rank by global similarity alone"
     )
+    shared.add_codebook(parser)
     parser.add_argument("--json", metavar="FILE", help="results as JSON")
     parser.add_argument("--html", metavar="FILE", help="results as a page")
     shared.add_config(parser)
@@ -114,7 +115,10 @@ def run_search(options: argparse.Namespace) -> int:
     model, settings = shared.model_and_settings(options)
     answers, failed = [], []
     for answer in search.search(
-        index, queries, model, settings, top=options.top, rerank=not options.no_rerank
+        *(index, queries, model, settings),
+        top=options.top,
+        rerank=not options.no_rerank,
+        codebook=options.codebook,
     ):
         if isinstance(answer, InputError):
             failed.append(answer)

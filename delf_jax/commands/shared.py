@@ -35,6 +35,12 @@ def add_part(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_codebook(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--codebook", metavar="DIR", help="visual words of ASMK*; kept with the index"
+    )
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
