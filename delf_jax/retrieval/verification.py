@@ -1,5 +1,6 @@
 """Geometric verification: one affine map that explains the matches of two images."""
 
+import math
 import zlib
 from typing import NamedTuple
 
@@ -12,7 +13,9 @@ from delf_jax.retrieval.matching import match_descriptors
 
 # Standard deviation across the line that fits inliers best, in thresholds.
 _NARROWEST = 0.25
-# Triples that are drawn and tried together.
+# Triples that are tried first; then as many as the best map so far makes necessary, all
+# together, for where two photos have nothing in common it is all of them, and small
+# rounds would cost more than what they try.
 _ROUND = 256
 
 
@@ -138,11 +141,12 @@ def estimate_affine(
         proposed = affine.maps_of_zooms(matches, zooms[order])
         best, score = affine.improve(best, score, proposed, matches)
     triples = np.random.default_rng(seed).integers(count, size=(trials, 3))
-    for start in range(0, trials, _ROUND):
-        if start >= _trials_needed(score / count, confidence):
-            break
-        proposed = affine.maps_of_triples(matches, triples[start : start + _ROUND])
+    start, stop = 0, min(_ROUND, trials)
+    while start < stop:
+        proposed = affine.maps_of_triples(matches, triples[start:stop])
         best, score = affine.improve(best, score, proposed, matches)
+        needed = min(trials, _trials_needed(score / count, confidence))
+        start, stop = stop, math.ceil(needed)
     if best is None:
         return nothing
     inliers = affine.score_matches(best[None], matches)[0] > 0
