@@ -132,6 +132,13 @@ COMMANDS = {
         experiments.add_evaluate_options,
         experiments.run_evaluate,
     ),
+    "rerank": Command(
+        "put candidates found elsewhere in a better order",
+        "rerank candidates.json --index=photos_index --out=ranking.json\n"
+        "rerank candidates.csv --index=features --with=superglobal --out=ranking.json",
+        experiments.add_rerank_options,
+        experiments.run_rerank,
+    ),
     "train": Command(
         "train a model; again with the same workdir, it goes on",
         "train --config=configs/delg_tiny.py --workdir=runs/tiny\n"

@@ -18,7 +18,6 @@ from delf_jax.queries import extract_queries
 from delf_jax.retrieval import bootstrap, metrics
 from delf_jax.retrieval.bootstrap import Interval
 from delf_jax.retrieval.metrics import RevisitedMetrics
-from delf_jax.search import CANDIDATES
 from delf_jax.settings import ExtractionSettings
 from delf_jax.weights import Model
 
@@ -69,6 +68,7 @@ def evaluate(
     settings: ExtractionSettings,
     chosen: Sequence[tuple[str, ...]],
     *,
+    verification: str = "default",
     partial: bool = False,
     seed: int = 0,
     shown: bool = True,
@@ -76,11 +76,13 @@ def evaluate(
     """Scores of a model that ranks in the ways chosen (see ways.py).
 
     Features are kept in `directory`, an index as of `search` or a folder to be made;
-    what is there and unchanged is not extracted again. InputError if photos are missing
-    or damaged, unless `partial` lets the others be scored.
+    what is there and unchanged is not extracted again. verification: a name of
+    `pairs.VERIFICATION`. InputError if photos are missing or damaged, unless `partial`
+    lets the others be scored.
     """
     if not settings.global_scales:
         raise InputError("evaluate needs global descriptors: set global_scales")
+    how = pairs.verification_settings(verification)
     verified = any(way[-1] == "verification" for way in chosen)
     if verified and not (settings.max_features and has_local(model)):
         raise InputError(f"model {model.name} gives no local features to verify by")
@@ -90,10 +92,12 @@ def evaluate(
         dataset, pathlib.Path(directory), model, settings, partial, shown
     )
     missing |= failed
-    ranked = ways.rank(collection, chosen, dataset.protocols, shown=shown)
+    ranked = ways.rank(
+        collection, chosen, dataset.protocols, verification=how, shown=shown
+    )
     depends = {
         "model and settings": store.store_key(model, settings),
-        "verification": (pairs.RATIO, CANDIDATES) if verified else None,
+        "verification": repr(how) if verified else None,
         "missing": sorted(missing),
     }
     return score(

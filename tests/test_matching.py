@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from delf_jax.retrieval import matching
 from delf_jax.retrieval.matching import match_descriptors
 
 

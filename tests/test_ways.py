@@ -1,11 +1,20 @@
 import numpy as np
 import pytest
 
-from delf_jax import pairs, ways
+from delf_jax import neighbour_graphs, pairs, ways
 from delf_jax.datasets import Protocol
 from delf_jax.files import InputError
 from delf_jax.ops import Features, LocalFeatures
+from delf_jax.pairs import VERIFICATION
 from delf_jax.retrieval import ranking, reranking
+
+
+@pytest.fixture(autouse=True)
+def graph(tmp_path, monkeypatch):
+    """Where the graph of the store below is kept."""
+    path = tmp_path / "neighbours.npz"
+    monkeypatch.setattr(neighbour_graphs, "graph_path", lambda store: path)
+    return path
 
 
 class Store:
@@ -45,8 +54,9 @@ def protocol(junk=((), ())):
     return Protocol(nothing, [np.array(ids, np.int32) for ids in junk])
 
 
-def rank_one(collection, way, junk=((), ())):
-    (found,) = ways.rank(collection, [way], {"all": protocol(junk)}, shown=False)
+def rank_one(collection, way, junk=((), ()), **options):
+    asked = {"all": protocol(junk)}
+    (found,) = ways.rank(collection, [way], asked, shown=False, **options)
     return found["all"]
 
 
@@ -139,27 +149,28 @@ def count_as(monkeypatch, collection, inliers):
     }
     asked = []
 
-    def compare(query, image, max_image_size):
-        place = places[image.global_descriptor.tobytes()]
-        asked.append((query.global_descriptor.tobytes(), place))
-        matches = np.zeros((inliers[place], 2), np.int32)
-        found = pairs.verification.PairMatch(
-            matches, np.zeros((2, 3)), np.ones(len(matches), bool)
-        )
-        return pairs.Comparison((query, image), found, 0.0)
+    def verify(query, images, max_image_size, how):
+        for image in images:
+            place = places[image.global_descriptor.tobytes()]
+            asked.append((query.global_descriptor.tobytes(), place))
+            matches = np.zeros((inliers[place], 2), np.int32)
+            found = pairs.verification.PairMatch(
+                matches, np.zeros((2, 3)), np.ones(len(matches), bool)
+            )
+            yield pairs.Comparison((query, image), found, 0.0)
 
-    monkeypatch.setattr(pairs, "compare_features", compare)
+    monkeypatch.setattr(pairs, "verify_candidates", verify)
     return asked
 
 
 def test_junk_gives_way_before_the_candidates_are_chosen(rng, monkeypatch):
     collection, state = make_collection(rng, queries=1)
-    monkeypatch.setattr(ways, "CANDIDATES", 3)
+    three = VERIFICATION["default"]._replace(candidates=3)
     inliers = rng.permutation(12) * 10
     count_as(monkeypatch, collection, inliers)
     order = np.argsort(-state.similarities[0])
     junk = order[[0, 2]]
-    found = rank_one(collection, ("verification",), junk=(junk,))[0]
+    found = rank_one(collection, ("verification",), junk=(junk,), verification=three)[0]
     candidates = order[[1, 3, 4]].astype(np.int32)
     similarities = state.similarities[0][candidates]
     best = ranking.rerank(candidates, similarities, inliers[candidates])
@@ -169,12 +180,12 @@ def test_junk_gives_way_before_the_candidates_are_chosen(rng, monkeypatch):
 
 def test_each_pair_is_verified_once_for_all_ways_and_protocols(rng, monkeypatch):
     collection, state = make_collection(rng)
-    monkeypatch.setattr(ways, "CANDIDATES", 4)
+    four = VERIFICATION["default"]._replace(candidates=4)
     asked = count_as(monkeypatch, collection, np.arange(12))
     best = np.argsort(-state.similarities, axis=1)
     protocols = {"medium": protocol(), "hard": protocol(best[:, :2])}
     chosen = [("verification",), ("alpha_qe", "verification"), ("global",)]
-    ways.rank(collection, chosen, protocols, shown=False)
+    ways.rank(collection, chosen, protocols, verification=four, shown=False)
     assert len(asked) == len(set(asked))
     for query, row in zip(state.queries, best, strict=True):
         assert {(query.tobytes(), place) for place in row[:6]} <= set(asked)

@@ -52,17 +52,19 @@ def verify_pair(
     ratio: float | None = None,
     mutual: bool = True,
     threshold: float = 20.0,
-    spacing: float = 16.0,
+    spacing: float | None = 16.0,
     use_scales: bool = True,
     trials: int = 2000,
+    min_matches: int = 3,
 ) -> PairMatch:
     """Matches of two images by descriptors, and those of them that geometry confirms.
 
-    `spacing`, in pixels, is how far apart two inliers must be to count twice. The other
-    arguments are those of match_descriptors and estimate_affine, which is seeded by
-    `pair_seed`; `use_scales` adds the one-match hypotheses. The defaults are for DELF
-    features, a cell every 16 pixels (0.8 is the distance of the released match_images);
-    for SIFT: max_distance=None, ratio=0.9, threshold=10.0, spacing=5.0.
+    `spacing`, in pixels, is how far apart two inliers must be to count twice; None: all
+    count. Fewer matches than `min_matches` confirm nothing. The other arguments are
+    those of match_descriptors and estimate_affine, which is seeded by `pair_seed`;
+    `use_scales` adds the one-match hypotheses. The defaults are for DELF features, a
+    cell every 16 pixels (0.8 is the distance of the released match_images); for SIFT:
+    max_distance=None, ratio=0.9, threshold=10.0, spacing=5.0.
     """
     matches = match_descriptors(
         query.descriptors,
@@ -71,6 +73,8 @@ def verify_pair(
         ratio=ratio,
         mutual=mutual,
     )
+    if len(matches) < max(min_matches, 3):
+        return PairMatch(matches, *_nothing(len(matches)))
     query_locations = np.asarray(query.locations)[matches[:, 0]]
     index_locations = np.asarray(index.locations)[matches[:, 1]]
     geometry = estimate_affine(
@@ -83,7 +87,7 @@ def verify_pair(
         index_scales=np.asarray(index.scales)[matches[:, 1]] if use_scales else None,
     )
     inliers = geometry.inliers
-    if inliers.any():
+    if spacing and inliers.any():
         errors = residuals(geometry.affine, query_locations, index_locations)
         inliers = inliers & keep_distinct(
             query_locations,
@@ -122,9 +126,8 @@ def estimate_affine(
         a zoom and a shift, which finds maps among few inliers; those are tried first.
     """
     count = len(query_locations)
-    nothing = Geometry(np.full((2, 3), np.nan), np.zeros(count, bool))
     if count < 3:
-        return nothing
+        return _nothing(count)
     scaled = query_scales is not None and index_scales is not None
     zooms = np.asarray(query_scales) / np.asarray(index_scales) if scaled else None
     # In a canonical order the sampled triples do not depend on the order given.
@@ -148,13 +151,13 @@ def estimate_affine(
         needed = min(trials, _trials_needed(score / count, confidence))
         start, stop = stop, math.ceil(needed)
     if best is None:
-        return nothing
+        return _nothing(count)
     inliers = affine.score_matches(best[None], matches)[0] > 0
     if not (
         _spread_out(matches.query[inliers], threshold)
         and _spread_out(matches.index[inliers], threshold)
     ):
-        return nothing
+        return _nothing(count)
     shift = best[:, 2] + query_centre - best[:, :2] @ index_centre
     unsorted = np.empty(count, bool)
     unsorted[order] = inliers
@@ -201,6 +204,10 @@ def pair_seed(query: LocalFeatures, index: LocalFeatures) -> int:
         locations = np.sort(np.asarray(features.locations, np.float64), axis=0)
         seed = zlib.crc32(locations.tobytes(), seed)
     return seed
+
+
+def _nothing(matches: int) -> Geometry:
+    return Geometry(np.full((2, 3), np.nan), np.zeros(matches, bool))
 
 
 def _trials_needed(share: float, confidence: float) -> float:
