@@ -193,8 +193,8 @@ def _places(
 ) -> Int[np.ndarray, " K"]:
     if first is not None and len(names) < first:
         raise InputError(
-            f"query {query!r:.80} lists {len(names)} candidates, fewer than the {first} "
-            "asked for; ask for fewer with --first, or for all without it"
+            f"query {query!r:.80} lists {len(names)} candidates, fewer than --first="
+            f"{first}; ask for fewer, or for all by leaving it out"
         )
     what = f"query {query!r:.80} lists"
     places = [_find(known, n, f"{what} {n!r:.80}, which", where) for n in names]

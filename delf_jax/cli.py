@@ -135,7 +135,7 @@ COMMANDS = {
     "rerank": Command(
         "put candidates found elsewhere in a better order",
         "rerank candidates.json --index=photos_index --out=ranking.json\n"
-        "rerank candidates.csv --index=features --with=superglobal --out=ranking.json",
+        "rerank list.csv --index=features --with=superglobal --out=r.json",
         experiments.add_rerank_options,
         experiments.run_rerank,
     ),

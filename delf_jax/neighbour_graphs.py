@@ -56,7 +56,7 @@ def _key(index: Float[np.ndarray, "M G"], options: dict[str, Any]) -> str:
 def _read(path: pathlib.Path, key: str, count: int) -> scipy.sparse.csr_array | None:
     """The graph with this key; None if the file has another, or is none or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             if str(arrays["key"]) != key:
                 return None
             parts = tuple(arrays[name] for name in ("data", "indices", "indptr"))

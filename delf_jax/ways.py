@@ -139,20 +139,24 @@ def rerank(
         orders = [np.arange(len(ids)) for ids in candidates]
     if way[-1] != "verification":
         return [ids[order] for ids, order in zip(candidates, orders, strict=True)]
-    first = [order[: verification.candidates] for order in orders]
-    wanted = [ids[best].tolist() for ids, best in zip(candidates, first, strict=True)]
+    wanted = [
+        ids[order[: verification.candidates]].tolist()
+        for ids, order in zip(candidates, orders, strict=True)
+    ]
     inliers = count_inliers(collection, wanted, verification, shown=shown)
+    as_given = way == ("verification",) and np.isinf(verification.weight)
     reranked = []
-    for query, (ids, order, best) in enumerate(
-        zip(candidates, orders, first, strict=True)
+    for ids, order, scores, found in zip(
+        candidates, orders, values, inliers, strict=True
     ):
-        counts = np.array([inliers[query][id] for id in ids[best].tolist()], np.int32)
-        scores, weight = values[query], verification.weight
-        if scores is None or (np.isinf(weight) and way == ("verification",)):
-            scores, weight = -np.arange(len(ids)), np.inf
+        weight = verification.weight
+        if scores is None or as_given:
+            scores, weight = -np.arange(len(ids), dtype=np.float64), np.inf
+        best, rest = np.split(order, [verification.candidates])
+        counts = np.array([found[id] for id in ids[best].tolist()], np.int32)
         places = np.arange(len(best), dtype=np.int32)
         new = ranking.rerank(places, scores[best], counts, weight=weight)
-        reranked.append(ids[np.concatenate([best[new], order[len(best) :]])])
+        reranked.append(ids[np.concatenate([best[new], rest])])
     return reranked
 
 

@@ -76,32 +76,33 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 
 def add_rerank_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s CANDIDATES --index DIR --out FILE [options]"
     parser.add_argument(
         "candidates",
         metavar="CANDIDATES",
-        help="{query: [photo, ...]} as .json, or a .csv of id,images; best first",
+        help="JSON {query: [photo, ...]}, or CSV id,images",
     )
     parser.add_argument(
-        "--index", required=True, metavar="DIR", help="index, or feature store"
+        "--index", required=True, metavar="DIR", help="index or feature store"
     )
     parser.add_argument(
         "--queries",
         nargs="+",
         metavar="PATH",
-        help="photos, an index or a feature store (default: --index)",
+        help="photos, or index or store (default: --index)",
     )
     parser.add_argument(
         "--with",
         dest="way",
         default="verification",
         metavar="WAY",
-        help="verification (default), superglobal, alpha_qe+verification, ...",
+        help="verification (default), superglobal, ... joined by +",
     )
     parser.add_argument(
         "--first",
         type=int,
         metavar="N",
-        help="rerank the first N of each list, the others follow (default: all)",
+        help="rerank the first N of each list only (all)",
     )
     _add_verification(parser)
     shared.add_out(parser, "rankings to write, as JSON", required=True)
@@ -148,7 +149,7 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
         "--verification",
         default="default",
         metavar="NAME",
-        help="its settings: default, or those of the original: delg, d2r",
+        help="settings of verification: default, delg, d2r",
     )
 
 
