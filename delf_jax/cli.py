@@ -134,8 +134,8 @@ COMMANDS = {
     ),
     "rerank": Command(
         "put candidates found elsewhere in a better order",
-        "rerank candidates.json --index=photos_index --out=ranking.json\n"
-        "rerank list.csv --index=features --with=superglobal --out=r.json",
+        "rerank found.json --index=photos_index --out=ranking.json\n"
+        "rerank found.csv --index=features --out=r.json --with=superglobal",
         experiments.add_rerank_options,
         experiments.run_rerank,
     ),

@@ -22,8 +22,8 @@ from delf_jax.store import FeatureStore, StoreReport
 from delf_jax.weights import Model
 
 FORMAT = 1
-# As many of the globally most similar photos are verified [DELG, section 4].
-CANDIDATES = 100
+# As many of the globally most similar photos are verified.
+CANDIDATES = pairs.VERIFICATION["default"].candidates
 
 Paths = Iterable[str | os.PathLike]
 
