@@ -135,7 +135,7 @@ COMMANDS = {
     "rerank": Command(
         "put candidates found elsewhere in a better order",
         "rerank found.json --index=photos_index --out=ranking.json\n"
-        "rerank found.csv --index=features --out=r.json --with=superglobal",
+        "rerank a.csv --index=store --with=superglobal --out=r.json",
         experiments.add_rerank_options,
         experiments.run_rerank,
     ),
