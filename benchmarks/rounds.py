@@ -2,13 +2,22 @@
 
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 
 
 def keep_to_one_core() -> None:
-    """Keeps this process, and threads that it starts from here on, to one core."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    """Keeps this process to one core, for which it starts anew if it has several.
+
+    A BLAS that is loaded has counted them already: its threads would then wait for each
+    other on the one, and a product of matrices take ten times as long.
+    """
+    cores = os.sched_getaffinity(0)
+    if len(cores) > 1:
+        os.sched_setaffinity(0, {min(cores)})
+        sys.stdout.flush()
+        os.execv(sys.executable, sys.orig_argv)
 
 
 def interleave(

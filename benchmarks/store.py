@@ -11,6 +11,7 @@ import pathlib
 import statistics
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -20,19 +21,23 @@ from delf_jax.ops import Features, LocalFeatures
 from delf_jax.shards import FORMAT, Record
 
 
-def write_store(out: pathlib.Path, images: int, features: int) -> None:
-    """Random features through the writer that extraction uses."""
-    write_json(out / "manifest.json", {"format": FORMAT, "key": "random"})
+def write_store(out: pathlib.Path, images: Iterable[Features]) -> None:
+    """A feature store, through the writer that extraction uses."""
+    write_json(out / "manifest.json", {"format": FORMAT, "key": "drawn"})
     (out / "shards").mkdir()
-    writer = store_files.Writer(out, "random", [])
-    rng = np.random.default_rng(0)
-    shapes = ((features, 2), (features,), (features, 128), (features,))
-    for number in range(images):
-        local = LocalFeatures(*(rng.random(shape, np.float32) for shape in shapes))
-        record = Record(f"{number % 10}/{number}.jpg", 1, "extracted")
-        writer.add(record, Features(local, rng.random(2048, np.float32), (768, 1024)))
+    writer = store_files.Writer(out, "drawn", [])
+    for number, features in enumerate(images):
+        writer.add(Record(f"{number:06d}.jpg", 1, "extracted"), features)
     writer.flush()
     store_files.finish(out, writer, alone=True)
+
+
+def draw_images(images: int, features: int) -> Iterator[Features]:
+    rng = np.random.default_rng(0)
+    shapes = ((features, 2), (features,), (features, 128), (features,))
+    for _ in range(images):
+        local = LocalFeatures(*(rng.random(shape, np.float32) for shape in shapes))
+        yield Features(local, rng.random(2048, np.float32), (768, 1024))
 
 
 def main() -> None:
@@ -44,7 +49,7 @@ def main() -> None:
     opening, reading = [], []
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder)
-        write_store(out, options.images, options.features)
+        write_store(out, draw_images(options.images, options.features))
         for _ in range(options.rounds):
             start = time.perf_counter()
             opened = store.open_store(out)

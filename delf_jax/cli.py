@@ -142,6 +142,13 @@ COMMANDS = {
         experiments.add_reproduce_options,
         experiments.run_reproduce,
     ),
+    "rerank": Command(
+        "put candidates found elsewhere in a better order",
+        "rerank found.json --index=photos_index --out=ranking.json\n"
+        "rerank a.csv --index=store --with=superglobal --out=r.json",
+        experiments.add_rerank_options,
+        experiments.run_rerank,
+    ),
     "train": Command(
         "train a model; again with the same workdir, it goes on",
         "train --config=configs/delg_tiny.py --workdir=runs/tiny\n"

@@ -19,7 +19,6 @@ from delf_jax.queries import extract_queries
 from delf_jax.retrieval import bootstrap, metrics
 from delf_jax.retrieval.bootstrap import Interval
 from delf_jax.retrieval.metrics import RevisitedMetrics
-from delf_jax.search import CANDIDATES
 from delf_jax.settings import ExtractionSettings
 from delf_jax.unseen import UNSEEN
 from delf_jax.weights import Model
@@ -66,6 +65,8 @@ class Evaluation(NamedTuple):
     """by name, then by protocol"""
     collection: ways.Collection | None = None
     """the features; None of rankings that were made elsewhere"""
+    verification: str = "default"
+    """a name of `pairs.VERIFICATION`"""
     distractors: int = 0
     """photos at the end of the index that are no photos of the dataset"""
 
@@ -78,6 +79,7 @@ def evaluate(
     chosen: Sequence[tuple[str, ...]],
     *,
     distractors: Distractors | None = None,
+    verification: str = "default",
     partial: bool = False,
     codebook: str | os.PathLike | None = None,
     seed: int = 0,
@@ -87,11 +89,13 @@ def evaluate(
 
     Features are kept in `directory`, an index as of `search` or a folder to be made;
     what is there and unchanged is not extracted again. Distractors are searched, too.
-    InputError if photos are missing or damaged, unless `partial` lets the others be
-    scored. codebook: of ASMK*; what was aggregated with it is kept as well.
+    verification: a name of `pairs.VERIFICATION`. codebook: of ASMK*; what was
+    aggregated with it is kept as well. InputError if photos are missing or damaged,
+    unless `partial` lets the others be scored.
     """
     if any(map(ways.needs_global, chosen)) and not settings.global_scales:
         raise InputError("evaluate needs global descriptors: set global_scales")
+    how = pairs.verification_settings(verification)
     verified = any(way[-1] == "verification" for way in chosen)
     aggregated = any(way[0] == "asmk" for way in chosen)
     local = settings.max_features and has_local(model)
@@ -109,10 +113,12 @@ def evaluate(
     depends: dict[str, Any] = {}
     if aggregated:
         collection, depends["asmk"] = _with_asmk(collection, directory, codebook, shown)
-    ranked = ways.rank(collection, chosen, dataset.protocols, shown=shown)
+    ranked = ways.rank(
+        collection, chosen, dataset.protocols, verification=how, shown=shown
+    )
     depends |= {
         "model and settings": store.store_key(model, settings),
-        "verification": (pairs.RATIO, CANDIDATES) if verified else None,
+        "verification": repr(how) if verified else None,
         "missing": sorted(missing),
     }
     if distractors is not None:
@@ -126,7 +132,9 @@ def evaluate(
         seed=seed,
     )
     count = 0 if distractors is None else len(distractors.photos)
-    return scored._replace(collection=collection, distractors=count)
+    return scored._replace(
+        collection=collection, verification=verification, distractors=count
+    )
 
 
 def score(

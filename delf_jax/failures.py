@@ -99,7 +99,8 @@ def _compare(
     collection = evaluation.collection
     asked = collection.queries[query]
     image = collection.store[int(collection.rows[place])]
-    found = pairs.compare_features(asked, image, collection.max_image_size)
+    how = pairs.verification_settings(evaluation.verification)
+    found = pairs.compare_features(asked, image, collection.max_image_size, how=how)
     lines = pairs.inlier_lines(found)
     if len(lines) > _MOST_LINES:
         lines = lines[np.linspace(0, len(lines) - 1, _MOST_LINES).astype(int)]

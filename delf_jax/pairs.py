@@ -1,7 +1,7 @@
 """Two photos compared: features of both, their matches, and what geometry confirms."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +14,51 @@ from delf_jax.retrieval import verification
 from delf_jax.settings import ExtractionSettings
 from delf_jax.weights import Model
 
-# Of the ratio test, which replaces a largest distance: with delg_tiny, photos of
-# landmarks kept out of its training rank better, and unrelated ones share 7 inliers.
-RATIO = 0.95
+
+class VerificationSettings(NamedTuple):
+    """How two photos are compared, and what that is worth; see `verify_pair`."""
+
+    max_distance: float | None = None
+    ratio: float | None = 0.95
+    """instead of a largest distance: with delg_tiny, photos of landmarks kept out of
+    its training rank better, and unrelated ones share 7 inliers"""
+    mutual: bool = True
+    threshold: float = 20.0
+    """pixels"""
+    spacing: float | None = 16.0
+    """pixels"""
+    use_scales: bool = True
+    trials: int = 2000
+    min_matches: int = 3
+    at_extraction_size: bool = True
+    """in pixels of the photos as they were extracted, not of the files"""
+    candidates: int = 100
+    """so many of the first of a ranking are verified [DELG, section 4]"""
+    weight: float = 2.0
+    """of inliers against similarity, see `ranking.rerank`; infinite: inliers alone"""
+
+
+_ORIGINAL = VerificationSettings(
+    max_distance=1.0,
+    ratio=None,
+    mutual=False,
+    threshold=20.0,
+    spacing=None,
+    use_scales=False,
+    trials=1000,
+    min_matches=4,
+    at_extraction_size=False,
+    candidates=100,
+    weight=float("inf"),
+)
+# By name. "delg" and "d2r" have the numbers of the perform_retrieval.py of DELG and of
+# Detect-to-Retrieve, which differ in these two alone. Their RANSAC is this project's:
+# seeded by the pair, refined, and bound to maps that a change of viewpoint can cause.
+VERIFICATION = {
+    "default": VerificationSettings(),
+    "delg": _ORIGINAL,
+    "d2r": _ORIGINAL._replace(max_distance=0.9, threshold=10.0),
+}
 
 
 class Comparison(NamedTuple):
@@ -52,22 +94,59 @@ def compare_photos(
     return compare_features(*features, settings.max_image_size)
 
 
+def verification_settings(name: str) -> VerificationSettings:
+    """Those with this name; InputError if there are none."""
+    if name not in VERIFICATION:
+        known = ", ".join(VERIFICATION)
+        raise InputError(f"{name!r:.80}: no such settings of verification; use {known}")
+    return VERIFICATION[name]
+
+
 def compare_features(
-    a: Features, b: Features, max_image_size: int | None
+    a: Features,
+    b: Features,
+    max_image_size: int | None,
+    how: VerificationSettings = VERIFICATION["default"],
 ) -> Comparison:
     """Matches and geometry of two photos, from features extracted at that size.
 
     Features sit as exactly as the extracted photo was large: a photo of a telephone,
     shrunk for extraction, is verified in pixels of the shrunk one.
     """
-    zooms = [_shrinking(features, max_image_size) for features in (a, b)]
-    local = [_resized(f.local, zoom) for f, zoom in zip((a, b), zooms, strict=True)]
-    pair = verification.verify_pair(*local, ratio=RATIO, max_distance=None)
-    pair = pair._replace(affine=_at_full_size(pair.affine, *zooms))
-    similarity = None
-    if a.global_descriptor is not None and b.global_descriptor is not None:
-        similarity = float(np.dot(a.global_descriptor, b.global_descriptor))
-    return Comparison((a, b), pair, similarity)
+    (found,) = verify_candidates(a, [b], max_image_size, how)
+    return found
+
+
+def verify_candidates(
+    query: Features,
+    candidates: Iterable[Features],
+    max_image_size: int | None,
+    how: VerificationSettings = VERIFICATION["default"],
+) -> Iterator[Comparison]:
+    """The query compared with each candidate, as by `compare_features`, in order.
+
+    A pair comes out the same whatever it stands among.
+    """
+    if not how.at_extraction_size:
+        max_image_size = None
+    zoom = _shrinking(query, max_image_size)
+    local = _resized(query.local, zoom)
+    for image in candidates:
+        index_zoom = _shrinking(image, max_image_size)
+        pair = verification.verify_pair(
+            local,
+            _resized(image.local, index_zoom),
+            max_distance=how.max_distance,
+            ratio=how.ratio,
+            mutual=how.mutual,
+            threshold=how.threshold,
+            spacing=how.spacing,
+            use_scales=how.use_scales,
+            trials=how.trials,
+            min_matches=how.min_matches,
+        )
+        pair = pair._replace(affine=_at_full_size(pair.affine, zoom, index_zoom))
+        yield Comparison((query, image), pair, _similarity(query, image))
 
 
 def inlier_lines(comparison: Comparison) -> Float[np.ndarray, "P 4"]:
@@ -87,6 +166,12 @@ def describe(comparison: Comparison, names: Sequence[str]) -> dict[str, Any]:
         "affine": comparison.pair.affine.tolist() if comparison.inliers else None,
         "inlier_locations": inlier_lines(comparison).round(2).tolist(),
     }
+
+
+def _similarity(a: Features, b: Features) -> float | None:
+    if a.global_descriptor is None or b.global_descriptor is None:
+        return None
+    return float(np.dot(a.global_descriptor, b.global_descriptor))
 
 
 def _shrinking(features: Features, max_image_size: int | None) -> float:

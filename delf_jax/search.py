@@ -23,8 +23,8 @@ from delf_jax.store import FeatureStore, StoreReport
 from delf_jax.weights import Model
 
 FORMAT = 1
-# As many of the globally most similar photos are verified [DELG, section 4].
-CANDIDATES = 100
+# As many of the globally most similar photos are verified.
+CANDIDATES = pairs.VERIFICATION["default"].candidates
 
 Paths = Iterable[str | os.PathLike]
 
@@ -189,8 +189,7 @@ def rank(
     verified: dict[int, tuple[int, np.ndarray]] = {}
     if rerank and query.local is not None:
         candidates = order[:CANDIDATES]
-        for row in candidates.tolist():
-            verified[row] = _verify(query, images[row], settings)
+        verified = _verify_all(images, query, candidates.tolist(), settings)
         inliers = np.array([verified[row][0] for row in candidates.tolist()], np.int32)
         best = ranking.rerank(candidates, similarities[candidates], inliers)
         order = np.concatenate([best, order[CANDIDATES:]])
@@ -233,13 +232,22 @@ def describe(answers: Iterable[Answer]) -> dict[str, Any]:
     }
 
 
-def _verify(
-    query: Features, image: Features, settings: ExtractionSettings
-) -> tuple[int, Float[np.ndarray, "P 4"]]:
-    """Number of inliers, and where they are in parts of height and width."""
-    found = pairs.compare_features(query, image, settings.max_image_size)
-    sizes = np.array([*query.image_size, *image.image_size], np.float64)
-    return found.inliers, (pairs.inlier_lines(found) + 0.5) / sizes
+def _verify_all(
+    images: FeatureStore,
+    query: Features,
+    rows: Sequence[int],
+    settings: ExtractionSettings,
+) -> dict[int, tuple[int, Float[np.ndarray, "P 4"]]]:
+    """For each candidate its inliers, and where they are in parts of height, width."""
+    found = pairs.verify_candidates(
+        query, (images[row] for row in rows), settings.max_image_size
+    )
+    verified = {}
+    for row, pair in zip(rows, found, strict=True):
+        sizes = [image.image_size for image in pair.features]
+        lines = (pairs.inlier_lines(pair) + 0.5) / np.concatenate(sizes)
+        verified[row] = pair.inliers, lines
+    return verified
 
 
 def _update(

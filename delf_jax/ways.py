@@ -3,26 +3,30 @@
 Each step takes the similarities that the steps before it left, and leaves better ones.
 All ways start from "global", the similarities of global descriptors, unless they name
 "asmk", those of ASMK*.
+`rank` takes all photos of a dataset, and `rerank` explicit candidates.
 """
 
 import functools
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from delf_jax import pairs, progress
+from delf_jax import neighbour_graphs, pairs, progress
 from delf_jax.datasets import Protocol
 from delf_jax.files import InputError
 from delf_jax.ops import Features
+from delf_jax.pairs import VERIFICATION, VerificationSettings
 from delf_jax.retrieval import ranking, reranking
-from delf_jax.search import CANDIDATES
 from delf_jax.store import FeatureStore
 
 # Of the global descriptors SuperGlobal looks at the first 400 [SuperGlobal], and so
 # does k-reciprocal reranking here, whose cost grows with the square of their number.
 _FIRST = 400
+# Similarities of a block of queries: 512 MB.
+_BLOCK = 1 << 27
 
 
 class Collection(NamedTuple):
@@ -46,7 +50,9 @@ class State(NamedTuple):
     queries: Float[np.ndarray, "Q G"]
     index: Float[np.ndarray, "M G"]
     similarities: Float[np.ndarray, "Q M"]
-    """-inf for a query itself where it is no answer"""
+    """-inf for what is no answer: a query itself, what is no candidate"""
+    graph: pathlib.Path | None = None
+    """file that keeps the neighbour graph of the index, if it is of the photos alone"""
 
 
 def parse_ways(text: str) -> list[tuple[str, ...]]:
@@ -80,14 +86,16 @@ def rank(
     ways: Sequence[tuple[str, ...]],
     protocols: dict[str, Protocol],
     *,
+    verification: VerificationSettings = VERIFICATION["default"],
     shown: bool = True,
 ) -> list[dict[str, Int[np.ndarray, "Q M"]]]:
     """For each way and protocol all photos, best first, for each query.
 
     Junk photos come last wherever there is verification: they are taken out before the
-    first hundred are chosen to be verified, as in the released code. A pair of photos
+    candidates are chosen to be verified, as in the released code. A pair of photos
     is verified once for all ways and protocols.
     """
+    own = _own_pairs(collection.own)
     descriptors = any(map(needs_global, ways))
     start = _start(collection) if descriptors else _start_without(collection)
     scores = []
@@ -95,14 +103,11 @@ def rank(
         state = start
         if way[0] == "asmk":
             state = state._replace(similarities=np.array(collection.asmk))
-            state = _without_own(state, collection.own)
-        for step in way:
-            if step in STEPS:
-                change, options = STEPS[step]
-                state = _without_own(change(state, **options), collection.own)
-        scores.append(state.similarities)
+            state = _without(state, own)
+        scores.append(_follow(way, state, own).similarities)
+    count = verification.candidates
     candidates = {
-        (place, name): _candidates(scores[place], protocol.junk)
+        (place, name): _candidates(scores[place], protocol.junk, count)
         for place, way in enumerate(ways)
         if way[-1] == "verification"
         for name, protocol in protocols.items()
@@ -111,13 +116,16 @@ def rank(
         sorted({int(id) for ids in candidates.values() for id in ids[query]})
         for query in range(len(collection.queries))
     ]
-    inliers = count_inliers(collection, wanted, shown=shown)
+    inliers = count_inliers(collection, wanted, verification, shown=shown)
+    weight = verification.weight
     rankings = []
     for place, similarities in enumerate(scores):
         plain = ranking.top_k(similarities)
         rankings.append(
             {
-                name: _reranked(plain, similarities, candidates[place, name], inliers)
+                name: _reranked(
+                    plain, similarities, candidates[place, name], inliers, weight
+                )
                 if (place, name) in candidates
                 else plain
                 for name in protocols
@@ -126,29 +134,137 @@ def rank(
     return rankings
 
 
+def rerank(
+    collection: Collection,
+    way: tuple[str, ...],
+    candidates: Sequence[Int[np.ndarray, " _"]],
+    *,
+    verification: VerificationSettings = VERIFICATION["default"],
+    shown: bool = True,
+) -> list[Int[np.ndarray, " _"]]:
+    """The candidates of each query in a better order, best first.
+
+    candidates: places in the index, best first. Steps see of the index no more than
+    these, except what they learn of the photos alone, which is of all. The order given
+    decides between equals; if the way is verification alone, inliers come first and
+    cosines, where there are global descriptors, are what they are weighed against.
+    """
+    values = _candidate_scores(collection, way, candidates)
+    orders = [_descending(scores) for scores in values]
+    if way == ("verification",):
+        orders = [np.arange(len(ids)) for ids in candidates]
+    if way[-1] != "verification":
+        return [ids[order] for ids, order in zip(candidates, orders, strict=True)]
+    wanted = [
+        ids[order[: verification.candidates]].tolist()
+        for ids, order in zip(candidates, orders, strict=True)
+    ]
+    inliers = count_inliers(collection, wanted, verification, shown=shown)
+    as_given = way == ("verification",) and np.isinf(verification.weight)
+    reranked = []
+    for ids, order, scores, found in zip(
+        candidates, orders, values, inliers, strict=True
+    ):
+        weight = verification.weight
+        if scores is None or as_given:
+            scores, weight = -np.arange(len(ids), dtype=np.float64), np.inf
+        best, rest = np.split(order, [verification.candidates])
+        counts = np.array([found[id] for id in ids[best].tolist()], np.int32)
+        places = np.arange(len(best), dtype=np.int32)
+        new = ranking.rerank(places, scores[best], counts, weight=weight)
+        reranked.append(ids[np.concatenate([best[new], rest])])
+    return reranked
+
+
 def count_inliers(
-    collection: Collection, wanted: Sequence[Sequence[int]], *, shown: bool = True
+    collection: Collection,
+    wanted: Sequence[Sequence[int]],
+    verification: VerificationSettings = VERIFICATION["default"],
+    *,
+    shown: bool = True,
 ) -> list[dict[int, int]]:
     """For each query, the verified matches with the photos of the index wanted."""
     inliers: list[dict[int, int]] = [{} for _ in wanted]
     total = sum(map(len, wanted))
     with progress.track("verify", total, shown=shown) as advance:
         for query, ids in enumerate(wanted):
-            for id in ids:
-                found = pairs.compare_features(
-                    collection.queries[query],
-                    collection.store[int(collection.rows[id])],
-                    collection.max_image_size,
-                )
+            images = (collection.store[int(collection.rows[id])] for id in ids)
+            asked = collection.queries[query]
+            for id, found in zip(
+                ids,
+                pairs.verify_candidates(
+                    asked, images, collection.max_image_size, verification
+                ),
+                strict=True,
+            ):
                 inliers[query][id] = found.inliers
                 advance()
     return inliers
 
 
+def _follow(way: Sequence[str], state: State, left_out: Any) -> State:
+    """What the steps of a way leave, verification aside.
+
+    left_out: an index into the similarities, of what is no answer.
+    """
+    for step in way:
+        if step in STEPS:
+            change, options = STEPS[step]
+            state = _without(change(state, **options), left_out)
+    return state
+
+
+def _candidate_scores(
+    collection: Collection,
+    way: Sequence[str],
+    candidates: Sequence[Int[np.ndarray, " _"]],
+) -> list[Float[np.ndarray, " _"] | None]:
+    """Similarities of the candidates of each query; None without descriptors."""
+    if not _has_global(collection):
+        if way != ("verification",):
+            raise InputError(
+                f"{'+'.join(way)} needs global descriptors; there are none"
+            )
+        return [None] * len(candidates)
+    size = max(1, _BLOCK // max(1, len(collection.rows)))
+    scores: list[Float[np.ndarray, " _"] | None] = []
+    for first in range(0, len(candidates), size):
+        part = slice(first, first + size)
+        asked = collection._replace(
+            queries=collection.queries[part], own=collection.own[part]
+        )
+        state = _start(asked)
+        others = _others(candidates[part], len(collection.rows))
+        state = _follow(way, _without(state, others), others)
+        rows = zip(state.similarities, candidates[part], strict=True)
+        scores += [row[ids] for row, ids in rows]
+    return scores
+
+
+def _has_global(collection: Collection) -> bool:
+    images = (collection.store[int(row)] for row in collection.rows[:1])
+    return all(
+        features.global_descriptor is not None
+        for features in (*collection.queries, *images)
+    )
+
+
+def _others(
+    candidates: Sequence[Int[np.ndarray, " _"]], count: int
+) -> Bool[np.ndarray, "Q M"]:
+    """What is no candidate."""
+    others = np.ones((len(candidates), count), bool)
+    for row, ids in zip(others, candidates, strict=True):
+        row[ids] = False
+    return others
+
+
 def _start(collection: Collection) -> State:
     queries = np.stack([each.global_descriptor for each in collection.queries])
     index = collection.store.global_descriptors[collection.rows]
-    return _without_own(_compared(queries, index), collection.own)
+    graph = neighbour_graphs.graph_path(collection.store)
+    state = _compared(queries, index)._replace(graph=graph)
+    return _without(state, _own_pairs(collection.own))
 
 
 def _start_without(collection: Collection) -> State:
@@ -163,17 +279,29 @@ def _compared(
     return State(queries, index, queries @ index.T)
 
 
-def _without_own(state: State, own: Int[np.ndarray, " Q"]) -> State:
+def _own_pairs(own: Int[np.ndarray, " Q"]) -> tuple[np.ndarray, np.ndarray]:
     asked = np.flatnonzero(own >= 0)
-    state.similarities[asked, own[asked]] = -np.inf
+    return asked, own[asked]
+
+
+def _without(state: State, left_out: Any) -> State:
+    state.similarities[left_out] = -np.inf
     return state
 
 
+def _descending(scores: Float[np.ndarray, " K"] | None) -> Int[np.ndarray, " K"] | None:
+    return None if scores is None else ranking.top_k(scores)
+
+
 def _expand(state: State, count: int, alpha: float) -> State:
-    answers = np.isfinite(state.similarities).sum(axis=1).min()
-    best = ranking.top_k(state.similarities, min(count, int(answers)))
-    queries = reranking.expand_queries(state.queries, state.index, best, alpha=alpha)
-    return _compared(queries, state.index)
+    queries = []
+    for query, row in zip(state.queries, state.similarities, strict=True):
+        best = ranking.top_k(row, count)
+        best = best[np.isfinite(row[best])]
+        queries.append(
+            reranking.expand_queries(query[None], state.index, best[None], alpha=alpha)
+        )
+    return _compared(np.concatenate(queries), state.index)._replace(graph=state.graph)
 
 
 def _augment(state: State, count: int, alpha: float) -> State:
@@ -194,7 +322,7 @@ def _rescore(
 
 
 def _diffuse(state: State, graph: dict[str, Any], **options) -> State:
-    made = reranking.neighbour_graph(state.index, **graph)
+    made = neighbour_graphs.stored_graph(state.graph, state.index, **graph)
     rows = []
     for row in state.similarities:
         scores = reranking.diffuse(made, row, **options)
@@ -217,14 +345,16 @@ def _placed(
 
 
 def _candidates(
-    similarities: Float[np.ndarray, "Q M"], junk: Sequence[Int[np.ndarray, " _"]]
+    similarities: Float[np.ndarray, "Q M"],
+    junk: Sequence[Int[np.ndarray, " _"]],
+    count: int,
 ) -> list[Int[np.ndarray, " _"]]:
-    """Of each query the first hundred that are not junk."""
+    """Of each query the first `count` that are not junk."""
     best = []
     for row, left_out in zip(similarities, junk, strict=True):
         row = row.copy()
         row[left_out] = -np.inf
-        ids = ranking.top_k(row, CANDIDATES)
+        ids = ranking.top_k(row, count)
         best.append(ids[np.isfinite(row[ids])])
     return best
 
@@ -234,6 +364,7 @@ def _reranked(
     similarities: Float[np.ndarray, "Q M"],
     candidates: Sequence[Int[np.ndarray, " _"]],
     inliers: Sequence[dict[int, int]],
+    weight: float,
 ) -> Int[np.ndarray, "Q M"]:
     """Candidates by inliers and similarity, then the others as before."""
     rankings = []
@@ -241,7 +372,7 @@ def _reranked(
         plain, similarities, candidates, inliers, strict=True
     ):
         counts = np.array([found[id] for id in ids.tolist()], np.int32)
-        best = ranking.rerank(ids, values[ids], counts)
+        best = ranking.rerank(ids, values[ids], counts, weight=weight)
         rankings.append(np.concatenate([best, row[~np.isin(row, best)]]))
     return np.stack(rankings)
 

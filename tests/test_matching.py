@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from delf_jax.retrieval import matching
 from delf_jax.retrieval.matching import match_descriptors
 
 
@@ -111,8 +110,7 @@ def test_descriptors_of_different_models_are_refused(rng):
         match_descriptors(unit_rows(rng, 3), unit_rows(rng, 3, 8))
 
 
-def test_pairs_of_many_sizes_share_programs(rng):
-    matching._neighbours.clear_cache()
-    for size in (65, 80, 100, 127, 128):
-        match_descriptors(unit_rows(rng, size), unit_rows(rng, size + 100))
-    assert matching._neighbours._cache_size() == 1
+def test_of_queries_equally_near_the_first_is_mutual(rng):
+    query = np.repeat(unit_rows(rng, 3), 2, axis=0)
+    matches = match_descriptors(query, query[[5, 0]], mutual=True)
+    np.testing.assert_array_equal(matches, [[0, 1], [4, 0]])

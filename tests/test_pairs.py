@@ -111,3 +111,75 @@ def test_comparing_photos_names_the_unusable_one(tiny_model, tmp_path):
     photo = np.zeros((64, 64, 3), np.uint8)
     with pytest.raises(InputError, match=r"broken\.jpg"):
         pairs.compare_photos(photo, broken, model, settings.settings_for(model))
+
+
+def drawn(rng, count=80):
+    """A photo like none other: features anywhere."""
+    descriptors = rng.normal(size=(count, 16)).astype(np.float32)
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    return features_of(rng.uniform(0, 700, (count, 2)), (768, 1024), descriptors)
+
+
+@pytest.mark.parametrize("name", pairs.VERIFICATION)
+def test_a_pair_comes_out_the_same_whatever_it_stands_among(scene, rng, name):
+    points, descriptors = scene
+    query = features_of(points, (768, 1024), descriptors)
+    same = features_of(points + 7, (768, 1024), descriptors)
+    candidates = [drawn(rng), same, drawn(rng, 0), drawn(rng, 3), drawn(rng)]
+    how = pairs.VERIFICATION[name]
+    together = pairs.verify_candidates(query, iter(candidates), 1024, how)
+    for image, found in zip(candidates, together, strict=True):
+        alone = pairs.compare_features(query, image, 1024, how)
+        for a, b in zip(found.pair, alone.pair, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("threshold", [10.0, 20.0])
+def test_the_settings_of_the_original_score_as_it_does(golden, threshold):
+    arrays = np.load(golden / "matching.npz")
+    expected = json.loads((golden / "matching.json").read_text())
+    how = pairs.VERIFICATION["d2r"]
+    assert how.threshold == 10.0
+    query, index = (
+        features_of(
+            arrays[f"{side}_locations"], (4000, 4000), arrays[f"{side}_descriptors"]
+        )
+        for side in ("query", "index")
+    )
+    found = pairs.compare_features(
+        query, index, 1024, how._replace(threshold=threshold)
+    )
+    rule = f"putative_distance_{how.max_distance}"
+    np.testing.assert_array_equal(found.pair.matches, expected[rule])
+    key = f"{rule}/original_MatchFeatures_score_seed0_residual{threshold:.0f}"
+    assert found.inliers >= 0.95 * expected[key]
+
+
+def test_three_matches_are_no_evidence_for_the_original(scene):
+    points, descriptors = scene
+    chosen = np.argsort(points[:, 0])[[0, 30, 59]]
+    three = features_of(points[chosen], (768, 1024), descriptors[chosen])
+    assert pairs.compare_features(three, three, 1024).inliers == 3
+    for name in ("delg", "d2r"):
+        how = pairs.VERIFICATION[name]
+        assert pairs.compare_features(three, three, 1024, how).inliers == 0
+
+
+def test_for_the_original_all_inliers_count_in_pixels_of_the_files(scene):
+    points, descriptors = scene
+    query = features_of(np.tile(points[:20], (3, 1)), (3072, 4096), descriptors)
+    how = pairs.VERIFICATION["d2r"]
+    assert pairs.compare_features(query, query, 1024, how).inliers == COUNT
+    assert pairs.compare_features(query, query, 1024).inliers <= 20
+    noise = np.random.default_rng(1).normal(scale=12, size=points.shape)
+    moved = query._replace(
+        local=query.local._replace(locations=np.float32(query.local.locations + noise))
+    )
+    inliers = pairs.compare_features(query, moved, 1024, how).inliers
+    assert inliers < COUNT * 0.7
+
+
+def test_unknown_settings_of_verification_are_refused():
+    with pytest.raises(InputError, match="'magic': no such settings .* delg, d2r"):
+        pairs.verification_settings("magic")

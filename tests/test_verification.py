@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delf_jax.ops import LocalFeatures
+from delf_jax.retrieval import affine as affine_maps
 from delf_jax.retrieval.verification import (
     estimate_affine,
     keep_distinct,
@@ -211,3 +212,37 @@ def test_a_pair_verifies_the_same_in_any_order_of_its_features(rng):
     inliers = {tuple(match) for match in first.matches[first.inliers].tolist()}
     again = second.matches[second.inliers]
     assert inliers == {(order[a], b) for a, b in again.tolist()} != set()
+
+
+def test_without_spacing_every_inlier_counts(rng):
+    points = rng.uniform(0, 60, (40, 2))
+    one = features(points, np.eye(40))
+    few = verify_pair(one, one, threshold=4.0, spacing=16.0).inliers.sum()
+    assert few <= 16 < verify_pair(one, one, threshold=4.0, spacing=None).inliers.sum()
+
+
+def test_fewer_matches_than_asked_for_confirm_nothing():
+    points = np.array([[0, 0], [0, 400], [400, 0], [400, 400.0]])
+    four = features(points, np.eye(4))
+    assert verify_pair(four, four, min_matches=4).inliers.sum() == 4
+    pair = verify_pair(four, four, min_matches=5)
+    assert len(pair.matches) == 4 and not pair.inliers.any()
+    assert np.isnan(pair.affine).all()
+
+
+def test_a_round_that_makes_no_other_necessary_is_the_last(rng, monkeypatch):
+    query, index, _ = scene(rng, share=0.9)
+    tried = []
+    propose = affine_maps.maps_of_triples
+    monkeypatch.setattr(
+        affine_maps,
+        "maps_of_triples",
+        lambda matches, triples: (
+            tried.append(len(triples)) or propose(matches, triples)
+        ),
+    )
+    estimate_affine(query, index, threshold=10.0)
+    assert tried == [256]
+    tried.clear()
+    estimate_affine(rng.permutation(query), index, threshold=10.0, trials=700)
+    assert tried == [256, 444]

@@ -1,11 +1,20 @@
 import numpy as np
 import pytest
 
-from delf_jax import pairs, ways
+from delf_jax import neighbour_graphs, pairs, ways
 from delf_jax.datasets import Protocol
 from delf_jax.files import InputError
 from delf_jax.ops import Features, LocalFeatures
+from delf_jax.pairs import VERIFICATION
 from delf_jax.retrieval import ranking, reranking
+
+
+@pytest.fixture(autouse=True)
+def graph(tmp_path, monkeypatch):
+    """Where the graph of the store below is kept."""
+    path = tmp_path / "neighbours.npz"
+    monkeypatch.setattr(neighbour_graphs, "graph_path", lambda store: path)
+    return path
 
 
 class Store:
@@ -45,8 +54,9 @@ def protocol(junk=((), ())):
     return Protocol(nothing, [np.array(ids, np.int32) for ids in junk])
 
 
-def rank_one(collection, way, junk=((), ())):
-    (found,) = ways.rank(collection, [way], {"all": protocol(junk)}, shown=False)
+def rank_one(collection, way, junk=((), ()), **options):
+    asked = {"all": protocol(junk)}
+    (found,) = ways.rank(collection, [way], asked, shown=False, **options)
     return found["all"]
 
 
@@ -140,27 +150,28 @@ def count_as(monkeypatch, collection, inliers):
     }
     asked = []
 
-    def compare(query, image, max_image_size):
-        place = places[image.global_descriptor.tobytes()]
-        asked.append((query.global_descriptor.tobytes(), place))
-        matches = np.zeros((inliers[place], 2), np.int32)
-        found = pairs.verification.PairMatch(
-            matches, np.zeros((2, 3)), np.ones(len(matches), bool)
-        )
-        return pairs.Comparison((query, image), found, 0.0)
+    def verify(query, images, max_image_size, how):
+        for image in images:
+            place = places[image.global_descriptor.tobytes()]
+            asked.append((query.global_descriptor.tobytes(), place))
+            matches = np.zeros((inliers[place], 2), np.int32)
+            found = pairs.verification.PairMatch(
+                matches, np.zeros((2, 3)), np.ones(len(matches), bool)
+            )
+            yield pairs.Comparison((query, image), found, 0.0)
 
-    monkeypatch.setattr(pairs, "compare_features", compare)
+    monkeypatch.setattr(pairs, "verify_candidates", verify)
     return asked
 
 
 def test_junk_gives_way_before_the_candidates_are_chosen(rng, monkeypatch):
     collection, state = make_collection(rng, queries=1)
-    monkeypatch.setattr(ways, "CANDIDATES", 3)
+    three = VERIFICATION["default"]._replace(candidates=3)
     inliers = rng.permutation(12) * 10
     count_as(monkeypatch, collection, inliers)
     order = np.argsort(-state.similarities[0])
     junk = order[[0, 2]]
-    found = rank_one(collection, ("verification",), junk=(junk,))[0]
+    found = rank_one(collection, ("verification",), junk=(junk,), verification=three)[0]
     candidates = order[[1, 3, 4]].astype(np.int32)
     similarities = state.similarities[0][candidates]
     best = ranking.rerank(candidates, similarities, inliers[candidates])
@@ -170,12 +181,12 @@ def test_junk_gives_way_before_the_candidates_are_chosen(rng, monkeypatch):
 
 def test_each_pair_is_verified_once_for_all_ways_and_protocols(rng, monkeypatch):
     collection, state = make_collection(rng)
-    monkeypatch.setattr(ways, "CANDIDATES", 4)
+    four = VERIFICATION["default"]._replace(candidates=4)
     asked = count_as(monkeypatch, collection, np.arange(12))
     best = np.argsort(-state.similarities, axis=1)
     protocols = {"medium": protocol(), "hard": protocol(best[:, :2])}
     chosen = [("verification",), ("alpha_qe", "verification"), ("global",)]
-    ways.rank(collection, chosen, protocols, shown=False)
+    ways.rank(collection, chosen, protocols, verification=four, shown=False)
     assert len(asked) == len(set(asked))
     for query, row in zip(state.queries, best, strict=True):
         assert {(query.tobytes(), place) for place in row[:6]} <= set(asked)
@@ -219,3 +230,105 @@ def test_asmk_alone_takes_no_global_descriptors(rng):
     assert not ways.needs_global(("asmk", "verification"))
     assert ways.needs_global(("asmk", "diffusion"))
     assert ways.needs_global(("verification",))
+
+
+def naive_order(values, ids):
+    """By descending value; equals as given."""
+    return [ids[k] for k in sorted(range(len(ids)), key=lambda k: -values[ids[k]])]
+
+
+@pytest.mark.parametrize("step", ["global", *ways.STEPS])
+def test_reranking_permutes_the_candidates_and_sees_no_others(rng, step):
+    collection, state = make_collection(rng)
+    candidates = [np.int32([7, 2, 9, 4]), np.int32([5]), np.int32([])][:2]
+    found = ways.rerank(collection, (step,), candidates, shown=False)
+    for ids, given in zip(found, candidates, strict=True):
+        assert sorted(ids.tolist()) == sorted(given.tolist())
+    # Whatever the others look like, unless a step learns from all of the photos.
+    if step not in ("augmentation", "diffusion"):
+        others = np.setdiff1d(np.arange(12), candidates[0])
+        rows = collection.store.global_descriptors
+        rows[collection.rows[others]] = -rows[collection.rows[others]]
+        again = ways.rerank(collection, (step,), candidates, shown=False)
+        np.testing.assert_array_equal(again[0], found[0])
+
+
+@pytest.mark.parametrize("step", ["global", *ways.STEPS])
+def test_all_photos_as_candidates_are_ranked_as_by_rank(rng, step):
+    collection, _ = make_collection(rng)
+    everything = [np.arange(12, dtype=np.int32)] * 2
+    found = ways.rerank(collection, (step,), everything, shown=False)
+    np.testing.assert_array_equal(np.stack(found), rank_one(collection, (step,)))
+
+
+def test_no_candidates_are_no_error(rng):
+    collection, _ = make_collection(rng)
+    none = [np.zeros(0, np.int32)] * 2
+    for way in (("global",), *((step,) for step in ways.STEPS), ("verification",)):
+        assert [
+            len(ids) for ids in ways.rerank(collection, way, none, shown=False)
+        ] == [
+            0,
+            0,
+        ]
+
+
+def test_blocks_of_queries_rerank_as_all_together(rng, monkeypatch):
+    collection, _ = make_collection(rng, queries=5)
+    candidates = [rng.permutation(12)[:6].astype(np.int32) for _ in range(5)]
+    whole = ways.rerank(collection, ("alpha_qe",), candidates, shown=False)
+    monkeypatch.setattr(ways, "_BLOCK", 24)
+    blocks = ways.rerank(collection, ("alpha_qe",), candidates, shown=False)
+    np.testing.assert_array_equal(blocks, whole)
+
+
+@pytest.mark.parametrize("weight", [2.0, np.inf])
+def test_verification_of_candidates_looks_at_the_first_given(rng, monkeypatch, weight):
+    collection, state = make_collection(rng, queries=1)
+    inliers = np.array([0, 0, 9, 0, 40, 0, 0, 9, 0, 0, 99, 0])
+    asked = count_as(monkeypatch, collection, inliers)
+    given = np.int32([7, 2, 9, 4, 10])
+    how = VERIFICATION["default"]._replace(candidates=4, weight=weight)
+    (found,) = ways.rerank(
+        collection, ("verification",), [given], verification=how, shown=False
+    )
+    assert [place for _, place in asked] == [7, 2, 9, 4]
+    if np.isinf(weight):
+        expected = [4, 7, 2, 9]  # by inliers; 7 and 2 have as many: as given.
+    else:
+        evidence = 2 * np.log2(1 + inliers / ranking.NOISE)
+        expected = naive_order(state.similarities[0] + evidence, [7, 2, 9, 4])
+    assert found.tolist() == [*expected, 10]
+
+
+def test_candidates_without_global_descriptors_are_verified_alone(rng, monkeypatch):
+    collection, _ = make_collection(rng, queries=1)
+    count_as(monkeypatch, collection, np.arange(12))
+    bare = collection._replace(
+        queries=[collection.queries[0]._replace(global_descriptor=None)]
+    )
+
+    def verify(query, images, max_image_size, how):
+        for image, inliers in zip(images, (3, 20, 3), strict=True):
+            matches = np.zeros((inliers, 2), np.int32)
+            found = pairs.verification.PairMatch(
+                matches, np.zeros((2, 3)), np.ones(inliers, bool)
+            )
+            yield pairs.Comparison((query, image), found, None)
+
+    monkeypatch.setattr(pairs, "verify_candidates", verify)
+    given = [np.int32([8, 1, 5])]
+    (found,) = ways.rerank(bare, ("verification",), given, shown=False)
+    assert found.tolist() == [1, 8, 5]
+    with pytest.raises(InputError, match="superglobal needs global descriptors"):
+        ways.rerank(bare, ("superglobal",), given, shown=False)
+
+
+def test_the_graph_of_the_photos_is_kept_and_that_of_changed_ones_is_not(rng, graph):
+    collection, _ = make_collection(rng)
+    rank_one(collection, ("augmentation", "diffusion"))
+    assert not graph.exists()
+    rank_one(collection, ("alpha_qe", "diffusion"))
+    kept = graph.read_bytes()
+    rank_one(collection, ("augmentation", "diffusion"))
+    assert graph.read_bytes() == kept

@@ -1,10 +1,11 @@
-"""Commands of experiments in retrieval: evaluate, reproduce, fit.
+"""Commands of experiments in retrieval: evaluate, reproduce, rerank, fit.
 
 Everything slow is imported inside, by the command that needs it.
 """
 
 import argparse
 import pathlib
+import sys
 from typing import Any
 
 from delf_jax.commands import shared
@@ -31,6 +32,7 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
         metavar="WAYS",
         help=f"ways to rank ({ways}), such as superglobal, asmk+verification",
     )
+    _add_verification(parser)
     shared.add_codebook(parser)
     _add_conditions(parser)
     parser.add_argument("--json", metavar="FILE", help="all results as JSON")
@@ -73,6 +75,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         found = evaluation.evaluate(
             *(dataset, options.index, model, settings, chosen),
             distractors=_distractors(options, options.index, model, settings),
+            verification=options.verification,
             partial=options.partial,
             codebook=options.codebook,
         )
@@ -168,6 +171,84 @@ def run_reproduce(options: argparse.Namespace) -> int:
         seen=options.exclude_queries,
     )
     return 0
+
+
+def add_rerank_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s CANDIDATES --index DIR --out FILE [options]"
+    parser.add_argument(
+        "candidates",
+        metavar="CANDIDATES",
+        help="JSON {query: [photo, ...]}, or CSV id,images",
+    )
+    parser.add_argument(
+        "--index", required=True, metavar="DIR", help="index or feature store"
+    )
+    parser.add_argument(
+        "--queries",
+        nargs="+",
+        metavar="PATH",
+        help="photos, or index or store (default: --index)",
+    )
+    parser.add_argument(
+        "--with",
+        dest="way",
+        default="verification",
+        metavar="WAY",
+        help="verification (default), superglobal, ... joined by +",
+    )
+    parser.add_argument(
+        "--first",
+        type=int,
+        metavar="N",
+        help="rerank the first N of each list only (all)",
+    )
+    _add_verification(parser)
+    shared.add_out(parser, "rankings to write, as JSON", required=True)
+    shared.add_config(parser)
+    shared.add_model(parser)
+
+
+def run_rerank(options: argparse.Namespace) -> int:
+    from delf_jax import candidates, files, pairs
+
+    if options.first is not None and options.first < 1:
+        raise InputError(f"--first={options.first}: use a positive number")
+    lists = candidates.read_candidates(options.candidates)
+    way = candidates.parse_way(options.way)
+    how = pairs.verification_settings(options.verification)
+    images = candidates.open_features(options.index)
+    queries = _candidate_queries(options, lists, images)
+    found = candidates.rerank(lists, images, queries, way, how, first=options.first)
+    for reason in found.failed.values():
+        print(f"failed: {reason}", file=sys.stderr)
+    files.write_json(options.out, found.rankings)
+    count = f"{len(lists) - len(found.failed)} queries reranked"
+    failed = f", {len(found.failed)} failed" if found.failed else ""
+    print(f"{options.out}: {count}{failed}")
+    return shared.FAILED if lists and len(found.failed) == len(lists) else 0
+
+
+def _candidate_queries(options: argparse.Namespace, lists: Any, images: Any) -> Any:
+    """The features of each query, from where they are or from photos."""
+    from delf_jax import candidates
+
+    given = [pathlib.Path(path) for path in options.queries or [options.index]]
+    folders = (given[0], given[0] / "store")
+    if len(given) == 1 and any((f / "manifest.json").is_file() for f in folders):
+        stored = candidates.open_features(given[0])
+        candidates.check_same_model(images, stored)
+        return candidates.stored_queries(lists, stored)
+    model, settings = shared.model_and_settings(options)
+    return candidates.extracted_queries(lists, given, images, model, settings)
+
+
+def _add_verification(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--verification",
+        default="default",
+        metavar="NAME",
+        help="settings of verification: default, delg, d2r",
+    )
 
 
 def add_fit_options(parser: argparse.ArgumentParser) -> None:

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 
 from delf_jax.retrieval import ranking
 
-# Rows that are compared with an index at a time: 80 MB of similarities to 5000 images.
-_CHUNK = 4096
+# Similarities that are looked at together: 80 MB.
+_CHUNK = 20 << 20
 
 
 def expand_queries(
@@ -166,8 +166,9 @@ def nearest_neighbours(
     count = max(0, min(count, len(index) - 1))
     ids = np.zeros((len(index), count), np.int32)
     values = np.zeros((len(index), count), np.float32)
-    for start in range(0, len(index), _CHUNK):
-        rows = slice(start, min(start + _CHUNK, len(index)))
+    step = max(1, _CHUNK // max(1, len(index)))
+    for start in range(0, len(index), step):
+        rows = slice(start, min(start + step, len(index)))
         similarities = index[rows] @ index.T
         own = np.arange(rows.start, rows.stop)
         similarities[own - start, own] = -np.inf

@@ -1,5 +1,6 @@
 """Geometric verification: one affine map that explains the matches of two images."""
 
+import math
 import zlib
 from typing import NamedTuple
 
@@ -12,7 +13,9 @@ from delf_jax.retrieval.matching import match_descriptors
 
 # Standard deviation across the line that fits inliers best, in thresholds.
 _NARROWEST = 0.25
-# Triples that are drawn and tried together.
+# Triples that are tried first; then as many as the best map so far makes necessary, all
+# together, for where two photos have nothing in common it is all of them, and small
+# rounds would cost more than what they try.
 _ROUND = 256
 
 
@@ -49,17 +52,19 @@ def verify_pair(
     ratio: float | None = None,
     mutual: bool = True,
     threshold: float = 20.0,
-    spacing: float = 16.0,
+    spacing: float | None = 16.0,
     use_scales: bool = True,
     trials: int = 2000,
+    min_matches: int = 3,
 ) -> PairMatch:
     """Matches of two images by descriptors, and those of them that geometry confirms.
 
-    `spacing`, in pixels, is how far apart two inliers must be to count twice. The other
-    arguments are those of match_descriptors and estimate_affine, which is seeded by
-    `pair_seed`; `use_scales` adds the one-match hypotheses. The defaults are for DELF
-    features, a cell every 16 pixels (0.8 is the distance of the released match_images);
-    for SIFT: max_distance=None, ratio=0.9, threshold=10.0, spacing=5.0.
+    `spacing`, in pixels, is how far apart two inliers must be to count twice; None: all
+    count. Fewer matches than `min_matches` confirm nothing. The other arguments are
+    those of match_descriptors and estimate_affine, which is seeded by `pair_seed`;
+    `use_scales` adds the one-match hypotheses. The defaults are for DELF features, a
+    cell every 16 pixels (0.8 is the distance of the released match_images); for SIFT:
+    max_distance=None, ratio=0.9, threshold=10.0, spacing=5.0.
     """
     matches = match_descriptors(
         query.descriptors,
@@ -68,6 +73,8 @@ def verify_pair(
         ratio=ratio,
         mutual=mutual,
     )
+    if len(matches) < max(min_matches, 3):
+        return PairMatch(matches, *_nothing(len(matches)))
     query_locations = np.asarray(query.locations)[matches[:, 0]]
     index_locations = np.asarray(index.locations)[matches[:, 1]]
     geometry = estimate_affine(
@@ -80,7 +87,7 @@ def verify_pair(
         index_scales=np.asarray(index.scales)[matches[:, 1]] if use_scales else None,
     )
     inliers = geometry.inliers
-    if inliers.any():
+    if spacing and inliers.any():
         errors = residuals(geometry.affine, query_locations, index_locations)
         inliers = inliers & keep_distinct(
             query_locations,
@@ -119,9 +126,8 @@ def estimate_affine(
         a zoom and a shift, which finds maps among few inliers; those are tried first.
     """
     count = len(query_locations)
-    nothing = Geometry(np.full((2, 3), np.nan), np.zeros(count, bool))
     if count < 3:
-        return nothing
+        return _nothing(count)
     scaled = query_scales is not None and index_scales is not None
     zooms = np.asarray(query_scales) / np.asarray(index_scales) if scaled else None
     # In a canonical order the sampled triples do not depend on the order given.
@@ -138,19 +144,20 @@ def estimate_affine(
         proposed = affine.maps_of_zooms(matches, zooms[order])
         best, score = affine.improve(best, score, proposed, matches)
     triples = np.random.default_rng(seed).integers(count, size=(trials, 3))
-    for start in range(0, trials, _ROUND):
-        if start >= _trials_needed(score / count, confidence):
-            break
-        proposed = affine.maps_of_triples(matches, triples[start : start + _ROUND])
+    start, stop = 0, min(_ROUND, trials)
+    while start < stop:
+        proposed = affine.maps_of_triples(matches, triples[start:stop])
         best, score = affine.improve(best, score, proposed, matches)
+        needed = min(trials, _trials_needed(score / count, confidence))
+        start, stop = stop, math.ceil(needed)
     if best is None:
-        return nothing
+        return _nothing(count)
     inliers = affine.score_matches(best[None], matches)[0] > 0
     if not (
         _spread_out(matches.query[inliers], threshold)
         and _spread_out(matches.index[inliers], threshold)
     ):
-        return nothing
+        return _nothing(count)
     shift = best[:, 2] + query_centre - best[:, :2] @ index_centre
     unsorted = np.empty(count, bool)
     unsorted[order] = inliers
@@ -197,6 +204,10 @@ def pair_seed(query: LocalFeatures, index: LocalFeatures) -> int:
         locations = np.sort(np.asarray(features.locations, np.float64), axis=0)
         seed = zlib.crc32(locations.tobytes(), seed)
     return seed
+
+
+def _nothing(matches: int) -> Geometry:
+    return Geometry(np.full((2, 3), np.nan), np.zeros(matches, bool))
 
 
 def _trials_needed(share: float, confidence: float) -> float:
