@@ -1,0 +1,331 @@
+"""Search for global descriptors, on all devices of this process and over processes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Float, Int
+
+from delf_jax.files import InputError
+from delf_jax.retrieval import nearest
+from delf_jax.retrieval.nearest import BLOCK, MARGIN, Best, Rows
+
+# What pieces of the index may take on the devices, unless told otherwise.
+MEMORY = 2**30
+# Rows of a piece on one device. On a CPU their products with a block of queries, 2 MB,
+# stay in the cache; an accelerator wants fewer and larger steps.
+_CPU_ROWS, _ROWS = 2**13, 2**16
+# Queries that one pass over the index answers: their products with a piece are kept.
+_TOGETHER = 8 * BLOCK
+# Candidates of reduced precision that are compared again, for each one wanted.
+AGAIN = 2
+
+
+class Descriptors(NamedTuple):
+    """Global descriptors that can be searched: an index, or a process's part of one."""
+
+    rows: Rows
+    """in memory, or mapped"""
+    largest_norm: float
+    first: int = 0
+    """id of the first row"""
+    originals: Callable[[Int[np.ndarray, " _"]], np.ndarray] | None = None
+    """float32 descriptors by id, where `rows` are of reduced precision: candidates are
+    compared by these, if they are there"""
+
+    @property
+    def count(self) -> int:
+        return len(self.rows.values)
+
+
+def from_array(descriptors: Float[np.ndarray, "M G"], precision: str) -> Descriptors:
+    """Descriptors in memory; those of reduced precision with the array as originals."""
+    rows = nearest.quantize(descriptors, precision)
+    reduced = precision != "float32"
+    originals = (lambda ids: descriptors[ids]) if reduced else None
+    return Descriptors(rows, largest_norm(rows), originals=originals)
+
+
+def largest_norm(rows: Rows) -> float:
+    """The largest length of a row; NaN if one is no number."""
+    found = [
+        nearest.norms(nearest.take(rows, slice(start, start + _CPU_ROWS))).max()
+        for start in range(0, len(rows.values), _CPU_ROWS)
+    ]
+    return float(np.max(found, initial=0.0))
+
+
+def take_part(index: Descriptors, part: int, parts: int) -> Descriptors:
+    """What one of several processes holds; parts are equal but for a row."""
+    start, end = (index.count * each // parts for each in (part, part + 1))
+    return index._replace(
+        rows=nearest.take(index.rows, slice(start, end)), first=index.first + start
+    )
+
+
+def find_nearest(
+    index: Descriptors,
+    queries: Float[np.ndarray, "Q G"],
+    k: int,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    memory: int = MEMORY,
+) -> Best:
+    """The k most similar images of each query, best first, of equals the lower id.
+
+    In float32 exactly these, with similarities that are the same for any number of
+    queries, devices and processes and any `memory`. In reduced precision exact for the
+    rows as they are kept; twice as many as wanted are compared again by the originals.
+    Under jax.distributed all processes call this, each with its part, and with the same
+    queries; all get the answer for the whole.
+
+    devices: those of this process by default. memory: bytes for pieces of the index on
+    the devices; `index.rows` are read as they are needed.
+    """
+    queries = np.asarray(queries, np.float32)
+    _check(index, queries)
+    again = index.originals is not None
+    quantized = nearest.quantize(queries, nearest.precision_of(index.rows))
+    wanted = AGAIN * k if again else k
+    devices = list(devices or jax.local_devices())
+    found = [
+        _find_here(
+            index,
+            nearest.take(quantized, slice(start, start + _TOGETHER)),
+            wanted,
+            devices,
+            memory,
+        )
+        for start in range(0, len(queries), _TOGETHER)
+    ] or [nearest.nothing_yet(0, min(wanted, index.count))]
+    best = Best(*(np.concatenate(each) for each in zip(*found, strict=True)))
+    similarities = _compared_again(index, queries, best) if again else best.similarities
+    if jax.process_count() > 1:
+        best, similarities = _gather(best, similarities, wanted)
+    order = nearest.order_best(similarities, best.ids, k)
+    return Best(
+        np.take_along_axis(similarities, order, axis=1),
+        np.take_along_axis(best.ids, order, axis=1),
+    )
+
+
+def _check(index: Descriptors, queries: Float[np.ndarray, "Q G"]) -> None:
+    bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))
+    if len(bad):
+        raise InputError(f"the global descriptor of query {bad[0]} is no number")
+    if not np.isfinite(index.largest_norm):
+        raise InputError("a global descriptor of the index is no number; index again")
+    dimension = index.rows.values.shape[1]
+    if index.count and queries.shape[1] != dimension:
+        raise InputError(
+            f"the query has a global descriptor of {queries.shape[1]} dimensions, the "
+            f"index of {dimension}: search with the model that the index was made by"
+        )
+
+
+def _find_here(
+    index: Descriptors,
+    queries: Rows,
+    k: int,
+    devices: Sequence[jax.Device],
+    memory: int,
+) -> Best:
+    """The best of the rows that this process holds, by `compare`, in their order."""
+    k = min(k, index.count)
+    count = min(k + MARGIN, index.count)
+    if k == 0:
+        return nearest.nothing_yet(len(queries.values), 0)
+    kept = _keep_products(index, queries, count, devices, memory)
+    best = _compared(index, queries, list(kept.ids), k)
+    if count < index.count:
+        # Images left out are at most as similar as the least of those kept, but for
+        # rounding: where that could be enough, all that could be are compared.
+        bounds = nearest.rounding(queries, index.largest_norm)
+        certain = best.similarities[:, -1] > kept.similarities.min(axis=1) + bounds
+        open_queries = np.flatnonzero(~certain)
+        if len(open_queries):
+            least = best.similarities[open_queries, -1] - bounds[open_queries]
+            some = nearest.take(queries, open_queries)
+            ids = _all_above(index, some, least, devices, memory)
+            widened = _compared(index, some, ids, k)
+            for old, new in zip(best, widened, strict=True):
+                old[open_queries] = new
+    return best._replace(ids=best.ids + index.first)
+
+
+def _keep_products(
+    index: Descriptors,
+    queries: Rows,
+    count: int,
+    devices: Sequence[jax.Device],
+    memory: int,
+) -> Best:
+    """The images with the largest products of each query, in no order."""
+    # The sort of a CPU is slow: there the few that exceed the least of the best so far
+    # are picked from all products. Elsewhere these would be slow to fetch.
+    pick = count if devices[0].platform != "cpu" else None
+    blocks = _blocks(queries)
+    best = [nearest.nothing_yet(len(block.values), count) for block in blocks]
+    for start, found in _sweep(index.rows, blocks, devices, memory, pick):
+        for number, piece in enumerate(found):
+            if pick is None:
+                best[number] = nearest.keep_best(best[number], piece, start)
+            else:
+                best[number] = nearest.merge_best(best[number], piece)
+    return Best(*(np.concatenate(each) for each in zip(*best, strict=True)))
+
+
+def _all_above(
+    index: Descriptors,
+    queries: Rows,
+    least: Float[np.ndarray, " Q"],
+    devices: Sequence[jax.Device],
+    memory: int,
+) -> list[Int[np.ndarray, " _"]]:
+    """For each query the images whose products reach `least`."""
+    ids: list[list[np.ndarray]] = [[] for _ in least]
+    blocks = _blocks(queries)
+    for start, found in _sweep(index.rows, blocks, devices, memory, None):
+        for number, products in enumerate(found):
+            for query, values in enumerate(products.T, number * BLOCK):
+                ids[query].append(np.flatnonzero(values >= least[query]) + start)
+    return [np.concatenate(each) for each in ids]
+
+
+def _compared(
+    index: Descriptors, queries: Rows, ids: Sequence[Int[np.ndarray, " _"]], k: int
+) -> Best:
+    """The best k of the images of each query, by `compare`."""
+    values = np.empty((len(ids), k), np.float32)
+    best = np.empty((len(ids), k), np.int64)
+    for query, some in enumerate(ids):
+        some = np.sort(some)
+        found = nearest.compare(_one(queries, query), nearest.take(index.rows, some))
+        order = nearest.order_best(found[None], some[None], k)[0]
+        values[query], best[query] = found[order], some[order]
+    return Best(values, best)
+
+
+def _compared_again(
+    index: Descriptors, queries: Float[np.ndarray, "Q G"], best: Best
+) -> Float[np.ndarray, "Q K"]:
+    """Similarities of the candidates by their originals."""
+    found = np.empty(best.ids.shape, np.float32)
+    for query, ids in enumerate(best.ids):
+        rows = Rows(index.originals(ids))
+        found[query] = nearest.compare(Rows(queries[query : query + 1]), rows)
+    return found
+
+
+def _one(queries: Rows, query: int) -> Rows:
+    return nearest.take(queries, slice(query, query + 1))
+
+
+def _blocks(queries: Rows) -> list[Rows]:
+    return [
+        nearest.take(queries, slice(start, start + BLOCK))
+        for start in range(0, len(queries.values), BLOCK)
+    ]
+
+
+def _sweep(
+    rows: Rows,
+    blocks: Sequence[Rows],
+    devices: Sequence[jax.Device],
+    memory: int,
+    pick: int | None,
+) -> Iterator[tuple[int, list]]:
+    """(first row, for each block its products) of one piece after the other.
+
+    pick: instead of all products only so many of the largest, as `Best`.
+    """
+    size = _piece_rows(rows, devices, memory)
+    by_row, everywhere = _shardings(devices)
+    padded = [
+        jax.device_put(nearest.pad_queries(block), everywhere) for block in blocks
+    ]
+    shards = len(devices)
+    ahead: list[tuple[int, int, list]] = []
+    for start in range(0, len(rows.values), size):
+        piece = nearest.take(rows, slice(start, start + size))
+        count = len(piece.values)
+        # np.asarray: a mapped array is handed over without a copy.
+        piece = jax.tree.map(np.asarray, nearest.pad(piece, size))
+        placed = jax.device_put(piece, by_row)
+        found = [
+            nearest.products(placed, block)
+            if pick is None
+            else nearest.best_products(placed, block, np.int32(count), pick, shards)
+            for block in padded
+        ]
+        ahead.append((start, count, found))
+        # While the devices work on the next piece, this one's products are looked at.
+        if len(ahead) > 1:
+            yield _fetched(*ahead.pop(0), blocks)
+    for waiting in ahead:
+        yield _fetched(*waiting, blocks)
+
+
+def _fetched(
+    start: int, count: int, found: list, blocks: Sequence[Rows]
+) -> tuple[int, list]:
+    """Results on the host, without those of padding."""
+    results = []
+    for block, each in zip(blocks, found, strict=True):
+        queries = len(block.values)
+        if isinstance(each, tuple):
+            values, places = (
+                np.concatenate(np.asarray(part), axis=1)[:queries] for part in each
+            )
+            results.append(Best(values, places.astype(np.int64) + start))
+        else:
+            results.append(np.asarray(each)[:count, :queries])
+    return start, results
+
+
+def _piece_rows(rows: Rows, devices: Sequence[jax.Device], memory: int) -> int:
+    """Rows of a piece: a power of two for each device, two pieces within `memory`."""
+    of_row = rows.values.shape[1] * rows.values.dtype.itemsize + 4 * _TOGETHER
+    most = _CPU_ROWS if devices[0].platform == "cpu" else _ROWS
+    most = min(most, max(1, memory // (2 * of_row * len(devices))))
+    needed = -(-len(rows.values) // len(devices))
+    size = 1 << (needed - 1).bit_length()
+    while size > most:
+        size //= 2
+    return size * len(devices)
+
+
+def _shardings(
+    devices: Sequence[jax.Device],
+) -> tuple[jax.sharding.Sharding, jax.sharding.Sharding]:
+    """Where rows are divided among the devices, and where all have everything."""
+    mesh = jax.sharding.Mesh(np.array(devices), ("rows",))
+    spec = jax.sharding.PartitionSpec
+    return (
+        jax.sharding.NamedSharding(mesh, spec("rows")),
+        jax.sharding.NamedSharding(mesh, spec()),
+    )
+
+
+def _gather(
+    best: Best, similarities: Float[np.ndarray, "Q K"], k: int
+) -> tuple[Best, Float[np.ndarray, "Q L"]]:
+    """The best k of all processes, with the similarities that go with them."""
+    more = ((0, 0), (0, k - best.ids.shape[1]))
+    nothing = {"mode": "constant", "constant_values": -np.inf}
+    mine = (
+        np.pad(best.similarities, more, **nothing),
+        np.pad(best.ids, more, constant_values=np.iinfo(np.int32).max).astype(np.int32),
+        np.pad(similarities, more, **nothing),
+    )
+    values, ids, similarities = (
+        np.concatenate(each, axis=1) for each in multihost_utils.process_allgather(mine)
+    )
+    order = nearest.order_best(values, ids, k)
+    values, ids, similarities = (
+        np.take_along_axis(each, order, axis=1) for each in (values, ids, similarities)
+    )
+    real = np.isfinite(values).all(axis=0)
+    return Best(values[:, real], ids[:, real].astype(np.int64)), similarities[:, real]
