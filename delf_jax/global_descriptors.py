@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 from delf_jax import progress
 from delf_jax.files import InputError, atomic_write
-from delf_jax.global_search import AGAIN, Descriptors, largest_norm
+from delf_jax.global_search import AGAIN, Descriptors, from_array, largest_norm
 from delf_jax.retrieval import nearest
 from delf_jax.retrieval.nearest import Best, Rows
 from delf_jax.store import FeatureStore
@@ -61,9 +61,8 @@ def open_descriptors(
         raise InputError(f"precision {precision!r} is none of {known}")
     dimension = store.read_global([0]).shape[1] if len(store) else 0
     if precision == "float32" and 4 * dimension * len(store) <= IN_MEMORY:
-        rows = Rows(store.global_descriptors)
-        _check_finite(store, 0, rows.values)
-        return Descriptors(rows, largest_norm(rows)), None
+        _check_finite(store, 0, store.global_descriptors)
+        return from_array(store.global_descriptors, precision), None
     path = store.path / f"global-{precision}.safetensors"
     found = _open(path, store)
     if found is None:

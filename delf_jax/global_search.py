@@ -1,7 +1,7 @@
 """Search for global descriptors, on all devices of this process and over processes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,6 +19,8 @@ MEMORY = 2**30
 _CPU_ROWS, _ROWS = 2**13, 2**16
 # Queries that one pass over the index answers: their products with a piece are kept.
 _TOGETHER = 8 * BLOCK
+# Bytes; a CPU copies arrays that begin elsewhere, which takes longer than the search.
+_ALIGNMENT = 64
 # Candidates of reduced precision that are compared again, for each one wanted.
 AGAIN = 2
 
@@ -42,7 +44,7 @@ class Descriptors(NamedTuple):
 
 def from_array(descriptors: Float[np.ndarray, "M G"], precision: str) -> Descriptors:
     """Descriptors in memory; those of reduced precision with the array as originals."""
-    rows = nearest.quantize(descriptors, precision)
+    rows = jax.tree.map(_aligned, nearest.quantize(descriptors, precision))
     reduced = precision != "float32"
     originals = (lambda ids: descriptors[ids]) if reduced else None
     return Descriptors(rows, largest_norm(rows), originals=originals)
@@ -138,20 +140,21 @@ def _find_here(
     if k == 0:
         return nearest.nothing_yet(len(queries.values), 0)
     kept = _keep_products(index, queries, count, devices, memory)
-    best = _compared(index, queries, list(kept.ids), k)
-    if count < index.count:
-        # Images left out are at most as similar as the least of those kept, but for
-        # rounding: where that could be enough, all that could be are compared.
-        bounds = nearest.rounding(queries, index.largest_norm)
-        certain = best.similarities[:, -1] > kept.similarities.min(axis=1) + bounds
-        open_queries = np.flatnonzero(~certain)
-        if len(open_queries):
-            least = best.similarities[open_queries, -1] - bounds[open_queries]
-            some = nearest.take(queries, open_queries)
-            ids = _all_above(index, some, least, devices, memory)
-            widened = _compared(index, some, ids, k)
-            for old, new in zip(best, widened, strict=True):
-                old[open_queries] = new
+    # k images are at least as similar as the product in place k but for rounding: one
+    # whose product is less by more than twice that is not among the k most similar.
+    bounds = nearest.rounding(queries, index.largest_norm)
+    least = np.partition(kept.similarities, -k, axis=1)[:, -k] - 2 * bounds
+    ids = [
+        some[products >= low]
+        for some, products, low in zip(kept.ids, kept.similarities, least, strict=True)
+    ]
+    hidden = np.flatnonzero(kept.similarities.min(axis=1) >= least)
+    if len(hidden) and count < index.count:
+        some = nearest.take(queries, hidden)
+        found = _all_above(index, some, least[hidden], devices, memory)
+        for query, each in zip(hidden.tolist(), found, strict=True):
+            ids[query] = each
+    best = _compared(index, queries, ids, k)
     return best._replace(ids=best.ids + index.first)
 
 
@@ -241,26 +244,25 @@ def _sweep(
 
     pick: instead of all products only so many of the largest, as `Best`.
     """
-    size = _piece_rows(rows, devices, memory)
+    count, size = len(rows.values), _piece_rows(rows, devices, memory)
     by_row, everywhere = _shardings(devices)
     padded = [
         jax.device_put(nearest.pad_queries(block), everywhere) for block in blocks
     ]
-    shards = len(devices)
-    ahead: list[tuple[int, int, list]] = []
-    for start in range(0, len(rows.values), size):
-        piece = nearest.take(rows, slice(start, start + size))
-        count = len(piece.values)
-        # np.asarray: a mapped array is handed over without a copy.
-        piece = jax.tree.map(np.asarray, nearest.pad(piece, size))
-        placed = jax.device_put(piece, by_row)
+    ahead: list[tuple] = []
+    for start in range(0, count, size):
+        # The last piece is as large as the others: it begins within the one before.
+        begin = max(0, min(start, count - size))
+        piece = nearest.take(rows, slice(begin, begin + size))
+        counted = np.int32([start - begin, len(piece.values)])
+        placed = jax.device_put(nearest.pad(piece, size), by_row)
         found = [
             nearest.products(placed, block)
             if pick is None
-            else nearest.best_products(placed, block, np.int32(count), pick, shards)
+            else nearest.best_products(placed, block, counted, pick, len(devices))
             for block in padded
         ]
-        ahead.append((start, count, found))
+        ahead.append((begin, counted, found))
         # While the devices work on the next piece, this one's products are looked at.
         if len(ahead) > 1:
             yield _fetched(*ahead.pop(0), blocks)
@@ -269,20 +271,21 @@ def _sweep(
 
 
 def _fetched(
-    start: int, count: int, found: list, blocks: Sequence[Rows]
+    begin: int, counted: Int[np.ndarray, "2"], found: list, blocks: Sequence[Rows]
 ) -> tuple[int, list]:
-    """Results on the host, without those of padding."""
-    results = []
+    """Results on the host, without those of padding and of what was seen before."""
+    results: list = []
+    first, last = counted.tolist()
     for block, each in zip(blocks, found, strict=True):
         queries = len(block.values)
         if isinstance(each, tuple):
             values, places = (
                 np.concatenate(np.asarray(part), axis=1)[:queries] for part in each
             )
-            results.append(Best(values, places.astype(np.int64) + start))
+            results.append(Best(values, places.astype(np.int64) + begin))
         else:
-            results.append(np.asarray(each)[:count, :queries])
-    return start, results
+            results.append(np.asarray(each)[first:last, :queries])
+    return begin + first, results
 
 
 def _piece_rows(rows: Rows, devices: Sequence[jax.Device], memory: int) -> int:
@@ -297,16 +300,25 @@ def _piece_rows(rows: Rows, devices: Sequence[jax.Device], memory: int) -> int:
     return size * len(devices)
 
 
-def _shardings(
-    devices: Sequence[jax.Device],
-) -> tuple[jax.sharding.Sharding, jax.sharding.Sharding]:
+def _shardings(devices: Sequence[jax.Device]) -> tuple[Any, Any]:
     """Where rows are divided among the devices, and where all have everything."""
+    if len(devices) == 1:  # A CPU then takes an array as it lies, without a copy.
+        return devices[0], devices[0]
     mesh = jax.sharding.Mesh(np.array(devices), ("rows",))
     spec = jax.sharding.PartitionSpec
     return (
         jax.sharding.NamedSharding(mesh, spec("rows")),
         jax.sharding.NamedSharding(mesh, spec()),
     )
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """A copy that begins where devices want arrays to begin, as mapped files do."""
+    data = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    data = data[-data.ctypes.data % _ALIGNMENT :][: array.nbytes]
+    copy = data.view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def _gather(

@@ -4,19 +4,23 @@ An index is a folder: `store/` holds the features and says which model made them
 store.py), and `index.json` says where the photos are.
 """
 
+import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from delf_jax import pairs, store
+from delf_jax import global_descriptors, global_search, pairs, store
 from delf_jax.extraction import extract_features
 from delf_jax.files import InputError, read_json, write_json
+from delf_jax.global_search import Descriptors
 from delf_jax.ops import Features
 from delf_jax.retrieval import ranking
+from delf_jax.retrieval.nearest import BLOCK, Best
 from delf_jax.settings import ExtractionSettings
 from delf_jax.store import FeatureStore, StoreReport
 from delf_jax.weights import Model
@@ -24,6 +28,9 @@ from delf_jax.weights import Model
 FORMAT = 1
 # As many of the globally most similar photos are verified [DELG, section 4].
 CANDIDATES = 100
+# One more query for so many photos waits to be searched for together with others: a
+# pass over the index for each would then take longer than its extraction.
+_PHOTOS_PER_QUERY = 4096
 
 Paths = Iterable[str | os.PathLike]
 
@@ -142,47 +149,79 @@ def search(
     *,
     top: int = 10,
     rerank: bool = True,
+    descriptors: Descriptors | None = None,
 ) -> Iterator[Answer | InputError]:
     """The answer to each query photo, in order; InputError where one is unusable.
 
-    top: results of each; 0: all. rerank: verify the best by geometry. InputError at
-    once if the index was made by another model or with other settings.
+    top: results of each; 0: all. rerank: verify the best by geometry. descriptors: of
+    the index as global_descriptors.py opens them, in float32 by default. Under
+    jax.distributed all processes call this; each searches its part of them. InputError
+    at once if the index was made by another model or with other settings.
     """
     _check_model(index, model, settings)
+    if descriptors is None:
+        descriptors, _ = global_descriptors.open_descriptors(index.store)
+    descriptors = global_search.take_part(
+        descriptors, jax.process_index(), jax.process_count()
+    )
+    k = max(top, CANDIDATES + 1 if rerank else 0) if top else len(index.store)
     found = extract_features(model, queries, settings)
-    for path, features in zip(queries, found, strict=True):
-        if isinstance(features, InputError):
-            yield features
-        else:
-            results = rank(index.store, features, settings, rerank=rerank)
+    size = min(BLOCK, 1 + len(index.store) // _PHOTOS_PER_QUERY)
+    asked = zip(queries, found, strict=True)
+    while block := list(itertools.islice(asked, size)):
+        usable = [each for _, each in block if not isinstance(each, InputError)]
+        nearest = iter(zip(*find_first(descriptors, usable, k), strict=True))
+        for path, features in block:
+            if isinstance(features, InputError):
+                yield features
+                continue
+            similarities, rows = next(nearest)
+            own = _own_row(index, path)
+            results = rank(
+                *(index.store, features, rows, similarities, settings),
+                own=own,
+                rerank=rerank,
+            )
             yield Answer(str(path), pathlib.Path(path), results[: top or None])
+
+
+def find_first(descriptors: Descriptors, queries: Sequence[Features], k: int) -> Best:
+    """The first stage: for each query the k images that are globally most similar."""
+    if any(query.global_descriptor is None for query in queries):
+        raise InputError("search needs global descriptors; set global_scales")
+    if not queries:
+        return Best(np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int64))
+    asked = np.stack([np.asarray(query.global_descriptor) for query in queries])
+    return global_search.find_nearest(descriptors, asked, k)
 
 
 def rank(
     images: FeatureStore,
     query: Features,
+    rows: Int[np.ndarray, " K"],
+    similarities: Float[np.ndarray, " K"],
     settings: ExtractionSettings,
     *,
+    own: int = -1,
     rerank: bool = True,
 ) -> list[Result]:
-    """All images, best first: by similarity, the first hundred again by evidence."""
-    if not len(images):
-        return []
-    if query.global_descriptor is None:
-        raise InputError("search needs global descriptors; set global_scales")
-    similarities = images.global_descriptors @ np.asarray(query.global_descriptor)
-    order = ranking.top_k(similarities)
-    verified: dict[int, tuple[int, np.ndarray]] = {}
+    """What a first stage found, best first: the first hundred again by evidence.
+
+    rows, similarities: of images, the most similar first. own: row of the query photo
+    itself, if it is in the index; it is verified, but is none of the hundred.
+    """
+    verified: dict[int, tuple[int, Float[np.ndarray, "P 4"]]] = {}
+    order = rows
     if rerank and query.local is not None:
-        candidates = order[:CANDIDATES]
-        for row in candidates.tolist():
-            verified[row] = _verify(query, images[row], settings)
-        inliers = np.array([verified[row][0] for row in candidates.tolist()], np.int32)
-        best = ranking.rerank(candidates, similarities[candidates], inliers)
-        order = np.concatenate([best, order[CANDIDATES:]])
+        count = np.count_nonzero(np.cumsum(rows != own) <= CANDIDATES)
+        verified = _verify_all(images, query, rows[:count].tolist(), settings)
+        inliers = np.array([verified[row][0] for row in rows[:count].tolist()], int)
+        best = ranking.rerank(rows[:count], similarities[:count], inliers)
+        order = np.concatenate([best, rows[count:]])
     nothing = None, np.zeros((0, 4))
+    known = dict(zip(rows.tolist(), similarities.tolist(), strict=True))
     return [
-        Result(images.ids[row], float(similarities[row]), *verified.get(row, nothing))
+        Result(images.ids[row], known[row], *verified.get(row, nothing))
         for row in order.tolist()
     ]
 
@@ -205,6 +244,29 @@ def describe(answers: Iterable[Answer]) -> dict[str, Any]:
             for answer in answers
         ]
     }
+
+
+def _own_row(index: Index, path: pathlib.Path) -> int:
+    """The row of a query photo that is itself in the index; else -1."""
+    path = pathlib.Path(os.path.abspath(path))
+    by_path = {known: id for id, known in index.places.outside.items()}
+    image = by_path.get(path)
+    if image is None and path.is_relative_to(index.places.root):
+        image = path.relative_to(index.places.root).as_posix()
+    try:
+        return -1 if image is None else index.store.row(image)
+    except InputError:
+        return -1
+
+
+def _verify_all(
+    images: FeatureStore,
+    query: Features,
+    rows: Sequence[int],
+    settings: ExtractionSettings,
+) -> dict[int, tuple[int, Float[np.ndarray, "P 4"]]]:
+    """For each candidate its inliers, and where they are."""
+    return {row: _verify(query, images[row], settings) for row in rows}
 
 
 def _verify(

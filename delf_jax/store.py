@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from delf_jax import progress, store_files
 from delf_jax.extraction import extract_features
@@ -84,7 +84,9 @@ class FeatureStore:
             raise InputError(f"{self.path}: no image {id!r}")
         return self._rows[id]
 
-    def read_global(self, rows: Iterable[int]) -> Float[np.ndarray, "N G"]:
+    def read_global(
+        self, rows: Iterable[int] | Int[np.ndarray, " N"]
+    ) -> Float[np.ndarray, "N G"]:
         """Global descriptors of some images, and of these only."""
         found = []
         for place in (self._places[row] for row in rows):

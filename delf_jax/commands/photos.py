@@ -103,6 +103,18 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no_rerank", action="store_true", help="rank by global similarity alone"
     )
+    shared.add_choice(
+        parser,
+        "precision",
+        ("float32", "bfloat16", "int8"),
+        "of the global descriptors that candidates are found by: ",
+        default="float32",
+    )
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="be one of several processes (Slurm, MPI, TPU) that divide the index",
+    )
     parser.add_argument("--json", metavar="FILE", help="results as JSON")
     parser.add_argument("--html", metavar="FILE", help="results as a page")
     shared.add_config(parser)
@@ -110,17 +122,29 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_search(options: argparse.Namespace) -> int:
-    from delf_jax import files, page, search
+    from delf_jax import files, global_descriptors, page, search
 
     if options.top < 0:
         raise InputError(f"--top={options.top}: use a positive number, or 0 for all")
+    speaks = shared.join_processes() if options.distributed else True
     queries = _query_paths(options.paths)
     index = search.open_index(options.index)
     model, settings = shared.model_and_settings(options)
+    descriptors, recall = global_descriptors.open_descriptors(
+        index.store, options.precision
+    )
+    found = search.search(
+        *(index, queries, model, settings),
+        top=options.top,
+        rerank=not options.no_rerank,
+        descriptors=descriptors,
+    )
+    if not speaks:  # The first process does for all: they find the same.
+        return 0 if list(found) else shared.FAILED
+    if options.precision != "float32":
+        print(global_descriptors.describe(descriptors, recall), flush=True)
     answers, failed = [], []
-    for answer in search.search(
-        index, queries, model, settings, top=options.top, rerank=not options.no_rerank
-    ):
+    for answer in found:
         if isinstance(answer, InputError):
             failed.append(answer)
             continue

@@ -17,9 +17,11 @@ from jaxtyping import Array, Float, Int, Num
 
 # How descriptors are kept. int8 has one factor a row: its largest entry becomes 127.
 PRECISIONS = {"float32": np.float32, "bfloat16": jnp.bfloat16, "int8": np.int8}
-# Queries that are multiplied together. With fewer, narrow types have no fast product;
-# with more, nothing is gained.
-NARROW, BLOCK = 16, 64
+# Numbers of queries that are multiplied together: few, so that few programs are
+# compiled, and fast on a CPU. Of more than 64 at once nothing is gained, and narrow
+# types have no fast product with one.
+_WIDTHS = (1, 16, 32, 64)
+BLOCK = _WIDTHS[-1]
 # So many more than are wanted are kept for the exact comparison: at 2048 dimensions
 # their similarities differ by far more than rounding does, unless images are copies.
 MARGIN = 32
@@ -62,11 +64,9 @@ def precision_of(rows: Rows) -> str:
 
 
 def pad_queries(queries: Rows) -> Rows:
-    """The queries of a block followed by zeros, so that few programs are compiled."""
-    count = len(queries.values)
-    one = 1 if precision_of(queries) == "float32" else NARROW
-    width = next(w for w in (one, NARROW, BLOCK) if w >= count)
-    return pad(queries, width)
+    """The queries of a block, followed by zeros up to one of few numbers."""
+    widths = _WIDTHS if precision_of(queries) == "float32" else _WIDTHS[1:]
+    return pad(queries, next(w for w in widths if w >= len(queries.values)))
 
 
 def pad(rows: Rows, count: int) -> Rows:
@@ -104,16 +104,17 @@ def products(rows: Rows, queries: Rows) -> Float[Array, "R Q"]:
 
 @functools.partial(jax.jit, static_argnames=("k", "shards"))
 def best_products(
-    rows: Rows, queries: Rows, count: Int[Array, ""], k: int, shards: int
+    rows: Rows, queries: Rows, counted: Int[Array, "2"], k: int, shards: int
 ) -> tuple[Float[Array, "S Q K"], Int[Array, "S Q K"]]:
-    """The k largest `products` of each query with the first `count` rows, and places.
+    """The k largest `products` of each query with rows counted[0] to counted[1].
 
-    Of each of the equal parts that the rows are divided into, one a device. Where rows
-    are fewer, similarities are -inf.
+    With the places of these rows, and for each of the equal parts that the rows are
+    divided into, one a device. Where rows are fewer, similarities are -inf.
     """
     found = products(rows, queries)
-    known = jnp.arange(len(found), dtype=jnp.int32)[:, None] < count
-    found = jnp.where(known, found, -jnp.inf)
+    places = jnp.arange(len(found), dtype=jnp.int32)[:, None]
+    inside = (counted[0] <= places) & (places < counted[1])
+    found = jnp.where(inside, found, -jnp.inf)
     parts = found.reshape(shards, -1, found.shape[1])
     values, places = jax.lax.top_k(jnp.swapaxes(parts, 1, 2), min(k, parts.shape[1]))
     offsets = jnp.arange(shards, dtype=jnp.int32) * parts.shape[1]
