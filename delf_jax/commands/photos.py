@@ -95,6 +95,7 @@ def run_index(options: argparse.Namespace) -> int:
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s QUERY ... --index DIR [option ...]"
     shared.add_paths(parser, "query photos, or folders of them", metavar="QUERY")
     shared.add_index(parser)
     parser.add_argument(
@@ -107,13 +108,13 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         parser,
         "precision",
         ("float32", "bfloat16", "int8"),
-        "of the global descriptors that candidates are found by: ",
+        "to find candidates by: ",
         default="float32",
     )
     parser.add_argument(
         "--distributed",
         action="store_true",
-        help="be one of several processes (Slurm, MPI, TPU) that divide the index",
+        help="with other processes (Slurm, MPI, TPU)",
     )
     parser.add_argument("--json", metavar="FILE", help="results as JSON")
     parser.add_argument("--html", metavar="FILE", help="results as a page")
