@@ -289,15 +289,16 @@ def _fetched(
 
 
 def _piece_rows(rows: Rows, devices: Sequence[jax.Device], memory: int) -> int:
-    """Rows of a piece: a power of two for each device, two pieces within `memory`."""
+    """Rows of a piece: about equal pieces, two at a time within `memory`."""
     of_row = rows.values.shape[1] * rows.values.dtype.itemsize + 4 * _TOGETHER
     most = _CPU_ROWS if devices[0].platform == "cpu" else _ROWS
-    most = min(most, max(1, memory // (2 * of_row * len(devices))))
-    needed = -(-len(rows.values) // len(devices))
-    size = 1 << (needed - 1).bit_length()
-    while size > most:
-        size //= 2
-    return size * len(devices)
+    allowed = max(1, memory // (2 * of_row * len(devices)))
+    most = min(most, 1 << (allowed.bit_length() - 1))
+    needed = max(1, -(-len(rows.values) // len(devices)))
+    even = -(-needed // -(-needed // most))
+    # Of sixteen sizes between powers of two: an index that grows has few programs.
+    step = max(1, (1 << (even - 1).bit_length()) // 16)
+    return -(-even // step) * step * len(devices)
 
 
 def _shardings(devices: Sequence[jax.Device]) -> tuple[Any, Any]:

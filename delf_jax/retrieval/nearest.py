@@ -133,8 +133,10 @@ def keep_best(best: Best, found: Float[np.ndarray, "R Q"], start: int) -> Best:
     if not len(places):
         return best
     if len(places) > found.size // 8:
-        ids = np.broadcast_to(np.arange(start, start + len(found)), found.T.shape)
-        return merge_best(best, Best(found.T, ids))
+        columns, k = np.ascontiguousarray(found.T), best.ids.shape[1]
+        kept = np.argpartition(columns, -min(k, len(found)), axis=1)[:, -k:]
+        values = np.take_along_axis(columns, kept, axis=1)
+        return merge_best(best, Best(values, kept + start))
     of, row = places % queries, places // queries
     order = np.argsort(of, kind="stable")
     counts = np.bincount(of, minlength=queries)
