@@ -36,10 +36,22 @@ class Descriptors(NamedTuple):
     originals: Callable[[Int[np.ndarray, " _"]], np.ndarray] | None = None
     """float32 descriptors by id, where `rows` are of reduced precision: candidates are
     compared by these, if they are there"""
+    held: "Sequence[Piece] | None" = None
+    """all of `rows`, on the devices"""
 
     @property
     def count(self) -> int:
         return len(self.rows.values)
+
+
+class Piece(NamedTuple):
+    """Some rows on the devices."""
+
+    begin: int
+    """the first of them"""
+    counted: Int[np.ndarray, "2"]
+    """first and end of those that count; the others are in another piece, or padding"""
+    rows: Rows
 
 
 def from_array(descriptors: Float[np.ndarray, "M G"], precision: str) -> Descriptors:
@@ -67,6 +79,28 @@ def take_part(index: Descriptors, part: int, parts: int) -> Descriptors:
     )
 
 
+def hold(
+    index: Descriptors, devices: Sequence[jax.Device] | None = None
+) -> Descriptors:
+    """The index with its rows on accelerators, for many searches, if there is room.
+
+    On a CPU there is nothing to hold: rows are used where they are.
+    """
+    devices = list(devices or jax.local_devices())
+    if not index.count or sum(each.nbytes for each in jax.tree.leaves(index.rows)) > (
+        sum(map(_room, devices))
+    ):
+        return index
+    pieces = _pieces(index.rows, devices, MEMORY)
+    return index._replace(held=tuple(pieces))
+
+
+def _room(device: jax.Device) -> int:
+    """Bytes that an index may take: of an accelerator half, models need some too."""
+    known = None if device.platform == "cpu" else device.memory_stats()
+    return (known or {}).get("bytes_limit", 0) // 2
+
+
 def find_nearest(
     index: Descriptors,
     queries: Float[np.ndarray, "Q G"],
@@ -83,8 +117,8 @@ def find_nearest(
     Under jax.distributed all processes call this, each with its part, and with the same
     queries; all get the answer for the whole.
 
-    devices: those of this process by default. memory: bytes for pieces of the index on
-    the devices; `index.rows` are read as they are needed.
+    devices: those of this process by default; those that hold the index, if any do.
+    memory: bytes for pieces of the index on the devices, unless they hold all.
     """
     queries = np.asarray(queries, np.float32)
     _check(index, queries)
@@ -171,7 +205,7 @@ def _keep_products(
     pick = count if devices[0].platform != "cpu" else None
     blocks = _blocks(queries)
     best = [nearest.nothing_yet(len(block.values), count) for block in blocks]
-    for start, found in _sweep(index.rows, blocks, devices, memory, pick):
+    for start, found in _sweep(index, blocks, devices, memory, pick):
         for number, piece in enumerate(found):
             if pick is None:
                 best[number] = nearest.keep_best(best[number], piece, start)
@@ -190,7 +224,7 @@ def _all_above(
     """For each query the images whose products reach `least`."""
     ids: list[list[np.ndarray]] = [[] for _ in least]
     blocks = _blocks(queries)
-    for start, found in _sweep(index.rows, blocks, devices, memory, None):
+    for start, found in _sweep(index, blocks, devices, memory, None):
         for number, products in enumerate(found):
             for query, values in enumerate(products.T, number * BLOCK):
                 ids[query].append(np.flatnonzero(values >= least[query]) + start)
@@ -234,7 +268,7 @@ def _blocks(queries: Rows) -> list[Rows]:
 
 
 def _sweep(
-    rows: Rows,
+    index: Descriptors,
     blocks: Sequence[Rows],
     devices: Sequence[jax.Device],
     memory: int,
@@ -244,25 +278,21 @@ def _sweep(
 
     pick: instead of all products only so many of the largest, as `Best`.
     """
-    count, size = len(rows.values), _piece_rows(rows, devices, memory)
-    by_row, everywhere = _shardings(devices)
+    everywhere = _shardings(devices)[1]
     padded = [
         jax.device_put(nearest.pad_queries(block), everywhere) for block in blocks
     ]
-    ahead: list[tuple] = []
-    for start in range(0, count, size):
-        # The last piece is as large as the others: it begins within the one before.
-        begin = max(0, min(start, count - size))
-        piece = nearest.take(rows, slice(begin, begin + size))
-        counted = np.int32([start - begin, len(piece.values)])
-        placed = jax.device_put(nearest.pad(piece, size), by_row)
+    ahead: list[tuple[Piece, list]] = []
+    for piece in index.held or _pieces(index.rows, devices, memory):
         found = [
-            nearest.products(placed, block)
+            nearest.products(piece.rows, block)
             if pick is None
-            else nearest.best_products(placed, block, counted, pick, len(devices))
+            else nearest.best_products(
+                piece.rows, block, piece.counted, pick, len(devices)
+            )
             for block in padded
         ]
-        ahead.append((begin, counted, found))
+        ahead.append((piece, found))
         # While the devices work on the next piece, this one's products are looked at.
         if len(ahead) > 1:
             yield _fetched(*ahead.pop(0), blocks)
@@ -270,22 +300,32 @@ def _sweep(
         yield _fetched(*waiting, blocks)
 
 
-def _fetched(
-    begin: int, counted: Int[np.ndarray, "2"], found: list, blocks: Sequence[Rows]
-) -> tuple[int, list]:
+def _pieces(rows: Rows, devices: Sequence[jax.Device], memory: int) -> Iterator[Piece]:
+    """The rows, on the devices one after the other."""
+    count, size = len(rows.values), _piece_rows(rows, devices, memory)
+    by_row = _shardings(devices)[0]
+    for start in range(0, count, size):
+        # The last piece is as large as the others: it begins within the one before.
+        begin = max(0, min(start, count - size))
+        some = nearest.take(rows, slice(begin, begin + size))
+        counted = np.int32([start - begin, len(some.values)])
+        yield Piece(begin, counted, jax.device_put(nearest.pad(some, size), by_row))
+
+
+def _fetched(piece: Piece, found: list, blocks: Sequence[Rows]) -> tuple[int, list]:
     """Results on the host, without those of padding and of what was seen before."""
     results: list = []
-    first, last = counted.tolist()
+    first, last = piece.counted.tolist()
     for block, each in zip(blocks, found, strict=True):
         queries = len(block.values)
         if isinstance(each, tuple):
             values, places = (
                 np.concatenate(np.asarray(part), axis=1)[:queries] for part in each
             )
-            results.append(Best(values, places.astype(np.int64) + begin))
+            results.append(Best(values, places.astype(np.int64) + piece.begin))
         else:
             results.append(np.asarray(each)[first:last, :queries])
-    return begin + first, results
+    return piece.begin + first, results
 
 
 def _piece_rows(rows: Rows, devices: Sequence[jax.Device], memory: int) -> int:

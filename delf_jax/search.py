@@ -161,9 +161,8 @@ def search(
     _check_model(index, model, settings)
     if descriptors is None:
         descriptors, _ = global_descriptors.open_descriptors(index.store)
-    descriptors = global_search.take_part(
-        descriptors, jax.process_index(), jax.process_count()
-    )
+    part = jax.process_index(), jax.process_count()
+    descriptors = global_search.hold(global_search.take_part(descriptors, *part))
     k = max(top, CANDIDATES + 1 if rerank else 0) if top else len(index.store)
     found = extract_features(model, queries, settings)
     size = min(BLOCK, 1 + len(index.store) // _PHOTOS_PER_QUERY)

@@ -8,6 +8,7 @@ on where it was, and processes that fill one store do not meet: each adds shards
 own. What is known of an image is the record of the latest run that touched it.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -103,7 +104,7 @@ class FeatureStore:
             self._global_descriptors = self.read_global(range(len(self)))
         return self._global_descriptors
 
-    @property
+    @functools.cached_property
     def state(self) -> str:
         """A short hex string that is another once an image is another."""
         digest = hashlib.sha256(str(self.manifest["key"]).encode())

@@ -104,13 +104,27 @@ def test_accelerators_that_pick_on_the_device_find_the_same(
     on_host = global_search.find_nearest(index, queries, 9)
     sweep = global_search._sweep
 
-    def pick(rows, blocks, devices, memory, pick):
-        return sweep(rows, blocks, devices, memory, 9 * global_search.AGAIN + 32)
+    def pick(index, blocks, devices, memory, pick):
+        return sweep(index, blocks, devices, memory, 9 * global_search.AGAIN + 32)
 
     monkeypatch.setattr(global_search, "_sweep", pick)
     monkeypatch.setattr(nearest, "keep_best", lambda a, b, _: nearest.merge_best(a, b))
     monkeypatch.setattr(global_search, "_all_above", None)  # not needed here
     assert_same(global_search.find_nearest(index, queries, 9, memory=30_000), on_host)
+
+
+@pytest.mark.parametrize("precision", nearest.PRECISIONS)
+def test_an_index_that_devices_hold_answers_the_same(rng, precision, monkeypatch):
+    index = global_search.from_array(draw(rng, 300), precision)
+    queries = draw(rng, 5)
+    assert global_search.hold(index).held is None  # not on a CPU
+    monkeypatch.setattr(global_search, "_room", lambda device: 300 * 32 * 4)
+    monkeypatch.setattr(global_search, "MEMORY", 2**18)
+    held = global_search.hold(index)
+    assert len(held.held) > 1
+    expected = global_search.find_nearest(index, queries, 8)
+    monkeypatch.setattr(global_search, "_pieces", None)
+    assert_same(global_search.find_nearest(held, queries, 8), expected)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
