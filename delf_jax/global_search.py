@@ -1,26 +1,23 @@
 """Search for global descriptors, on all devices of this process and over processes."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Float, Int
 
+from delf_jax import pieces
 from delf_jax.files import InputError
+from delf_jax.pieces import MEMORY, TOGETHER, Piece
 from delf_jax.retrieval import nearest
 from delf_jax.retrieval.nearest import BLOCK, MARGIN, Best, Rows
 
-# What pieces of the index may take on the devices, unless told otherwise.
-MEMORY = 2**30
-# Rows of a piece on one device. On a CPU their products with a block of queries, 2 MB,
-# stay in the cache; an accelerator wants fewer and larger steps.
-_CPU_ROWS, _ROWS = 2**13, 2**16
-# Queries that one pass over the index answers: their products with a piece are kept.
-_TOGETHER = 8 * BLOCK
 # Bytes; a CPU copies arrays that begin elsewhere, which takes longer than the search.
 _ALIGNMENT = 64
+# To measure norms.
+_ROWS_AT_ONCE = 2**13
 # Candidates of reduced precision that are compared again, for each one wanted.
 AGAIN = 2
 
@@ -36,22 +33,12 @@ class Descriptors(NamedTuple):
     originals: Callable[[Int[np.ndarray, " _"]], np.ndarray] | None = None
     """float32 descriptors by id, where `rows` are of reduced precision: candidates are
     compared by these, if they are there"""
-    held: "Sequence[Piece] | None" = None
+    held: Sequence[Piece] | None = None
     """all of `rows`, on the devices"""
 
     @property
     def count(self) -> int:
         return len(self.rows.values)
-
-
-class Piece(NamedTuple):
-    """Some rows on the devices."""
-
-    begin: int
-    """the first of them"""
-    counted: Int[np.ndarray, "2"]
-    """first and end of those that count; the others are in another piece, or padding"""
-    rows: Rows
 
 
 def from_array(descriptors: Float[np.ndarray, "M G"], precision: str) -> Descriptors:
@@ -65,8 +52,8 @@ def from_array(descriptors: Float[np.ndarray, "M G"], precision: str) -> Descrip
 def largest_norm(rows: Rows) -> float:
     """The largest length of a row; NaN if one is no number."""
     found = [
-        nearest.norms(nearest.take(rows, slice(start, start + _CPU_ROWS))).max()
-        for start in range(0, len(rows.values), _CPU_ROWS)
+        nearest.norms(nearest.take(rows, slice(start, start + _ROWS_AT_ONCE))).max()
+        for start in range(0, len(rows.values), _ROWS_AT_ONCE)
     ]
     return float(np.max(found, initial=0.0))
 
@@ -88,17 +75,10 @@ def hold(
     """
     devices = list(devices or jax.local_devices())
     if not index.count or sum(each.nbytes for each in jax.tree.leaves(index.rows)) > (
-        sum(map(_room, devices))
+        sum(map(pieces.room, devices))
     ):
         return index
-    pieces = _pieces(index.rows, devices, MEMORY)
-    return index._replace(held=tuple(pieces))
-
-
-def _room(device: jax.Device) -> int:
-    """Bytes that an index may take: of an accelerator half, models need some too."""
-    known = None if device.platform == "cpu" else device.memory_stats()
-    return (known or {}).get("bytes_limit", 0) // 2
+    return index._replace(held=tuple(pieces.place(index.rows, devices, MEMORY)))
 
 
 def find_nearest(
@@ -129,12 +109,12 @@ def find_nearest(
     found = [
         _find_here(
             index,
-            nearest.take(quantized, slice(start, start + _TOGETHER)),
+            nearest.take(quantized, slice(start, start + TOGETHER)),
             wanted,
             devices,
             memory,
         )
-        for start in range(0, len(queries), _TOGETHER)
+        for start in range(0, len(queries), TOGETHER)
     ] or [nearest.nothing_yet(0, min(wanted, index.count))]
     best = Best(*(np.concatenate(each) for each in zip(*found, strict=True)))
     similarities = _compared_again(index, queries, best) if again else best.similarities
@@ -204,8 +184,9 @@ def _keep_products(
     # are picked from all products. Elsewhere these would be slow to fetch.
     pick = count if devices[0].platform != "cpu" else None
     blocks = _blocks(queries)
+    placed = index.held or pieces.place(index.rows, devices, memory)
     best = [nearest.nothing_yet(len(block.values), count) for block in blocks]
-    for start, found in _sweep(index, blocks, devices, memory, pick):
+    for start, found in pieces.sweep(placed, blocks, devices, pick):
         for number, piece in enumerate(found):
             if pick is None:
                 best[number] = nearest.keep_best(best[number], piece, start)
@@ -224,7 +205,8 @@ def _all_above(
     """For each query the images whose products reach `least`."""
     ids: list[list[np.ndarray]] = [[] for _ in least]
     blocks = _blocks(queries)
-    for start, found in _sweep(index, blocks, devices, memory, None):
+    placed = index.held or pieces.place(index.rows, devices, memory)
+    for start, found in pieces.sweep(placed, blocks, devices, None):
         for number, products in enumerate(found):
             for query, values in enumerate(products.T, number * BLOCK):
                 ids[query].append(np.flatnonzero(values >= least[query]) + start)
@@ -265,92 +247,6 @@ def _blocks(queries: Rows) -> list[Rows]:
         nearest.take(queries, slice(start, start + BLOCK))
         for start in range(0, len(queries.values), BLOCK)
     ]
-
-
-def _sweep(
-    index: Descriptors,
-    blocks: Sequence[Rows],
-    devices: Sequence[jax.Device],
-    memory: int,
-    pick: int | None,
-) -> Iterator[tuple[int, list]]:
-    """(first row, for each block its products) of one piece after the other.
-
-    pick: instead of all products only so many of the largest, as `Best`.
-    """
-    everywhere = _shardings(devices)[1]
-    padded = [
-        jax.device_put(nearest.pad_queries(block), everywhere) for block in blocks
-    ]
-    ahead: list[tuple[Piece, list]] = []
-    for piece in index.held or _pieces(index.rows, devices, memory):
-        found = [
-            nearest.products(piece.rows, block)
-            if pick is None
-            else nearest.best_products(
-                piece.rows, block, piece.counted, pick, len(devices)
-            )
-            for block in padded
-        ]
-        ahead.append((piece, found))
-        # While the devices work on the next piece, this one's products are looked at.
-        if len(ahead) > 1:
-            yield _fetched(*ahead.pop(0), blocks)
-    for waiting in ahead:
-        yield _fetched(*waiting, blocks)
-
-
-def _pieces(rows: Rows, devices: Sequence[jax.Device], memory: int) -> Iterator[Piece]:
-    """The rows, on the devices one after the other."""
-    count, size = len(rows.values), _piece_rows(rows, devices, memory)
-    by_row = _shardings(devices)[0]
-    for start in range(0, count, size):
-        # The last piece is as large as the others: it begins within the one before.
-        begin = max(0, min(start, count - size))
-        some = nearest.take(rows, slice(begin, begin + size))
-        counted = np.int32([start - begin, len(some.values)])
-        yield Piece(begin, counted, jax.device_put(nearest.pad(some, size), by_row))
-
-
-def _fetched(piece: Piece, found: list, blocks: Sequence[Rows]) -> tuple[int, list]:
-    """Results on the host, without those of padding and of what was seen before."""
-    results: list = []
-    first, last = piece.counted.tolist()
-    for block, each in zip(blocks, found, strict=True):
-        queries = len(block.values)
-        if isinstance(each, tuple):
-            values, places = (
-                np.concatenate(np.asarray(part), axis=1)[:queries] for part in each
-            )
-            results.append(Best(values, places.astype(np.int64) + piece.begin))
-        else:
-            results.append(np.asarray(each)[first:last, :queries])
-    return piece.begin + first, results
-
-
-def _piece_rows(rows: Rows, devices: Sequence[jax.Device], memory: int) -> int:
-    """Rows of a piece: about equal pieces, two at a time within `memory`."""
-    of_row = rows.values.shape[1] * rows.values.dtype.itemsize + 4 * _TOGETHER
-    most = _CPU_ROWS if devices[0].platform == "cpu" else _ROWS
-    allowed = max(1, memory // (2 * of_row * len(devices)))
-    most = min(most, 1 << (allowed.bit_length() - 1))
-    needed = max(1, -(-len(rows.values) // len(devices)))
-    even = -(-needed // -(-needed // most))
-    # Of sixteen sizes between powers of two: an index that grows has few programs.
-    step = max(1, (1 << (even - 1).bit_length()) // 16)
-    return -(-even // step) * step * len(devices)
-
-
-def _shardings(devices: Sequence[jax.Device]) -> tuple[Any, Any]:
-    """Where rows are divided among the devices, and where all have everything."""
-    if len(devices) == 1:  # A CPU then takes an array as it lies, without a copy.
-        return devices[0], devices[0]
-    mesh = jax.sharding.Mesh(np.array(devices), ("rows",))
-    spec = jax.sharding.PartitionSpec
-    return (
-        jax.sharding.NamedSharding(mesh, spec("rows")),
-        jax.sharding.NamedSharding(mesh, spec()),
-    )
 
 
 def _aligned(array: np.ndarray) -> np.ndarray:

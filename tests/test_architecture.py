@@ -135,12 +135,12 @@ def test_a_sound_arrow_is_not(module, source):
 PARALLEL = {
     "jax.pmap": ("delf_jax.train",),
     "jax.shard_map": ("delf_jax.train",),
-    "jax.sharding.Mesh": ("delf_jax.train", "delf_jax.global_search"),
+    "jax.sharding.Mesh": ("delf_jax.train", "delf_jax.pieces"),
 }
 
 
 @pytest.mark.parametrize("module", sorted(_modules()))
-def test_parallelism_lives_in_training_and_global_search(module):
+def test_parallelism_lives_in_training_and_in_pieces_of_an_index(module):
     forbidden = {name for name, allowed in PARALLEL.items() if module not in allowed}
     tree = ast.parse(_modules()[module].read_text("utf-8"))
     nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))

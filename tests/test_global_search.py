@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delf_jax import global_search
+from delf_jax import global_search, pieces
 from delf_jax.files import InputError
 from delf_jax.retrieval import nearest
-from delf_jax.retrieval.nearest import Rows
 
 
 def draw(rng, count, dimension=32):
@@ -91,7 +90,7 @@ def test_more_queries_than_one_pass_answers_are_answered(rng, monkeypatch):
     index = global_search.from_array(draw(rng, 300), "float32")
     queries = draw(rng, 40)
     whole = global_search.find_nearest(index, queries, 5)
-    monkeypatch.setattr(global_search, "_TOGETHER", 16)
+    monkeypatch.setattr(global_search, "TOGETHER", 16)
     assert_same(global_search.find_nearest(index, queries, 5), whole)
 
 
@@ -102,12 +101,12 @@ def test_accelerators_that_pick_on_the_device_find_the_same(
     index = global_search.from_array(draw(rng, 700), precision)
     queries = draw(rng, 20)
     on_host = global_search.find_nearest(index, queries, 9)
-    sweep = global_search._sweep
+    sweep = pieces.sweep
 
-    def pick(index, blocks, devices, memory, pick):
-        return sweep(index, blocks, devices, memory, 9 * global_search.AGAIN + 32)
+    def pick(placed, blocks, devices, pick):
+        return sweep(placed, blocks, devices, 9 * global_search.AGAIN + 32)
 
-    monkeypatch.setattr(global_search, "_sweep", pick)
+    monkeypatch.setattr(pieces, "sweep", pick)
     monkeypatch.setattr(nearest, "keep_best", lambda a, b, _: nearest.merge_best(a, b))
     monkeypatch.setattr(global_search, "_all_above", None)  # not needed here
     assert_same(global_search.find_nearest(index, queries, 9, memory=30_000), on_host)
@@ -118,12 +117,12 @@ def test_an_index_that_devices_hold_answers_the_same(rng, precision, monkeypatch
     index = global_search.from_array(draw(rng, 300), precision)
     queries = draw(rng, 5)
     assert global_search.hold(index).held is None  # not on a CPU
-    monkeypatch.setattr(global_search, "_room", lambda device: 300 * 32 * 4)
+    monkeypatch.setattr(pieces, "room", lambda device: 300 * 32 * 4)
     monkeypatch.setattr(global_search, "MEMORY", 2**18)
     held = global_search.hold(index)
     assert len(held.held) > 1
     expected = global_search.find_nearest(index, queries, 8)
-    monkeypatch.setattr(global_search, "_pieces", None)
+    monkeypatch.setattr(pieces, "place", None)
     assert_same(global_search.find_nearest(held, queries, 8), expected)
 
 
@@ -183,15 +182,6 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(rng):
         global_search.find_nearest(
             global_search.from_array(rows, "float32"), draw(rng, 1), 3
         )
-
-
-def test_a_piece_keeps_within_the_budget():
-    rows = Rows(np.broadcast_to(np.float32(0), (10**6, 2048)))
-    for devices in (jax.devices()[:1], jax.devices()):
-        for memory in (2**24, 2**26, 2**30):
-            size = global_search._piece_rows(rows, devices, memory)
-            assert 2 * size * (4 * 2048 + 4 * 512) <= memory
-            assert size % len(devices) == 0
 
 
 def test_parts_of_processes_merge_to_the_answer_for_the_whole(rng, monkeypatch):
