@@ -188,7 +188,8 @@ def search_on_disk(options: argparse.Namespace) -> None:
             plain, again = (nearest.recall(ids, exact) for ids in found)
             print(f"  recall {plain:.4%}, among twice as many {again:.4%}")
         print(f"  {most['own']:.2f} GB of its own at most, besides the mapped file")
-    print_on_paper(options.dimension)
+        # The last, of as many queries as there are.
+        print_on_paper(size / options.images, median, options.images)
 
 
 def _write(folder: pathlib.Path, precision: str, shape: tuple[int, int]):
@@ -235,18 +236,14 @@ def watch() -> Iterator[dict[str, float]]:
         thread.join()
 
 
-def print_on_paper(dimension: int) -> None:
-    """What a hundred million images take: bytes times images, nothing measured."""
-    images = 10**8
-    for precision, size in (
-        ("float32", 4 * dimension),
-        ("bfloat16", 2 * dimension),
-        ("int8", dimension + 4),
-    ):
-        print(
-            f"  100 million in {precision}: {images * size / 1e9:.0f} GB, which each "
-            "block of queries passes over"
-        )
+def print_on_paper(size: float, seconds: float, images: int) -> None:
+    """What a hundred million images would take: multiplied up, not measured."""
+    size, seconds = 1e8 * size / 1e9, 1e8 * seconds / images
+    print(
+        f"  on paper, 100 million: {size:.0f} GB, and {seconds:.0f} s for "
+        f"{max(QUERIES)} queries with all in memory; of 16 such machines each "
+        f"{size / 16:.0f} GB and {seconds / 16:.0f} s"
+    )
 
 
 if __name__ == "__main__":
