@@ -24,7 +24,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from delf_jax import compilation, progress, search, weights
+from delf_jax import compilation, global_descriptors, progress, search, weights
 from delf_jax.retrieval import matching, metrics, ranking
 from delf_jax.settings import settings_for
 
@@ -116,10 +116,18 @@ def rank_with_index(
 ) -> Iterator[np.ndarray]:
     """Rankings of `main.py search`, with or without verification."""
     places = {image: place for place, image in enumerate(truth.images)}
+    descriptors, _ = global_descriptors.open_descriptors(index.store)
     with progress.track("search", len(truth.queries)) as advance:
         for query in truth.queries:
-            features = index.store[index.store.row(truth.images[query])]
-            results = search.rank(index.store, features, settings, rerank=rerank)
+            own = index.store.row(truth.images[query])
+            features = index.store[own]
+            found = search.find_first(descriptors, [features], len(index.store))
+            similarities, rows = (each[0] for each in found)
+            results = search.rank(
+                *(index.store, features, rows, similarities, settings),
+                own=own,
+                rerank=rerank,
+            )
             yield np.array([places[result.image] for result in results])
             advance()
 

@@ -12,10 +12,13 @@ INTERVAL = 10.0
 @contextlib.contextmanager
 def track(
     description: str, total: int, *, shown: bool = True
-) -> Iterator[Callable[[], None]]:
-    """A function to be called after each of `total` images; the report is on stderr."""
+) -> Iterator[Callable[..., None]]:
+    """A function to be called after each of `total` images; the report is on stderr.
+
+    After several it is called with their number.
+    """
     if not shown or not total:
-        yield lambda: None
+        yield lambda count=1: None
     elif sys.stderr.isatty():
         with _bar(description, total) as advance:
             yield advance
@@ -24,7 +27,7 @@ def track(
 
 
 @contextlib.contextmanager
-def _bar(description: str, total: int) -> Iterator[Callable[[], None]]:
+def _bar(description: str, total: int) -> Iterator[Callable[..., None]]:
     from rich import progress
     from rich.console import Console
 
@@ -40,22 +43,22 @@ def _bar(description: str, total: int) -> Iterator[Callable[[], None]]:
         task = bar.add_task(description, total=total, rate="")
         start, done = time.monotonic(), 0
 
-        def advance() -> None:
+        def advance(count: int = 1) -> None:
             nonlocal done
-            done += 1
+            done += count
             rate = _rate(done, time.monotonic() - start)
-            bar.update(task, advance=1, rate=rate)
+            bar.update(task, advance=count, rate=rate)
 
         yield advance
 
 
-def _lines(description: str, total: int) -> Callable[[], None]:
+def _lines(description: str, total: int) -> Callable[..., None]:
     start = last = time.monotonic()
     done = 0
 
-    def advance() -> None:
+    def advance(count: int = 1) -> None:
         nonlocal done, last
-        done += 1
+        done += count
         now = time.monotonic()
         if done == total or now - last >= INTERVAL:
             last = now

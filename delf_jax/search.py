@@ -4,27 +4,41 @@ An index is a folder: `store/` holds the features and says which model made them
 store.py), and `index.json` says where the photos are.
 """
 
+import functools
+import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from delf_jax import inverted_build, inverted_file, pairs, store
+from delf_jax import (
+    global_descriptors,
+    global_search,
+    inverted_build,
+    inverted_file,
+    pairs,
+    store,
+)
 from delf_jax.extraction import extract_features
 from delf_jax.files import InputError, read_json, write_json
-from delf_jax.inverted_file import InvertedFile
+from delf_jax.global_search import Descriptors
 from delf_jax.ops import Features
 from delf_jax.retrieval import ranking
+from delf_jax.retrieval.nearest import BLOCK, Best
 from delf_jax.settings import ExtractionSettings
 from delf_jax.store import FeatureStore, StoreReport
 from delf_jax.weights import Model
 
 FORMAT = 1
-# As many of the globally most similar photos are verified.
+# As many of the most similar photos are verified.
 CANDIDATES = pairs.VERIFICATION["default"].candidates
+# One more query for so many photos waits to be searched for together with others: a
+# pass over the index for each would then take longer than its extraction.
+_PHOTOS_PER_QUERY = 4096
 
 Paths = Iterable[str | os.PathLike]
 
@@ -65,6 +79,10 @@ class Result(NamedTuple):
     """verified matches; None if the photo was not among those verified"""
     lines: Float[np.ndarray, "P 4"]
     """inliers as (y, x) in the query and (y, x) here, in parts of height and width"""
+
+
+# (similarities, rows), best first, of each query, from the queries and how many.
+FirstStage = Callable[[Sequence[Features], int], Best]
 
 
 class Answer(NamedTuple):
@@ -144,72 +162,113 @@ def search(
     top: int = 10,
     rerank: bool = True,
     codebook: str | os.PathLike | None = None,
+    descriptors: Descriptors | None = None,
     shown: bool = True,
 ) -> Iterator[Answer | InputError]:
     """The answer to each query photo, in order; InputError where one is unusable.
 
     top: results of each; 0: all. rerank: verify the best by geometry. codebook: compare
     by ASMK* with its visual words, not by global descriptors; the index keeps what that
-    takes, so where there are no global descriptors it is named once. InputError at once
-    if the index was made by another model or with other settings.
+    takes, so where there are no global descriptors it is named once. descriptors: of
+    the index as global_descriptors.py opens them, in float32 by default. Under
+    jax.distributed all processes call this; each searches its part of them. InputError
+    at once if the index was made by another model or with other settings.
     """
     _check_model(index, model, settings)
-    inverted = None
-    if codebook or not settings.global_scales:
-        inverted = inverted_build.inverted_file_of_index(
-            index.directory, index.store, codebook, shown=shown
-        )
+    aggregated = codebook or not settings.global_scales
+    if aggregated:
+        find = _by_words(index, codebook, shown)
+    else:
+        find = _by_global_descriptors(index, descriptors)
+    k = max(top, CANDIDATES + 1 if rerank else 0) if top else len(index.store)
     found = extract_features(model, queries, settings)
-    for path, features in zip(queries, found, strict=True):
-        if isinstance(features, InputError):
-            yield features
-        else:
+    size = 1 if aggregated else min(BLOCK, 1 + len(index.store) // _PHOTOS_PER_QUERY)
+    asked = zip(queries, found, strict=True)
+    while block := list(itertools.islice(asked, size)):
+        usable = [each for _, each in block if not isinstance(each, InputError)]
+        nearest = iter(zip(*find(usable, k), strict=True))
+        for path, features in block:
+            if isinstance(features, InputError):
+                yield features
+                continue
+            similarities, rows = next(nearest)
+            own = _own_row(index, path)
             results = rank(
-                index.store, features, settings, rerank=rerank, inverted=inverted
+                *(index.store, features, rows, similarities, settings),
+                own=own,
+                rerank=rerank,
             )
             yield Answer(str(path), pathlib.Path(path), results[: top or None])
+
+
+def _by_words(
+    index: Index, codebook: str | os.PathLike | None, shown: bool
+) -> FirstStage:
+    """The k images of each query that ASMK* finds the most similar."""
+    inverted = inverted_build.inverted_file_of_index(
+        index.directory, index.store, codebook, shown=shown
+    )
+
+    def find(queries: Sequence[Features], k: int) -> Best:
+        found = [
+            inverted_file.search(
+                inverted, inverted_file.aggregate_query(inverted, query), k
+            )
+            for query in queries
+        ]
+        return Best([values for _, values in found], [rows for rows, _ in found])
+
+    return find
+
+
+def _by_global_descriptors(index: Index, descriptors: Descriptors | None) -> FirstStage:
+    """The k images of each query that are globally most similar."""
+    if descriptors is None:
+        descriptors, _ = global_descriptors.open_descriptors(index.store)
+    part = jax.process_index(), jax.process_count()
+    held = global_search.hold(global_search.take_part(descriptors, *part))
+    return functools.partial(find_first, held)
+
+
+def find_first(descriptors: Descriptors, queries: Sequence[Features], k: int) -> Best:
+    """The first stage: for each query the k images that are globally most similar."""
+    if any(query.global_descriptor is None for query in queries):
+        raise InputError("search needs global descriptors; set global_scales")
+    if not queries:
+        return Best(np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int64))
+    asked = np.stack([np.asarray(query.global_descriptor) for query in queries])
+    return global_search.find_nearest(descriptors, asked, k)
 
 
 def rank(
     images: FeatureStore,
     query: Features,
+    rows: Int[np.ndarray, " K"],
+    similarities: Float[np.ndarray, " K"],
     settings: ExtractionSettings,
     *,
+    own: int = -1,
     rerank: bool = True,
-    inverted: InvertedFile | None = None,
 ) -> list[Result]:
-    """All images, best first: by similarity, the first hundred again by evidence.
+    """What a first stage found, best first: the first hundred again by evidence.
 
-    With an inverted file of the images similarity is that of ASMK*.
+    rows, similarities: of images, the most similar first. own: row of the query photo
+    itself, if it is in the index; it is verified, but is none of the hundred.
     """
-    if not len(images):
-        return []
-    similarities = _similarities(images, query, inverted)
-    order = ranking.top_k(similarities)
-    verified: dict[int, tuple[int, np.ndarray]] = {}
+    verified: dict[int, tuple[int, Float[np.ndarray, "P 4"]]] = {}
+    order = rows
     if rerank and query.local is not None:
-        candidates = order[:CANDIDATES]
-        verified = _verify_all(images, query, candidates.tolist(), settings)
-        inliers = np.array([verified[row][0] for row in candidates.tolist()], np.int32)
-        best = ranking.rerank(candidates, similarities[candidates], inliers)
-        order = np.concatenate([best, order[CANDIDATES:]])
+        count = np.count_nonzero(np.cumsum(rows != own) <= CANDIDATES)
+        verified = _verify_all(images, query, rows[:count].tolist(), settings)
+        inliers = np.array([verified[row][0] for row in rows[:count].tolist()], int)
+        best = ranking.rerank(rows[:count], similarities[:count], inliers)
+        order = np.concatenate([best, rows[count:]])
     nothing = None, np.zeros((0, 4))
+    known = dict(zip(rows.tolist(), similarities.tolist(), strict=True))
     return [
-        Result(images.ids[row], float(similarities[row]), *verified.get(row, nothing))
+        Result(images.ids[row], known[row], *verified.get(row, nothing))
         for row in order.tolist()
     ]
-
-
-def _similarities(
-    images: FeatureStore, query: Features, inverted: InvertedFile | None
-) -> Float[np.ndarray, " M"]:
-    """Of the query with each image."""
-    if inverted is not None:
-        aggregated = inverted_file.aggregate_query(inverted, query)
-        return inverted_file.similarities(inverted, aggregated)
-    if query.global_descriptor is None:
-        raise InputError("search needs global descriptors; set global_scales")
-    return images.global_descriptors @ np.asarray(query.global_descriptor)
 
 
 def describe(answers: Iterable[Answer]) -> dict[str, Any]:
@@ -230,6 +289,19 @@ def describe(answers: Iterable[Answer]) -> dict[str, Any]:
             for answer in answers
         ]
     }
+
+
+def _own_row(index: Index, path: pathlib.Path) -> int:
+    """The row of a query photo that is itself in the index; else -1."""
+    path = pathlib.Path(os.path.abspath(path))
+    by_path = {known: id for id, known in index.places.outside.items()}
+    image = by_path.get(path)
+    if image is None and path.is_relative_to(index.places.root):
+        image = path.relative_to(index.places.root).as_posix()
+    try:
+        return -1 if image is None else index.store.row(image)
+    except InputError:
+        return -1
 
 
 def _verify_all(

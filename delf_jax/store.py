@@ -8,6 +8,7 @@ on where it was, and processes that fill one store do not meet: each adds shards
 own. What is known of an image is the record of the latest run that touched it.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from delf_jax import progress, store_files
 from delf_jax.extraction import extract_features
@@ -87,6 +88,18 @@ class FeatureStore:
             raise InputError(f"{self.path}: no image {id!r}")
         return self._rows[id]
 
+    def read_global(
+        self, rows: Iterable[int] | Int[np.ndarray, " N"]
+    ) -> Float[np.ndarray, "N G"]:
+        """Global descriptors of some images, and of these only."""
+        found = []
+        for place in (self._places[row] for row in rows):
+            descriptors = place.shard.arrays.get("global_descriptors")
+            if descriptors is None:
+                raise InputError(f"{self.path}: holds no global descriptors")
+            found.append(descriptors[place.row])
+        return np.stack(found) if found else np.zeros((0, 0), np.float32)
+
     @property
     def stamps(self) -> list[str]:
         """One per image, in the order of `ids`: another once it is extracted anew."""
@@ -97,12 +110,18 @@ class FeatureStore:
     def global_descriptors(self) -> Float[np.ndarray, "M G"]:
         """One row per image, in the order of `ids`; read once, then kept."""
         if self._global_descriptors is None:
-            rows = [features.global_descriptor for features in self]
-            if any(row is None for row in rows):
-                raise InputError(f"{self.path}: holds no global descriptors")
-            empty = np.zeros((0, 0), np.float32)
-            self._global_descriptors = np.stack(rows) if rows else empty
+            self._global_descriptors = self.read_global(range(len(self)))
         return self._global_descriptors
+
+    @functools.cached_property
+    def state(self) -> str:
+        """A short hex string that is another once an image is another."""
+        digest = hashlib.sha256(str(self.manifest["key"]).encode())
+        for place in self._places:
+            record = place.record
+            made = [record.id, record.sequence, record.sha256, record.modified]
+            digest.update(json.dumps(made).encode())
+        return digest.hexdigest()[:16]
 
 
 def open_store(

@@ -131,13 +131,20 @@ def test_a_sound_arrow_is_not(module, source):
     assert broken_arrows(source, module) == []
 
 
+# Who may divide work: training wraps its step; search divides the rows of an index.
+PARALLEL = {
+    "jax.pmap": ("delf_jax.train",),
+    "jax.shard_map": ("delf_jax.train",),
+    "jax.sharding.Mesh": ("delf_jax.train", "delf_jax.pieces"),
+}
+
+
 @pytest.mark.parametrize("module", sorted(_modules()))
-def test_parallelism_lives_in_train_alone(module):
-    if module != "delf_jax.train":
-        names = {"jax.pmap", "jax.shard_map"}
-        tree = ast.parse(_modules()[module].read_text("utf-8"))
-        nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
-        assert not names.intersection(map(ast.unparse, nodes))
+def test_parallelism_lives_in_training_and_in_pieces_of_an_index(module):
+    forbidden = {name for name, allowed in PARALLEL.items() if module not in allowed}
+    tree = ast.parse(_modules()[module].read_text("utf-8"))
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    assert not forbidden.intersection(map(ast.unparse, nodes))
 
 
 def test_the_links_at_the_root_show_the_core():

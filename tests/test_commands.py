@@ -1,5 +1,9 @@
 import json
+import os
 import pathlib
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -216,3 +220,67 @@ def test_features_go_to_files_and_back(run, photos, tmp_path):
     before, after = store.open_store(paths[0]), store.open_store(paths[2])
     assert before.ids == after.ids and after.manifest["model"]["name"] == "mine"
     np.testing.assert_array_equal(before.global_descriptors, after.global_descriptors)
+
+
+@pytest.mark.parametrize(("precision", "size"), [("bfloat16", 64), ("int8", 36)])
+def test_search_in_reduced_precision_says_what_it_saves(
+    run, photos, index, tmp_path, precision, size
+):
+    found = []
+    for name in ("float32", precision):
+        out = tmp_path / f"{name}.json"
+        options = [f"--precision={name}", "--top=0", f"--json={out}"]
+        status, said = run("search", photos / "0.png", index, *options)
+        assert status == 0
+        found.append(out.read_text())
+    assert said.startswith(f"{precision}: {size} bytes a photo (float32: 128)\n")
+    assert found[0] == found[1]
+
+
+def test_search_that_is_one_of_several_processes_must_know_them(
+    run, photos, index, capsys, monkeypatch
+):
+    import jax
+
+    def fail():
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    arguments = [photos / "0.png", index, "--distributed"]
+    assert cli.main(["search", *map(str, arguments)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --distributed: nothing") and said.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_search_by_two_processes_answers_as_by_one(
+    run, photos, index, tiny_model, tmp_path
+):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for process in range(2):
+        # What Slurm tells each of its processes.
+        variables = {
+            **{"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost"},
+            **{"SLURM_NTASKS": "2", "SLURM_PROCID": str(process)},
+            **{"SLURM_LOCALID": "0", "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}"},
+        }
+        command = [sys.executable, "main.py", "search", str(photos), index]
+        options = [f"--json={tmp_path / 's.json'}", f"--model={tiny_model}"]
+        started.append(
+            subprocess.Popen(
+                [*command, *options, "--distributed", "--top=3"],
+                env=os.environ | variables,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=pathlib.Path(__file__).parent.parent,
+            )
+        )
+    said = [process.communicate(timeout=300)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert "JSON" in said[0] and "JSON" not in said[1]
+    alone = tmp_path / "alone.json"
+    assert run("search", photos, index, "--top=3", f"--json={alone}")[0] == 0
+    assert (tmp_path / "s.json").read_text() == alone.read_text()

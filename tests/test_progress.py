@@ -40,6 +40,18 @@ def test_lines_come_now_and_then_and_at_the_end(monkeypatch, capsys):
     ]
 
 
+def test_several_images_are_counted_at_once(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "time", _Clock(20.0))
+    with progress.track("read", 100) as advance:
+        advance(60)
+        advance(40)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "read: 60 of 100, 3.0 images/s, 13 s left",
+        "read: 100 of 100, 2.5 images/s, 0 s left",
+    ]
+
+
 def test_slow_work_is_told_in_seconds_per_image(monkeypatch, capsys):
     lines = _lines(monkeypatch, capsys, total=200, step=60.0)
     assert lines[0] == "extract: 1 of 200, 60.0 s/image, 3 h 19 min left"

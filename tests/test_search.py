@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delf_jax import aggregating, fitting, pairs, search, settings, weights
+from delf_jax import (
+    aggregating,
+    fitting,
+    global_descriptors,
+    pairs,
+    search,
+    settings,
+    weights,
+)
 from delf_jax.files import InputError
 from delf_jax.retrieval import ranking, similarity
 
@@ -93,16 +101,90 @@ def test_the_ranking_is_that_of_rerank_on_the_best_candidates(
     )
     monkeypatch.setattr(search, "CANDIDATES", 3)
     query = images[images.row("a/1.jpg")]
-    found = search.rank(images, query, how)
-    similarities = images.global_descriptors @ query.global_descriptor
-    candidates = ranking.top_k(similarities)[:3]
+    similarities, rows = first_stage(images, query)
+    found = search.rank(images, query, rows, similarities, how)
     expected = ranking.rerank(
-        candidates,
-        similarities[candidates],
-        np.int32([inliers[images.ids[row]] for row in candidates]),
+        rows[:3],
+        similarities[:3],
+        np.int32([inliers[images.ids[row]] for row in rows[:3]]),
     )
     assert [r.image for r in found[:3]] == [images.ids[row] for row in expected]
-    assert found[3].inliers is None
+    assert found[3].image == images.ids[rows[3]] and found[3].inliers is None
+
+
+def first_stage(images, query, k=4):
+    descriptors, _ = global_descriptors.open_descriptors(images)
+    return (each[0] for each in search.find_first(descriptors, [query], k))
+
+
+def test_the_query_itself_is_verified_and_costs_no_candidate_its_place(
+    made, model, how, monkeypatch
+):
+    monkeypatch.setattr(search, "CANDIDATES", 2)
+    images = search.open_index(made / "index").store
+    own = images.row("b/1.jpg")
+    query = images[own]
+    similarities, rows = first_stage(images, query)
+    arguments = (images, query, rows, similarities, how)
+    counts = [
+        sum(result.inliers is not None for result in search.rank(*arguments, own=row))
+        for row in (-1, own)
+    ]
+    assert counts == [2, 3]
+    (answer,) = ask(made, model, how, "photos/b/1.jpg", top=0)
+    assert sum(result.inliers is not None for result in answer.results) == 3
+    # A copy elsewhere is another photo, although it looks the same.
+    copy = made / "copy.jpg"
+    shutil.copy(made / "photos/b/1.jpg", copy)
+    (answer,) = ask(made, model, how, "copy.jpg", top=0)
+    assert sum(result.inliers is not None for result in answer.results) == 2
+
+
+def test_the_first_stage_is_exact_and_finds_no_more_than_asked(made, model, how):
+    images = search.open_index(made / "index").store
+    query = images[2]
+    similarities, rows = first_stage(images, query, 3)
+    expected = images.global_descriptors @ query.global_descriptor
+    np.testing.assert_array_equal(rows, ranking.top_k(expected, 3))
+    np.testing.assert_allclose(similarities, expected[rows], atol=1e-6)
+    (answer,) = ask(made, model, how, "photos/a/1.jpg", top=1)
+    assert len(answer.results) == 1
+
+
+def test_queries_are_searched_for_together_in_a_large_index(
+    made, model, how, monkeypatch
+):
+    names = ["photos/a/1.jpg", "photos/none.jpg", "photos/b/1.jpg", "photos/a/2.jpg"]
+    asked = []
+    find = search.find_first
+    monkeypatch.setattr(
+        search,
+        "find_first",
+        lambda index, queries, k: asked.append(len(queries)) or find(index, queries, k),
+    )
+    alone = ask(made, model, how, *names)
+    assert asked == [1, 0, 1, 1]
+    monkeypatch.setattr(search, "_PHOTOS_PER_QUERY", 2)
+    together = ask(made, model, how, *names)
+    assert asked[4:] == [2, 1]
+    assert isinstance(together[1], InputError)
+    for each in (alone, together):
+        del each[1]
+    assert search.describe(together) == search.describe(alone)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_reduced_precision_answers_with_the_similarities_of_float32(
+    own, model, how, precision
+):
+    index = search.open_index(own / "index")
+    descriptors, _ = global_descriptors.open_descriptors(
+        index.store, precision, shown=False
+    )
+    reduced = ask(own, model, how, "photos/a/1.jpg", top=0, descriptors=descriptors)
+    assert search.describe(reduced) == search.describe(
+        ask(own, model, how, "photos/a/1.jpg", top=0)
+    )
 
 
 def test_lines_lie_within_both_photos(made, model, how):

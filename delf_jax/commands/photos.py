@@ -90,6 +90,7 @@ def run_index(options: argparse.Namespace) -> int:
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s QUERY ... --index DIR [option ...]"
     shared.add_paths(parser, "query photos, or folders of them", metavar="QUERY")
     shared.add_index(parser)
     parser.add_argument(
@@ -99,6 +100,18 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         "--no_rerank", action="store_true", help="rank by global similarity alone"
     )
     shared.add_codebook(parser)
+    shared.add_choice(
+        parser,
+        "precision",
+        ("float32", "bfloat16", "int8"),
+        "to find candidates by: ",
+        default="float32",
+    )
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="with other processes (Slurm, MPI, TPU)",
+    )
     parser.add_argument("--json", metavar="FILE", help="results as JSON")
     parser.add_argument("--html", metavar="FILE", help="results as a page")
     shared.add_config(parser)
@@ -106,20 +119,35 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_search(options: argparse.Namespace) -> int:
-    from delf_jax import files, page, search
+    from delf_jax import files, global_descriptors, page, search
 
     if options.top < 0:
         raise InputError(f"--top={options.top}: use a positive number, or 0 for all")
+    speaks = shared.join_processes() if options.distributed else True
     queries = _query_paths(options.paths)
     index = search.open_index(options.index)
     model, settings = shared.model_and_settings(options)
-    answers, failed = [], []
-    for answer in search.search(
+    descriptors, said = None, ""
+    if options.precision != "float32":
+        if options.codebook:
+            raise InputError("--precision is of global descriptors, not of --codebook")
+        descriptors, recall = global_descriptors.open_descriptors(
+            index.store, options.precision
+        )
+        said = global_descriptors.describe(descriptors, recall)
+    found = search.search(
         *(index, queries, model, settings),
         top=options.top,
         rerank=not options.no_rerank,
         codebook=options.codebook,
-    ):
+        descriptors=descriptors,
+    )
+    if not speaks:  # The first process does for all: they find the same.
+        return 0 if list(found) else shared.FAILED
+    if said:
+        print(said, flush=True)
+    answers, failed = [], []
+    for answer in found:
         if isinstance(answer, InputError):
             failed.append(answer)
             continue

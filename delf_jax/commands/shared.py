@@ -7,6 +7,8 @@ import argparse
 import sys
 from typing import Any
 
+from delf_jax.files import InputError
+
 FAILED = 1
 
 
@@ -94,6 +96,20 @@ def prepare_jax() -> None:
     from delf_jax import compilation
 
     compilation.enable_compilation_cache()
+
+
+def join_processes() -> bool:
+    """Whether this is the first of the processes, which are connected from here on."""
+    import jax
+
+    try:
+        jax.distributed.initialize()
+    except ValueError:
+        raise InputError(
+            "--distributed: nothing here says which processes there are; start them by "
+            "Slurm or MPI, or on the hosts of a TPU"
+        ) from None
+    return jax.process_index() == 0
 
 
 def tell_report(report: Any, out: str, done: str = "extracted") -> int:

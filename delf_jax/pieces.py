@@ -1,0 +1,120 @@
+"""The rows of an index on devices: piece by piece, or all at once."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from delf_jax.retrieval import nearest
+from delf_jax.retrieval.nearest import BLOCK, Best, Rows
+
+# What pieces of the index may take on the devices, unless told otherwise.
+MEMORY = 2**30
+# Rows of a piece on one device. On a CPU their products with a block of queries, 2 MB,
+# stay in the cache; an accelerator wants fewer and larger steps.
+_CPU_ROWS, _ROWS = 2**13, 2**16
+# Queries that one pass over the index answers: their products with a piece are kept.
+TOGETHER = 8 * BLOCK
+
+
+class Piece(NamedTuple):
+    """Some rows on the devices."""
+
+    begin: int
+    """the first of them"""
+    counted: Int[np.ndarray, "2"]
+    """first and end of those that count; the others are in another piece, or padding"""
+    rows: Rows
+
+
+def place(rows: Rows, devices: Sequence[jax.Device], memory: int) -> Iterator[Piece]:
+    """The rows, on the devices one after the other."""
+    count, size = len(rows.values), piece_rows(rows, devices, memory)
+    by_row = _shardings(devices)[0]
+    for start in range(0, count, size):
+        # The last piece is as large as the others: it begins within the one before.
+        begin = max(0, min(start, count - size))
+        some = nearest.take(rows, slice(begin, begin + size))
+        counted = np.int32([start - begin, len(some.values)])
+        yield Piece(begin, counted, jax.device_put(nearest.pad(some, size), by_row))
+
+
+def piece_rows(rows: Rows, devices: Sequence[jax.Device], memory: int) -> int:
+    """Rows of a piece: about equal pieces, two at a time within `memory`."""
+    of_row = rows.values.shape[1] * rows.values.dtype.itemsize + 4 * TOGETHER
+    most = _CPU_ROWS if devices[0].platform == "cpu" else _ROWS
+    allowed = max(1, memory // (2 * of_row * len(devices)))
+    most = min(most, 1 << (allowed.bit_length() - 1))
+    needed = max(1, -(-len(rows.values) // len(devices)))
+    even = -(-needed // -(-needed // most))
+    # Of sixteen sizes between powers of two: an index that grows has few programs.
+    step = max(1, (1 << (even - 1).bit_length()) // 16)
+    return -(-even // step) * step * len(devices)
+
+
+def room(device: jax.Device) -> int:
+    """Bytes that an index may take: of an accelerator half, models need some too."""
+    known = None if device.platform == "cpu" else device.memory_stats()
+    return (known or {}).get("bytes_limit", 0) // 2
+
+
+def sweep(
+    pieces: Iterable[Piece],
+    blocks: Sequence[Rows],
+    devices: Sequence[jax.Device],
+    pick: int | None,
+) -> Iterator[tuple[int, list]]:
+    """(first row, for each block its products) of one piece after the other.
+
+    pick: instead of all products only so many of the largest, as `Best`.
+    """
+    everywhere = _shardings(devices)[1]
+    padded = [
+        jax.device_put(nearest.pad_queries(block), everywhere) for block in blocks
+    ]
+    ahead: list[tuple[Piece, list]] = []
+    for piece in pieces:
+        found = [
+            nearest.products(piece.rows, block)
+            if pick is None
+            else nearest.best_products(
+                piece.rows, block, piece.counted, pick, len(devices)
+            )
+            for block in padded
+        ]
+        ahead.append((piece, found))
+        # While the devices work on the next piece, this one's products are looked at.
+        if len(ahead) > 1:
+            yield _fetched(*ahead.pop(0), blocks)
+    for waiting in ahead:
+        yield _fetched(*waiting, blocks)
+
+
+def _fetched(piece: Piece, found: list, blocks: Sequence[Rows]) -> tuple[int, list]:
+    """Results on the host, without those of padding and of what was seen before."""
+    results: list = []
+    first, last = piece.counted.tolist()
+    for block, each in zip(blocks, found, strict=True):
+        queries = len(block.values)
+        if isinstance(each, tuple):
+            values, places = (
+                np.concatenate(np.asarray(part), axis=1)[:queries] for part in each
+            )
+            results.append(Best(values, places.astype(np.int64) + piece.begin))
+        else:
+            results.append(np.asarray(each)[first:last, :queries])
+    return piece.begin + first, results
+
+
+def _shardings(devices: Sequence[jax.Device]) -> tuple[Any, Any]:
+    """Where rows are divided among the devices, and where all have everything."""
+    if len(devices) == 1:  # A CPU then takes an array as it lies, without a copy.
+        return devices[0], devices[0]
+    mesh = jax.sharding.Mesh(np.array(devices), ("rows",))
+    spec = jax.sharding.PartitionSpec
+    return (
+        jax.sharding.NamedSharding(mesh, spec("rows")),
+        jax.sharding.NamedSharding(mesh, spec()),
+    )
