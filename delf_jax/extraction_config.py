@@ -19,8 +19,8 @@ from delf_jax.files import InputError
 from delf_jax.formats import datum
 from delf_jax.settings import PCA_FIELDS, ExtractionSettings, Whitening
 
-# A number of pixels, in which 0 is no bound.
-BOUNDS = ("max_image_size", "min_image_size")
+# A number in which 0 is no bound.
+BOUNDS = ("max_image_size", "min_image_size", "max_boxes")
 
 
 def every_field() -> ConfigDict:
