@@ -16,11 +16,16 @@ from jax import Array, lax
 from jaxtyping import Float, Float32, Int, Int32, UInt8
 
 # Words compared at a time: with 1024 descriptors their scores take 1 MB, which stays in
-# the cache. 512 and 1024 are a tenth slower on a CPU.
+# the cache.
 _BLOCK = 256
+# Of so many words in a row the best score alone is kept; a power of two. Of the best
+# groups the words are compared again: 16 make the first part longer, 64 the second.
+_GROUP = 32
+# Descriptors compared again at a time: their groups stay in the cache.
+_AGAIN = 64
 # Descriptors assigned at a time, so that memory is bounded; fewer are padded to a power
 # of two or a multiple of 256, so that images share a handful of compiled programs.
-_ROWS, _SMALLEST_BUCKET, _BUCKET = 4096, 64, 256
+_ROWS, _SMALLEST_BUCKET, _BUCKET = 1024, 64, 256
 # Of the released code: norms are at least the root of the first; words whose residual
 # is not longer than the second are dropped.
 _EPSILON, _SHORTEST = 1e-12, 1e-6
@@ -46,12 +51,17 @@ def assign_words(
     codebook has fewer than `assignments` words or another dimension.
     """
     _check_codebook(descriptors, codebook, assignments)
-    parts = [
-        _nearest_words(_pad(part), codebook, assignments=assignments)[: len(part)]
-        for part in _chunks(np.ascontiguousarray(descriptors, np.float32))
-    ]
-    parts = [np.asarray(part) for part in parts]
-    return np.concatenate([np.zeros((0, assignments), np.int32), *parts])
+    parts = [np.zeros((0, assignments), np.int32)]
+    centroids = np.asarray(codebook, np.float32)
+    for part in _chunks(np.ascontiguousarray(descriptors, np.float32)):
+        groups, halves = map(
+            np.asarray, _best_groups(_pad(part), codebook, count=assignments)
+        )
+        for start in range(0, len(part), _AGAIN):
+            few = slice(start, min(start + _AGAIN, len(part)))
+            given = part[few], groups[few], centroids, halves
+            parts.append(_best_words(*given, assignments))
+    return np.concatenate(parts)
 
 
 def aggregate_vlad(
@@ -170,67 +180,65 @@ def _check_codebook(
         )
 
 
-@functools.partial(jax.jit, static_argnames="assignments")
-def _nearest_words(
-    descriptors: Float[Array, "N D"],
-    codebook: Float[Array, "K D"],
-    *,
-    assignments: int,
-) -> Int[Array, "N A"]:
-    """The best words of each block in turn, merged with the best so far."""
+@functools.partial(jax.jit, static_argnames="count")
+def _best_groups(
+    descriptors: Float[Array, "N D"], codebook: Float[Array, "K D"], *, count: int
+) -> tuple[Int[Array, "N G"], Float[Array, " K2"]]:
+    """(groups, halves): where the nearest words are, and half squared norms of words.
+
+    The `count` nearest words of a descriptor are in the `count` groups whose best words
+    are nearest. Groups ascend. The codebook is filled up with words infinitely far.
+    """
     codebook = codebook.astype(jnp.float32)
-    words, rows = len(codebook), len(descriptors)
-    block = min(_BLOCK, words)
-    places = lax.broadcasted_iota(jnp.int32, (block, 1), 0)
+    words = len(codebook)
+    codebook = jnp.pad(codebook, ((0, -words % _BLOCK), (0, 0)))
     columns = descriptors.T
 
-    def step(best, number):
-        # The last block starts early, so as to be full; what it repeats is left out.
-        start = jnp.minimum(number * block, words - block)
-        centroids = lax.dynamic_slice_in_dim(codebook, start, block)
-        # Distances fall as dot - norm/2 rises; laid out [words, descriptors], as
-        # reducing the leading axis is what XLA vectorises well on a CPU.
+    def step(_, start):
+        centroids = lax.dynamic_slice_in_dim(codebook, start, _BLOCK)
+        half = jnp.sum(centroids * centroids, 1) / 2
+        if words % _BLOCK:
+            places = start + jnp.arange(_BLOCK, dtype=jnp.int32)
+            half = jnp.where(places < words, half, jnp.inf)
+        # Distances fall as dot - norm/2 rises.
         dots = jnp.matmul(centroids, columns, precision=lax.Precision.HIGHEST)
-        closeness = dots - jnp.sum(centroids * centroids, 1, keepdims=True) / 2
-        if words % block:
-            repeated = places < number * block - start
-            closeness = jnp.where(repeated, -jnp.inf, closeness)
-        values, ids = _first_maxima(closeness, places + start, assignments)
-        values, ids = (
-            jnp.concatenate([best[0], values]),
-            jnp.concatenate([best[1], ids]),
-        )
-        return _first_maxima(values, ids, assignments), None
+        closeness = (dots - half[:, None]).reshape(-1, _GROUP, len(descriptors))
+        # Maxima of halves are twice as fast on a CPU as one over the axis.
+        while closeness.shape[1] > 1:
+            low, high = jnp.split(closeness, 2, axis=1)
+            closeness = jnp.maximum(low, high)
+        return None, (closeness[:, 0], half)
 
-    # No word yet: worse than any, and with the highest id.
-    none = jnp.full((assignments, rows), -jnp.inf, jnp.float32)
-    worst = jnp.full((assignments, rows), words, jnp.int32)
-    blocks = jnp.arange(-(-words // block), dtype=jnp.int32)
-    (_, ids), _ = lax.scan(step, (none, worst), blocks)
-    return jnp.minimum(ids, words - 1).T
+    starts = jnp.arange(0, len(codebook), _BLOCK, dtype=jnp.int32)
+    _, (closest, halves) = lax.scan(step, None, starts)
+    closest = closest.reshape(-1, len(descriptors))
+    # Of equals the lower group first, which holds the lower words.
+    _, groups = lax.top_k(closest.T, min(count, -(-words // _GROUP)))
+    return jnp.sort(groups, axis=1), halves.reshape(-1)
 
 
-def _first_maxima(
-    values: Float[Array, "M N"], ids: Int[Array, "M #N"], count: int
-) -> tuple[Float[Array, "A N"], Int[Array, "A N"]]:
-    """The largest values of each column and their ids; of equals the lower id first.
+def _best_words(
+    descriptors: Float32[np.ndarray, "N D"],
+    groups: Int32[np.ndarray, "N G"],
+    codebook: Float32[np.ndarray, "K D"],
+    halves: Float32[np.ndarray, " K2"],
+    count: int,
+) -> Int32[np.ndarray, "N A"]:
+    """The nearest words among those of the groups; of equals the lower id first.
 
-    max and min are 2.2 times as fast on a CPU as jnp.argmax, and for five maxima
-    level with lax.top_k.
+    Numpy copies the rows five times as fast as XLA on a CPU.
     """
-    tops, firsts = [], []
+    ids = groups[:, :, None] * np.int32(_GROUP) + np.arange(_GROUP, dtype=np.int32)
+    ids = ids.reshape(len(groups), -1)
+    # Each to the same bits whatever the other rows: no BLAS.
+    near = codebook[np.minimum(ids, len(codebook) - 1)]
+    closeness = np.einsum("nd,nwd->nw", descriptors, near) - halves[ids]
+    rows, found = np.arange(len(ids)), []
     for _ in range(count):
-        top = jnp.max(values, axis=0, keepdims=True)
-        first = jnp.min(
-            jnp.where(values >= top, ids, jnp.iinfo(jnp.int32).max),
-            axis=0,
-            keepdims=True,
-        )
-        tops.append(top)
-        firsts.append(first)
-        if len(tops) < count:
-            values = jnp.where(ids == first, -jnp.inf, values)
-    return jnp.concatenate(tops), jnp.concatenate(firsts)
+        best = np.argmax(closeness, axis=1)
+        found.append(ids[rows, best])
+        closeness[rows, best] = -np.inf
+    return np.stack(found, axis=1)
 
 
 def _chunks(descriptors: Float32[np.ndarray, "N D"]) -> list[np.ndarray]:
