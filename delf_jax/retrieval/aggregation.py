@@ -98,8 +98,10 @@ def aggregate_asmk(
     """
     words, sums = _sums(descriptors, visual_words, codebook, features_per_region)
     norms = np.sqrt(np.einsum("wd,wd->w", sums, sums))
-    kept = np.flatnonzero(norms > _SHORTEST)
-    return Aggregated(words[kept], sums[kept] / norms[kept, None])
+    kept = norms > _SHORTEST
+    if not kept.all():
+        words, sums, norms = words[kept], sums[kept], norms[kept]
+    return Aggregated(words, np.divide(sums, norms[:, None], out=sums))
 
 
 def binarize(aggregated: Aggregated) -> Aggregated:
@@ -120,7 +122,8 @@ def _sums(
     """The words present, and of each the residual sum, or its mean over regions."""
     _check_codebook(descriptors, codebook, 1)
     centroids = np.asarray(codebook, np.float32)[visual_words]
-    residuals = np.asarray(descriptors, np.float32)[:, None] - centroids
+    given = np.asarray(descriptors, np.float32)[:, None]
+    residuals = np.subtract(given, centroids, out=centroids)
     residuals = residuals.reshape(-1, centroids.shape[-1])
     pairs = visual_words.reshape(-1)
     if features_per_region is None:
@@ -143,13 +146,15 @@ def _sum_groups(
     A product with a sparse matrix of ones is 2.5 times as fast as np.add.reduceat, and
     1.5 times as jax.ops.segment_sum.
     """
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-    ends = np.append(starts, len(keys))
+    # Sorting numbers is many times as fast as sorting places stably by numbers.
+    ordered = keys.astype(np.int64) << 32 | np.arange(len(keys))
+    ordered.sort()
+    order, keys = ordered.astype(np.int32), (ordered >> 32).astype(keys.dtype)
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    ends = np.append(starts, len(keys)).astype(np.int32)
     ones = np.ones(len(rows), np.float32)
     members = scipy.sparse.csr_array((ones, order, ends), (len(starts), len(rows)))
-    return ordered[starts], members @ rows
+    return keys[starts], members @ rows
 
 
 def _regions(
