@@ -167,7 +167,7 @@ COMMANDS = {
     ),
     "fit": Command(
         "fit a codebook, a PCA or whitening to a feature store",
-        "fit codebook features --out=codebook --words=65536 --batch=65536\n"
+        "fit codebook features --out=codebook --words=65536\n"
         "fit pca features --out=pca --dimension=64\n"
         "fit whitening features --out=whitening --pairs=pairs.csv",
         experiments.add_fit_options,

@@ -104,6 +104,17 @@ def regions_of(features: Features) -> list[Features]:
     ]
 
 
+def crops_of(features: Features) -> list[Features]:
+    """As `regions_of`, with locations in pixels of the crops; these alone are local."""
+    first, *others = regions_of(features)
+    crops = [first]
+    for number, part in enumerate(others, 1):
+        corner = features.regions.boxes[None, number, :2]
+        moved = part.local._replace(locations=part.local.locations - corner)
+        crops.append(part._replace(local=moved, global_descriptor=None))
+    return crops
+
+
 def features_per_region(features: Features) -> list[int]:
     """How many local features each region has, for `retrieval.aggregation`.
 
