@@ -11,6 +11,7 @@ from delf_jax import cli, descriptors, extraction, regions, store, weights
 from delf_jax.files import InputError
 from delf_jax.ops import Features
 from delf_jax.region_boxes import open_boxes
+from delf_jax.retrieval import aggregation
 from delf_jax.settings import ExtractionSettings
 
 SETTINGS = ExtractionSettings(
@@ -106,6 +107,26 @@ def test_a_store_keeps_regions(folder, given, model, tmp_path):
     np.testing.assert_array_equal(chunk, np.concatenate(wholes))
     rows = np.arange(0, opened.total, 3)
     np.testing.assert_array_equal(descriptors.gather(opened, rows), chunk[rows])
+
+
+def test_stored_regions_are_aggregated_as_regions(folder, given, model, tmp_path):
+    fill(folder, tmp_path / "store", model, boxes=given)
+    features = store.open_store(tmp_path / "store")[0]
+    parts = [part.local.descriptors for part in regions.regions_of(features)]
+    codebook = parts[0][:6]
+    words = aggregation.assign_words(features.local.descriptors, codebook)
+    counts = regions.features_per_region(features)
+    options = {"features_per_region": counts, "normalize": False}
+    found = aggregation.aggregate_vlad(
+        features.local.descriptors, words, codebook, **options
+    )
+    alone = [
+        aggregation.aggregate_vlad(
+            part, aggregation.assign_words(part, codebook), codebook
+        )
+        for part in parts
+    ]
+    np.testing.assert_allclose(found, np.mean(alone, axis=0), atol=1e-6)
 
 
 def test_only_images_whose_boxes_changed_are_extracted_again(

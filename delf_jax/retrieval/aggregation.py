@@ -18,11 +18,13 @@ from jaxtyping import Float, Float32, Int, Int32, UInt8
 # Words compared at a time: with 1024 descriptors their scores take 1 MB, which stays in
 # the cache.
 _BLOCK = 256
-# Of so many words in a row the best score alone is kept; a power of two. Of the best
-# groups the words are compared again: 16 make the first part longer, 64 the second.
-_GROUP = 32
-# Descriptors compared again at a time: their groups stay in the cache.
-_AGAIN = 64
+# Of a group of words in a row the best score alone is kept; of the best groups the
+# words are compared again. There are about so many groups, each of 4 to 32 words, a
+# power of two: of 65,536 words groups of 16 make the first part longer, of 64 the
+# second.
+_GROUPS, _SMALLEST_GROUP, _LARGEST_GROUP = 1024, 4, 32
+# Words compared again at a time: 2 MB stay in the cache.
+_AGAIN = 4096
 # Descriptors assigned at a time, so that memory is bounded; fewer are padded to a power
 # of two or a multiple of 256, so that images share a handful of compiled programs.
 _ROWS, _SMALLEST_BUCKET, _BUCKET = 1024, 64, 256
@@ -53,14 +55,16 @@ def assign_words(
     _check_codebook(descriptors, codebook, assignments)
     parts = [np.zeros((0, assignments), np.int32)]
     centroids = np.asarray(codebook, np.float32)
+    size = max(1, len(codebook) // _GROUPS)
+    size = 1 << min(max(size, _SMALLEST_GROUP), _LARGEST_GROUP).bit_length() - 1
     for part in _chunks(np.ascontiguousarray(descriptors, np.float32)):
-        groups, halves = map(
-            np.asarray, _best_groups(_pad(part), codebook, count=assignments)
-        )
-        for start in range(0, len(part), _AGAIN):
-            few = slice(start, min(start + _AGAIN, len(part)))
+        found = _best_groups(_pad(part), codebook, count=assignments, size=size)
+        groups, halves = map(np.asarray, found)
+        step = max(1, _AGAIN // (groups.shape[1] * size))
+        for start in range(0, len(part), step):
+            few = slice(start, min(start + step, len(part)))
             given = part[few], groups[few], centroids, halves
-            parts.append(_best_words(*given, assignments))
+            parts.append(_best_words(*given, size, assignments))
     return np.concatenate(parts)
 
 
@@ -185,9 +189,13 @@ def _check_codebook(
         )
 
 
-@functools.partial(jax.jit, static_argnames="count")
+@functools.partial(jax.jit, static_argnames=("count", "size"))
 def _best_groups(
-    descriptors: Float[Array, "N D"], codebook: Float[Array, "K D"], *, count: int
+    descriptors: Float[Array, "N D"],
+    codebook: Float[Array, "K D"],
+    *,
+    count: int,
+    size: int,
 ) -> tuple[Int[Array, "N G"], Float[Array, " K2"]]:
     """(groups, halves): where the nearest words are, and half squared norms of words.
 
@@ -207,7 +215,7 @@ def _best_groups(
             half = jnp.where(places < words, half, jnp.inf)
         # Distances fall as dot - norm/2 rises.
         dots = jnp.matmul(centroids, columns, precision=lax.Precision.HIGHEST)
-        closeness = (dots - half[:, None]).reshape(-1, _GROUP, len(descriptors))
+        closeness = (dots - half[:, None]).reshape(-1, size, len(descriptors))
         # Maxima of halves are twice as fast on a CPU as one over the axis.
         while closeness.shape[1] > 1:
             low, high = jnp.split(closeness, 2, axis=1)
@@ -218,7 +226,7 @@ def _best_groups(
     _, (closest, halves) = lax.scan(step, None, starts)
     closest = closest.reshape(-1, len(descriptors))
     # Of equals the lower group first, which holds the lower words.
-    _, groups = lax.top_k(closest.T, min(count, -(-words // _GROUP)))
+    _, groups = lax.top_k(closest.T, min(count, -(-words // size)))
     return jnp.sort(groups, axis=1), halves.reshape(-1)
 
 
@@ -227,13 +235,14 @@ def _best_words(
     groups: Int32[np.ndarray, "N G"],
     codebook: Float32[np.ndarray, "K D"],
     halves: Float32[np.ndarray, " K2"],
+    size: int,
     count: int,
 ) -> Int32[np.ndarray, "N A"]:
     """The nearest words among those of the groups; of equals the lower id first.
 
     Numpy copies the rows five times as fast as XLA on a CPU.
     """
-    ids = groups[:, :, None] * np.int32(_GROUP) + np.arange(_GROUP, dtype=np.int32)
+    ids = groups[:, :, None] * np.int32(size) + np.arange(size, dtype=np.int32)
     ids = ids.reshape(len(groups), -1)
     # Each to the same bits whatever the other rows: no BLAS.
     near = codebook[np.minimum(ids, len(codebook) - 1)]
