@@ -190,9 +190,10 @@ COMMANDS = {
         models.run_export,
     ),
     "fit": Command(
-        "fit a codebook or a PCA to a feature store",
+        "fit a codebook, a PCA or whitening to a feature store",
         "fit codebook features --out=codebook --words=65536\n"
-        "fit pca features --out=pca --dimension=64",
+        "fit pca features --out=pca --dimension=64\n"
+        "fit whitening features --out=whitening --pairs=pairs.csv",
         experiments.add_fit_options,
         experiments.run_fit,
     ),

@@ -9,6 +9,8 @@ from jaxtyping import Float32, Int64
 
 from delf_jax import progress
 from delf_jax.files import InputError
+from delf_jax.ops import Features
+from delf_jax.regions import features_per_region, whole_image
 from delf_jax.store import FeatureStore, open_store
 
 # Descriptors in memory at a time: 8 MB of 128 dimensions.
@@ -16,7 +18,7 @@ CHUNK = 16384
 
 
 class Descriptors(NamedTuple):
-    """The local descriptors of a store, and how many each image has."""
+    """The local descriptors of a store, those of boxes left out, and their numbers."""
 
     store: FeatureStore
     counts: Int64[np.ndarray, "M"]
@@ -34,7 +36,7 @@ def open_descriptors(path: str | os.PathLike) -> Descriptors:
     for features in store:
         if features.local is None:
             raise InputError(f"{path}: holds no local descriptors")
-        counts.append(len(features.local.descriptors))
+        counts.append(features_per_region(features)[0])
         dimensions.add(features.local.descriptors.shape[1])
     if not counts:
         raise InputError(f"{path}: an empty store: nothing can be fitted to it")
@@ -55,7 +57,7 @@ def gather(
     first = (ends - given.counts)[images]
     sample = np.concatenate(
         [
-            given.store[image].local.descriptors[inside - start]
+            _descriptors(given.store[image])[inside - start]
             for image, inside, start in zip(
                 images.tolist(), np.split(rows, starts[1:]), first, strict=True
             )
@@ -78,7 +80,7 @@ def _rechunk(
 ) -> Iterator[Float32[np.ndarray, "N D"]]:
     waiting, count = [], 0
     for features in given.store:
-        waiting.append(features.local.descriptors)
+        waiting.append(_descriptors(features))
         count += len(waiting[-1])
         if count >= CHUNK:
             rows = np.concatenate(waiting)
@@ -92,6 +94,11 @@ def _rechunk(
         rows = np.concatenate(waiting)
         _check_finite(given, rows)
         yield rows
+
+
+def _descriptors(features: Features) -> Float32[np.ndarray, "N D"]:
+    """Those of the whole image, of which the original makes its codebooks."""
+    return whole_image(features).local.descriptors
 
 
 def _check_finite(given: Descriptors, rows: Float32[np.ndarray, "N D"]) -> None:

@@ -10,6 +10,10 @@ original leaves the resize before the pyramid out of scales, as extraction here 
 with locations "delf". Files say neither how large an image is nor its whole id:
 images.json beside them does, where they came from a store. Orientations, which the
 original never computes, are written as 0 and not read.
+
+Features of boxes are written as the original does, to NAME_0.delf and so on, with
+locations in pixels of the crop, and index_mapping.csv says which belong together [D2R].
+Such files are read as images of their own.
 """
 
 import hashlib
@@ -24,7 +28,13 @@ import numpy as np
 from delf_jax import progress, store, store_files
 from delf_jax.files import InputError, atomic_write, read_json, write_json
 from delf_jax.formats import datum, delf_features
+from delf_jax.formats.index_mapping import (
+    WHOLE_IMAGE,
+    IndexBox,
+    write_index_mapping,
+)
 from delf_jax.ops import Features, LocalFeatures
+from delf_jax.regions import crops_of
 from delf_jax.shards import FORMAT, Record
 from delf_jax.store import StoreReport
 
@@ -34,7 +44,7 @@ SUFFIXES = {
     "delf": {LOCAL: ".delf"},
     "delg": {LOCAL: ".delg_local", GLOBAL: ".delg_global"},
 }
-SIDECAR = "images.json"
+SIDECAR, MAPPING = "images.json", "index_mapping.csv"
 
 Paths = Mapping[str, pathlib.Path]
 
@@ -61,21 +71,32 @@ def write_files(
     images = store.open_store(source)
     names = file_names(images.ids, source)
     out, written, described = pathlib.Path(out), 0, {}
+    mapping: list[IndexBox] = []
+    known = set(names)
     with progress.track("features", len(names), shown=shown) as advance:
-        for name, id, features in zip(names, images.ids, images, strict=True):
-            files = _encode(features, layout)
+        for number, name in enumerate(names):
+            id, features = images.ids[number], images[number]
+            stems = _stems(name, features, known)
+            mapping += [
+                IndexBox(stem, number, box)
+                for box, stem in enumerate(stems, WHOLE_IMAGE)
+            ]
+            files = {
+                f"{stem}{suffix}": data
+                for stem, part in zip(stems, crops_of(features), strict=True)
+                for suffix, data in _encode(part, layout).items()
+            }
             if not files:
                 raise InputError(
                     f"{source}: holds no local features; --to=delg takes global ones"
                 )
-            changed = [
-                _update(out / f"{name}{suffix}", data) for suffix, data in files.items()
-            ]
-            written += any(changed)
+            written += any([_update(out / file, data) for file, data in files.items()])
             described[name] = [id, *features.image_size]
             advance()
     made_by = {key: images.manifest[key] for key in ("model", "settings")}
     write_json(out / SIDECAR, {"made_by": made_by, "images": described})
+    if images.manifest.get("with_boxes"):
+        write_index_mapping(out / MAPPING, mapping)
     return StoreReport(written, len(names) - written, 0, dict(images.failed))
 
 
@@ -145,6 +166,19 @@ def file_names(ids: Sequence[str], source: str | os.PathLike) -> list[str]:
             )
         owners[name] = id
     return list(owners)
+
+
+def _stems(name: str, features: Features, known: set[str]) -> list[str]:
+    """What the files of an image and of its boxes are called, without extension."""
+    boxes = 0 if features.regions is None else len(features.regions.counts) - 1
+    stems = [f"{name}_{box}" for box in range(boxes)]
+    for stem in stems:
+        if stem in known:
+            raise InputError(
+                f"a box of image {name} and image {stem} would share a file; give the "
+                "image another name"
+            )
+    return [name, *stems]
 
 
 def _encode(features: Features, layout: str) -> dict[str, bytes]:

@@ -41,9 +41,16 @@ KEPT_STEP = 1024
 # and lying, need 34.
 MAX_PROGRAMS = 34
 
-Image = str | os.PathLike | np.ndarray
 
-__all__ = ["ExtractionSettings", "extract_features", "settings_for"]
+class Crop(NamedTuple):
+    """A part of an image, of which local features alone are wanted."""
+
+    pixels: UInt8[np.ndarray, "H W 3"]
+
+
+Image = str | os.PathLike | np.ndarray | Crop | InputError
+
+__all__ = ["Crop", "ExtractionSettings", "extract_features", "settings_for"]
 
 
 def extract_features(
@@ -55,8 +62,9 @@ def extract_features(
 ) -> Iterator[Features | InputError]:
     """Features of each image (a path or uint8 [H, W, 3]), in the order of the images.
 
-    In the place of an image that cannot be used stands the InputError that says why.
-    `threads` decode ahead of the device, and never more than a few images.
+    In the place of an image that cannot be used stands the InputError that says why, or
+    that was given in its place. `threads` decode ahead of the device, and never more
+    than a few images.
     """
     if settings.global_scales and not hasattr(model.module, "global_dimension"):
         raise InputError(
@@ -75,7 +83,7 @@ def extract_features(
     pool = concurrent.futures.ThreadPoolExecutor(threads, "images")
     try:
         prepare = functools.partial(_prepare, settings=settings)
-        prepared = _ahead(pool, prepare, images, max(window, threads) + 1)
+        prepared = ahead(pool, prepare, images, max(window, threads) + 1)
         while group := list(itertools.islice(prepared, window)):
             yield from _extract_window(run, pool, model, settings, batch_size, group)
     finally:
@@ -112,6 +120,7 @@ class _Prepared(NamedTuple):
     name: str
     pixels: Float[np.ndarray, "H W 3"]
     original_size: tuple[int, int]
+    settings: ExtractionSettings
 
 
 class _Job(NamedTuple):
@@ -124,7 +133,11 @@ class _Job(NamedTuple):
 
 def _prepare(image: Image, settings: ExtractionSettings) -> _Prepared | InputError:
     """The decoded and resized image, or why there is none."""
-    name = "image" if isinstance(image, np.ndarray) else os.fspath(image)
+    if isinstance(image, InputError):
+        return image
+    name = os.fspath(image) if isinstance(image, str | os.PathLike) else "image"
+    if isinstance(image, Crop):
+        image, settings = image.pixels, settings._replace(global_scales=())
     try:
         pixels = _read(image, settings.max_pixels)
         height, width = pixels.shape[:2]
@@ -146,10 +159,12 @@ def _prepare(image: Image, settings: ExtractionSettings) -> _Prepared | InputErr
     pixels = image_files.normalize_pixels(
         pixels, settings.pixel_mean, settings.pixel_std
     )
-    return _Prepared(name, pixels, (height, width))
+    return _Prepared(name, pixels, (height, width), settings)
 
 
-def _read(image: Image, max_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
+def _read(
+    image: str | os.PathLike | np.ndarray, max_pixels: int
+) -> UInt8[np.ndarray, "H W 3"]:
     if not isinstance(image, np.ndarray):
         return image_files.read_image(image, max_pixels)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -164,8 +179,9 @@ def _extract_window(
 ) -> Iterator[Features | InputError]:
     """Features of a few images whose equal canvases share batches."""
     groups = collections.defaultdict(list)
-    for job in _jobs(window, settings, model):
-        groups[_canvas(job, settings, model)].append(job)
+    for job in _jobs(window, model):
+        chosen = window[job.image].settings
+        groups[_canvas(job, chosen, model)].append(job)
     batches = [
         (canvas, list(jobs[start : start + batch_size]))
         for canvas, jobs in groups.items()
@@ -180,7 +196,7 @@ def _extract_window(
     )
     levels: list[dict[int, Level]] = [{} for _ in window]
     running = collections.deque()
-    drawn = _ahead(pool, draw, batches, 2)
+    drawn = ahead(pool, draw, batches, 2)
     for ((_, _, with_global), jobs), (canvases, sizes) in zip(
         batches, drawn, strict=True
     ):
@@ -194,7 +210,7 @@ def _extract_window(
     for image, found in zip(window, levels, strict=True):
         if isinstance(image, InputError):
             yield image
-        elif missing := _missing(found, settings):
+        elif missing := _missing(found, image.settings):
             yield InputError(f"{image.name}: too small for {missing}")
         else:
             ordered = [found[scale] for scale in sorted(found)]
@@ -202,7 +218,7 @@ def _extract_window(
                 ordered,
                 image.original_size,
                 image.pixels.shape[:2],
-                settings,
+                image.settings,
                 model.module.backbone,
             )
 
@@ -217,11 +233,12 @@ def _kept(settings: ExtractionSettings) -> int | None:
     return -(-settings.max_features // KEPT_STEP) * KEPT_STEP
 
 
-def _jobs(window: list, settings: ExtractionSettings, model: Model) -> Iterator[_Job]:
+def _jobs(window: list, model: Model) -> Iterator[_Job]:
     strides = model.module.backbone.block3_strides
     for index, image in enumerate(window):
         if isinstance(image, InputError):
             continue
+        settings = image.settings
         for scale, image_scale in enumerate(settings.image_scales):
             if not settings.max_features and scale not in settings.global_scales:
                 continue
@@ -335,7 +352,7 @@ def _layout(model: Model) -> str:
     return model.module.backbone.layout
 
 
-def _ahead(
+def ahead(
     pool: concurrent.futures.Executor, function: Callable, items: Iterable, count: int
 ) -> Iterator[Any]:
     """function(item) for each item in order, computed up to `count` items ahead."""

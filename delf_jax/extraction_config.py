@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict, config_dict
 
-from delf_jax import configuration, original_config
+from delf_jax import configuration, original_config, projections
 from delf_jax.files import InputError
 from delf_jax.formats import datum
 from delf_jax.settings import PCA_FIELDS, ExtractionSettings, Whitening
 
 # A section of a config that says what is done with the features (see reproduction.py).
 EXPERIMENT = "experiment"
-# A number of pixels, in which 0 is no bound.
-BOUNDS = ("max_image_size", "min_image_size")
+# A number in which 0 is no bound.
+BOUNDS = ("max_image_size", "min_image_size", "max_boxes")
 
 
 def every_field() -> ConfigDict:
@@ -97,6 +97,17 @@ def chosen_settings(config: ConfigDict) -> dict[str, Any]:
         elif value is not None:
             chosen[name] = None if name in BOUNDS and value == 0 else value
     return chosen
+
+
+def check_projections(config: ConfigDict, model: Any) -> None:
+    """InputError if a projection says that it was fitted to another model's features.
+
+    One that says nothing is trusted.
+    """
+    for name in PCA_FIELDS:
+        for path in (config.extraction[name].mean, config.extraction[name].projection):
+            if path:
+                projections.check_model(name, path, model)
 
 
 def load_pca(pca: ConfigDict) -> Whitening:

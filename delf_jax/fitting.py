@@ -1,36 +1,49 @@
-"""Codebooks and PCA, fitted to the descriptors of a feature store.
+"""Codebooks, fitted to the local descriptors of a feature store by k-means.
 
-The store is read in chunks, once for every iteration; kept in memory are a chunk and
-the sums over words. The same store, options and seed give the same bytes, however
-often the job was interrupted.
+The store is read in chunks, once for every iteration, or in batches that are drawn from
+it; kept in memory are a chunk or a batch, and the sums over words. The same store,
+options and seed give the same bytes, however often the job was interrupted.
 """
 
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
-from delf_jax import codebooks
+from delf_jax import codebooks, progress
 from delf_jax.codebooks import Codebook
-from delf_jax.descriptors import Descriptors, gather, open_descriptors, read_chunks
-from delf_jax.files import InputError, sha256_of, write_json
-from delf_jax.formats import datum
-from delf_jax.retrieval import kmeans, whitening
+from delf_jax.descriptors import (
+    CHUNK,
+    Descriptors,
+    gather,
+    open_descriptors,
+    read_chunks,
+)
+from delf_jax.files import InputError
+from delf_jax.retrieval import kmeans
+from delf_jax.store import FeatureStore
 
 # k-means++ draws from this many descriptors for each word. Its time grows as the square
 # of the words: 8192 of them take some ten minutes.
 SAMPLES_PER_WORD, MOST_WORDS_DRAWN = 32, 8192
 STARTS = ("sample", "kmeans++")
-PCA_FILES = {
-    "mean": "mean.datum",
-    "projection": "pca_proj_mat.datum",
-    "variances": "pca_variances.datum",
-}
+# An iteration of mini-batches draws at least so many descriptors for each word: one
+# that is of average size stays empty with a probability of exp(-10).
+DRAWN_PER_WORD = 10
+
+
+class _State(NamedTuple):
+    """How far a fit has come."""
+
+    centroids: Float32[np.ndarray, "K D"]
+    weights: Int64[np.ndarray, "K"]
+    """of mini-batches: of how many descriptors each centroid is the mean"""
+    history: list[dict[str, Any]]
 
 
 def fit_codebook(
@@ -39,113 +52,68 @@ def fit_codebook(
     *,
     words: int = 1024,
     iterations: int = 20,
+    batch: int | None = None,
     seed: int = 0,
     start: str = "sample",
     shown: bool = True,
 ) -> Codebook:
-    """The codebook of k-means on all local descriptors of a store, written to `out`.
+    """The codebook of k-means on the local descriptors of a store, written to `out`.
 
     Goes on where an earlier run of the same options stopped, and stops early once no
-    centroid moves. start: "sample" of the descriptors, or "kmeans++". InputError if the
-    descriptors collapse to fewer than half of the words.
+    centroid moves. InputError if the descriptors collapse to fewer than half of the
+    words.
+
+    Args:
+      batch: None: an iteration takes all descriptors. Else the centroids move after
+        every so many that are drawn, and an iteration is as many batches as hold
+        `DRAWN_PER_WORD` for each word.
+      start: "sample" of the descriptors, or "kmeans++".
     """
     given = open_descriptors(store)
-    _check_options(given, words, iterations, start)
+    _check_options(given, words, iterations, batch, start)
     out = pathlib.Path(out)
-    provenance = _provenance(given) | {"seed": seed, "start": start}
+    provenance = provenance_of(given.store) | {"descriptors": given.total}
+    provenance |= {"seed": seed, "start": start}
+    provenance |= {} if batch is None else {"batch": batch}
     key = _key(given, provenance, words)
-    centroids, history = _resume(out, key, iterations)
-    if centroids is None:
+    state = _resume(out, key, iterations, batch)
+    if state is None:
         centroids = _start(given, words, start, np.random.default_rng([seed, 0]))
-    for number in range(len(history), iterations):
-        if history and history[-1]["moved"] == 0:
+        state = _State(centroids, np.zeros(words, np.int64), [])
+    for number in range(len(state.history), iterations):
+        if state.history and state.history[-1]["moved"] == 0:
             break
         label = f"k-means {number + 1} of {iterations}"
-        found = _pass(given, centroids, (seed, number + 1), label, shown)
-        move = kmeans.move_centroids(found, centroids)
-        _check_spares(given, found, move)
-        history.append(_describe(found, move, centroids))
-        centroids = move.codebook
-        _write_unfinished(out, key, centroids, history)
+        state = _iterate(given, state, batch, (seed, number + 1), label, shown)
+        _write_unfinished(out, key, state)
         if shown:
-            print(f"{label}: {_tell(history[-1])}", flush=True)
+            print(f"{label}: {_tell(state.history[-1])}", flush=True)
+    history = state.history
     if history[-1]["empty"] > words // 2:
         raise InputError(
             f"{store}: its descriptors collapse: {history[-1]['empty']} of {words} "
             "words have none; use fewer words or more iterations, or look at the model"
         )
     provenance |= {"key": key, "iterations": len(history), "history": history}
-    codebook = codebooks.save_codebook(out, centroids, provenance)
+    codebook = codebooks.save_codebook(out, state.centroids, provenance)
     (out / codebooks.UNFINISHED).unlink(missing_ok=True)
     return codebook
 
 
-def fit_pca(
-    store: str | os.PathLike,
-    out: str | os.PathLike,
-    *,
-    dimension: int,
-    whiten: bool = False,
-    shown: bool = True,
-) -> dict[str, str]:
-    """The settings of extraction that project as fitted, by their names in a config.
-
-    Mean and projection are written to `out` as .datum files, for whitening variances
-    too, and pca.json, which says what they were fitted to. InputError if the store has
-    too few dimensions, or directions to be whitened in which nothing varies.
-    """
-    given = open_descriptors(store)
-    if (given.store.manifest["settings"] or {}).get("pca"):
-        raise InputError(
-            f"{store}: its descriptors are projected already: extract without PCA first"
-        )
-    if not 1 <= dimension <= given.dimension:
-        raise InputError(
-            f"--dimension={dimension}: the descriptors of {store} have "
-            f"{given.dimension}"
-        )
-    moments = whitening.Moments(
-        0, np.zeros(given.dimension), np.zeros((given.dimension,) * 2)
-    )
-    for chunk in read_chunks(given, "PCA", shown):
-        moments = whitening.add_moments(moments, whitening.moments_of(chunk))
-    if not moments.count:
-        raise InputError(f"{store}: holds no local descriptors to fit a PCA to")
-    fitted = dict(zip(PCA_FILES, whitening.fit_pca(moments, dimension), strict=True))
-    if whiten and fitted["variances"][-1] <= 1e-7 * fitted["variances"][0]:
-        raise InputError(
-            f"{store}: its descriptors do not vary in {dimension} directions, as "
-            "whitening needs: choose a smaller --dimension"
-        )
-    return _write_pca(pathlib.Path(out), fitted, whiten, _provenance(given), moments)
-
-
-def _write_pca(
-    out: pathlib.Path,
-    fitted: Mapping[str, np.ndarray],
-    whiten: bool,
-    provenance: Mapping[str, Any],
-    moments: whitening.Moments,
-) -> dict[str, str]:
-    names = [name for name in PCA_FILES if whiten or name != "variances"]
-    for name in names:
-        datum.write_datum(out / PCA_FILES[name], fitted[name].astype(np.float32))
-    variances = fitted["variances"]
-    total = np.trace(moments.products) / moments.count - fitted["mean"] @ fitted["mean"]
-    info = {
-        "format": codebooks.FORMAT,
-        "dimension": len(variances),
-        "use_whitening": whiten,
-        "explained_variance": float(variances.sum() / max(total, 1e-30)),
-        "sha256": {PCA_FILES[n]: sha256_of(out / PCA_FILES[n]) for n in names},
-        **provenance,
+def provenance_of(images: FeatureStore) -> dict[str, Any]:
+    """What features something was fitted to."""
+    manifest = images.manifest
+    return {
+        "model": manifest["model"],
+        "settings": manifest["settings"],
+        "features_key": manifest["key"],
+        "images": len(images),
     }
-    write_json(out / "pca.json", info)
-    chosen = {name: str(out / PCA_FILES[name]) for name in names}
-    return chosen | ({"use_whitening": "true"} if whiten else {})
 
 
-def _check_options(given: Descriptors, words: int, iterations: int, start: str) -> None:
+def _check_options(
+    given: Descriptors, words: int, iterations: int, batch: int | None, start: str
+) -> None:
     if words < 1 or iterations < 1:
         raise InputError("--words and --iterations: use positive numbers")
     if start not in STARTS:
@@ -155,22 +123,16 @@ def _check_options(given: Descriptors, words: int, iterations: int, start: str) 
             f"{given.store.path}: has {given.total} local descriptors, too few for "
             f"{words} words"
         )
+    if batch is not None and not 1 <= batch <= given.total:
+        raise InputError(
+            f"--batch={batch}: draw 1 to {given.total} descriptors, which is what "
+            f"{given.store.path} has, or leave it out to use all of them"
+        )
     if start == "kmeans++" and words > MOST_WORDS_DRAWN:
         raise InputError(
             f"--start=kmeans++: takes too long for {words} words, use sample for more "
             f"than {MOST_WORDS_DRAWN}"
         )
-
-
-def _provenance(given: Descriptors) -> dict[str, Any]:
-    manifest = given.store.manifest
-    return {
-        "model": manifest["model"],
-        "settings": manifest["settings"],
-        "features_key": manifest["key"],
-        "images": len(given.store),
-        "descriptors": given.total,
-    }
 
 
 def _key(given: Descriptors, provenance: Mapping[str, Any], words: int) -> str:
@@ -181,40 +143,44 @@ def _key(given: Descriptors, provenance: Mapping[str, Any], words: int) -> str:
 
 
 def _resume(
-    out: pathlib.Path, key: str, iterations: int
-) -> tuple[Float32[np.ndarray, "K D"] | None, list[dict[str, Any]]]:
-    """(centroids, history) that an earlier run left; (None, []) if none is of use."""
+    out: pathlib.Path, key: str, iterations: int, batch: int | None
+) -> _State | None:
+    """What an earlier run left; None if nothing is of use."""
     for read in (_read_unfinished, _read_finished):
         try:
-            centroids, state = read(out)
+            state, of_key = read(out)
         except (InputError, FileNotFoundError, KeyError):
             continue
-        if state.get("key") == key and len(state["history"]) <= iterations:
-            return centroids, list(state["history"])
-    return None, []
+        # A codebook has lost its weights: mini-batches do not go on from there.
+        least = iterations if batch and read is _read_finished else 0
+        if of_key == key and least <= len(state.history) <= iterations:
+            return state
+    return None
 
 
-def _read_unfinished(out: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
-    tensors, state = codebooks.read_tensors(out / codebooks.UNFINISHED)
-    if hashlib.sha256(tensors["centroids"]).hexdigest() != state["sha256"]:
+def _read_unfinished(out: pathlib.Path) -> tuple[_State, str]:
+    tensors, told = codebooks.read_tensors(out / codebooks.UNFINISHED)
+    state = _State(tensors["centroids"], tensors["weights"], list(told["history"]))
+    if _digest(state) != told["sha256"]:
         raise InputError(f"{out / codebooks.UNFINISHED}: damaged")
-    return tensors["centroids"], state
+    return state, told["key"]
 
 
-def _read_finished(out: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
-    codebook = codebooks.load_codebook(out)
-    return codebook.centroids, codebook.info
+def _read_finished(out: pathlib.Path) -> tuple[_State, str]:
+    found = codebooks.load_codebook(out)
+    weights = np.zeros(len(found.centroids), np.int64)
+    return _State(found.centroids, weights, found.info["history"]), found.info["key"]
 
 
-def _write_unfinished(
-    out: pathlib.Path,
-    key: str,
-    centroids: Float32[np.ndarray, "K D"],
-    history: list[dict[str, Any]],
-) -> None:
-    digest = hashlib.sha256(centroids).hexdigest()
-    state = {"key": key, "history": history, "sha256": digest}
-    codebooks.write_tensors(out / codebooks.UNFINISHED, {"centroids": centroids}, state)
+def _write_unfinished(out: pathlib.Path, key: str, state: _State) -> None:
+    tensors = {"centroids": state.centroids, "weights": state.weights}
+    told = {"key": key, "history": state.history, "sha256": _digest(state)}
+    codebooks.write_tensors(out / codebooks.UNFINISHED, tensors, told)
+
+
+def _digest(state: _State) -> str:
+    data = state.centroids.tobytes() + state.weights.tobytes()
+    return hashlib.sha256(data).hexdigest()
 
 
 def _start(
@@ -232,15 +198,59 @@ def _start(
         raise InputError(f"{given.store.path}: {error}: use fewer words") from None
 
 
-def _pass(
+def _iterate(
     given: Descriptors,
-    centroids: Float32[np.ndarray, "K D"],
+    state: _State,
+    batch: int | None,
     seeds: tuple[int, int],
     label: str,
     shown: bool,
+) -> _State:
+    """The state after one more iteration."""
+    centroids, weights, history = state
+    if batch is None:
+        found = _sum(read_chunks(given, label, shown), centroids, seeds)
+        move = kmeans.move_centroids(found, centroids)
+    else:
+        found, moved, weights = _take_batches(given, state, batch, seeds, label, shown)
+        move, weights = kmeans.seed_again(found, moved, weights)
+    _check_spares(given, found, move)
+    told = _describe(found, move, centroids)
+    return _State(move.codebook, weights, [*history, told])
+
+
+def _take_batches(
+    given: Descriptors,
+    state: _State,
+    batch: int,
+    seeds: tuple[int, int],
+    label: str,
+    shown: bool,
+) -> tuple[kmeans.ClusterSums, Float32[np.ndarray, "K D"], Int64[np.ndarray, " K"]]:
+    """(what all batches of an iteration gave, centroids, weights)."""
+    total, centroids, weights = None, state.centroids, state.weights
+    count = -(-DRAWN_PER_WORD * len(centroids) // batch)
+    with progress.track(label, count, shown=shown) as advance:
+        for number in range(count):
+            rng = np.random.default_rng([*seeds, number])
+            rows = np.sort(rng.choice(given.total, batch, replace=False))
+            parts = np.split(rows, range(CHUNK, batch, CHUNK))
+            chunks = (gather(given, part) for part in parts)
+            found = _sum(chunks, centroids, (*seeds, number))
+            centroids, weights = kmeans.average_in(found, centroids, weights)
+            total = found if total is None else kmeans.add_sums(total, found)
+            advance()
+    return total, centroids, weights
+
+
+def _sum(
+    chunks: Iterable[Float32[np.ndarray, "N D"]],
+    centroids: Float32[np.ndarray, "K D"],
+    seeds: tuple[int, ...],
 ) -> kmeans.ClusterSums:
+    """What chunks of descriptors give together."""
     total = None
-    for number, chunk in enumerate(read_chunks(given, label, shown)):
+    for number, chunk in enumerate(chunks):
         rng = np.random.default_rng([*seeds, number])
         found = kmeans.lloyd_pass(chunk, centroids, rng)
         total = found if total is None else kmeans.add_sums(total, found)

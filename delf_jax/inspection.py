@@ -187,11 +187,14 @@ def _tell_store(folder: pathlib.Path) -> Iterator[str]:
     yield f"images: {len(found)}, failed: {len(found.failed)}, bytes: {size:,}"
     yield from _tell_fields({n: found.manifest[n] for n in ("model", "settings")})
     if len(found):  # All of its images were extracted alike.
-        local, global_descriptor, _ = found[0]
+        local, global_descriptor, _, regions = found[0]
         if local is not None:
             count = sum(len(image.local.scales) for image in found)
             depth = local.descriptors.shape[1]
             yield f"local features: {count}, {depth} dimensions"
+        if regions is not None:
+            boxes = sum(len(image.regions.counts) - 1 for image in found)
+            yield f"boxes: {boxes}, beside the whole images"
         if global_descriptor is not None:
             yield f"global descriptors: {len(global_descriptor)} dimensions"
     for id, reason in list(found.failed.items())[:_SHOWN_FAILURES]:

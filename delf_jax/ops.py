@@ -21,6 +21,15 @@ class LocalFeatures(NamedTuple):
     attention: Float[Array, "N"] | Float[np.ndarray, "N"]
 
 
+class Regions(NamedTuple):
+    """Parts of an image that local features were taken from, one after the other."""
+
+    boxes: Float[np.ndarray, "R 4"]
+    """(y_min, x_min, y_max, x_max) in pixels; the first is the whole image"""
+    counts: Int[np.ndarray, "R"]
+    """local features of each"""
+
+
 class Features(NamedTuple):
     """What one image gives; None for a branch that was not asked for."""
 
@@ -28,6 +37,8 @@ class Features(NamedTuple):
     global_descriptor: Float[Array, "G"] | Float[np.ndarray, "G"] | None
     image_size: tuple[int, int]
     """(height, width) of the original image"""
+    regions: Regions | None = None
+    """whose local features follow each other; None: all are of the whole image"""
 
 
 def l2_normalize(

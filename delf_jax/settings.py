@@ -58,6 +58,10 @@ class ExtractionSettings(NamedTuple):
     """what R, G and B are divided by after that"""
     resize: str = "half_pixel"
     """how pyramid levels are sampled; "legacy": at corners, as TensorFlow 1 did"""
+    box_threshold: float = 0.1
+    """least score of a box whose features are extracted, too (extract --boxes)"""
+    max_boxes: int | None = None
+    """of an image, those with the highest scores; None: no bound"""
     max_pixels: int = MAX_PIXELS
     """larger images are refused before they are decoded"""
     grid: int = 64
@@ -70,7 +74,10 @@ PCA_FIELDS = ("pca", "global_pca")
 # They decide how fast a result comes, not what it is.
 WITHOUT_EFFECT = ("grid", "batch_size", "max_pixels")
 # Described where they differ from the default: stores that are older keep their key.
-ADDED = ("global_pca", "pixel_mean", "pixel_std", "resize")
+ADDED = (
+    *("global_pca", "pixel_mean", "pixel_std", "resize"),
+    *("box_threshold", "max_boxes"),
+)
 
 
 def settings_for(model: Any, **overrides: Any) -> ExtractionSettings:
@@ -149,6 +156,7 @@ def _check(settings: ExtractionSettings) -> None:
         "max_image_size": settings.max_image_size is None
         or settings.max_image_size > 0,
         "min_image_size": (settings.min_image_size or 0) >= 0,
+        "max_boxes": settings.max_boxes is None or settings.max_boxes >= 0,
         "max_pixels": settings.max_pixels > 0,
         "max_features": settings.max_features >= 0,
         "nms_iou": 0 <= settings.nms_iou <= 1,

@@ -2,8 +2,10 @@
 
 Arrays hold one row per image (`offsets`, `image_sizes`, `global_descriptors`) or per
 local feature (`locations`, `scales`, `attention`, `descriptors`); features of image i
-are rows offsets[i] to offsets[i + 1]. The metadata hold a list of records, one for each
-image that was extracted, that failed or that was removed.
+are rows offsets[i] to offsets[i + 1]. Where features were extracted of boxes, too, one
+row per region is in `region_boxes` and `region_counts`, those of image i are rows
+region_offsets[i] to region_offsets[i + 1]. The metadata hold a list of records, one for
+each image that was extracted, that failed or that was removed.
 """
 
 import json
@@ -16,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from delf_jax.files import InputError, atomic_write
-from delf_jax.ops import Features, LocalFeatures
+from delf_jax.ops import Features, LocalFeatures, Regions
 
 FORMAT = 1
 SUFFIX = ".safetensors"
@@ -116,8 +118,13 @@ def read_features(shard: Shard, row: int) -> Features:
     descriptor = None
     if "global_descriptors" in arrays:
         descriptor = arrays["global_descriptors"][row]
+    regions = None
+    if "region_offsets" in arrays:
+        start, end = arrays["region_offsets"][row : row + 2].tolist()
+        parts = (arrays[f"region_{name}"][start:end] for name in Regions._fields)
+        regions = Regions(*parts)
     height, width = arrays["image_sizes"][row].tolist()
-    return Features(local, descriptor, (height, width))
+    return Features(local, descriptor, (height, width), regions)
 
 
 def _columns(features: Sequence[Features]) -> Mapping[str, tuple]:
@@ -141,9 +148,20 @@ def _columns(features: Sequence[Features]) -> Mapping[str, tuple]:
             chunks[name] = [
                 np.asarray(getattr(image.local, name), np.float32) for image in features
             ]
+    if features[0].regions is not None:
+        chunks |= _region_columns([image.regions for image in features])
     return {
         name: (parts[0].dtype, (sum(map(len, parts)), *parts[0].shape[1:]), parts)
         for name, parts in chunks.items()
+    }
+
+
+def _region_columns(regions: Sequence[Regions]) -> dict[str, list[np.ndarray]]:
+    counts = [len(each.counts) for each in regions]
+    return {
+        "region_offsets": [np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)],
+        "region_boxes": [np.asarray(each.boxes, np.float32) for each in regions],
+        "region_counts": [np.asarray(each.counts, np.int32) for each in regions],
     }
 
 

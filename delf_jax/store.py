@@ -25,6 +25,8 @@ from delf_jax.extraction import extract_features
 from delf_jax.files import InputError, sha256_of
 from delf_jax.images import find_images
 from delf_jax.ops import Features
+from delf_jax.region_boxes import RegionBoxes, boxes_of
+from delf_jax.regions import extract_regions
 from delf_jax.settings import ExtractionSettings, describe_settings
 from delf_jax.shards import FORMAT, Record
 from delf_jax.store_files import Place
@@ -162,6 +164,7 @@ def extract_to_store(
     model: Model,
     settings: ExtractionSettings,
     *,
+    boxes: RegionBoxes | None = None,
     part: tuple[int, int] | None = None,
     prune: bool = False,
     shown: bool = True,
@@ -170,7 +173,8 @@ def extract_to_store(
     """Brings a store up to date with (id, path) of images, and says what was done.
 
     Images whose file is as it was are not extracted again, unless the model or a
-    setting is another; those that failed are tried again. With part (i, n), every n-th
+    setting is another; those that failed are tried again. boxes: of the images, whose
+    features are extracted, too; where they change, again. With part (i, n), every n-th
     image: n processes side by side give the store that one would; by default a process
     takes its part under jax.distributed, else all. prune: forget images that are not
     among those given. shown: report progress. However it ends, what was finished is
@@ -178,8 +182,9 @@ def extract_to_store(
     """
     out = pathlib.Path(out)
     part = part or (jax.process_index(), jax.process_count())
-    key = store_key(model, settings)
-    if store_files.begin(out, _manifest(key, model, settings)) and shown:
+    manifest = _manifest(model, settings, boxes is not None)
+    key = manifest["key"]
+    if store_files.begin(out, manifest) and shown:
         print(f"{out}: was made by another model or other settings; all is made anew")
     shards, damaged = store_files.open_sound(out, key)
     known = store_files.current_records(shards)
@@ -193,12 +198,16 @@ def extract_to_store(
     todo = []
     for id, path in mine:
         record = _look_at(path, Record(id, writer.sequence, "extracted"))
-        if id not in known or _is_changed(path, known[id].record, record):
+        if (
+            id not in known
+            or _is_changed(path, known[id].record, record)
+            or _has_other_boxes(known[id], boxes, settings)
+        ):
             todo.append((record, path))
     failed = {}
     try:
         with progress.track("extract", len(todo), shown=shown) as advance:
-            for record, features in _extract(todo, model, settings, threads):
+            for record, features in _extract(todo, model, settings, boxes, threads):
                 if features is None:
                     failed[record.id] = record.reason
                 writer.add(record, features)
@@ -226,18 +235,24 @@ def remove_from_store(path: str | os.PathLike, ids: Iterable[str]) -> None:
     store_files.finish(store.path, writer, alone=True)
 
 
-def store_key(model: Model, settings: ExtractionSettings) -> str:
+def store_key(
+    model: Model, settings: ExtractionSettings, with_boxes: bool = False
+) -> str:
     """What features depend on beside the image, as a short hex string."""
     made_by = [FORMAT, model.fingerprint, describe_settings(settings)]
+    made_by += ["boxes"] if with_boxes else []
     return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
 
 
-def _manifest(key: str, model: Model, settings: ExtractionSettings) -> dict[str, Any]:
+def _manifest(
+    model: Model, settings: ExtractionSettings, with_boxes: bool
+) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "key": key,
+        "key": store_key(model, settings, with_boxes),
         "model": {"name": model.name, "fingerprint": model.fingerprint},
         "settings": describe_settings(settings),
+        **({"with_boxes": True} if with_boxes else {}),
         "images": 0,
         "failed": {},
     }
@@ -247,16 +262,35 @@ def _extract(
     todo: Sequence[tuple[Record, pathlib.Path]],
     model: Model,
     settings: ExtractionSettings,
+    boxes: RegionBoxes | None,
     threads: int | None,
 ) -> Iterator[tuple[Record, Features | None]]:
     """Records with their features, or with the reason why there are none."""
-    paths = (path for _, path in todo)
-    results = extract_features(model, paths, settings, threads=threads)
+    if boxes is None:
+        paths = (path for _, path in todo)
+        results = extract_features(model, paths, settings, threads=threads)
+    else:
+        found = [(record.id, path) for record, path in todo]
+        results = extract_regions(model, found, settings, boxes, threads=threads)
     for (record, path), result in zip(todo, results, strict=True):
         if isinstance(result, InputError):
             yield record._replace(outcome="failed", reason=str(result)), None
         else:
             yield record._replace(sha256=_digest(path, record)), result
+
+
+def _has_other_boxes(
+    place: store_files.Place, boxes: RegionBoxes | None, settings: ExtractionSettings
+) -> bool:
+    """Whether the features of an image are not those of its boxes of now."""
+    if boxes is None or not place.extracted:
+        return False
+    features = place.features()
+    try:
+        now = boxes_of(boxes, place.record.id, features.image_size, settings)
+    except InputError:  # It is told when the image is extracted.
+        return True
+    return not np.array_equal(features.regions.boxes[1:], now)
 
 
 def _look_at(path: pathlib.Path, record: Record) -> Record:

@@ -52,8 +52,9 @@ class Place(NamedTuple):
         """What the features of this image take, about."""
         if not self.extracted:
             return 0
-        local, descriptor, _ = self.features()
+        local, descriptor, _, regions = self.features()
         arrays = [*(local or ()), *(() if descriptor is None else (descriptor,))]
+        arrays += regions or ()
         return sum(array.nbytes for array in arrays)
 
 

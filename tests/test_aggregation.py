@@ -58,10 +58,35 @@ def test_words_are_the_nearest_in_float64(rng, words, assignments):
     )
 
 
-def test_all_words_can_be_asked_for(rng):
-    descriptors, codebook = draw(rng, 20, 9)
-    found = ag.assign_words(descriptors, codebook, 9)
-    np.testing.assert_array_equal(found, naive_words(descriptors, codebook, 9))
+@pytest.mark.parametrize("words", [9, 31, 32, 33, 65, 300])
+def test_all_words_can_be_asked_for(rng, words):
+    descriptors, codebook = draw(rng, 20, words)
+    for count in {words // 2, words - 1, words}:
+        found = ag.assign_words(descriptors, codebook, count)
+        np.testing.assert_array_equal(found, naive_words(descriptors, codebook, count))
+
+
+def test_the_nearest_words_may_all_be_in_one_group(rng):
+    descriptors, codebook = draw(rng, 40, 600)
+    # Of 64 words in a row 40 are near all descriptors.
+    codebook[70:110] = 1e-3 * rng.normal(size=(40, 12)) + descriptors.mean(axis=0)
+    codebook[:70] += 50
+    codebook[110:] += 50
+    found = ag.assign_words(descriptors, codebook, 7)
+    assert found.min() >= 70 and found.max() < 110
+    # As exact as float32 is: the distances are those of the nearest.
+    x, c = descriptors.astype(np.float64), codebook.astype(np.float64)
+    squares = ((x[:, None] - c[None]) ** 2).sum(axis=2)
+    expected = np.sort(squares, axis=1)[:, :7]
+    found = np.take_along_axis(squares, found, axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_descriptors_that_are_no_numbers_have_some_words(rng):
+    descriptors, codebook = draw(rng, 5, 300)
+    descriptors[2] = np.nan
+    found = ag.assign_words(descriptors, codebook, 3)
+    assert (found >= 0).all() and (found < 300).all()
 
 
 def test_of_equal_words_the_lower_id_is_taken(rng):

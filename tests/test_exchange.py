@@ -12,7 +12,8 @@ from delf_jax import exchange, search, store, store_files, weights
 from delf_jax.exchange import read_files, write_files
 from delf_jax.files import InputError, write_json
 from delf_jax.formats import datum, delf_features
-from delf_jax.ops import Features, LocalFeatures
+from delf_jax.formats.index_mapping import read_index_mapping
+from delf_jax.ops import Features, LocalFeatures, Regions
 from delf_jax.settings import ExtractionSettings
 from delf_jax.shards import FORMAT, Record
 
@@ -269,3 +270,41 @@ def test_features_from_files_are_not_searched_with_a_model(tmp_path, tiny_model)
     index, model = search.open_index(tmp_path / "index"), weights.load_model(tiny_model)
     with pytest.raises(InputError, match=r"holds features from files \(delf files\)"):
         next(search.search(index, [], model, ExtractionSettings()))
+
+
+def test_features_of_boxes_become_files_of_their_own(tmp_path, rng):
+    boxes = np.float32([[0, 0, 40, 60], [5, 10, 30, 40], [0, 20, 20, 60]])
+    local = LocalFeatures(
+        *(rng.normal(size=s).astype(np.float32) for s in ((7, 2), 7, (7, 6), 7))
+    )
+    regions = Regions(boxes, np.array([4, 3, 0], np.int32))
+    features = Features(local, np.ones(4, np.float32), (40, 60), regions)
+    manifest = {"format": FORMAT, "key": "k", "with_boxes": True, "settings": {}}
+    store_files.begin(tmp_path / "store", manifest | {"model": {"name": "drawn"}})
+    writer = store_files.Writer(tmp_path / "store", "k", [])
+    for id in ("a/x.jpg", "b.jpg"):
+        writer.add(Record(id, 1, "extracted"), features)
+    writer.flush()
+    store_files.finish(tmp_path / "store", writer, alone=True)
+    report = write_files(tmp_path / "store", tmp_path / "out", "delg", shown=False)
+    assert report.extracted == 2
+    mapping = read_index_mapping(tmp_path / "out" / "index_mapping.csv")
+    rows = [("a/x", 0, -1), ("a/x_0", 0, 0), ("a/x_1", 0, 1)]
+    assert [tuple(row) for row in mapping[:3]] == rows and len(mapping) == 6
+    crop = delf_features.read_delf_features(tmp_path / "out" / "a" / "x_0.delg_local")
+    expected = local.locations[4:] - np.float32([[5, 10]])
+    np.testing.assert_array_equal(crop.locations, expected)
+    np.testing.assert_array_equal(crop.descriptors, local.descriptors[4:])
+    empty = delf_features.read_delf_features(tmp_path / "out" / "b_1.delg_local")
+    assert len(empty.scales) == 0
+    assert len(list((tmp_path / "out").rglob("*.delg_global"))) == 2
+
+    ids = ["b.jpg", "b_1.jpg"]
+    store_files.begin(tmp_path / "clash", manifest | {"model": {"name": "drawn"}})
+    writer = store_files.Writer(tmp_path / "clash", "k", [])
+    for id in ids:
+        writer.add(Record(id, 1, "extracted"), features)
+    writer.flush()
+    store_files.finish(tmp_path / "clash", writer, alone=True)
+    with pytest.raises(InputError, match="a box of image b and image b_1 would share"):
+        write_files(tmp_path / "clash", tmp_path / "o", "delg", shown=False)

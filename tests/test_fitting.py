@@ -1,11 +1,9 @@
-import json
-
 import numpy as np
 import pytest
 from test_exchange import make_store
 
-from delf_jax import cli, codebooks, extraction_config, fitting, store_files
-from delf_jax.descriptors import open_descriptors
+from delf_jax import cli, codebooks, fitting, store_files
+from delf_jax.descriptors import gather, open_descriptors
 from delf_jax.files import InputError
 from delf_jax.ops import Features, LocalFeatures
 from delf_jax.retrieval import kmeans
@@ -117,7 +115,7 @@ def test_what_was_left_by_other_options_or_is_damaged_is_not_used(clustered, tmp
     fit(store, tmp_path / "old", iterations=2, seed=5)
     codebooks.write_tensors(
         tmp_path / "old" / codebooks.UNFINISHED,
-        {"centroids": np.zeros((10, 6), np.float32)},
+        {"centroids": np.zeros((10, 6), np.float32), "weights": np.zeros(10, int)},
         {"key": expected.info["key"], "history": [{"moved": 0}], "sha256": ""},
     )
     found = fit(store, tmp_path / "old", iterations=2)
@@ -132,6 +130,94 @@ def test_a_finished_fit_goes_on_with_more_iterations(clustered, tmp_path):
     np.testing.assert_array_equal(further.centroids, whole.centroids)
     fewer = fit(store, tmp_path / "a", iterations=2)
     assert len(fewer.info["history"]) == 2
+
+
+def naive_mini_batches(given, centroids, batch, seed, iterations):
+    """One descriptor after the other, as [Sculley] has it, in float64."""
+    centroids = centroids.astype(np.float64)
+    weights = np.zeros(len(centroids))
+    per_iteration = -(-fitting.DRAWN_PER_WORD * len(centroids) // batch)
+    for iteration in range(1, iterations + 1):
+        for number in range(per_iteration):
+            rng = np.random.default_rng([seed, iteration, number])
+            rows = np.sort(rng.choice(given.total, batch, replace=False))
+            x = gather(given, rows).astype(np.float64)
+            distances = ((x[:, None] - centroids[None]) ** 2).sum(axis=2)
+            for row, word in zip(x, distances.argmin(axis=1), strict=True):
+                weights[word] += 1
+                centroids[word] += (row - centroids[word]) / weights[word]
+    return centroids
+
+
+@pytest.mark.parametrize("chunk", [7, 10_000])
+def test_mini_batches_are_what_sculleys_steps_give(
+    clustered, tmp_path, monkeypatch, chunk
+):
+    store, _ = clustered
+    monkeypatch.setattr(fitting, "CHUNK", chunk)
+    found = fit(store, tmp_path / "a", words=4, iterations=3, batch=25, seed=3)
+    given = open_descriptors(store)
+    start = fitting._start(given, 4, "sample", np.random.default_rng([3, 0]))
+    expected = naive_mini_batches(given, start, 25, 3, 3)
+    np.testing.assert_allclose(found.centroids, expected, rtol=1e-4, atol=1e-5)
+    assert found.info["batch"] == 25 and len(found.info["history"]) == 3
+    assert found.info["history"][0]["empty"] == 0
+
+
+def test_mini_batches_come_close_to_full_passes(clustered, tmp_path):
+    store, x = clustered
+    distances = []
+    for name, batch in (("full", None), ("batches", 60)):
+        options = {"start": "kmeans++", "iterations": 8, "seed": 1, "batch": batch}
+        centroids = fit(store, tmp_path / name, **options).centroids
+        squares = ((x[:, None] - centroids[None]) ** 2).sum(axis=2)
+        distances.append(squares.min(axis=1).mean())
+    assert distances[1] < 1.05 * distances[0]
+
+
+def test_interrupted_mini_batches_go_on_to_the_same_bytes(
+    clustered, tmp_path, monkeypatch
+):
+    store, _ = clustered
+    options = {"iterations": 4, "batch": 50}
+    fit(store, tmp_path / "whole", **options)
+    batches = []
+
+    def interrupted(*arguments, real=kmeans.average_in):
+        batches.append(1)
+        if len(batches) == 5:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(kmeans, "average_in", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(store, tmp_path / "torn", **options)
+    assert (tmp_path / "torn" / codebooks.UNFINISHED).exists()
+    fit(store, tmp_path / "torn", **options)
+    # Two batches an iteration: the third was begun, and is done again.
+    assert len(batches) == 5 + 4
+    whole, torn = (tmp_path / n / codebooks.TENSORS for n in ("whole", "torn"))
+    assert whole.read_bytes() == torn.read_bytes()
+    # Without weights more iterations start anew, and give the same as if at once.
+    further = fit(store, tmp_path / "torn", iterations=5, batch=50)
+    at_once = fit(store, tmp_path / "other", iterations=5, batch=50)
+    np.testing.assert_array_equal(further.centroids, at_once.centroids)
+
+
+def test_empty_words_of_mini_batches_are_seeded_again(tmp_path, rng, capsys):
+    x = rng.normal(size=(100, 4)).astype(np.float32)
+    x[:50] = x[0]
+    store = write_store(tmp_path / "store", [x])
+    options = {"words": 20, "iterations": 12, "batch": 40, "shown": True}
+    history = fit(store, tmp_path / "a", **options).info["history"]
+    assert history[0]["empty"] == history[0]["reseeded"] > 0
+    # A word of a single descriptor is empty where this one is not drawn.
+    assert history[-1]["empty"] <= 2 < history[0]["empty"]
+    assert "empty words seeded again" in capsys.readouterr().out
+    same = np.repeat(np.eye(4, dtype=np.float32)[:3], 30, axis=0)
+    store = write_store(tmp_path / "same", [same])
+    with pytest.raises(InputError, match="only 3 of 10 words have any"):
+        fit(store, tmp_path / "b", batch=30)
 
 
 def test_empty_words_are_seeded_again_and_told(tmp_path, rng, capsys):
@@ -175,6 +261,8 @@ def test_a_collapse_to_fewer_than_half_of_the_words_is_an_error(
         ({"words": 601}, "600 local descriptors, too few for 601 words"),
         ({"words": 0}, "use positive numbers"),
         ({"iterations": 0}, "use positive numbers"),
+        ({"batch": 601}, "draw 1 to 600 descriptors"),
+        ({"batch": 0}, "--batch=0: draw 1 to 600"),
         ({"start": "luck"}, "use one of sample, kmeans"),
     ],
 )
@@ -189,62 +277,20 @@ def test_a_start_that_takes_too_long_is_refused(clustered, tmp_path, monkeypatch
         fit(clustered[0], tmp_path / "a", start="kmeans++")
 
 
-@pytest.mark.parametrize("whiten", [False, True])
-def test_a_pca_is_read_by_extraction(clustered, tmp_path, whiten):
-    store, x = clustered
-    chosen = fitting.fit_pca(
-        store, tmp_path / "pca", dimension=3, whiten=whiten, shown=False
-    )
-    lines = [f"--config.extraction.pca.{n}={v}" for n, v in chosen.items()]
-    config, _ = extraction_config.read_extraction_config(None, lines)
-    pca = extraction_config.chosen_settings(config)["pca"]
-    values, vectors = np.linalg.eigh(np.cov(x.T.astype(float), bias=True))
-    np.testing.assert_allclose(pca.mean, x.mean(axis=0), atol=1e-5)
-    cosines = np.sum(pca.projection * vectors.T[::-1][:3], axis=1)
-    np.testing.assert_allclose(np.abs(cosines), 1, atol=1e-5)
-    if whiten:
-        np.testing.assert_allclose(pca.variances, values[::-1][:3], rtol=1e-5)
-    else:
-        assert pca.variances is None
-    info = json.loads((tmp_path / "pca" / "pca.json").read_text())
-    share = values[-3:].sum() / values.sum()
-    assert info["explained_variance"] == pytest.approx(share)
-    assert info["model"]["fingerprint"] == "f" * 64
-
-
-def test_a_pca_that_cannot_be_is_refused(clustered, tmp_path, rng):
-    out = tmp_path / "pca"
-    with pytest.raises(InputError, match="--dimension=7: the descriptors .* have 6"):
-        fitting.fit_pca(clustered[0], out, dimension=7, shown=False)
-    flat = rng.normal(size=(50, 2)) @ rng.normal(size=(2, 4))
-    flat = write_store(tmp_path / "flat", [flat.astype(np.float32)])
-    with pytest.raises(InputError, match="do not vary in 3 directions"):
-        fitting.fit_pca(flat, out, dimension=3, whiten=True, shown=False)
-    none = write_store(tmp_path / "none", [np.zeros((0, 4), np.float32)])
-    with pytest.raises(InputError, match="no local descriptors to fit"):
-        fitting.fit_pca(none, out, dimension=3, shown=False)
-    settings = {"pca": "abc"}
-    projected = write_store(tmp_path / "projected", [np.eye(4, dtype="f4")], settings)
-    with pytest.raises(InputError, match="are projected already"):
-        fitting.fit_pca(projected, out, dimension=3, shown=False)
-
-
-def test_commands_fit_both(clustered, tmp_path, capsys):
+def test_a_command_fits_a_codebook(clustered, tmp_path, capsys):
     store, _ = clustered
     out = tmp_path / "codebook"
     options = ["--words=10", "--iterations=2", "--start=kmeans++", "--seed=4"]
+    options += ["--batch=50"]
     assert cli.main(["fit", "codebook", str(store), f"--out={out}", *options]) == 0
     said = capsys.readouterr().out
     assert "k-means 2 of 2: mean squared distance" in said
     assert "10 words of 6 dimensions, from 600 descriptors of 20 images" in said
-    expected = fit(store, tmp_path / "b", iterations=2, start="kmeans++", seed=4)
+    expected = fit(
+        store, tmp_path / "b", iterations=2, start="kmeans++", seed=4, batch=50
+    )
     found = codebooks.load_codebook(out)
     np.testing.assert_array_equal(found.centroids, expected.centroids)
-    options = [str(store), f"--out={tmp_path / 'pca'}", "--dimension=2", "--whiten"]
-    assert cli.main(["fit", "pca", *options]) == 0
-    said = capsys.readouterr().out
-    assert f"--config.extraction.pca.mean={tmp_path / 'pca' / 'mean.datum'}" in said
-    assert "--config.extraction.pca.use_whitening=true" in said
 
 
 def test_commands_tell_what_is_wrong(tmp_path, capsys):

@@ -103,6 +103,31 @@ def test_an_empty_cluster_takes_a_descriptor_far_from_its_centroid(rng):
     np.testing.assert_array_equal(move.codebook[1:], [[9, 9], [700, 0]])
 
 
+def test_centroids_of_batches_are_the_means_of_all_they_have_seen(rng):
+    x = draw(rng)
+    codebook, weights = kmeans.sampled_start(x, 9, rng), np.zeros(9, np.int64)
+    expected, counts = codebook.astype(np.float64), np.zeros(9)
+    for batch in np.split(x, 5):
+        found = kmeans.lloyd_pass(batch, codebook, rng)
+        words = ((batch[:, None] - codebook[None]) ** 2).sum(axis=2).argmin(axis=1)
+        for row, word in zip(batch.astype(np.float64), words, strict=True):
+            counts[word] += 1
+            expected[word] += (row - expected[word]) / counts[word]
+        codebook, weights = kmeans.average_in(found, codebook, weights)
+    np.testing.assert_array_equal(weights, counts)
+    np.testing.assert_allclose(codebook, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_centroid_that_is_seeded_again_is_the_mean_of_one(rng):
+    x = np.concatenate([np.zeros((50, 2)), np.full((1, 2), 9)]).astype(np.float32)
+    codebook = np.float32([[0, 0], [500, 500], [700, 0]])
+    found = kmeans.lloyd_pass(x, codebook, rng)
+    move, weights = kmeans.seed_again(found, codebook, np.array([70, 80, 90]))
+    assert (move.empty, move.reseeded) == (2, 1)
+    np.testing.assert_array_equal(move.codebook, [[0, 0], [9, 9], [700, 0]])
+    assert weights.tolist() == [70, 1, 90]
+
+
 def test_spares_are_bounded(rng, monkeypatch):
     monkeypatch.setattr(kmeans, "SPARES", 20)
     x = draw(rng)

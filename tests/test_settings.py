@@ -127,6 +127,8 @@ def test_the_description_changes_with_whatever_changes_the_result():
         "pixel_mean": (0.0, 0.0, 0.0),
         "pixel_std": (1.0, 1.0, 1.0),
         "resize": "legacy",
+        "box_threshold": 0.5,
+        "max_boxes": 3,
     }
     assert set(changes) | set(WITHOUT_EFFECT) == set(ExtractionSettings._fields)
     plain = json.dumps(describe_settings(ExtractionSettings()))

@@ -254,13 +254,17 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
 def add_fit_options(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     codebook = kinds.add_parser("codebook", help="visual words, by k-means")
-    pca = kinds.add_parser("pca", help="a projection of local descriptors")
-    for kind in (codebook, pca):
+    pca = kinds.add_parser("pca", help="a projection of descriptors")
+    learned = kinds.add_parser(
+        "whitening", help="a projection of global descriptors, from matching pairs"
+    )
+    for kind in (codebook, pca, learned):
         kind.add_argument("store", metavar="STORE", help="folder of a feature store")
         shared.add_out(kind, "folder to write to", required=True)
     for name, default, meaning in (
         ("words", None, "visual words (1024, or as --config says)"),
-        ("iterations", 20, "passes over the store at most (20)"),
+        ("iterations", 20, "passes over the store, or over as many batches (20)"),
+        ("batch", None, "draw so many at a time; without it all descriptors are taken"),
         ("seed", 0, "of all that is drawn (0)"),
     ):
         codebook.add_argument(
@@ -278,6 +282,16 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
     pca.add_argument(
         "--dimension", type=int, required=True, metavar="N", help="components kept"
     )
+    shared.add_choice(pca, "of", ("local", "global"), "descriptors: ", default="local")
+    learned.add_argument(
+        "--pairs",
+        metavar="FILE",
+        help="images that match: a CSV of query,positive, or a .pkl of SfM-120k "
+        "(default: those of one folder match)",
+    )
+    learned.add_argument(
+        "--dimension", type=int, metavar="N", help="components kept (all)"
+    )
     pca.add_argument(
         "--whiten", action="store_true", help="components get unit variance"
     )
@@ -285,22 +299,16 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
 
 def run_fit(options: argparse.Namespace) -> int:
     shared.prepare_jax()
+    if options.kind != "codebook":
+        return _fit_projection(options)
     from delf_jax import fitting
 
     given = {"store": options.store, "out": options.out}
-    if options.kind == "pca":
-        chosen = fitting.fit_pca(
-            **given, dimension=options.dimension, whiten=options.whiten
-        )
-        print(f"{options.out}: {options.dimension} components; to extract with them:")
-        print(
-            *(f"  --config.extraction.pca.{n}={v}" for n, v in chosen.items()), sep="\n"
-        )
-        return 0
     codebook = fitting.fit_codebook(
         **given,
         words=_words(options),
         iterations=options.iterations,
+        batch=options.batch,
         seed=options.seed,
         start=options.start,
     )
@@ -310,6 +318,27 @@ def run_fit(options: argparse.Namespace) -> int:
         f"{info['descriptors']} descriptors of {info['images']} images in "
         f"{info['iterations']} iterations"
     )
+    return 0
+
+
+def _fit_projection(options: argparse.Namespace) -> int:
+    from delf_jax import image_pairs, projections
+
+    if options.kind == "pca":
+        chosen = projections.fit_pca(
+            *(options.store, options.out),
+            dimension=options.dimension,
+            of=options.of,
+            whiten=options.whiten,
+        )
+    else:
+        pairs = image_pairs.read_pairs(options.pairs) if options.pairs else None
+        chosen = projections.fit_whitening(
+            options.store, pairs, options.out, dimension=options.dimension
+        )
+    print(projections.describe(options.out))
+    print("to extract with them:")
+    print(*(f"  --config.{name}={value}" for name, value in chosen.items()), sep="\n")
     return 0
 
 

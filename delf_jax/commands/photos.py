@@ -47,18 +47,28 @@ def run_match(options: argparse.Namespace) -> int:
 def add_extract_options(parser: argparse.ArgumentParser) -> None:
     shared.add_paths(parser, "images, or folders of images")
     shared.add_out(parser, "folder of the feature store", required=True)
+    parser.add_argument(
+        "--boxes",
+        metavar="FILE",
+        help="features of boxes, too: a CSV of image,y_min,x_min,y_max,x_max[,score] "
+        "in pixels, or a folder of .boxes files",
+    )
     shared.add_part(parser)
     shared.add_config(parser)
     shared.add_model(parser)
 
 
 def run_extract(options: argparse.Namespace) -> int:
-    from delf_jax import store
+    from delf_jax import region_boxes, store
 
     found = store.find_images(options.paths)
+    boxes = None
+    if options.boxes:
+        boxes = region_boxes.open_boxes(options.boxes)
+        print(region_boxes.tell_coverage(boxes, [id for id, _ in found]))
     model, settings = shared.model_and_settings(options)
     report = store.extract_to_store(
-        found, options.out, model, settings, part=options.part
+        found, options.out, model, settings, boxes=boxes, part=options.part
     )
     return shared.tell_report(report, options.out)
 

@@ -78,7 +78,7 @@ def model_and_settings(options: argparse.Namespace) -> tuple[Any, Any]:
     prepare_jax()
     from delf_jax import settings, weights
 
-    folder, chosen = options.model, {}
+    folder, chosen, config = options.model, {}, None
     if options.rest or getattr(options, "config", None):
         from delf_jax import extraction_config
 
@@ -89,6 +89,8 @@ def model_and_settings(options: argparse.Namespace) -> tuple[Any, Any]:
         folder = folder or extraction_config.model_folder(config)
         chosen = extraction_config.chosen_settings(config)
     model = weights.load_model(folder)
+    if config is not None:
+        extraction_config.check_projections(config, model)
     return model, settings.settings_for(model, **chosen)
 
 

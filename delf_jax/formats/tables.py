@@ -52,8 +52,8 @@ def read_header(path: str | os.PathLike) -> list[str]:
 def read_rows(path: str | os.PathLike, kind: type[Row]) -> Iterator[Row]:
     """The rows as tuples of `kind`, whose fields are columns, in any order, of a CSV.
 
-    Fields are str, int, or tuple[str, ...], separated by blanks. Other columns and
-    blank lines are skipped. InputError names file, line and field.
+    Fields are str, int, float, or tuple[str, ...], separated by blanks. Other columns
+    and blank lines are skipped. InputError names file, line and field.
     """
     parsers = [_PARSERS[hint] for hint in get_type_hints(kind).values()]
     header = read_header(path)
@@ -93,6 +93,7 @@ def _words(text: str) -> tuple[str, ...]:
 _PARSERS: dict[Any, Callable[[str], Any]] = {
     str: str,
     int: int,
+    float: float,
     tuple[str, ...]: _words,
 }
 

@@ -16,11 +16,18 @@ from jax import Array, lax
 from jaxtyping import Float, Float32, Int, Int32, UInt8
 
 # Words compared at a time: with 1024 descriptors their scores take 1 MB, which stays in
-# the cache. 512 and 1024 are a tenth slower on a CPU.
+# the cache.
 _BLOCK = 256
+# Of a group of words in a row the best score alone is kept; of the best groups the
+# words are compared again. There are about so many groups, each of 4 to 32 words, a
+# power of two: of 65,536 words groups of 16 make the first part longer, of 64 the
+# second.
+_GROUPS, _SMALLEST_GROUP, _LARGEST_GROUP = 1024, 4, 32
+# Words compared again at a time: 2 MB stay in the cache.
+_AGAIN = 4096
 # Descriptors assigned at a time, so that memory is bounded; fewer are padded to a power
 # of two or a multiple of 256, so that images share a handful of compiled programs.
-_ROWS, _SMALLEST_BUCKET, _BUCKET = 4096, 64, 256
+_ROWS, _SMALLEST_BUCKET, _BUCKET = 1024, 64, 256
 # Of the released code: norms are at least the root of the first; words whose residual
 # is not longer than the second are dropped.
 _EPSILON, _SHORTEST = 1e-12, 1e-6
@@ -46,12 +53,19 @@ def assign_words(
     codebook has fewer than `assignments` words or another dimension.
     """
     _check_codebook(descriptors, codebook, assignments)
-    parts = [
-        _nearest_words(_pad(part), codebook, assignments=assignments)[: len(part)]
-        for part in _chunks(np.ascontiguousarray(descriptors, np.float32))
-    ]
-    parts = [np.asarray(part) for part in parts]
-    return np.concatenate([np.zeros((0, assignments), np.int32), *parts])
+    parts = [np.zeros((0, assignments), np.int32)]
+    centroids = np.asarray(codebook, np.float32)
+    size = max(1, len(codebook) // _GROUPS)
+    size = 1 << min(max(size, _SMALLEST_GROUP), _LARGEST_GROUP).bit_length() - 1
+    for part in _chunks(np.ascontiguousarray(descriptors, np.float32)):
+        found = _best_groups(_pad(part), codebook, count=assignments, size=size)
+        groups, halves = map(np.asarray, found)
+        step = max(1, _AGAIN // (groups.shape[1] * size))
+        for start in range(0, len(part), step):
+            few = slice(start, min(start + step, len(part)))
+            given = part[few], groups[few], centroids, halves
+            parts.append(_best_words(*given, size, assignments))
+    return np.concatenate(parts)
 
 
 def aggregate_vlad(
@@ -88,8 +102,10 @@ def aggregate_asmk(
     """
     words, sums = _sums(descriptors, visual_words, codebook, features_per_region)
     norms = np.sqrt(np.einsum("wd,wd->w", sums, sums))
-    kept = np.flatnonzero(norms > _SHORTEST)
-    return Aggregated(words[kept], sums[kept] / norms[kept, None])
+    kept = norms > _SHORTEST
+    if not kept.all():
+        words, sums, norms = words[kept], sums[kept], norms[kept]
+    return Aggregated(words, np.divide(sums, norms[:, None], out=sums))
 
 
 def binarize(aggregated: Aggregated) -> Aggregated:
@@ -110,7 +126,8 @@ def _sums(
     """The words present, and of each the residual sum, or its mean over regions."""
     _check_codebook(descriptors, codebook, 1)
     centroids = np.asarray(codebook, np.float32)[visual_words]
-    residuals = np.asarray(descriptors, np.float32)[:, None] - centroids
+    given = np.asarray(descriptors, np.float32)[:, None]
+    residuals = np.subtract(given, centroids, out=centroids)
     residuals = residuals.reshape(-1, centroids.shape[-1])
     pairs = visual_words.reshape(-1)
     if features_per_region is None:
@@ -133,13 +150,15 @@ def _sum_groups(
     A product with a sparse matrix of ones is 2.5 times as fast as np.add.reduceat, and
     1.5 times as jax.ops.segment_sum.
     """
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-    ends = np.append(starts, len(keys))
+    # Sorting numbers is many times as fast as sorting places stably by numbers.
+    ordered = keys.astype(np.int64) << 32 | np.arange(len(keys))
+    ordered.sort()
+    order, keys = ordered.astype(np.int32), (ordered >> 32).astype(keys.dtype)
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    ends = np.append(starts, len(keys)).astype(np.int32)
     ones = np.ones(len(rows), np.float32)
     members = scipy.sparse.csr_array((ones, order, ends), (len(starts), len(rows)))
-    return ordered[starts], members @ rows
+    return keys[starts], members @ rows
 
 
 def _regions(
@@ -170,67 +189,70 @@ def _check_codebook(
         )
 
 
-@functools.partial(jax.jit, static_argnames="assignments")
-def _nearest_words(
+@functools.partial(jax.jit, static_argnames=("count", "size"))
+def _best_groups(
     descriptors: Float[Array, "N D"],
     codebook: Float[Array, "K D"],
     *,
-    assignments: int,
-) -> Int[Array, "N A"]:
-    """The best words of each block in turn, merged with the best so far."""
+    count: int,
+    size: int,
+) -> tuple[Int[Array, "N G"], Float[Array, " K2"]]:
+    """(groups, halves): where the nearest words are, and half squared norms of words.
+
+    The `count` nearest words of a descriptor are in the `count` groups whose best words
+    are nearest. Groups ascend. The codebook is filled up with words infinitely far.
+    """
     codebook = codebook.astype(jnp.float32)
-    words, rows = len(codebook), len(descriptors)
-    block = min(_BLOCK, words)
-    places = lax.broadcasted_iota(jnp.int32, (block, 1), 0)
+    words = len(codebook)
+    codebook = jnp.pad(codebook, ((0, -words % _BLOCK), (0, 0)))
     columns = descriptors.T
 
-    def step(best, number):
-        # The last block starts early, so as to be full; what it repeats is left out.
-        start = jnp.minimum(number * block, words - block)
-        centroids = lax.dynamic_slice_in_dim(codebook, start, block)
-        # Distances fall as dot - norm/2 rises; laid out [words, descriptors], as
-        # reducing the leading axis is what XLA vectorises well on a CPU.
+    def step(_, start):
+        centroids = lax.dynamic_slice_in_dim(codebook, start, _BLOCK)
+        half = jnp.sum(centroids * centroids, 1) / 2
+        if words % _BLOCK:
+            places = start + jnp.arange(_BLOCK, dtype=jnp.int32)
+            half = jnp.where(places < words, half, jnp.inf)
+        # Distances fall as dot - norm/2 rises.
         dots = jnp.matmul(centroids, columns, precision=lax.Precision.HIGHEST)
-        closeness = dots - jnp.sum(centroids * centroids, 1, keepdims=True) / 2
-        if words % block:
-            repeated = places < number * block - start
-            closeness = jnp.where(repeated, -jnp.inf, closeness)
-        values, ids = _first_maxima(closeness, places + start, assignments)
-        values, ids = (
-            jnp.concatenate([best[0], values]),
-            jnp.concatenate([best[1], ids]),
-        )
-        return _first_maxima(values, ids, assignments), None
+        closeness = (dots - half[:, None]).reshape(-1, size, len(descriptors))
+        # Maxima of halves are twice as fast on a CPU as one over the axis.
+        while closeness.shape[1] > 1:
+            low, high = jnp.split(closeness, 2, axis=1)
+            closeness = jnp.maximum(low, high)
+        return None, (closeness[:, 0], half)
 
-    # No word yet: worse than any, and with the highest id.
-    none = jnp.full((assignments, rows), -jnp.inf, jnp.float32)
-    worst = jnp.full((assignments, rows), words, jnp.int32)
-    blocks = jnp.arange(-(-words // block), dtype=jnp.int32)
-    (_, ids), _ = lax.scan(step, (none, worst), blocks)
-    return jnp.minimum(ids, words - 1).T
+    starts = jnp.arange(0, len(codebook), _BLOCK, dtype=jnp.int32)
+    _, (closest, halves) = lax.scan(step, None, starts)
+    closest = closest.reshape(-1, len(descriptors))
+    # Of equals the lower group first, which holds the lower words.
+    _, groups = lax.top_k(closest.T, min(count, -(-words // size)))
+    return jnp.sort(groups, axis=1), halves.reshape(-1)
 
 
-def _first_maxima(
-    values: Float[Array, "M N"], ids: Int[Array, "M #N"], count: int
-) -> tuple[Float[Array, "A N"], Int[Array, "A N"]]:
-    """The largest values of each column and their ids; of equals the lower id first.
+def _best_words(
+    descriptors: Float32[np.ndarray, "N D"],
+    groups: Int32[np.ndarray, "N G"],
+    codebook: Float32[np.ndarray, "K D"],
+    halves: Float32[np.ndarray, " K2"],
+    size: int,
+    count: int,
+) -> Int32[np.ndarray, "N A"]:
+    """The nearest words among those of the groups; of equals the lower id first.
 
-    max and min are 2.2 times as fast on a CPU as jnp.argmax, and for five maxima
-    level with lax.top_k.
+    Numpy copies the rows five times as fast as XLA on a CPU.
     """
-    tops, firsts = [], []
+    ids = groups[:, :, None] * np.int32(size) + np.arange(size, dtype=np.int32)
+    ids = ids.reshape(len(groups), -1)
+    # Each to the same bits whatever the other rows: no BLAS.
+    near = codebook[np.minimum(ids, len(codebook) - 1)]
+    closeness = np.einsum("nd,nwd->nw", descriptors, near) - halves[ids]
+    rows, found = np.arange(len(ids)), []
     for _ in range(count):
-        top = jnp.max(values, axis=0, keepdims=True)
-        first = jnp.min(
-            jnp.where(values >= top, ids, jnp.iinfo(jnp.int32).max),
-            axis=0,
-            keepdims=True,
-        )
-        tops.append(top)
-        firsts.append(first)
-        if len(tops) < count:
-            values = jnp.where(ids == first, -jnp.inf, values)
-    return jnp.concatenate(tops), jnp.concatenate(firsts)
+        best = np.argmax(closeness, axis=1)
+        found.append(ids[rows, best])
+        closeness[rows, best] = -np.inf
+    return np.stack(found, axis=1)
 
 
 def _chunks(descriptors: Float32[np.ndarray, "N D"]) -> list[np.ndarray]:

@@ -1,7 +1,9 @@
 """Steps of k-means: how it starts, what a pass gathers, how the centroids move.
 
 A pass may see the descriptors in any number of chunks: what each chunk gives adds up.
-A cluster that turns out empty starts again at a descriptor far from its centroid.
+In mini-batch k-means the centroids move after every batch, by what they have seen so
+far [Sculley]. A cluster that turns out empty starts again at a descriptor far from its
+centroid.
 """
 
 from typing import NamedTuple
@@ -116,13 +118,39 @@ def add_sums(a: ClusterSums, b: ClusterSums) -> ClusterSums:
 
 def move_centroids(found: ClusterSums, codebook: Float32[np.ndarray, "K D"]) -> Move:
     """Each centroid at the mean of its descriptors, and empty ones at a spare each."""
-    counts = np.maximum(found.counts, 1)[:, None]
-    moved = np.where(found.counts[:, None] > 0, found.sums / counts, codebook)
-    moved = moved.astype(np.float32)
+    nothing = np.zeros(len(codebook), np.int64)
+    return seed_again(found, *average_in(found, codebook, nothing))[0]
+
+
+def average_in(
+    found: ClusterSums,
+    codebook: Float32[np.ndarray, "K D"],
+    weights: Int64[np.ndarray, " K"],
+) -> tuple[Float32[np.ndarray, "K D"], Int64[np.ndarray, " K"]]:
+    """(codebook, weights) after a batch, of centroids that are means of so many.
+
+    As if each descriptor moved its centroid by one over its weight, one after the other
+    [Sculley].
+    """
+    after = weights + found.counts
+    total = codebook.astype(np.float64) * weights[:, None] + found.sums
+    seen = found.counts[:, None] > 0
+    moved = np.where(seen, total / np.maximum(after, 1)[:, None], codebook)
+    return moved.astype(np.float32), after
+
+
+def seed_again(
+    found: ClusterSums,
+    codebook: Float32[np.ndarray, "K D"],
+    weights: Int64[np.ndarray, " K"],
+) -> tuple[Move, Int64[np.ndarray, " K"]]:
+    """Empty centroids of several batches at a spare each, and the weights after it."""
     empty = np.flatnonzero(found.counts == 0)
     reseeded = empty[: len(found.spares)]
+    moved, weights = codebook.copy(), weights.copy()
     moved[reseeded] = found.spares[: len(reseeded)]
-    return Move(moved, len(empty), len(reseeded))
+    weights[reseeded] = 1
+    return Move(moved, len(empty), len(reseeded)), weights
 
 
 def imbalance(counts: Int64[np.ndarray, " K"] | Int32[np.ndarray, " K"]) -> float:
