@@ -40,16 +40,19 @@ def get_config() -> ConfigDict:
     config.data.max_side = 1024  # pixels of a stored image.
     config.data.threads = 4
     # By name: path (folder of class folders; CSV; train.csv or train_clean.csv of
-    # GLDv2, or its folder; TFRecords, as "gldv2/train-*-of-*"), images (folder of a
-    # CSV's images), label_column, holdout (classes left out),
+    # GLDv2, or its folder; train.csv of GLDv1; retrieval-SfM-120k.pkl; TFRecords, as
+    # "gldv2/train-*-of-*"), images (folder of a CSV's images), label_column, split
+    # ("train" or "validation", a fifth of each class), holdout (classes left out),
     # unlabelled (names that are no class), weight (share of the examples). Or, to draw
     # landmarks: first (seed), landmarks, views (of each), weight.
     # In alphabetical order: the first images fit the teacher's subspace.
     config.data.sources = ConfigDict()
 
-    # Two views of an image; the fields are those of delf_jax.augment.ViewSettings.
+    # What is seen of an image; the fields are those of delf_jax.augment.ViewSettings.
     config.views = ConfigDict()
+    config.views.kind = "pair"  # two views of it; or "crop", one.
     config.views.size = 321  # pixels.
+    # Of a pair.
     config.views.resolutions = (220.0, 800.0)  # pixels, long side of the whole image.
     config.views.zoom = 0.25  # log of the ratio between the views, standard deviation.
     config.views.rotation = 0.15  # radians, standard deviation.
@@ -57,6 +60,10 @@ def get_config() -> ConfigDict:
     config.views.perspective = 0.12
     config.views.shift = 0.15  # of the view's side.
     config.views.colour = 1.0  # 0: none.
+    # Of a crop; with colour 0 and flip False as in [DELF] and [DELG].
+    config.views.area = (0.08, 1.0)  # shares of the image's.
+    config.views.aspect = (0.75, 1.3333333333333333)  # width / height.
+    config.views.flip = False  # every second crop.
 
     # Weights; 0 turns a loss, and what only it needs, off.
     config.loss = ConfigDict()

@@ -19,6 +19,9 @@ OUTSIDE = -1e5  # coordinates, times 1 or 2, of cells that look past the image's
 class ViewSettings(NamedTuple):
     """How views are drawn; lengths in pixels of the view, spreads of logarithms."""
 
+    kind: str = "pair"
+    """two views by `views`, or "crop", one by `crops.crop`, which alone has the last
+    three fields and no others but size and colour"""
     size: int = 192
     cell_stride: int = 16
     cell_offset: float = 0.0  # centre of the first cell of the map.
@@ -29,6 +32,9 @@ class ViewSettings(NamedTuple):
     perspective: float = 0.12  # change of scale across the view.
     shift: float = 0.15  # between the views' centres, of the view's side.
     colour: float = 1.0  # strength of the colour changes; 0 turns them off.
+    area: tuple[float, float] = (0.08, 1.0)  # shares of the image's.
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)  # width / height.
+    flip: bool = False  # every second crop.
 
 
 def views(
@@ -65,7 +71,7 @@ def views(
         shift = rng.normal(0, settings.shift, 2) * settings.size / scale
         homography = _homography(rng, settings, centre + shift, scale)
         view = _warp(image, homography, scale, settings.size)
-        output["image"].append(_recolour(view, rng, settings.colour))
+        output["image"].append(recolour(view, rng, settings.colour))
         points = _apply(homography, cells.reshape(-1, 2))
         shared = points * (resolution / max(height, width))
         inside = ((points > -1) & (points < [height, width])).all(1)
@@ -142,7 +148,7 @@ def _warp(
     )
 
 
-def _recolour(
+def recolour(
     view: np.ndarray, rng: np.random.Generator, strength: float
 ) -> UInt8[np.ndarray, "S S 3"]:
     """Another light, sensor and lens; half of the views lose little."""

@@ -139,6 +139,13 @@ COMMANDS = {
         training.add_train_options,
         training.run_train,
     ),
+    "prepare": Command(
+        "store photos to train on, shrunk, ready to be read",
+        "prepare --dataset=photos --data=data\n"
+        "prepare --dataset=train_clean.csv --data=data --part=0/8",
+        training.add_prepare_options,
+        training.run_prepare,
+    ),
     "convert": Command(
         "turn released or foreign weights into a model folder",
         "convert r50delg_gld_20200814 --out=models/r50delg_gld\n"

@@ -1,81 +1,25 @@
 """Labelled images on disk as a seeded, resumable stream of training batches.
 
-What `records` lists becomes a tensorflow-datasets builder in the array_record format,
-which is read at random and without TensorFlow; grain shuffles, transforms on threads
-and batches.
+What `records` lists, `preparation` stores; grain shuffles, transforms on threads and
+batches.
 """
 
-import contextlib
-import hashlib
-import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import absl.logging
-import cv2
 import grain
 import numpy as np
-import tensorflow_datasets as tfds
 
+from delf_jax import preparation
 from delf_jax.files import InputError
-from delf_jax.images import decode_image, encode_jpeg
-from delf_jax.records import Record, list_records, read_record
+from delf_jax.records import list_records
 
 UNLABELLED = -1  # label of an image that belongs to no class.
-JPEG_QUALITY = 95
 Transform = Callable[[dict, np.random.Generator], dict]
 
 
-class LabelledImages(tfds.core.GeneratorBasedBuilder):
-    """Images, shrunk to a largest side, with their ids and class names."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(self, *, records: Sequence[Record], max_side: int, **kwargs: Any):
-        self._records, self._max_side = records, max_side
-        self.failures: list[str] = []
-        super().__init__(file_format="array_record", **kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Images of instances, each a class.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "id": tfds.features.Text(),
-                    "image": tfds.features.Image(
-                        shape=(None, None, 3), encoding_format="jpeg"
-                    ),
-                    "label": tfds.features.Text(),
-                }
-            ),
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        return {"train": self._generate_examples()}
-
-    def _generate_examples(self) -> Iterator[tuple[str, dict]]:
-        for record in self._records:
-            try:
-                encoded = _shrunk_jpeg(read_record(record), self._max_side)
-            except InputError as error:
-                self.failures.append(str(error))
-                continue
-            image = io.BytesIO(encoded)
-            label = str(record.label)
-            yield record.id, {"id": record.id, "image": image, "label": label}
-
-
-def _shrunk_jpeg(image: np.ndarray, max_side: int) -> bytes:
-    scale = max_side / max(image.shape[:2])
-    if scale < 1:
-        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return encode_jpeg(image, JPEG_QUALITY)
-
-
 class Source:
-    """Random access to prepared images: {"id", "image" uint8 [H, W, 3], "label"}."""
+    """Random access to prepared images: {"id", "encoded", a JPEG file, and "label"}."""
 
     def __init__(self, name: str, encoded: Any, classes: dict[str, int]):
         self.name, self.classes = name, classes
@@ -89,7 +33,7 @@ class Source:
         label = example["label"].decode()
         return {
             "id": self.identifier(index),
-            "image": decode_image(bytes(example["image"])),
+            "encoded": bytes(example["image"]),
             "label": self.classes.get(label, UNLABELLED),
         }
 
@@ -98,61 +42,24 @@ class Source:
         return f"{self.name}/{self._encoded[int(index)]['id'].decode()}"
 
 
-def prepare(
-    name: str, records: Sequence[Record], directory: str, *, max_side: int
-) -> tuple[Any, list[str]]:
-    """The dataset of `records`, built under `directory` once, and what failed just now.
-
-    The folder is named by a digest of the ids, labels, file sizes and `max_side`:
-    changed files are another dataset.
-    """
-    digest = hashlib.sha256(str(max_side).encode())
-    for record in records:
-        size = record.path.stat().st_size if record.path.is_file() else -1
-        digest.update(f"\n{record.id}\t{record.label}\t{size}".encode())
-    config = tfds.core.BuilderConfig(name=f"{name}-{digest.hexdigest()[:12]}")
-    options = tfds.download.DownloadConfig(try_download_gcs=False)
-    with _quiet_tfds():
-        builder = LabelledImages(
-            records=records, max_side=max_side, data_dir=str(directory), config=config
-        )
-        try:
-            builder.download_and_prepare(download_config=options)
-        except AssertionError:  # tfds asserts that there is at least one example.
-            if len(builder.failures) < len(records):
-                raise
-            raise InputError(
-                f"data.sources.{name}: no image can be read: {builder.failures[0]}"
-            ) from None
-    decoders = {"image": tfds.decode.SkipDecoding()}
-    encoded = builder.as_data_source("train", decoders=decoders)
-    return encoded, builder.failures
-
-
-@contextlib.contextmanager
-def _quiet_tfds() -> Iterator[None]:
-    """Without tfds' bars, its talk of downloads and its warnings."""
-    tfds.disable_progress_bar()
-    verbosity = absl.logging.get_verbosity()
-    absl.logging.set_verbosity(absl.logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        absl.logging.set_verbosity(verbosity)
-
-
 def open_sources(
-    settings: dict[str, dict], directory: str, *, max_side: int
+    settings: dict[str, dict],
+    directory: str,
+    *,
+    max_side: int,
+    threads: int = 4,
+    part: tuple[int, int] = (0, 1),
 ) -> tuple[list[Source], list[str]]:
     """The sources that a config names, their classes numbered in one row, and failures.
 
     Args:
-      settings: by name: `path`, `images`, `label_column` of `list_records` and
+      settings: by name: `path`, `images`, `label_column`, `split` of `list_records`,
         `holdout`, the class names to leave out, and `unlabelled`, those whose images
         have nothing in common.
       directory: where the prepared datasets lie.
       max_side: of a stored image, in pixels.
+      threads: that prepare images.
+      part: of the datasets, that is prepared; see `preparation.prepare`.
     """
     sources, failures, first = [], [], 0
     for name, source in settings.items():
@@ -160,6 +67,7 @@ def open_sources(
             source["path"],
             source.get("images", ""),
             source.get("label_column", "label"),
+            source.get("split", ""),
         )
         names = {str(record.label) for record in records}
         held_out, unlabelled = (
@@ -180,9 +88,12 @@ def open_sources(
         first += len(labels)
         if not records:
             raise InputError(f"data.sources.{name}: no image is left to train on")
-        encoded, failed = prepare(name, records, directory, max_side=max_side)
-        failures += failed
-        sources.append(Source(name, encoded, classes))
+        prepared = preparation.prepare(
+            *(name, records, directory),
+            **{"max_side": max_side, "threads": threads, "part": part},
+        )
+        failures += prepared.failures.values()
+        sources.append(Source(name, prepared.images, classes))
     return sources, failures
 
 
@@ -198,7 +109,8 @@ def batches(
 ) -> grain.DatasetIterator:
     """An endless iterator of batches of `transform(example, rng)` with `get_state`.
 
-    What comes depends on the seed and the position alone, not on the threads.
+    What the n-th example is, and its draws, depend on the seed and n alone: not on the
+    threads, nor on how many hosts share the batches.
 
     Args:
       sources: mixed in proportion to `weights`.
@@ -206,21 +118,16 @@ def batches(
       transform: from an example of a source to arrays of one shape each.
       batch_size: of this host.
       seed: of the order and of the transforms.
-      part: (i, n), this host takes every n-th image from the i-th of the shuffled.
+      part: (i, n), this host takes every n-th example from the i-th.
       threads: that read and transform.
     """
-    host, hosts = part
-    streams = []
-    for number, source in enumerate(sources):
-        if len(source) < hosts:
-            raise InputError(
-                f"data.sources.{source.name}: {len(source)} images are too few for "
-                f"{hosts} hosts"
-            )
-        stream = grain.MapDataset.source(source).seed(seed + number).shuffle()
-        streams.append(stream[host::hosts].repeat())
+    streams = [
+        grain.MapDataset.source(source).seed(seed + number).shuffle().repeat()
+        for number, source in enumerate(sources)
+    ]
     mixed = grain.MapDataset.mix(streams, weights) if len(streams) > 1 else streams[0]
-    mixed = mixed.seed(seed + host * 1_000_003)  # hosts draw different views.
-    batched = mixed.random_map(transform).batch(batch_size, drop_remainder=True)
+    host, hosts = part
+    mine = mixed.seed(seed).random_map(transform)[host::hosts]
+    batched = mine.batch(batch_size, drop_remainder=True)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(batched.to_iter_dataset(options))

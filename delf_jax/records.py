@@ -1,17 +1,17 @@
-"""Lists of labelled training images: folders, CSVs, GLDv2's tables and TFRecords."""
+"""Lists of labelled training images: folders, CSVs, landmark datasets, TFRecords."""
 
 import csv
 import itertools
 import operator
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from delf_jax.files import InputError
-from delf_jax.formats import gldv2, tables, tfrecord
+from delf_jax.formats import gldv2, sfm120k, tables, tfrecord
 from delf_jax.images import SUFFIXES, decode_image, read_image
 
 
@@ -27,17 +27,24 @@ class Record(NamedTuple):
 
 
 def list_records(
-    path: str, images: str = "", label_column: str = "label"
+    path: str,
+    images: str = "",
+    label_column: str = "label",
+    split: str = "",
 ) -> list[Record]:
     """The images of a source of training images, ordered by id.
 
     Args:
       path: a folder, whose subfolders are classes; a .csv file with a header, a column
         `image` and a column of labels; train.csv or train_clean.csv of [GLDv2], or the
-        folder of one, with images at a/b/c/abc....jpg; or the original's TFRecords, as
-        a folder of one split or a pattern such as `train-*-of-*`.
-      images: folder that a CSV's image names are relative to; empty: the CSV's own.
+        folder of one, with images at a/b/c/abc....jpg; train.csv of GLDv1, with images
+        beside it; retrieval-SfM-120k.pkl, whose classes are 3D models [GeM]; or the
+        original's TFRecords, as a folder of one split or a pattern such as
+        `train-*-of-*`.
+      images: folder that a CSV's image names are relative to; empty: the CSV's own. Of
+        SfM-120k: the folder that holds ims/; empty: the folder above the pkl's.
       label_column: of a CSV with a column `image`.
+      split: "train" or "validation", a part by `split_records`; empty: all.
     """
     source = pathlib.Path(path)
     if shards := tfrecord.find_shards(path):
@@ -46,11 +53,15 @@ def list_records(
         found = _of_landmarks(table, pathlib.Path(images or table.parent))
     elif source.is_dir():
         found = _of_folder(source)
+    elif source.suffix == ".pkl" and source.is_file():
+        found = _of_models(source, pathlib.Path(images or source.parent.parent))
     elif source.is_file():
         root = pathlib.Path(images or source.parent)
         found = _of_csv(source, root, label_column)
     else:
         raise InputError(f"{path}: no such folder, CSV or TFRecords of training images")
+    if split:
+        found = _part_of(list(found), split)
     records = sorted(found, key=operator.attrgetter("id"))
     if not records:
         raise InputError(f"{path}: no images found to train on")
@@ -69,6 +80,35 @@ def read_record(record: Record) -> UInt8[np.ndarray, "H W 3"]:
         return decode_image(encoded)
     except InputError as error:
         raise InputError(f"{record.path}, image {record.id}: {error}") from None
+
+
+def split_records(
+    records: Sequence[Record], share: float = 0.2, seed: int = 0
+) -> tuple[list[Record], list[Record]]:
+    """(train, validation) of the released code's build_image_dataset.
+
+    Of each class a share, and at least one, validates: a class of one image is not
+    trained on. The draws depend on the order of the records, there that of the table.
+    """
+    rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
+    by_label: dict[str | int, list[Record]] = {}
+    for record in records:
+        by_label.setdefault(record.label, []).append(record)
+    train, validation = [], []
+    for members in by_label.values():
+        order = np.arange(len(members))
+        rng.shuffle(order)
+        count = max(1, int(share * len(members)))
+        validation += [members[i] for i in order[:count]]
+        train += [members[i] for i in order[count:]]
+    return train, validation
+
+
+def _part_of(records: list[Record], split: str) -> list[Record]:
+    parts = dict(zip(("train", "validation"), split_records(records), strict=True))
+    if split not in parts:
+        raise InputError(f"split is {split!r}: use 'train' or 'validation'")
+    return parts[split]
 
 
 def _of_folder(source: pathlib.Path) -> Iterator[Record]:
@@ -108,8 +148,19 @@ def _lists_landmarks(path: pathlib.Path) -> bool:
 
 def _of_landmarks(table: pathlib.Path, root: pathlib.Path) -> Iterator[Record]:
     for image in gldv2.read_train(table):
-        path = gldv2.image_path(root, image.id)
-        yield Record(image.id, path, image.landmark_id)
+        path, flat = gldv2.image_path(root, image.id), root / f"{image.id}.jpg"
+        # GLDv1 was a list of addresses: who fetched them keeps them in one folder.
+        beside = not path.is_file() and flat.is_file()
+        yield Record(image.id, flat if beside else path, image.landmark_id)
+
+
+def _of_models(path: pathlib.Path, root: pathlib.Path) -> Iterator[Record]:
+    """The images that SfM-120k trains on."""
+    pairs = sfm120k.read_sfm120k(path).get("train")
+    if pairs is None or pairs.clusters is None:
+        raise InputError(f"{path}: lists no training images with their clusters")
+    for image, cluster in zip(pairs.images, pairs.clusters.tolist(), strict=True):
+        yield Record(image, sfm120k.image_path(root, image), cluster)
 
 
 def _of_shard(path: pathlib.Path) -> Iterator[Record]:

@@ -11,12 +11,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from delf_jax import augment, data, images, progress, synthetic, teachers
+from delf_jax import augment, crops, data, images, progress, synthetic, teachers
 from delf_jax.files import InputError, atomic_write
 from delf_jax.models.receptive_field import receptive_field
 from delf_jax.models.resnet import stage_sizes
 
 DRAWN_SIZE = (288, 384)  # height, width of a drawn view.
+# Losses that need two views or where they lie in the image.
+_OF_PAIRS = ("distillation", "global_distillation", "correspondence", "matchability")
 _NAMED = 100  # images that are named when they are left out; more are counted.
 
 
@@ -71,7 +73,10 @@ def open_batches(
     maps = None
     if config.loss.distillation or config.loss.global_distillation:
         maps = _teacher_maps(config, sources)
-    transform = functools.partial(_views, settings=view_settings(config), maps=maps)
+    settings = view_settings(config)
+    transform: data.Transform = functools.partial(_crop, settings=settings)
+    if settings.kind == "pair":
+        transform = functools.partial(_views, settings=settings, maps=maps)
     return data.batches(
         sources,
         [config.data.sources[source.name].get("weight", 1.0) for source in sources],
@@ -86,6 +91,18 @@ def open_batches(
 def view_settings(config: ConfigDict) -> augment.ViewSettings:
     """The settings of `config.views`, with the cells of the model's block3."""
     settings = settings_tuple(augment.ViewSettings, config.views, "views")
+    if settings.kind not in ("pair", "crop"):
+        raise InputError(
+            f"config.views.kind is {settings.kind!r}: use 'pair' or 'crop'"
+        )
+    paired = [name for name in _OF_PAIRS if config.loss[name]]
+    if settings.kind == "crop" and paired:
+        raise InputError(
+            f"config.loss.{paired[0]} compares two views of an image: set it to 0, or "
+            "views.kind to 'pair'"
+        )
+    if settings.kind == "crop":
+        return settings
     model, size = config.model, settings.size
     strides = model.get("block3_strides", False)
     cells, _ = stage_sizes(model.layout, (size, size), strides)["block3"]
@@ -98,7 +115,12 @@ def view_settings(config: ConfigDict) -> augment.ViewSettings:
     return settings._replace(cell_stride=field.stride, cell_offset=float(field.offset))
 
 
+def _crop(example: dict, rng: np.random.Generator, **settings: Any) -> dict:
+    return {"id": example["id"], **crops.crop(example, rng, **settings)}
+
+
 def _views(example: dict, rng: np.random.Generator, **settings: Any) -> dict:
+    example = {**example, "image": images.decode_image(example["encoded"])}
     return {"id": example["id"], **augment.views(example, rng, **settings)}
 
 
@@ -124,7 +146,7 @@ def _teacher_maps(
 
 
 def _image_of(source: data.Source, index: int) -> np.ndarray:
-    return source[index]["image"]
+    return images.decode_image(source[index]["encoded"])
 
 
 def settings_tuple(kind: type, settings: ConfigDict, name: str) -> Any:

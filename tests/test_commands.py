@@ -165,6 +165,24 @@ def test_search_without_reranking_verifies_nothing(run, photos, index, tmp_path)
     assert {result["inliers"] for result in query["results"]} == {None}
 
 
+def test_prepare_stores_photos_and_lists_the_broken_ones(run, tmp_path):
+    from delf_jax import images
+
+    photos = tmp_path / "photos" / "a"
+    photos.mkdir(parents=True)
+    for number in range(3):
+        pixels = np.full((30, 40, 3), 50 * number, np.uint8)
+        (photos / f"{number}.jpg").write_bytes(images.encode_jpeg(pixels, 90))
+    (photos / "2.jpg").write_bytes(b"no image")
+    data = tmp_path / "data"
+    given = f"--dataset={photos.parent}", f"--data={data}"
+    status, out = run("prepare", *given, model=False)
+    assert status == 0
+    assert "2 of 3 images ready, 1 cannot be used" in out
+    listed = (data / "photos-quarantine.csv").read_text()
+    assert "a/2.jpg" in listed
+
+
 def test_train_is_given_the_config_with_its_overrides(run, tmp_path, monkeypatch):
     from delf_jax import train
 

@@ -1,5 +1,7 @@
 """Lists of labelled training images."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -117,3 +119,62 @@ def test_missing_images_are_named_and_keep_their_landmark_s_number(landmarks, tm
     assert source.classes == {"9": 0, "100": 1}
     assert len(failures) == 1
     assert "bb2.jpg: no such file" in failures[0]
+
+
+def test_images_of_gldv1_may_lie_beside_their_table(tmp_path):
+    rows = "97c0a12e07ae8dd5,http://x,6651\nabcdef,http://x,7\n"
+    (tmp_path / "train.csv").write_text("id,url,landmark_id\n" + rows)
+    (tmp_path / "97c0a12e07ae8dd5.jpg").write_bytes(jpeg(0))
+    first, second = records.list_records(str(tmp_path / "train.csv"))
+    assert first.path == tmp_path / "97c0a12e07ae8dd5.jpg"
+    assert records.read_record(first).shape == (8, 10, 3)
+    # What is absent is looked for where GLDv2 has it.
+    assert second.path == tmp_path / "a" / "b" / "c" / "abcdef.jpg"
+
+
+def test_the_models_of_sfm120k_are_classes(tmp_path):
+    folder = tmp_path / "train" / "retrieval-SfM-120k"
+    folder.mkdir(parents=True)
+    ids = ["0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"]
+    part = {"cids": ids, "cluster": [5, 9], "qidxs": [0], "pidxs": [1]}
+    path = folder / "retrieval-SfM-120k.pkl"
+    path.write_bytes(pickle.dumps({"train": part, "val": part}))
+    found = records.list_records(str(path))
+    assert [(r.id, r.label) for r in found] == [(ids[0], 5), (ids[1], 9)]
+    assert found[0].path == tmp_path / "train" / "ims" / "ef" / "cd" / "ab" / ids[0]
+    path.write_bytes(pickle.dumps({"val": part}))
+    with pytest.raises(InputError, match="no training images with their clusters"):
+        records.list_records(str(path))
+
+
+def test_a_fifth_of_each_class_validates_drawn_as_the_released_code_draws():
+    listed = [
+        records.Record(f"{label}{number}", None, label)
+        for label, count in (("b", 11), ("a", 1), ("c", 4))
+        for number in range(count)
+    ]
+    train, validation = records.split_records(listed, seed=3)
+    rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(3)))
+    expected = {"train": [], "validation": []}
+    for label, count, kept in (("b", 11, 2), ("a", 1, 1), ("c", 4, 1)):
+        order = np.arange(count)
+        rng.shuffle(order)
+        ids = [f"{label}{number}" for number in order]
+        expected["validation"] += ids[:kept]
+        expected["train"] += ids[kept:]
+    assert [r.id for r in train] == expected["train"]
+    assert [r.id for r in validation] == expected["validation"]
+    assert records.split_records(listed, seed=4)[1] != validation
+
+
+def test_the_parts_of_a_source_are_disjoint_and_all_of_it(landmarks):
+    table = str(landmarks / "train_clean.csv")
+    train, validation = (
+        {r.id for r in records.list_records(table, split=split)}
+        for split in ("train", "validation")
+    )
+    assert not train & validation
+    assert train | validation == set(LANDMARKS)
+    assert len(train) == 1  # of the one landmark with two images.
+    with pytest.raises(InputError, match="split is 'test': use 'train' or"):
+        records.list_records(table, split="test")

@@ -76,3 +76,25 @@ def test_a_field_that_the_settings_lack_is_named():
         training_data.settings_tuple(
             augment.ViewSettings, ConfigDict({"zom": 1.0}), "views"
         )
+
+
+def test_crops_are_one_view_of_any_size(config):
+    config.views.kind, config.views.size = "crop", 41
+    config.loss.correspondence = config.loss.matchability = 0.0
+    sources = training_data.open_sources(config)
+    batch = next(training_data.open_batches(config, sources, 1))
+    assert batch["image"].shape == (config.batch_size, 1, 41, 41, 3)
+    assert set(batch) == {"id", "image", "label"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "crop"}, "loss.correspondence compares two views"),
+        ({"kind": "square"}, "views.kind is 'square': use 'pair' or 'crop'"),
+    ],
+)
+def test_views_that_the_losses_cannot_use_are_refused(config, fields, message):
+    config.views.update(fields)
+    with pytest.raises(InputError, match=message):
+        training_data.view_settings(config)

@@ -47,12 +47,7 @@ def run_match(options: argparse.Namespace) -> int:
 def add_extract_options(parser: argparse.ArgumentParser) -> None:
     shared.add_paths(parser, "images, or folders of images")
     shared.add_out(parser, "folder of the feature store", required=True)
-    parser.add_argument(
-        "--part",
-        type=_part,
-        metavar="I/N",
-        help="take every N-th image only, as one of N processes; I from 0 to N-1",
-    )
+    shared.add_part(parser)
     shared.add_config(parser)
     shared.add_model(parser)
 
@@ -154,19 +149,6 @@ def run_demo(options: argparse.Namespace) -> int:
 
     demo.run(options.out, model)
     return 0
-
-
-def _part(text: str) -> tuple[int, int]:
-    """(i, n) of `i/n`."""
-    try:
-        part, parts = (int(number) for number in text.split("/"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 0/4") from None
-    if not 0 <= part < parts:
-        raise argparse.ArgumentTypeError(
-            f"{text}: the parts of {parts} are 0/{parts} to {parts - 1}/{parts}"
-        )
-    return part, parts
 
 
 def _query_paths(paths: list[str]) -> list[pathlib.Path]:

@@ -26,6 +26,15 @@ def add_index(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_part(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--part",
+        type=_part,
+        metavar="I/N",
+        help="do every N-th share only, as one of N processes; I from 0 to N-1",
+    )
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
@@ -94,3 +103,16 @@ def tell_report(report: Any, out: str, done: str = "extracted") -> int:
         counts += f", {report.damaged} damaged shards replaced"
     print(f"{out}: {counts}")
     return 0 if report.extracted + report.unchanged else FAILED
+
+
+def _part(text: str) -> tuple[int, int]:
+    """(i, n) of `i/n`."""
+    try:
+        part, parts = (int(number) for number in text.split("/"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 0/4") from None
+    if not 0 <= part < parts:
+        raise argparse.ArgumentTypeError(
+            f"{text}: the parts of {parts} are 0/{parts} to {parts - 1}/{parts}"
+        )
+    return part, parts
