@@ -11,7 +11,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from delf_jax import augment, crops, data, images, progress, synthetic, teachers
+from delf_jax import (
+    augment,
+    crops,
+    data,
+    exclusions,
+    images,
+    progress,
+    synthetic,
+    teachers,
+)
 from delf_jax.files import InputError, atomic_write
 from delf_jax.models.receptive_field import receptive_field
 from delf_jax.models.resnet import stage_sizes
@@ -30,7 +39,10 @@ def open_sources(config: ConfigDict) -> list[data.Source]:
         if "landmarks" in source:
             source["path"] = _draw_landmarks(source, settings.directory)
     sources, failures = data.open_sources(
-        named, settings.directory, max_side=settings.max_side
+        named,
+        settings.directory,
+        max_side=settings.max_side,
+        exclude=exclusions.read_names(settings.exclude) if settings.exclude else (),
     )
     for failure in failures[:_NAMED]:
         print(f"left out: {failure}", flush=True)
