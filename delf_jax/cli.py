@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from delf_jax.commands import experiments, models, photos, shared, training
+from delf_jax.commands import experiments, gldv2, models, photos, shared, training
 from delf_jax.files import InputError
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
@@ -131,6 +131,13 @@ COMMANDS = {
         "evaluate gnd_roxford5k.pkl --images=jpg --index=runs/oxford",
         experiments.add_evaluate_options,
         experiments.run_evaluate,
+    ),
+    "gldv2": Command(
+        "predict for Google Landmarks v2, and score predictions",
+        "gldv2 retrieve data --features=features --out=retrieval.csv\n"
+        "gldv2 score retrieval retrieval.csv --solution=retrieval_solution_v2.1.csv",
+        gldv2.add_gldv2_options,
+        gldv2.run_gldv2,
     ),
     "train": Command(
         "train a model; again with the same workdir, it goes on",

@@ -138,10 +138,10 @@ def extract(
 
 def check_whole(
     split: str, total: int, missing: dict[str, str], *, partial: bool
-) -> str:
-    """What is missing, in words, "" if nothing; InputError unless that was asked for."""
+) -> list[str]:
+    """What is missing, in words, if anything; InputError unless `partial`."""
     if not missing:
-        return ""
+        return []
     first = next(iter(missing.values()))
     said = f"{split}: of {total} images, {datasets.describe_missing(missing)}"
     if not partial:
@@ -149,7 +149,7 @@ def check_whole(
             f"{said}, first: {first}; add them, list others, or go on without them "
             "with --partial"
         )
-    return said
+    return [said]
 
 
 def _table(
