@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from delf_jax import datasets, store
 from delf_jax.files import InputError
@@ -53,6 +53,35 @@ class Images(NamedTuple):
         return len(self.ids)
 
 
+def find_table(
+    data: str | os.PathLike,
+    split: str,
+    table: str | os.PathLike | None = None,
+    *,
+    labelled: bool = False,
+) -> pathlib.Path:
+    """The table of a set, or the one that is named; InputError if that is not clear.
+
+    labelled: of the index the one that says what images show.
+    """
+    if table is not None:
+        return pathlib.Path(table)
+    names = _TABLES[split]
+    if split == "index" and labelled:
+        names = (_LABELLED_INDEX,)
+    found = [path for name in names if (path := pathlib.Path(data, name)).is_file()]
+    if len(found) > 1:
+        raise InputError(
+            f"{data}: holds {names[0]} and {names[1]}; name one with --{split}_list"
+        )
+    if not found:
+        raise InputError(
+            f"{data}: holds no {' or '.join(names)}; name a table of images with "
+            f"--{split}_list"
+        )
+    return found[0]
+
+
 def list_images(
     data: str | os.PathLike,
     split: str,
@@ -65,7 +94,7 @@ def list_images(
     exclude: landmarks whose images are left out. InputError if the table has none, or
     none of these, if it lists an image twice, or none at all.
     """
-    path = _table(pathlib.Path(data), split, table, bool(exclude))
+    path = find_table(data, split, table, labelled=bool(exclude))
     header = tables.read_header(path)
     labelled = "landmark_id" in header
     if (split == "train" or exclude) and not labelled:
@@ -136,6 +165,13 @@ def extract(
     return Images(kept.ids, kept.landmarks, found, np.array(rows)), missing
 
 
+def descriptors(
+    images: Images, which: slice | Int[np.ndarray, " N"] = slice(None)
+) -> Float[np.ndarray, "N G"]:
+    """The global descriptors of some images."""
+    return images.store.read_global(images.rows[which].tolist())
+
+
 def check_whole(
     split: str, total: int, missing: dict[str, str], *, partial: bool
 ) -> list[str]:
@@ -150,27 +186,6 @@ def check_whole(
             "with --partial"
         )
     return [said]
-
-
-def _table(
-    data: pathlib.Path, split: str, table: str | os.PathLike | None, excludes: bool
-) -> pathlib.Path:
-    if table is not None:
-        return pathlib.Path(table)
-    names = _TABLES[split]
-    if split == "index" and excludes:
-        names = (_LABELLED_INDEX,)
-    found = [data / name for name in names if (data / name).is_file()]
-    if len(found) > 1:
-        raise InputError(
-            f"{data}: holds {names[0]} and {names[1]}; name one with --{split}_list"
-        )
-    if not found:
-        raise InputError(
-            f"{data}: holds no {' or '.join(names)}; name a table of images with "
-            f"--{split}_list"
-        )
-    return found[0]
 
 
 def _places(

@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from delf_jax import gldv2_search, progress
 from delf_jax.formats.gldv2 import Recognition
-from delf_jax.gldv2_images import Images
+from delf_jax.gldv2_images import Images, descriptors
 from delf_jax.retrieval import voting
 
 # Images whose similarities to images of no landmark are computed together.
@@ -48,7 +48,7 @@ def recognise(
 
     max_image_size: at extraction.
     """
-    queries = test.store.read_global(test.rows)
+    queries = descriptors(test)
     train_penalties, test_penalties = None, np.zeros(len(test))
     if non_landmarks is not None:
         train_penalties = _penalties(non_landmarks, train, shown)
@@ -80,11 +80,8 @@ def _penalties(
     found = []
     with progress.track("non-landmarks", len(images), shown=shown) as advance:
         for start in range(0, len(images), _TOGETHER):
-            rows = images.rows[start : start + _TOGETHER]
-            descriptors = images.store.read_global(rows)
-            best = gldv2_search.find_nearest(
-                non_landmarks, descriptors, voting.NON_LANDMARKS
-            )
+            rows = descriptors(images, slice(start, start + _TOGETHER))
+            best = gldv2_search.find_nearest(non_landmarks, rows, voting.NON_LANDMARKS)
             found.append(voting.penalty(best.similarities))
             advance(len(rows))
     return np.concatenate(found)

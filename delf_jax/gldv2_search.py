@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from delf_jax import global_search, pairs, progress, ways
 from delf_jax.files import InputError
-from delf_jax.gldv2_images import Images
+from delf_jax.gldv2_images import Images, descriptors
 from delf_jax.retrieval import nearest, ranking, reranking
 from delf_jax.retrieval.gldv2_metrics import LARGEST_RANK
 from delf_jax.retrieval.nearest import Best
@@ -66,7 +66,7 @@ def find_nearest(
     best = nearest.nothing_yet(len(queries), 0)
     with progress.track("search", len(index), shown=shown) as advance:
         for part in _parts(len(index), 4 * queries.shape[1], memory):
-            rows = index.store.read_global(index.rows[part])
+            rows = descriptors(index, part)
             if penalties is not None:
                 rows = np.column_stack([rows, -penalties[part].astype(np.float32)])
             found = global_search.find_nearest(
@@ -93,7 +93,7 @@ def rank(
     """
     rescored = [ways.STEPS[step][1]["first"] for step in way if step in _RESCORES]
     k = max([LARGEST_RANK, CANDIDATES, *rescored])
-    queries = test.store.read_global(test.rows)
+    queries = descriptors(test)
     state = _State(queries, find_nearest(index, queries, k, shown=shown))
     for step in way:
         if step in _EXPANSIONS:
@@ -153,12 +153,10 @@ def _expanded(
     for start in range(0, len(state.queries), _TOGETHER):
         ids = state.best.ids[start : start + _TOGETHER, :count]
         known, places = np.unique(ids, return_inverse=True)
-        descriptors = index.store.read_global(index.rows[known])
+        images = descriptors(index, known)
         queries = state.queries[start : start + _TOGETHER]
         ranked = places.reshape(ids.shape).astype(np.int32)
-        found.append(
-            reranking.expand_queries(queries, descriptors, ranked, alpha=alpha)
-        )
+        found.append(reranking.expand_queries(queries, images, ranked, alpha=alpha))
     return np.concatenate(found)
 
 
@@ -170,8 +168,8 @@ def _rescored(state: _State, index: Images, step: str) -> _State:
     ids = state.best.ids.copy()
     for place, query in enumerate(state.queries):
         part = ids[place, :first]
-        descriptors = index.store.read_global(index.rows[part])
-        scores = np.asarray(_RESCORES[step](query, descriptors, **options), np.float64)
+        candidates = descriptors(index, part)
+        scores = np.asarray(_RESCORES[step](query, candidates, **options), np.float64)
         order = np.lexsort((part, -scores))
         ids[place, :first] = part[order]
         similarities[place, :first] = scores[order]

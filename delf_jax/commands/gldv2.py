@@ -23,7 +23,7 @@ def add_gldv2_options(parser: argparse.ArgumentParser) -> None:
         kind.add_argument(
             "data",
             metavar="DATA",
-            help=f"folder with test.csv, {others}.csv, test/ and {others}/, as released",
+            help=f"folder of test.csv, {others}.csv, test/, {others}/ as released",
         )
         kind.add_argument(
             "--features", required=True, metavar="DIR", help="where to keep features"
@@ -108,8 +108,20 @@ def run_gldv2(options: argparse.Namespace) -> int:
     print(*said, sep="\n")
     if options.solution:
         task = "retrieval" if options.kind == "retrieve" else "recognition"
-        _print_scores(options, task, [options.out], known=None)
+        known = _shown(options) if options.kind == "retrieve" else None
+        _print_scores(options, task, [options.out], known)
     return 0
+
+
+def _shown(options: argparse.Namespace) -> Any:
+    """What images of the index show, where that is asked for."""
+    from delf_jax import gldv2_images, gldv2_scores
+
+    if not options.exclude:
+        return None
+    listed = options.index_list
+    table = gldv2_images.find_table(options.data, "index", listed, labelled=True)
+    return gldv2_scores.read_known(table)
 
 
 def _score(options: argparse.Namespace) -> int:
