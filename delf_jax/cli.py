@@ -11,7 +11,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from delf_jax.commands import experiments, gldv2, models, photos, shared, training
+from delf_jax.commands import (
+    downloads,
+    experiments,
+    gldv2,
+    models,
+    photos,
+    shared,
+    training,
+)
 from delf_jax.files import InputError
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
@@ -131,6 +139,12 @@ COMMANDS = {
         "evaluate gnd_roxford5k.pkl --images=jpg --index=runs/oxford",
         experiments.add_evaluate_options,
         experiments.run_evaluate,
+    ),
+    "download": Command(
+        "tell where datasets can be fetched, and fetch them if asked to",
+        "download gldv2_test\ndownload gldv2_test --yes --out=data --only='*.csv'",
+        downloads.add_download_options,
+        downloads.run_download,
     ),
     "gldv2": Command(
         "predict for Google Landmarks v2, and score predictions",
