@@ -148,8 +148,8 @@ COMMANDS = {
     ),
     "gldv2": Command(
         "predict for Google Landmarks v2, and score predictions",
-        "gldv2 retrieve data --features=features --out=retrieval.csv\n"
-        "gldv2 score retrieval retrieval.csv --solution=retrieval_solution_v2.1.csv",
+        "gldv2 retrieve data --features=features --out=found.csv\n"
+        "gldv2 score retrieval found.csv --solution=right.csv",
         gldv2.add_gldv2_options,
         gldv2.run_gldv2,
     ),

@@ -108,7 +108,7 @@ def fetch(
 
 
 def _fetch(file: Files, target: pathlib.Path, shown: bool) -> None:
-    """Writes a file that is whole; InputError, what was got being kept, if it is not."""
+    """Writes a file; InputError if it cannot be had whole: what was got is kept."""
     part = target.with_name(f"{target.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     expected = _published_md5(file.md5) if file.md5 else None
@@ -291,9 +291,10 @@ def _check_room(chosen: Sequence[Files], out: pathlib.Path) -> None:
         )
 
 
-def _size(count: float | None) -> str:
-    if count is None:
+def _size(size: int | None) -> str:
+    if size is None:
         return "size not documented"
+    count = float(size)
     units = ["bytes", "kB", "MB", "GB", "TB"]
     while count >= 1000 and len(units) > 1:
         count /= 1000
