@@ -49,9 +49,6 @@ class Images(NamedTuple):
     rows: Int[np.ndarray, " N"]
     """of the images in the store"""
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
 
 def find_table(
     data: str | os.PathLike,

@@ -87,7 +87,7 @@ def recognise(
     others = None
     if non_landmarks is not None:
         others = _open_non_landmarks(sources, non_landmarks, test, shown)
-        said.append(f"non-landmarks: {len(others)} images")
+        said.append(f"non-landmarks: {len(others.ids)} images")
     size = sources.settings.max_image_size
     found = gldv2_recognition.recognise(test, train, options, size, others, shown=shown)
     predictions = dict(zip(test.ids, found, strict=True))
@@ -135,7 +135,9 @@ def _open(
             each.split, total, missing, partial=sources.partial
         )
         left = f", {each.excluded} excluded" if each.excluded else ""
-        said.append(f"{each.split}: {len(images)} images of {each.table.name}{left}")
+        said.append(
+            f"{each.split}: {len(images.ids)} images of {each.table.name}{left}"
+        )
         opened.append(images)
     return *opened, partial, said
 

@@ -49,13 +49,13 @@ def recognise(
     max_image_size: at extraction.
     """
     queries = descriptors(test)
-    train_penalties, test_penalties = None, np.zeros(len(test))
+    train_penalties, test_penalties = None, np.zeros(len(test.ids))
     if non_landmarks is not None:
         train_penalties = _penalties(non_landmarks, train, shown)
         test_penalties = _penalties(non_landmarks, test, shown=False)
     k = max(options.voters, options.verified)
     best = gldv2_search.find_nearest(train, queries, k, train_penalties, shown=shown)
-    total = len(test) if options.verified else 0
+    total = len(test.ids) if options.verified else 0
     with progress.track("verify", total, shown=shown) as advance:
         for place, (ids, scores) in enumerate(
             zip(best.ids, best.similarities, strict=True)
@@ -78,8 +78,8 @@ def _penalties(
     non_landmarks: Images, images: Images, shown: bool
 ) -> Float[np.ndarray, " N"]:
     found = []
-    with progress.track("non-landmarks", len(images), shown=shown) as advance:
-        for start in range(0, len(images), _TOGETHER):
+    with progress.track("non-landmarks", len(images.ids), shown=shown) as advance:
+        for start in range(0, len(images.ids), _TOGETHER):
             rows = descriptors(images, slice(start, start + _TOGETHER))
             best = gldv2_search.find_nearest(non_landmarks, rows, voting.NON_LANDMARKS)
             found.append(voting.penalty(best.similarities))

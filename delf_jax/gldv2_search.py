@@ -64,8 +64,8 @@ def find_nearest(
         queries = np.concatenate([queries, np.ones((len(queries), 1))], axis=1)
     queries = np.asarray(queries, np.float32)
     best = nearest.nothing_yet(len(queries), 0)
-    with progress.track("search", len(index), shown=shown) as advance:
-        for part in _parts(len(index), 4 * queries.shape[1], memory):
+    with progress.track("search", len(index.ids), shown=shown) as advance:
+        for part in _parts(len(index.ids), 4 * queries.shape[1], memory):
             rows = descriptors(index, part)
             if penalties is not None:
                 rows = np.column_stack([rows, -penalties[part].astype(np.float32)])
@@ -103,7 +103,7 @@ def rank(
             state = _rescored(state, index, step)
     best = state.best
     verified = way[-1] == "verification"
-    total = len(test) if verified else 0
+    total = len(test.ids) if verified else 0
     with progress.track("verify", total, shown=shown) as advance:
         for place, (ids, values) in enumerate(
             zip(best.ids, best.similarities, strict=True)

@@ -20,12 +20,12 @@ def write(data: pathlib.Path) -> pathlib.Path:
 
     A test image shows each of them, one shows nothing of the kind, one is ignored.
     """
-    landmarks = [synthetic.draw_landmark(synthetic.HELD_OUT + n) for n in range(5)]
+    landmarks = [synthetic.draw_landmark(synthetic.HELD_OUT + n) for n in range(4)]
 
     def draw(split, place, view):
         path = gldv2.image_path(data / split, image_id(split, place, view))
         path.parent.mkdir(parents=True, exist_ok=True)
-        drawn = synthetic.draw_view(landmarks[place], view, SIZE)
+        drawn = synthetic.draw_view(landmarks[min(place, 3)], view, SIZE)
         path.write_bytes(images.encode_jpeg(drawn.image, 92))
         return path.stem
 
