@@ -85,7 +85,7 @@ def open_sources(
                 )
         if seen := excluded & names:
             kept = [r for r in records if str(r.label) not in seen]
-            left = f"{len(records) - len(kept)} images of {len(seen)} landmarks"
+            left = f"{len(records) - len(kept)} images, {len(seen)} classes"
             failures.append(f"{left} of {name}, as data.exclude says")
             records, found = kept, found | seen
         records = [r for r in records if str(r.label) not in held_out]

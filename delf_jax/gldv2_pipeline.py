@@ -13,6 +13,7 @@ from delf_jax import (
     gldv2_recognition,
     gldv2_scores,
     gldv2_search,
+    pairs,
     store,
     ways,
 )
@@ -21,6 +22,8 @@ from delf_jax.files import InputError
 from delf_jax.formats import gldv2
 from delf_jax.formats.gldv2 import Solution
 from delf_jax.gldv2_images import Images, Listing
+from delf_jax.retrieval import voting
+from delf_jax.search import CANDIDATES
 from delf_jax.settings import ExtractionSettings
 from delf_jax.weights import Model
 
@@ -64,6 +67,8 @@ def retrieve(
     ranked = gldv2_search.rank(test, index, way, size, shown=shown)
     predictions = dict(zip(test.ids, ranked, strict=True))
     how = {"rerank": [_described(step) for step in way]}
+    if way[-1] == "verification":
+        how["verification"] = [pairs.RATIO, CANDIDATES]
     return [*said, *_write(sources, out, "retrieval", predictions, how, index, partial)]
 
 
@@ -87,12 +92,15 @@ def recognise(
     others = None
     if non_landmarks is not None:
         others = _open_non_landmarks(sources, non_landmarks, test, shown)
-        said.append(f"non-landmarks: {len(others.ids)} images")
+        failed = len(others.store.failed)
+        said.append(f"non-landmarks: {len(others.ids)} images, {failed} failed")
     size = sources.settings.max_image_size
     found = gldv2_recognition.recognise(test, train, options, size, others, shown=shown)
     predictions = dict(zip(test.ids, found, strict=True))
     how = {
         **options._asdict(),
+        "verification": [pairs.RATIO, voting.ENOUGH_INLIERS],
+        "averaged": voting.NON_LANDMARKS,
         "non_landmarks": None if others is None else _digest(others.ids),
     }
     return [

@@ -135,7 +135,7 @@ def score(
 
     exclude: landmarks; a second row for each part leaves out test images of these.
     known: images, or landmarks, that may be predicted, as of `read_known`. intervals:
-    draw test images, which takes a minute on all of [GLDv2].
+    draw test images, which takes a quarter of a minute on all of [GLDv2].
     """
     solution = gldv2.read_solution(solution_path, task)
     found = [gldv2.read_predictions(path, solution, task) for path in paths]

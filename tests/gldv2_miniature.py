@@ -12,7 +12,7 @@ TRAIN_IDS, INDEX_IDS = (30, 7, 200000), (5, 6, 9)
 
 def image_id(split: str, place: int, view: int) -> str:
     """16 characters, as in the release."""
-    return f"{'abc'.find(split[0]) % 16:x}{place:x}{view:x}{split:0>13}"
+    return f"{place:x}{view:x}0{split:0>13}"
 
 
 def write(data: pathlib.Path) -> pathlib.Path:

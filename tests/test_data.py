@@ -201,7 +201,7 @@ def test_excluded_classes_are_left_out_of_all_sources_and_counted(folder, tmp_pa
     assert sources[1].classes == {"blue": 2, "green": 3}
     count = len(list((folder / "red").iterdir()))
     assert failures == [
-        f"{count} images of 1 landmarks of {name}, as data.exclude says"
+        f"{count} images, 1 classes of {name}, as data.exclude says"
         for name in settings
     ]
 

@@ -106,4 +106,4 @@ def test_landmarks_that_a_file_names_are_not_trained_on(config, tmp_path, capsys
     (source,) = training_data.open_sources(config)
     assert source.classes == {"0": 0} and len(source) == 2
     said = capsys.readouterr().out
-    assert "left out: 2 images of 1 landmarks of drawn, as data.exclude says" in said
+    assert "left out: 2 images, 1 classes of drawn, as data.exclude says" in said
