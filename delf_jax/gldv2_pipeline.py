@@ -69,7 +69,8 @@ def retrieve(
     how = {"rerank": [_described(step) for step in way]}
     if way[-1] == "verification":
         how["verification"] = [pairs.RATIO, CANDIDATES]
-    return [*said, *_write(sources, out, "retrieval", predictions, how, index, partial)]
+    _write(sources, out, "retrieval", predictions, how, index, partial, said[-1])
+    return [*said, f"{out}: {len(predictions)} predictions", *partial]
 
 
 def recognise(
@@ -89,7 +90,7 @@ def recognise(
     if options.verified:
         _check_local(sources)
     test, train, partial, said = _open(sources, "train", "recognition", shown)
-    others = None
+    searched, others = said[-1], None
     if non_landmarks is not None:
         others = _open_non_landmarks(sources, non_landmarks, test, shown)
         failed = len(others.store.failed)
@@ -103,10 +104,8 @@ def recognise(
         "averaged": voting.NON_LANDMARKS,
         "non_landmarks": None if others is None else _digest(others.ids),
     }
-    return [
-        *said,
-        *_write(sources, out, "recognition", predictions, how, train, partial),
-    ]
+    _write(sources, out, "recognition", predictions, how, train, partial, searched)
+    return [*said, f"{out}: {len(predictions)} predictions", *partial]
 
 
 def _described(step: str) -> Any:
@@ -207,7 +206,8 @@ def _write(
     how: dict[str, Any],
     other: Images,
     partial: Collection[str],
-) -> list[str]:
+    searched: str,
+) -> None:
     gldv2.write_predictions(out, predictions, task)
     excluded = None
     if sources.exclude:
@@ -225,11 +225,11 @@ def _write(
         {
             "model": sources.model.name,
             "settings": settings,
+            "searched": searched,
             "excluded": excluded,
             "partial": sorted(partial),
         },
     )
-    return [f"{out}: {len(predictions)} predictions", *partial]
 
 
 def _digest(ids: Collection[str]) -> str:

@@ -62,8 +62,8 @@ class Scores(NamedTuple):
 def write_made(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
     """Writes FILE.json beside a file of predictions: how it was made.
 
-    "settings" are hashed to what is printed beside every number; "partial" and
-    "excluded", in words, are printed, too.
+    "settings" are hashed to what is printed beside every number; "searched", "partial"
+    and "excluded", in words, are printed, too.
     """
     write_json(_made(path), {**values, "sha256": sha256_of(path)})
 
@@ -308,6 +308,8 @@ def _notes(
             if twice:
                 notes.append(f"{name}: {twice} rankings list an image twice")
         made = read_made(path)
+        if made.get("searched"):
+            notes.append(f"{name}: {made['searched']}")
         notes += [f"{name}: PARTIAL, {said}" for said in made.get("partial", ())]
         if made.get("excluded"):
             notes.append(f"{name}: made without {made['excluded']}")

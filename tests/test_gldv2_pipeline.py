@@ -70,6 +70,7 @@ def test_retrieval_ranks_the_index_for_each_test_image(run, data, features, tmp_
     assert made["settings"]["rerank"] == [["global", None]]
     scored = run("score", "retrieval", out, solution(data, "retrieval"))[1]
     assert scored in said
+    assert "retrieval.csv: index: 6 images of index.csv\n" in scored
     row = next(line for line in scored.splitlines() if line.startswith("Public"))
     assert "retrieval_solution_v2.1.csv " in row and "file " not in row
 
