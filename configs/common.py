@@ -47,6 +47,9 @@ def get_config() -> ConfigDict:
     # landmarks: first (seed), landmarks, views (of each), weight.
     # In alphabetical order: the first images fit the teacher's subspace.
     config.data.sources = ConfigDict()
+    # A file of class names, one a line, to leave out of all sources: landmarks that the
+    # test shows, too.
+    config.data.exclude = ""
 
     # What is seen of an image; the fields are those of delf_jax.augment.ViewSettings.
     config.views = ConfigDict()

@@ -12,7 +12,16 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from delf_jax.commands import aggregation, experiments, models, photos, shared, training
+from delf_jax.commands import (
+    aggregation,
+    downloads,
+    experiments,
+    gldv2,
+    models,
+    photos,
+    shared,
+    training,
+)
 from delf_jax.files import InputError
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
@@ -148,6 +157,19 @@ COMMANDS = {
         "rerank a.csv --index=store --with=superglobal --out=r.json",
         experiments.add_rerank_options,
         experiments.run_rerank,
+    ),
+    "download": Command(
+        "tell where datasets can be fetched, and fetch them if asked to",
+        "download gldv2_test\ndownload gldv2_test --yes --out=data --only='*.csv'",
+        downloads.add_download_options,
+        downloads.run_download,
+    ),
+    "gldv2": Command(
+        "predict for Google Landmarks v2, and score predictions",
+        "gldv2 retrieve data --features=features --out=found.csv\n"
+        "gldv2 score retrieval found.csv --solution=right.csv",
+        gldv2.add_gldv2_options,
+        gldv2.run_gldv2,
     ),
     "train": Command(
         "train a model; again with the same workdir, it goes on",

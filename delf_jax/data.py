@@ -4,7 +4,7 @@ What `records` lists, `preparation` stores; grain shuffles, transforms on thread
 batches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import grain
@@ -49,6 +49,7 @@ def open_sources(
     max_side: int,
     threads: int = 4,
     part: tuple[int, int] = (0, 1),
+    exclude: Collection[str] = (),
 ) -> tuple[list[Source], list[str]]:
     """The sources that a config names, their classes numbered in one row, and failures.
 
@@ -60,8 +61,10 @@ def open_sources(
       max_side: of a stored image, in pixels.
       threads: that prepare images.
       part: of the datasets, that is prepared; see `preparation.prepare`.
+      exclude: class names to leave out of all sources; InputError if none has any.
     """
     sources, failures, first = [], [], 0
+    excluded, found = set(exclude), set()
     for name, source in settings.items():
         records = list_records(
             source["path"],
@@ -80,6 +83,11 @@ def open_sources(
                 raise InputError(
                     f"data.sources.{name}.{field}: no class {unknown[0]!r}"
                 )
+        if seen := excluded & names:
+            kept = [r for r in records if str(r.label) not in seen]
+            left = f"{len(records) - len(kept)} images, {len(seen)} classes"
+            failures.append(f"{left} of {name}, as data.exclude says")
+            records, found = kept, found | seen
         records = [r for r in records if str(r.label) not in held_out]
         nameless = {"", *unlabelled}
         # By name, and landmarks by number: their labels ascend with their ids.
@@ -94,6 +102,8 @@ def open_sources(
         )
         failures += prepared.failures.values()
         sources.append(Source(name, prepared.images, classes))
+    if excluded and not found:
+        raise InputError("data.exclude: no source has a class of any of these names")
     return sources, failures
 
 

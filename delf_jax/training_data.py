@@ -12,7 +12,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from delf_jax import augment, crops, data, images, progress, synthetic, teachers
+from delf_jax import (
+    augment,
+    crops,
+    data,
+    exclusions,
+    images,
+    progress,
+    synthetic,
+    teachers,
+)
 from delf_jax.files import InputError, atomic_write
 from delf_jax.models.receptive_field import receptive_field
 from delf_jax.models.resnet import stage_sizes
@@ -35,6 +44,7 @@ def open_sources(config: ConfigDict) -> list[data.Source]:
         *(named, settings.directory),
         max_side=settings.max_side,
         threads=settings.threads,
+        exclude=exclusions.read_names(settings.exclude) if settings.exclude else (),
     )
     if jax.process_count() > 1:
         # Each host its share, where they share a disk; what is left is done below.

@@ -190,3 +190,23 @@ def test_what_cannot_be_trained_on_is_said_in_one_sentence(
     settings = settings | {"path": settings["path"].format(**places)}
     with pytest.raises(InputError, match=message):
         data.open_sources({"s": settings}, str(tmp_path / "d"), max_side=30)
+
+
+def test_excluded_classes_are_left_out_of_all_sources_and_counted(folder, tmp_path):
+    settings = {"a": {"path": str(folder)}, "b": {"path": str(folder)}}
+    sources, failures = data.open_sources(
+        settings, str(tmp_path), max_side=30, exclude=["red", "absent"]
+    )
+    assert sources[0].classes == {"blue": 0, "green": 1}
+    assert sources[1].classes == {"blue": 2, "green": 3}
+    count = len(list((folder / "red").iterdir()))
+    assert failures == [
+        f"{count} images, 1 classes of {name}, as data.exclude says"
+        for name in settings
+    ]
+
+
+def test_an_exclusion_that_excludes_nothing_is_refused(folder, tmp_path):
+    settings = {"a": {"path": str(folder)}}
+    with pytest.raises(InputError, match=r"data\.exclude: no source has a class"):
+        data.open_sources(settings, str(tmp_path), max_side=30, exclude=["absent"])

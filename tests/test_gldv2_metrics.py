@@ -111,3 +111,51 @@ def test_a_prediction_for_an_unknown_image_is_refused(metric):
         metric({"zz": ["a"]}, {"q": ["a"]})
     with pytest.raises(ValueError, match="test image zz"):
         metrics.global_average_precision({"zz": (1, 0.5)}, {"q": [1]})
+
+
+def naive_gap_of_draw(predictions, solution, drawn, landmarks_only):
+    """By listing each image as often as it is drawn."""
+    ids = list(solution)
+    listed = [(ids[place], copy) for copy, place in enumerate(drawn)]
+    ranked = sorted(
+        (-predictions[id][1], id, copy) for id, copy in listed if id in predictions
+    )
+    right, total, rank = 0, 0.0, 0
+    for _, id, _ in ranked:
+        if landmarks_only and not solution[id]:
+            continue
+        rank += 1
+        if predictions[id][0] in solution[id]:
+            right += 1
+            total += right / rank
+    shown = sum(bool(solution[id]) for id, _ in listed)
+    return total / shown if shown else math.nan
+
+
+@pytest.mark.parametrize("landmarks_only", [False, True])
+def test_precisions_of_draws_are_those_of_the_images_listed_so_often(
+    rng, landmarks_only
+):
+    solution = {f"{n:02}": [n % 3] if n % 4 else [] for n in range(12)}
+    methods = [
+        {id: (int(rng.integers(3)), float(rng.integers(4))) for id in solution}
+        for _ in range(2)
+    ]
+    del methods[1]["03"]
+    found = metrics.resampled_global_average_precisions(
+        *(methods, solution, np.random.default_rng(5)),
+        **{"samples": 20, "landmarks_only": landmarks_only},
+    )
+    again = np.random.default_rng(5)
+    for sample in range(20):
+        drawn = again.integers(0, 12, 12)
+        for method, row in zip(methods, found, strict=True):
+            expected = naive_gap_of_draw(method, solution, drawn, landmarks_only)
+            assert row[sample] == pytest.approx(expected, nan_ok=True)
+
+
+def test_average_precisions_and_hits_are_those_whose_mean_is_told():
+    found = metrics.average_precisions({"q": ["a"]}, {"q": ["a"], "r": ["b"]})
+    assert found.tolist() == [1, 0]
+    hits = metrics.top1_hits({"b": (1, 0.5)}, SOLUTION)
+    assert math.isnan(hits[0]) and hits[1:].tolist() == [1, 0]

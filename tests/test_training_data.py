@@ -98,3 +98,12 @@ def test_views_that_the_losses_cannot_use_are_refused(config, fields, message):
     config.views.update(fields)
     with pytest.raises(InputError, match=message):
         training_data.view_settings(config)
+
+
+def test_landmarks_that_a_file_names_are_not_trained_on(config, tmp_path, capsys):
+    (tmp_path / "seen.txt").write_text("1  # is in the test, too\n")
+    config.data.exclude = str(tmp_path / "seen.txt")
+    (source,) = training_data.open_sources(config)
+    assert source.classes == {"0": 0} and len(source) == 2
+    said = capsys.readouterr().out
+    assert "left out: 2 images, 1 classes of drawn, as data.exclude says" in said

@@ -9,7 +9,7 @@ images, predictions best first. Images without a prediction may be absent.
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 LARGEST_RANK = 100  # what [GLDv2] looks at of a ranking.
 Recognitions = Mapping[str, tuple[int, float]]
@@ -26,30 +26,57 @@ def global_average_precision(
 
     landmarks_only: leave predictions out that are for images of no landmark.
     """
-    _check_known(predictions, solution)
-    ranked = sorted(predictions.items(), key=lambda item: (-item[1][1], item[0]))
-    correct = np.array(
-        [
-            landmark_id in solution[image_id]
-            for image_id, (landmark_id, _) in ranked
-            if solution[image_id] or not landmarks_only
-        ],
-        bool,
-    )
+    correct, _ = _ranked(predictions, solution, landmarks_only)
     precisions = np.cumsum(correct) / np.arange(1, len(correct) + 1)
     shown = sum(len(landmark_ids) > 0 for landmark_ids in solution.values())
     return float(precisions[correct].sum() / shown) if shown else float("nan")
 
 
+def resampled_global_average_precisions(
+    predictions: Sequence[Recognitions],
+    solution: Landmarks,
+    rng: np.random.Generator,
+    *,
+    samples: int,
+    landmarks_only: bool = False,
+) -> Float[np.ndarray, "W B"]:
+    """`global_average_precision` of W methods over B draws of test images [Efron].
+
+    Images are drawn with replacement, the same ones for all methods, so that their
+    differences are paired. One that is drawn n times counts as n images whose scores
+    are equal. NaN where no image drawn shows a landmark.
+    """
+    shows = np.array([len(ids) > 0 for ids in solution.values()], bool)
+    ranked = [_ranked(each, solution, landmarks_only) for each in predictions]
+    found = np.full((len(predictions), samples), np.nan)
+    for sample in range(samples):
+        drawn = rng.integers(0, len(shows), len(shows))
+        times = np.bincount(drawn, minlength=len(shows))
+        shown = times[shows].sum()
+        if shown:
+            found[:, sample] = [_weighted(c, times[p]) / shown for c, p in ranked]
+    return found
+
+
 def top1_accuracy(predictions: Recognitions, solution: Landmarks) -> float:
     """Share of the images of landmarks that are recognised, whatever the score."""
+    hits = top1_hits(predictions, solution)
+    hits = hits[~np.isnan(hits)]
+    return float(np.mean(hits)) if len(hits) else float("nan")
+
+
+def top1_hits(
+    predictions: Recognitions, solution: Landmarks
+) -> Float[np.ndarray, " Q"]:
+    """1 for each image that is recognised, 0 else; NaN for one of no landmark."""
     _check_known(predictions, solution)
     hits = [
-        image_id in predictions and predictions[image_id][0] in landmark_ids
-        for image_id, landmark_ids in solution.items()
+        float(image_id in predictions and predictions[image_id][0] in landmark_ids)
         if landmark_ids
+        else np.nan
+        for image_id, landmark_ids in solution.items()
     ]
-    return float(np.mean(hits)) if hits else float("nan")
+    return np.array(hits, np.float64)
 
 
 def mean_average_precision(
@@ -59,11 +86,19 @@ def mean_average_precision(
 
     An image that is found a second time counts for nothing but takes up a place.
     """
+    values = average_precisions(predictions, solution, largest_rank)
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def average_precisions(
+    predictions: Rankings, solution: Rankings, largest_rank: int = LARGEST_RANK
+) -> Float[np.ndarray, " Q"]:
+    """The average precision of each image of the solution, in its order."""
     values = []
     for hits, relevant in _hits(predictions, solution, largest_rank):
         precisions = np.cumsum(hits) / np.arange(1, len(hits) + 1)
         values.append(precisions[hits].sum() / max(1, min(relevant, largest_rank)))
-    return float(np.mean(values)) if values else float("nan")
+    return np.array(values, np.float64)
 
 
 def mean_precisions(
@@ -87,6 +122,35 @@ def mean_and_median_position(
     if not positions:
         return float("nan"), float("nan")
     return float(np.mean(positions)), float(np.median(positions))
+
+
+def _ranked(
+    predictions: Recognitions, solution: Landmarks, landmarks_only: bool
+) -> tuple[Bool[np.ndarray, " P"], Int[np.ndarray, " P"]]:
+    """Whether predictions are right, and their places in the solution; best first."""
+    _check_known(predictions, solution)
+    places = {image_id: place for place, image_id in enumerate(solution)}
+    ranked = [
+        (landmark_id in solution[image_id], places[image_id])
+        for image_id, (landmark_id, _) in sorted(
+            predictions.items(), key=lambda item: (-item[1][1], item[0])
+        )
+        if solution[image_id] or not landmarks_only
+    ]
+    correct = np.array([right for right, _ in ranked], bool)
+    return correct, np.array([place for _, place in ranked], np.int64)
+
+
+def _weighted(correct: Bool[np.ndarray, " P"], times: Int[np.ndarray, " P"]) -> float:
+    """Sum of the precisions at right predictions that stand there several times."""
+    right = np.where(correct, times, 0)
+    before, right_before = np.cumsum(times) - times, np.cumsum(right) - right
+    total = 0.0
+    for time in range(1, int(right.max(initial=0)) + 1):
+        again = right >= time
+        precisions = (right_before[again] + time) / (before[again] + time)
+        total += precisions.sum()
+    return float(total)
 
 
 def _hits(

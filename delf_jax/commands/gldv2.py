@@ -1,0 +1,162 @@
+"""Commands of Google Landmarks v2: gldv2 retrieve, recognize, score.
+
+Everything slow is imported inside, by the command that needs it.
+"""
+
+import argparse
+from typing import Any
+
+from delf_jax.commands import shared
+from delf_jax.files import InputError
+
+
+def add_gldv2_options(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    retrieve = kinds.add_parser(
+        "retrieve", help="index images that show what each test image shows"
+    )
+    recognize = kinds.add_parser(
+        "recognize", help="the landmark of each test image, by its nearest in train"
+    )
+    score = kinds.add_parser("score", help="predictions, by a solution")
+    for kind, others in ((retrieve, "index"), (recognize, "train")):
+        kind.add_argument(
+            "data",
+            metavar="DATA",
+            help=f"folder of test.csv, {others}.csv, test/, {others}/ as released",
+        )
+        kind.add_argument(
+            "--features", required=True, metavar="DIR", help="where to keep features"
+        )
+        shared.add_out(kind, "CSV of the challenge to write", required=True)
+        for name in ("test", others):
+            kind.add_argument(
+                f"--{name}_list", metavar="FILE", help=f"CSV of {name} images to use"
+            )
+        kind.add_argument("--solution", metavar="FILE", help="score by this solution")
+        kind.add_argument(
+            "--partial", action="store_true", help="go on although images are missing"
+        )
+        _add_exclude(kind)
+    retrieve.add_argument(
+        "--rerank",
+        default="global",
+        metavar="WAY",
+        help="how to rank, such as verification or alpha_qe+verification (global)",
+    )
+    recognize.add_argument(
+        "--verify", type=int, default=0, metavar="N", help="nearest to verify (0)"
+    )
+    recognize.add_argument(
+        "--voters", type=int, default=3, metavar="N", help="best that vote (3)"
+    )
+    recognize.add_argument(
+        "--non_landmarks", metavar="DIR", help="photos that show none, to demote alike"
+    )
+    for kind in (retrieve, recognize):
+        shared.add_config(kind)
+        shared.add_model(kind)
+    score.add_argument("task", choices=("retrieval", "recognition"))
+    score.add_argument(
+        "predictions", nargs="+", metavar="CSV", help="the first, others"
+    )
+    score.add_argument(
+        "--solution", required=True, metavar="FILE", help="what is right"
+    )
+    score.add_argument(
+        "--known", metavar="FILE", help="index or train table that ids must be in"
+    )
+    _add_exclude(score)
+    score.add_argument("--json", metavar="FILE", help="all results as JSON")
+    score.add_argument(
+        "--original", action="store_true", help="print what the original prints, only"
+    )
+
+
+def _add_exclude(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--exclude",
+        metavar="FILE",
+        help="ids of landmarks to do without, one a line; also scored without them",
+    )
+
+
+def run_gldv2(options: argparse.Namespace) -> int:
+    if options.kind == "score":
+        return _score(options)
+    for name in ("voters", "verify"):
+        if getattr(options, name, 1) < (name == "voters"):
+            raise InputError(f"--{name}={getattr(options, name)}: use a larger number")
+    model, settings = shared.model_and_settings(options)
+    from delf_jax import gldv2_pipeline, gldv2_recognition, gldv2_search
+
+    sources = gldv2_pipeline.Sources(
+        *(options.data, options.features, model, settings, options.test_list),
+        other_list=getattr(options, "index_list", getattr(options, "train_list", None)),
+        exclude=_excluded(options),
+        solution=options.solution,
+        partial=options.partial,
+    )
+    if options.kind == "retrieve":
+        way = gldv2_search.parse_way(options.rerank)
+        said = gldv2_pipeline.retrieve(sources, options.out, way)
+    else:
+        how = gldv2_recognition.Options(options.voters, options.verify)
+        said = gldv2_pipeline.recognise(
+            sources, options.out, how, options.non_landmarks
+        )
+    print(*said, sep="\n")
+    if options.solution:
+        task = "retrieval" if options.kind == "retrieve" else "recognition"
+        known = _shown(options) if options.kind == "retrieve" else None
+        _print_scores(options, task, [options.out], known)
+    return 0
+
+
+def _shown(options: argparse.Namespace) -> Any:
+    """What images of the index show, where that is asked for."""
+    from delf_jax import gldv2_images, gldv2_scores
+
+    if not options.exclude:
+        return None
+    listed = options.index_list
+    table = gldv2_images.find_table(options.data, "index", listed, labelled=True)
+    return gldv2_scores.read_known(table)
+
+
+def _score(options: argparse.Namespace) -> int:
+    from delf_jax import files, gldv2_report, gldv2_scores
+
+    if options.original:
+        for path in options.predictions:
+            found = gldv2_scores.score(
+                options.task, options.solution, [path], intervals=False
+            )
+            print(*gldv2_report.original_lines(found), sep="\n")
+        return 0
+    known = gldv2_scores.read_known(options.known) if options.known else None
+    found = _print_scores(options, options.task, options.predictions, known)
+    if options.json:
+        files.write_json(options.json, gldv2_report.describe(found))
+        print(f"JSON: {options.json}")
+    return 0
+
+
+def _print_scores(
+    options: argparse.Namespace, task: str, predictions: list[str], known: Any
+) -> Any:
+    from delf_jax import gldv2_report, gldv2_scores
+
+    found = gldv2_scores.score(
+        *(task, options.solution, predictions), exclude=_excluded(options), known=known
+    )
+    print(*gldv2_report.table(found), sep="\n")
+    return found
+
+
+def _excluded(options: argparse.Namespace) -> frozenset[int]:
+    if not options.exclude:
+        return frozenset()
+    from delf_jax import exclusions
+
+    return exclusions.read_landmark_ids(options.exclude)
