@@ -5,7 +5,8 @@ import os
 import pathlib
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -15,8 +16,16 @@ from delf_jax.files import InputError
 # What configs/common.py has beside the fields of extraction: model and extraction.
 _OF_TRAINING = (
     *("seed", "steps", "batch_size", "ema_decay", "log_every", "checkpoint_every"),
-    *("keep_checkpoints", "devices", "distributed", "init_from", "data", "views"),
-    *("loss", "teacher", "optimizer"),
+    *("keep_checkpoints", "images_every", "devices", "parallel", "accumulate"),
+    *("precision", "init_from", "data", "views", "loss", "teacher", "optimizer"),
+    "validation",
+)
+# What may change in a workdir that has checkpoints: how long, where and how watched a
+# training runs, and the remedies for a loss that is no number.
+MAY_CHANGE = (
+    *("steps", "log_every", "checkpoint_every", "keep_checkpoints", "images_every"),
+    *("devices", "parallel", "init_from", "validation", "data.directory"),
+    *("data.threads", "optimizer.learning_rate", "optimizer.clip_norm", "extraction"),
 )
 
 
@@ -98,3 +107,37 @@ def _importable(folder: pathlib.Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
+
+
+def check_same_run(
+    before: Mapping[str, Any], now: Mapping[str, Any], where: str
+) -> list[str]:
+    """What differs between two configs, as far as it may.
+
+    InputError that names the first field that may not differ (see MAY_CHANGE).
+
+    before: the config of the checkpoint `where`, as JSON holds it, like `now`.
+    """
+    fields = [dict(_fields(config)) for config in (before, now)]
+    changes = []
+    for name in sorted(fields[0].keys() | fields[1].keys()):
+        there, here = (values.get(name, "absent") for values in fields)
+        if there == here:
+            continue
+        if not any(name == may or name.startswith(f"{may}.") for may in MAY_CHANGE):
+            raise InputError(
+                f"{where}: was trained with {name} {there}, and this config says "
+                f"{here}; choose another --workdir, or the old value (only "
+                f"{', '.join(MAY_CHANGE)} may change on the way)"
+            )
+        changes.append(f"{name} {here} instead of {there}")
+    return changes
+
+
+def _fields(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of all fields."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _fields(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value

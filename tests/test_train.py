@@ -1,17 +1,21 @@
-"""The training step on one and on two devices, and the loop that can be stopped."""
+"""The loop that can be stopped, and what it leaves."""
 
-import functools
 import json
 import os
-import pathlib
 import signal
 
-import cv2
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from tiny_training import (
+    STEPS,
+    TINY,
+    draw_images,
+    final_state,
+    lines_of,
+    make_config,
+)
 
 from delf_jax import (
     checkpoints,
@@ -24,8 +28,6 @@ from delf_jax import (
 )
 from delf_jax.files import InputError
 
-TINY = pathlib.Path(__file__).parent.parent / "configs" / "tiny.py"
-STEPS = 4
 LOSSES = [
     f"loss.{name}"
     for name in (
@@ -40,15 +42,7 @@ LOSSES = [
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Two classes of three blurred noise images."""
-    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for label in ("a", "b"):
-        (root / label).mkdir()
-        for number in range(3):
-            noise = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
-            image = cv2.resize(noise, (96, 72), interpolation=cv2.INTER_CUBIC)
-            cv2.imwrite(str(root / label / f"{number}.png"), image)
-    return root
+    return draw_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -57,90 +51,15 @@ def prepared(tmp_path_factory):
 
 
 @pytest.fixture
-def config(images, prepared) -> ConfigDict:
-    config = configuration.read_config(TINY)
-    config.steps, config.log_every, config.checkpoint_every = STEPS, 1, 2
-    config.data.sources.images.path = str(images)
-    config.data.directory = str(prepared)
-    config.data.threads = 1
-    config.devices = 1
-    return config
+def config(images, prepared):
+    return make_config(images, prepared)
 
 
 @pytest.fixture(scope="module")
 def finished(images, prepared, tmp_path_factory):
     """The workdir and the outcome of a training that nothing interrupted."""
-    config = globals()["config"].__wrapped__(images, prepared)
     workdir = tmp_path_factory.mktemp("finished")
-    return workdir, train.train(config, str(workdir))
-
-
-def by_name(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in leaves
-    }
-
-
-def final_state(workdir):
-    return by_name(checkpoints.read_state(workdir / "checkpoints"))
-
-
-def lines_of(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    timing = ("examples_per_second",)
-    return [
-        {n: v for n, v in json.loads(line).items() if n not in timing} for line in lines
-    ]
-
-
-def make_static(config, axis_name):
-    """Plain SGD: Adam's division would enlarge the rounding of the first steps."""
-    config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e-2
-    config.optimizer.warmup_steps = 0
-    config.loss.distillation = 1.0
-    config.loss.descriptors_train_backbone = True
-    config.teacher.dimension = 8
-    static, _ = train._make_static(config, classes=3)
-    backbone = static.module.backbone.clone(axis_name=axis_name)
-    return static._replace(module=static.module.clone(backbone=backbone))
-
-
-def make_batch(views_of_64=4):
-    rng = np.random.default_rng(1)
-    cells = views_of_64
-    return {
-        "image": rng.integers(0, 256, (4, 2, 64, 64, 3), dtype=np.uint8),
-        "label": np.array([0, 1, 2, -1], np.int32),
-        "coordinates": rng.uniform(0, 64, (4, 2, cells, cells, 2)).astype(np.float32),
-        "teacher": rng.normal(size=(4, 2, cells, cells, 8)).astype(np.float32),
-        "teacher_valid": rng.random((4, 2, cells, cells)) < 0.8,
-    }
-
-
-def test_a_step_on_two_devices_equals_one_on_one(config):
-    """Losses that compare examples see those of the other device, too."""
-    static = make_static(config, None)
-    key, batch = jax.random.key(0), make_batch()
-    start = jax.jit(functools.partial(train.create_state, static, view_size=64))(key)
-    before = by_name(start.params)
-    one, metrics_of_one = jax.jit(functools.partial(train.train_step, static=static))(
-        start, batch, key
-    )
-    shared = train.parallel_step(make_static(config, train.AXIS), jax.devices())
-    everywhere = jax.device_put(start, train.on_all(jax.devices()))
-    two, metrics_of_two = shared(everywhere, train._split(batch, 2), key)
-
-    one_by_one = jax.device_get(metrics_of_one).compute()
-    for name, value in jax.device_get(metrics_of_two).compute().items():
-        np.testing.assert_allclose(value, one_by_one[name], rtol=2e-4, err_msg=name)
-    first = by_name(one.params)
-    for name, other in by_name(two.params).items():
-        moved = first[name] - before[name]
-        scale = np.abs(moved).max() + 1e-6
-        difference = np.abs(other - first[name]).max() / scale
-        assert difference < 5e-3, (name, difference)
+    return workdir, train.train(make_config(images, prepared), str(workdir))
 
 
 def test_a_training_leaves_metrics_checkpoints_and_a_model(finished, config):
@@ -210,29 +129,6 @@ def test_another_architecture_in_the_workdir_is_refused(finished, config):
         train.train(config, str(finished[0]))
 
 
-@pytest.mark.parametrize("source", ["", "model"])
-def test_a_second_stage_starts_from_averages_where_they_fit(
-    finished, config, capsys, source
-):
-    """From the checkpoints of a workdir, or from the model folder that it left."""
-    workdir, _ = finished
-    config.model.attention_width = 24
-    static = make_static(config, None)
-    fresh = jax.jit(functools.partial(train.create_state, static, view_size=64))(
-        jax.random.key(1)
-    )
-    state = train._started_from(str(workdir / source), fresh, static)
-    averages = final_state(workdir)
-    kernel, half = "backbone/conv1/kernel", 1e-3 if source else 0
-    taken = by_name(state.params["model"])
-    expected = averages[f"ema/params/{kernel}"]
-    np.testing.assert_allclose(taken[kernel], expected, rtol=half, atol=half / 10)
-    assert taken["local/attention/conv1/kernel"].shape[-1] == 24
-    assert (
-        "from scratch: params/local/attention/conv1/kernel" in capsys.readouterr().out
-    )
-
-
 @pytest.fixture
 def global_config(images, prepared) -> ConfigDict:
     config = configuration.read_config(TINY.parent / "gldv2_baseline.py")
@@ -264,22 +160,6 @@ def test_what_needs_a_local_branch_is_refused_without_one(global_config, tmp_pat
     message = "no local branch: loss.attention, extraction.max_features must be 0"
     with pytest.raises(InputError, match=message):
         train.train(global_config, str(tmp_path))
-
-
-def test_training_normalises_pixels_as_extraction_does(config):
-    images, outcomes = make_batch()["image"], []
-    config.extraction.pixel_mean = (120.0, 110.0, 100.0)
-    config.extraction.pixel_std = (60.0, 57.0, 56.0)
-    static = make_static(config, None)
-    key = jax.random.key(0)
-    state = jax.jit(functools.partial(train.create_state, static, view_size=64))(key)
-    mean, std = (np.float32([[x]]) for x in (static.pixel_mean, static.pixel_std))
-    plain = static._replace(pixel_mean=(0.0,) * 3, pixel_std=(1.0,) * 3)
-    for how, seen in ((static, images), (plain, (images - mean) / std)):
-        forward = jax.jit(functools.partial(train._forward, how))
-        outputs, *_ = forward(state.params, state.batch_stats, {"image": seen}, key)
-        outcomes.append(outputs["attention"])
-    np.testing.assert_allclose(*outcomes, rtol=1e-4)
 
 
 def test_a_start_with_pixels_of_another_kind_is_refused(finished, config, tmp_path):
@@ -314,11 +194,3 @@ def test_a_wrong_field_is_named(config, tmp_path, change, message):
         config.update_from_flattened_dict(change)
     with pytest.raises(InputError, match=message):
         train.train(config, str(tmp_path))
-
-
-def test_early_averages_forget_the_start_and_late_ones_keep():
-    old, new = {"a": jnp.zeros(2)}, {"a": jnp.ones(2)}
-    early = train._averaged(old, new, jnp.array(0), 0.99)
-    late = train._averaged(old, new, jnp.array(10**6), 0.99)
-    np.testing.assert_allclose(early["a"], 0.9, rtol=1e-6)
-    np.testing.assert_allclose(late["a"], 0.01, rtol=1e-3)
