@@ -1,9 +1,11 @@
 """The loop that can be stopped, and what it leaves."""
 
+import functools
 import json
 import os
 import signal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,6 +29,8 @@ from delf_jax import (
     weights,
 )
 from delf_jax.files import InputError
+from delf_jax.train_step import create_state
+from delf_jax.training_setup import make_static
 
 LOSSES = [
     f"loss.{name}"
@@ -123,10 +127,24 @@ def test_a_finished_training_trains_no_further(finished, config, capsys):
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
-def test_another_architecture_in_the_workdir_is_refused(finished, config):
+def test_another_config_in_the_workdir_is_refused(finished, config):
     config.model.attention_width = 24
-    with pytest.raises(InputError, match="another architecture: params/model/local/"):
+    with pytest.raises(
+        InputError, match="4: was trained with model.attention_width 16"
+    ):
         train.train(config, str(finished[0]))
+
+
+def test_other_shapes_in_the_workdir_are_refused(finished, config):
+    """As when photos of a third class were added."""
+    stored = checkpoints.open_checkpoints(finished[0] / "checkpoints", keep=2)
+    with stored as manager:
+        static, _ = make_static(config, 3, None)
+        start = functools.partial(create_state, static, view_size=64)
+        shapes = jax.eval_shape(start, jax.random.key(0))
+        message = "another architecture: params/model/classifier/kernel is 32x2 there"
+        with pytest.raises(InputError, match=message):
+            checkpoints.restore(manager, shapes)
 
 
 @pytest.fixture
@@ -173,7 +191,8 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_images(config, tmp_path
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e30
     config.optimizer.warmup_steps = 0
     config.optimizer.clip_norm = 0.0
-    with pytest.raises(InputError, match=r"step 2: .* images/[ab]/\d.png"):
+    message = r"step 2: .* images/[ab]/\d.png.*; the last good checkpoint is not there"
+    with pytest.raises(InputError, match=message):
         train.train(config, str(tmp_path))
     with checkpoints.open_checkpoints(tmp_path / "checkpoints", keep=2) as manager:
         assert manager.latest_step() is None
@@ -183,6 +202,12 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_images(config, tmp_path
     ("change", "message"),
     [
         ({"batch_size": 3, "devices": 2}, "batch_size 3 does not divide among 2"),
+        ({"accumulate": 3}, "batch_size 4 does not divide among 1 devices x 3 parts"),
+        ({"parallel": "pmop"}, "parallel is 'pmop': use 'pmap' or 'jit'"),
+        ({"precision": "half"}, "precision is 'half': use float32 or bfloat16"),
+        ({"optimizer.name": "adam"}, "optimizer.name is 'adam'"),
+        ({"optimizer.schedule": "step"}, "optimizer.schedule is 'step'"),
+        ({"validation.every": 2}, "there is nothing to measure"),
         ({"loss.arcfase": 1.0}, "config.loss.arcfase: no such field"),
         ({"views.sise": 64}, "config.views.sise: no such field"),
         (dict.fromkeys(LOSSES, 0.0), "every weight is 0"),
