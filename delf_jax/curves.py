@@ -12,8 +12,8 @@ from jaxtyping import Float
 from delf_jax.figures import figure_format
 from delf_jax.files import InputError, atomic_write
 
-# Not drawn unless asked for: the same in all runs, or of the machine.
-_ASKED_FOR = ("learning_rate", "images_per_second")
+# Not drawn unless asked for: they say little of how well a run does.
+_ASKED_FOR = ("learning_rate", "images_per_second", "gradient_norm")
 _COLUMNS, _PANEL = 3, (3.6, 2.3)  # inches.
 # Curves with more points are drawn smoothed, above the faint raw ones.
 _MANY, _SPAN = 60, 0.03
@@ -74,8 +74,8 @@ def draw_curves(
         raise InputError(f"{', '.join(runs)}: nothing to draw yet")
     columns = min(_COLUMNS, len(names))
     rows = -(-len(names) // columns)
-    entries = min(len(runs), max(1, int(columns * _PANEL[0] * 9 / _widest(runs))))
-    legend = 0.25 * -(-len(runs) // entries) + 0.15
+    entries = min(len(runs), max(1, int(columns * _PANEL[0] * 11 / _widest(runs))))
+    legend = 0.17 * -(-len(runs) // entries) + 0.1
     size = columns * _PANEL[0], rows * _PANEL[1] + legend
     figure = Figure(figsize=size, layout="constrained")
     figure.get_layout_engine().set(rect=(0, legend / size[1], 1, 1 - legend / size[1]))

@@ -67,7 +67,7 @@ def test_metrics_are_drawn_in_the_order_asked_for_and_unknown_ones_named(tmp_pat
         curves.draw_curves(runs, tmp_path / "curves.xyz")
 
 
-def test_the_loss_comes_first_and_what_is_the_same_in_all_runs_is_left_out():
+def test_the_loss_comes_first_and_the_learning_rate_is_left_out():
     names = curves._worth_drawing(made(1, 2))
     assert names == ["loss", "validation/mAP", "arcface_accuracy"]
 
