@@ -44,9 +44,9 @@ def test_weights_of_a_model_folder_are_taken_where_they_fit(
     np.testing.assert_array_equal(by_name(state.params["model"])["whitening/bias"], 0)
     printed = " ".join(capsys.readouterr().out.split())
     assert f"weights of {tiny_model}:" in printed
-    assert "backbone 100 tensors 177,912 numbers loaded" in printed
-    assert "local/attention 1 tensors 3,072 numbers from scratch: 1x1x64x16" in printed
-    assert "classifier 1 tensors 96 numbers from scratch: not there" in printed
+    assert "backbone 100 177,912 loaded" in printed
+    assert "local/attention 1 768 from scratch: 1x1x32x16 there, 1x1x32x24" in printed
+    assert "classifier 1 96 from scratch: not there" in printed
 
 
 def test_weights_of_a_workdir_are_the_averages_of_its_newest_checkpoint(
