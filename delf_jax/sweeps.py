@@ -205,6 +205,16 @@ def summarize(trials: Sequence[Trial], workdir: str | os.PathLike) -> None:
         print(f"table: {folder / TABLE}, curves: {folder / FIGURE}", flush=True)
 
 
+def _value(trial: Trial, name: str) -> str:
+    """A field as the trial changes it, or as the config has it."""
+    if name in trial.fields:
+        return trial.fields[name]
+    value = json.loads(trial.config)
+    for part in name.split("."):
+        value = value[part]
+    return _as_text(value)
+
+
 def table(trials: Sequence[Trial]) -> list[str]:
     """A table in Markdown: fields, how far the trial is, results; the best in bold."""
     fields = list(dict.fromkeys(name for trial in trials for name in trial.fields))
@@ -219,7 +229,7 @@ def table(trials: Sequence[Trial]) -> list[str]:
     }
     rows = [[*fields, "state", *names]]
     for trial, values in zip(trials, found, strict=True):
-        cells = [trial.fields.get(name, "") for name in fields]
+        cells = [_value(trial, name) for name in fields]
         cells.append("finished" if is_finished(trial) else "not finished")
         for name in names:
             text = f"{values[name]:.4g}" if name in values else ""

@@ -5,6 +5,7 @@ import pathlib
 import shlex
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -139,10 +140,40 @@ def test_a_failing_trial_is_reported_the_others_go_on_and_all_is_taken_up_again(
         *("state", "validation/mAP", "loss"),
     ]
     assert [cell.strip() for cell in table[3].strip("|").split("|")] == [
-        *("0.2", "64.0,96.0", "", "finished", "**0.4**", "0.1")
+        *("0.2", "64.0,96.0", "batch", "finished", "**0.4**", "0.1")
+    ]
+    assert [cell.strip() for cell in table[4].strip("|").split("|")][:3] == [
+        *("0.1", "64.0,96.0", "frozen")
     ]
     assert "**0.05**" in table[2]
     assert (trials[0].workdir / "log.txt").read_text() == "training\n"
+
+
+def test_an_interrupted_sweep_tells_its_trials_to_stop_and_waits(
+    trials, tmp_path, monkeypatch
+):
+    program = tmp_path / "main.py"
+    program.write_text(
+        "import pathlib, signal, sys, time\n"
+        "folder = pathlib.Path(sys.argv[3].removeprefix('--workdir='))\n"
+        "def stop(*_):\n"
+        "    (folder / 'stopped').touch()\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "(folder / 'started').touch()\n"
+        "time.sleep(60)\n"
+    )
+
+    def interrupted(futures):
+        while not (trials[0].workdir / "started").exists():
+            time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweeps.concurrent.futures, "as_completed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sweeps.run(trials, tmp_path / "out")
+    assert (trials[0].workdir / "stopped").exists()
+    assert not (trials[1].workdir / "log.txt").exists()
 
 
 def test_a_trial_of_another_config_has_not_finished(trials, tmp_path):

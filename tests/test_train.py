@@ -31,6 +31,7 @@ from delf_jax import (
     settings,
     train,
     training_log,
+    validation,
     weights,
 )
 from delf_jax.files import InputError
@@ -150,6 +151,26 @@ def test_other_shapes_in_the_workdir_are_refused(finished, config):
         message = "another architecture: params/model/classifier/kernel is 32x2 there"
         with pytest.raises(InputError, match=message):
             checkpoints.restore(manager, shapes)
+
+
+def test_the_model_is_that_of_the_best_validation(
+    images, config, tmp_path, monkeypatch
+):
+    config.validation.every, config.validation.dataset = 2, str(images)
+    config.keep_checkpoints, config.images_every = 1, 3
+    values = iter([{"mAP": 0.9}, {"mAP": 0.1}])
+    monkeypatch.setattr(validation, "measure", lambda *rest: next(values))
+    outcome = train.train(config, str(tmp_path))
+    assert outcome.metrics["validation/mAP"] == 0.1
+    model = weights.load_model(tmp_path / "model")
+    assert model.config["provenance"]["steps"] == 2
+    measured = [x for x in lines_of(tmp_path) if "validation/mAP" in x]
+    assert measured == [
+        {"step": 2, "validation/mAP": 0.9},
+        {"step": 4, "validation/mAP": 0.1},
+    ]
+    events = b"".join(x.read_bytes() for x in (tmp_path / "events").iterdir())
+    assert b"attention" in events and b"batch" in events
 
 
 @pytest.fixture
