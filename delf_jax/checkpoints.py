@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,8 +67,15 @@ def save(
       metrics: of a validation at this step.
     """
     # Arrays of one host's devices cannot be saved by several hosts; numpy can.
+    arrays = jax.tree.map(np.asarray, state)
+    # One state is written at a time. Where a second has no room, nothing is begun:
+    # orbax is noisy about what it cannot finish.
+    manager.wait_until_finished()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+    if shutil.disk_usage(manager.directory).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     items = ocp.args.Composite(
-        state=ocp.args.StandardSave(jax.tree.map(np.asarray, state)),
+        state=ocp.args.StandardSave(arrays),
         run=ocp.args.JsonSave(run),
     )
     manager.save(step, args=items, metrics=metrics, force=True)

@@ -1,6 +1,6 @@
 """Training states on disk."""
 
-import errno
+import shutil
 
 import numpy as np
 import pytest
@@ -52,15 +52,20 @@ def test_the_best_state_is_kept_beside_the_newest(tmp_path):
     assert sorted(manager.all_steps()) == [4, 5, 6]
 
 
-def test_a_full_disk_leaves_the_last_good_state_and_names_it(saved, monkeypatch):
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_a_full_disk_leaves_the_last_good_state_and_names_it(saved, monkeypatch, when):
     def fail(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device")
 
-    message = f"no space left .*; the last good checkpoint is {saved}/3"
+    message = f"no space left .*; the last good checkpoint is {saved}/3$"
     with pytest.raises(InputError, match=message):
         with checkpoints.open_checkpoints(saved, keep=2) as manager:
             with checkpoints.naming_last_good(manager):
-                monkeypatch.setattr(manager, "save", fail)
+                if when == "before":
+                    usage = shutil._ntuple_diskusage(100, 99, 1)
+                    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+                else:
+                    monkeypatch.setattr(manager, "save", fail)
                 save(manager, 4)
     state = checkpoints.read_state(saved)
     assert state["step"] == 3
