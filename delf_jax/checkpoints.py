@@ -82,7 +82,13 @@ def save(
 
 
 def read_run(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    """What `save` was given as `run`."""
+    """What `save` was given as `run`; InputError if an older version saved it."""
+    folder = pathlib.Path(manager.directory) / str(step)
+    if not (folder / "run").is_dir():
+        raise InputError(
+            f"{folder}: was saved by an older version, without what it takes to go on; "
+            "choose another --workdir, and this one as init_from"
+        )
     items = ocp.args.Composite(run=ocp.args.JsonRestore())
     return manager.restore(step, args=items).run
 

@@ -71,6 +71,13 @@ def test_a_full_disk_leaves_the_last_good_state_and_names_it(saved, monkeypatch,
     assert state["step"] == 3
 
 
+def test_a_state_of_an_older_version_is_no_place_to_go_on_from(saved):
+    shutil.rmtree(saved / "3" / "run")
+    with checkpoints.open_checkpoints(saved, keep=2) as manager:
+        with pytest.raises(InputError, match="3: was saved by an older version"):
+            checkpoints.read_run(manager, 3)
+
+
 def test_other_errors_are_left_as_they_are(saved):
     with checkpoints.open_checkpoints(saved, keep=2) as manager:
         with pytest.raises(ZeroDivisionError):

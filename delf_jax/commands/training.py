@@ -19,7 +19,8 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--multihost",
         nargs="?",
-        const="auto",
+        type=_hosts,
+        const=("", None),
         metavar="ADDRESS:PORT,I/N",
         help="one of N hosts that train together; found out on TPU pods and in Slurm",
     )
@@ -33,10 +34,19 @@ def run_train(options: argparse.Namespace) -> int:
     from delf_jax import train
 
     if options.multihost:
-        coordinator, _, part = options.multihost.rpartition(",")
-        train.join_hosts(coordinator, shared.parse_part(part) if coordinator else None)
+        train.join_hosts(*options.multihost)
     train.train(config, options.workdir)
     return 0
+
+
+def _hosts(text: str) -> tuple[str, tuple[int, int]]:
+    """(address:port, (i, n)) of `address:port,i/n`."""
+    coordinator, _, part = text.rpartition(",")
+    if ":" not in coordinator:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not ADDRESS:PORT,I/N, such as 10.0.0.1:1234,0/2"
+        )
+    return coordinator, shared.parse_part(part)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
