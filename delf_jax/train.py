@@ -176,11 +176,11 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
     devices = jax.local_devices()[: config.devices or None]
     folder = pathlib.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    sources = open_sources(config)
-    batches = open_batches(config, sources, len(devices))
+    sources, batches, held_out = _first_host_first(
+        functools.partial(_open_data, config, len(devices))
+    )
     classes = sum(len(source.classes) for source in sources)
     static, schedule = make_static(config, classes, axis_name)
-    held_out = validation.open_held_out(config, sources)
     with contextlib.ExitStack() as stack:
         manager = checkpoints.open_checkpoints(
             folder / "checkpoints", keep=config.keep_checkpoints, best=held_out.chooses
@@ -202,6 +202,22 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
     if finished and jax.process_index() == 0:
         _export(config, state, best, folder)
     return Outcome(int(state.step), finished, log.means)
+
+
+def _open_data(config: ConfigDict, devices: int) -> tuple[list, Any, Any]:
+    """Sources, batches, and what is held out; prepared where they are not yet."""
+    sources = open_sources(config)
+    batches = open_batches(config, sources, devices)
+    return sources, batches, validation.open_held_out(config, sources)
+
+
+def _first_host_first(work: Callable[[], Any]) -> Any:
+    """What `work` gives; other hosts begin when what the first writes is there."""
+    if jax.process_count() == 1:
+        return work()
+    result = work() if jax.process_index() == 0 else None
+    multihost_utils.sync_global_devices("prepared")
+    return result or work()
 
 
 def _first_state(

@@ -315,7 +315,7 @@ def test_a_training_killed_ten_times_ends_as_one_that_was_not(
     images, prepared, tmp_path
 ):
     """With SIGKILL, at random moments of starting, training and saving."""
-    fields = fields_of(images, prepared, steps=60, checkpoint_every=2, devices=1)
+    fields = fields_of(images, prepared, steps=40, checkpoint_every=2, devices=1)
     fields |= {"optimizer.name": "adamw", "log_every": 1}
     finish(train_in_process(fields, tmp_path / "whole"))
     rng, reached = np.random.default_rng(0), []
@@ -329,10 +329,10 @@ def test_a_training_killed_ten_times_ends_as_one_that_was_not(
                 break
         time.sleep(rng.uniform(0, 0.3))
         program.kill()
-        program.wait()
+        program.communicate()
         steps = [x.split("/")[0] for x in lines if x.startswith("step ")]
         reached.append(steps[-1] if steps else "start")
-    print(reached)
+    print("killed after", reached)
     finish(train_in_process(fields, tmp_path / "killed"))
     expected = final_state(tmp_path / "whole")
     found = final_state(tmp_path / "killed")
