@@ -311,6 +311,23 @@ def test_devices_hosts_and_how_the_step_is_shared_out_do_not_matter(
 
 
 @pytest.mark.slow
+def test_a_training_goes_on_on_another_number_of_devices(images, prepared, tmp_path):
+    """From four devices under pmap to one under jit."""
+    fields = fields_of(images, prepared, checkpoint_every=4, devices=0)
+    finish(train_in_process({**fields, "steps": 4}, tmp_path / "one"))
+    moved = {**fields, "steps": 2}
+    finish(train_in_process(moved, tmp_path / "moved", devices=4))
+    moved |= {"steps": 4, "parallel": "jit"}
+    finish(train_in_process(moved, tmp_path / "moved"))
+    expected, found = final_state(tmp_path / "one"), final_state(tmp_path / "moved")
+    for name, value in expected.items():
+        if name.startswith(("params/", "batch_stats/")):
+            scale = np.abs(value).max() + 1e-4
+            difference = np.abs(found[name] - value).max() / scale
+            assert difference < 1e-3, (name, difference)
+
+
+@pytest.mark.slow
 def test_a_training_killed_ten_times_ends_as_one_that_was_not(
     images, prepared, tmp_path
 ):
