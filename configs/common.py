@@ -2,6 +2,11 @@
 
 Other files of this folder start from it and change what differs; the result is locked,
 so that a misspelt field is an error that names it.
+
+A workdir with checkpoints goes on with the same config only. What may change:
+steps (the schedule follows), log_every, checkpoint_every, keep_checkpoints,
+images_every, devices, parallel, init_from, validation, data.directory, data.threads,
+optimizer.learning_rate and clip_norm, and extraction but for the pixels.
 """
 
 from ml_collections import ConfigDict
@@ -16,9 +21,15 @@ def get_config() -> ConfigDict:
     config.ema_decay = 0.999  # of the averaged weights, which are exported.
     config.log_every = 50  # steps.
     config.checkpoint_every = 1000  # steps.
-    config.keep_checkpoints = 2
-    config.devices = 0  # of this host; 0: all.
-    config.distributed = False  # several hosts: jax.distributed finds them.
+    config.keep_checkpoints = 2  # the newest, beside the one that validates best.
+    config.images_every = 1000  # steps between pictures in TensorBoard; 0: none.
+    config.devices = 0  # of each host; 0: all.
+    config.parallel = "pmap"  # or "jit": same numbers, shared out by the compiler.
+    # Parts that a device computes its share of a batch in, to save memory; the result
+    # is that of the whole but for BatchNorm and losses that compare examples.
+    config.accumulate = 1
+    # Of the backbone's arithmetic; "bfloat16" leaves weights and statistics in float32.
+    config.precision = "float32"
     # A workdir or a model folder, whose weights are the start where they fit.
     config.init_from = ""
 
@@ -28,6 +39,7 @@ def get_config() -> ConfigDict:
             "depth": 50,  # 18, 26, 50, 101.
             "width": 64,  # channels of the stem.
             "layout": "v1.5",  # or "keras", "slim".
+            "normalization": "batch",  # over all devices; or "frozen".
             "attention_width": 512,
             "reduced_dimension": 128,  # of a local descriptor.
             "global_dimension": 2048,
@@ -92,12 +104,23 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # or "sgd".
-    config.optimizer.learning_rate = 1e-3  # at the peak.
+    # At the peak, for a batch of 256; for others in proportion.
+    config.optimizer.learning_rate = 8e-3
+    config.optimizer.schedule = "cosine"  # or "linear", "constant", after the warm-up.
     config.optimizer.warmup_steps = 500
     config.optimizer.final_factor = 0.0  # of the learning rate, at the last step.
     config.optimizer.weight_decay = 1e-2  # of kernels only.
     config.optimizer.momentum = 0.9  # b1 of adamw.
     config.optimizer.clip_norm = 10.0  # of the gradient; 0: none.
+
+    # What measures the averaged weights and chooses the checkpoint that is exported.
+    config.validation = ConfigDict()
+    config.validation.every = 0  # steps; 0: never.
+    # mAP on a ground truth of the revisited form, or on a folder of folders.
+    config.validation.dataset = ""
+    config.validation.photos = ""  # of a ground truth; empty: beside it.
+    # Accuracy on the "validation" part of the sources whose split is "train".
+    config.validation.examples = 1000  # of them at most; 0: all.
 
     # What the exported model extracts with unless told otherwise.
     config.extraction = ConfigDict()

@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
     config.teacher.weights = "../shared/weights/resnet101v2_imagenet_to_conv4_fp16.npz"
     config.teacher.long_sides = (256, 384, 576)
     config.teacher.dimension = 256
-    config.optimizer.learning_rate = 1.5e-3
+    config.optimizer.learning_rate = 6.4e-2  # 1.5e-3 at this batch.
     config.optimizer.warmup_steps = 300
     config.optimizer.clip_norm = 5.0
     config.optimizer.weight_decay = 0.02

@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     config.views.resolutions = (64.0, 96.0)
     config.loss.correspondence = 1.0
     config.loss.matchability = 0.2
+    config.optimizer.learning_rate = 6.4e-2  # 1e-3 at this batch.
     config.optimizer.warmup_steps = 2
     config.data.max_side = 128
     config.extraction.max_image_size = 160

@@ -1,58 +1,111 @@
 """Training states on disk: the one file that knows orbax."""
 
+import contextlib
+import errno
+import os
 import pathlib
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
+import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from grain.checkpoint import CheckpointHandler, CheckpointRestore, CheckpointSave
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
 from delf_jax.files import InputError
 
 Tree = Any
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How the library below orbax says it, whose errors have no number.
+_FULL_WORDS = ("No space left", "ENOSPC", "EDQUOT", "quota exceeded", "File too large")
 
 
 def open_checkpoints(
-    directory: str | pathlib.Path, *, keep: int
+    directory: str | pathlib.Path, *, keep: int, best: str = ""
 ) -> ocp.CheckpointManager:
-    """A manager of the newest `keep` states under `directory`; close it in the end."""
+    """A manager of states under `directory`; close it in the end.
+
+    It keeps the newest `keep`, and the one whose metric of the name `best` is largest.
+    """
+    policies: list[Any] = [keeping.LatestN(keep)]
+    if best:
+        policies.append(
+            keeping.BestN(
+                get_metric_fn=lambda metrics: metrics[best],
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+        )
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
+        preservation_policy=keeping.AnyPreservationPolicy(policies),
+        best_fn=(lambda metrics: metrics[best]) if best else None,
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=True,
     )
-    handlers = {"state": ocp.StandardCheckpointHandler(), "data": CheckpointHandler()}
     folder = pathlib.Path(directory).absolute()
-    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+    return ocp.CheckpointManager(folder, options=options, item_handlers=_handlers())
 
 
-def save(manager: ocp.CheckpointManager, step: int, state: Tree, iterator: Any) -> None:
-    """Starts to write the state and the iterator's position as `step`.
+def save(
+    manager: ocp.CheckpointManager,
+    step: int,
+    state: Tree,
+    run: dict[str, Any],
+    metrics: dict[str, float] | None = None,
+) -> None:
+    """Starts to write the state as `step`, with what describes the run.
 
     On disk for certain after `manager.wait_until_finished()`.
+
+    Args:
+      manager: of `open_checkpoints`.
+      step: the number of the checkpoint.
+      state: arrays, each in whole on every device.
+      run: what JSON holds: the position in the data, the config, the git revision.
+      metrics: of a validation at this step.
     """
     # Arrays of one host's devices cannot be saved by several hosts; numpy can.
+    arrays = jax.tree.map(np.asarray, state)
+    # One state is written at a time. Where a second has no room, nothing is begun:
+    # orbax is noisy about what it cannot finish.
+    manager.wait_until_finished()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+    if shutil.disk_usage(manager.directory).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     items = ocp.args.Composite(
-        state=ocp.args.StandardSave(jax.tree.map(np.asarray, state)),
-        data=CheckpointSave(iterator),
+        state=ocp.args.StandardSave(arrays),
+        run=ocp.args.JsonSave(run),
     )
-    manager.save(step, args=items, force=True)
+    manager.save(step, args=items, metrics=metrics, force=True)
 
 
-def restore(manager: ocp.CheckpointManager, state: Tree, iterator: Any) -> Tree:
-    """The newest state, as numpy arrays, with the iterator moved to where it stood.
+def read_run(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    """What `save` was given as `run`; InputError if an older version saved it."""
+    folder = pathlib.Path(manager.directory) / str(step)
+    if not (folder / "run").is_dir():
+        raise InputError(
+            f"{folder}: was saved by an older version, without what it takes to go on; "
+            "choose another --workdir, and this one as init_from"
+        )
+    items = ocp.args.Composite(run=ocp.args.JsonRestore())
+    return manager.restore(step, args=items).run
+
+
+def restore(manager: ocp.CheckpointManager, shapes: Tree) -> Tree:
+    """The newest state, as numpy arrays.
 
     Args:
       manager: one that has a `latest_step`.
-      state: a tree of arrays as the training starts with: names and shapes.
-      iterator: of the data; it is set.
+      shapes: a tree of arrays, or of their shapes, as the training starts with.
     """
     step = manager.latest_step()
     folder = f"{manager.directory}/{step}"
-    _check_shapes(_stored_shapes(manager, step), _shapes(state), folder)
-    example = jax.tree.map(np.asarray, state)
-    items = ocp.args.Composite(
-        state=ocp.args.StandardRestore(example), data=CheckpointRestore(iterator)
-    )
+    stored = manager.item_metadata(step).state.tree
+    _check_shapes(_shapes(stored), _shapes(shapes), folder)
+    example = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(example))
     return manager.restore(step, args=items).state
 
 
@@ -61,11 +114,14 @@ def read_state(directory: str | pathlib.Path, step: int | None = None) -> Tree:
     folder = pathlib.Path(directory)
     if not folder.is_dir():
         raise InputError(f"{directory}: no such folder of checkpoints to start from")
-    with ocp.CheckpointManager(
-        folder.absolute(),
-        options=ocp.CheckpointManagerOptions(read_only=True),
-        item_handlers={"state": ocp.StandardCheckpointHandler()},
-    ) as manager:
+    with (
+        _quiet(),
+        ocp.CheckpointManager(
+            folder.absolute(),
+            options=ocp.CheckpointManagerOptions(read_only=True),
+            item_handlers=_handlers(),
+        ) as manager,
+    ):
         step = manager.latest_step() if step is None else step
         if step is None:
             raise InputError(f"{directory}: holds no checkpoint to start from")
@@ -75,17 +131,61 @@ def read_state(directory: str | pathlib.Path, step: int | None = None) -> Tree:
         return manager.restore(step, args=items).state
 
 
+@contextlib.contextmanager
+def naming_last_good(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """Waits for what is being written; errors of input and of a full disk then say
+    which checkpoint is whole, in one sentence."""
+    try:
+        with _quiet():
+            yield
+            manager.wait_until_finished()
+    except Exception as error:
+        reason = _reason(error, manager)
+        if reason is None:
+            raise
+        # What was begun before the error may still become whole.
+        with contextlib.suppress(Exception), _quiet():
+            manager.wait_until_finished()
+        steps = ocp.utils.checkpoint_steps(manager.directory)
+        last = f"{manager.directory}/{max(steps)}" if steps else "not there yet"
+        raise InputError(f"{reason}; the last good checkpoint is {last}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without orbax' log: what it calls an error is raised, too."""
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(verbosity)
+
+
+def _reason(error: Exception, manager: ocp.CheckpointManager) -> str | None:
+    if isinstance(error, InputError):
+        return str(error)
+    numbered = isinstance(error, OSError) and error.errno in _FULL
+    if numbered or any(words in str(error) for words in _FULL_WORDS):
+        return (
+            f"{manager.directory}: no space left on the disk to save; make room and "
+            "run the same command again"
+        )
+    return None
+
+
+def _handlers() -> dict[str, Any]:
+    return {
+        "state": ocp.StandardCheckpointHandler(),
+        "run": ocp.JsonCheckpointHandler(),
+    }
+
+
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-
-
-def _stored_shapes(
-    manager: ocp.CheckpointManager, step: int
-) -> dict[str, tuple[int, ...]]:
-    return _shapes(manager.item_metadata(step).state.tree)
 
 
 def _check_shapes(stored: dict, wanted: dict, folder: str) -> None:

@@ -5,7 +5,8 @@ import os
 import pathlib
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -15,8 +16,20 @@ from delf_jax.files import InputError
 # What configs/common.py has beside the fields of extraction: model and extraction.
 _OF_TRAINING = (
     *("seed", "steps", "batch_size", "ema_decay", "log_every", "checkpoint_every"),
-    *("keep_checkpoints", "devices", "distributed", "init_from", "data", "views"),
-    *("loss", "teacher", "optimizer"),
+    *("keep_checkpoints", "images_every", "devices", "parallel", "accumulate"),
+    *("precision", "init_from", "data", "views", "loss", "teacher", "optimizer"),
+    "validation",
+)
+# What may change in a workdir that has checkpoints, as configs/common.py says, too: how
+# long, where and how watched a training runs, what its model is exported with, and the
+# remedies for a loss that is no number.
+MAY_CHANGE = (
+    *("steps", "log_every", "checkpoint_every", "keep_checkpoints", "images_every"),
+    *("devices", "parallel", "init_from", "validation", "data.directory"),
+    *("data.threads", "optimizer.learning_rate", "optimizer.clip_norm"),
+    *(f"extraction.{name}" for name in ("image_scales", "global_scales")),
+    *(f"extraction.{name}" for name in ("max_image_size", "max_features")),
+    "extraction.attention_threshold",
 )
 
 
@@ -58,17 +71,41 @@ def override_fields(config: ConfigDict, overrides: Sequence[str]) -> None:
 
 def run_config(path: str | os.PathLike) -> ConfigDict:
     """What `get_config()` of the file returns."""
+    with _running(path) as names:
+        config = names["get_config"]()
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"{path}: get_config() must return a ConfigDict")
+    return config
+
+
+def read_sweep(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The fields of each trial that `sweep(add)` of the file adds, in its order.
+
+    InputError if the file has no `sweep`, or if that adds nothing.
+    """
+    trials: list[dict[str, Any]] = []
+    with _running(path) as names:
+        if "sweep" not in names:
+            raise InputError(f"{path}: has no sweep(add); `train` runs a single config")
+        names["sweep"](lambda **fields: trials.append(fields))
+    if not trials:
+        raise InputError(f"{path}: sweep(add) adds no trial")
+    return trials
+
+
+@contextlib.contextmanager
+def _running(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
+    """The names of a config file that was run; InputError for whatever goes wrong."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such config file")
     try:
         with _importable(path.resolve().parent.parent):
-            config = runpy.run_path(str(path))["get_config"]()
+            yield runpy.run_path(str(path))
+    except InputError:
+        raise
     except Exception as error:  # A config is a program: it may fail in any way.
         raise InputError(f"{path}: {type(error).__name__}: {error}") from error
-    if not isinstance(config, ConfigDict):
-        raise InputError(f"{path}: get_config() must return a ConfigDict")
-    return config
 
 
 def _override(config: ConfigDict, override: str) -> None:
@@ -98,3 +135,37 @@ def _importable(folder: pathlib.Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
+
+
+def check_same_run(
+    before: Mapping[str, Any], now: Mapping[str, Any], where: str
+) -> list[str]:
+    """What differs between two configs, as far as it may.
+
+    InputError that names the first field that may not differ (see MAY_CHANGE).
+
+    before: the config of the checkpoint `where`, as JSON holds it, like `now`.
+    """
+    fields = [dict(_fields(config)) for config in (before, now)]
+    changes = []
+    for name in sorted(fields[0].keys() | fields[1].keys()):
+        there, here = (values.get(name, "absent") for values in fields)
+        if there == here:
+            continue
+        if not any(name == may or name.startswith(f"{may}.") for may in MAY_CHANGE):
+            raise InputError(
+                f"{where}: was trained with {name} {there}, and this config says "
+                f"{here}; choose another --workdir or the old value "
+                "(configs/common.py lists what may change on the way)"
+            )
+        changes.append(f"{name} {here} instead of {there}")
+    return changes
+
+
+def _fields(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of all fields."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _fields(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value

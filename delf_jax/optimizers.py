@@ -11,20 +11,16 @@ from ml_collections import ConfigDict
 from delf_jax.files import InputError
 
 Tree = Any
+# Learning rates are stated for a batch of so many images, as in [DELG], and grow with
+# the batch.
+REFERENCE_BATCH = 256
 
 
 def make_optimizer(
-    settings: ConfigDict, steps: int
+    settings: ConfigDict, steps: int, batch_size: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimiser of `config.optimizer` and its learning rate by step."""
-    peak = settings.learning_rate
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=peak,
-        warmup_steps=min(settings.warmup_steps, steps - 1),
-        decay_steps=steps,
-        end_value=peak * settings.final_factor,
-    )
+    schedule = _make_schedule(settings, steps, batch_size)
     clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
     decay = optax.add_decayed_weights(settings.weight_decay, mask=_is_kernel)
     if settings.name == "adamw":
@@ -36,6 +32,27 @@ def make_optimizer(
     chain = optax.chain(*clip, *rule, optax.scale_by_learning_rate(schedule))
     update = _with_promotion(chain.update)
     return optax.GradientTransformation(chain.init, update), _with_promotion(schedule)
+
+
+def _make_schedule(settings: ConfigDict, steps: int, batch_size: int) -> optax.Schedule:
+    """Warm-up from 0, then what `schedule` says until the last step."""
+    peak = settings.learning_rate * batch_size / REFERENCE_BATCH
+    warmup = min(settings.warmup_steps, steps - 1)
+    end, left = peak * settings.final_factor, steps - warmup
+    after = {
+        "cosine": optax.cosine_decay_schedule(peak, left, settings.final_factor),
+        "linear": optax.linear_schedule(peak, end, left),
+        "constant": optax.constant_schedule(peak),
+    }
+    if settings.schedule not in after:
+        raise InputError(
+            f"optimizer.schedule is {settings.schedule!r}: use 'cosine', 'linear' or "
+            "'constant'"
+        )
+    if not warmup:
+        return after[settings.schedule]
+    rise = optax.linear_schedule(0.0, peak, warmup)
+    return optax.join_schedules([rise, after[settings.schedule]], [warmup])
 
 
 def _with_promotion(function: Callable) -> Callable:

@@ -1,9 +1,10 @@
-"""Training: one pure step under pmap, and the loop around it.
+"""Training: one pure step over all devices, and the loop around it.
 
 `train(config, workdir)` leaves in the workdir: config.json, metrics.jsonl, events/,
 checkpoints/ and, once finished, model/, the folder that every other command reads.
 """
 
+import collections
 import contextlib
 import functools
 import json
@@ -13,50 +14,54 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import flax
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from clu import metrics as clu_metrics
-from flax import linen as nn
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from delf_jax import checkpoints, objective, weights
+from delf_jax import checkpoints, training_images, validation, warm_start, weights
+from delf_jax.configuration import check_same_run
 from delf_jax.files import InputError, write_json
-from delf_jax.optimizers import make_optimizer
-from delf_jax.settings import ExtractionSettings, make_settings
 from delf_jax.signals import stop_signals
-from delf_jax.training_data import open_batches, open_sources, settings_tuple
+from delf_jax.train_step import Batch, Static, TrainState, create_state, train_step
+from delf_jax.training_data import open_batches, open_sources
 from delf_jax.training_log import TrainingLog
+from delf_jax.training_setup import make_static
 
 AXIS = "batch"
-Tree = Any
-Batch = dict[str, Any]
+AHEAD = 2  # batches that lie on the devices before their step.
 
 
-@flax.struct.dataclass
-class TrainState:
-    """All that changes from step to step."""
+class Parallel(NamedTuple):
+    """`train_step` over all devices, and how what it takes gets there."""
 
-    step: Any  # int32, an array of jax or, from a checkpoint, of numpy.
-    params: Tree  # {"model": ..., "head": ...}; the head learns and is not exported.
-    batch_stats: Tree
-    opt_state: Tree
-    ema: Tree  # {"params", "batch_stats"} of the model, averaged over steps.
+    step: Callable
+    place_state: Callable[[TrainState], TrainState]
+    place_batch: Callable[[Batch], Batch]
+    """of this host's share of the batch"""
 
 
-class Static(NamedTuple):
-    """What the step is made of and does not change."""
+class Fed(NamedTuple):
+    """A batch whose arrays are on the devices."""
 
-    module: nn.Module
-    head: objective.TeacherHead | None
-    optimizer: optax.GradientTransformation
-    loss: objective.LossSettings
-    ema_decay: float
-    pixel_mean: tuple[float, float, float]
-    pixel_std: tuple[float, float, float]
+    batch: Batch
+    host: Batch
+    """the same on this host, where it can be looked at"""
+    ids: np.ndarray
+    position: dict[str, Any]
+    """of the data after this batch"""
+
+
+class Run(NamedTuple):
+    """What the loop works with and does not change."""
+
+    config: ConfigDict
+    static: Static
+    manager: Any
+    log: TrainingLog
+    held_out: validation.HeldOut
+    stopped: threading.Event
 
 
 class Outcome(NamedTuple):
@@ -65,125 +70,32 @@ class Outcome(NamedTuple):
     step: int
     finished: bool
     metrics: dict[str, float]
-    """means since the line before the last"""
+    """means since the line before the last, and of the last validation"""
 
 
-def create_state(static: Static, key: jax.Array, *, view_size: int) -> TrainState:
-    """The state before the first step."""
-    images = jnp.zeros((2, view_size, view_size, 3), jnp.float32)
-    module_key, head_key = jax.random.split(key)
-    # Without a device axis there is nothing to average over.
-    module = static.module.clone(backbone=static.module.backbone.clone(axis_name=None))
-    outputs, variables = module.init_with_output(module_key, images, train=True)
-    batch_stats = variables.get("batch_stats", {})
-    params = {"model": variables["params"]}
-    if static.head is not None:
-        params["head"] = static.head.init(head_key, outputs["block3"])["params"]
-    averaged = {"params": params["model"], "batch_stats": batch_stats}
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=static.optimizer.init(params),
-        ema=jax.tree.map(jnp.copy, averaged),  # donated: a buffer has one owner.
-    )
+def join_hosts(coordinator: str = "", part: tuple[int, int] | None = None) -> None:
+    """Makes this process one of several that train together, on their own devices.
 
-
-def train_step(
-    state: TrainState,
-    batch: Batch,
-    key: jax.Array,
-    *,
-    static: Static,
-    axis_name: str | None = None,
-) -> tuple[TrainState, clu_metrics.Collection]:
-    """The state after one step on a batch, and its metrics.
-
-    Pure. The only thing it knows about devices is the name of their axis: with one, the
-    batch is a device's share, and gradients, statistics and metrics are means over all.
+    coordinator: address:port of the first process, and part (i, n) which of all this
+    is; without, Cloud TPU, Slurm, Open MPI or Kubernetes says so.
     """
-    key = jax.random.fold_in(key, state.step)
-    if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-
-    def loss_of(params: Tree) -> tuple[jax.Array, tuple]:
-        outputs, taught, stats = _forward(static, params, state.batch_stats, batch, key)
-        loss, parts = objective.evaluate(outputs, taught, batch, static.loss, axis_name)
-        return loss, (stats, parts)
-
-    (_, (stats, parts)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-        state.params
-    )
-    if axis_name is not None:
-        gradients, stats = jax.lax.pmean((gradients, stats), axis_name)
-    parts["gradient_norm"] = optax.tree.norm(gradients)
-    updates, opt_state = static.optimizer.update(
-        gradients, state.opt_state, state.params
-    )
-    params = optax.apply_updates(state.params, updates)
-    new = state.replace(
-        step=state.step + 1,
-        params=params,
-        batch_stats=stats,
-        opt_state=opt_state,
-        ema=_averaged(
-            state.ema,
-            {"params": params["model"], "batch_stats": stats},
-            state.step,
-            static.ema_decay,
-        ),
-    )
-    collection = _collection(tuple(sorted(parts)))
-    if axis_name is None:
-        return new, collection.single_from_model_output(**parts)
-    return new, collection.gather_from_model_output(axis_name=axis_name, **parts)
+    given = (coordinator, part[1], part[0]) if part else ()
+    try:
+        jax.distributed.initialize(*given)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"--multihost: {reason}; give --multihost=ADDRESS:PORT,I/N where nothing "
+            "says which hosts belong together"
+        ) from None
+    # Hosts connect while they are together: later, one that compiles keeps the
+    # others waiting for longer than they would.
+    multihost_utils.sync_global_devices("start")
 
 
-def _forward(
-    static: Static, params: Tree, batch_stats: Tree, batch: Batch, key: jax.Array
-) -> tuple[dict, jax.Array | None, Tree]:
-    """Outputs of the model and of the teacher head, and the new running statistics."""
-    views = batch["image"]
-    images = views.reshape(-1, *views.shape[2:]).astype(jnp.float32)
-    mean, std = (
-        jnp.array(colour, jnp.float32)[None, None, None]
-        for colour in (static.pixel_mean, static.pixel_std)
-    )
-    outputs, updated = static.module.apply(
-        {"params": params["model"], "batch_stats": batch_stats},
-        (images - mean) / std,
-        train=True,
-        mutable=["batch_stats"],
-        rngs={"dropout": key},
-    )
-    if static.loss.descriptors_train_backbone:
-        # The model reduces a block3 without gradient, as [DELG] does; here it has one.
-        reduce = params["model"]["local"]["autoencoder"]["reduce"]
-        reduced = outputs["block3"] @ reduce["kernel"][0, 0]
-        outputs["descriptors"] = reduced + reduce["bias"].reshape(1, 1, 1, -1)
-    taught = None
-    if static.head is not None:
-        taught = static.head.apply({"params": params["head"]}, outputs["block3"])
-    return outputs, taught, updated.get("batch_stats", {})
-
-
-def _averaged(average: Tree, latest: Tree, step: jax.Array, decay: float) -> Tree:
-    """The moving average; early on it forgets faster, so as not to hold the start."""
-    count = step.astype(jnp.float32)
-    keep = jnp.minimum(decay, (1 + count) / (10 + count))
-    return jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, average, latest)
-
-
-@functools.cache
-def _collection(names: tuple[str, ...]) -> type[clu_metrics.Collection]:
-    """A clu collection of the averages of `names`."""
-    averages = {name: clu_metrics.Average.from_output(name) for name in names}
-    return clu_metrics.Collection.create(**averages)
-
-
-def parallel_step(static: Static, devices: list[jax.Device]) -> Callable:
-    """`train_step` over `devices`: only the batch has an axis for them, in front."""
-    return jax.pmap(
+def over_pmap(static: Static, devices: list[jax.Device]) -> Parallel:
+    """Only the batch has an axis for this host's devices, in front."""
+    step = jax.pmap(
         functools.partial(train_step, static=static, axis_name=AXIS),
         axis_name=AXIS,
         in_axes=(None, 0, None),
@@ -191,12 +103,65 @@ def parallel_step(static: Static, devices: list[jax.Device]) -> Callable:
         devices=None if len(devices) == jax.local_device_count() else devices,
         donate_argnums=(0,),
     )
+    mesh = Mesh(np.array(devices), (AXIS,))
+    split = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def place_batch(batch: Batch) -> Batch:
+        return jax.device_put(_split(batch, len(devices)), split)
+
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return Parallel(step, lambda state: jax.device_put(state, everywhere), place_batch)
 
 
-def on_all(devices: list[jax.Device]) -> jax.sharding.NamedSharding:
-    """The sharding of what every device holds in whole: the state."""
-    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+def over_jit(static: Static, devices: list[jax.Device]) -> Parallel:
+    """The step of the whole batch, which the compiler shares out to all hosts' devices.
+
+    The module has no axis name: means over the batch are over all devices as it is.
+    """
+    mesh = Mesh(np.array(_on_all_hosts(len(devices))), (AXIS,))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(AXIS))
+    step = jax.jit(
+        functools.partial(train_step, static=static),
+        donate_argnums=(0,),
+        out_shardings=everywhere,
+    )
+
+    def place_state(state: TrainState) -> TrainState:
+        return jax.device_put(jax.tree.map(np.asarray, state), everywhere)
+
+    def place_batch(batch: Batch) -> Batch:
+        place = functools.partial(jax.make_array_from_process_local_data, split)
+        return jax.tree.map(place, batch)
+
+    return Parallel(step, place_state, place_batch)
+
+
+def _on_all_hosts(count: int) -> list[jax.Device]:
+    """The first `count` devices of each host."""
+    hosts: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        hosts.setdefault(device.process_index, []).append(device)
+    return [device for host in hosts.values() for device in host[:count]]
+
+
+def _split(batch: Batch, devices: int) -> Batch:
+    """The batch with an axis for the devices in front."""
+    return {n: x.reshape(devices, -1, *x.shape[1:]) for n, x in batch.items()}
+
+
+PARALLEL = {"pmap": (over_pmap, AXIS), "jit": (over_jit, None)}
+
+
+def _fed(batches: Iterator[Batch], place: Callable[[Batch], Batch]) -> Iterator[Fed]:
+    """Batches on the devices, of which the next ones are on their way already."""
+    ahead: collections.deque[Fed] = collections.deque()
+    while True:
+        while len(ahead) < AHEAD:
+            batch = dict(next(batches))
+            ids = batch.pop("id")
+            ahead.append(Fed(place(batch), batch, ids, batches.get_state()))
+        yield ahead.popleft()
 
 
 def train(config: ConfigDict, workdir: str) -> Outcome:
@@ -205,167 +170,152 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
     SIGTERM and SIGINT end it after the current step, with a checkpoint; the same call
     then goes on, to the same numbers as if it had never stopped.
     """
-    if config.distributed:
-        jax.distributed.initialize()
-        # Hosts connect while they are together: later, one that compiles keeps the
-        # others waiting for longer than they would.
-        multihost_utils.sync_global_devices("start")
+    if config.parallel not in PARALLEL:
+        raise InputError(f"parallel is {config.parallel!r}: use 'pmap' or 'jit'")
+    parallelize, axis_name = PARALLEL[config.parallel]
     devices = jax.local_devices()[: config.devices or None]
     folder = pathlib.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    sources = open_sources(config)
-    batches = open_batches(config, sources, len(devices))
-    static, schedule = _make_static(config, sum(len(s.classes) for s in sources))
-    key = jax.random.key(config.seed)
-    start = functools.partial(create_state, static, view_size=config.views.size)
-    state = jax.jit(start)(key)  # one program; eagerly, a hundred small ones.
-    if config.init_from:
-        state = _started_from(config.init_from, state, static)
+    sources, batches, held_out = _first_host_first(
+        functools.partial(_open_data, config, len(devices))
+    )
+    classes = sum(len(source.classes) for source in sources)
+    static, schedule = make_static(config, classes, axis_name)
     with contextlib.ExitStack() as stack:
         manager = checkpoints.open_checkpoints(
-            folder / "checkpoints", keep=config.keep_checkpoints
+            folder / "checkpoints", keep=config.keep_checkpoints, best=held_out.chooses
         )
         stack.enter_context(manager)
-        if manager.latest_step() is not None:
-            state = checkpoints.restore(manager, state, batches)
-        write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
+        key = jax.random.key(config.seed)
+        state = _first_state(config, static, manager, batches, key)
+        if jax.process_index() == 0:
+            write_json(folder / "config.json", _as_json(config))
         log = TrainingLog(config, folder, schedule, int(state.step))
         stack.callback(log.close)
-        log.describe(state.params["model"])
         stopped = stack.enter_context(stop_signals())
-        state, finished = _run(
-            config, static, devices, batches, state, key, manager, log, stopped
-        )
-        manager.wait_until_finished()
+        run = Run(config, static, manager, log, held_out, stopped)
+        with checkpoints.naming_last_good(manager):
+            state, finished = _run(
+                run, parallelize(static, devices), batches, state, key
+            )
+        best = manager.best_step() if held_out.chooses else None
     if finished and jax.process_index() == 0:
-        _export(config, static, state, folder)
+        _export(config, state, best, folder)
     return Outcome(int(state.step), finished, log.means)
 
 
+def _open_data(config: ConfigDict, devices: int) -> tuple[list, Any, Any]:
+    """Sources, batches, and what is held out; prepared where they are not yet."""
+    sources = open_sources(config)
+    batches = open_batches(config, sources, devices)
+    return sources, batches, validation.open_held_out(config, sources)
+
+
+def _first_host_first(work: Callable[[], Any]) -> Any:
+    """What `work` gives; other hosts begin when what the first writes is there."""
+    if jax.process_count() == 1:
+        return work()
+    result = work() if jax.process_index() == 0 else None
+    multihost_utils.sync_global_devices("prepared")
+    return result or work()
+
+
+def _first_state(
+    config: ConfigDict, static: Static, manager: Any, batches: Any, key: jax.Array
+) -> TrainState:
+    """The state to go on from, with the data moved to where it stood."""
+    # One program; eagerly, a hundred small ones.
+    start = jax.jit(
+        functools.partial(create_state, static, view_size=config.views.size)
+    )
+    step = manager.latest_step()
+    if step is not None:
+        run = checkpoints.read_run(manager, step)
+        where = f"{manager.directory}/{step}"
+        for change in check_same_run(run["config"], _as_json(config), where):
+            print(f"from step {step} on: {change}", flush=True)
+        batches.set_state(run["position"])
+        return checkpoints.restore(manager, jax.eval_shape(start, key))
+    state = start(key)
+    if config.init_from:
+        state = warm_start.start_from(config.init_from, state, static)
+    return state
+
+
 def _run(
-    config: ConfigDict,
-    static: Static,
-    devices: list[jax.Device],
+    run: Run,
+    parallel: Parallel,
     batches: Iterator[Batch],
     state: TrainState,
     key: jax.Array,
-    manager: Any,
-    log: TrainingLog,
-    stopped: threading.Event,
 ) -> tuple[TrainState, bool]:
     """The state in the end, and whether it is the end that the config names."""
-    step, state = int(state.step), jax.device_put(state, on_all(devices))
-    run_step = parallel_step(static, devices)
+    config, step = run.config, int(state.step)
+    first = step
+    state, fed = parallel.place_state(state), _fed(batches, parallel.place_batch)
     while step < config.steps:
-        batch = next(batches)
-        identifiers = batch.pop("id")
-        state, metrics = run_step(state, _split(batch, len(devices)), key)
+        batch, host, ids, position = next(fed)
+        if step == first:
+            run.log.describe(run.static, state, host)
+        state, metrics = parallel.step(state, batch, key)
         step += 1
-        log.add(step, identifiers, metrics)
-        stop = stopped.is_set() or manager.reached_preemption(step)
+        run.log.add(step, ids, metrics)
+        stop = run.stopped.is_set() or run.manager.reached_preemption(step)
         last = stop or step == config.steps
-        save = last or step % config.checkpoint_every == 0
-        if save or step % config.log_every == 0:
-            log.flush()  # raises on a loss that is no number: it is not kept.
+
+        def due(every: int, step: int = step, last: bool = last) -> bool:
+            return bool(every) and (step % every == 0 or last)
+
+        measure = run.held_out.chooses and due(config.validation.every) and not stop
+        save = measure or due(config.checkpoint_every)
+        if save or due(config.log_every):
+            run.log.flush()  # raises on a loss that is no number: it is not kept.
+        if due(config.images_every) and not stop:
+            run.log.show(step, training_images.look(run.static, state.ema, host))
+        measured = None
+        if measure:
+            measured = validation.measure(run.held_out, run.static, state.ema)
+            run.log.tell(step, measured)
         if save:
-            checkpoints.save(manager, step, state, batches)
+            described = {
+                "position": position,
+                "config": _as_json(config),
+                "revision": _revision(),
+            }
+            checkpoints.save(run.manager, step, state, described, measured)
         if stop:
             print(f"stopped at step {step}; the same command goes on", flush=True)
             break
     return state, step >= config.steps
 
 
-def _split(batch: Batch, devices: int) -> Batch:
-    """The batch with an axis for the devices in front."""
-    return {n: x.reshape(devices, -1, *x.shape[1:]) for n, x in batch.items()}
-
-
-def _make_static(config: ConfigDict, classes: int) -> tuple[Static, optax.Schedule]:
-    """The modules, the optimiser and its learning rate."""
-    loss = settings_tuple(objective.LossSettings, config.loss, "loss")
-    if not loss.active():
-        raise InputError("config.loss: every weight is 0, so there is nothing to learn")
-    chosen = make_settings(config.extraction.to_dict())
-    if config.model.name == "global":
-        _check_nothing_local(loss, chosen)
-    classify = bool(loss.arcface or loss.attention)
-    if classify and not classes:
-        raise InputError(
-            "data.sources: no image has a class, so arcface and attention need 0"
-        )
-    architecture = {**config.model.to_dict(), "num_classes": classes if classify else 0}
-    dimension = config.teacher.dimension
-    if loss.global_distillation and config.model.global_dimension != dimension:
-        raise InputError(
-            f"model.global_dimension is {config.model.global_dimension}: for "
-            f"loss.global_distillation it must be teacher.dimension, {dimension}"
-        )
-    head = objective.TeacherHead(dimension) if loss.distillation else None
-    optimizer, schedule = make_optimizer(config.optimizer, config.steps)
-    module = weights.build_module(architecture, axis_name=AXIS)
-    pixels = chosen.pixel_mean, chosen.pixel_std
-    return Static(module, head, optimizer, loss, config.ema_decay, *pixels), schedule
-
-
-def _check_nothing_local(
-    loss: objective.LossSettings, chosen: ExtractionSettings
+def _export(
+    config: ConfigDict, state: TrainState, best: int | None, folder: pathlib.Path
 ) -> None:
-    """InputError if something needs the local branch that a global model lacks."""
-    wrong = [f"loss.{name}" for name in objective.LOCAL if getattr(loss, name)]
-    if chosen.max_features:
-        wrong.append("extraction.max_features")
-    if wrong:
-        raise InputError(
-            f"model.name global has no local branch: {', '.join(wrong)} must be 0"
-        )
+    """Writes the averaged model as the folder that every other command reads.
 
-
-def _started_from(source: str, state: TrainState, static: Static) -> TrainState:
-    """The state with the weights of another training or model, where they fit.
-
-    InputError if they expect pixels that are normalised in another way.
+    Where a validation chooses, that of the best checkpoint, else that of the last step.
     """
-    if (pathlib.Path(source) / "model.safetensors").exists():
-        config, averages = weights.read_model(source)
-        names = {"pixel_mean", "pixel_std"} & config["extraction"].keys()
-        theirs = make_settings({name: config["extraction"][name] for name in names})
-        for name in ("pixel_mean", "pixel_std"):
-            if getattr(theirs, name) != getattr(static, name):
-                raise InputError(
-                    f"{source}: was trained with {name} {getattr(theirs, name)}, so "
-                    f"extraction.{name} must be that, not {getattr(static, name)}"
-                )
-    else:
-        averages = checkpoints.read_state(pathlib.Path(source) / "checkpoints")["ema"]
-    ours = flax.traverse_util.flatten_dict(state.ema)
-    theirs = flax.traverse_util.flatten_dict(averages)
-    fits = {n for n, x in ours.items() if n in theirs and theirs[n].shape == x.shape}
-    for name in sorted(set(ours) - fits):
-        print(f"not in {source}, from scratch: {'/'.join(name)}", flush=True)
-    merged = {n: jnp.asarray(theirs[n]) if n in fits else x for n, x in ours.items()}
-    ema = flax.traverse_util.unflatten_dict(merged)
-    copied = jax.tree.map(jnp.copy, ema)
-    params = {**state.params, "model": copied["params"]}
-    return state.replace(params=params, batch_stats=copied["batch_stats"], ema=ema)
-
-
-def _export(config: ConfigDict, static: Static, state: TrainState, folder: Any) -> None:
-    """Writes the averaged model as the folder that every other command reads."""
-    provenance = {
-        "config": json.loads(config.to_json_best_effort()),
-        "steps": int(state.step),
-        "revision": _revision(),
-    }
+    step, averages = int(state.step), state.ema
+    if best is not None and best != step:
+        step = best
+        averages = checkpoints.read_state(folder / "checkpoints", best)["ema"]
+    provenance = {"config": _as_json(config), "steps": step, "revision": _revision()}
     weights.save_model(
         folder / "model",
         config.model.to_dict(),
-        jax.tree.map(np.asarray, state.ema),
+        jax.tree.map(np.asarray, averages),
         config.extraction.to_dict(),
         provenance,
     )
-    print(f"model written to {folder / 'model'}", flush=True)
+    print(f"model of step {step} written to {folder / 'model'}", flush=True)
 
 
+def _as_json(config: ConfigDict) -> dict[str, Any]:
+    return json.loads(config.to_json_best_effort())
+
+
+@functools.cache
 def _revision() -> str:
     """The git revision of this code, empty where it is not a checkout."""
     command = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]

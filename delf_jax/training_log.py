@@ -1,9 +1,11 @@
 """What a training says while it runs, and the check that its numbers are numbers."""
 
+import functools
 import json
 import pathlib
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ from ml_collections import ConfigDict
 
 from delf_jax.files import InputError
 from delf_jax.metric_writers import MetricWriter
+from delf_jax.train_step import Batch, Static, TrainState, train_step
 
 RUN_AHEAD = 2  # steps handed to the device before an earlier one must have ended.
 
@@ -41,11 +44,34 @@ class TrainingLog:
             self._writer = MetricWriter(folder, last_step=first_step)
             self._writer.write_hparams(json.loads(config.to_json_best_effort()))
 
-    def describe(self, params: Any) -> None:
-        """Prints the table of parameters."""
+    def describe(self, static: Static, state: TrainState, batch: Batch) -> None:
+        """Prints the table of parameters and what a step on the batch costs."""
+        if self._writer is None:
+            return
+        overview = parameter_overview.get_parameter_overview
+        print(overview(state.params["model"], include_stats=False))
+        flops = flops_of_example(static, state, batch)
+        print(
+            f"{flops / 1e9:.3g} GFLOP an image, {flops * self._batch_size / 1e9:.3g} "
+            "GFLOP a step",
+            flush=True,
+        )
+
+    def show(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Writes pictures for TensorBoard, by name."""
         if self._writer is not None:
-            overview = parameter_overview.get_parameter_overview
-            print(overview(params, include_stats=False), flush=True)
+            self._writer.write_images(step, images)
+
+    def tell(self, step: int, validated: Mapping[str, float]) -> None:
+        """Prints and writes the metrics of a validation."""
+        named = {f"validation/{name}": value for name, value in validated.items()}
+        self.means |= named
+        if self._writer is None:
+            return
+        self._writer.write_scalars(step, named)
+        self._writer.flush()
+        parts = " ".join(f"{name} {value:.4g}" for name, value in validated.items())
+        print(f"step {step}/{self._steps} validation: {parts}", flush=True)
 
     def add(self, step: int, ids: np.ndarray, metrics: clu_metrics.Collection) -> None:
         """Keeps a step's metrics, still on the device; waits for an earlier step's."""
@@ -63,19 +89,22 @@ class TrainingLog:
         merged = None
         for step, ids, on_device in self._pending:
             metrics = jax.device_get(on_device)
-            if not np.isfinite(metrics.loss.compute()):
-                raise InputError(
-                    f"step {step}: the loss is not a finite number, on the images "
-                    f"{', '.join(ids)}; look at them or lower optimizer.learning_rate"
-                )
+            for name, value in metrics.compute().items():
+                if not np.isfinite(value):
+                    raise InputError(
+                        f"step {step}: the {name.replace('_', ' ')} is not a finite "
+                        f"number, on the images {', '.join(ids)}; look at them or "
+                        "lower optimizer.learning_rate"
+                    )
             merged = metrics if merged is None else merged.merge(metrics)
         step = self._pending[-1][0]
         self._pending.clear()
-        self.means = {n: float(v) for n, v in merged.compute().items()}
-        self.means["learning_rate"] = float(self._schedule(step - 1))
-        self._report(step)
+        means = {n: float(v) for n, v in merged.compute().items()}
+        means["learning_rate"] = float(self._schedule(step - 1))
+        self.means |= means
+        self._report(step, means)
 
-    def _report(self, step: int) -> None:
+    def _report(self, step: int, means: Mapping[str, float]) -> None:
         now = time.monotonic()
         self._speeds.append((now - self._since) / (step - self._flushed))
         self._flushed, self._since = step, now
@@ -84,12 +113,12 @@ class TrainingLog:
         rate = self._batch_size / self._speeds[-1]
         if self._writer is None:
             return
-        self._writer.write_scalars(step, {**self.means, "examples_per_second": rate})
+        self._writer.write_scalars(step, {**means, "images_per_second": rate})
         self._writer.flush()
-        parts = " ".join(f"{name} {value:.4g}" for name, value in self.means.items())
+        parts = " ".join(f"{name} {value:.4g}" for name, value in means.items())
         left = _spoken((self._steps - step) * seconds)
         print(
-            f"step {step}/{self._steps} {parts} | {rate:.1f} examples/s, {left} left",
+            f"step {step}/{self._steps} {parts} | {rate:.1f} images/s, {left} left",
             flush=True,
         )
 
@@ -97,6 +126,23 @@ class TrainingLog:
         """Closes the files."""
         if self._writer is not None:
             self._writer.close()
+
+
+def flops_of_example(static: Static, state: TrainState, batch: Batch) -> float:
+    """Floating point operations of a training step for each example.
+
+    As XLA counts them before it optimises, of forward and backward pass and update.
+    """
+    backbone = static.module.backbone.clone(axis_name=None)
+    alone = static._replace(module=static.module.clone(backbone=backbone), accumulate=1)
+
+    def shape(x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+    step = jax.jit(functools.partial(train_step, static=alone))
+    shapes = jax.tree.map(shape, (state, batch))
+    cost = step.lower(*shapes, jax.eval_shape(jax.random.key, 0)).cost_analysis()
+    return cost.get("flops", 0.0) / len(batch["image"])
 
 
 def _spoken(seconds: float) -> str:

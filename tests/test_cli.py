@@ -204,3 +204,16 @@ def test_every_command_is_behind_its_name():
     for name, command in cli.COMMANDS.items():
         assert command.run.__name__ == f"run_{name}"
         assert command.add_options.__name__ == f"add_{name}_options"
+
+
+def test_hosts_that_train_together_are_named_or_found(monkeypatch, capsys):
+    train = ["train", "--config=a.py", "--workdir=b"]
+    seen = [
+        run(monkeypatch, *train, *given)[1].multihost
+        for given in ([], ["--multihost"], ["--multihost=10.0.0.1:80,1/2"])
+    ]
+    assert seen == [None, ("", None), ("10.0.0.1:80", (1, 2))]
+    for wrong in ("nowhere", "10.0.0.1,0/2", "10.0.0.1:80,2/2"):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main([*train, f"--multihost={wrong}"])
+        assert "--multihost: " in capsys.readouterr().err

@@ -1,17 +1,28 @@
-"""The training step on one and on two devices, and the loop that can be stopped."""
+"""The loop that can be stopped, and what it leaves."""
 
 import functools
 import json
 import os
-import pathlib
+import re
 import signal
+import socket
+import time
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from tiny_training import (
+    STEPS,
+    TINY,
+    by_name,
+    draw_images,
+    final_state,
+    lines_of,
+    make_config,
+    train_in_process,
+)
 
 from delf_jax import (
     checkpoints,
@@ -20,12 +31,13 @@ from delf_jax import (
     settings,
     train,
     training_log,
+    validation,
     weights,
 )
 from delf_jax.files import InputError
+from delf_jax.train_step import create_state
+from delf_jax.training_setup import make_static
 
-TINY = pathlib.Path(__file__).parent.parent / "configs" / "tiny.py"
-STEPS = 4
 LOSSES = [
     f"loss.{name}"
     for name in (
@@ -40,15 +52,7 @@ LOSSES = [
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Two classes of three blurred noise images."""
-    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for label in ("a", "b"):
-        (root / label).mkdir()
-        for number in range(3):
-            noise = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
-            image = cv2.resize(noise, (96, 72), interpolation=cv2.INTER_CUBIC)
-            cv2.imwrite(str(root / label / f"{number}.png"), image)
-    return root
+    return draw_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -57,90 +61,15 @@ def prepared(tmp_path_factory):
 
 
 @pytest.fixture
-def config(images, prepared) -> ConfigDict:
-    config = configuration.read_config(TINY)
-    config.steps, config.log_every, config.checkpoint_every = STEPS, 1, 2
-    config.data.sources.images.path = str(images)
-    config.data.directory = str(prepared)
-    config.data.threads = 1
-    config.devices = 1
-    return config
+def config(images, prepared):
+    return make_config(images, prepared)
 
 
 @pytest.fixture(scope="module")
 def finished(images, prepared, tmp_path_factory):
     """The workdir and the outcome of a training that nothing interrupted."""
-    config = globals()["config"].__wrapped__(images, prepared)
     workdir = tmp_path_factory.mktemp("finished")
-    return workdir, train.train(config, str(workdir))
-
-
-def by_name(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in leaves
-    }
-
-
-def final_state(workdir):
-    return by_name(checkpoints.read_state(workdir / "checkpoints"))
-
-
-def lines_of(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    timing = ("examples_per_second",)
-    return [
-        {n: v for n, v in json.loads(line).items() if n not in timing} for line in lines
-    ]
-
-
-def make_static(config, axis_name):
-    """Plain SGD: Adam's division would enlarge the rounding of the first steps."""
-    config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e-2
-    config.optimizer.warmup_steps = 0
-    config.loss.distillation = 1.0
-    config.loss.descriptors_train_backbone = True
-    config.teacher.dimension = 8
-    static, _ = train._make_static(config, classes=3)
-    backbone = static.module.backbone.clone(axis_name=axis_name)
-    return static._replace(module=static.module.clone(backbone=backbone))
-
-
-def make_batch(views_of_64=4):
-    rng = np.random.default_rng(1)
-    cells = views_of_64
-    return {
-        "image": rng.integers(0, 256, (4, 2, 64, 64, 3), dtype=np.uint8),
-        "label": np.array([0, 1, 2, -1], np.int32),
-        "coordinates": rng.uniform(0, 64, (4, 2, cells, cells, 2)).astype(np.float32),
-        "teacher": rng.normal(size=(4, 2, cells, cells, 8)).astype(np.float32),
-        "teacher_valid": rng.random((4, 2, cells, cells)) < 0.8,
-    }
-
-
-def test_a_step_on_two_devices_equals_one_on_one(config):
-    """Losses that compare examples see those of the other device, too."""
-    static = make_static(config, None)
-    key, batch = jax.random.key(0), make_batch()
-    start = jax.jit(functools.partial(train.create_state, static, view_size=64))(key)
-    before = by_name(start.params)
-    one, metrics_of_one = jax.jit(functools.partial(train.train_step, static=static))(
-        start, batch, key
-    )
-    shared = train.parallel_step(make_static(config, train.AXIS), jax.devices())
-    everywhere = jax.device_put(start, train.on_all(jax.devices()))
-    two, metrics_of_two = shared(everywhere, train._split(batch, 2), key)
-
-    one_by_one = jax.device_get(metrics_of_one).compute()
-    for name, value in jax.device_get(metrics_of_two).compute().items():
-        np.testing.assert_allclose(value, one_by_one[name], rtol=2e-4, err_msg=name)
-    first = by_name(one.params)
-    for name, other in by_name(two.params).items():
-        moved = first[name] - before[name]
-        scale = np.abs(moved).max() + 1e-6
-        difference = np.abs(other - first[name]).max() / scale
-        assert difference < 5e-3, (name, difference)
+    return workdir, train.train(make_config(images, prepared), str(workdir))
 
 
 def test_a_training_leaves_metrics_checkpoints_and_a_model(finished, config):
@@ -204,33 +133,44 @@ def test_a_finished_training_trains_no_further(finished, config, capsys):
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
-def test_another_architecture_in_the_workdir_is_refused(finished, config):
+def test_another_config_in_the_workdir_is_refused(finished, config):
     config.model.attention_width = 24
-    with pytest.raises(InputError, match="another architecture: params/model/local/"):
+    with pytest.raises(
+        InputError, match="4: was trained with model.attention_width 16"
+    ):
         train.train(config, str(finished[0]))
 
 
-@pytest.mark.parametrize("source", ["", "model"])
-def test_a_second_stage_starts_from_averages_where_they_fit(
-    finished, config, capsys, source
+def test_other_shapes_in_the_workdir_are_refused(finished, config):
+    """As when photos of a third class were added."""
+    stored = checkpoints.open_checkpoints(finished[0] / "checkpoints", keep=2)
+    with stored as manager:
+        static, _ = make_static(config, 3, None)
+        start = functools.partial(create_state, static, view_size=64)
+        shapes = jax.eval_shape(start, jax.random.key(0))
+        message = "another architecture: params/model/classifier/kernel is 32x2 there"
+        with pytest.raises(InputError, match=message):
+            checkpoints.restore(manager, shapes)
+
+
+def test_the_model_is_that_of_the_best_validation(
+    images, config, tmp_path, monkeypatch
 ):
-    """From the checkpoints of a workdir, or from the model folder that it left."""
-    workdir, _ = finished
-    config.model.attention_width = 24
-    static = make_static(config, None)
-    fresh = jax.jit(functools.partial(train.create_state, static, view_size=64))(
-        jax.random.key(1)
-    )
-    state = train._started_from(str(workdir / source), fresh, static)
-    averages = final_state(workdir)
-    kernel, half = "backbone/conv1/kernel", 1e-3 if source else 0
-    taken = by_name(state.params["model"])
-    expected = averages[f"ema/params/{kernel}"]
-    np.testing.assert_allclose(taken[kernel], expected, rtol=half, atol=half / 10)
-    assert taken["local/attention/conv1/kernel"].shape[-1] == 24
-    assert (
-        "from scratch: params/local/attention/conv1/kernel" in capsys.readouterr().out
-    )
+    config.validation.every, config.validation.dataset = 2, str(images)
+    config.keep_checkpoints, config.images_every = 1, 3
+    values = iter([{"mAP": 0.9}, {"mAP": 0.1}])
+    monkeypatch.setattr(validation, "measure", lambda *rest: next(values))
+    outcome = train.train(config, str(tmp_path))
+    assert outcome.metrics["validation/mAP"] == 0.1
+    model = weights.load_model(tmp_path / "model")
+    assert model.config["provenance"]["steps"] == 2
+    measured = [x for x in lines_of(tmp_path) if "validation/mAP" in x]
+    assert measured == [
+        {"step": 2, "validation/mAP": 0.9},
+        {"step": 4, "validation/mAP": 0.1},
+    ]
+    events = b"".join(x.read_bytes() for x in (tmp_path / "events").iterdir())
+    assert b"attention" in events and b"batch" in events
 
 
 @pytest.fixture
@@ -266,22 +206,6 @@ def test_what_needs_a_local_branch_is_refused_without_one(global_config, tmp_pat
         train.train(global_config, str(tmp_path))
 
 
-def test_training_normalises_pixels_as_extraction_does(config):
-    images, outcomes = make_batch()["image"], []
-    config.extraction.pixel_mean = (120.0, 110.0, 100.0)
-    config.extraction.pixel_std = (60.0, 57.0, 56.0)
-    static = make_static(config, None)
-    key = jax.random.key(0)
-    state = jax.jit(functools.partial(train.create_state, static, view_size=64))(key)
-    mean, std = (np.float32([[x]]) for x in (static.pixel_mean, static.pixel_std))
-    plain = static._replace(pixel_mean=(0.0,) * 3, pixel_std=(1.0,) * 3)
-    for how, seen in ((static, images), (plain, (images - mean) / std)):
-        forward = jax.jit(functools.partial(train._forward, how))
-        outputs, *_ = forward(state.params, state.batch_stats, {"image": seen}, key)
-        outcomes.append(outputs["attention"])
-    np.testing.assert_allclose(*outcomes, rtol=1e-4)
-
-
 def test_a_start_with_pixels_of_another_kind_is_refused(finished, config, tmp_path):
     config.extraction.pixel_std = (1.0, 1.0, 1.0)
     config.init_from = str(finished[0] / "model")
@@ -293,7 +217,8 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_images(config, tmp_path
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e30
     config.optimizer.warmup_steps = 0
     config.optimizer.clip_norm = 0.0
-    with pytest.raises(InputError, match=r"step 2: .* images/[ab]/\d.png"):
+    message = r"step 2: .* images/[ab]/\d.png.*; the last good checkpoint is not there"
+    with pytest.raises(InputError, match=message):
         train.train(config, str(tmp_path))
     with checkpoints.open_checkpoints(tmp_path / "checkpoints", keep=2) as manager:
         assert manager.latest_step() is None
@@ -303,6 +228,12 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_images(config, tmp_path
     ("change", "message"),
     [
         ({"batch_size": 3, "devices": 2}, "batch_size 3 does not divide among 2"),
+        ({"accumulate": 3}, "batch_size 4 does not divide among 1 devices x 3 parts"),
+        ({"parallel": "pmop"}, "parallel is 'pmop': use 'pmap' or 'jit'"),
+        ({"precision": "half"}, "precision is 'half': use float32 or bfloat16"),
+        ({"optimizer.name": "adam"}, "optimizer.name is 'adam'"),
+        ({"optimizer.schedule": "step"}, "optimizer.schedule is 'step'"),
+        ({"validation.every": 2}, "there is nothing to measure"),
         ({"loss.arcfase": 1.0}, "config.loss.arcfase: no such field"),
         ({"views.sise": 64}, "config.views.sise: no such field"),
         (dict.fromkeys(LOSSES, 0.0), "every weight is 0"),
@@ -316,9 +247,137 @@ def test_a_wrong_field_is_named(config, tmp_path, change, message):
         train.train(config, str(tmp_path))
 
 
-def test_early_averages_forget_the_start_and_late_ones_keep():
-    old, new = {"a": jnp.zeros(2)}, {"a": jnp.ones(2)}
-    early = train._averaged(old, new, jnp.array(0), 0.99)
-    late = train._averaged(old, new, jnp.array(10**6), 0.99)
-    np.testing.assert_allclose(early["a"], 0.9, rtol=1e-6)
-    np.testing.assert_allclose(late["a"], 0.01, rtol=1e-3)
+def fields_of(images, prepared, **others):
+    """Plain SGD, and no learning rate that grows: rounding is not enlarged."""
+    return {
+        "data.sources.images.path": images,
+        "data.directory": prepared,
+        "batch_size": 8,
+        "optimizer.name": "sgd",
+        "optimizer.learning_rate": 0.3,
+        "optimizer.schedule": "constant",
+        "optimizer.warmup_steps": 0,
+        **others,
+    }
+
+
+def finish(*programs):
+    for program in programs:
+        said, _ = program.communicate(timeout=600)
+        assert program.returncode == 0, said
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_devices_hosts_and_how_the_step_is_shared_out_do_not_matter(
+    images, prepared, tmp_path
+):
+    """1 device, 8 devices, and 2 hosts of 4; each under pmap and under jit."""
+    fields = fields_of(images, prepared, steps=3, checkpoint_every=3, devices=0)
+    found = {}
+    for how in ("pmap", "jit"):
+        fields["parallel"] = how
+        for devices in (1, 8):
+            workdir = tmp_path / f"{how}{devices}"
+            finish(train_in_process(fields, workdir, devices=devices))
+            found[how, devices] = final_state(workdir)
+        workdir, port = tmp_path / f"{how}2x4", free_port()
+        hosts = [
+            train_in_process(
+                fields, workdir, devices=4, multihost=f"127.0.0.1:{port},{i}/2"
+            )
+            for i in range(2)
+        ]
+        finish(*hosts)
+        found[how, "2x4"] = final_state(workdir)
+    expected = found["pmap", 1]
+    config = configuration.read_training_config(
+        TINY, [f"--config.{name}={value}" for name, value in fields.items()]
+    )
+    static, _ = make_static(config, 2, None)
+    start = functools.partial(create_state, static, view_size=64)
+    before = by_name(jax.jit(start)(jax.random.key(0)))
+    for run, state in found.items():
+        for name, value in state.items():
+            if name.startswith(("params/", "batch_stats/")):
+                moved = np.abs(expected[name] - before[name]).max() + 1e-6
+                difference = np.abs(value - expected[name]).max() / moved
+                assert difference < 0.02, (run, name, difference)
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_on_another_number_of_devices(images, prepared, tmp_path):
+    """From four devices under pmap to one under jit."""
+    fields = fields_of(images, prepared, checkpoint_every=4, devices=0)
+    finish(train_in_process({**fields, "steps": 4}, tmp_path / "one"))
+    moved = {**fields, "steps": 2}
+    finish(train_in_process(moved, tmp_path / "moved", devices=4))
+    moved |= {"steps": 4, "parallel": "jit"}
+    finish(train_in_process(moved, tmp_path / "moved"))
+    expected, found = final_state(tmp_path / "one"), final_state(tmp_path / "moved")
+    for name, value in expected.items():
+        if name.startswith(("params/", "batch_stats/")):
+            scale = np.abs(value).max() + 1e-4
+            difference = np.abs(found[name] - value).max() / scale
+            assert difference < 1e-3, (name, difference)
+
+
+@pytest.mark.slow
+def test_a_training_killed_ten_times_ends_as_one_that_was_not(
+    images, prepared, tmp_path
+):
+    """With SIGKILL, at random moments of starting, training and saving."""
+    fields = fields_of(images, prepared, steps=40, checkpoint_every=2, devices=1)
+    fields |= {"optimizer.name": "adamw", "log_every": 1}
+    finish(train_in_process(fields, tmp_path / "whole"))
+    rng, reached = np.random.default_rng(0), []
+    for _ in range(10):
+        program = train_in_process(fields, tmp_path / "killed")
+        lines = []
+        # It is killed some steps after it has said so many lines.
+        for line in program.stdout:
+            lines.append(line)
+            if line.startswith("step ") and rng.random() < 0.25:
+                break
+        time.sleep(rng.uniform(0, 0.3))
+        program.kill()
+        program.communicate()
+        steps = [x.split("/")[0] for x in lines if x.startswith("step ")]
+        reached.append(steps[-1] if steps else "start")
+    print("killed after", reached)
+    finish(train_in_process(fields, tmp_path / "killed"))
+    expected = final_state(tmp_path / "whole")
+    found = final_state(tmp_path / "killed")
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert lines_of(tmp_path / "killed") == lines_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_host_stops_both_with_one_checkpoint(
+    images, prepared, tmp_path
+):
+    fields = fields_of(images, prepared, steps=10_000, checkpoint_every=10_000)
+    fields |= {"devices": 0, "log_every": 1}
+    address = f"127.0.0.1:{free_port()}"
+    hosts = [
+        train_in_process(
+            fields, tmp_path / "run", devices=2, multihost=f"{address},{i}/2"
+        )
+        for i in range(2)
+    ]
+    for line in hosts[0].stdout:
+        if line.startswith("step 3/"):
+            break
+    hosts[1].terminate()
+    said = [host.communicate(timeout=600)[0] for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], said
+    steps = [re.findall(r"stopped at step (\d+)", text) for text in said]
+    assert steps[0] == steps[1] != []
+    assert final_state(tmp_path / "run")["step"] == int(steps[0][0])

@@ -46,14 +46,14 @@ class ConvNorm(nn.Module):
         side = self.kernel_size
         kernel = self.param(
             "kernel", self.kernel_init, (side, side, x.shape[-1], self.features)
-        )
+        ).astype(x.dtype)
         if side == 1:
             x = convolve_1x1(x, kernel, self.stride)
         else:
             x = self._convolve(x, kernel)
         if self.use_bias or self.normalization == "folded":
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            x = x + bias[None, None, None]
+            x = x + bias[None, None, None].astype(x.dtype)
         if self.normalization in ("folded", "none"):
             return x
         return self._normalize(x, train)
@@ -71,7 +71,9 @@ class ConvNorm(nn.Module):
     def _normalize(
         self, x: Float[Array, "B H W C"], train: bool
     ) -> Float[Array, "B H W C"]:
-        shape = x.shape[-1:]
+        shape, dtype = x.shape[-1:], x.dtype
+        # statistics of bfloat16 maps would lose all but three digits
+        x = x.astype(jnp.float32 if dtype == jnp.bfloat16 else dtype)
         scale = self.param("scale", self.scale_init, shape)
         offset = self.param("offset", nn.initializers.zeros, shape)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
@@ -90,7 +92,7 @@ class ConvNorm(nn.Module):
             scale, offset = jax.lax.stop_gradient((scale, offset))
         factor = scale * jax.lax.rsqrt(used_var + self.epsilon)
         shift = offset - used_mean * factor
-        return x * factor[None, None, None] + shift[None, None, None]
+        return (x * factor[None, None, None] + shift[None, None, None]).astype(dtype)
 
 
 class Linear(nn.Module):

@@ -196,6 +196,7 @@ class ResNet(nn.Module):
     block4_dilation: int = 1
     axis_name: str | None = None
     conv3x3: str = "direct"
+    compute_dtype: str | None = None  # "bfloat16": of all maps; the stages are float32.
 
     @nn.compact
     def __call__(
@@ -220,6 +221,8 @@ class ResNet(nn.Module):
             conv3x3=self.conv3x3,
             **LAYOUTS[self.layout],
         )
+        given = images.dtype
+        images = images.astype(self.compute_dtype or given)
         x = self._conv1(conv, images, sizes is None, train)
         stages = {"block0": nn.relu(x)}
         x, mask = self._pool(x, sizes)
@@ -241,7 +244,7 @@ class ResNet(nn.Module):
         subsample = self.block3_strides and self.layout != "slim"
         if subsample and "block3" in stages:
             stages["block3"] = stages["block3"][:, ::2, ::2]
-        return stages
+        return {name: stage.astype(given) for name, stage in stages.items()}
 
     def _conv1(self, conv: partial, images: Images, fills: bool, train: bool) -> Map:
         """conv1 and its normalisation."""
