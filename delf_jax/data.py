@@ -4,6 +4,7 @@ What `records` lists, `preparation` stores; grain shuffles, transforms on thread
 batches.
 """
 
+import collections
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,8 +22,12 @@ Transform = Callable[[dict, np.random.Generator], dict]
 class Source:
     """Random access to prepared images: {"id", "encoded", a JPEG file, and "label"}."""
 
-    def __init__(self, name: str, encoded: Any, classes: dict[str, int]):
+    def __init__(
+        self, name: str, encoded: Any, classes: dict[str, int], counts: Sequence[int]
+    ):
         self.name, self.classes = name, classes
+        self.counts = counts
+        """listed images of each class"""
         self._encoded = encoded
 
     def __len__(self) -> int:
@@ -93,7 +98,9 @@ def open_sources(
             **{"max_side": max_side, "threads": threads, "part": part},
         )
         failures += prepared.failures.values()
-        sources.append(Source(name, prepared.images, classes))
+        listed = collections.Counter(str(record.label) for record in records)
+        counts = [listed[label] for label in classes]
+        sources.append(Source(name, prepared.images, classes, counts))
     return sources, failures
 
 

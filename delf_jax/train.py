@@ -20,7 +20,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from delf_jax import checkpoints, training_images, validation, warm_start, weights
+from delf_jax import (
+    checkpoints,
+    sharded_classifier,
+    training_images,
+    validation,
+    warm_start,
+    weights,
+)
 from delf_jax.configuration import check_same_run
 from delf_jax.files import InputError, write_json
 from delf_jax.signals import stop_signals
@@ -94,12 +101,19 @@ def join_hosts(coordinator: str = "", part: tuple[int, int] | None = None) -> No
 
 
 def over_pmap(static: Static, devices: list[jax.Device]) -> Parallel:
-    """Only the batch has an axis for this host's devices, in front."""
+    """Only the batch has an axis for this host's devices, in front.
+
+    And the pieces of a sharded classifier.
+    """
+    axes = None
+    if static.sharded:
+        start = functools.partial(create_state, static, view_size=64)
+        axes = sharded_classifier.axes(jax.eval_shape(start, jax.random.key(0)))
     step = jax.pmap(
         functools.partial(train_step, static=static, axis_name=AXIS),
         axis_name=AXIS,
-        in_axes=(None, 0, None),
-        out_axes=None,
+        in_axes=(axes, 0, None),
+        out_axes=(axes, None),
         devices=None if len(devices) == jax.local_device_count() else devices,
         donate_argnums=(0,),
     )
@@ -109,8 +123,12 @@ def over_pmap(static: Static, devices: list[jax.Device]) -> Parallel:
     def place_batch(batch: Batch) -> Batch:
         return jax.device_put(_split(batch, len(devices)), split)
 
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return Parallel(step, lambda state: jax.device_put(state, everywhere), place_batch)
+    def place_state(state: TrainState) -> TrainState:
+        if static.sharded:
+            return sharded_classifier.split(state, devices, AXIS, static.loss.centers)
+        return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+
+    return Parallel(step, place_state, place_batch)
 
 
 def over_jit(static: Static, devices: list[jax.Device]) -> Parallel:
@@ -178,8 +196,8 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     sources = open_sources(config)
     batches = open_batches(config, sources, len(devices))
-    classes = sum(len(source.classes) for source in sources)
-    static, schedule = make_static(config, classes, axis_name)
+    counts = [count for source in sources for count in source.counts]
+    static, schedule = make_static(config, len(counts), axis_name, counts)
     held_out = validation.open_held_out(config, sources)
     with contextlib.ExitStack() as stack:
         manager = checkpoints.open_checkpoints(
@@ -235,6 +253,7 @@ def _run(
 ) -> tuple[TrainState, bool]:
     """The state in the end, and whether it is the end that the config names."""
     config, step = run.config, int(state.step)
+    kept = functools.partial(sharded_classifier.whole, loss=run.static.loss)
     first = step
     state, fed = parallel.place_state(state), _fed(batches, parallel.place_batch)
     while step < config.steps:
@@ -255,10 +274,10 @@ def _run(
         if save or due(config.log_every):
             run.log.flush()  # raises on a loss that is no number: it is not kept.
         if due(config.images_every) and not stop:
-            run.log.show(step, training_images.look(run.static, state.ema, host))
+            run.log.show(step, training_images.look(run.static, kept(state.ema), host))
         measured = None
         if measure:
-            measured = validation.measure(run.held_out, run.static, state.ema)
+            measured = validation.measure(run.held_out, run.static, kept(state.ema))
             run.log.tell(step, measured)
         if save:
             described = {
@@ -266,7 +285,7 @@ def _run(
                 "config": _as_json(config),
                 "revision": _revision(),
             }
-            checkpoints.save(run.manager, step, state, described, measured)
+            checkpoints.save(run.manager, step, kept(state), described, measured)
         if stop:
             print(f"stopped at step {step}; the same command goes on", flush=True)
             break
