@@ -42,6 +42,11 @@ class Source:
             "label": self.classes.get(label, UNLABELLED),
         }
 
+    def label_of(self, index: int) -> tuple[str, int]:
+        """(id, label) of an image, without decoding it."""
+        label = self._encoded[int(index)]["label"].decode()
+        return self.identifier(index), self.classes.get(label, UNLABELLED)
+
     def identifier(self, index: int) -> str:
         """The image's id, unique among sources, without decoding it."""
         return f"{self.name}/{self._encoded[int(index)]['id'].decode()}"

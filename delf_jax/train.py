@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from delf_jax import (
     checkpoints,
+    mining,
     sharded_classifier,
     training_images,
     validation,
@@ -175,7 +176,8 @@ def _fed(batches: Iterator[Batch], place: Callable[[Batch], Batch]) -> Iterator[
     """Batches on the devices, of which the next ones are on their way already."""
     ahead: collections.deque[Fed] = collections.deque()
     while True:
-        while len(ahead) < AHEAD:
+        # An epoch of tuples is mined when its predecessor's steps are done.
+        while len(ahead) < AHEAD and not (ahead and getattr(batches, "due", False)):
             batch = dict(next(batches))
             ids = batch.pop("id")
             ahead.append(Fed(place(batch), batch, ids, batches.get_state()))
@@ -205,7 +207,7 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
         )
         stack.enter_context(manager)
         key = jax.random.key(config.seed)
-        state = _first_state(config, static, manager, batches, key)
+        state = _first_state(config, static, manager, batches, key, devices)
         if jax.process_index() == 0:
             write_json(folder / "config.json", _as_json(config))
         log = TrainingLog(config, folder, schedule, int(state.step))
@@ -214,16 +216,26 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
         run = Run(config, static, manager, log, held_out, stopped)
         with checkpoints.naming_last_good(manager):
             state, finished = _run(
-                run, parallelize(static, devices), batches, state, key
+                run, parallelize(static, devices), batches, state, key, devices
             )
         best = manager.best_step() if held_out.chooses else None
+    whiten = None
+    if config.tuples.whiten:
+        whiten = functools.partial(
+            mining.write_whitening, batches, config, static, devices
+        )
     if finished and jax.process_index() == 0:
-        _export(config, state, best, folder)
+        _export(config, state, best, folder, whiten)
     return Outcome(int(state.step), finished, log.means)
 
 
 def _first_state(
-    config: ConfigDict, static: Static, manager: Any, batches: Any, key: jax.Array
+    config: ConfigDict,
+    static: Static,
+    manager: Any,
+    batches: Any,
+    key: jax.Array,
+    devices: list[jax.Device],
 ) -> TrainState:
     """The state to go on from, with the data moved to where it stood."""
     # One program; eagerly, a hundred small ones.
@@ -241,6 +253,9 @@ def _first_state(
     state = start(key)
     if config.init_from:
         state = warm_start.start_from(config.init_from, state, static)
+    if config.model.name == "how":
+        pool = batches.pool
+        state = mining.set_reduction(pool, config, static, state, devices)
     return state
 
 
@@ -250,13 +265,17 @@ def _run(
     batches: Iterator[Batch],
     state: TrainState,
     key: jax.Array,
+    devices: list[jax.Device],
 ) -> tuple[TrainState, bool]:
     """The state in the end, and whether it is the end that the config names."""
     config, step = run.config, int(state.step)
     kept = functools.partial(sharded_classifier.whole, loss=run.static.loss)
     first = step
     state, fed = parallel.place_state(state), _fed(batches, parallel.place_batch)
+    position = batches.get_state()
     while step < config.steps:
+        if getattr(batches, "due", False) and position == batches.get_state():
+            mining.mine(batches, config, run.static, state, devices)
         batch, host, ids, position = next(fed)
         if step == first:
             run.log.describe(run.static, state, host)
@@ -293,7 +312,11 @@ def _run(
 
 
 def _export(
-    config: ConfigDict, state: TrainState, best: int | None, folder: pathlib.Path
+    config: ConfigDict,
+    state: TrainState,
+    best: int | None,
+    folder: pathlib.Path,
+    whiten: Callable[[Any, pathlib.Path], dict[str, Any]] | None,
 ) -> None:
     """Writes the averaged model as the folder that every other command reads.
 
@@ -304,13 +327,12 @@ def _export(
         step = best
         averages = checkpoints.read_state(folder / "checkpoints", best)["ema"]
     provenance = {"config": _as_json(config), "steps": step, "revision": _revision()}
-    weights.save_model(
-        folder / "model",
-        config.model.to_dict(),
-        jax.tree.map(np.asarray, averages),
-        config.extraction.to_dict(),
-        provenance,
-    )
+    averages, extraction = jax.tree.map(np.asarray, averages), config.extraction
+    extraction = extraction.to_dict()
+    if whiten is not None:
+        extraction["global_pca"] = whiten(averages, folder / "model")
+    rest = averages, extraction, provenance
+    weights.save_model(folder / "model", config.model.to_dict(), *rest)
     print(f"model of step {step} written to {folder / 'model'}", flush=True)
 
 

@@ -179,14 +179,11 @@ def _forward(
     views, sizes = batch["image"], batch.get("size")
     if sizes is not None:
         sizes = sizes.reshape(-1, 2)
-    images = views.reshape(-1, *views.shape[2:]).astype(jnp.float32)
-    mean, std = (
-        jnp.array(colour, jnp.float32)[None, None, None]
-        for colour in (static.pixel_mean, static.pixel_std)
-    )
+    images = views.reshape(-1, *views.shape[2:])
+    pixels = static.pixel_mean, static.pixel_std
     outputs, updated = static.module.apply(
         {"params": params["model"], "batch_stats": batch_stats},
-        _on_canvases((images - mean) / std, sizes),
+        normalize_pixels(images, pixels, sizes),
         sizes,
         train=True,
         mutable=["batch_stats"],
@@ -203,8 +200,12 @@ def _forward(
     return outputs, taught, updated.get("batch_stats", {})
 
 
-def _on_canvases(images: jax.Array, sizes: jax.Array | None) -> jax.Array:
-    """The normalised images, zero beside those that do not fill their canvas."""
+def normalize_pixels(
+    images: jax.Array, pixels: tuple, sizes: jax.Array | None
+) -> jax.Array:
+    """The images as the net takes them, zero beside those that fill no canvas."""
+    mean, std = (jnp.array(colour, jnp.float32)[None, None, None] for colour in pixels)
+    images = (images.astype(jnp.float32) - mean) / std
     if sizes is None:
         return images
     return ops.zero_outside(images, ops.valid_cells(images.shape[1:3], sizes))
