@@ -62,7 +62,8 @@ def get_config() -> ConfigDict:
 
     # What is seen of an image; the fields are those of delf_jax.augment.ViewSettings.
     config.views = ConfigDict()
-    config.views.kind = "pair"  # two views of it; or "crop", one.
+    # Two views of it; or "crop", one; or "tuple", whole images: see config.tuples.
+    config.views.kind = "pair"
     config.views.size = 321  # pixels.
     # Of a pair.
     config.views.resolutions = (220.0, 800.0)  # pixels, long side of the whole image.
@@ -76,6 +77,14 @@ def get_config() -> ConfigDict:
     config.views.area = (0.08, 1.0)  # shares of the image's.
     config.views.aspect = (0.75, 1.3333333333333333)  # width / height.
     config.views.flip = False  # every second crop.
+
+    # Of tuples (query, positive, negatives): what shows the same is a class.
+    config.tuples = ConfigDict()
+    config.tuples.queries = 2000  # of an epoch.
+    config.tuples.pool = 20_000  # images that an epoch's negatives are mined from.
+    config.tuples.negatives = 5  # of a query, of as many other classes.
+    config.tuples.whiten = False  # learn a whitening for the model after the training.
+    config.tuples.reduce_images = 5000  # that set the reduction of "how".
 
     # Weights; 0 turns a loss, and what only it needs, off.
     config.loss = ConfigDict()

@@ -108,7 +108,8 @@ def _over(
                 (arrays[0], arrays[1].astype(np.int32)), split
             )
             found = function(module, pixels, variables, images, sizes)
-            yield jax.tree.map(lambda x, n=len(mine): np.asarray(x)[:n], found)
+            leaves, tree = jax.tree.flatten(found)
+            yield jax.tree.unflatten(tree, [np.asarray(x)[: len(mine)] for x in leaves])
             for _ in mine:
                 advance()
 
