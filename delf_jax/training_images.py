@@ -21,7 +21,7 @@ def look(static: Static, averages: Any, batch: Batch) -> dict[str, np.ndarray]:
     """A sheet of the batch's views and, with a local branch, one of its attention."""
     views = batch["image"][:SHOWN]
     pictures = {"batch": sheet(views)}
-    if hasattr(static.module, "attention_width"):
+    if hasattr(static.module, "reduced_dimension"):
         first = views[:, 0]
         pixels = static.pixel_mean, static.pixel_std
         variables = jax.tree.map(np.asarray, averages)

@@ -189,7 +189,8 @@ def fold_batch_norm(
     epsilon = LAYOUTS[module.backbone.layout]["epsilon"]
     folded = {}
     for name, x in flat.items():
-        scope, leaf = name.removeprefix("params/").rsplit("/", 1)
+        scope, leaf = name.rsplit("/", 1)
+        scope = scope.removeprefix("params/")  # a power of GeM is in no layer.
         if name.startswith("batch_stats/") or leaf in ("scale", "offset"):
             continue
         if f"params/{scope}/scale" in flat:
