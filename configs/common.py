@@ -2,6 +2,11 @@
 
 Other files of this folder start from it and change what differs; the result is locked,
 so that a misspelt field is an error that names it.
+
+A workdir with checkpoints goes on with the same config only. What may change:
+steps (the schedule follows), log_every, checkpoint_every, keep_checkpoints,
+images_every, devices, parallel, init_from, validation, data.directory, data.threads,
+optimizer.learning_rate and clip_norm, and extraction but for the pixels.
 """
 
 from ml_collections import ConfigDict

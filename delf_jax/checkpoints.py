@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -41,12 +42,8 @@ def open_checkpoints(
         cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
     )
-    handlers = {
-        "state": ocp.StandardCheckpointHandler(),
-        "run": ocp.JsonCheckpointHandler(),
-    }
     folder = pathlib.Path(directory).absolute()
-    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+    return ocp.CheckpointManager(folder, options=options, item_handlers=_handlers())
 
 
 def save(
@@ -102,11 +99,14 @@ def read_state(directory: str | pathlib.Path, step: int | None = None) -> Tree:
     folder = pathlib.Path(directory)
     if not folder.is_dir():
         raise InputError(f"{directory}: no such folder of checkpoints to start from")
-    with ocp.CheckpointManager(
-        folder.absolute(),
-        options=ocp.CheckpointManagerOptions(read_only=True),
-        item_handlers={"state": ocp.StandardCheckpointHandler()},
-    ) as manager:
+    with (
+        _quiet(),
+        ocp.CheckpointManager(
+            folder.absolute(),
+            options=ocp.CheckpointManagerOptions(read_only=True),
+            item_handlers=_handlers(),
+        ) as manager,
+    ):
         step = manager.latest_step() if step is None else step
         if step is None:
             raise InputError(f"{directory}: holds no checkpoint to start from")
@@ -121,18 +121,30 @@ def naming_last_good(manager: ocp.CheckpointManager) -> Iterator[None]:
     """Waits for what is being written; errors of input and of a full disk then say
     which checkpoint is whole, in one sentence."""
     try:
-        yield
-        manager.wait_until_finished()
+        with _quiet():
+            yield
+            manager.wait_until_finished()
     except Exception as error:
         reason = _reason(error, manager)
         if reason is None:
             raise
         # What was begun before the error may still become whole.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), _quiet():
             manager.wait_until_finished()
         steps = ocp.utils.checkpoint_steps(manager.directory)
         last = f"{manager.directory}/{max(steps)}" if steps else "not there yet"
         raise InputError(f"{reason}; the last good checkpoint is {last}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without orbax' log: what it calls an error is raised, too."""
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(verbosity)
 
 
 def _reason(error: Exception, manager: ocp.CheckpointManager) -> str | None:
@@ -145,6 +157,13 @@ def _reason(error: Exception, manager: ocp.CheckpointManager) -> str | None:
             "run the same command again"
         )
     return None
+
+
+def _handlers() -> dict[str, Any]:
+    return {
+        "state": ocp.StandardCheckpointHandler(),
+        "run": ocp.JsonCheckpointHandler(),
+    }
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:

@@ -139,6 +139,19 @@ COMMANDS = {
         training.add_train_options,
         training.run_train,
     ),
+    "sweep": Command(
+        "train a config with several values of some fields",
+        "sweep --config=my.py --workdir=runs/sweep --jobs=2\n"
+        "sweep --config=my.py --workdir=runs/sweep --dry_run",
+        training.add_sweep_options,
+        training.run_sweep,
+    ),
+    "plot": Command(
+        "draw the curves of trainings",
+        "plot runs/a runs/b --out=curves.png",
+        training.add_plot_options,
+        training.run_plot,
+    ),
     "prepare": Command(
         "store photos to train on, shrunk, ready to be read",
         "prepare --dataset=photos --data=data\n"

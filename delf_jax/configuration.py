@@ -22,12 +22,16 @@ _OF_TRAINING = (
     "train_only",
     "tuples",
 )
-# What may change in a workdir that has checkpoints: how long, where and how watched a
-# training runs, and the remedies for a loss that is no number.
+# What may change in a workdir that has checkpoints, as configs/common.py says, too: how
+# long, where and how watched a training runs, what its model is exported with, and the
+# remedies for a loss that is no number.
 MAY_CHANGE = (
     *("steps", "log_every", "checkpoint_every", "keep_checkpoints", "images_every"),
     *("devices", "parallel", "init_from", "validation", "data.directory"),
-    *("data.threads", "optimizer.learning_rate", "optimizer.clip_norm", "extraction"),
+    *("data.threads", "optimizer.learning_rate", "optimizer.clip_norm"),
+    *(f"extraction.{name}" for name in ("image_scales", "global_scales")),
+    *(f"extraction.{name}" for name in ("max_image_size", "max_features")),
+    "extraction.attention_threshold",
 )
 
 
@@ -69,17 +73,41 @@ def override_fields(config: ConfigDict, overrides: Sequence[str]) -> None:
 
 def run_config(path: str | os.PathLike) -> ConfigDict:
     """What `get_config()` of the file returns."""
+    with _running(path) as names:
+        config = names["get_config"]()
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"{path}: get_config() must return a ConfigDict")
+    return config
+
+
+def read_sweep(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The fields of each trial that `sweep(add)` of the file adds, in its order.
+
+    InputError if the file has no `sweep`, or if that adds nothing.
+    """
+    trials: list[dict[str, Any]] = []
+    with _running(path) as names:
+        if "sweep" not in names:
+            raise InputError(f"{path}: has no sweep(add); `train` runs a single config")
+        names["sweep"](lambda **fields: trials.append(fields))
+    if not trials:
+        raise InputError(f"{path}: sweep(add) adds no trial")
+    return trials
+
+
+@contextlib.contextmanager
+def _running(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
+    """The names of a config file that was run; InputError for whatever goes wrong."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such config file")
     try:
         with _importable(path.resolve().parent.parent):
-            config = runpy.run_path(str(path))["get_config"]()
+            yield runpy.run_path(str(path))
+    except InputError:
+        raise
     except Exception as error:  # A config is a program: it may fail in any way.
         raise InputError(f"{path}: {type(error).__name__}: {error}") from error
-    if not isinstance(config, ConfigDict):
-        raise InputError(f"{path}: get_config() must return a ConfigDict")
-    return config
 
 
 def _override(config: ConfigDict, override: str) -> None:
@@ -129,8 +157,8 @@ def check_same_run(
         if not any(name == may or name.startswith(f"{may}.") for may in MAY_CHANGE):
             raise InputError(
                 f"{where}: was trained with {name} {there}, and this config says "
-                f"{here}; choose another --workdir, or the old value (only "
-                f"{', '.join(MAY_CHANGE)} may change on the way)"
+                f"{here}; choose another --workdir or the old value "
+                "(configs/common.py lists what may change on the way)"
             )
         changes.append(f"{name} {here} instead of {there}")
     return changes

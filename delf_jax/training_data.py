@@ -75,10 +75,13 @@ def open_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """This host's share of the batches, with the teacher's answers if there is one."""
     hosts = jax.process_count()
-    if config.batch_size % (hosts * devices):
+    if config.accumulate < 1 or config.batch_size % (
+        hosts * devices * config.accumulate
+    ):
+        parts = f" x {config.accumulate} parts" if config.accumulate != 1 else ""
         raise InputError(
             f"batch_size {config.batch_size} does not divide among {hosts * devices} "
-            "devices: change batch_size or devices"
+            f"devices{parts}: change batch_size, devices or accumulate"
         )
     maps = None
     if config.loss.distillation or config.loss.global_distillation:

@@ -99,10 +99,9 @@ def _part(name: str) -> str:
 
 def describe(source: str, rows: list[Row]) -> list[str]:
     """The table as lines."""
-    width = max((len(row.part) for row in rows), default=0)
-    lines = [
-        f"  {row.part:<{width}}  {row.tensors:4d} tensors  {row.numbers:>12,} numbers  "
-        f"{row.outcome}"
-        for row in rows
-    ]
+    width = max(len("part"), *(len(row.part) for row in rows))
+    lines = [f"  {'part':<{width}}  tensors       numbers"]
+    for row in rows:
+        counts = f"{row.tensors:7d}  {row.numbers:12,}"
+        lines.append(f"  {row.part:<{width}}  {counts}  {row.outcome}")
     return [f"weights of {source}:", *lines]

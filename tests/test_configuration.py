@@ -101,3 +101,42 @@ def test_training_takes_configs_with_all_fields_of_the_common_one(path, tmp_path
             configuration.read_training_config(ROOT / "configs" / f"{name}.py")
     with pytest.raises(InputError, match=rf"x\.pbtxt: a text config .*; {words}"):
         configuration.read_training_config(tmp_path / "x.pbtxt")
+
+
+BEFORE = {"steps": 10, "seed": 0, "optimizer": {"momentum": 0.9, "learning_rate": 0.1}}
+
+
+def test_a_run_may_become_longer_and_slower():
+    now = {"steps": 20, "seed": 0, "optimizer": {"momentum": 0.9, "learning_rate": 1}}
+    assert configuration.check_same_run(BEFORE, now, "runs/a/10") == [
+        "optimizer.learning_rate 1 instead of 0.1",
+        "steps 20 instead of 10",
+    ]
+    assert configuration.check_same_run(BEFORE, BEFORE, "runs/a/10") == []
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        ({**BEFORE, "seed": 1}, "seed 0, and this config says 1"),
+        ({**BEFORE, "width": 8}, "width absent, and this config says 8"),
+        (
+            {**BEFORE, "optimizer": {"momentum": 0.5, "learning_rate": 0.1}},
+            "optimizer.momentum 0.9, and this config says 0.5",
+        ),
+    ],
+)
+def test_a_field_that_may_not_change_on_the_way_is_named(now, words):
+    with pytest.raises(InputError, match=f"^runs/a/10: was trained with {words}; ch"):
+        configuration.check_same_run(BEFORE, now, "runs/a/10")
+
+
+def test_what_may_change_on_the_way_exists_and_the_common_config_says_it():
+    path = ROOT / "configs" / "common.py"
+    config = configuration.read_training_config(path)
+    text = path.read_text()
+    for name in configuration.MAY_CHANGE:
+        value = config
+        for part in name.split("."):
+            value = value[part]
+        assert name.split(".")[0] in text.split('"""')[1]

@@ -1,9 +1,14 @@
 """The loop that can be stopped, and what it leaves."""
 
+import functools
 import json
 import os
+import re
 import signal
+import socket
+import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,10 +16,12 @@ from ml_collections import ConfigDict
 from tiny_training import (
     STEPS,
     TINY,
+    by_name,
     draw_images,
     final_state,
     lines_of,
     make_config,
+    train_in_process,
 )
 
 from delf_jax import (
@@ -27,6 +34,8 @@ from delf_jax import (
     weights,
 )
 from delf_jax.files import InputError
+from delf_jax.train_step import create_state
+from delf_jax.training_setup import make_static
 
 LOSSES = [
     f"loss.{name}"
@@ -123,10 +132,24 @@ def test_a_finished_training_trains_no_further(finished, config, capsys):
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
-def test_another_architecture_in_the_workdir_is_refused(finished, config):
+def test_another_config_in_the_workdir_is_refused(finished, config):
     config.model.attention_width = 24
-    with pytest.raises(InputError, match="another architecture: params/model/local/"):
+    with pytest.raises(
+        InputError, match="4: was trained with model.attention_width 16"
+    ):
         train.train(config, str(finished[0]))
+
+
+def test_other_shapes_in_the_workdir_are_refused(finished, config):
+    """As when photos of a third class were added."""
+    stored = checkpoints.open_checkpoints(finished[0] / "checkpoints", keep=2)
+    with stored as manager:
+        static, _ = make_static(config, 3, None)
+        start = functools.partial(create_state, static, view_size=64)
+        shapes = jax.eval_shape(start, jax.random.key(0))
+        message = "another architecture: params/model/classifier/kernel is 32x2 there"
+        with pytest.raises(InputError, match=message):
+            checkpoints.restore(manager, shapes)
 
 
 @pytest.fixture
@@ -174,7 +197,8 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_images(config, tmp_path
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e30
     config.optimizer.warmup_steps = 0
     config.optimizer.clip_norm = 0.0
-    with pytest.raises(InputError, match=r"step 2: .* images/[ab]/\d.png"):
+    message = r"step 2: .* images/[ab]/\d.png.*; the last good checkpoint is not there"
+    with pytest.raises(InputError, match=message):
         train.train(config, str(tmp_path))
     with checkpoints.open_checkpoints(tmp_path / "checkpoints", keep=2) as manager:
         assert manager.latest_step() is None
@@ -184,6 +208,12 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_images(config, tmp_path
     ("change", "message"),
     [
         ({"batch_size": 3, "devices": 2}, "batch_size 3 does not divide among 2"),
+        ({"accumulate": 3}, "batch_size 4 does not divide among 1 devices x 3 parts"),
+        ({"parallel": "pmop"}, "parallel is 'pmop': use 'pmap' or 'jit'"),
+        ({"precision": "half"}, "precision is 'half': use float32 or bfloat16"),
+        ({"optimizer.name": "adam"}, "optimizer.name is 'adam'"),
+        ({"optimizer.schedule": "step"}, "optimizer.schedule is 'step'"),
+        ({"validation.every": 2}, "there is nothing to measure"),
         ({"loss.arcfase": 1.0}, "config.loss.arcfase: no such field"),
         ({"views.sise": 64}, "config.views.sise: no such field"),
         (dict.fromkeys(LOSSES, 0.0), "every weight is 0"),
@@ -195,3 +225,122 @@ def test_a_wrong_field_is_named(config, tmp_path, change, message):
         config.update_from_flattened_dict(change)
     with pytest.raises(InputError, match=message):
         train.train(config, str(tmp_path))
+
+
+def fields_of(images, prepared, **others):
+    """Plain SGD, and no learning rate that grows: rounding is not enlarged."""
+    return {
+        "data.sources.images.path": images,
+        "data.directory": prepared,
+        "batch_size": 8,
+        "optimizer.name": "sgd",
+        "optimizer.learning_rate": 0.3,
+        "optimizer.schedule": "constant",
+        "optimizer.warmup_steps": 0,
+        **others,
+    }
+
+
+def finish(*programs):
+    for program in programs:
+        said, _ = program.communicate(timeout=600)
+        assert program.returncode == 0, said
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_devices_hosts_and_how_the_step_is_shared_out_do_not_matter(
+    images, prepared, tmp_path
+):
+    """1 device, 8 devices, and 2 hosts of 4; each under pmap and under jit."""
+    fields = fields_of(images, prepared, steps=3, checkpoint_every=3, devices=0)
+    found = {}
+    for how in ("pmap", "jit"):
+        fields["parallel"] = how
+        for devices in (1, 8):
+            workdir = tmp_path / f"{how}{devices}"
+            finish(train_in_process(fields, workdir, devices=devices))
+            found[how, devices] = final_state(workdir)
+        workdir, port = tmp_path / f"{how}2x4", free_port()
+        hosts = [
+            train_in_process(
+                fields, workdir, devices=4, multihost=f"127.0.0.1:{port},{i}/2"
+            )
+            for i in range(2)
+        ]
+        finish(*hosts)
+        found[how, "2x4"] = final_state(workdir)
+    expected = found["pmap", 1]
+    config = configuration.read_training_config(
+        TINY, [f"--config.{name}={value}" for name, value in fields.items()]
+    )
+    static, _ = make_static(config, 2, None)
+    start = functools.partial(create_state, static, view_size=64)
+    before = by_name(jax.jit(start)(jax.random.key(0)))
+    for run, state in found.items():
+        for name, value in state.items():
+            if name.startswith(("params/", "batch_stats/")):
+                moved = np.abs(expected[name] - before[name]).max() + 1e-6
+                difference = np.abs(value - expected[name]).max() / moved
+                assert difference < 0.02, (run, name, difference)
+
+
+@pytest.mark.slow
+def test_a_training_killed_ten_times_ends_as_one_that_was_not(
+    images, prepared, tmp_path
+):
+    """With SIGKILL, at random moments of starting, training and saving."""
+    fields = fields_of(images, prepared, steps=60, checkpoint_every=2, devices=1)
+    fields |= {"optimizer.name": "adamw", "log_every": 1}
+    finish(train_in_process(fields, tmp_path / "whole"))
+    rng, reached = np.random.default_rng(0), []
+    for _ in range(10):
+        program = train_in_process(fields, tmp_path / "killed")
+        lines = []
+        # It is killed some steps after it has said so many lines.
+        for line in program.stdout:
+            lines.append(line)
+            if line.startswith("step ") and rng.random() < 0.25:
+                break
+        time.sleep(rng.uniform(0, 0.3))
+        program.kill()
+        program.wait()
+        steps = [x.split("/")[0] for x in lines if x.startswith("step ")]
+        reached.append(steps[-1] if steps else "start")
+    print(reached)
+    finish(train_in_process(fields, tmp_path / "killed"))
+    expected = final_state(tmp_path / "whole")
+    found = final_state(tmp_path / "killed")
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert lines_of(tmp_path / "killed") == lines_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_host_stops_both_with_one_checkpoint(
+    images, prepared, tmp_path
+):
+    fields = fields_of(images, prepared, steps=10_000, checkpoint_every=10_000)
+    fields |= {"devices": 0, "log_every": 1}
+    address = f"127.0.0.1:{free_port()}"
+    hosts = [
+        train_in_process(
+            fields, tmp_path / "run", devices=2, multihost=f"{address},{i}/2"
+        )
+        for i in range(2)
+    ]
+    for line in hosts[0].stdout:
+        if line.startswith("step 3/"):
+            break
+    hosts[1].terminate()
+    said = [host.communicate(timeout=600)[0] for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], said
+    steps = [re.findall(r"stopped at step (\d+)", text) for text in said]
+    assert steps[0] == steps[1] != []
+    assert final_state(tmp_path / "run")["step"] == int(steps[0][0])

@@ -40,10 +40,10 @@ def test_a_flush_writes_and_prints_the_mean_of_the_steps_since_the_last(
     ]
     assert [(line["step"], line["loss"]) for line in lines] == [(2, 2.0), (3, 7.0)]
     assert lines[0]["learning_rate"] == 0.5
-    assert lines[0]["examples_per_second"] > 0
+    assert lines[0]["images_per_second"] > 0
     printed = capsys.readouterr().out
     assert "step 2/10 loss 2 " in printed
-    assert "examples/s" in printed
+    assert "images/s" in printed
     assert " left" in printed
 
 

@@ -1,7 +1,10 @@
 """A training of seconds, for the tests of several files."""
 
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
 import cv2
 import jax
@@ -78,3 +81,27 @@ def lines_of(workdir):
     return [
         {n: v for n, v in json.loads(line).items() if n not in timing} for line in lines
     ]
+
+
+def train_in_process(config_fields, workdir, *, devices=1, multihost=""):
+    """`main.py train` of configs/tiny.py, begun in a process of its own.
+
+    A process that is killed loses nothing that this program needs.
+    """
+    root = TINY.parent.parent
+    fields = [f"--config.{name}={value}" for name, value in config_fields.items()]
+    command = [
+        *(sys.executable, "main.py", "train", f"--config={TINY}"),
+        *(f"--workdir={workdir}", *fields),
+        *([f"--multihost={multihost}"] if multihost else []),
+    ]
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags}
+    return subprocess.Popen(
+        command,
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )

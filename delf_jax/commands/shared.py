@@ -29,7 +29,7 @@ def add_index(parser: argparse.ArgumentParser) -> None:
 def add_part(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part",
-        type=_part,
+        type=parse_part,
         metavar="I/N",
         help="do every N-th share only, as one of N processes; I from 0 to N-1",
     )
@@ -105,7 +105,7 @@ def tell_report(report: Any, out: str, done: str = "extracted") -> int:
     return 0 if report.extracted + report.unchanged else FAILED
 
 
-def _part(text: str) -> tuple[int, int]:
+def parse_part(text: str) -> tuple[int, int]:
     """(i, n) of `i/n`."""
     try:
         part, parts = (int(number) for number in text.split("/"))

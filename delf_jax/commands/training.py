@@ -1,4 +1,4 @@
-"""Commands of training: train, prepare.
+"""Commands of training: train, sweep, plot, prepare.
 
 Everything slow is imported inside, by the command that needs it.
 """
@@ -8,18 +8,20 @@ import os
 import pathlib
 
 from delf_jax.commands import shared
+from delf_jax.files import InputError
 
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, metavar="FILE", help="a config file")
-    parser.add_argument(
-        "--config.FIELD",
-        dest="unused",
-        metavar="VALUE",
-        help="replaces one field of the config, as often as you like",
-    )
+    _add_config(parser)
     parser.add_argument(
         "--workdir", required=True, metavar="DIR", help="checkpoints and metrics"
+    )
+    parser.add_argument(
+        "--multihost",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS:PORT,I/N",
+        help="one of N hosts that train together; found out on TPU pods and in Slurm",
     )
 
 
@@ -30,7 +32,64 @@ def run_train(options: argparse.Namespace) -> int:
     shared.prepare_jax()
     from delf_jax import train
 
+    if options.multihost:
+        coordinator, _, part = options.multihost.rpartition(",")
+        train.join_hosts(coordinator, shared.parse_part(part) if coordinator else None)
     train.train(config, options.workdir)
+    return 0
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, metavar="FILE", help="a config file")
+    parser.add_argument(
+        "--config.FIELD",
+        dest="unused",
+        metavar="VALUE",
+        help="replaces one field of the config, as often as you like",
+    )
+
+
+def add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="a folder for each trial"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="trials side by side (1)"
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print the commands, to run elsewhere"
+    )
+
+
+def run_sweep(options: argparse.Namespace) -> int:
+    from delf_jax import sweeps
+
+    if options.jobs < 1:
+        raise InputError("--jobs: at least one trial must run")
+    trials = sweeps.plan(options.config, options.workdir, options.rest)
+    if options.dry_run:
+        print(*sweeps.commands(trials), sep="\n")
+        return 0
+    return 0 if sweeps.run(trials, options.workdir, options.jobs) else shared.FAILED
+
+
+def add_plot_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="workdirs of trainings")
+    shared.add_out(parser, "the figure (.png, .pdf, .svg)", required=True)
+    parser.add_argument(
+        "--metrics", default="", metavar="NAMES", help="such as loss,validation/mAP"
+    )
+
+
+def run_plot(options: argparse.Namespace) -> int:
+    from delf_jax import curves
+
+    runs = curves.name_runs(options.runs)
+    found = {name: curves.read_curves(path) for name, path in runs.items()}
+    chosen = [name for name in options.metrics.split(",") if name]
+    curves.draw_curves(found, options.out, metrics=chosen)
+    print(f"curves: {options.out}")
     return 0
 
 
