@@ -6,7 +6,6 @@ import pathlib
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
