@@ -23,7 +23,11 @@ class Source:
     """Random access to prepared images: {"id", "encoded", a JPEG file, and "label"}."""
 
     def __init__(
-        self, name: str, encoded: Any, classes: dict[str, int], counts: Sequence[int]
+        self,
+        name: str,
+        encoded: Any,
+        classes: dict[str, int],
+        counts: Sequence[int] = (),
     ):
         self.name, self.classes = name, classes
         self.counts = counts
