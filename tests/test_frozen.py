@@ -48,7 +48,13 @@ def variables_of(state):
     return by_name(named) | {f"ema/{n}": x for n, x in by_name(state.ema).items()}
 
 
-@pytest.mark.parametrize("train_only", ["descriptors", "attention", "backbone"])
+@pytest.mark.parametrize(
+    "train_only",
+    [
+        "attention",
+        *(pytest.param(w, marks=pytest.mark.slow) for w in ("descriptors", "backbone")),
+    ],
+)
 def test_only_what_a_stage_names_changes(train_only):
     before, after, metrics = run(make_config(train_only))
     assert np.isfinite(metrics["loss"])
@@ -69,6 +75,7 @@ def test_only_what_a_stage_names_changes(train_only):
     assert parts == trained
 
 
+@pytest.mark.slow
 def test_frozen_is_bit_for_bit_on_two_devices():
     before, after, _ = run(make_config("attention"), train.AXIS, jax.devices())
     old, new = variables_of(before), variables_of(after)
@@ -77,6 +84,7 @@ def test_frozen_is_bit_for_bit_on_two_devices():
             np.testing.assert_array_equal(old[name], new[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_everything_learns_unless_told_otherwise():
     before, after, _ = run(make_config(""))
     old, new = (by_name(state.params["model"]) for state in (before, after))

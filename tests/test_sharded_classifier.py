@@ -51,7 +51,11 @@ def two_steps(config):
     ("loss", "tolerance"),
     [
         ({"centers": 2, "rare_margin": 0.5, "smoothing": 0.1}, 1e-4),
-        ({"margin_kind": "cosface", "classifier_dtype": "bfloat16"}, 2e-2),
+        pytest.param(
+            {"margin_kind": "cosface", "classifier_dtype": "bfloat16"},
+            2e-2,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_two_steps_in_pieces_equal_two_of_the_whole(loss, tolerance):
