@@ -11,7 +11,7 @@ v5e-16 or 8xH100: as it is, on a pod with --multihost. One GPU: also
 --config.accumulate=4 --config.loss.classifier=dense. Cost, an estimate (60 TFLOP/s a
 H100, 40 a v5e): 300,000 steps of 128 images at 512 px are 9.6 EFLOP: 6 hours of 8xH100
 or of a v5e-16, 2 days of one H100. Expected result, published for GLDv2-clean: mAP 76.2
-(medium) and 55.6 (hard) on ROxford. Not run here.
+(medium) and 55.5 (hard) on ROxford. Not run here.
 
 Later winners add --config.loss.centers=3 --config.loss.margin=0.05
 --config.loss.rare_margin=0.5: sub-centres, and margins by the number of images.
