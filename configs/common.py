@@ -32,10 +32,15 @@ def get_config() -> ConfigDict:
     config.precision = "float32"
     # A workdir or a model folder, whose weights are the start where they fit.
     config.init_from = ""
+    # The part that learns, all else stays bit for bit: "": all; "descriptors": all but
+    # the local branch; "attention": that and its classifier; "backbone".
+    config.train_only = ""
 
     config.model = ConfigDict(
         {
-            "name": "delg",  # or "global"; configs/gldv2_baseline.py has its fields.
+            # Or "delf", "global", "how": configs/delf_r50_gldv1_descriptors.py,
+            # gldv2_arcface_r101.py and how_r50.py have their fields.
+            "name": "delg",
             "depth": 50,  # 18, 26, 50, 101.
             "width": 64,  # channels of the stem.
             "layout": "v1.5",  # or "keras", "slim".
@@ -65,7 +70,8 @@ def get_config() -> ConfigDict:
 
     # What is seen of an image; the fields are those of delf_jax.augment.ViewSettings.
     config.views = ConfigDict()
-    config.views.kind = "pair"  # two views of it; or "crop", one.
+    # Two views of it; or "crop", one; or "tuple", whole images: see config.tuples.
+    config.views.kind = "pair"
     config.views.size = 321  # pixels.
     # Of a pair.
     config.views.resolutions = (220.0, 800.0)  # pixels, long side of the whole image.
@@ -80,17 +86,39 @@ def get_config() -> ConfigDict:
     config.views.aspect = (0.75, 1.3333333333333333)  # width / height.
     config.views.flip = False  # every second crop.
 
+    # Of tuples (query, positive, negatives): what shows the same is a class.
+    config.tuples = ConfigDict()
+    config.tuples.queries = 2000  # of an epoch.
+    config.tuples.pool = 20_000  # images that an epoch's negatives are mined from.
+    config.tuples.negatives = 5  # of a query, of as many other classes.
+    config.tuples.whiten = False  # learn a whitening for the model after the training.
+    config.tuples.reduce_images = 5000  # that set the reduction of "how".
+
     # Weights; 0 turns a loss, and what only it needs, off.
     config.loss = ConfigDict()
     config.loss.arcface = 1.0
     config.loss.attention = 1.0
     config.loss.reconstruction = 10.0
+    config.loss.classification = 0.0  # softmax of DELF's pooled block4.
+    config.loss.contrastive = 0.0  # of tuples, as are triplets.
+    config.loss.triplet = 0.0
     config.loss.distillation = 0.0
     config.loss.global_distillation = 0.0
     config.loss.correspondence = 0.0
     config.loss.matchability = 0.0
-    config.loss.margin = 0.1  # ArcFace, radians.
-    config.loss.scale = 45.25  # ArcFace; sqrt(2048) in [DELG].
+    config.loss.margin_kind = "arcface"  # or "cosface": of the weight loss.arcface.
+    config.loss.margin = 0.1  # ArcFace: radians; CosFace: of the cosine.
+    # Of the rarest class; the others' lie between, by the number of their images. 0:
+    # the same margin for all.
+    config.loss.rare_margin = 0.0
+    config.loss.scale = 45.25  # of cosines; sqrt(2048) in [DELG].
+    config.loss.centers = 1  # directions of a class, of which the nearest counts.
+    config.loss.smoothing = 0.0  # share of a label that is spread over all classes.
+    # "sharded": each device of the axis of pmap holds its classes only.
+    config.loss.classifier = "dense"
+    config.loss.classifier_dtype = "float32"  # or "bfloat16": of its products.
+    config.loss.contrastive_margin = 0.7  # distance of descriptors of length 1.
+    config.loss.triplet_margin = 0.1  # of squared distances.
     config.loss.temperature = 0.07  # of the correspondence softmax.
     config.loss.positive_radius = 8.0  # pixels of a view.
     config.loss.ignore_radius = 24.0  # pixels of a view.

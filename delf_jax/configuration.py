@@ -19,6 +19,8 @@ _OF_TRAINING = (
     *("keep_checkpoints", "images_every", "devices", "parallel", "accumulate"),
     *("precision", "init_from", "data", "views", "loss", "teacher", "optimizer"),
     "validation",
+    "train_only",
+    "tuples",
 )
 # What may change in a workdir that has checkpoints, as configs/common.py says, too: how
 # long, where and how watched a training runs, what its model is exported with, and the

@@ -4,6 +4,7 @@ What `records` lists, `preparation` stores; grain shuffles, transforms on thread
 batches.
 """
 
+import collections
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -21,8 +22,16 @@ Transform = Callable[[dict, np.random.Generator], dict]
 class Source:
     """Random access to prepared images: {"id", "encoded", a JPEG file, and "label"}."""
 
-    def __init__(self, name: str, encoded: Any, classes: dict[str, int]):
+    def __init__(
+        self,
+        name: str,
+        encoded: Any,
+        classes: dict[str, int],
+        counts: Sequence[int] = (),
+    ):
         self.name, self.classes = name, classes
+        self.counts = counts
+        """listed images of each class"""
         self._encoded = encoded
 
     def __len__(self) -> int:
@@ -36,6 +45,11 @@ class Source:
             "encoded": bytes(example["image"]),
             "label": self.classes.get(label, UNLABELLED),
         }
+
+    def label_of(self, index: int) -> tuple[str, int]:
+        """(id, label) of an image, without decoding it."""
+        label = self._encoded[int(index)]["label"].decode()
+        return self.identifier(index), self.classes.get(label, UNLABELLED)
 
     def identifier(self, index: int) -> str:
         """The image's id, unique among sources, without decoding it."""
@@ -101,7 +115,9 @@ def open_sources(
             **{"max_side": max_side, "threads": threads, "part": part},
         )
         failures += prepared.failures.values()
-        sources.append(Source(name, prepared.images, classes))
+        listed = collections.Counter(str(record.label) for record in records)
+        counts = [listed[label] for label in classes]
+        sources.append(Source(name, prepared.images, classes, counts))
     if excluded and not found:
         raise InputError("data.exclude: no source has a class of any of these names")
     return sources, failures

@@ -92,7 +92,7 @@ def extract_features(
 
 def has_local(model: Model) -> bool:
     """Whether the model has a branch of local features."""
-    return hasattr(model.module, "attention_width")
+    return hasattr(model.module, "reduced_dimension")
 
 
 def default_batch_size() -> int:

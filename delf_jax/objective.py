@@ -1,18 +1,26 @@
-"""What a training minimises: the weighted sum of the losses of DELG and of a teacher.
+"""What a training minimises: the weighted sum of the losses that a config turns on.
 
 Pure: arrays in, one scalar and its parts out. Every loss is a mean over the batch of
 one value per example: the mean over devices is then the mean over the whole batch.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from delf_jax import ops
-from delf_jax.losses import classification, correspondence, distillation, reconstruction
+from delf_jax.losses import (
+    classification,
+    correspondence,
+    distillation,
+    reconstruction,
+    tuplets,
+)
 
 Scalar = Float[Array, ""]
 Outputs = dict[str, Array]
@@ -25,12 +33,26 @@ class LossSettings(NamedTuple):
     arcface: float = 0.0
     attention: float = 0.0
     reconstruction: float = 0.0
+    classification: float = 0.0
+    contrastive: float = 0.0
+    triplet: float = 0.0
     distillation: float = 0.0
     global_distillation: float = 0.0
     correspondence: float = 0.0
     matchability: float = 0.0
-    margin: float = 0.1
+    margin_kind: str = "arcface"
+    margin: float | Float[np.ndarray, " C"] = 0.1
+    """of all classes or of each"""
+    rare_margin: float = 0.0
     scale: float = 45.25
+    centers: int = 1
+    smoothing: float = 0.0
+    classifier: str = "dense"
+    classes: int = 0
+    """of all devices together, where their classifier is sharded"""
+    classifier_dtype: str = "float32"
+    contrastive_margin: float = 0.7
+    triplet_margin: float = 0.1
     temperature: float = 0.07
     positive_radius: float = 8.0
     ignore_radius: float = 24.0
@@ -38,9 +60,17 @@ class LossSettings(NamedTuple):
 
     def active(self) -> tuple[str, ...]:
         """The names of the losses whose weight is not 0."""
-        return tuple(name for name in self._fields[:7] if getattr(self, name))
+        return tuple(name for name in self._fields[:10] if getattr(self, name))
 
 
+CHOICES = {
+    "margin_kind": ("arcface", "cosface"),
+    "classifier": ("dense", "sharded"),
+    "classifier_dtype": ("float32", "bfloat16"),
+}
+# What needs classes, and what needs tuples of images.
+CLASSIFYING = ("arcface", "attention", "classification")
+COMPARING = ("contrastive", "triplet")
 # What shapes or needs the outputs of a local branch.
 LOCAL = (
     *("attention", "reconstruction", "correspondence", "matchability"),
@@ -78,8 +108,10 @@ def evaluate(
     """
     names = loss.active()
     metrics = {}
-    if {"arcface", "attention"} & set(names):
-        metrics |= _classify(outputs, batch["label"], loss)
+    if set(CLASSIFYING) & set(names):
+        metrics |= _classify(outputs, batch["label"], loss, axis_name)
+    if set(COMPARING) & set(names):
+        metrics |= _compare(outputs["global_descriptor"], len(batch["label"]), loss)
     if loss.reconstruction:
         errors = reconstruction.reconstruction_loss(
             outputs["block3"], outputs["expanded"]
@@ -109,27 +141,94 @@ def _flat(x: Array) -> Array:
     return x.reshape(-1, *x.shape[2:])
 
 
-def _classify(outputs: Outputs, labels: Array, loss: LossSettings) -> dict[str, Scalar]:
-    """ArcFace on the global descriptor, softmax on the attended local features.
+def _classify(
+    outputs: Outputs, labels: Array, loss: LossSettings, axis_name: str | None
+) -> dict[str, Scalar]:
+    """Softmax with margin on the global descriptor, without on pooled local features.
 
-    A model without local branch has only the first.
+    A model without one of the branches lacks its loss.
     """
-    views = outputs["cosines"].shape[0] // labels.shape[0]
+    views = outputs["block3"].shape[0] // labels.shape[0]
     labels = jnp.repeat(labels, views)
     labelled = (labels >= 0).astype(jnp.float32)
     labels = jnp.maximum(labels, 0)
-    cosines = outputs["cosines"]
-    logits = classification.arcface_logits(cosines, labels, loss.margin, loss.scale)
-    scored = {"arcface": (logits, cosines)}
-    if "attention_logits" in outputs:
-        scored["attention"] = (outputs["attention_logits"],) * 2
     metrics = {}
-    for name, (logits, scores) in scored.items():
-        right = scores.argmax(-1) == labels
-        metrics[name] = classification.softmax_cross_entropy(logits, labels)
-        metrics[f"{name}_accuracy"] = right.astype(jnp.float32)
+    if "cosines" in outputs:
+        if loss.classifier == "sharded" and axis_name is not None:
+            found = _with_margin_in_pieces(outputs["cosines"], labels, loss, axis_name)
+        else:
+            found = _with_margin(outputs["cosines"], labels, loss)
+        metrics["arcface"], metrics["arcface_accuracy"] = found
+    plain = {"attention": "attention_logits"}
+    if loss.classification:
+        plain["classification"] = "logits"
+    for name, output in plain.items():
+        if output in outputs:
+            logits = outputs[output]
+            right = logits.argmax(-1) == labels
+            metrics[name] = classification.softmax_cross_entropy(
+                logits, labels, loss.smoothing
+            )
+            metrics[f"{name}_accuracy"] = right.astype(jnp.float32)
     # An unlabelled view counts as 0: the divisor must not depend on the device.
     return {name: (values * labelled).mean() for name, values in metrics.items()}
+
+
+def _with_margin(
+    cosines: Float[Array, "B C"], labels: Array, loss: LossSettings
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """(loss, whether the label's cosine is the largest) of each example."""
+    logits = _margin_logits(cosines, labels, labels, loss)
+    right = cosines.argmax(-1) == labels
+    losses = classification.softmax_cross_entropy(logits, labels, loss.smoothing)
+    return losses, right.astype(jnp.float32)
+
+
+def _with_margin_in_pieces(
+    cosines: Float[Array, "B c"], labels: Array, loss: LossSettings, axis_name: str
+) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """The same, where each device has the cosines of all examples with its classes."""
+    count, device = labels.shape[0], jax.lax.axis_index(axis_name)
+    labels = jax.lax.all_gather(labels, axis_name, tiled=True)
+    columns = labels - cosines.shape[1] * device
+    logits = _margin_logits(cosines, columns, labels, loss)
+    rest = labels, loss.classes, axis_name
+    losses = classification.sharded_cross_entropy(logits, *rest, loss.smoothing)
+    right = classification.sharded_hits(cosines, *rest)
+    first = count * device
+    return tuple(jax.lax.dynamic_slice_in_dim(x, first, count) for x in (losses, right))
+
+
+def _margin_logits(
+    cosines: Float[Array, "B C"], columns: Array, labels: Array, loss: LossSettings
+) -> Float[Array, "B C"]:
+    """Logits with the margin on the column of each label, as wide as its class has."""
+    kinds = {
+        "arcface": classification.arcface_logits,
+        "cosface": classification.cosface_logits,
+    }
+    margin = loss.margin
+    if isinstance(margin, np.ndarray):
+        margin = jnp.asarray(margin)[labels]
+    return kinds[loss.margin_kind](cosines, columns, margin, loss.scale)
+
+
+def _compare(
+    descriptors: Float[Array, "BT D"], batch: int, loss: LossSettings
+) -> dict[str, Scalar]:
+    """Losses of tuples: a query, its positive, its negatives, in this order."""
+    tuples = ops.l2_normalize(descriptors).reshape(batch, -1, descriptors.shape[1])
+    kinds = {
+        "contrastive": (tuplets.contrastive_loss, loss.contrastive_margin),
+        "triplet": (tuplets.triplet_loss, loss.triplet_margin),
+    }
+    metrics = {}
+    for name, (function, margin) in kinds.items():
+        if getattr(loss, name):
+            of_tuple = functools.partial(function, margin=margin)
+            losses = jax.vmap(of_tuple)(tuples[:, 0], tuples[:, 1], tuples[:, 2:])
+            metrics[name] = losses.mean()
+    return metrics
 
 
 def _correspond(

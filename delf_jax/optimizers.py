@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -17,11 +18,17 @@ REFERENCE_BATCH = 256
 
 
 def make_optimizer(
-    settings: ConfigDict, steps: int, batch_size: int
+    settings: ConfigDict,
+    steps: int,
+    batch_size: int,
+    norm: Callable[[Tree], jax.Array] = optax.tree.norm,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimiser of `config.optimizer` and its learning rate by step."""
+    """The optimiser of `config.optimizer` and its learning rate by step.
+
+    norm: of gradients, of which a device may hold a part only.
+    """
     schedule = _make_schedule(settings, steps, batch_size)
-    clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
+    clip = [_clip(settings.clip_norm, norm)] if settings.clip_norm else []
     decay = optax.add_decayed_weights(settings.weight_decay, mask=_is_kernel)
     if settings.name == "adamw":
         rule = [optax.scale_by_adam(b1=settings.momentum), decay]
@@ -53,6 +60,18 @@ def _make_schedule(settings: ConfigDict, steps: int, batch_size: int) -> optax.S
         return after[settings.schedule]
     rise = optax.linear_schedule(0.0, peak, warmup)
     return optax.join_schedules([rise, after[settings.schedule]], [warmup])
+
+
+def _clip(
+    longest: float, norm: Callable[[Tree], jax.Array]
+) -> optax.GradientTransformation:
+    """Gradients shortened to `longest`; optax's own clipping knows one norm only."""
+
+    def update(gradients: Tree, state: Any, params: Any = None) -> tuple[Tree, Any]:
+        factor = jnp.minimum(1, longest / jnp.maximum(norm(gradients), 1e-30))
+        return jax.tree.map(lambda x: x * factor.astype(x.dtype), gradients), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
 
 
 def _with_promotion(function: Callable) -> Callable:

@@ -20,7 +20,15 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from delf_jax import checkpoints, training_images, validation, warm_start, weights
+from delf_jax import (
+    checkpoints,
+    mining,
+    sharded_classifier,
+    training_images,
+    validation,
+    warm_start,
+    weights,
+)
 from delf_jax.configuration import check_same_run
 from delf_jax.files import InputError, write_json
 from delf_jax.signals import stop_signals
@@ -94,12 +102,19 @@ def join_hosts(coordinator: str = "", part: tuple[int, int] | None = None) -> No
 
 
 def over_pmap(static: Static, devices: list[jax.Device]) -> Parallel:
-    """Only the batch has an axis for this host's devices, in front."""
+    """Only the batch has an axis for this host's devices, in front.
+
+    And the pieces of a sharded classifier.
+    """
+    axes = None
+    if static.sharded:
+        start = functools.partial(create_state, static, view_size=64)
+        axes = sharded_classifier.axes(jax.eval_shape(start, jax.random.key(0)))
     step = jax.pmap(
         functools.partial(train_step, static=static, axis_name=AXIS),
         axis_name=AXIS,
-        in_axes=(None, 0, None),
-        out_axes=None,
+        in_axes=(axes, 0, None),
+        out_axes=(axes, None),
         devices=None if len(devices) == jax.local_device_count() else devices,
         donate_argnums=(0,),
     )
@@ -109,8 +124,12 @@ def over_pmap(static: Static, devices: list[jax.Device]) -> Parallel:
     def place_batch(batch: Batch) -> Batch:
         return jax.device_put(_split(batch, len(devices)), split)
 
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return Parallel(step, lambda state: jax.device_put(state, everywhere), place_batch)
+    def place_state(state: TrainState) -> TrainState:
+        if static.sharded:
+            return sharded_classifier.split(state, devices, AXIS, static.loss.centers)
+        return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+
+    return Parallel(step, place_state, place_batch)
 
 
 def over_jit(static: Static, devices: list[jax.Device]) -> Parallel:
@@ -157,7 +176,8 @@ def _fed(batches: Iterator[Batch], place: Callable[[Batch], Batch]) -> Iterator[
     """Batches on the devices, of which the next ones are on their way already."""
     ahead: collections.deque[Fed] = collections.deque()
     while True:
-        while len(ahead) < AHEAD:
+        # An epoch of tuples is mined when its predecessor's steps are done.
+        while len(ahead) < AHEAD and not (ahead and getattr(batches, "due", False)):
             batch = dict(next(batches))
             ids = batch.pop("id")
             ahead.append(Fed(place(batch), batch, ids, batches.get_state()))
@@ -179,15 +199,15 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
     sources, batches, held_out = _first_host_first(
         functools.partial(_open_data, config, len(devices))
     )
-    classes = sum(len(source.classes) for source in sources)
-    static, schedule = make_static(config, classes, axis_name)
+    counts = [count for source in sources for count in source.counts]
+    static, schedule = make_static(config, len(counts), axis_name, counts)
     with contextlib.ExitStack() as stack:
         manager = checkpoints.open_checkpoints(
             folder / "checkpoints", keep=config.keep_checkpoints, best=held_out.chooses
         )
         stack.enter_context(manager)
         key = jax.random.key(config.seed)
-        state = _first_state(config, static, manager, batches, key)
+        state = _first_state(config, static, manager, batches, key, devices)
         if jax.process_index() == 0:
             write_json(folder / "config.json", _as_json(config))
         log = TrainingLog(config, folder, schedule, int(state.step))
@@ -196,11 +216,16 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
         run = Run(config, static, manager, log, held_out, stopped)
         with checkpoints.naming_last_good(manager):
             state, finished = _run(
-                run, parallelize(static, devices), batches, state, key
+                run, parallelize(static, devices), batches, state, key, devices
             )
         best = manager.best_step() if held_out.chooses else None
+    whiten = None
+    if config.tuples.whiten:
+        whiten = functools.partial(
+            mining.write_whitening, batches, config, static, devices
+        )
     if finished and jax.process_index() == 0:
-        _export(config, state, best, folder)
+        _export(config, state, best, folder, whiten)
     return Outcome(int(state.step), finished, log.means)
 
 
@@ -221,7 +246,12 @@ def _first_host_first(work: Callable[[], Any]) -> Any:
 
 
 def _first_state(
-    config: ConfigDict, static: Static, manager: Any, batches: Any, key: jax.Array
+    config: ConfigDict,
+    static: Static,
+    manager: Any,
+    batches: Any,
+    key: jax.Array,
+    devices: list[jax.Device],
 ) -> TrainState:
     """The state to go on from, with the data moved to where it stood."""
     # One program; eagerly, a hundred small ones.
@@ -239,6 +269,9 @@ def _first_state(
     state = start(key)
     if config.init_from:
         state = warm_start.start_from(config.init_from, state, static)
+    if config.model.name == "how":
+        pool = batches.pool
+        state = mining.set_reduction(pool, config, static, state, devices)
     return state
 
 
@@ -248,12 +281,17 @@ def _run(
     batches: Iterator[Batch],
     state: TrainState,
     key: jax.Array,
+    devices: list[jax.Device],
 ) -> tuple[TrainState, bool]:
     """The state in the end, and whether it is the end that the config names."""
     config, step = run.config, int(state.step)
+    kept = functools.partial(sharded_classifier.whole, loss=run.static.loss)
     first = step
     state, fed = parallel.place_state(state), _fed(batches, parallel.place_batch)
+    position = batches.get_state()
     while step < config.steps:
+        if getattr(batches, "due", False) and position == batches.get_state():
+            mining.mine(batches, config, run.static, state, devices)
         batch, host, ids, position = next(fed)
         if step == first:
             run.log.describe(run.static, state, host)
@@ -271,10 +309,10 @@ def _run(
         if save or due(config.log_every):
             run.log.flush()  # raises on a loss that is no number: it is not kept.
         if due(config.images_every) and not stop:
-            run.log.show(step, training_images.look(run.static, state.ema, host))
+            run.log.show(step, training_images.look(run.static, kept(state.ema), host))
         measured = None
         if measure:
-            measured = validation.measure(run.held_out, run.static, state.ema)
+            measured = validation.measure(run.held_out, run.static, kept(state.ema))
             run.log.tell(step, measured)
         if save:
             described = {
@@ -282,7 +320,7 @@ def _run(
                 "config": _as_json(config),
                 "revision": _revision(),
             }
-            checkpoints.save(run.manager, step, state, described, measured)
+            checkpoints.save(run.manager, step, kept(state), described, measured)
         if stop:
             print(f"stopped at step {step}; the same command goes on", flush=True)
             break
@@ -290,7 +328,11 @@ def _run(
 
 
 def _export(
-    config: ConfigDict, state: TrainState, best: int | None, folder: pathlib.Path
+    config: ConfigDict,
+    state: TrainState,
+    best: int | None,
+    folder: pathlib.Path,
+    whiten: Callable[[Any, pathlib.Path], dict[str, Any]] | None,
 ) -> None:
     """Writes the averaged model as the folder that every other command reads.
 
@@ -301,13 +343,12 @@ def _export(
         step = best
         averages = checkpoints.read_state(folder / "checkpoints", best)["ema"]
     provenance = {"config": _as_json(config), "steps": step, "revision": _revision()}
-    weights.save_model(
-        folder / "model",
-        config.model.to_dict(),
-        jax.tree.map(np.asarray, averages),
-        config.extraction.to_dict(),
-        provenance,
-    )
+    averages, extraction = jax.tree.map(np.asarray, averages), config.extraction
+    extraction = extraction.to_dict()
+    if whiten is not None:
+        extraction["global_pca"] = whiten(averages, folder / "model")
+    rest = averages, extraction, provenance
+    weights.save_model(folder / "model", config.model.to_dict(), *rest)
     print(f"model of step {step} written to {folder / 'model'}", flush=True)
 
 

@@ -1,6 +1,7 @@
 """One training step: pure, and the same on one device and on many."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax
@@ -10,7 +11,7 @@ import optax
 from clu import metrics as clu_metrics
 from flax import linen as nn
 
-from delf_jax import objective
+from delf_jax import frozen, objective, ops, sharded_classifier
 
 Tree = Any
 Batch = dict[str, Any]
@@ -39,6 +40,13 @@ class Static(NamedTuple):
     pixel_std: tuple[float, float, float]
     accumulate: int = 1
     """pieces that a device computes its share of a batch in, one after the other"""
+    train_only: str = ""
+    """the part of the model that learns: see `frozen`"""
+
+    @property
+    def sharded(self) -> bool:
+        """Whether every device holds its classes of the classifier only."""
+        return self.loss.classifier == "sharded"
 
 
 def create_state(static: Static, key: jax.Array, *, view_size: int) -> TrainState:
@@ -46,7 +54,8 @@ def create_state(static: Static, key: jax.Array, *, view_size: int) -> TrainStat
     images = jnp.zeros((2, view_size, view_size, 3), jnp.float32)
     module_key, head_key = jax.random.split(key)
     # Without a device axis there is nothing to average over.
-    module = static.module.clone(backbone=static.module.backbone.clone(axis_name=None))
+    module = sharded_classifier.undivided(static.module)
+    module = module.clone(backbone=module.backbone.clone(axis_name=None))
     outputs, variables = module.init_with_output(module_key, images, train=True)
     batch_stats = variables.get("batch_stats", {})
     params = {"model": variables["params"]}
@@ -81,8 +90,11 @@ def train_step(
 
     gradients, stats, parts = _gradients(static, state, batch, key, axis_name)
     if axis_name is not None:
-        gradients, stats = jax.lax.pmean((gradients, stats), axis_name)
-    parts["gradient_norm"] = optax.tree.norm(gradients)
+        stats = jax.lax.pmean(stats, axis_name)
+        gradients = sharded_classifier.mean_gradients(
+            gradients, axis_name, static.sharded
+        )
+    parts["gradient_norm"] = norm_of(static.sharded, axis_name)(gradients)
     updates, opt_state = static.optimizer.update(
         gradients, state.opt_state, state.params
     )
@@ -99,10 +111,18 @@ def train_step(
             static.ema_decay,
         ),
     )
+    new = frozen.keep(new, state, static.train_only)
     collection = _collection(tuple(sorted(parts)))
     if axis_name is None:
         return new, collection.single_from_model_output(**parts)
     return new, collection.gather_from_model_output(axis_name=axis_name, **parts)
+
+
+def norm_of(sharded: bool, axis_name: str | None) -> Callable[[Tree], jax.Array]:
+    """The norm of gradients, of which a device may hold its classes only."""
+    if sharded and axis_name is not None:
+        return functools.partial(sharded_classifier.global_norm, axis_name=axis_name)
+    return optax.tree.norm
 
 
 def _gradients(
@@ -120,6 +140,8 @@ def _gradients(
 
     def of_piece(piece: Batch, key: jax.Array) -> tuple[Tree, Tree, dict]:
         def loss_of(params: Tree) -> tuple[jax.Array, tuple]:
+            model = frozen.stop_gradients(params["model"], static.train_only)
+            params = {**params, "model": model}
             seen = _forward(static, params, state.batch_stats, piece, key)
             outputs, taught, stats = seen
             loss, parts = objective.evaluate(
@@ -154,15 +176,15 @@ def _forward(
     static: Static, params: Tree, batch_stats: Tree, batch: Batch, key: jax.Array
 ) -> tuple[dict, jax.Array | None, Tree]:
     """Outputs of the model and of the teacher head, and the new running statistics."""
-    views = batch["image"]
-    images = views.reshape(-1, *views.shape[2:]).astype(jnp.float32)
-    mean, std = (
-        jnp.array(colour, jnp.float32)[None, None, None]
-        for colour in (static.pixel_mean, static.pixel_std)
-    )
+    views, sizes = batch["image"], batch.get("size")
+    if sizes is not None:
+        sizes = sizes.reshape(-1, 2)
+    images = views.reshape(-1, *views.shape[2:])
+    pixels = static.pixel_mean, static.pixel_std
     outputs, updated = static.module.apply(
         {"params": params["model"], "batch_stats": batch_stats},
-        (images - mean) / std,
+        normalize_pixels(images, pixels, sizes),
+        sizes,
         train=True,
         mutable=["batch_stats"],
         rngs={"dropout": key},
@@ -176,6 +198,17 @@ def _forward(
     if static.head is not None:
         taught = static.head.apply({"params": params["head"]}, outputs["block3"])
     return outputs, taught, updated.get("batch_stats", {})
+
+
+def normalize_pixels(
+    images: jax.Array, pixels: tuple, sizes: jax.Array | None
+) -> jax.Array:
+    """The images as the net takes them, zero beside those that fill no canvas."""
+    mean, std = (jnp.array(colour, jnp.float32)[None, None, None] for colour in pixels)
+    images = (images.astype(jnp.float32) - mean) / std
+    if sizes is None:
+        return images
+    return ops.zero_outside(images, ops.valid_cells(images.shape[1:3], sizes))
 
 
 def _averaged(average: Tree, latest: Tree, step: jax.Array, decay: float) -> Tree:

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from delf_jax import (
@@ -21,10 +20,12 @@ from delf_jax import (
     progress,
     synthetic,
     teachers,
+    tuples,
 )
 from delf_jax.files import InputError, atomic_write
 from delf_jax.models.receptive_field import receptive_field
 from delf_jax.models.resnet import stage_sizes
+from delf_jax.objective import COMPARING, LossSettings
 
 DRAWN_SIZE = (288, 384)  # height, width of a drawn view.
 # Losses that need two views or where they lie in the image.
@@ -39,18 +40,12 @@ def open_sources(config: ConfigDict) -> list[data.Source]:
     for source in named.values():
         if "landmarks" in source:
             source["path"] = _draw_landmarks(source, settings.directory)
-    prepare = functools.partial(
-        data.open_sources,
+    sources, failures = data.open_sources(
         *(named, settings.directory),
         max_side=settings.max_side,
         threads=settings.threads,
         exclude=exclusions.read_names(settings.exclude) if settings.exclude else (),
     )
-    if jax.process_count() > 1:
-        # Each host its share, where they share a disk; what is left is done below.
-        prepare(part=(jax.process_index(), jax.process_count()))
-        multihost_utils.sync_global_devices("prepared")
-    sources, failures = prepare()
     for failure in failures[:_NAMED]:
         print(f"left out: {failure}", flush=True)
     if len(failures) > _NAMED:
@@ -96,6 +91,15 @@ def open_batches(
     if config.loss.distillation or config.loss.global_distillation:
         maps = _teacher_maps(config, sources)
     settings = view_settings(config)
+    here = {
+        "batch_size": config.batch_size // hosts,
+        "seed": config.seed,
+        "part": (jax.process_index(), hosts),
+        "threads": config.data.threads,
+    }
+    if settings.kind == "tuple":
+        pool = tuples.open_pool(config, sources)
+        return tuples.TupleBatches(pool, config.tuples, size=settings.size, **here)
     transform: data.Transform = functools.partial(_crop, settings=settings)
     if settings.kind == "pair":
         transform = functools.partial(_views, settings=settings, maps=maps)
@@ -103,20 +107,20 @@ def open_batches(
         sources,
         [config.data.sources[source.name].get("weight", 1.0) for source in sources],
         transform,
-        batch_size=config.batch_size // hosts,
-        seed=config.seed,
-        part=(jax.process_index(), hosts),
-        threads=config.data.threads,
+        **here,
     )
 
 
 def view_settings(config: ConfigDict) -> augment.ViewSettings:
     """The settings of `config.views`, with the cells of the model's block3."""
     settings = settings_tuple(augment.ViewSettings, config.views, "views")
-    if settings.kind not in ("pair", "crop"):
+    if settings.kind not in ("pair", "crop", "tuple"):
         raise InputError(
-            f"config.views.kind is {settings.kind!r}: use 'pair' or 'crop'"
+            f"config.views.kind is {settings.kind!r}: use 'pair', 'crop' or 'tuple'"
         )
+    _check_tuples(config)
+    if settings.kind == "tuple":
+        return settings
     paired = [name for name in _OF_PAIRS if config.loss[name]]
     if settings.kind == "crop" and paired:
         raise InputError(
@@ -135,6 +139,29 @@ def view_settings(config: ConfigDict) -> augment.ViewSettings:
             f"use a multiple of {field.stride}"
         )
     return settings._replace(cell_stride=field.stride, cell_offset=float(field.offset))
+
+
+def _check_tuples(config: ConfigDict) -> None:
+    """InputError unless tuples are compared, and nothing but tuples is."""
+    kind = config.views.kind
+    for name in LossSettings._fields[:10]:
+        compares = name in COMPARING
+        if config.loss[name] and compares != (kind == "tuple"):
+            wanted = "'tuple'" if compares else "'crop' or 'pair'"
+            raise InputError(
+                f"config.loss.{name} needs views.kind {wanted}, not {kind!r}: set it "
+                "to 0 or change views.kind"
+            )
+    if kind == "tuple" and config.model.normalization == "batch":
+        raise InputError(
+            'model.normalization must be "frozen" for tuples: images do not fill their '
+            "canvases"
+        )
+    if kind == "tuple" and (config.model.layout == "keras" or config.views.size % 32):
+        raise InputError(
+            "views.size must be a multiple of 32 for tuples, and model.layout not "
+            "'keras', which moves images of odd sides"
+        )
 
 
 def _crop(example: dict, rng: np.random.Generator, **settings: Any) -> dict:

@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, UInt8
 
+from delf_jax import sharded_classifier
 from delf_jax.train_step import Batch, Static
 
 SHOWN = 8  # examples; more are too small to look at.
@@ -20,11 +21,12 @@ def look(static: Static, averages: Any, batch: Batch) -> dict[str, np.ndarray]:
     """A sheet of the batch's views and, with a local branch, one of its attention."""
     views = batch["image"][:SHOWN]
     pictures = {"batch": sheet(views)}
-    if hasattr(static.module, "attention_width"):
+    if hasattr(static.module, "reduced_dimension"):
         first = views[:, 0]
         pixels = static.pixel_mean, static.pixel_std
         variables = jax.tree.map(np.asarray, averages)
-        maps = np.asarray(_attention(static.module, pixels, variables, first))
+        module = sharded_classifier.undivided(static.module)
+        maps = np.asarray(_attention(module, pixels, variables, first))
         both = [
             first,
             np.stack([overlay(*pair) for pair in zip(first, maps, strict=True)]),

@@ -6,7 +6,6 @@ import pathlib
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,9 +14,16 @@ from clu import metrics as clu_metrics
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
+from delf_jax import sharded_classifier
 from delf_jax.files import InputError
 from delf_jax.metric_writers import MetricWriter
-from delf_jax.train_step import Batch, Static, TrainState, train_step
+from delf_jax.train_step import (
+    Batch,
+    Static,
+    TrainState,
+    create_state,
+    train_step,
+)
 
 RUN_AHEAD = 2  # steps handed to the device before an earlier one must have ended.
 
@@ -50,7 +56,7 @@ class TrainingLog:
             return
         overview = parameter_overview.get_parameter_overview
         print(overview(state.params["model"], include_stats=False))
-        flops = flops_of_example(static, state, batch)
+        flops = flops_of_example(static, batch)
         print(
             f"{flops / 1e9:.3g} GFLOP an image, {flops * self._batch_size / 1e9:.3g} "
             "GFLOP a step",
@@ -128,20 +134,20 @@ class TrainingLog:
             self._writer.close()
 
 
-def flops_of_example(static: Static, state: TrainState, batch: Batch) -> float:
+def flops_of_example(static: Static, batch: Batch) -> float:
     """Floating point operations of a training step for each example.
 
-    As XLA counts them before it optimises, of forward and backward pass and update.
+    As XLA counts them before it optimises, of forward and backward pass: the update
+    may know its devices, and takes next to nothing.
     """
-    backbone = static.module.backbone.clone(axis_name=None)
-    alone = static._replace(module=static.module.clone(backbone=backbone), accumulate=1)
-
-    def shape(x: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype)
-
+    module = sharded_classifier.undivided(static.module)
+    module = module.clone(backbone=module.backbone.clone(axis_name=None))
+    alone = static._replace(module=module, accumulate=1, optimizer=optax.identity())
+    start = functools.partial(create_state, alone, view_size=batch["image"].shape[-2])
+    key = jax.eval_shape(jax.random.key, 0)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     step = jax.jit(functools.partial(train_step, static=alone))
-    shapes = jax.tree.map(shape, (state, batch))
-    cost = step.lower(*shapes, jax.eval_shape(jax.random.key, 0)).cost_analysis()
+    cost = step.lower(jax.eval_shape(start, key), shapes, key).cost_analysis()
     return cost.get("flops", 0.0) / len(batch["image"])
 
 

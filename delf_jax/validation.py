@@ -25,7 +25,16 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from delf_jax import crops, data, datasets, evaluation, images, queries, weights
+from delf_jax import (
+    crops,
+    data,
+    datasets,
+    evaluation,
+    images,
+    queries,
+    sharded_classifier,
+    weights,
+)
 from delf_jax.extraction import extract_features
 from delf_jax.files import InputError
 from delf_jax.ops import Features, l2_normalize
@@ -198,7 +207,7 @@ def retrieval(held_out: HeldOut, module: nn.Module, variables: Any) -> dict[str,
 def _plain(module: nn.Module) -> nn.Module:
     """The module as it is exported: on one device, in float32."""
     backbone = module.backbone.clone(axis_name=None, compute_dtype=None)
-    return module.clone(backbone=backbone)
+    return sharded_classifier.undivided(module).clone(backbone=backbone)
 
 
 def _to_extract(module: nn.Module, variables: Any) -> Model:

@@ -22,6 +22,7 @@ from delf_jax.files import InputError, atomic_write, read_json, sha256_of, write
 from delf_jax.models.delf import DELF
 from delf_jax.models.delg import DELG
 from delf_jax.models.global_net import GlobalNet
+from delf_jax.models.how import HOW
 from delf_jax.models.resnet import BASIC_DEPTHS, LAYOUTS, UNITS, ResNet
 from delf_jax.settings import PCA_FIELDS, is_of
 
@@ -33,7 +34,7 @@ BACKBONE_FIELDS = (
     *("depth", "width", "layout", "normalization"),
     *("block3_strides", "block4_dilation"),
 )
-MODELS = {"delf": DELF, "delg": DELG, "global": GlobalNet}
+MODELS = {"delf": DELF, "delg": DELG, "global": GlobalNet, "how": HOW}
 CHOICES = {
     "name": tuple(MODELS),
     "depth": tuple(UNITS),
@@ -188,7 +189,8 @@ def fold_batch_norm(
     epsilon = LAYOUTS[module.backbone.layout]["epsilon"]
     folded = {}
     for name, x in flat.items():
-        scope, leaf = name.removeprefix("params/").rsplit("/", 1)
+        scope, leaf = name.rsplit("/", 1)
+        scope = scope.removeprefix("params/")  # a power of GeM is in no layer.
         if name.startswith("batch_stats/") or leaf in ("scale", "offset"):
             continue
         if f"params/{scope}/scale" in flat:

@@ -1,11 +1,14 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from delf_jax.models.delg import DELG
-from delf_jax.models.global_net import CosineClassifier, GlobalNet
+from delf_jax.models.global_net import CosineClassifier, GlobalNet, nearest_centers
 from delf_jax.models.resnet import ResNet
+from delf_jax.weights import fold_batch_norm
 
 BACKBONE = ResNet(18, 4, "v1.5", "folded")
 IMAGES = jax.random.normal(jax.random.key(1), (2, 64, 48, 3))
@@ -80,3 +83,38 @@ def test_cosines_are_those_of_rows_and_directions(rng):
     rows = x / np.linalg.norm(x, axis=1, keepdims=True)
     expected = rows @ (kernel / np.linalg.norm(kernel, axis=0))
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_nearest_of_several_centers_of_a_class_counts(rng):
+    cosines = rng.normal(size=(3, 12)).astype(np.float32)
+    found = nearest_centers(jnp.asarray(cosines), 4)
+    np.testing.assert_array_equal(found, cosines.reshape(3, 3, 4).max(-1))
+    slope = jax.grad(lambda x: nearest_centers(x, 4).sum())(jnp.asarray(cosines))
+    assert (np.asarray(slope).reshape(3, 3, 4).sum(-1) == 1).all()
+    np.testing.assert_array_equal(np.asarray(slope) > 0, cosines == found.repeat(4, 1))
+
+
+def test_a_product_in_bfloat16_is_near_that_in_float32_and_has_gradients(rng):
+    x = jnp.asarray(rng.normal(size=(4, 16)).astype(np.float32))
+    exact, rough = (CosineClassifier(6, 2, None, d) for d in ("float32", "bfloat16"))
+    variables = exact.init(jax.random.key(0), x)
+
+    def total(module, variables):
+        return (module.apply(variables, x) ** 2).sum()
+
+    values = [module.apply(variables, x) for module in (exact, rough)]
+    assert values[1].dtype == np.float32
+    np.testing.assert_allclose(*values, atol=0.02)
+    slopes = [
+        jax.grad(functools.partial(total, module))(variables)["params"]["kernel"]
+        for module in (exact, rough)
+    ]
+    np.testing.assert_allclose(*slopes, atol=0.02)
+
+
+def test_a_learned_power_survives_folding():
+    model = GlobalNet(ResNet(18, 4), learn_power=True, global_dimension=0)
+    variables = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+    variables = jax.tree.map(lambda x: np.full(x.shape, 2.5, np.float32), variables)
+    _, folded = fold_batch_norm(model, variables)
+    assert folded["params"]["gem_power"] == 2.5

@@ -6,6 +6,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from delf_jax import optimizers
 from delf_jax.files import InputError
 from delf_jax.optimizers import make_optimizer
 
@@ -83,3 +84,17 @@ def test_the_original_schedule_is_linear_to_zero_without_warm_up():
     for step in (0, 1, 50, 99):
         expected = 0.005 * (1 - step / 100)
         np.testing.assert_allclose(schedule(step), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("length", [0.0, 0.5, 20.0])
+def test_clipping_is_that_of_optax(length):
+    gradients = {"a": jnp.array([3.0, 4.0]) * length, "b": jnp.zeros((2, 2))}
+    ours, theirs = (
+        optimizers._clip(2.0, optax.tree.norm),
+        optax.clip_by_global_norm(2.0),
+    )
+    found, expected = (
+        rule.update(gradients, rule.init(gradients))[0] for rule in (ours, theirs)
+    )
+    for name in gradients:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6)

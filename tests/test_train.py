@@ -175,12 +175,13 @@ def test_the_model_is_that_of_the_best_validation(
 
 @pytest.fixture
 def global_config(images, prepared) -> ConfigDict:
-    config = configuration.read_config(TINY.parent / "gldv2_baseline.py")
+    config = configuration.read_config(TINY.parent / "gldv2_arcface_r101.py")
     config.steps, config.batch_size, config.log_every = 2, 4, 1
     config.model.depth, config.model.width = 18, 8
     config.model.global_dimension = 16
     config.views.size, config.views.resolutions = 64, (64.0, 96.0)
     config.data.sources.train.path = str(images)
+    config.data.sources.train.split, config.loss.classifier = "", "dense"
     config.data.directory, config.data.max_side = str(prepared / "global"), 128
     config.data.threads, config.devices = 1, 1
     return config

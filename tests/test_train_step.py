@@ -67,11 +67,11 @@ def test_a_step_on_two_devices_equals_one_on_one(config, how):
 @pytest.fixture
 def frozen():
     """A model without local branch and with frozen BatchNorm."""
-    config = configuration.read_config(TINY.parent / "gldv2_baseline.py")
+    config = configuration.read_config(TINY.parent / "gldv2_arcface_r101.py")
     config.batch_size, config.model.depth, config.model.width = 4, 18, 8
     config.model.global_dimension = 16
-    with config.unlocked():
-        config.model.normalization = "frozen"
+    config.model.normalization, config.precision = "frozen", "float32"
+    config.loss.classifier, config.loss.classifier_dtype = "dense", "float32"
     return config
 
 

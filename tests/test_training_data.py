@@ -91,7 +91,7 @@ def test_crops_are_one_view_of_any_size(config):
     ("fields", "message"),
     [
         ({"kind": "crop"}, "loss.correspondence compares two views"),
-        ({"kind": "square"}, "views.kind is 'square': use 'pair' or 'crop'"),
+        ({"kind": "square"}, "views.kind is 'square': use 'pair', 'crop' or 'tuple'"),
     ],
 )
 def test_views_that_the_losses_cannot_use_are_refused(config, fields, message):

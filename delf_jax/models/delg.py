@@ -12,7 +12,10 @@ Sizes = Int[Array, "B 2"]
 
 
 class DELG(nn.Module):
-    """num_classes 0 leaves the classifiers out: a model to extract with."""
+    """num_classes 0 leaves the classifiers out: a model to extract with.
+
+    The last three fields are of `CosineClassifier`.
+    """
 
     backbone: ResNet
     attention_width: int = 512
@@ -21,6 +24,9 @@ class DELG(nn.Module):
     gem_power: float = 3.0
     learn_power: bool = False
     num_classes: int = 0
+    centers: int = 1
+    classifier_axis: str | None = None
+    classifier_dtype: str = "float32"
 
     @nn.compact
     def __call__(

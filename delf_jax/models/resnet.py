@@ -212,7 +212,7 @@ class ResNet(nn.Module):
         images: normalised to [-1, 1). sizes: (h, w) of each image on its canvas, at
         `canvas_offset`; without, the images fill the array.
         """
-        if train and sizes is not None:
+        if train and sizes is not None and self.normalization == "batch":
             raise ValueError("sizes: batch statistics would count the empty canvas")
         conv = partial(
             ConvNorm,

@@ -1,0 +1,67 @@
+"""HOW [Tolias2020]: local descriptors that are trained through their weighted sum."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from delf_jax.models.delf import stage_valid
+from delf_jax.models.layers import ConvNorm
+from delf_jax.models.resnet import ResNet
+from delf_jax.ops import l2_normalize, zero_outside
+
+Images = Float[Array, "B H W 3"]
+Map = Float[Array, "B h w C"]
+Mask = Bool[Array, "B h w"]
+Sizes = Int[Array, "B 2"]
+
+
+def smooth(x: Map, valid: Mask) -> Map:
+    """Mean of the 3x3 cells around each, of those that lie on the image."""
+
+    def summed(x: Map) -> Map:
+        borders = ((0, 0), (1, 1), (1, 1), (0, 0))
+        return lax.reduce_window(x, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), borders)
+
+    cells = summed(valid[..., None].astype(x.dtype))
+    return summed(zero_outside(x, valid)) / jnp.maximum(cells, 1)
+
+
+class HOW(nn.Module):
+    """Local features that need no attention of their own: the norm of a cell tells.
+
+    num_classes is there for what all models are built with: HOW compares images.
+    """
+
+    backbone: ResNet
+    reduced_dimension: int = 128
+    num_classes: int = 0
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Images,
+        sizes: Sizes | None = None,
+        *,
+        train: bool = False,
+        global_branch: bool = True,
+    ) -> dict[str, Array]:
+        """What the net sees in images (and canvases with sizes: see `ResNet`).
+
+        block3; descriptors, whitened and reduced (`reduce` is set before the training
+        and kept: `train_only` "backbone"); attention, the length of a cell of block3;
+        valid; and global_descriptor, the sum of descriptors weighted by attention.
+        """
+        block3 = self.backbone(images, sizes, train=train, last="block3")["block3"]
+        valid = stage_valid(self.backbone, "block3", block3, sizes)
+        # No slope at zero is infinite: a relu leaves cells that are all zero.
+        attention = jnp.sqrt(jnp.maximum(jnp.sum(block3**2, -1), 1e-10))
+        reduce = ConvNorm(
+            self.reduced_dimension, normalization="none", use_bias=True, name="reduce"
+        )
+        outputs = {"block3": block3, "attention": attention, "valid": valid}
+        outputs["descriptors"] = descriptors = reduce(smooth(block3, valid))
+        if global_branch:
+            weighted = zero_outside(descriptors * attention[..., None], valid)
+            outputs["global_descriptor"] = l2_normalize(weighted.sum((1, 2)))
+        return outputs

@@ -1,0 +1,91 @@
+"""Every config of a training can be read, and makes a model that takes a step."""
+
+import functools
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from delf_jax import configuration, training_data
+from delf_jax.train import AXIS
+from delf_jax.train_step import create_state, train_step
+from delf_jax.training_setup import make_static
+
+FOLDER = pathlib.Path(__file__).parent.parent / "configs"
+EXTRACTION = {
+    *("delf_example", "delf_gld", "released", "rn101_af_gldv2clean"),
+    *(f"r{d}delg_{data}" for d in (50, 101) for data in ("gld", "gldv2clean")),
+}
+TRAININGS = sorted(
+    {path.stem for path in FOLDER.glob("*.py")} - EXTRACTION - {"common"}
+)
+CLASSES = 5
+
+
+def shape(dtype, *size):
+    return jax.ShapeDtypeStruct(size, dtype)
+
+
+def batch_of(config):
+    """Shapes of a small batch, as the data would come."""
+    side = config.views.size
+    views = {"pair": 2, "crop": 1, "tuple": 2 + config.tuples.negatives}
+    count, cells = views[config.views.kind], side // 16
+    maps = (2, count, cells, cells)
+    batch = {
+        "image": shape(np.uint8, 2, count, side, side, 3),
+        "label": shape(np.int32, 2),
+    }
+    if config.views.kind == "tuple":
+        batch["size"] = shape(np.int32, 2, count, 2)
+    if config.views.kind == "pair":
+        dimension = config.teacher.dimension
+        batch |= {
+            "coordinates": shape(np.float32, *maps, 2),
+            "teacher": shape(np.float32, *maps, dimension),
+            "teacher_valid": shape(bool, *maps),
+            "teacher_global": shape(np.float32, 2, count, dimension),
+        }
+    return batch
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_config_makes_a_model_that_takes_a_step(name):
+    """In shapes alone: nothing is computed, whatever the size."""
+    config = configuration.read_training_config(FOLDER / f"{name}.py")
+    config.views.size = 64
+    training_data.view_settings(config)
+    counts = [1, 2, 3, 40, 500]
+    static, _ = make_static(config, CLASSES, AXIS, counts)
+    # All that several devices add is tested elsewhere.
+    config.loss.classifier = "dense"
+    static, _ = make_static(config, CLASSES, None, counts)
+    start = functools.partial(create_state, static, view_size=64)
+    state = jax.eval_shape(start, jax.random.key(0))
+    step = functools.partial(train_step, static=static)
+    after, metrics = jax.eval_shape(step, state, batch_of(config), jax.random.key(0))
+    assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(
+        lambda x: x.shape, state
+    )
+    active = static.loss.active()
+    assert active and set(active) <= set(type(metrics).__annotations__)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_header_says_the_command_the_cost_and_the_result(name):
+    header = (FOLDER / f"{name}.py").read_text().split('"""')[1]
+    assert f"python main.py train --config=configs/{name}.py" in header
+    if name in ("tiny", "delg_tiny"):
+        return
+    for words in ("v5e-16", "8xH100", "ne GPU", "an estimate", "Expected"):
+        assert words in header.replace("\n", " "), words
+
+
+def test_the_configs_that_papers_and_own_photos_need_are_there():
+    needed = {
+        *("delf_r50_gldv1_descriptors", "delf_r50_gldv1_attention", "delg_tiny"),
+        *(f"delg_r{d}_{data}" for d in (50, 101) for data in ("gldv1", "gldv2clean")),
+        *("gldv2_arcface_r101", "sfm120k_r101", "how_r50", "template_own_folder"),
+    }
+    assert needed <= set(TRAININGS)
