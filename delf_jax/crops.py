@@ -95,16 +95,29 @@ def resize_area(
 
     As TensorFlow's resize by area, rounded.
     """
-    if min(image.shape[:2]) >= size:
+    height, width = image.shape[:2]
+    if min(height, width) >= size:
         return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
     # OpenCV enlarges by another rule.
-    rows, columns = (_shares(length, size) for length in image.shape[:2])
-    mixed = np.einsum("sh,hwc,tw->stc", rows, image.astype(np.float32), columns)
-    return (mixed + np.float32(0.5)).astype(np.uint8)
+    smaller = min(width, size), min(height, size)
+    image = cv2.resize(image.astype(np.float32), smaller, interpolation=cv2.INTER_AREA)
+    for axis in (0, 1):
+        image = _enlarge(image, size, axis)
+    return (image + np.float32(0.5)).astype(np.uint8)
 
 
-def _shares(length: int, size: int) -> Float[np.ndarray, "S L"]:
-    """How much of each new pixel lies in each of the old ones."""
-    edges = np.arange(size + 1)[:, None] * (length / size)
-    covered = np.clip(edges - np.arange(length), 0, 1)
-    return (np.diff(covered, axis=0) * (size / length)).astype(np.float32)
+def _enlarge(
+    image: Float[np.ndarray, "H W 3"], size: int, axis: int
+) -> Float[np.ndarray, "h w 3"]:
+    """The image with an axis of `size`, each pixel of which covers one or two."""
+    length = image.shape[axis]
+    if length == size:
+        return image
+    edges = np.arange(size + 1) * length / size
+    first = np.floor(edges[:-1]).astype(int)
+    # The share of a pixel that lies beyond the end of the first one it covers.
+    beyond = np.maximum(edges[1:] - (first + 1), 0) * size / length
+    weights = np.expand_dims(np.float32(beyond), (1, 2) if axis == 0 else 1)
+    one = np.take(image, first, axis)
+    other = np.take(image, np.minimum(first + 1, length - 1), axis)
+    return one + weights * (other - one)

@@ -135,7 +135,7 @@ def prepare(
 
     A part is named by a digest of its ids, labels, file sizes and `max_side`: where
     files change, only their parts are built again. `NAME-quarantine.csv` there lists
-    the images that cannot be used. InputError if that is all of them.
+    the images that cannot be used. InputError if that is all, of all parts.
 
     Args:
       name: of the source, in what is said of it.
@@ -161,7 +161,7 @@ def prepare(
         failures |= builder.info.metadata.get(_FAILURES) or {}
     _write_quarantine(pathlib.Path(directory, f"{name}-quarantine.csv"), failures)
     sources = [_data_source(builder) for builder in builders if builder.is_prepared()]
-    if failures and not sources:
+    if part == (0, 1) and not sources:
         reason = next(iter(failures.values()))
         raise InputError(f"data.sources.{name}: no image can be read: {reason}")
     return Prepared(_Joined(sources), failures)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from delf_jax import augment, crops, data, images, progress, synthetic, teachers
@@ -29,9 +30,17 @@ def open_sources(config: ConfigDict) -> list[data.Source]:
     for source in named.values():
         if "landmarks" in source:
             source["path"] = _draw_landmarks(source, settings.directory)
-    sources, failures = data.open_sources(
-        named, settings.directory, max_side=settings.max_side
+    prepare = functools.partial(
+        data.open_sources,
+        *(named, settings.directory),
+        max_side=settings.max_side,
+        threads=settings.threads,
     )
+    if jax.process_count() > 1:
+        # Each host its share, where they share a disk; what is left is done below.
+        prepare(part=(jax.process_index(), jax.process_count()))
+        multihost_utils.sync_global_devices("prepared")
+    sources, failures = prepare()
     for failure in failures[:_NAMED]:
         print(f"left out: {failure}", flush=True)
     if len(failures) > _NAMED:
