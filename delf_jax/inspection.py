@@ -168,9 +168,9 @@ def _tell_codebook(folder: pathlib.Path) -> Iterator[str]:
 
 
 def _tell_index(folder: pathlib.Path) -> Iterator[str]:
-    from delf_jax import search
+    from delf_jax import photo_index
 
-    index = search.open_index(folder)
+    index = photo_index.open_index(folder)
     yield f"{folder}: index of {len(index.store)} photos"
     yield f"photos in: {index.places.root}"
     if index.places.outside:
