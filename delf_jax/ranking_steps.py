@@ -38,7 +38,7 @@ def compared(
 
 
 def without(state: State, left_out: Any) -> State:
-    """The state, changed in place, where what the index `left_out` names is no answer."""
+    """The state, changed in place, with no answer where `left_out` indexes."""
     state.similarities[left_out] = -np.inf
     return state
 

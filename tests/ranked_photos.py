@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from delf_jax import ranking_steps, ways
+from delf_jax import ways
 from delf_jax.datasets import Protocol
 from delf_jax.ops import Features, LocalFeatures
+from delf_jax.ranking_steps import State
 
 
 class Store:
@@ -36,9 +37,7 @@ def make_collection(rng, queries=2, images=12, own=None):
         rows=np.arange(images)[::-1],
         own=np.full(queries, -1) if own is None else np.array(own),
         max_image_size=100,
-    ), ranking_steps.State(
-        rows[:queries], rows[queries:], rows[:queries] @ rows[queries:].T
-    )
+    ), State(rows[:queries], rows[queries:], rows[:queries] @ rows[queries:].T)
 
 
 def protocol(junk=((), ())):

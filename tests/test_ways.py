@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from ranked_photos import make_collection, make_features, protocol, rank_one
+from ranked_photos import Store, make_collection, make_features, protocol, rank_one
 
-from delf_jax import neighbour_graphs, pairs, ranking_steps, ways
+from delf_jax import neighbour_graphs, pairs, ways
 from delf_jax.files import InputError
 from delf_jax.pairs import VERIFICATION
+from delf_jax.ranking_steps import STEPS
 from delf_jax.retrieval import ranking, reranking
 
 
@@ -44,7 +45,7 @@ def test_global_ranks_by_similarity_in_the_order_of_the_dataset(rng):
 
 def test_a_query_that_is_no_answer_to_itself_comes_last(rng):
     collection, _ = make_collection(rng, own=[3, -1])
-    for step in ("global", *ranking_steps.STEPS):
+    for step in ("global", *STEPS):
         ranked = rank_one(collection, (step,))
         assert ranked[0, -1] == 3
         assert [sorted(row) for row in ranked.tolist()] == [list(range(12))] * 2
@@ -145,7 +146,7 @@ def naive_order(values, ids):
     return [ids[k] for k in sorted(range(len(ids)), key=lambda k: -values[ids[k]])]
 
 
-@pytest.mark.parametrize("step", ["global", *ranking_steps.STEPS])
+@pytest.mark.parametrize("step", ["global", *STEPS])
 def test_reranking_permutes_the_candidates_and_sees_no_others(rng, step):
     collection, state = make_collection(rng)
     candidates = [np.int32([7, 2, 9, 4]), np.int32([5]), np.int32([])][:2]
@@ -161,7 +162,7 @@ def test_reranking_permutes_the_candidates_and_sees_no_others(rng, step):
         np.testing.assert_array_equal(again[0], found[0])
 
 
-@pytest.mark.parametrize("step", ["global", *ranking_steps.STEPS])
+@pytest.mark.parametrize("step", ["global", *STEPS])
 def test_all_photos_as_candidates_are_ranked_as_by_rank(rng, step):
     collection, _ = make_collection(rng)
     everything = [np.arange(12, dtype=np.int32)] * 2
@@ -174,7 +175,7 @@ def test_no_candidates_are_no_error(rng):
     none = [np.zeros(0, np.int32)] * 2
     for way in (
         ("global",),
-        *((step,) for step in ranking_steps.STEPS),
+        *((step,) for step in STEPS),
         ("verification",),
     ):
         assert [
