@@ -88,8 +88,6 @@ def default_batch_size() -> int:
     return 1 if jax.default_backend() == "cpu" else 8
 
 
-
-
 def pyramid_size(size: tuple[int, int], image_scale: float) -> tuple[int, int]:
     """(height, width) of a pyramid level, rounded half to even like the original."""
     scaled = np.round(np.asarray(size, np.float32) * np.float32(image_scale))
@@ -205,8 +203,6 @@ def _extract_window(
             )
 
 
-
-
 def _jobs(window: list, model: Model) -> Iterator[_Job]:
     strides = model.module.backbone.block3_strides
     for index, image in enumerate(window):
@@ -268,10 +264,6 @@ def _run_canvases(
 ) -> dict[str, Array]:
     run = program(module, canvases.shape, keep, with_global)
     return run(variables, canvases, sizes)
-
-
-
-
 
 
 def _collect(levels: list[dict[int, Level]], jobs: list, result: dict) -> None:

@@ -251,8 +251,6 @@ def test_sizes_share_programs(model):
     assert canvases.program.cache_info().misses <= len(buckets) < 12
 
 
-
-
 def test_images_are_read_only_a_little_ahead(model, tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(_photo(40, 40)).save(path)
