@@ -78,6 +78,20 @@ def read_json(path: str | os.PathLike) -> Any:
         raise InputError(f"{path}: not valid JSON ({error})") from None
 
 
+def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
+    """The bytes of a file; InputError if it is absent or has more than `limit`."""
+    path = pathlib.Path(path)
+    try:
+        size = path.stat().st_size
+        if size <= limit:
+            return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    raise InputError(f"{path}: {size} bytes, where at most {limit} make sense")
+
+
 def sha256_of(path: str | os.PathLike) -> str:
     """The SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as file:

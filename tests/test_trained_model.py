@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tiny_training import by_name, make_config, plain_static
 
-from delf_jax import checkpoints, trained_model, weights
+from delf_jax import checkpoints, files, trained_model, weights
 from delf_jax.train_step import create_state
 
 
@@ -22,7 +22,7 @@ def state(config):
 
 def test_the_model_is_the_average_and_says_where_it_comes_from(config, state, tmp_path):
     averages = jax.tree.map(lambda x: x + 1, state.ema)
-    state = state._replace(ema=averages, step=state.step + 3)
+    state = state.replace(ema=averages, step=state.step + 3)
     trained_model.write_model(config, state, None, tmp_path, None)
     model = weights.load_model(tmp_path / "model")
     provenance = model.config["provenance"]
@@ -49,7 +49,7 @@ def test_a_checkpoint_that_was_best_is_taken_and_whitened(
 
     trained_model.write_model(config, state, 2, tmp_path, whiten)
     assert read == [(tmp_path / "checkpoints", 2)]
-    written = weights.load_model(tmp_path / "model").config
+    written = files.read_json(tmp_path / "model" / "config.json")
     assert written["provenance"]["steps"] == 2
     assert written["extraction"]["global_pca"] == {"path": "whitening.npz"}
 
