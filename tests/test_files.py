@@ -108,3 +108,13 @@ def test_only_files_of_a_size_that_makes_sense_are_read(tmp_path):
         files.read_bytes(tmp_path / "b", 3)
     with pytest.raises(files.InputError, match="cannot be read"):
         files.read_bytes(tmp_path, 1 << 20)
+
+
+def test_text_is_utf8_or_refused(tmp_path):
+    (tmp_path / "a").write_text("ü\n", encoding="utf-8")
+    assert files.read_text(tmp_path / "a") == "ü\n"
+    (tmp_path / "b").write_bytes(b"\xff")
+    with pytest.raises(files.InputError, match="b: not UTF-8 text"):
+        files.read_text(tmp_path / "b")
+    with pytest.raises(files.InputError, match="c: no such file"):
+        files.read_text(tmp_path / "c")
