@@ -24,7 +24,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from delf_jax import compilation, global_descriptors, progress, search, weights
+from delf_jax import (
+    compilation,
+    global_descriptors,
+    photo_index,
+    progress,
+    search,
+    weights,
+)
 from delf_jax.retrieval import matching, metrics, ranking
 from delf_jax.settings import settings_for
 
@@ -112,7 +119,7 @@ def _count_inliers(query: tuple, index: tuple) -> int:
 
 
 def rank_with_index(
-    index: search.Index, settings, truth: Truth, rerank: bool
+    index: photo_index.Index, settings, truth: Truth, rerank: bool
 ) -> Iterator[np.ndarray]:
     """Rankings of `main.py search`, with or without verification."""
     places = {image: place for place, image in enumerate(truth.images)}
@@ -165,8 +172,8 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as scratch:
         directory = options.index or scratch
-        search.make_index([photos / "images"], directory, model, settings)
-        index = search.open_index(directory)
+        photo_index.make_index([photos / "images"], directory, model, settings)
+        index = photo_index.open_index(directory)
         for name, rerank in (("global alone", False), ("reranked", True)):
             _report(
                 f"{model.name}, {name}",

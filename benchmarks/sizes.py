@@ -15,7 +15,7 @@ import time
 import jax
 import numpy as np
 
-from delf_jax import extraction, weights
+from delf_jax import canvases, extraction, weights
 from delf_jax.compilation import enable_compilation_cache
 from delf_jax.settings import ExtractionSettings
 
@@ -44,7 +44,7 @@ def all_buckets(settings: ExtractionSettings) -> int:
         sides = np.arange(longest // 4, longest + 1)
         scaled = np.round(np.float32(scale) * sides.astype(np.float32)).astype(int)
         canvases = np.array(
-            [extraction.bucket_side(int(s + s % 2), settings.grid) for s in scaled]
+            [canvases.bucket_side(int(s + s % 2), settings.grid) for s in scaled]
         )
         for long, canvas in zip(sides, canvases, strict=True):
             if long < longest // 2:

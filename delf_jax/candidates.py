@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from delf_jax import store, ways
+from delf_jax import ranking_steps, store, ways
 from delf_jax.extraction import extract_features
 from delf_jax.files import InputError, read_json
 from delf_jax.formats import tables
@@ -75,7 +75,7 @@ def parse_way(text: str) -> tuple[str, ...]:
         said = str(error) if isinstance(error, InputError) else several
         raise InputError(said.replace("--rerank", "--with")) from None
     for step in way:
-        if step not in (*ways.STEPS, "global", "verification"):
+        if step not in (*ranking_steps.STEPS, "global", "verification"):
             raise InputError(f"--with={text}: {step} takes no candidates")
     return way
 

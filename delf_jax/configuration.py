@@ -1,6 +1,7 @@
 """Configs as files: read by path, with single fields replaced on the command line."""
 
 import contextlib
+import json
 import os
 import pathlib
 import runpy
@@ -171,3 +172,8 @@ def _fields(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
             yield from _fields(value, f"{above}{name}.")
         else:
             yield f"{above}{name}", value
+
+
+def as_json(config: ConfigDict) -> dict[str, Any]:
+    """The fields of a config as plain data."""
+    return json.loads(config.to_json_best_effort())

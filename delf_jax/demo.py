@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from delf_jax import figures, files, images, page, pairs, search, synthetic
+from delf_jax import figures, files, images, page, pairs, photo_index, search, synthetic
 from delf_jax.retrieval import metrics, ranking
 from delf_jax.search import Answer
 from delf_jax.settings import ExtractionSettings, settings_for
@@ -60,8 +60,10 @@ def run(
         _match_pair(out, model, settings, world.size)
     else:
         print(f"{model.name} has no local features: nothing is matched or reranked")
-    search.make_index([out / "photos"], out / "index", model, settings, shown=shown)
-    index = search.open_index(out / "index")
+    photo_index.make_index(
+        [out / "photos"], out / "index", model, settings, shown=shown
+    )
+    index = photo_index.open_index(out / "index")
     print(f"searching {index} for {len(queries)} queries")
     answers = []
     for answer in search.search(index, queries, model, settings, top=0):

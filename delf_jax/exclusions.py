@@ -1,9 +1,8 @@
 """Lists of landmarks, classes or queries that are to be left out, read from files."""
 
 import os
-import pathlib
 
-from delf_jax.files import InputError
+from delf_jax.files import InputError, read_text
 
 
 def read_names(path: str | os.PathLike) -> list[str]:
@@ -11,16 +10,8 @@ def read_names(path: str | os.PathLike) -> list[str]:
 
     InputError if there are none, or one comes twice.
     """
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
     names: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         name = line.split("#")[0].strip()
         if name in names:
             raise InputError(

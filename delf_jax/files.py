@@ -68,20 +68,47 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 def read_json(path: str | os.PathLike) -> Any:
     """The content of a JSON file; InputError if it is absent or broken."""
+    with _reading(path):
+        content = pathlib.Path(path).read_bytes()
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """The text of a file; InputError if it is absent or not UTF-8."""
+    try:
+        with _reading(path):
+            return pathlib.Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text") from None
+
+
+def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
+    """The bytes of a file; InputError if it is absent or has more than `limit`."""
+    path = pathlib.Path(path)
+    with _reading(path):
+        size = path.stat().st_size
+        if size <= limit:
+            return path.read_bytes()
+    raise InputError(f"{path}: {size} bytes, where at most {limit} make sense")
 
 
 def sha256_of(path: str | os.PathLike) -> str:
     """The SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _reading(path: str | os.PathLike) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _sync_directory(directory: pathlib.Path) -> None:

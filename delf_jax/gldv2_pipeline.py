@@ -14,8 +14,8 @@ from delf_jax import (
     gldv2_scores,
     gldv2_search,
     pairs,
+    ranking_steps,
     store,
-    ways,
 )
 from delf_jax.extraction import has_local
 from delf_jax.files import InputError
@@ -110,7 +110,7 @@ def recognise(
 
 def _described(step: str) -> Any:
     """A step of a way to rank with its numbers."""
-    return [step, ways.STEPS.get(step, (None, None))[1]]
+    return [step, ranking_steps.STEPS.get(step, (None, None))[1]]
 
 
 def _open(

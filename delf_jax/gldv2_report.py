@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from delf_jax.evaluation import SAMPLES
-from delf_jax.gldv2_scores import GAP_SAMPLES, PARTS, RANKS, Row, Scores, Value
+from delf_jax.gldv2_measures import GAP_SAMPLES, RANKS, Value
+from delf_jax.gldv2_scores import PARTS, Row, Scores
 from delf_jax.retrieval.bootstrap import Interval
 
 _SHOWN = 10  # hex digits of a digest.

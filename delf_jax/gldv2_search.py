@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from delf_jax import global_search, pairs, progress, ways
 from delf_jax.files import InputError
 from delf_jax.gldv2_images import Images, descriptors
+from delf_jax.ranking_steps import STEPS
 from delf_jax.retrieval import nearest, ranking, reranking
 from delf_jax.retrieval.gldv2_metrics import LARGEST_RANK
 from delf_jax.retrieval.nearest import Best
@@ -91,13 +92,13 @@ def rank(
 
     max_image_size: at extraction.
     """
-    rescored = [ways.STEPS[step][1]["first"] for step in way if step in _RESCORES]
+    rescored = [STEPS[step][1]["first"] for step in way if step in _RESCORES]
     k = max([LARGEST_RANK, CANDIDATES, *rescored])
     queries = descriptors(test)
     state = _State(queries, find_nearest(index, queries, k, shown=shown))
     for step in way:
         if step in _EXPANSIONS:
-            queries = _expanded(state, index, **ways.STEPS[step][1])
+            queries = _expanded(state, index, **STEPS[step][1])
             state = _State(queries, find_nearest(index, queries, k, shown=shown))
         elif step in _RESCORES:
             state = _rescored(state, index, step)
@@ -162,7 +163,7 @@ def _expanded(
 
 def _rescored(state: _State, index: Images, step: str) -> _State:
     """The first of each query scored again; those that are not follow, as they were."""
-    options = dict(ways.STEPS[step][1])
+    options = dict(STEPS[step][1])
     first = options.pop("first")
     similarities = state.best.similarities.astype(np.float64)
     ids = state.best.ids.copy()

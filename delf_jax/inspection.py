@@ -168,9 +168,9 @@ def _tell_codebook(folder: pathlib.Path) -> Iterator[str]:
 
 
 def _tell_index(folder: pathlib.Path) -> Iterator[str]:
-    from delf_jax import search
+    from delf_jax import photo_index
 
-    index = search.open_index(folder)
+    index = photo_index.open_index(folder)
     yield f"{folder}: index of {len(index.store)} photos"
     yield f"photos in: {index.places.root}"
     if index.places.outside:
@@ -188,12 +188,12 @@ def _tell_store(folder: pathlib.Path) -> Iterator[str]:
     yield from _tell_fields({n: found.manifest[n] for n in ("model", "settings")})
     if len(found):  # All of its images were extracted alike.
         local, global_descriptor, _, regions = found[0]
+        places = [place for place in found.records.values() if place.extracted]
+        features, boxes = map(sum, zip(*(p.counts() for p in places), strict=True))
         if local is not None:
-            count = sum(len(image.local.scales) for image in found)
             depth = local.descriptors.shape[1]
-            yield f"local features: {count}, {depth} dimensions"
+            yield f"local features: {features}, {depth} dimensions"
         if regions is not None:
-            boxes = sum(len(image.regions.counts) - 1 for image in found)
             yield f"boxes: {boxes}, beside the whole images"
         if global_descriptor is not None:
             yield f"global descriptors: {len(global_descriptor)} dimensions"

@@ -14,7 +14,7 @@ from delf_jax.settings import ExtractionSettings, Whitening
 
 
 class Level(NamedTuple):
-    """What the network gave for one pyramid level: `extraction.extract_canvases`."""
+    """What the network gave for one pyramid level: `canvases.extract_canvases`."""
 
     scale: int
     """index of the image scale"""

@@ -127,6 +127,16 @@ def read_features(shard: Shard, row: int) -> Features:
     return Features(local, descriptor, (height, width), regions)
 
 
+def read_counts(shard: Shard, row: int) -> tuple[int, int]:
+    """Numbers of local features and of boxes of image `row`, read without these."""
+    boxes = 0
+    if "region_offsets" in shard.arrays:
+        start, end = shard.arrays["region_offsets"][row : row + 2].tolist()
+        boxes = end - start - 1  # The first region is the whole image.
+    start, end = shard.arrays["offsets"][row : row + 2].tolist()
+    return end - start, boxes
+
+
 def _columns(features: Sequence[Features]) -> Mapping[str, tuple]:
     """Name -> (dtype, shape, chunks to be written one after the other)."""
     if not features:

@@ -15,6 +15,7 @@ from delf_jax.shards import (
     Record,
     Shard,
     open_shard,
+    read_counts,
     read_features,
     write_shard,
 )
@@ -47,6 +48,9 @@ class Place(NamedTuple):
 
     def features(self) -> Features:
         return read_features(self.shard, self.row)
+
+    def counts(self) -> tuple[int, int]:
+        return read_counts(self.shard, self.row)
 
     def bytes(self) -> int:
         """What the features of this image take, about."""

@@ -7,16 +7,13 @@ checkpoints/ and, once finished, model/, the folder that every other command rea
 import collections
 import contextlib
 import functools
-import json
 import pathlib
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -27,12 +24,13 @@ from delf_jax import (
     training_images,
     validation,
     warm_start,
-    weights,
 )
-from delf_jax.configuration import check_same_run
+from delf_jax.configuration import as_json, check_same_run
 from delf_jax.files import InputError, write_json
+from delf_jax.hosts import first_host_first
 from delf_jax.signals import stop_signals
 from delf_jax.train_step import Batch, Static, TrainState, create_state, train_step
+from delf_jax.trained_model import revision, write_model
 from delf_jax.training_data import open_batches, open_sources
 from delf_jax.training_log import TrainingLog
 from delf_jax.training_setup import make_static
@@ -79,26 +77,6 @@ class Outcome(NamedTuple):
     finished: bool
     metrics: dict[str, float]
     """means since the line before the last, and of the last validation"""
-
-
-def join_hosts(coordinator: str = "", part: tuple[int, int] | None = None) -> None:
-    """Makes this process one of several that train together, on their own devices.
-
-    coordinator: address:port of the first process, and part (i, n) which of all this
-    is; without, Cloud TPU, Slurm, Open MPI or Kubernetes says so.
-    """
-    given = (coordinator, part[1], part[0]) if part else ()
-    try:
-        jax.distributed.initialize(*given)
-    except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise InputError(
-            f"--multihost: {reason}; give --multihost=ADDRESS:PORT,I/N where nothing "
-            "says which hosts belong together"
-        ) from None
-    # Hosts connect while they are together: later, one that compiles keeps the
-    # others waiting for longer than they would.
-    multihost_utils.sync_global_devices("start")
 
 
 def over_pmap(static: Static, devices: list[jax.Device]) -> Parallel:
@@ -196,7 +174,7 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
     devices = jax.local_devices()[: config.devices or None]
     folder = pathlib.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    sources, batches, held_out = _first_host_first(
+    sources, batches, held_out = first_host_first(
         functools.partial(_open_data, config, len(devices))
     )
     counts = [count for source in sources for count in source.counts]
@@ -209,7 +187,7 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
         key = jax.random.key(config.seed)
         state = _first_state(config, static, manager, batches, key, devices)
         if jax.process_index() == 0:
-            write_json(folder / "config.json", _as_json(config))
+            write_json(folder / "config.json", as_json(config))
         log = TrainingLog(config, folder, schedule, int(state.step))
         stack.callback(log.close)
         stopped = stack.enter_context(stop_signals())
@@ -225,7 +203,7 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
             mining.write_whitening, batches, config, static, devices
         )
     if finished and jax.process_index() == 0:
-        _export(config, state, best, folder, whiten)
+        write_model(config, state, best, folder, whiten)
     return Outcome(int(state.step), finished, log.means)
 
 
@@ -234,15 +212,6 @@ def _open_data(config: ConfigDict, devices: int) -> tuple[list, Any, Any]:
     sources = open_sources(config)
     batches = open_batches(config, sources, devices)
     return sources, batches, validation.open_held_out(config, sources)
-
-
-def _first_host_first(work: Callable[[], Any]) -> Any:
-    """What `work` gives; other hosts begin when what the first writes is there."""
-    if jax.process_count() == 1:
-        return work()
-    result = work() if jax.process_index() == 0 else None
-    multihost_utils.sync_global_devices("prepared")
-    return result or work()
 
 
 def _first_state(
@@ -262,7 +231,7 @@ def _first_state(
     if step is not None:
         run = checkpoints.read_run(manager, step)
         where = f"{manager.directory}/{step}"
-        for change in check_same_run(run["config"], _as_json(config), where):
+        for change in check_same_run(run["config"], as_json(config), where):
             print(f"from step {step} on: {change}", flush=True)
         batches.set_state(run["position"])
         return checkpoints.restore(manager, jax.eval_shape(start, key))
@@ -317,51 +286,11 @@ def _run(
         if save:
             described = {
                 "position": position,
-                "config": _as_json(config),
-                "revision": _revision(),
+                "config": as_json(config),
+                "revision": revision(),
             }
             checkpoints.save(run.manager, step, kept(state), described, measured)
         if stop:
             print(f"stopped at step {step}; the same command goes on", flush=True)
             break
     return state, step >= config.steps
-
-
-def _export(
-    config: ConfigDict,
-    state: TrainState,
-    best: int | None,
-    folder: pathlib.Path,
-    whiten: Callable[[Any, pathlib.Path], dict[str, Any]] | None,
-) -> None:
-    """Writes the averaged model as the folder that every other command reads.
-
-    Where a validation chooses, that of the best checkpoint, else that of the last step.
-    """
-    step, averages = int(state.step), state.ema
-    if best is not None and best != step:
-        step = best
-        averages = checkpoints.read_state(folder / "checkpoints", best)["ema"]
-    provenance = {"config": _as_json(config), "steps": step, "revision": _revision()}
-    averages, extraction = jax.tree.map(np.asarray, averages), config.extraction
-    extraction = extraction.to_dict()
-    if whiten is not None:
-        extraction["global_pca"] = whiten(averages, folder / "model")
-    rest = averages, extraction, provenance
-    weights.save_model(folder / "model", config.model.to_dict(), *rest)
-    print(f"model of step {step} written to {folder / 'model'}", flush=True)
-
-
-def _as_json(config: ConfigDict) -> dict[str, Any]:
-    return json.loads(config.to_json_best_effort())
-
-
-@functools.cache
-def _revision() -> str:
-    """The git revision of this code, empty where it is not a checkout."""
-    command = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return found.stdout.strip()

@@ -1,7 +1,6 @@
 """What a training says while it runs, and the check that its numbers are numbers."""
 
 import functools
-import json
 import pathlib
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from delf_jax import sharded_classifier
+from delf_jax.configuration import as_json
 from delf_jax.files import InputError
 from delf_jax.metric_writers import MetricWriter
 from delf_jax.train_step import (
@@ -48,7 +48,7 @@ class TrainingLog:
         self._writer = None
         if jax.process_index() == 0:
             self._writer = MetricWriter(folder, last_step=first_step)
-            self._writer.write_hparams(json.loads(config.to_json_best_effort()))
+            self._writer.write_hparams(as_json(config))
 
     def describe(self, static: Static, state: TrainState, batch: Batch) -> None:
         """Prints the table of parameters and what a step on the batch costs."""

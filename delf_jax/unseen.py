@@ -6,26 +6,19 @@ says little about landmarks that are new to it.
 """
 
 import os
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from delf_jax.datasets import Dataset, Protocol
-from delf_jax.files import InputError
+from delf_jax.files import InputError, read_text
 
 UNSEEN = "_unseen"
 
 
 def read_seen(path: str | os.PathLike) -> list[str]:
     """Names of queries or landmarks, one a line; what follows a # is a comment."""
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    names = [line.split("#")[0].strip() for line in text.splitlines()]
+    names = [line.split("#")[0].strip() for line in read_text(path).splitlines()]
     names = [name for name in names if name]
     if not names:
         raise InputError(f"{path}: names no query or landmark")

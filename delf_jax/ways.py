@@ -1,14 +1,11 @@
 """Ways to rank: steps joined by "+", such as "alpha_qe+verification".
 
-Each step takes the similarities that the steps before it left, and leaves better ones.
 All ways start from "global", the similarities of global descriptors, unless they name
-"asmk", those of ASMK*.
+"asmk", those of ASMK*. The steps are those of ranking_steps.py, and verification.
 `rank` takes all photos of a dataset, and `rerank` explicit candidates.
 """
 
-import functools
-import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,12 +16,11 @@ from delf_jax.datasets import Protocol
 from delf_jax.files import InputError
 from delf_jax.ops import Features
 from delf_jax.pairs import VERIFICATION, VerificationSettings
-from delf_jax.retrieval import ranking, reranking
+from delf_jax.ranking_steps import STEPS, State, compared, without
+from delf_jax.retrieval import ranking
 from delf_jax.store import FeatureStore
 
-# Of the global descriptors SuperGlobal looks at the first 400 [SuperGlobal], and so
-# does k-reciprocal reranking here, whose cost grows with the square of their number.
-_FIRST = 400
+STARTS = ("global", "asmk")
 # Similarities of a block of queries: 512 MB.
 _BLOCK = 1 << 27
 
@@ -42,17 +38,6 @@ class Collection(NamedTuple):
     """at extraction"""
     asmk: Float[np.ndarray, "Q M"] | None = None
     """similarities of ASMK*, if a way starts from them"""
-
-
-class State(NamedTuple):
-    """What a step starts from: global descriptors and the similarities so far."""
-
-    queries: Float[np.ndarray, "Q G"]
-    index: Float[np.ndarray, "M G"]
-    similarities: Float[np.ndarray, "Q M"]
-    """-inf for what is no answer: a query itself, what is no candidate"""
-    graph: pathlib.Path | None = None
-    """file that keeps the neighbour graph of the index, if it is of the photos alone"""
 
 
 def parse_ways(text: str) -> list[tuple[str, ...]]:
@@ -103,7 +88,7 @@ def rank(
         state = start
         if way[0] == "asmk":
             state = state._replace(similarities=np.array(collection.asmk))
-            state = _without(state, own)
+            state = without(state, own)
         scores.append(_follow(way, state, own).similarities)
     count = verification.candidates
     candidates = {
@@ -210,7 +195,7 @@ def _follow(way: Sequence[str], state: State, left_out: Any) -> State:
     for step in way:
         if step in STEPS:
             change, options = STEPS[step]
-            state = _without(change(state, **options), left_out)
+            state = without(change(state, **options), left_out)
     return state
 
 
@@ -235,7 +220,7 @@ def _candidate_scores(
         )
         state = _start(asked)
         others = _others(candidates[part], len(collection.rows))
-        state = _follow(way, _without(state, others), others)
+        state = _follow(way, without(state, others), others)
         rows = zip(state.similarities, candidates[part], strict=True)
         scores += [row[ids] for row, ids in rows]
     return scores
@@ -263,8 +248,8 @@ def _start(collection: Collection) -> State:
     queries = np.stack([each.global_descriptor for each in collection.queries])
     index = collection.store.global_descriptors[collection.rows]
     graph = neighbour_graphs.graph_path(collection.store)
-    state = _compared(queries, index)._replace(graph=graph)
-    return _without(state, _own_pairs(collection.own))
+    state = compared(queries, index)._replace(graph=graph)
+    return without(state, _own_pairs(collection.own))
 
 
 def _start_without(collection: Collection) -> State:
@@ -273,75 +258,13 @@ def _start_without(collection: Collection) -> State:
     return State(*(np.zeros((side, 0), np.float32) for side in sides), np.zeros(sides))
 
 
-def _compared(
-    queries: Float[np.ndarray, "Q G"], index: Float[np.ndarray, "M G"]
-) -> State:
-    return State(queries, index, queries @ index.T)
-
-
 def _own_pairs(own: Int[np.ndarray, " Q"]) -> tuple[np.ndarray, np.ndarray]:
     asked = np.flatnonzero(own >= 0)
     return asked, own[asked]
 
 
-def _without(state: State, left_out: Any) -> State:
-    state.similarities[left_out] = -np.inf
-    return state
-
-
 def _descending(scores: Float[np.ndarray, " K"] | None) -> Int[np.ndarray, " K"] | None:
     return None if scores is None else ranking.top_k(scores)
-
-
-def _expand(state: State, count: int, alpha: float) -> State:
-    queries = []
-    for query, row in zip(state.queries, state.similarities, strict=True):
-        best = ranking.top_k(row, count)
-        best = best[np.isfinite(row[best])]
-        queries.append(
-            reranking.expand_queries(query[None], state.index, best[None], alpha=alpha)
-        )
-    return _compared(np.concatenate(queries), state.index)._replace(graph=state.graph)
-
-
-def _augment(state: State, count: int, alpha: float) -> State:
-    index = reranking.augment_index(state.index, count=count, alpha=alpha)
-    return _compared(state.queries, index)
-
-
-def _rescore(
-    state: State, score: Callable[..., Float[np.ndarray, " K"]], first: int, **options
-) -> State:
-    """The first of each query scored again by the descriptors; the rest follow."""
-    rows = []
-    for query, row in zip(state.queries, state.similarities, strict=True):
-        best = ranking.top_k(row, first)
-        best = best[np.isfinite(row[best])]
-        rows.append(_placed(row, best, score(query, state.index[best], **options)))
-    return state._replace(similarities=np.stack(rows))
-
-
-def _diffuse(state: State, graph: dict[str, Any], **options) -> State:
-    made = neighbour_graphs.stored_graph(state.graph, state.index, **graph)
-    rows = []
-    for row in state.similarities:
-        scores = reranking.diffuse(made, row, **options)
-        reached = np.flatnonzero((scores > 0) & np.isfinite(row)).astype(np.int32)
-        rows.append(_placed(row, reached, scores[reached]))
-    return state._replace(similarities=np.stack(rows))
-
-
-def _placed(
-    row: Float[np.ndarray, " M"],
-    ids: Int[np.ndarray, " K"],
-    scores: Float[np.ndarray, " K"],
-) -> Float[np.ndarray, " M"]:
-    """The scores of some photos; below these the others, in the order they had."""
-    row = np.array(row, np.float64)
-    if len(ids):
-        row += min(0.0, float(scores.min())) - max(0.0, float(row.max())) - 1
-        row[ids] = scores
-    return row
 
 
 def _candidates(
@@ -375,30 +298,3 @@ def _reranked(
         best = ranking.rerank(ids, values[ids], counts, weight=weight)
         rankings.append(np.concatenate([best, row[~np.isin(row, best)]]))
     return np.stack(rankings)
-
-
-STARTS = ("global", "asmk")
-# Steps by name: what they do, and with which numbers: those of their papers, except
-# for how many photos average_qe and augmentation take: that is a choice made here.
-STEPS: dict[str, tuple[Callable[..., State], dict[str, Any]]] = {
-    # [AQE]; so few because a photo that is wrong weighs as much as one that is right.
-    "average_qe": (_expand, {"count": 3, "alpha": 0.0}),
-    # [GeM] takes 50 of the Oxford and Paris photos.
-    "alpha_qe": (_expand, {"count": 50, "alpha": 3.0}),
-    "augmentation": (_augment, {"count": 10, "alpha": 3.0}),
-    "superglobal": (
-        functools.partial(_rescore, score=reranking.rerank_superglobal),
-        {"first": _FIRST, "neighbours": 9, "beta": 0.15},
-    ),
-    "k_reciprocal": (
-        functools.partial(_rescore, score=reranking.rerank_k_reciprocal),
-        {"first": _FIRST, "neighbours": 20, "averaged": 6, "weight": 0.3},
-    ),
-    "diffusion": (
-        _diffuse,
-        {
-            "graph": {"neighbours": 50, "gamma": 3.0},
-            **{"neighbours": 10, "gamma": 3.0, "alpha": 0.99, "iterations": 20},
-        },
-    ),
-}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delf_jax import cli, files, search
+from delf_jax import cli, files, photo_index
 
 
 def write_photo(path, seed=0, size=(96, 128)):
@@ -208,7 +208,7 @@ def test_a_truncated_store(tiny_model, indexed, own, capsys):
     arguments[1] = indexed / "photos"
     assert cli.main([*map(str, arguments), *model(tiny_model)]) == 0
     assert "3 extracted, 0 unchanged, 1 damaged" in capsys.readouterr().out
-    assert len(search.open_index(own).store) == 3
+    assert len(photo_index.open_index(own).store) == 3
 
 
 @pytest.mark.parametrize("name", ["index.json", "store/manifest.json"])

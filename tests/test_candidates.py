@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from delf_jax import candidates, cli, files, pairs, search, settings, weights
+from delf_jax import candidates, cli, files, pairs, photo_index, settings, weights
 from delf_jax.files import InputError
 from delf_jax.ops import Features
 
@@ -32,7 +32,7 @@ def index(photos, tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("index")
     model = weights.load_model(tiny_model)
     how = settings.settings_for(model)
-    search.make_index([photos], folder, model, how, shown=False)
+    photo_index.make_index([photos], folder, model, how, shown=False)
     return folder
 
 

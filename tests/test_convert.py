@@ -201,6 +201,8 @@ def test_a_mapping_file_that_is_filled_in_settles_what_was_ambiguous(rng, tmp_pa
     content["params/whitening/kernel"] = "DELG/pooled/weights"
     content["params/whitening/bias"] = "DELG/pooled/biases"
     template.write_text(json.dumps(content))
+    assert main(command) == 2  # Forgotten, what was filled in is not lost.
+    assert json.loads(template.read_text()) == content
     assert main([*command, f"--mapping={template}"]) == 0
     model = weights.load_model(tmp_path / "m")
     assert model.config["architecture"]["global_dimension"] == 10

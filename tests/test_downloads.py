@@ -1,79 +1,21 @@
 """Downloads from a server of this machine, with its faults."""
 
 import hashlib
-import http.server
 import io
-import re
 import tarfile
-import threading
 
 import pytest
+from faulty_server import CONTENT, serve
 
 from delf_jax import cli, download_table, downloads
 from delf_jax.download_table import DOWNLOADS, Download, Files
 from delf_jax.files import InputError
 
-CONTENT = bytes(range(256)) * 1000
-
-
-class Server:
-    """What it holds, what is wrong with it, and what it was asked."""
-
-    def __init__(self):
-        self.files: dict[str, bytes] = {}
-        self.ranges = True  # whether it knows Range.
-        self.tag = '"1"'
-        self.breaks: list[int] = []  # after so many bytes it hangs up, once each.
-        self.asked: list[tuple[str, str | None]] = []
-        self.url = ""
-
 
 @pytest.fixture
 def server(monkeypatch):
-    state = Server()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked = self.headers.get("Range")
-            state.asked.append((self.path, asked))
-            content = state.files.get(self.path)
-            if content is None:
-                self.send_error(404)
-                return
-            start = 0
-            if asked and state.ranges and self.headers["If-Range"] == state.tag:
-                start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
-            if start >= len(content) and start:
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(content)}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_response(206 if start else 200)
-            if start:
-                where = f"bytes {start}-{len(content) - 1}/{len(content)}"
-                self.send_header("Content-Range", where)
-            self.send_header("Content-Length", str(len(content) - start))
-            if state.tag:
-                self.send_header("ETag", state.tag)
-            self.end_headers()
-            hangs_up = state.breaks and self.path == "/a.bin"
-            end = start + state.breaks.pop(0) if hangs_up else None
-            self.wfile.write(content[start:end])
-
-        def log_message(self, *_):
-            pass
-
-    monkeypatch.setattr(downloads, "_PAUSE", 0.0)
-    monkeypatch.setattr(downloads, "_ATTEMPTS", 1)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        state.url = f"http://127.0.0.1:{running.server_port}"
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        yield state
-        running.shutdown()
-        thread.join()
+    with serve(monkeypatch) as running:
+        yield running
 
 
 @pytest.fixture
@@ -96,70 +38,6 @@ def test_a_file_is_fetched_checked_and_not_fetched_again(server, file, tmp_path)
     assert server.asked == []
 
 
-def test_an_interrupted_file_goes_on_where_it_was(server, file, tmp_path):
-    server.breaks = [100_000]
-    report = fetch(file, tmp_path)
-    assert (
-        "the connection ended after 100000 of 256000 bytes"
-        in (report.failed["in/a.bin"])
-    )
-    assert not (tmp_path / "in/a.bin").exists()
-    assert (tmp_path / "in/a.bin.part").stat().st_size == 100_000
-    assert fetch(file, tmp_path).fetched == 1
-    assert server.asked[-1] == ("/a.bin", "bytes=100000-")
-    assert (tmp_path / "in/a.bin").read_bytes() == CONTENT
-
-
-def test_a_connection_that_ends_is_tried_again_at_once(
-    server, file, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(downloads, "_ATTEMPTS", 3)
-    server.breaks = [100_000, 50_000]
-    assert fetch(file, tmp_path).fetched == 1
-    ranges = [asked for path, asked in server.asked if path == "/a.bin"]
-    assert ranges == [None, "bytes=100000-", "bytes=150000-"]
-
-
-@pytest.mark.parametrize("fault", ["no ranges", "another file", "no tag"])
-def test_what_cannot_go_on_begins_again(server, file, tmp_path, fault):
-    server.tag = "" if fault == "no tag" else server.tag
-    server.breaks = [100_000]
-    fetch(file, tmp_path)
-    if fault == "another file":
-        server.tag = '"2"'
-        server.files["/a.bin"] = CONTENT[::-1]
-        digest = hashlib.md5(CONTENT[::-1]).hexdigest()
-        server.files["/a.md5"] = digest.encode()
-    server.ranges = fault != "no ranges"
-    assert fetch(file, tmp_path).fetched == 1
-    assert (tmp_path / "in/a.bin").read_bytes() == server.files["/a.bin"]
-
-
-def test_a_whole_file_that_was_not_yet_named_is_named(server, file, tmp_path):
-    part = tmp_path / "in/a.bin.part"
-    part.parent.mkdir()
-    part.write_bytes(CONTENT)
-    part.with_name("a.bin.part.tag").write_text(server.tag)
-    assert fetch(file, tmp_path).fetched == 1
-    assert (tmp_path / "in/a.bin").read_bytes() == CONTENT
-
-
-def test_a_wrong_md5_removes_the_file(server, file, tmp_path):
-    server.files["/a.bin"] = CONTENT + b"x"
-    failed = fetch(file, tmp_path).failed["in/a.bin"]
-    assert "MD5 is" in failed and hashlib.md5(CONTENT).hexdigest() in failed
-    assert not (tmp_path / "in/a.bin").exists()
-    assert not (tmp_path / "in/a.bin.part").exists()
-
-
-def test_an_md5_that_is_none_is_refused_before_the_file_is_fetched(
-    server, file, tmp_path
-):
-    server.files["/a.md5"] = b"<html>"
-    assert "says no MD5" in fetch(file, tmp_path).failed["in/a.bin"]
-    assert [path for path, _ in server.asked] == ["/a.md5"]
-
-
 def test_one_file_that_cannot_be_had_does_not_stop_the_others(
     server, file, tmp_path, capsys
 ):
@@ -168,11 +46,6 @@ def test_one_file_that_cannot_be_had_does_not_stop_the_others(
     assert report.fetched == 1
     assert "the server says 404" in report.failed["absent"]
     assert capsys.readouterr().err.startswith("failed: http://127.0.0.1")
-
-
-def test_a_server_that_cannot_be_reached_is_named(file, tmp_path, monkeypatch):
-    nobody = file._replace(url="http://127.0.0.1:9/a", md5="")
-    assert "cannot be reached" in fetch(nobody, tmp_path).failed["in/a.bin"]
 
 
 def _tar(members):

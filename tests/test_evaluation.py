@@ -12,7 +12,7 @@ from delf_jax import (
     files,
     fitting,
     images,
-    search,
+    photo_index,
     settings,
     synthetic,
     weights,
@@ -211,8 +211,8 @@ def test_folders_of_landmarks_are_scored_like_the_benchmark_of_photos(
     (photos / "labels.csv").write_text("image,landmark\n" + rows)
 
     folder = tmp_path / "index"
-    search.make_index([photos / "images"], folder, model, how, shown=False)
-    index, truth = search.open_index(folder), benchmark.read_truth(photos, None)
+    photo_index.make_index([photos / "images"], folder, model, how, shown=False)
+    index, truth = photo_index.open_index(folder), benchmark.read_truth(photos, None)
     chosen = [("global",), ("verification",)]
     for source in (photos / "images", photos / "ground_truth.json"):
         found = evaluation.evaluate(

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from delf_jax import exchange, search, store, store_files, weights
+from delf_jax import exchange, photo_index, search, store, store_files, weights
 from delf_jax.exchange import read_files, write_files
 from delf_jax.files import InputError, write_json
 from delf_jax.formats import datum, delf_features
@@ -265,9 +265,12 @@ def test_features_from_files_are_not_searched_with_a_model(tmp_path, tiny_model)
     before, _ = there_and_back(tmp_path, "delg")
     (tmp_path / "index").mkdir()
     shutil.move(tmp_path / "again", tmp_path / "index" / "store")
-    values = {"format": search.FORMAT, "root": str(tmp_path), "outside": {}}
+    values = {"format": photo_index.FORMAT, "root": str(tmp_path), "outside": {}}
     (tmp_path / "index" / "index.json").write_text(json.dumps(values))
-    index, model = search.open_index(tmp_path / "index"), weights.load_model(tiny_model)
+    index, model = (
+        photo_index.open_index(tmp_path / "index"),
+        weights.load_model(tiny_model),
+    )
     with pytest.raises(InputError, match=r"holds features from files \(delf files\)"):
         next(search.search(index, [], model, ExtractionSettings()))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delf_jax import extraction, weights
+from delf_jax import canvases, extraction, weights
 from delf_jax import images as image_files
 from delf_jax.extraction import extract_features
 from delf_jax.files import InputError
@@ -239,27 +239,16 @@ def test_a_model_without_local_branch_gives_global_descriptors(global_model):
 
 def test_sizes_share_programs(model):
     settings = settings_for(model, grid=64)
-    extraction.program.cache_clear()
+    canvases.program.cache_clear()
     photos = [_photo(70 + 7 * i, 100 + 9 * i, seed=i) for i in range(6)]
     _extract(model, photos, settings)
     buckets = {
-        (*[extraction.bucket_side(side, 64) for side in size], scale == 1.0)
+        (*[canvases.bucket_side(side, 64) for side in size], scale == 1.0)
         for photo in photos
         for scale in settings.image_scales
         for size in [extraction.pyramid_size(photo.shape[:2], scale)]
     }
-    assert extraction.program.cache_info().misses <= len(buckets) < 12
-
-
-def test_bucket_sides_are_few_and_not_much_too_large():
-    sides = np.arange(1, 4097)
-    buckets = np.array([extraction.bucket_side(int(side), 64) for side in sides])
-    assert (buckets >= sides).all() and (buckets % 64 == 0).all()
-    assert len(np.unique(buckets)) == 40
-    large = sides > 512
-    assert (buckets[large] <= sides[large] * 1.125).all()
-    for side in (64, 256, 512, 640, 768, 1024, 1088, 1472, 1536, 2048):
-        assert extraction.bucket_side(side, 64) == side
+    assert canvases.program.cache_info().misses <= len(buckets) < 12
 
 
 def test_images_are_read_only_a_little_ahead(model, tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from original_names import variables_from_keras
 
-from delf_jax import extraction, weights
+from delf_jax import canvases, extraction, weights
 from delf_jax import images as image_files
 from delf_jax.files import InputError
 from delf_jax.models import resnet
@@ -74,10 +74,10 @@ class _Original:
             y, x = (resnet.canvas_offset("keras", side) for side in size)
             level = image_files.resize_bilinear(pixels, size)
             canvas[0, y : y + size[0], x : x + size[1]] = level
-            run = extraction.program(
+            run = canvases.program(
                 self.model.module,
                 canvas.shape,
-                extraction.KEPT_STEP,
+                canvases.KEPT_STEP,
                 scale in self.settings.global_scales,
             )
             maps = run(self.model.variables, canvas, np.int32([size]))

@@ -97,3 +97,24 @@ def test_sha256_is_the_published_one_of_abc(tmp_path):
     assert files.sha256_of(tmp_path / "abc") == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
+
+
+def test_only_files_of_a_size_that_makes_sense_are_read(tmp_path):
+    (tmp_path / "a").write_bytes(b"1234")
+    assert files.read_bytes(tmp_path / "a", 4) == b"1234"
+    with pytest.raises(files.InputError, match=r"a: 4 bytes, where at most 3"):
+        files.read_bytes(tmp_path / "a", 3)
+    with pytest.raises(files.InputError, match="b: no such file"):
+        files.read_bytes(tmp_path / "b", 3)
+    with pytest.raises(files.InputError, match="cannot be read"):
+        files.read_bytes(tmp_path, 1 << 20)
+
+
+def test_text_is_utf8_or_refused(tmp_path):
+    (tmp_path / "a").write_text("ü\n", encoding="utf-8")
+    assert files.read_text(tmp_path / "a") == "ü\n"
+    (tmp_path / "b").write_bytes(b"\xff")
+    with pytest.raises(files.InputError, match="b: not UTF-8 text"):
+        files.read_text(tmp_path / "b")
+    with pytest.raises(files.InputError, match="c: no such file"):
+        files.read_text(tmp_path / "c")

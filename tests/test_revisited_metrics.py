@@ -95,5 +95,5 @@ def test_a_file_that_is_absent_or_no_text_is_said_to_be(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_metrics(tmp_path / "metrics.txt")
     (tmp_path / "metrics.txt").write_bytes(b"\xff")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="not UTF-8 text"):
         read_metrics(tmp_path / "metrics.txt")

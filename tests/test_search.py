@@ -3,29 +3,20 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from indexed_photos import NAMES, ask, copy_photos, draw_photo, index_photos
 
 from delf_jax import (
     aggregating,
     fitting,
     global_descriptors,
     pairs,
+    photo_index,
     search,
     settings,
     weights,
 )
 from delf_jax.files import InputError
 from delf_jax.retrieval import ranking, similarity
-
-NAMES = ("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/c/3.png")
-
-
-def draw_photo(path, seed):
-    """Coarse noise: of one size, so that a single program is compiled."""
-    rng = np.random.default_rng(seed)
-    image = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.resize((128, 96), Image.Resampling.BICUBIC).save(path)
 
 
 @pytest.fixture(scope="module")
@@ -42,27 +33,14 @@ def how(model):
 def made(tmp_path_factory, model, how):
     """A folder that holds photos/ and their index."""
     folder = tmp_path_factory.mktemp("search")
-    for seed, name in enumerate(NAMES):
-        draw_photo(folder / "photos" / name, seed)
-    search.make_index([folder / "photos"], folder / "index", model, how, shown=False)
+    index_photos(folder, model, how)
     return folder
 
 
 @pytest.fixture
 def own(made, tmp_path):
     """A copy of photos and index, to be changed."""
-    for name in ("photos", "index"):
-        shutil.copytree(made / name, tmp_path / name, copy_function=shutil.copy2)
-    places = (tmp_path / "index" / "index.json").read_text()
-    moved = places.replace(str(made), str(tmp_path))
-    (tmp_path / "index" / "index.json").write_text(moved)
-    return tmp_path
-
-
-def ask(folder, model, how, *names, **kwargs):
-    index = search.open_index(folder / "index")
-    queries = [folder / name for name in names]
-    return list(search.search(index, queries, model, how, **kwargs))
+    return copy_photos(made, tmp_path)
 
 
 def test_a_photo_finds_itself_first(made, model, how):
@@ -91,7 +69,7 @@ def test_the_ranking_is_that_of_rerank_on_the_best_candidates(
     made, model, how, monkeypatch
 ):
     inliers = {"a/1.jpg": 3, "a/2.jpg": 40, "b/1.jpg": 0, "b/c/3.png": 90}
-    images = search.open_index(made / "index").store
+    images = photo_index.open_index(made / "index").store
     monkeypatch.setattr(
         search,
         "_verify_all",
@@ -121,7 +99,7 @@ def test_the_query_itself_is_verified_and_costs_no_candidate_its_place(
     made, model, how, monkeypatch
 ):
     monkeypatch.setattr(search, "CANDIDATES", 2)
-    images = search.open_index(made / "index").store
+    images = photo_index.open_index(made / "index").store
     own = images.row("b/1.jpg")
     query = images[own]
     similarities, rows = first_stage(images, query)
@@ -141,7 +119,7 @@ def test_the_query_itself_is_verified_and_costs_no_candidate_its_place(
 
 
 def test_the_first_stage_is_exact_and_finds_no_more_than_asked(made, model, how):
-    images = search.open_index(made / "index").store
+    images = photo_index.open_index(made / "index").store
     query = images[2]
     similarities, rows = first_stage(images, query, 3)
     expected = images.global_descriptors @ query.global_descriptor
@@ -177,7 +155,7 @@ def test_queries_are_searched_for_together_in_a_large_index(
 def test_reduced_precision_answers_with_the_similarities_of_float32(
     own, model, how, precision
 ):
-    index = search.open_index(own / "index")
+    index = photo_index.open_index(own / "index")
     descriptors, _ = global_descriptors.open_descriptors(
         index.store, precision, shown=False
     )
@@ -212,81 +190,8 @@ def test_json_has_the_promised_form(made, model, how):
     assert result["image"] == "a/1.jpg"
 
 
-def test_indexing_again_does_only_what_changed(own, model, how):
-    photos, index = own / "photos", own / "index"
-    draw_photo(photos / "new.jpg", 77)
-    draw_photo(photos / "a/1.jpg", 78)
-    (photos / "b/1.jpg").unlink()
-    report = search.make_index([photos], index, model, how, shown=False)
-    assert (report.extracted, report.unchanged, report.removed) == (2, 2, 1)
-    expected = ["a/1.jpg", "a/2.jpg", "b/c/3.png", "new.jpg"]
-    assert search.open_index(index).store.ids == expected
-
-
-def test_added_photos_are_named_within_the_folder_or_as_short_as_is_unique(
-    own, model, how
-):
-    draw_photo(own / "photos/b/late.jpg", 5)
-    draw_photo(own / "elsewhere/a/1.jpg", 6)
-    draw_photo(own / "elsewhere/fresh.jpg", 7)
-    index = own / "index"
-    search.add_images([own / "photos/b/late.jpg"], index, model, how, shown=False)
-    report = search.add_images([own / "elsewhere"], index, model, how, shown=False)
-    assert (report.extracted, report.unchanged, report.removed) == (2, 5, 0)
-    opened = search.open_index(index)
-    added = {"b/late.jpg", "elsewhere/a/1.jpg", "fresh.jpg"}
-    assert set(opened.store.ids) == {*NAMES, *added}
-    assert opened.file("elsewhere/a/1.jpg") == own / "elsewhere/a/1.jpg"
-    assert opened.file("b/late.jpg") == own / "photos/b/late.jpg"
-    # Added once more, they are the same photos; and indexing again keeps them.
-    report = search.add_images([own / "elsewhere"], index, model, how, shown=False)
-    assert (report.extracted, report.unchanged) == (0, 7)
-    report = search.make_index([own / "photos"], index, model, how, shown=False)
-    assert (report.extracted, report.unchanged, report.removed) == (0, 7, 0)
-
-
-def test_an_index_grown_photo_by_photo_answers_like_one_made_at_once(
-    made, model, how, tmp_path
-):
-    photos = made / "photos"
-    search.make_index([photos / "b"], tmp_path / "index", model, how, shown=False)
-    with pytest.raises(InputError, match="--add"):
-        search.make_index([photos], tmp_path / "index", model, how, shown=False)
-    shutil.rmtree(tmp_path / "index")
-    # The folder of two files in unlike folders is the closest that holds both.
-    first = [photos / "b/c/3.png", photos / "a/1.jpg"]
-    search.make_index(first, tmp_path / "index", model, how, shown=False)
-    for name in ("a/2.jpg", "b/1.jpg"):
-        path = [photos / name]
-        search.add_images(path, tmp_path / "index", model, how, shown=False)
-    index = search.open_index(tmp_path / "index")
-    query = [photos / "a/1.jpg"]
-    grown = list(search.search(index, query, model, how, top=0))
-    at_once = ask(made, model, how, "photos/a/1.jpg", top=0)
-    assert search.describe(grown) == search.describe(at_once)
-
-
-def test_removed_photos_are_not_found(own, model, how):
-    assert search.remove_images(own / "index", ["a/1.jpg", "b/1.jpg"]) == 2
-    (answer,) = ask(own, model, how, "photos/a/1.jpg", top=0)
-    assert {r.image for r in answer.results} == {"a/2.jpg", "b/c/3.png"}
-    with pytest.raises(InputError, match=r"nix\.jpg"):
-        search.remove_images(own / "index", ["a/2.jpg", "nix.jpg"])
-    assert len(search.open_index(own / "index").store) == 2
-
-
-def test_a_removed_photo_from_elsewhere_frees_its_id(own, model, how):
-    draw_photo(own / "elsewhere/fresh.jpg", 7)
-    draw_photo(own / "third/fresh.jpg", 8)
-    index = own / "index"
-    search.add_images([own / "elsewhere/fresh.jpg"], index, model, how, shown=False)
-    search.remove_images(index, ["fresh.jpg"])
-    search.add_images([own / "third/fresh.jpg"], index, model, how, shown=False)
-    assert search.open_index(index).file("fresh.jpg") == own / "third/fresh.jpg"
-
-
 def test_an_index_that_is_empty_answers_with_nothing(own, model, how):
-    search.remove_images(own / "index", list(NAMES))
+    photo_index.remove_images(own / "index", list(NAMES))
     (answer,) = ask(own, model, how, "photos/a/1.jpg")
     assert answer.results == []
 
@@ -294,17 +199,6 @@ def test_an_index_that_is_empty_answers_with_nothing(own, model, how):
 def test_other_settings_are_refused(made, model, how):
     with pytest.raises(InputError, match="settings"):
         ask(made, model, how._replace(max_features=20), "photos/a/1.jpg")
-
-
-def test_indexing_with_another_model_starts_afresh(own, model, how):
-    other = model._replace(fingerprint="f" * 64, name="other")
-    with pytest.raises(InputError, match="not by other"):
-        ask(own, other, how, "photos/a/1.jpg")
-    with pytest.raises(InputError, match="not by other"):
-        search.add_images([own / "photos"], own / "index", other, how, shown=False)
-    report = search.make_index([own / "photos"], own / "index", other, how, shown=False)
-    assert report.extracted == len(NAMES)
-    assert len(ask(own, other, how, "photos/a/1.jpg")) == 1
 
 
 def test_search_uses_the_comparison_that_match_uses(made, model, how):
@@ -320,9 +214,9 @@ def test_a_model_without_local_features_ranks_by_similarity(made, global_model):
     model = weights.load_model(global_model)
     how = settings.settings_for(model)
     index = made / "global_index"
-    search.make_index([made / "photos"], index, model, how, shown=False)
+    photo_index.make_index([made / "photos"], index, model, how, shown=False)
     query = made / "photos" / "b" / "1.jpg"
-    (answer,) = search.search(search.open_index(index), [query], model, how)
+    (answer,) = search.search(photo_index.open_index(index), [query], model, how)
     similarities = [result.similarity for result in answer.results]
     assert answer.results[0].image == "b/1.jpg"
     assert similarities == sorted(similarities, reverse=True)
@@ -340,7 +234,7 @@ def codebook(made):
 def test_by_a_codebook_photos_are_ranked_by_asmk(own, model, how, codebook):
     options = {"top": 0, "shown": False, "rerank": False}
     (answer,) = ask(own, model, how, "photos/b/1.jpg", codebook=codebook, **options)
-    store = search.open_index(own / "index").store
+    store = photo_index.open_index(own / "index").store
     words = aggregating.load_words(codebook)
     made = [aggregating.aggregate(f, words, "asmk_star", "") for f in store]
     query = made[store.ids.index("b/1.jpg")]
@@ -357,11 +251,11 @@ def test_by_a_codebook_photos_are_ranked_by_asmk(own, model, how, codebook):
 def test_without_global_descriptors_a_codebook_is_named_once(own, model, how, codebook):
     how = how._replace(global_scales=())
     photos, index = own / "photos", own / "local_index"
-    search.make_index([photos], index, model, how, shown=False)
+    photo_index.make_index([photos], index, model, how, shown=False)
     query = [photos / "a/2.jpg"]
 
     def ask_local(**kwargs):
-        opened = search.open_index(index)
+        opened = photo_index.open_index(index)
         return list(search.search(opened, query, model, how, shown=False, **kwargs))
 
     with pytest.raises(InputError, match="no visual words: name a codebook"):
@@ -371,6 +265,6 @@ def test_without_global_descriptors_a_codebook_is_named_once(own, model, how, co
     assert first.results[0].image == "a/2.jpg"
     assert first.results[0].inliers > 10
     draw_photo(photos / "new.jpg", 77)
-    search.make_index([photos], index, model, how, shown=False)
+    photo_index.make_index([photos], index, model, how, shown=False)
     (again,) = ask_local()
     assert {r.image for r in again.results} == {*NAMES, "new.jpg"}

@@ -6,7 +6,7 @@ import safetensors.numpy
 
 from delf_jax.files import InputError
 from delf_jax.ops import Features, LocalFeatures
-from delf_jax.shards import Record, open_shard, read_features, write_shard
+from delf_jax.shards import Record, open_shard, read_counts, read_features, write_shard
 
 
 def _features(count: int, seed: int, *, local=True, whole=True) -> Features:
@@ -51,6 +51,7 @@ def test_what_is_written_is_read(tmp_path, local, whole, counts):
     assert shard.records == RECORDS and shard.key == "key"
     for row, expected in enumerate(features):
         _assert_equal(read_features(shard, row), expected)
+        assert read_counts(shard, row) == (counts[row] if local else 0, 0)
 
 
 def test_a_shard_may_hold_no_features(tmp_path):

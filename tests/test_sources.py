@@ -40,12 +40,10 @@ def graph(name=b"net/conv1/weights"):
 @pytest.fixture
 def training(tmp_path):
     """The workdir of a training with the states 1 and 2."""
-    iterator, folder = test_checkpoints.stream(), tmp_path / "run" / "checkpoints"
+    folder = tmp_path / "run" / "checkpoints"
     with checkpoints.open_checkpoints(folder, keep=2) as manager:
         for step in (1, 2):
-            next(iterator)
-            state = test_checkpoints.make_state(step)
-            checkpoints.save(manager, step, state, iterator)
+            test_checkpoints.save(manager, step)
     return tmp_path / "run"
 
 

@@ -49,12 +49,12 @@ def test_integers_may_stand_one_by_one():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\x0a\x05\x0a", "longer than the message"),
-        (b"\x0b", "a field of type 3"),
-        (b"\x0a", "a number without end"),
-        (b"\xff" * 11, "a number without end"),
-        (b"\x0d\x00", "longer than the message"),
-        (b"\x0a\x05\x0a\x03\x0a\x01\xff", "decode"),
+        (b"\x0a\x05\x0a", "longer than what holds it"),
+        (b"\x0b", "wire type 3"),
+        (b"\x0a", "a number is cut off"),
+        (b"\xff" * 11, "more than ten bytes"),
+        (b"\x0d\x00", "longer than what holds it"),
+        (b"\x0a\x05\x0a\x03\x0a\x01\xff", "not UTF-8"),
     ],
 )
 def test_what_is_no_message_is_a_value_error(data, message):

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
+from ranked_photos import Store, make_collection, make_features, protocol, rank_one
 
 from delf_jax import neighbour_graphs, pairs, ways
-from delf_jax.datasets import Protocol
 from delf_jax.files import InputError
-from delf_jax.ops import Features, LocalFeatures
 from delf_jax.pairs import VERIFICATION
+from delf_jax.ranking_steps import STEPS
 from delf_jax.retrieval import ranking, reranking
 
 
@@ -15,49 +15,6 @@ def graph(tmp_path, monkeypatch):
     path = tmp_path / "neighbours.npz"
     monkeypatch.setattr(neighbour_graphs, "graph_path", lambda store: path)
     return path
-
-
-class Store:
-    """As much of a store as ranking needs."""
-
-    def __init__(self, descriptors):
-        self.global_descriptors = descriptors
-
-    def __getitem__(self, row):
-        return make_features(self.global_descriptors[row])
-
-
-def make_features(descriptor):
-    empty = LocalFeatures(
-        np.zeros((0, 2), np.float32),
-        np.zeros(0, np.float32),
-        np.zeros((0, 4), np.float32),
-        np.zeros(0, np.float32),
-    )
-    return Features(empty, descriptor, (100, 100))
-
-
-def make_collection(rng, queries=2, images=12, own=None):
-    rows = rng.normal(size=(queries + images, 8)) + 0.5
-    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    return ways.Collection(
-        queries=[make_features(row) for row in rows[:queries]],
-        store=Store(rows[queries:][::-1]),
-        rows=np.arange(images)[::-1],
-        own=np.full(queries, -1) if own is None else np.array(own),
-        max_image_size=100,
-    ), ways.State(rows[:queries], rows[queries:], rows[:queries] @ rows[queries:].T)
-
-
-def protocol(junk=((), ())):
-    nothing = [np.zeros(0, np.int32) for _ in junk]
-    return Protocol(nothing, [np.array(ids, np.int32) for ids in junk])
-
-
-def rank_one(collection, way, junk=((), ()), **options):
-    asked = {"all": protocol(junk)}
-    (found,) = ways.rank(collection, [way], asked, shown=False, **options)
-    return found["all"]
 
 
 def test_ways_are_steps_joined_by_plus():
@@ -88,58 +45,10 @@ def test_global_ranks_by_similarity_in_the_order_of_the_dataset(rng):
 
 def test_a_query_that_is_no_answer_to_itself_comes_last(rng):
     collection, _ = make_collection(rng, own=[3, -1])
-    for step in ("global", *ways.STEPS):
+    for step in ("global", *STEPS):
         ranked = rank_one(collection, (step,))
         assert ranked[0, -1] == 3
         assert [sorted(row) for row in ranked.tolist()] == [list(range(12))] * 2
-
-
-def test_query_expansion_does_not_see_the_query_in_the_index(rng):
-    collection, state = make_collection(rng, queries=1, own=[3])
-    similarities = state.similarities.copy()
-    similarities[0, 3] = -np.inf
-    best = ranking.top_k(similarities, 11)
-    expanded = reranking.expand_queries(state.queries, state.index, best, alpha=3.0)
-    expected = np.argsort(-(expanded @ state.index.T)[0])
-    found = rank_one(collection, ("alpha_qe",), junk=((),))
-    np.testing.assert_array_equal(found[0, :-1], expected[expected != 3])
-
-
-@pytest.mark.parametrize("name", ["superglobal", "k_reciprocal"])
-def test_the_first_are_scored_again_and_the_rest_follow(rng, monkeypatch, name):
-    collection, state = make_collection(rng)
-    change, options = ways.STEPS[name]
-    monkeypatch.setitem(ways.STEPS, name, (change, {**options, "first": 5}))
-    score = {
-        "superglobal": reranking.rerank_superglobal,
-        "k_reciprocal": reranking.rerank_k_reciprocal,
-    }[name]
-    found = rank_one(collection, (name,))
-    for query in range(2):
-        before = np.argsort(-state.similarities[query])
-        scores = score(state.queries[query], state.index[before[:5]])
-        expected = [*before[:5][np.argsort(-scores)], *before[5:]]
-        np.testing.assert_array_equal(found[query], expected)
-
-
-def test_diffusion_puts_what_it_reaches_first(rng):
-    collection, state = make_collection(rng, queries=1)
-    graph = reranking.neighbour_graph(state.index, neighbours=50)
-    scores = reranking.diffuse(graph, state.similarities[0])
-    reached = np.flatnonzero(scores > 0)
-    found = rank_one(collection, ("diffusion",), junk=((),))[0]
-    first = reached[np.argsort(-scores[reached])]
-    np.testing.assert_array_equal(found[: len(reached)], first)
-
-
-def test_steps_follow_each_other(rng):
-    collection, _ = make_collection(rng)
-    augmented = ways.STEPS["augmentation"]
-    first = augmented[0](ways._start(collection), **augmented[1])
-    expand, options = ways.STEPS["average_qe"]
-    expected = ranking.top_k(expand(first, **options).similarities)
-    found = rank_one(collection, ("augmentation", "average_qe"))
-    np.testing.assert_array_equal(found, expected)
 
 
 def count_as(monkeypatch, collection, inliers):
@@ -237,7 +146,7 @@ def naive_order(values, ids):
     return [ids[k] for k in sorted(range(len(ids)), key=lambda k: -values[ids[k]])]
 
 
-@pytest.mark.parametrize("step", ["global", *ways.STEPS])
+@pytest.mark.parametrize("step", ["global", *STEPS])
 def test_reranking_permutes_the_candidates_and_sees_no_others(rng, step):
     collection, state = make_collection(rng)
     candidates = [np.int32([7, 2, 9, 4]), np.int32([5]), np.int32([])][:2]
@@ -253,7 +162,7 @@ def test_reranking_permutes_the_candidates_and_sees_no_others(rng, step):
         np.testing.assert_array_equal(again[0], found[0])
 
 
-@pytest.mark.parametrize("step", ["global", *ways.STEPS])
+@pytest.mark.parametrize("step", ["global", *STEPS])
 def test_all_photos_as_candidates_are_ranked_as_by_rank(rng, step):
     collection, _ = make_collection(rng)
     everything = [np.arange(12, dtype=np.int32)] * 2
@@ -264,7 +173,11 @@ def test_all_photos_as_candidates_are_ranked_as_by_rank(rng, step):
 def test_no_candidates_are_no_error(rng):
     collection, _ = make_collection(rng)
     none = [np.zeros(0, np.int32)] * 2
-    for way in (("global",), *((step,) for step in ways.STEPS), ("verification",)):
+    for way in (
+        ("global",),
+        *((step,) for step in STEPS),
+        ("verification",),
+    ):
         assert [
             len(ids) for ids in ways.rerank(collection, way, none, shown=False)
         ] == [
@@ -322,13 +235,3 @@ def test_candidates_without_global_descriptors_are_verified_alone(rng, monkeypat
     assert found.tolist() == [1, 8, 5]
     with pytest.raises(InputError, match="superglobal needs global descriptors"):
         ways.rerank(bare, ("superglobal",), given, shown=False)
-
-
-def test_the_graph_of_the_photos_is_kept_and_that_of_changed_ones_is_not(rng, graph):
-    collection, _ = make_collection(rng)
-    rank_one(collection, ("augmentation", "diffusion"))
-    assert not graph.exists()
-    rank_one(collection, ("alpha_qe", "diffusion"))
-    kept = graph.read_bytes()
-    rank_one(collection, ("augmentation", "diffusion"))
-    assert graph.read_bytes() == kept

@@ -4,7 +4,6 @@ import tensorflow_files as written
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delf_jax.files import InputError
 from delf_jax.formats import wire
 
 UINT64 = st.integers(0, 2**64 - 1)
@@ -99,12 +98,3 @@ def test_any_bytes_are_read_or_malformed(data):
             wire.packed_integers(message, number)
     except wire.Malformed:
         pass
-
-
-def test_files_that_cannot_be_read_are_named(tmp_path):
-    (tmp_path / "a").write_bytes(b"1234")
-    assert wire.read_file(tmp_path / "a", 4) == b"1234"
-    with pytest.raises(InputError, match=r"a: .*4 bytes where at most 3"):
-        wire.read_file(tmp_path / "a", 3)
-    with pytest.raises(InputError, match=r"b: cannot be read \(No such file"):
-        wire.read_file(tmp_path / "b", 3)

@@ -83,17 +83,17 @@ def add_index_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_index(options: argparse.Namespace) -> int:
-    from delf_jax import search
+    from delf_jax import photo_index
 
     asked = [name for name in ("paths", "add", "remove") if getattr(options, name)]
     if len(asked) != 1:
         raise InputError("index: give photos to index, or --add, or --remove")
     if options.remove:
-        left = search.remove_images(options.index, options.remove)
+        left = photo_index.remove_images(options.index, options.remove)
         print(f"{options.index}: {len(options.remove)} removed, {left} left")
         return 0
     model, settings = shared.model_and_settings(options)
-    change = search.add_images if options.add else search.make_index
+    change = photo_index.add_images if options.add else photo_index.make_index
     paths = options.add or options.paths
     report = change(paths, options.index, model, settings)
     return shared.tell_report(report, options.index)
@@ -129,13 +129,13 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_search(options: argparse.Namespace) -> int:
-    from delf_jax import files, global_descriptors, page, search
+    from delf_jax import files, global_descriptors, page, photo_index, search
 
     if options.top < 0:
         raise InputError(f"--top={options.top}: use a positive number, or 0 for all")
     speaks = shared.join_processes() if options.distributed else True
     queries = _query_paths(options.paths)
-    index = search.open_index(options.index)
+    index = photo_index.open_index(options.index)
     model, settings = shared.model_and_settings(options)
     descriptors, said = None, ""
     if options.precision != "float32":

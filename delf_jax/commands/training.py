@@ -31,10 +31,10 @@ def run_train(options: argparse.Namespace) -> int:
 
     config = configuration.read_training_config(options.config, options.rest)
     shared.prepare_jax()
-    from delf_jax import train
+    from delf_jax import hosts, train
 
     if options.multihost:
-        train.join_hosts(*options.multihost)
+        hosts.join_hosts(*options.multihost)
     train.train(config, options.workdir)
     return 0
 

@@ -4,6 +4,7 @@ import collections
 import fnmatch
 import itertools
 import json
+import os
 import pathlib
 import shlex
 from collections.abc import Collection, Mapping
@@ -74,7 +75,8 @@ def refusal(
     """The error, after both sides are printed and the mapping file is begun.
 
     mapping: of this conversion, whose file may be the one that is written: all that it
-    says stays. shapes: of theirs. missing: ours without a tensor of the right shape.
+    says stays. Another file that stands there is not touched. shapes: of theirs.
+    missing: ours without a tensor of the right shape.
     """
     for ours in missing.keys() & assigned.named.keys():
         theirs = assigned.named[ours]
@@ -93,12 +95,22 @@ def refusal(
         print(f"... and {len(rows) - SHOWN} rows more")
     named = {**dict.fromkeys(ours, ""), **mapping.named}
     drop = list(dict.fromkeys([*mapping.drop, *assigned.left]))
+    unsaid = f"{path}: {len(left)} of its tensors have no place in the network and "
+    unsaid += f"{len(missing)} of the network's have none there; "
+    if template.exists() and not _is_same(template, mapping.path):
+        return InputError(
+            f"{unsaid}{template} of an earlier run is left as it is: give it as "
+            "--mapping, or remove it to begin anew"
+        )
     write_json(template, {"family": family, **named, "drop": drop})
     return InputError(
-        f"{path}: {len(left)} of its tensors have no place in the network and "
-        f"{len(missing)} of the network's have none there; say in {template} which of "
-        "them are which, what stays in its drop is left out, and give it as --mapping"
+        f"{unsaid}say in {template} which of them are which, what "
+        "stays in its drop is left out, and give it as --mapping"
     )
+
+
+def _is_same(template: pathlib.Path, given: str | os.PathLike | None) -> bool:
+    return given is not None and os.path.exists(given) and template.samefile(given)
 
 
 def _by_reason(dropped: Mapping[str, str]) -> dict[str, list[str]]:

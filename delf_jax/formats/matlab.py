@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from delf_jax import files
 from delf_jax.files import InputError
 
 MAX_BYTES = 1 << 26  # of the file, and of each variable once decompressed.
@@ -42,15 +43,7 @@ class _Element(NamedTuple):
 def read_mat(path: str | os.PathLike) -> dict[str, Any]:
     """The variables of a MAT-file by name; InputError if it is damaged."""
     path = pathlib.Path(path)
-    try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= MAX_BYTES else b""
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if size > MAX_BYTES:
-        raise InputError(f"{path}: {size} bytes; no MAT-file over {MAX_BYTES} is read")
+    data = files.read_bytes(path, MAX_BYTES)
     _check_header(data, path)
     try:
         return dict(_variables(memoryview(data)[_HEADER:]))

@@ -1,13 +1,13 @@
 """Serialised messages: files read whole and parsed, and the bytes of single fields."""
 
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from jaxtyping import Integer
 
+from delf_jax import files
 from delf_jax.files import InputError
 
 # No implementation of protobuf reads or writes more.
@@ -16,15 +16,7 @@ MAX_BYTES = 2**31 - 1
 
 def read_bytes(path: str | os.PathLike) -> bytes:
     """The bytes of a file; InputError if it cannot be read or is no single message."""
-    path = pathlib.Path(path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: larger than any message of protobuf (2 GiB)")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    return files.read_bytes(path, MAX_BYTES)
 
 
 def parse(data: bytes, kind: Any, path: str | os.PathLike) -> Any:

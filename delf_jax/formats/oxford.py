@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from delf_jax.files import InputError
+from delf_jax.files import InputError, read_text
 
 QUERY = "_query.txt"
 # What Oxford's file names of queries have before the name of the photo.
@@ -58,10 +58,4 @@ def _read_query(path: pathlib.Path) -> Query:
 
 
 def _read_lines(path: pathlib.Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]

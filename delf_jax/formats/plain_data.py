@@ -1,12 +1,12 @@
 """Pickles of datasets, and the lists of numbers and ids in them, checked."""
 
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from delf_jax import files
 from delf_jax.files import InputError
 from delf_jax.formats import pickled_arrays, safe_pickle
 
@@ -15,14 +15,7 @@ MAX_BYTES = 1 << 26  # of a pickle; that of SfM-120k has some 10 million.
 
 def read_pickle(path: str | os.PathLike) -> Any:
     """What a pickle of plain data and numpy arrays holds; all else is refused."""
-    try:
-        if (size := os.stat(path).st_size) > MAX_BYTES:
-            raise InputError(f"{path}: {size} bytes, too large for a list of a dataset")
-        content = pathlib.Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    content = files.read_bytes(path, MAX_BYTES)
     return safe_pickle.load(content, pickled_arrays.NUMPY, name=str(path))
 
 

@@ -5,7 +5,6 @@ mean precisions and mean recalls at the ranks k, in per cent.
 """
 
 import os
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from delf_jax.files import InputError, atomic_write
+from delf_jax.files import InputError, atomic_write, read_text
 
 
 class Summary(NamedTuple):
@@ -45,12 +44,7 @@ def read_metrics(
     path: str | os.PathLike,
 ) -> tuple[tuple[int, ...], dict[str, Summary]]:
     """The ranks k, and the results of each protocol; InputError by line."""
-    try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
+    lines = read_text(path).splitlines()
     if not lines or len(lines) % 4:
         raise InputError(f"{path}: {len(lines)} lines, but each protocol takes four")
     ranks: set[tuple[int, ...]] = set()

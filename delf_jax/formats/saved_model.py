@@ -7,6 +7,7 @@ import os
 import pathlib
 from typing import NamedTuple
 
+from delf_jax import files
 from delf_jax.files import InputError
 from delf_jax.formats import graph_def, object_graph, tensor_proto, tensorbundle, wire
 from delf_jax.formats.lazy_arrays import LazyArrays
@@ -46,7 +47,7 @@ def read_saved_model(path: str | os.PathLike) -> SavedModel:
     Of several graphs in a SavedModel, the one for serving is read.
     """
     file = find_saved_model(path)
-    data = memoryview(wire.read_file(file, _LARGEST_MESSAGE))
+    data = memoryview(files.read_bytes(file, _LARGEST_MESSAGE))
     with wire.blaming(file):
         number, first = next(wire.fields(data), (0, None))
         if number == 1 and isinstance(first, memoryview):

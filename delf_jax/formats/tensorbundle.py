@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
+from delf_jax import files
 from delf_jax.files import InputError
 from delf_jax.formats import sorted_table, tensor_proto, wire
 from delf_jax.formats.crc32c import masked_crc32c
@@ -46,7 +47,7 @@ def read_bundle(path: str | os.PathLike) -> LazyArrays:
     index = _beside(prefix, ".index")
     entries = {}
     with wire.blaming(index):
-        table = sorted_table.read_table(wire.read_file(index, _LARGEST_INDEX))
+        table = sorted_table.read_table(files.read_bytes(index, _LARGEST_INDEX))
         shards = _count_shards(*next(table, (b"", memoryview(b""))))
         size_of = functools.cache(_size_of)
         for key, value in table:
@@ -112,7 +113,7 @@ def _latest(state: pathlib.Path) -> pathlib.Path:
 
     Absolute names are of the machine that wrote the file: their last part counts.
     """
-    found = _STATE.search(wire.read_file(state, _LARGEST_STATE))
+    found = _STATE.search(files.read_bytes(state, _LARGEST_STATE))
     try:
         name = found[1].decode("unicode_escape").encode("latin-1").decode("utf-8")
     except (TypeError, UnicodeError):

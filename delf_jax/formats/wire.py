@@ -6,7 +6,6 @@ integers as they are and everything of a given length as a view of the bytes.
 
 import contextlib
 import os
-import pathlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -33,16 +32,6 @@ def blaming(path: str | os.PathLike) -> Iterator[None]:
         raise InputError(f"{path}: damaged or of another format ({error})") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def read_file(path: str | os.PathLike, limit: int) -> bytes:
-    """The bytes of a file, InputError if it is absent or has more than `limit`."""
-    path = pathlib.Path(path)
-    with blaming(path):
-        size = path.stat().st_size
-        if size > limit:
-            raise Malformed(f"{size} bytes where at most {limit} make sense")
-        return path.read_bytes()
 
 
 def read_varint(data: bytes | memoryview, place: int) -> tuple[int, int]:
