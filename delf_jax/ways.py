@@ -16,13 +16,15 @@ from delf_jax.datasets import Protocol
 from delf_jax.files import InputError
 from delf_jax.ops import Features
 from delf_jax.pairs import VERIFICATION, VerificationSettings
-from delf_jax.ranking_steps import STEPS, State, compared, without
+from delf_jax.ranking_steps import STEPS, State, without
 from delf_jax.retrieval import ranking
 from delf_jax.store import FeatureStore
 
 STARTS = ("global", "asmk")
 # Similarities of a block of queries: 512 MB.
 _BLOCK = 1 << 27
+# Global descriptors read at once: 128 MB of 2048 dimensions.
+_PIECE = 1 << 14
 
 
 class Collection(NamedTuple):
@@ -82,7 +84,8 @@ def rank(
     """
     own = _own_pairs(collection.own)
     descriptors = any(map(needs_global, ways))
-    start = _start(collection) if descriptors else _start_without(collection)
+    stepped = any(step in STEPS for way in ways for step in way)
+    start = _start(collection, stepped) if descriptors else _start_without(collection)
     scores = []
     for way in ways:
         state = start
@@ -244,11 +247,23 @@ def _others(
     return others
 
 
-def _start(collection: Collection) -> State:
+def _start(collection: Collection, stepped: bool = True) -> State:
+    """Similarities of global descriptors; those of the index only if steps follow.
+
+    One million of 2048 dimensions are 8 GB: they are read in pieces and held once.
+    """
+    store, rows = collection.store, collection.rows
     queries = np.stack([each.global_descriptor for each in collection.queries])
-    index = collection.store.global_descriptors[collection.rows]
-    graph = neighbour_graphs.graph_path(collection.store)
-    state = compared(queries, index)._replace(graph=graph)
+    index = np.empty((len(rows) if stepped else 0, queries.shape[1]), np.float32)
+    similarities = np.empty((len(queries), len(rows)), np.float32)
+    for first in range(0, len(rows), _PIECE):
+        part = slice(first, first + _PIECE)
+        descriptors = store.read_global(rows[part])
+        similarities[:, part] = queries @ descriptors.T
+        if stepped:
+            index[part] = descriptors
+    graph = neighbour_graphs.graph_path(store)
+    state = State(queries, index, similarities, graph)
     return without(state, _own_pairs(collection.own))
 
 

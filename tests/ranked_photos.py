@@ -17,6 +17,9 @@ class Store:
     def __getitem__(self, row):
         return make_features(self.global_descriptors[row])
 
+    def read_global(self, rows):
+        return self.global_descriptors[rows]
+
 
 def make_features(descriptor):
     empty = LocalFeatures(

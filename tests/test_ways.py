@@ -43,6 +43,14 @@ def test_global_ranks_by_similarity_in_the_order_of_the_dataset(rng):
     np.testing.assert_array_equal(rank_one(collection, ("global",)), expected)
 
 
+def test_descriptors_read_in_pieces_rank_as_when_read_at_once(rng, monkeypatch):
+    collection, _ = make_collection(rng)
+    whole = [rank_one(collection, way) for way in (("global",), ("alpha_qe",))]
+    monkeypatch.setattr(ways, "_PIECE", 5)
+    pieces = [rank_one(collection, way) for way in (("global",), ("alpha_qe",))]
+    np.testing.assert_array_equal(pieces, whole)
+
+
 def test_a_query_that_is_no_answer_to_itself_comes_last(rng):
     collection, _ = make_collection(rng, own=[3, -1])
     for step in ("global", *STEPS):

@@ -102,8 +102,10 @@ def _find_in_folder(folder: pathlib.Path) -> pathlib.Path:
         if (inner / "variables.index").is_file():
             return inner / "variables"
     found = sorted(folder.glob("*.index"))
-    if len(found) != 1:
-        names = ", ".join(file.stem for file in found[:20]) or "none"
+    if not found:
+        raise InputError(f"{folder}: no checkpoint here (no .index file)")
+    if len(found) > 1:
+        names = ", ".join(file.stem for file in found[:20])
         raise InputError(f"{folder}: name one of the checkpoints there ({names})")
     return found[0].with_suffix("")
 
