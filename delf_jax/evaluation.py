@@ -10,12 +10,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from delf_jax import datasets, inverted_build, inverted_file, pairs, store, ways
+from delf_jax import (
+    datasets,
+    inverted_build,
+    inverted_file,
+    pairs,
+    region_boxes,
+    store,
+    ways,
+)
 from delf_jax.datasets import Dataset
 from delf_jax.distractors import Distractors, add_distractors
 from delf_jax.extraction import has_local
 from delf_jax.files import InputError, read_json
 from delf_jax.queries import extract_queries
+from delf_jax.region_boxes import RegionBoxes
 from delf_jax.retrieval import bootstrap, metrics
 from delf_jax.retrieval.bootstrap import Interval
 from delf_jax.retrieval.metrics import RevisitedMetrics
@@ -82,6 +91,7 @@ def evaluate(
     verification: str = "default",
     partial: bool = False,
     codebook: str | os.PathLike | None = None,
+    boxes: RegionBoxes | None = None,
     seed: int = 0,
     shown: bool = True,
 ) -> Evaluation:
@@ -90,8 +100,9 @@ def evaluate(
     Features are kept in `directory`, an index as of `search` or a folder to be made;
     what is there and unchanged is not extracted again. Distractors are searched, too.
     verification: a name of `pairs.VERIFICATION`. codebook: of ASMK*; what was
-    aggregated with it is kept as well. InputError if photos are missing or damaged,
-    unless `partial` lets the others be scored.
+    aggregated with it is kept as well. boxes: of photos of the index, whose way "asmk"
+    is then R-ASMK*; verification takes whole photos, as queries are [D2R]. InputError
+    if photos are missing or damaged, unless `partial` lets the others be scored.
     """
     if any(map(ways.needs_global, chosen)) and not settings.global_scales:
         raise InputError("evaluate needs global descriptors: set global_scales")
@@ -105,7 +116,7 @@ def evaluate(
     missing = datasets.missing_photos(dataset)
     dataset = complete(dataset, missing, partial)
     dataset, collection, failed = _extract(
-        dataset, pathlib.Path(directory), model, settings, partial, shown
+        dataset, pathlib.Path(directory), model, settings, boxes, partial, shown
     )
     missing |= failed
     if distractors is not None:
@@ -117,10 +128,12 @@ def evaluate(
         collection, chosen, dataset.protocols, verification=how, shown=shown
     )
     depends |= {
-        "model and settings": store.store_key(model, settings),
+        "model and settings": store.store_key(model, settings, boxes is not None),
         "verification": repr(how) if verified else None,
         "missing": sorted(missing),
     }
+    if boxes is not None:
+        depends["boxes"] = region_boxes.digest(boxes)
     if distractors is not None:
         listed = json.dumps([distractors.store.ids, sorted(distractors.store.failed)])
         depends["distractors"] = hashlib.sha256(listed.encode()).hexdigest()
@@ -244,13 +257,18 @@ def _extract(
     directory: pathlib.Path,
     model: Model,
     settings: ExtractionSettings,
+    boxes: RegionBoxes | None,
     partial: bool,
     shown: bool,
 ) -> tuple[Dataset, ways.Collection, dict[str, str]]:
     """The dataset without what failed, its features, and what failed."""
     photos = [(photo.id, photo.path) for photo in dataset.index]
     out = directory / "store"
-    store.extract_to_store(photos, out, model, settings, shown=shown)
+    if boxes is not None:
+        told = region_boxes.tell_coverage(boxes, [id for id, _ in photos])
+        if shown:
+            print(told)
+    store.extract_to_store(photos, out, model, settings, boxes=boxes, shown=shown)
     images = store.open_store(out)
     found = extract_queries(dataset, images, directory, model, settings, shown=shown)
     failed = {
@@ -293,7 +311,7 @@ def _with_asmk(
     codebook: str | os.PathLike | None,
     shown: bool,
 ) -> tuple[ways.Collection, Any]:
-    """The collection with similarities of ASMK*, and what these depend on."""
+    """The collection with similarities of ASMK* or R-ASMK*, and what these depend on."""
     index = inverted_build.inverted_file_of_index(
         directory, collection.store, codebook, shown=shown
     )

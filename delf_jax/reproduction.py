@@ -7,7 +7,7 @@ and codebooks that are there are not made again.
 
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -20,6 +20,7 @@ from delf_jax import (
     evaluation_report,
     files,
     fitting,
+    region_boxes,
     store,
     unseen,
     ways,
@@ -29,6 +30,7 @@ from delf_jax.evaluation import Evaluation, Row
 from delf_jax.files import InputError
 from delf_jax.formats import oxford
 from delf_jax.images import find_images
+from delf_jax.region_boxes import RegionBoxes
 from delf_jax.settings import ExtractionSettings
 from delf_jax.weights import Model
 
@@ -56,6 +58,8 @@ class Sources(NamedTuple):
     out: pathlib.Path
     model: Model
     settings: ExtractionSettings
+    boxes: Mapping[str, RegionBoxes] = {}
+    """of the index photos of datasets, by name"""
 
 
 def reproduce(
@@ -82,9 +86,11 @@ def reproduce(
         evaluation.complete(dataset, datasets.missing_photos(dataset), partial)
     learned_on = _learned_on(experiment, found, sources.data, partial)
     wrong = None
+    sources = sources._replace(boxes=_open_boxes(experiment, found, sources.data))
     if others is not None:
         wrong = distractors.open_distractors(
             *(others, sources.out / "distractors", sources.model, sources.settings),
+            boxes=_boxes_of_distractors(experiment, others),
             partial=partial,
             shown=shown,
         )
@@ -157,6 +163,32 @@ def _learned_on(
     return given
 
 
+def _open_boxes(
+    experiment: ConfigDict, names: Iterable[str], data: pathlib.Path
+) -> dict[str, RegionBoxes]:
+    """The boxes of each dataset, if the experiment has any."""
+    if not experiment.boxes:
+        return {}
+    found = {}
+    for name in names:
+        path = find_dataset(data, name)
+        folder = path if path.is_dir() else path.parent
+        found[name] = region_boxes.open_boxes(folder / experiment.boxes)
+    return found
+
+
+def _boxes_of_distractors(
+    experiment: ConfigDict, others: str | os.PathLike
+) -> RegionBoxes | None:
+    """Those beside the photos; of a feature store it is only asked whether it has any."""
+    if not experiment.boxes:
+        return None
+    others = pathlib.Path(others)
+    if (others / "manifest.json").is_file():
+        return RegionBoxes(others, {})
+    return region_boxes.open_boxes(others / experiment.boxes)
+
+
 def _training_photos(
     name: str, data: pathlib.Path, partial: bool
 ) -> list[tuple[str, pathlib.Path]]:
@@ -188,8 +220,8 @@ def _options(
     options: dict[str, Any] = {}
     if experiment.verification:
         options["verification"] = experiment.verification
-    if experiment.boxes:
-        options["boxes"] = sources.data / name / experiment.boxes
+    if name in sources.boxes:
+        options["boxes"] = sources.boxes[name]
     if name in learned_on:
         given = experiment, learned_on[name], sources
         options["codebook"] = _codebook(*given, partial=partial, shown=shown)
@@ -205,8 +237,12 @@ def _codebook(
         return pathlib.Path(given.path.replace("{}", name))
     features = sources.out / name / "store"
     photos = _training_photos(name, sources.data, partial)
+    # With the boxes of a dataset, or this store and that of `evaluate`, which is the
+    # same, would be made anew in turn; visual words are learned on whole photos.
     store.extract_to_store(
-        photos, features, sources.model, sources.settings, shown=shown
+        *(photos, features, sources.model, sources.settings),
+        boxes=sources.boxes.get(name),
+        shown=shown,
     )
     out = sources.out / "codebooks" / name
     fitting.fit_codebook(

@@ -34,6 +34,9 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     )
     _add_verification(parser)
     shared.add_codebook(parser)
+    parser.add_argument(
+        "--boxes", metavar="FILE", help="boxes of index photos, as of extract: R-ASMK*"
+    )
     _add_conditions(parser)
     parser.add_argument("--json", metavar="FILE", help="all results as JSON")
     parser.add_argument("--metrics", metavar="FILE", help="metrics.txt of the original")
@@ -49,6 +52,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         evaluation_page,
         evaluation_report,
         files,
+        region_boxes,
         unseen,
         ways,
     )
@@ -59,6 +63,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if options.ranking:
         if options.distractors:
             raise InputError("--distractors goes with --index, not with --ranking")
+        if options.boxes:
+            raise InputError("--boxes goes with --index, not with --ranking")
         ranking = evaluation.read_rankings(options.ranking, dataset)
         found = evaluation.score(
             dataset,
@@ -71,13 +77,15 @@ def run_evaluate(options: argparse.Namespace) -> int:
         )
     else:
         chosen = ways.parse_ways(options.rerank)
+        boxes = region_boxes.open_boxes(options.boxes) if options.boxes else None
         model, settings = shared.model_and_settings(options)
         found = evaluation.evaluate(
             *(dataset, options.index, model, settings, chosen),
-            distractors=_distractors(options, options.index, model, settings),
+            distractors=_distractors(options, model, settings, boxes),
             verification=options.verification,
             partial=options.partial,
             codebook=options.codebook,
+            boxes=boxes,
         )
     print(*evaluation_report.table(found), sep="\n")
     if options.json:
@@ -109,16 +117,18 @@ def _add_conditions(parser: argparse.ArgumentParser) -> None:
 
 
 def _distractors(
-    options: argparse.Namespace, folder: str, model: Any, settings: Any
+    options: argparse.Namespace, model: Any, settings: Any, boxes: Any
 ) -> Any:
-    """Those that are asked for, with features of photos kept in a folder."""
+    """Those that are asked for, with features of photos kept in the index."""
     from delf_jax import distractors
 
     if not options.distractors:
         return None
-    out = pathlib.Path(folder) / "distractors"
+    out = pathlib.Path(options.index) / "distractors"
     return distractors.open_distractors(
-        options.distractors, out, model, settings, partial=options.partial
+        *(options.distractors, out, model, settings),
+        boxes=boxes,
+        partial=options.partial,
     )
 
 
