@@ -311,7 +311,7 @@ def _with_asmk(
     codebook: str | os.PathLike | None,
     shown: bool,
 ) -> tuple[ways.Collection, Any]:
-    """The collection with similarities of ASMK* or R-ASMK*, and what these depend on."""
+    """The collection with similarities of ASMK*, and what these depend on."""
     index = inverted_build.inverted_file_of_index(
         directory, collection.store, codebook, shown=shown
     )

@@ -152,7 +152,7 @@ def _learned_on(
     partial: bool,
 ) -> dict[str, str]:
     """What the codebook of each dataset is learned on; {} if none is needed."""
-    if not experiment.codebook.words:
+    if not (experiment.codebook.words or experiment.codebook.path):
         return {}
     given = dict(experiment.codebook.learned_on)
     for name in found:
@@ -180,7 +180,7 @@ def _open_boxes(
 def _boxes_of_distractors(
     experiment: ConfigDict, others: str | os.PathLike
 ) -> RegionBoxes | None:
-    """Those beside the photos; of a feature store it is only asked whether it has any."""
+    """Those beside the photos; of a store none are read, but it must be with boxes."""
     if not experiment.boxes:
         return None
     others = pathlib.Path(others)
