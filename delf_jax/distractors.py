@@ -8,6 +8,8 @@ import os
 import pathlib
 from typing import NamedTuple
 
+import numpy as np
+
 from delf_jax import region_boxes, store
 from delf_jax.datasets import Dataset, Photo
 from delf_jax.files import InputError
@@ -15,6 +17,7 @@ from delf_jax.images import find_images
 from delf_jax.region_boxes import RegionBoxes
 from delf_jax.settings import ExtractionSettings
 from delf_jax.store import FeatureStore
+from delf_jax.ways import Collection
 from delf_jax.weights import Model
 
 
@@ -71,6 +74,11 @@ def open_distractors(
     return Distractors(made, [Photo(id, id, photos.get(id)) for id in made.ids])
 
 
-def add_distractors(dataset: Dataset, distractors: Distractors) -> Dataset:
-    """The dataset with the distractors at the end of its index."""
-    return dataset._replace(index=[*dataset.index, *distractors.photos])
+def add_distractors(
+    dataset: Dataset, collection: Collection, distractors: Distractors
+) -> tuple[Dataset, Collection]:
+    """Both with the distractors at the end of the index."""
+    joined = store.join_stores(collection.store, distractors.store)
+    dataset = dataset._replace(index=[*dataset.index, *distractors.photos])
+    rows = np.array([joined.row(photo.id) for photo in dataset.index])
+    return dataset, collection._replace(store=joined, rows=rows)

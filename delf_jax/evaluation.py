@@ -120,7 +120,7 @@ def evaluate(
     )
     missing |= failed
     if distractors is not None:
-        dataset, collection = _with_distractors(dataset, collection, distractors)
+        dataset, collection = add_distractors(dataset, collection, distractors)
     depends: dict[str, Any] = {}
     if aggregated:
         collection, depends["asmk"] = _with_asmk(collection, directory, codebook, shown)
@@ -257,16 +257,6 @@ def _extract(
         max_image_size=settings.max_image_size,
     )
     return kept, collection, failed
-
-
-def _with_distractors(
-    dataset: Dataset, collection: ways.Collection, distractors: Distractors
-) -> tuple[Dataset, ways.Collection]:
-    """Both with the distractors at the end of the index."""
-    joined = store.join_stores(collection.store, distractors.store)
-    dataset = add_distractors(dataset, distractors)
-    rows = np.array([joined.row(photo.id) for photo in dataset.index])
-    return dataset, collection._replace(store=joined, rows=rows)
 
 
 def _with_asmk(
