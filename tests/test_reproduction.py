@@ -259,7 +259,7 @@ def test_an_experiment_with_boxes_ranks_by_regional_aggregation(
     data, out = with_boxes, tmp_path / "out"
     fields = (
         "experiment.ways=('asmk','asmk+verification')",
-        "experiment.boxes='boxes.csv'",
+        "experiment.boxes=boxes.csv",
         "experiment.codebook.words=16",
         "experiment.codebook.learned_on=(('drawn','drawn'),)",
     )
@@ -296,7 +296,7 @@ def test_an_experiment_with_boxes_ranks_by_regional_aggregation(
 def test_boxes_that_are_not_there_are_told_before_anything_is_extracted(
     with_boxes, tmp_path, tiny
 ):
-    fields = *WORDLESS, "experiment.boxes='boxes.csv'"
+    fields = *WORDLESS, "experiment.boxes=boxes.csv"
     others = with_boxes / "training"
     (others / "boxes.csv").unlink()
     with pytest.raises(InputError, match=r"training/boxes\.csv"):
