@@ -20,7 +20,11 @@ def get_config() -> ConfigDict:
     config.extraction.locations = "exact"
     config.experiment = experiment.get_config()
     config.experiment.datasets = ("drawn",)
-    config.experiment.ways = ("global", "superglobal", "verification")
+    config.experiment.ways = (
+        *("global", "superglobal", "verification"),
+        *("asmk", "asmk+verification"),
+    )
     config.experiment.verification = ""
+    config.experiment.codebook.words = 64
     config.experiment.codebook.learned_on = (("drawn", "training"),)
     return config

@@ -4,7 +4,8 @@
     NAME.asmk       a pair: residuals [W * D], float32, and visual words [W]
     NAME.asmk_star  a pair: packed residuals [W * ceil(D / 8)], and visual words [W]
 
-NAME is the id of an image without its extension, folders included. aggregated.json says
+Regional ones [D2R] are called .rvlad, .rasmk and .rasmk_star. NAME is the id of an
+image without its extension, folders included. aggregated.json says
 what was aggregated how, so that what is there and unchanged is kept.
 """
 
@@ -45,7 +46,8 @@ def write_aggregated(
     names = exchange.file_names(images.ids, images.path)
     out, key = pathlib.Path(out), _key(images, words, kind, normalize)
     known = _read_known(out / SIDECAR, key)
-    paths = [out / f"{name}.{kind}" for name in names]
+    suffix = f".r{kind}" if words.regional else f".{kind}"
+    paths = [out / f"{name}{suffix}" for name in names]
     rows = list(zip(images.ids, images.stamps, paths, strict=True))
     done = {
         id: stamp for id, stamp, p in rows if known.get(id) == stamp and p.is_file()
@@ -87,6 +89,7 @@ def _key(images: FeatureStore, words: Words, kind: str, normalize: bool) -> str:
     """What the files depend on beside the images, as a short hex string."""
     digest = hashlib.sha256(words.codebook.centroids).hexdigest()
     parts = [images.manifest["key"], digest, words.assignments, kind, normalize]
+    parts += ["regional"] if words.regional else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

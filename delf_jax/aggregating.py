@@ -1,4 +1,8 @@
-"""Local features of an image, aggregated by the visual words of a codebook."""
+"""Local features of an image, aggregated by the visual words of a codebook.
+
+Features of boxes are aggregated region by region where that is asked for: R-VLAD,
+R-ASMK and R-ASMK* [D2R]; else they are left out.
+"""
 
 import os
 from typing import NamedTuple
@@ -12,6 +16,7 @@ from delf_jax import codebooks
 from delf_jax.codebooks import Codebook
 from delf_jax.files import InputError
 from delf_jax.ops import Features
+from delf_jax.regions import features_per_region, whole_image
 from delf_jax.retrieval import aggregation
 from delf_jax.retrieval.aggregation import Aggregated
 from delf_jax.store import FeatureStore
@@ -20,12 +25,15 @@ KINDS = ("vlad", "asmk", "asmk_star")
 
 
 class Words(NamedTuple):
-    """The visual words, and how many of them a descriptor is assigned to."""
+    """The visual words, and how descriptors are aggregated by them."""
 
     codebook: Codebook
     on_device: jax.Array
     """the same centroids, where descriptors are compared with them"""
     assignments: int
+    """words that a descriptor is assigned to"""
+    regional: bool = False
+    """the whole image and its boxes, each by itself; else the whole image alone"""
 
 
 def load_words(path: str | os.PathLike, assignments: int = 1) -> Words:
@@ -40,7 +48,15 @@ def load_words(path: str | os.PathLike, assignments: int = 1) -> Words:
 
 
 def check_words(words: Words, images: FeatureStore) -> None:
-    """InputError unless the words were fitted to descriptors like those of a store."""
+    """InputError unless the words were fitted to descriptors like those of a store.
+
+    Regional aggregation needs a store with features of boxes.
+    """
+    if words.regional and not images.manifest.get("with_boxes"):
+        raise InputError(
+            f"{images.path}: regional aggregation needs features of regions, and these "
+            "are of whole images: extract with --boxes"
+        )
     for features in images:
         dimension = _descriptors(features, images.path).shape[1]
         codebooks.check_codebook(words.codebook, images.manifest, dimension)
@@ -51,8 +67,9 @@ def aggregate(
     features: Features, words: Words, kind: str, where: str | os.PathLike
 ) -> Aggregated:
     """ASMK of an image, or for asmk_star ASMK*; `where` is for the errors alone."""
+    features, regions = _chosen(features, words)
     given = _assigned(features, words, where)
-    aggregated = aggregation.aggregate_asmk(*given)
+    aggregated = aggregation.aggregate_asmk(*given, features_per_region=regions)
     return aggregation.binarize(aggregated) if kind == "asmk_star" else aggregated
 
 
@@ -60,8 +77,21 @@ def aggregate_vlad(
     features: Features, words: Words, normalize: bool, where: str | os.PathLike
 ) -> Float32[np.ndarray, " KD"]:
     """VLAD of an image."""
+    features, regions = _chosen(features, words)
     given = _assigned(features, words, where)
-    return aggregation.aggregate_vlad(*given, normalize=normalize)
+    return aggregation.aggregate_vlad(
+        *given, features_per_region=regions, normalize=normalize
+    )
+
+
+def _chosen(features: Features, words: Words) -> tuple[Features, list[int] | None]:
+    """What is aggregated of an image, and the sizes of its regions; None: of no such.
+
+    An image of a regional store that has no boxes is one region.
+    """
+    if not words.regional or features.local is None:
+        return whole_image(features), None
+    return features, features_per_region(features)
 
 
 def _assigned(

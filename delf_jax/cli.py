@@ -16,6 +16,7 @@ from delf_jax.commands import (
     aggregation,
     downloads,
     experiments,
+    fitting,
     gldv2,
     models,
     photos,
@@ -229,8 +230,8 @@ COMMANDS = {
         "fit codebook features --out=codebook --words=65536\n"
         "fit pca features --out=pca --dimension=64\n"
         "fit whitening features --out=whitening --pairs=pairs.csv",
-        experiments.add_fit_options,
-        experiments.run_fit,
+        fitting.add_fit_options,
+        fitting.run_fit,
     ),
     "aggregate": Command(
         "aggregate local features by visual words, to be searched",

@@ -8,12 +8,16 @@ import os
 import pathlib
 from typing import NamedTuple
 
-from delf_jax import store
+import numpy as np
+
+from delf_jax import region_boxes, store
 from delf_jax.datasets import Dataset, Photo
 from delf_jax.files import InputError
 from delf_jax.images import find_images
+from delf_jax.region_boxes import RegionBoxes
 from delf_jax.settings import ExtractionSettings
 from delf_jax.store import FeatureStore
+from delf_jax.ways import Collection
 from delf_jax.weights import Model
 
 
@@ -31,27 +35,35 @@ def open_distractors(
     model: Model,
     settings: ExtractionSettings,
     *,
+    boxes: RegionBoxes | None = None,
     partial: bool = False,
     shown: bool = True,
 ) -> Distractors:
     """The distractors of a feature store, or of a folder of photos.
 
-    What a folder holds is extracted to the store `out`. InputError if a photo cannot be
-    used, unless `partial`, or if the store is of another model or other settings.
+    What a folder holds is extracted to the store `out`, with `boxes` by region; a store
+    must then be with boxes, too. InputError if a photo cannot be used, unless
+    `partial`, or if the store is of another model or other settings.
     """
     path = pathlib.Path(path)
     photos: dict[str, pathlib.Path] = {}
     if (path / "manifest.json").is_file():
         made = store.open_store(path)
-        if made.manifest["key"] != store.store_key(model, settings):
+        if made.manifest["key"] != store.store_key(model, settings, boxes is not None):
             raise InputError(
                 f"{path}: holds features of another model or other settings; extract "
-                "the distractors with those of the dataset"
+                "the distractors with those of the dataset, and with boxes where it has"
             )
     else:
         photos = dict(find_images([path]))
         given = list(photos.items())
-        store.extract_to_store(given, out, model, settings, prune=True, shown=shown)
+        if boxes is not None:
+            told = region_boxes.tell_coverage(boxes, list(photos))
+            if shown:
+                print(told)
+        store.extract_to_store(
+            *(given, out, model, settings), boxes=boxes, prune=True, shown=shown
+        )
         made = store.open_store(out)
     if made.failed and not partial:
         name, reason = next(iter(made.failed.items()))
@@ -62,6 +74,11 @@ def open_distractors(
     return Distractors(made, [Photo(id, id, photos.get(id)) for id in made.ids])
 
 
-def add_distractors(dataset: Dataset, distractors: Distractors) -> Dataset:
-    """The dataset with the distractors at the end of its index."""
-    return dataset._replace(index=[*dataset.index, *distractors.photos])
+def add_distractors(
+    dataset: Dataset, collection: Collection, distractors: Distractors
+) -> tuple[Dataset, Collection]:
+    """Both with the distractors at the end of the index."""
+    joined = store.join_stores(collection.store, distractors.store)
+    dataset = dataset._replace(index=[*dataset.index, *distractors.photos])
+    rows = np.array([joined.row(photo.id) for photo in dataset.index])
+    return dataset, collection._replace(store=joined, rows=rows)

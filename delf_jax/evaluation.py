@@ -10,12 +10,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from delf_jax import datasets, inverted_build, inverted_file, pairs, store, ways
+from delf_jax import (
+    datasets,
+    inverted_build,
+    inverted_file,
+    pairs,
+    region_boxes,
+    store,
+    ways,
+)
 from delf_jax.datasets import Dataset
 from delf_jax.distractors import Distractors, add_distractors
 from delf_jax.extraction import has_local
-from delf_jax.files import InputError, read_json
+from delf_jax.files import InputError
 from delf_jax.queries import extract_queries
+from delf_jax.region_boxes import RegionBoxes
 from delf_jax.retrieval import bootstrap, metrics
 from delf_jax.retrieval.bootstrap import Interval
 from delf_jax.retrieval.metrics import RevisitedMetrics
@@ -82,6 +91,7 @@ def evaluate(
     verification: str = "default",
     partial: bool = False,
     codebook: str | os.PathLike | None = None,
+    boxes: RegionBoxes | None = None,
     seed: int = 0,
     shown: bool = True,
 ) -> Evaluation:
@@ -90,8 +100,9 @@ def evaluate(
     Features are kept in `directory`, an index as of `search` or a folder to be made;
     what is there and unchanged is not extracted again. Distractors are searched, too.
     verification: a name of `pairs.VERIFICATION`. codebook: of ASMK*; what was
-    aggregated with it is kept as well. InputError if photos are missing or damaged,
-    unless `partial` lets the others be scored.
+    aggregated with it is kept as well. boxes: of photos of the index, whose way "asmk"
+    is then R-ASMK*; verification takes whole photos, as queries are [D2R]. InputError
+    if photos are missing or damaged, unless `partial` lets the others be scored.
     """
     if any(map(ways.needs_global, chosen)) and not settings.global_scales:
         raise InputError("evaluate needs global descriptors: set global_scales")
@@ -105,11 +116,11 @@ def evaluate(
     missing = datasets.missing_photos(dataset)
     dataset = complete(dataset, missing, partial)
     dataset, collection, failed = _extract(
-        dataset, pathlib.Path(directory), model, settings, partial, shown
+        dataset, pathlib.Path(directory), model, settings, boxes, partial, shown
     )
     missing |= failed
     if distractors is not None:
-        dataset, collection = _with_distractors(dataset, collection, distractors)
+        dataset, collection = add_distractors(dataset, collection, distractors)
     depends: dict[str, Any] = {}
     if aggregated:
         collection, depends["asmk"] = _with_asmk(collection, directory, codebook, shown)
@@ -117,10 +128,12 @@ def evaluate(
         collection, chosen, dataset.protocols, verification=how, shown=shown
     )
     depends |= {
-        "model and settings": store.store_key(model, settings),
+        "model and settings": store.store_key(model, settings, boxes is not None),
         "verification": repr(how) if verified else None,
         "missing": sorted(missing),
     }
+    if boxes is not None:
+        depends["boxes"] = region_boxes.digest(boxes)
     if distractors is not None:
         listed = json.dumps([distractors.store.ids, sorted(distractors.store.failed)])
         depends["distractors"] = hashlib.sha256(listed.encode()).hexdigest()
@@ -185,42 +198,6 @@ def score(
     return Evaluation(dataset, missing or {}, ranks, seed, rows, rankings)
 
 
-def read_rankings(path: str | os.PathLike, dataset: Dataset) -> Int[np.ndarray, "Q M"]:
-    """Rankings that were made elsewhere: {query: [photo, ...]}, best first, as JSON.
-
-    Names are those of the ground truth. InputError unless each query ranks each photo
-    once.
-    """
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: no rankings; it holds no dict of query to photos")
-    places = {photo.name: place for place, photo in enumerate(dataset.index)}
-    rankings = np.zeros((len(dataset.queries), len(places)), np.int32)
-    for query, photo in enumerate(dataset.queries):
-        names = content.get(photo.name)
-        if not isinstance(names, list):
-            raise InputError(f"{path}: has no ranking for query {photo.name!r}")
-        unknown = [name for name in names if not _known(name, places)]
-        if unknown:
-            raise InputError(
-                f"{path}: query {photo.name!r} ranks {unknown[0]!r:.80}, which is no "
-                "photo of the index"
-            )
-        if len(set(names)) < len(names):
-            raise InputError(f"{path}: query {photo.name!r} ranks a photo twice")
-        if len(names) < len(places):
-            raise InputError(
-                f"{path}: query {photo.name!r} ranks {len(names)} photos of "
-                f"{len(places)}; rank all"
-            )
-        rankings[query] = [places[name] for name in names]
-    return rankings
-
-
-def _known(name: Any, places: Mapping[str, int]) -> bool:
-    return isinstance(name, str) and name in places
-
-
 def _described(name: str) -> Any:
     """The steps of a ranking with their numbers."""
     return [(step, ways.STEPS.get(step, (None, None))[1]) for step in name.split("+")]
@@ -244,13 +221,18 @@ def _extract(
     directory: pathlib.Path,
     model: Model,
     settings: ExtractionSettings,
+    boxes: RegionBoxes | None,
     partial: bool,
     shown: bool,
 ) -> tuple[Dataset, ways.Collection, dict[str, str]]:
     """The dataset without what failed, its features, and what failed."""
     photos = [(photo.id, photo.path) for photo in dataset.index]
     out = directory / "store"
-    store.extract_to_store(photos, out, model, settings, shown=shown)
+    if boxes is not None:
+        told = region_boxes.tell_coverage(boxes, [id for id, _ in photos])
+        if shown:
+            print(told)
+    store.extract_to_store(photos, out, model, settings, boxes=boxes, shown=shown)
     images = store.open_store(out)
     found = extract_queries(dataset, images, directory, model, settings, shown=shown)
     failed = {
@@ -275,16 +257,6 @@ def _extract(
         max_image_size=settings.max_image_size,
     )
     return kept, collection, failed
-
-
-def _with_distractors(
-    dataset: Dataset, collection: ways.Collection, distractors: Distractors
-) -> tuple[Dataset, ways.Collection]:
-    """Both with the distractors at the end of the index."""
-    joined = store.join_stores(collection.store, distractors.store)
-    dataset = add_distractors(dataset, distractors)
-    rows = np.array([joined.row(photo.id) for photo in dataset.index])
-    return dataset, collection._replace(store=joined, rows=rows)
 
 
 def _with_asmk(

@@ -20,40 +20,30 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from collections.abc import Sequence
+from typing import Any
 
 from delf_jax import progress, store, store_files
+from delf_jax.exchange_files import (
+    SUFFIXES,
+    Kind,
+    Paths,
+    common_kind,
+    encode_image,
+    read_image,
+)
 from delf_jax.files import InputError, atomic_write, read_json, write_json
-from delf_jax.formats import datum, delf_features
 from delf_jax.formats.index_mapping import (
     WHOLE_IMAGE,
     IndexBox,
     write_index_mapping,
 )
-from delf_jax.ops import Features, LocalFeatures
+from delf_jax.ops import Features
 from delf_jax.regions import crops_of
 from delf_jax.shards import FORMAT, Record
 from delf_jax.store import StoreReport
 
-LOCAL, GLOBAL = "local", "global"
-# What the files of an image are called, by layout.
-SUFFIXES = {
-    "delf": {LOCAL: ".delf"},
-    "delg": {LOCAL: ".delg_local", GLOBAL: ".delg_global"},
-}
 SIDECAR, MAPPING = "images.json", "index_mapping.csv"
-
-Paths = Mapping[str, pathlib.Path]
-
-
-class _Kind(NamedTuple):
-    """What every image of a store must have: lengths of descriptors; None: none."""
-
-    local: int | None
-    globe: int | None
 
 
 def write_files(
@@ -84,7 +74,7 @@ def write_files(
             files = {
                 f"{stem}{suffix}": data
                 for stem, part in zip(stems, crops_of(features), strict=True)
-                for suffix, data in _encode(part, layout).items()
+                for suffix, data in encode_image(part, layout).items()
             }
             if not files:
                 raise InputError(
@@ -119,7 +109,7 @@ def read_files(
     folder, out = pathlib.Path(folder), pathlib.Path(out)
     found = _find(folder, layout)
     known_images = _read_sidecar(folder / SIDECAR)
-    kind = _common_kind(found.values())
+    kind = common_kind(found.values())
     manifest = _manifest(name, layout, kind)
     store_files.begin(out, manifest)
     key = manifest["key"]
@@ -139,7 +129,7 @@ def read_files(
         with progress.track("features", len(todo), shown=shown) as advance:
             for record, paths, size in todo:
                 try:
-                    writer.add(record, _read_image(paths, kind, size))
+                    writer.add(record, read_image(paths, kind, size))
                 except InputError as error:
                     failed[record.id] = str(error)
                     writer.add(record._replace(outcome="failed", reason=str(error)))
@@ -179,18 +169,6 @@ def _stems(name: str, features: Features, known: set[str]) -> list[str]:
                 "image another name"
             )
     return [name, *stems]
-
-
-def _encode(features: Features, layout: str) -> dict[str, bytes]:
-    """The bytes of each file of an image, by its ending."""
-    suffixes, files = SUFFIXES[layout], {}
-    if features.local is not None:
-        local = delf_features.DelfFeatures(*map(np.asarray, features.local))
-        files[suffixes[LOCAL]] = delf_features.encode_delf_features(local)
-    if features.global_descriptor is not None and GLOBAL in suffixes:
-        descriptor = np.asarray(features.global_descriptor, np.float32)
-        files[suffixes[GLOBAL]] = datum.encode_datum(descriptor)
-    return files
 
 
 def _update(path: pathlib.Path, data: bytes) -> bool:
@@ -234,64 +212,6 @@ def _read_sidecar(path: pathlib.Path) -> dict[str, list]:
     return images
 
 
-def _common_kind(images: Any) -> _Kind:
-    """What the images have: branches of any, lengths of the first that say them.
-
-    InputError if a branch has damaged files alone.
-    """
-    lengths: dict[str, int] = {}
-    for branch in sorted({branch for paths in images for branch in paths}):
-        damage = None
-        for path in sorted(paths[branch] for paths in images if branch in paths):
-            try:
-                lengths[branch] = _read_branch(branch, path).shape[-1]
-            except InputError as error:
-                damage = damage or error
-                continue
-            if lengths[branch]:
-                break
-        if branch not in lengths:
-            raise damage
-    return _Kind(lengths.get(LOCAL), lengths.get(GLOBAL))
-
-
-def _read_branch(branch: str, path: pathlib.Path) -> np.ndarray:
-    """The descriptors [N, D] or the global descriptor [D] of a file."""
-    if branch == LOCAL:
-        return delf_features.read_delf_features(path).descriptors
-    descriptor = datum.read_datum(path)
-    if descriptor.ndim != 1 or descriptor.dtype != np.float32 or not len(descriptor):
-        raise InputError(f"{path}: holds no global descriptor")
-    return descriptor
-
-
-def _read_image(paths: Paths, kind: _Kind, size: tuple[int, int]) -> Features:
-    """The features of an image; InputError if they are not of the common kind."""
-    for branch, wanted in zip((LOCAL, GLOBAL), kind, strict=True):
-        if wanted is not None and branch not in paths:
-            other = next(iter(paths.values()))
-            raise InputError(f"{other}: other images have {branch} features, too")
-    local = descriptor = None
-    if kind.local is not None:
-        read = delf_features.read_delf_features(paths[LOCAL])
-        descriptors = read.descriptors
-        if not len(descriptors):
-            descriptors = np.zeros((0, kind.local), np.float32)
-        _check_length(paths[LOCAL], descriptors.shape[1], kind.local)
-        local = LocalFeatures(read.locations, read.scales, descriptors, read.attention)
-    if kind.globe is not None:
-        descriptor = _read_branch(GLOBAL, paths[GLOBAL])
-        _check_length(paths[GLOBAL], len(descriptor), kind.globe)
-    return Features(local, descriptor, size)
-
-
-def _check_length(path: pathlib.Path, length: int, wanted: int) -> None:
-    if length != wanted:
-        raise InputError(
-            f"{path}: descriptors of {length} dimensions, where others have {wanted}"
-        )
-
-
 def _look_at(paths: Paths, record: Record) -> Record:
     """The record with the size and the time of the files of an image."""
     status = [path.stat() for path in paths.values()]
@@ -306,7 +226,7 @@ def _same_files(known: Record, now: Record) -> bool:
     return known.outcome == "extracted" and same
 
 
-def _manifest(name: str, layout: str, kind: _Kind) -> dict[str, Any]:
+def _manifest(name: str, layout: str, kind: Kind) -> dict[str, Any]:
     """What a store says of features that no model of ours made."""
     settings = {"files": layout, "local": kind.local, "global": kind.globe}
     made_by = json.dumps([FORMAT, name, settings]).encode()

@@ -59,7 +59,12 @@ def _check(experiment: ConfigDict, path: Any) -> None:
     for name, good in allowed.items():
         if not good:
             raise InputError(f"{path}: {EXPERIMENT}.{name}: not allowed")
-    ways.parse_ways(",".join(experiment.ways))
+    chosen = ways.parse_ways(",".join(experiment.ways))
+    if any(way[0] == "asmk" for way in chosen) and not (numbers.words or numbers.path):
+        raise InputError(
+            f"{path}: way asmk needs visual words: set {EXPERIMENT}.codebook.words, or "
+            f"{EXPERIMENT}.codebook.path to a codebook that is there"
+        )
 
 
 def _are_rows(rows: Any, kinds: Sequence[Any]) -> bool:

@@ -48,12 +48,13 @@ def update_inverted_file(
     What is there already and unchanged is kept; all is made anew for another codebook
     or other options. Searching it gives what searching one made at once would. For one
     process at a time.
+    rule: `default_rule` if none is given.
     thorough: read all lists to see whether they are sound; damaged shards are dropped,
     and only their images are aggregated again.
     """
     out = pathlib.Path(out)
     aggregating.check_words(words, images)
-    rule = rule or Rule()
+    rule = rule or default_rule(words.regional)
     info = _describe(images, words, binary, rule)
     (out / SHARDS).mkdir(parents=True, exist_ok=True)
     shards, useless, other = _find_shards(out, info, thorough)
@@ -95,7 +96,8 @@ def inverted_file_of_index(
     """The inverted file that an index keeps of its photos, made or brought up to date.
 
     Without a codebook the one that it was made with is used, and so are its options
-    unless the codebook is another. InputError if there is neither.
+    unless the codebook is another. With features of boxes it is one of R-ASMK*, whose
+    queries are plain [D2R]. InputError if there is neither codebook nor file.
     """
     path = pathlib.Path(directory) / OF_INDEX
     known: dict[str, Any] = {}
@@ -107,9 +109,11 @@ def inverted_file_of_index(
             "codebook` makes one)"
         )
     source = path / CODEBOOK if codebook is None else codebook
-    words = aggregating.load_words(source)
+    regional = images.manifest.get("with_boxes", False)
+    words = aggregating.load_words(source)._replace(regional=regional)
     options: dict[str, Any] = {}
-    if known and known["codebook_sha256"] == _digest(words):
+    alike = known and known.get("regional", False) == regional
+    if alike and known["codebook_sha256"] == _digest(words):
         words = words._replace(assignments=known["assignments"])
         options = {"binary": known["binary"], "rule": Rule(**known["rule"])}
     current = _open_current(path, images, words, **options)
@@ -117,6 +121,11 @@ def inverted_file_of_index(
         return current
     update_inverted_file(images, words, path, **options, thorough=False, shown=shown)
     return inverted_file.open_inverted_file(path)
+
+
+def default_rule(regional: bool) -> Rule:
+    """How images are compared: the similarity of ASMK is normalised, of R-ASMK not."""
+    return Rule(normalize=not regional)
 
 
 def _describe(
@@ -130,6 +139,7 @@ def _describe(
         "dimension": dimension,
         "assignments": words.assignments,
         "binary": binary,
+        **({"regional": True} if words.regional else {}),
     }
     text = json.dumps([inverted_file.FORMAT, parts])
     return {
@@ -196,7 +206,7 @@ def _open_current(
         index = inverted_file.open_inverted_file(path)
     except InputError:
         return None
-    options = {"binary": True, "rule": Rule()} | options
+    options = {"binary": True, "rule": default_rule(words.regional)} | options
     same = index.info["key"] == _describe(images, words, **options)["key"]
     known = {image for shard in index.shards for image in shard.images}
     given = set(zip(images.ids, images.stamps, strict=True))

@@ -72,6 +72,7 @@ def open_inverted_file(path: str | os.PathLike) -> InvertedFile:
     if not info["finished"]:
         raise InputError(f"{path}: not finished: run `aggregate` again to go on")
     words = aggregating.load_words(path / CODEBOOK, info["assignments"])
+    words = words._replace(regional=info.get("regional", False))
     if words.codebook.info.get("sha256") != info["codebook_file"]:
         raise InputError(
             f"{path / CODEBOOK}: not the codebook of this inverted file; run "
@@ -93,9 +94,10 @@ def open_inverted_file(path: str | os.PathLike) -> InvertedFile:
 
 
 def aggregate_query(index: InvertedFile, features: Features) -> Aggregated:
-    """A query, aggregated as the images were."""
+    """A query, aggregated as the images were, but never by region [D2R]."""
     kind = "asmk_star" if index.info["binary"] else "asmk"
-    return aggregating.aggregate(features, index.words, kind, "query")
+    plain = index.words._replace(regional=False)
+    return aggregating.aggregate(features, plain, kind, "query")
 
 
 def similarities(index: InvertedFile, query: Aggregated) -> Float64[np.ndarray, " M"]:

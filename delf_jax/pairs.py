@@ -10,6 +10,7 @@ from jaxtyping import Float
 from delf_jax import extraction
 from delf_jax.files import InputError
 from delf_jax.ops import Features, LocalFeatures
+from delf_jax.regions import whole_image
 from delf_jax.retrieval import verification
 from delf_jax.settings import ExtractionSettings
 from delf_jax.weights import Model
@@ -125,13 +126,15 @@ def verify_candidates(
 ) -> Iterator[Comparison]:
     """The query compared with each candidate, as by `compare_features`, in order.
 
-    A pair comes out the same whatever it stands among.
+    A pair comes out the same whatever it stands among. Features of boxes are left out,
+    as in the released code.
     """
     if not how.at_extraction_size:
         max_image_size = None
+    query = whole_image(query)
     zoom = _shrinking(query, max_image_size)
     local = _resized(query.local, zoom)
-    for image in candidates:
+    for image in map(whole_image, candidates):
         index_zoom = _shrinking(image, max_image_size)
         pair = verification.verify_pair(
             local,

@@ -121,7 +121,8 @@ def check_model(index: Index, model: Model, settings: ExtractionSettings) -> Non
             f"({made_by['fingerprint'][:8]}), not by {model.name} "
             f"({model.fingerprint[:8]}); name that one with --model, or index again"
         )
-    if store.store_key(model, settings) != index.store.manifest["key"]:
+    boxes = index.store.manifest.get("with_boxes", False)
+    if store.store_key(model, settings, boxes) != index.store.manifest["key"]:
         raise InputError(
             f"{index.directory}: was indexed with other settings; give the same "
             "--config, or index again"

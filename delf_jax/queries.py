@@ -11,6 +11,7 @@ from delf_jax import images, store
 from delf_jax.datasets import Dataset
 from delf_jax.files import InputError, atomic_write
 from delf_jax.ops import Features
+from delf_jax.regions import whole_image
 from delf_jax.settings import ExtractionSettings
 from delf_jax.store import FeatureStore
 from delf_jax.weights import Model
@@ -27,7 +28,8 @@ def extract_queries(
 ) -> list[Features | InputError]:
     """Features of each query, or why there are none; what was extracted is kept.
 
-    A query that is all of a photo of the index has its features from there. Others are
+    A query that is all of a photo of the index has its features from there, those of
+    boxes left out: queries have none [D2R]. Others are
     cropped, resized and written to `directory`/crops, losslessly, and extracted to the
     store `directory`/queries, so locations are in pixels of the crops there.
     """
@@ -37,7 +39,9 @@ def extract_queries(
     features: list[Features | InputError] = []
     crops: dict[int, tuple[str, pathlib.Path]] = {}
     for number, (photo, box) in enumerate(zip(dataset.queries, boxes, strict=True)):
-        found = index[index.row(photo.id)] if photo.id in known else None
+        found = None
+        if photo.id in known:
+            found = whole_image(index[index.row(photo.id)])
         if found is None or not _is_whole(box, found.image_size):
             name = f"{number:06d}.png"
             path = directory / "crops" / name

@@ -6,6 +6,7 @@ whose boxes are in parts of height and width. Images are named by their ids, wit
 without extension.
 """
 
+import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -85,6 +86,20 @@ def tell_coverage(given: RegionBoxes, ids: Sequence[str]) -> str:
     if unknown:
         text += f"; {len(unknown)} names are of no image, such as {min(unknown)}"
     return text
+
+
+def digest(given: RegionBoxes) -> str:
+    """Another hex string where the boxes are others."""
+    found = hashlib.sha256()
+    if given.table is None:
+        for path in sorted(given.path.rglob(f"*{SUFFIX}")):
+            found.update(path.relative_to(given.path).as_posix().encode())
+            found.update(path.read_bytes())
+    else:
+        for name, rows in sorted(given.table.items()):
+            found.update(name.encode())
+            found.update(rows.tobytes())
+    return found.hexdigest()
 
 
 def boxes_of(

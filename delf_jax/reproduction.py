@@ -7,7 +7,7 @@ and codebooks that are there are not made again.
 
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -20,33 +20,22 @@ from delf_jax import (
     evaluation_report,
     files,
     fitting,
+    region_boxes,
     store,
     unseen,
     ways,
 )
 from delf_jax.datasets import Dataset
-from delf_jax.evaluation import Evaluation, Row
+from delf_jax.evaluation import Evaluation
 from delf_jax.files import InputError
 from delf_jax.formats import oxford
 from delf_jax.images import find_images
+from delf_jax.published import Compared, compare, describe, table
+from delf_jax.region_boxes import RegionBoxes
 from delf_jax.settings import ExtractionSettings
 from delf_jax.weights import Model
 
-# What a row of the paper's figures calls a dataset that is searched with R1M, whose
-# 1,001,001 photos nothing smaller can stand for.
-R1M, _R1M_PHOTOS = "+r1m", 1_001_001
 _SUFFIXES = (".pkl", ".mat", ".json")
-
-
-class Compared(NamedTuple):
-    """One result, and what the paper says."""
-
-    dataset: str
-    version: str
-    """SHA-256 of the ground truth"""
-    row: Row
-    published: float | None
-    """mAP as a share of 1; None if the paper says nothing, or of another collection"""
 
 
 class Sources(NamedTuple):
@@ -56,6 +45,8 @@ class Sources(NamedTuple):
     out: pathlib.Path
     model: Model
     settings: ExtractionSettings
+    boxes: Mapping[str, RegionBoxes] = {}
+    """of the index photos of datasets, by name"""
 
 
 def reproduce(
@@ -82,9 +73,11 @@ def reproduce(
         evaluation.complete(dataset, datasets.missing_photos(dataset), partial)
     learned_on = _learned_on(experiment, found, sources.data, partial)
     wrong = None
+    sources = sources._replace(boxes=_open_boxes(experiment, found, sources.data))
     if others is not None:
         wrong = distractors.open_distractors(
             *(others, sources.out / "distractors", sources.model, sources.settings),
+            boxes=_boxes_of_distractors(experiment, others),
             partial=partial,
             shown=shown,
         )
@@ -100,9 +93,9 @@ def reproduce(
             **options,
         )
         _write(sources.out / name, result, shown)
-        compared += _compare(name, result, experiment.paper)
-    print(*_table(compared), sep="\n")
-    files.write_json(sources.out / "reproduction.json", _described(compared))
+        compared += compare(name, result, experiment.paper)
+    print(*table(compared), sep="\n")
+    files.write_json(sources.out / "reproduction.json", describe(compared))
     print(f"results, metrics and pages: {sources.out}")
     return compared
 
@@ -146,7 +139,7 @@ def _learned_on(
     partial: bool,
 ) -> dict[str, str]:
     """What the codebook of each dataset is learned on; {} if none is needed."""
-    if not experiment.codebook.words:
+    if not (experiment.codebook.words or experiment.codebook.path):
         return {}
     given = dict(experiment.codebook.learned_on)
     for name in found:
@@ -155,6 +148,32 @@ def _learned_on(
         if not experiment.codebook.path and given[name] not in found:
             _training_photos(given[name], data, partial)
     return given
+
+
+def _open_boxes(
+    experiment: ConfigDict, names: Iterable[str], data: pathlib.Path
+) -> dict[str, RegionBoxes]:
+    """The boxes of each dataset, if the experiment has any."""
+    if not experiment.boxes:
+        return {}
+    found = {}
+    for name in names:
+        path = find_dataset(data, name)
+        folder = path if path.is_dir() else path.parent
+        found[name] = region_boxes.open_boxes(folder / experiment.boxes)
+    return found
+
+
+def _boxes_of_distractors(
+    experiment: ConfigDict, others: str | os.PathLike
+) -> RegionBoxes | None:
+    """Those beside the photos; of a store none are read, but it must be with boxes."""
+    if not experiment.boxes:
+        return None
+    others = pathlib.Path(others)
+    if (others / "manifest.json").is_file():
+        return RegionBoxes(others, {})
+    return region_boxes.open_boxes(others / experiment.boxes)
 
 
 def _training_photos(
@@ -188,8 +207,8 @@ def _options(
     options: dict[str, Any] = {}
     if experiment.verification:
         options["verification"] = experiment.verification
-    if experiment.boxes:
-        options["boxes"] = sources.data / name / experiment.boxes
+    if name in sources.boxes:
+        options["boxes"] = sources.boxes[name]
     if name in learned_on:
         given = experiment, learned_on[name], sources
         options["codebook"] = _codebook(*given, partial=partial, shown=shown)
@@ -205,8 +224,12 @@ def _codebook(
         return pathlib.Path(given.path.replace("{}", name))
     features = sources.out / name / "store"
     photos = _training_photos(name, sources.data, partial)
+    # With the boxes of a dataset, or this store and that of `evaluate`, which is the
+    # same, would be made anew in turn; visual words are learned on whole photos.
     store.extract_to_store(
-        photos, features, sources.model, sources.settings, shown=shown
+        *(photos, features, sources.model, sources.settings),
+        boxes=sources.boxes.get(name),
+        shown=shown,
     )
     out = sources.out / "codebooks" / name
     fitting.fit_codebook(
@@ -226,54 +249,3 @@ def _write(folder: pathlib.Path, result: Evaluation, shown: bool) -> None:
     files.write_json(folder / "results.json", evaluation_report.describe(result))
     evaluation_report.write_metrics(folder / "metrics.txt", result)
     evaluation_page.write_report(folder / "report.html", result, shown=shown)
-
-
-def _compare(name: str, result: Evaluation, paper: Sequence[tuple]) -> list[Compared]:
-    """The rows of a result; published figures only of the same, whole collection."""
-    figures: dict[tuple[str, str], float] = {}
-    collection = {0: name, _R1M_PHOTOS: name + R1M}.get(result.distractors)
-    for dataset, ranking, *values in paper:
-        if dataset == collection and not result.missing:
-            keys = ((protocol, ranking) for protocol in ("medium", "hard"))
-            figures |= dict(zip(keys, values, strict=True))
-    compared = []
-    for row in result.rows:
-        percent = figures.get((row.protocol, row.ranking))
-        published = None if percent is None else percent / 100
-        compared.append(Compared(name, result.dataset.version, row, published))
-    return compared
-
-
-def _table(compared: Sequence[Compared]) -> Iterator[str]:
-    """Published beside got."""
-    header = ("dataset", "protocol", "ranking", "paper", "got", "difference", "95 %")
-    rows = [[*header, "settings", "ground truth"]]
-    for dataset, version, row, published in compared:
-        got, (low, high) = 100 * row.mean.value, row.mean.interval
-        paper = difference = "-"
-        if published is not None:
-            paper = f"{100 * published:.2f}"
-            difference = f"{got - 100 * published:+.2f}"
-        spread = f"{100 * low:.1f} to {100 * high:.1f}"
-        cells = (paper, f"{got:.2f}", difference, spread, row.key, version[:10])
-        rows.append([dataset, row.protocol, row.ranking, *cells])
-    yield "mAP in per cent, published and got"
-    yield from evaluation_report.align(rows, left=3)
-
-
-def _described(compared: Sequence[Compared]) -> list[dict[str, Any]]:
-    """The same, ready for JSON, as shares of 1."""
-    return [
-        {
-            "dataset": dataset,
-            "protocol": row.protocol,
-            "ranking": row.ranking,
-            "published": published,
-            "mAP": row.mean.value,
-            "interval": list(row.mean.interval),
-            "difference": None if published is None else row.mean.value - published,
-            "settings": row.key,
-            "ground_truth_sha256": version,
-        }
-        for dataset, version, row, published in compared
-    ]

@@ -22,7 +22,8 @@ from jaxtyping import Float, Int
 
 from delf_jax import progress, store_files
 from delf_jax.extraction import extract_features
-from delf_jax.files import InputError, sha256_of
+from delf_jax.file_changes import digest, is_changed, look_at
+from delf_jax.files import InputError
 from delf_jax.images import find_images
 from delf_jax.ops import Features
 from delf_jax.region_boxes import RegionBoxes, boxes_of
@@ -197,10 +198,10 @@ def extract_to_store(
     mine = sorted(images)[part[0] :: part[1]]
     todo = []
     for id, path in mine:
-        record = _look_at(path, Record(id, writer.sequence, "extracted"))
+        record = look_at(path, Record(id, writer.sequence, "extracted"))
         if (
             id not in known
-            or _is_changed(path, known[id].record, record)
+            or is_changed(path, known[id].record, record)
             or _has_other_boxes(known[id], boxes, settings)
         ):
             todo.append((record, path))
@@ -276,7 +277,7 @@ def _extract(
         if isinstance(result, InputError):
             yield record._replace(outcome="failed", reason=str(result)), None
         else:
-            yield record._replace(sha256=_digest(path, record)), result
+            yield record._replace(sha256=digest(path, record)), result
 
 
 def _has_other_boxes(
@@ -291,30 +292,3 @@ def _has_other_boxes(
     except InputError:  # It is told when the image is extracted.
         return True
     return not np.array_equal(features.regions.boxes[1:], now)
-
-
-def _look_at(path: pathlib.Path, record: Record) -> Record:
-    """The record with size and time of the file, if there is one."""
-    try:
-        status = path.stat()
-    except OSError:
-        return record
-    return record._replace(file_size=status.st_size, modified=status.st_mtime_ns)
-
-
-def _digest(path: pathlib.Path, record: Record) -> str:
-    """The SHA-256 of the file; "" if it has changed since the record was made."""
-    try:
-        digest = sha256_of(path)
-    except OSError:
-        return ""
-    return digest if _look_at(path, record) == record else ""
-
-
-def _is_changed(path: pathlib.Path, known: Record, now: Record) -> bool:
-    """Whether an image must be extracted: its bytes decide if only the time differs."""
-    if known.outcome != "extracted" or known.file_size != now.file_size:
-        return True
-    if known.modified == now.modified:
-        return False
-    return known.sha256 == "" or _digest(path, now) != known.sha256

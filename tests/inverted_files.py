@@ -11,7 +11,7 @@ from delf_jax import (
     store,
     store_files,
 )
-from delf_jax.ops import Features, LocalFeatures
+from delf_jax.ops import Features, LocalFeatures, Regions
 from delf_jax.shards import FORMAT, Record
 
 MODEL = {"name": "drawn", "fingerprint": "f" * 64}
@@ -19,9 +19,14 @@ WORDS, DIMENSION = 30, 12
 IDS = [f"{name}.jpg" for name in "abcdefghijkl"]
 
 
-def fill_store(out, ids, *, sequence=1, seed=0, dimension=DIMENSION):
-    """A store with random local features of these images; the third has none."""
+def fill_store(out, ids, *, sequence=1, seed=0, dimension=DIMENSION, boxes=False):
+    """A store with random local features of these images; the third has none.
+
+    boxes: the first features are of the whole image, the others of three boxes, of
+    which one is empty; the second image has none.
+    """
     manifest = {"format": FORMAT, "key": "drawn", "model": MODEL, "settings": {}}
+    manifest |= {"with_boxes": True} if boxes else {}
     store_files.begin(out, manifest)
     known = store_files.current_records(store_files.read_shards(out, "drawn"))
     writer = store_files.Writer(out, "drawn", known.values())
@@ -31,10 +36,20 @@ def fill_store(out, ids, *, sequence=1, seed=0, dimension=DIMENSION):
         shapes = (count, 2), count, (count, dimension), count
         local = LocalFeatures(*(rng.normal(size=s).astype(np.float32) for s in shapes))
         record = Record(id, sequence, "extracted")
-        writer.add(record, Features(local, None, (40, 60)))
+        regions = _draw_regions(id, count) if boxes else None
+        writer.add(record, Features(local, None, (40, 60), regions))
     writer.flush()
     store_files.finish(out, writer, alone=True)
     return store.open_store(out)
+
+
+def _draw_regions(id, count):
+    """Regions of so many features."""
+    counts = [count]
+    if not id.startswith("b"):
+        counts = [count // 2, count // 4, 0, count - count // 2 - count // 4]
+    boxes = np.tile(np.float32([[0, 0, 40, 60]]), (len(counts), 1))
+    return Regions(boxes, np.array(counts, np.int32))
 
 
 def draw_words(folder, seed=0):

@@ -2,10 +2,18 @@ import numpy as np
 import pytest
 from inverted_files import DIMENSION, IDS, WORDS, draw_words, fill_store
 
-from delf_jax import aggregated_files, aggregating, codebooks, store, store_files
+from delf_jax import (
+    aggregated_files,
+    aggregating,
+    codebooks,
+    regions,
+    store,
+    store_files,
+)
 from delf_jax.files import InputError
 from delf_jax.formats import datum
 from delf_jax.ops import Features, LocalFeatures
+from delf_jax.retrieval import aggregation
 from delf_jax.shards import FORMAT, Record
 
 
@@ -47,6 +55,34 @@ def test_a_file_of_vlad_holds_one_array(images, words, tmp_path, normalize):
     unit = np.linalg.norm(found) == pytest.approx(1)
     assert unit == normalize
     assert not datum.read_datum(tmp_path / "c.vlad").any()
+
+
+@pytest.mark.parametrize("regional", [True, False])
+def test_features_of_boxes_are_regions_or_left_out(words, tmp_path, regional):
+    images = fill_store(tmp_path / "store", IDS[:5], boxes=True)
+    words, r = words._replace(regional=regional), "r" * regional
+    for kind in aggregating.KINDS:
+        write(images, words, tmp_path / "out", kind)
+    for id, features in zip(images.ids, images, strict=True):
+        counts = regions.features_per_region(features) if regional else None
+        local = features.local if regional else regions.whole_image(features).local
+        centroids = words.codebook.centroids
+        nearest = aggregation.assign_words(local.descriptors, centroids)
+        given = local.descriptors, nearest, centroids
+        name = tmp_path / "out" / id.removesuffix(".jpg")
+        vlad = aggregation.aggregate_vlad(*given, features_per_region=counts)
+        found = datum.read_datum(f"{name}.{r}vlad")
+        np.testing.assert_array_equal(found, vlad)
+        asmk = aggregation.aggregate_asmk(*given, features_per_region=counts)
+        for kind, made in (("asmk", asmk), ("asmk_star", aggregation.binarize(asmk))):
+            residuals, known = datum.read_datum_pair(f"{name}.{r}{kind}")
+            np.testing.assert_array_equal(residuals, made.residuals.reshape(-1))
+            np.testing.assert_array_equal(known, made.visual_words)
+
+
+def test_regional_aggregation_needs_a_store_with_boxes(images, words, tmp_path):
+    with pytest.raises(InputError, match=r"needs features of regions.*--boxes"):
+        write(images, words._replace(regional=True), tmp_path / "out", "asmk")
 
 
 def test_only_what_is_new_or_changed_is_aggregated(images, words, tmp_path):

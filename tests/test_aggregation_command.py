@@ -1,4 +1,5 @@
 import re
+import shutil
 
 import pytest
 from inverted_files import DIMENSION, IDS, WORDS, draw_words, fill_store
@@ -56,6 +57,23 @@ def test_a_config_of_the_original_says_the_same(run, tmp_path):
     assert residuals.shape == (2 * len(words),)
 
 
+@pytest.mark.parametrize("by", ["option", "config"])
+def test_regions_are_aggregated_where_a_word_asks_for_it(run, tmp_path, by):
+    shutil.rmtree(tmp_path / "store")
+    fill_store(tmp_path / "store", IDS, boxes=True)
+    options = "--codebook=codebook", "--regional"
+    if by == "config":
+        options = ("--config=a.pbtxt",)
+        lines = "use_regional_aggregation: true", "use_l2_normalization: false"
+        (tmp_path / "a.pbtxt").write_text("\n".join([CONFIG, *lines]))
+    assert run("--out=out", *options)[0] == 0
+    index = inverted_file.open_inverted_file("out")
+    assert index.info["regional"] and not index.rule.normalize
+    to = "asmk_star" if by == "config" else "vlad"
+    assert run("--out=files", f"--to={to}", *options)[0] == 0
+    assert len(list((tmp_path / "files").glob(f"*.r{to}"))) == len(IDS)
+
+
 @pytest.mark.parametrize(
     ("change", "options", "reason"),
     [
@@ -63,6 +81,7 @@ def test_a_config_of_the_original_says_the_same(run, tmp_path):
         ("aggregation_type: VLAD", [], "no inverted file; write files with --to=vlad"),
         ("codebook_size: 31", [], "codebook_size 31 .* those of the codebook, 30 and"),
         ("use_regional_aggregation: true", [], "needs features of regions"),
+        ("", ["--regional"], "use_regional_aggregation is false: leave out"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(run, tmp_path, change, options, reason):

@@ -19,6 +19,7 @@ from delf_jax import (
 )
 from delf_jax.files import InputError
 from delf_jax.formats import revisited, revisited_metrics
+from delf_jax.rankings import read_rankings
 from delf_jax.retrieval import metrics
 
 SIZE = (96, 128)
@@ -266,14 +267,14 @@ def test_rankings_that_are_wrong_are_refused(made, tmp_path, change, message):
     path = write_ranking(tmp_path / "theirs.json", change)
     dataset = datasets.read_dataset(made / "gnd_drawn.json")
     with pytest.raises(InputError, match=message):
-        evaluation.read_rankings(path, dataset)
+        read_rankings(path, dataset)
 
 
 def test_what_holds_no_rankings_is_refused(made, tmp_path):
     files.write_json(tmp_path / "list.json", [1])
     dataset = datasets.read_dataset(made / "gnd_drawn.json")
     with pytest.raises(InputError, match="no rankings"):
-        evaluation.read_rankings(tmp_path / "list.json", dataset)
+        read_rankings(tmp_path / "list.json", dataset)
 
 
 def test_a_perfect_ranking_scores_one(made):

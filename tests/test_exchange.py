@@ -141,7 +141,7 @@ def test_a_killed_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
         write_files(source, files, "delf", shown=False)
     assert write_files(source, files, "delf", shown=False)[:2] == (2, 2)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(exchange, "_read_image", killed_at(exchange._read_image, 3))
+        patch.setattr(exchange, "read_image", killed_at(exchange.read_image, 3))
         read_files(files, out, "delf", shown=False)
     assert read_files(files, out, "delf", shown=False)[:2] == (1, 3)
     assert store.open_store(out).ids == IDS

@@ -15,6 +15,8 @@ from inverted_files import (
 
 from delf_jax import aggregating, codebooks, inverted_build, inverted_file, store
 from delf_jax.files import InputError
+from delf_jax.regions import whole_image
+from delf_jax.retrieval import similarity
 from delf_jax.retrieval.inverted import Rule
 
 
@@ -140,3 +142,25 @@ def test_an_index_makes_only_a_deleted_shard_anew(images, words, tmp_path, monke
         inverted_file.similarities(again, query),
         inverted_file.similarities(made, query),
     )
+
+
+def test_an_index_with_boxes_is_of_regions_and_without_them_is_not(words, tmp_path):
+    def of_index(images):
+        codebook = tmp_path / "codebook"
+        given = tmp_path, images, codebook
+        return inverted_build.inverted_file_of_index(*given, shown=False)
+
+    plain = of_index(fill_store(tmp_path / "store", IDS))
+    with_boxes = fill_store(tmp_path / "boxes", IDS, boxes=True)
+    regional = of_index(with_boxes)
+    assert plain.info["key"] != regional.info["key"]
+    assert (plain.words.regional, regional.words.regional) == (False, True)
+    assert (plain.rule.normalize, regional.rule.normalize) == (True, False)
+    assert of_index(with_boxes).rule == regional.rule
+    # What is not asked to be regional takes the whole images alone.
+    _, whole = build(with_boxes, words, tmp_path / "out")
+    assert whole.rule.normalize and "regional" not in whole.info
+    query = aggregated_query(whole)
+    first = aggregating.aggregate(whole_image(with_boxes[0]), words, "asmk_star", "")
+    expected = similarity.asmk_similarity(query, first, dimension=DIMENSION)
+    assert inverted_file.similarities(whole, query)[0] == expected

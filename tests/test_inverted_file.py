@@ -11,7 +11,7 @@ from inverted_files import (
     in_runs,
 )
 
-from delf_jax import aggregating, files, inverted_file, store
+from delf_jax import aggregating, files, inverted_file, regions, store
 from delf_jax.files import InputError
 from delf_jax.retrieval import aggregation, similarity
 from delf_jax.retrieval.inverted import Rule
@@ -67,6 +67,38 @@ def test_the_rule_of_similarity_is_kept(images, words, tmp_path, rule):
     query = aggregated_query(index)
     options = {k: v for k, v in rule._asdict().items() if k != "idf"}
     expected = brute_force(images, words, "asmk_star", query, **options)
+    np.testing.assert_array_equal(inverted_file.similarities(index, query), expected)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_images_are_aggregated_by_region_and_queries_are_not(words, tmp_path, binary):
+    images = fill_store(tmp_path / "store", IDS, boxes=True)
+    words = words._replace(regional=True)
+    _, index = build(images, words, tmp_path / "out", binary=binary)
+    assert index.info["regional"] and index.words.regional
+    assert not index.rule.normalize
+    asked = images[0]
+    query = inverted_file.aggregate_query(index, asked)
+    centroids, expected = words.codebook.centroids, []
+
+    def made(local, counts):
+        nearest = aggregation.assign_words(local.descriptors, centroids)
+        found = aggregation.aggregate_asmk(
+            local.descriptors, nearest, centroids, features_per_region=counts
+        )
+        return aggregation.binarize(found) if binary else found
+
+    whole = made(regions.whole_image(asked).local, None)
+    np.testing.assert_array_equal(query.visual_words, whole.visual_words)
+    np.testing.assert_array_equal(query.residuals, whole.residuals)
+    for features in images:
+        image = made(features.local, regions.features_per_region(features))
+        expected.append(
+            similarity.asmk_similarity(
+                query, image, dimension=DIMENSION, normalize=False
+            )
+        )
+    assert np.count_nonzero(expected) > 5
     np.testing.assert_array_equal(inverted_file.similarities(index, query), expected)
 
 

@@ -3,16 +3,27 @@ import pathlib
 import runpy
 import shutil
 
+import numpy as np
 import pytest
 from test_datasets import write_original
 
-from delf_jax import cli, codebooks, reproduction, settings, weights
+from delf_jax import (
+    cli,
+    codebooks,
+    inverted_file,
+    pairs,
+    reproduction,
+    settings,
+    store,
+    weights,
+)
 from delf_jax.experiment_config import read_experiment_config
 from delf_jax.files import InputError
 from delf_jax.formats import revisited_metrics
+from delf_jax.region_boxes import RegionBoxes
 
 CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "drawn.py"
-WAYS = ("global", "superglobal", "verification")
+WAYS = ("global", "superglobal", "verification", "asmk", "asmk+verification")
 PROTOCOLS = ("easy", "medium", "hard")
 
 
@@ -43,6 +54,7 @@ def run(data, out, tiny, *overrides, **options):
 
 
 ONE_WAY = "experiment.ways=('global',)"
+WORDLESS = ONE_WAY, "experiment.codebook.words=0"
 
 
 def own_copy(drawn, tmp_path):
@@ -87,7 +99,7 @@ def test_again_nothing_is_extracted_and_the_results_are_the_same(
 
 def test_published_figures_stand_beside_those_got(drawn, tmp_path, tiny, capsys):
     paper = "experiment.paper=(('drawn','global',50.0,25.0),('drawn+r1m','global',1,1))"
-    compared = run(drawn, tmp_path, tiny, ONE_WAY, paper)
+    compared = run(drawn, tmp_path, tiny, *WORDLESS, paper)
     published = {each.row.protocol: each.published for each in compared}
     assert published == {"easy": None, "medium": 0.5, "hard": 0.25}
     said = capsys.readouterr().out.splitlines()
@@ -100,23 +112,23 @@ def test_published_figures_stand_beside_those_got(drawn, tmp_path, tiny, capsys)
 def test_other_collections_are_not_compared_with_the_paper(drawn, tmp_path, tiny):
     paper = "experiment.paper=(('drawn','global',50.0,25.0),)"
     others = {"others": drawn / "training"}
-    compared = run(drawn, tmp_path, tiny, ONE_WAY, paper, **others)
+    compared = run(drawn, tmp_path, tiny, *WORDLESS, paper, **others)
     assert {each.published for each in compared} == {None}
     data = own_copy(drawn, tmp_path)
     (data / "drawn" / "jpg" / "other0.jpg").unlink()
-    compared = run(data, tmp_path / "o", tiny, ONE_WAY, paper, partial=True)
+    compared = run(data, tmp_path / "o", tiny, *WORDLESS, paper, partial=True)
     assert {each.published for each in compared} == {None}
 
 
 def test_queries_seen_in_training_are_left_out_beside(drawn, tmp_path, tiny):
     seen = tmp_path / "seen.txt"
     seen.write_text("place0_0\nplace0_1\n")
-    compared = run(drawn, tmp_path / "out", tiny, ONE_WAY, seen=seen)
+    compared = run(drawn, tmp_path / "out", tiny, *WORDLESS, seen=seen)
     protocols = [each.row.protocol for each in compared]
     assert protocols == [x for p in PROTOCOLS for x in (p, f"{p}_unseen")]
     seen.write_text("nobody\n")
     with pytest.raises(InputError, match="'nobody' is no query and no landmark"):
-        run(drawn, tmp_path / "out", tiny, ONE_WAY, seen=seen)
+        run(drawn, tmp_path / "out", tiny, *WORDLESS, seen=seen)
 
 
 def test_datasets_are_found_in_one_folder_or_in_folders_of_their_names(drawn, tmp_path):
@@ -139,7 +151,7 @@ def test_the_original_oxford_runs_through(drawn, tmp_path, tiny):
     first = ("oxc1_place0_0 8 10 180 138", "place0_0\nplace0_1", "place0_2", "other0")
     write_original(data, a_1=first, b_1=("place1_0 0 0 192 144", "place1_1", "", ""))
     datasets = "experiment.datasets=('oxford5k',)"
-    (row,) = run(tmp_path, tmp_path / "out", tiny, ONE_WAY, datasets)
+    (row,) = run(tmp_path, tmp_path / "out", tiny, *WORDLESS, datasets)
     assert (row.dataset, row.row.protocol) == ("oxford5k", "all")
     # The photo of a query is one of those it should find, and of two landmarks each.
     assert 0 < row.row.mean.value <= 1 and row.row.macro is not None
@@ -148,20 +160,21 @@ def test_the_original_oxford_runs_through(drawn, tmp_path, tiny):
 
 
 def test_evaluation_is_told_what_the_experiment_says(drawn, tmp_path, tiny):
-    sources = reproduction.Sources(drawn, tmp_path, tiny, settings.settings_for(tiny))
+    given = RegionBoxes(tmp_path / "boxes.csv", {})
+    how = settings.settings_for(tiny)
+    sources = reproduction.Sources(drawn, tmp_path, tiny, how)
     expected = {
         "r50delg_gld": {"verification": "delg"},
         "rn101_af_gldv2clean": {},
-        "d2r_asmk": {
-            "verification": "d2r",
-            "boxes": drawn / "roxford5k" / "boxes.csv",
-        },
+        "d2r_asmk": {"verification": "d2r", "boxes": given},
     }
     for name, options in expected.items():
         path = CONFIG.with_name(f"{name}.py")
+        boxes = {"roxford5k": given} if name == "d2r_asmk" else {}
         experiment = runpy.run_path(str(path))["get_config"]().experiment
         found = reproduction._options(
-            experiment, "roxford5k", {}, sources, False, False
+            *(experiment, "roxford5k", {}, sources._replace(boxes=boxes)),
+            *(False, False),
         )
         assert found == options
 
@@ -226,3 +239,69 @@ def test_a_codebook_may_be_there_already_and_needs_photos_otherwise(
     nothing = "experiment.codebook.learned_on=()"
     with pytest.raises(InputError, match="learned_on: says nothing of drawn"):
         run(data, tmp_path / "out", tiny, words, nothing)
+
+
+@pytest.fixture
+def with_boxes(drawn, tmp_path):
+    """The drawn datasets; each photo of the index and each distractor has a box."""
+    data = own_copy(drawn, tmp_path)
+    for folder in (data / "drawn" / "jpg", data / "training"):
+        rows = [f"{path.stem},20,24,120,160" for path in folder.glob("*.jpg")]
+        header = "image,y_min,x_min,y_max,x_max"
+        place = folder.parent if folder.name == "jpg" else folder
+        (place / "boxes.csv").write_text("\n".join([header, *rows]))
+    return data
+
+
+def test_an_experiment_with_boxes_ranks_by_regional_aggregation(
+    with_boxes, tmp_path, tiny, monkeypatch
+):
+    data, out = with_boxes, tmp_path / "out"
+    fields = (
+        "experiment.ways=('asmk','asmk+verification')",
+        "experiment.boxes=boxes.csv",
+        "experiment.codebook.words=16",
+        "experiment.codebook.learned_on=(('drawn','drawn'),)",
+    )
+    others = data / "training"
+    compared = run(data, out, tiny, *fields, others=others)
+    assert len(compared) == 2 * len(PROTOCOLS)
+    images = store.open_store(out / "drawn" / "store")
+    assert {len(each.regions.counts) for each in images} == {2}
+    index = inverted_file.open_inverted_file(out / "drawn" / "asmk")
+    assert index.info["regional"] and len(index.ids) == len(images) + 3
+    queries = store.open_store(out / "drawn" / "queries")
+    assert all(query.regions is None for query in queries)
+    # A query that is compared with a photo's whole finds there what it would without.
+    plain = run(data, tmp_path / "plain", tiny, *fields[:1], *fields[2:])
+    whole = store.open_store(tmp_path / "plain" / "drawn" / "store")
+    for ours, theirs in zip(images, whole, strict=True):
+        pair = [
+            pairs.compare_features(queries[0], each, 160).pair
+            for each in (ours, theirs)
+        ]
+        np.testing.assert_array_equal(pair[0].matches, pair[1].matches)
+    assert {a.row.key for a in compared}.isdisjoint(b.row.key for b in plain)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("extracted again")
+
+    monkeypatch.setattr("delf_jax.extraction._run_canvases", refuse)
+    features = out / "distractors"
+    for again in (others, features):
+        rows = run(data, out, tiny, *fields, others=again)
+        assert [each.row.key for each in rows] == [each.row.key for each in compared]
+
+
+def test_boxes_that_are_not_there_are_told_before_anything_is_extracted(
+    with_boxes, tmp_path, tiny
+):
+    fields = *WORDLESS, "experiment.boxes=boxes.csv"
+    others = with_boxes / "training"
+    (others / "boxes.csv").unlink()
+    with pytest.raises(InputError, match=r"training/boxes\.csv"):
+        run(with_boxes, tmp_path / "out", tiny, *fields, others=others)
+    (with_boxes / "drawn" / "boxes.csv").unlink()
+    with pytest.raises(InputError, match=r"drawn/boxes\.csv"):
+        run(with_boxes, tmp_path / "out", tiny, *fields)
+    assert not (tmp_path / "out").exists()

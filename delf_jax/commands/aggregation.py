@@ -19,6 +19,9 @@ def add_aggregate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--float", action="store_true", help="an inverted file of ASMK, not ASMK*"
     )
+    parser.add_argument(
+        "--regional", action="store_true", help="R-ASMK*, of a store with boxes"
+    )
     parser.add_argument("--idf", action="store_true", help="weigh words by rarity")
     parser.add_argument(
         "--assignments", type=int, metavar="N", help="words of a descriptor (1)"
@@ -41,23 +44,23 @@ def run_aggregate(options: argparse.Namespace) -> int:
         raise InputError("aggregate: name a codebook with --codebook")
     shared.prepare_jax()
     from delf_jax import aggregated_files, aggregating, inverted_build, store
-    from delf_jax.retrieval.inverted import Rule
 
     assignments = options.assignments
     if assignments is None:
         assignments = config.assignments if config else 1
-    words = aggregating.load_words(codebook, assignments)
+    regional = options.regional or bool(config and config.regional)
+    words = aggregating.load_words(codebook, assignments)._replace(regional=regional)
     _check_size(options, config, words.codebook.centroids.shape)
     images = store.open_store(options.store)
     given = {"images": images, "words": words, "out": options.out}
-    rule = Rule(idf=options.idf)
+    rule = inverted_build.default_rule(regional)._replace(idf=options.idf)
     if config:
         rule = rule._replace(
             alpha=config.alpha, tau=config.tau, normalize=config.normalize
         )
     if options.to:
         report = aggregated_files.write_aggregated(
-            **given, kind=options.to, normalize=rule.normalize
+            **given, kind=options.to, normalize=config is None or config.normalize
         )
     else:
         asmk = options.float or (config and config.aggregation == "asmk")
@@ -84,10 +87,9 @@ def _read_config(options: argparse.Namespace) -> Any:
         raise InputError(
             f"{options.config}: VLAD has no inverted file; write files with --to=vlad"
         )
-    if config.regional:
+    if options.regional and not config.regional:
         raise InputError(
-            f"{options.config}: use_regional_aggregation needs features of regions, "
-            f"and {options.store} holds those of whole images"
+            f"{options.config}: use_regional_aggregation is false: leave out --regional"
         )
     return config
 
