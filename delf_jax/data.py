@@ -13,7 +13,7 @@ import numpy as np
 
 from delf_jax import preparation
 from delf_jax.files import InputError
-from delf_jax.records import list_records
+from delf_jax.records import classes_without_images, list_records
 
 UNLABELLED = -1  # label of an image that belongs to no class.
 Transform = Callable[[dict, np.random.Generator], dict]
@@ -86,6 +86,10 @@ def open_sources(
             source.get("label_column", "label"),
             source.get("split", ""),
         )
+        failures += [
+            f"class {label} of {name}, of which there is no image to train on"
+            for label in classes_without_images(source["path"], records)
+        ]
         names = {str(record.label) for record in records}
         held_out, unlabelled = (
             {str(label) for label in source.get(field, ())}

@@ -71,6 +71,16 @@ def list_records(
     return records
 
 
+def classes_without_images(path: str, records: Sequence[Record]) -> list[str]:
+    """The classes of a folder of class folders of which `records` has no image."""
+    source = pathlib.Path(path)
+    # Landmarks are numbered: their folders are no classes, nor are those of TFRecords.
+    if not source.is_dir() or not all(isinstance(r.label, str) for r in records):
+        return []
+    folders = {p.name for p in source.iterdir() if p.is_dir() and p.name[0] != "."}
+    return sorted(folders - {record.label for record in records})
+
+
 def read_record(record: Record) -> UInt8[np.ndarray, "H W 3"]:
     """The RGB image of a record; InputError, naming it, if it cannot be read."""
     if record.offset < 0:

@@ -187,6 +187,26 @@ def test_prepare_stores_photos_and_lists_the_broken_ones(run, tmp_path):
     assert "a/2.jpg" in listed
 
 
+def test_what_prepare_leaves_out_train_finds_without_preparing_again(
+    run, tmp_path, monkeypatch
+):
+    from delf_jax import data, images, preparation
+
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        encoded = images.encode_jpeg(np.full((30, 40, 3), 90, np.uint8), 90)
+        (tmp_path / "photos" / label / "0.jpg").write_bytes(encoded)
+    names, stored = tmp_path / "names.txt", tmp_path / "data"
+    names.write_text("b\n")
+    given = f"--dataset={tmp_path / 'photos'}", f"--data={stored}"
+    status, out = run("prepare", *given, f"--exclude={names}", model=False)
+    assert status == 0 and "1 of 1 images ready" in out
+    monkeypatch.delattr(preparation, "_build")
+    settings = {"mine": {"path": str(tmp_path / "photos")}}
+    (source,), _ = data.open_sources(settings, str(stored), max_side=1024, exclude="b")
+    assert source.classes == {"a": 0} and len(source) == 1
+
+
 def test_train_is_given_the_config_with_its_overrides(run, tmp_path, monkeypatch):
     from delf_jax import train
 

@@ -14,6 +14,7 @@ from delf_jax.training_setup import make_static
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 EXTRACTION = {
+    *("d2r_asmk", "delf_asmk", "drawn", "experiment"),
     *("delf_example", "delf_gld", "released", "rn101_af_gldv2clean"),
     *(f"r{d}delg_{data}" for d in (50, 101) for data in ("gld", "gldv2clean")),
 }

@@ -163,6 +163,39 @@ def test_a_corrupt_image_is_left_out_by_name_and_others_are_kept(folder, tmp_pat
     assert "bad.jpg" in failures[0]
 
 
+def test_a_class_without_an_image_to_train_on_is_named(folder, tmp_path):
+    images = tmp_path / "images"
+    for name in ("none", "one", ".hidden"):
+        (images / name).mkdir(parents=True)
+    pixels = (folder / "red" / "0.png").read_bytes()
+    (images / "one" / "0.png").write_bytes(pixels)
+    for number in range(2):
+        (images / "more" / f"{number}.png").parent.mkdir(exist_ok=True)
+        (images / "more" / f"{number}.png").write_bytes(pixels)
+    for split, missing in (("", ["none"]), ("train", ["none", "one"])):
+        settings = {"s": {"path": str(images), "split": split}}
+        (source,), said = data.open_sources(settings, str(tmp_path / "d"), max_side=30)
+        assert said == [
+            f"class {name} of s, of which there is no image to train on"
+            for name in missing
+        ]
+        assert not source.classes.keys() & set(missing)
+
+
+def test_labels_of_any_value_are_numbered_from_0(folder, tmp_path):
+    labels = ("-7", "9" * 30, "Köln", "nan")
+    table = tmp_path / "labels.csv"
+    rows = [f"red/{i % 3}.png,{label}" for i, label in enumerate(labels[:3])]
+    rows.append(f"blue/0.png,{labels[3]}")
+    table.write_text("\n".join(["image,label", *rows]), encoding="utf-8")
+    settings = {"s": {"path": str(table), "images": str(folder)}}
+    (source,), _ = data.open_sources(settings, str(tmp_path / "d"), max_side=30)
+    assert source.classes.keys() == set(labels)
+    assert sorted(source.classes.values()) == [0, 1, 2, 3]
+    found = {source[i]["label"] for i in range(len(source))}
+    assert found == {0, 1, 2, 3}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

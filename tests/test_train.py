@@ -4,10 +4,12 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import time
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -246,6 +248,29 @@ def test_a_wrong_field_is_named(config, tmp_path, change, message):
         config.update_from_flattened_dict(change)
     with pytest.raises(InputError, match=message):
         train.train(config, str(tmp_path))
+
+
+@pytest.mark.slow
+def test_grey_broken_and_lonely_images_and_an_empty_class_stop_nothing(
+    tmp_path, capsys
+):
+    images = draw_images(tmp_path / "images", each=2)
+    (images / "empty").mkdir()
+    (images / "lonely").mkdir()
+    shutil.copy(images / "a" / "0.png", images / "lonely")
+    grey = np.random.default_rng(0).integers(0, 256, (70, 90), np.uint8)
+    cv2.imwrite(str(images / "b" / "grey.png"), grey)
+    whole = (images / "a" / "0.png").read_bytes()
+    (images / "b" / "half.png").write_bytes(whole[: len(whole) // 2])
+    config = make_config(images, tmp_path / "data")
+    outcome = train.train(config, str(tmp_path / "run"))
+    assert outcome.finished and np.isfinite(outcome.metrics["loss"])
+    said = capsys.readouterr().out
+    assert "left out: class empty of images" in said
+    assert re.search(r"left out: .*half\.png: .*\n", said)
+    assert said.count("left out: ") == 2
+    kernel = final_state(tmp_path / "run")["params/classifier/kernel"]
+    assert kernel.shape[1] == 3
 
 
 def fields_of(images, prepared, **others):

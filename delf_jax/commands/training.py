@@ -124,6 +124,9 @@ def add_prepare_options(parser: argparse.ArgumentParser) -> None:
         "--split", default="", metavar="PART", help="train | validation (all)"
     )
     parser.add_argument(
+        "--exclude", default="", metavar="FILE", help="as config.data.exclude of train"
+    )
+    parser.add_argument(
         "--max_side", type=int, default=1024, metavar="N", help="pixels kept (1024)"
     )
     shared.add_part(parser)
@@ -133,11 +136,16 @@ def add_prepare_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_prepare(options: argparse.Namespace) -> int:
-    from delf_jax import preparation, records
+    from delf_jax import exclusions, preparation, records
 
     found = records.list_records(
         options.dataset, options.images, options.label_column, options.split
     )
+    if options.exclude:
+        names = set(exclusions.read_names(options.exclude))
+        found = [record for record in found if str(record.label) not in names]
+    if not found:
+        raise InputError(f"{options.exclude}: leaves no image of {options.dataset}")
     name = pathlib.Path(options.dataset).resolve().stem
     prepared = preparation.prepare(
         *(name, found, options.data),

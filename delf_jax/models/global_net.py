@@ -37,10 +37,11 @@ class CosineClassifier(nn.Module):
         shape = (x.shape[-1], classes * self.centers)
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
         rows, columns = l2_normalize(x), l2_normalize(kernel, axis=0)
+        wide = jnp.float64 if rows.dtype == jnp.float64 else jnp.float32
         if self.compute_dtype != "float32":
             dtype = jnp.dtype(self.compute_dtype)
             rows, columns = rows.astype(dtype), columns.astype(dtype)
-        cosines = jnp.matmul(rows, columns, preferred_element_type=jnp.float32)
+        cosines = jnp.matmul(rows, columns, preferred_element_type=wide)
         return nearest_centers(cosines, self.centers)
 
 
