@@ -13,12 +13,12 @@ from configs import common
 
 def get_config() -> ConfigDict:
     config = common.get_config()
-    config.steps = 1200
+    config.steps = 1500
     config.batch_size = 32
     config.ema_decay = 0.99
     config.log_every = 20
-    config.checkpoint_every = 400
-    config.images_every = 400
+    config.checkpoint_every = 500
+    config.images_every = 500
     config.devices = 1
     config.model.depth = 22
     config.model.width = 32
@@ -27,11 +27,11 @@ def get_config() -> ConfigDict:
     config.model.global_dimension = 256
     config.views.kind = "crop"
     config.views.size = 96
-    config.views.area = (0.3, 1.0)
-    config.views.colour = 0.5
+    config.views.area = (0.4, 1.0)
+    config.views.colour = 0.2  # drawn weather and hours do the rest.
     config.loss.scale = 16.0  # sqrt of the descriptor's dimension, as in [DELG].
     config.optimizer.learning_rate = 1.6e-2  # 2e-3 at this batch.
-    config.optimizer.warmup_steps = 100
+    config.optimizer.warmup_steps = 50
     config.data.directory = "runs/data"
     config.data.threads = 2
     config.data.max_side = 256

@@ -217,7 +217,13 @@ def _build_by_beam(whole: LabelledImages, runner: str) -> None:
 def _build(builder: LabelledImages, **options: Any) -> None:
     config = tfds.download.DownloadConfig(try_download_gcs=False, **options)
     with _quiet_tfds():
-        builder.download_and_prepare(download_config=config)
+        try:
+            builder.download_and_prepare(download_config=config)
+        except OSError:
+            # Another process, as of a sweep, may have finished the same meanwhile.
+            if not builder.is_prepared():
+                raise
+            builder.info.read_from_directory(builder.data_dir)
 
 
 @contextlib.contextmanager
