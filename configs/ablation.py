@@ -14,19 +14,23 @@ from configs import synthetic
 
 def get_config() -> ConfigDict:
     config = synthetic.get_config()
-    config.steps = 500
+    config.steps = 1000
     config.batch_size = 16
+    config.checkpoint_every = 500
     config.images_every = 0
+    config.views.size = 64
+    config.views.colour = 0.0
     config.model.depth = 18
     config.model.width = 16
     config.model.attention_width = 32
     config.model.reduced_dimension = 32
     config.model.global_dimension = 128
     config.loss.scale = 11.3  # sqrt of the descriptor's dimension, as in [DELG].
-    config.optimizer.learning_rate = 3.2e-2  # 2e-3 at this batch.
+    config.optimizer.learning_rate = 4.8e-2  # 3e-3 at this batch.
+    config.validation.every = 500
     config.data.threads = 1
     config.data.sources.synthetic.landmarks = 20
-    config.extraction.image_scales = (0.25, 0.3535, 0.5, 1.0)
+    config.extraction.image_scales = (0.1768, 0.25, 0.3535, 1.0)
     config.extraction.global_scales = (0, 1, 2)
     return config
 
@@ -37,5 +41,5 @@ def sweep(add):
         add(**{"loss.margin": margin})
     for weight in (0.0, 1.0):
         add(**{"loss.reconstruction": weight})
-    for size in (64, 128):
+    for size in (48, 96):
         add(**{"views.size": size})

@@ -13,12 +13,12 @@ from configs import common
 
 def get_config() -> ConfigDict:
     config = common.get_config()
-    config.steps = 1500
+    config.steps = 1600
     config.batch_size = 32
     config.ema_decay = 0.99
     config.log_every = 20
-    config.checkpoint_every = 500
-    config.images_every = 500
+    config.checkpoint_every = 400
+    config.images_every = 400
     config.devices = 1
     config.model.depth = 22
     config.model.width = 32
@@ -26,20 +26,20 @@ def get_config() -> ConfigDict:
     config.model.reduced_dimension = 128
     config.model.global_dimension = 256
     config.views.kind = "crop"
-    config.views.size = 96
+    config.views.size = 64
     config.views.area = (0.4, 1.0)
-    config.views.colour = 0.2  # drawn weather and hours do the rest.
+    config.views.colour = 0.1  # drawn weather and hours do the rest.
     config.loss.scale = 16.0  # sqrt of the descriptor's dimension, as in [DELG].
-    config.optimizer.learning_rate = 1.6e-2  # 2e-3 at this batch.
+    config.optimizer.learning_rate = 2.4e-2  # 3e-3 at this batch.
     config.optimizer.warmup_steps = 50
     config.data.directory = "runs/data"
     config.data.threads = 2
     config.data.max_side = 256
-    config.validation.every = 100
+    config.validation.every = 200
     config.validation.examples = 0
     config.validation.drawn.landmarks = 40
-    config.extraction.image_scales = (0.3535, 0.5, 0.7071, 1.0)
-    config.extraction.global_scales = (0, 1)  # the sizes that crops show.
+    config.extraction.image_scales = (0.1768, 0.25, 0.3535, 0.5, 0.7071, 1.0)
+    config.extraction.global_scales = (0, 1, 2)  # the sizes that crops show.
     config.extraction.max_image_size = 384
     with config.unlocked():
         config.data.sources.synthetic = ConfigDict(

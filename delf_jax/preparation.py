@@ -152,7 +152,7 @@ def prepare(
         _build_by_beam(_builder(records, directory, max_side), beam)
     whole = _builder(records, directory, max_side)
     builders = [whole]
-    if not whole.is_prepared():
+    if not _is_prepared(whole):
         parts = [records[i : i + PART] for i in range(0, len(records), PART)]
         builders = [_builder(each, directory, max_side) for each in parts]
         _build_parts(name, builders[part[0] :: part[1]], threads, shown)
@@ -160,7 +160,7 @@ def prepare(
     for builder in builders:
         failures |= builder.info.metadata.get(_FAILURES) or {}
     _write_quarantine(pathlib.Path(directory, f"{name}-quarantine.csv"), failures)
-    sources = [_data_source(builder) for builder in builders if builder.is_prepared()]
+    sources = [_data_source(builder) for builder in builders if _is_prepared(builder)]
     if part == (0, 1) and not sources:
         reason = next(iter(failures.values()))
         raise InputError(f"data.sources.{name}: no image can be read: {reason}")
@@ -185,7 +185,7 @@ def _build_parts(
     name: str, builders: Sequence[LabelledImages], threads: int, shown: bool
 ) -> None:
     """Builds those that are not there; one of which no image can be read never is."""
-    missing = [builder for builder in builders if not builder.is_prepared()]
+    missing = [builder for builder in builders if not _is_prepared(builder)]
     count = sum(len(builder.records) for builder in missing)
     with progress.track(f"prepare {name}", count, shown=shown) as advance:
         for builder in missing:
@@ -214,16 +214,22 @@ def _build_by_beam(whole: LabelledImages, runner: str) -> None:
     _build(builder, beam_runner=apache_beam.runners.create_runner(runner))
 
 
+def _is_prepared(builder: LabelledImages) -> bool:
+    """Whether it is there; tfds warns of each that is not, as all are at first."""
+    with _quiet_tfds():
+        return builder.is_prepared()
+
+
 def _build(builder: LabelledImages, **options: Any) -> None:
     config = tfds.download.DownloadConfig(try_download_gcs=False, **options)
     with _quiet_tfds():
         try:
             builder.download_and_prepare(download_config=config)
         except OSError:
-            # Another process, as of a sweep, may have finished the same meanwhile.
-            if not builder.is_prepared():
+            # Another process, as of a sweep, may have been faster.
+            if not _is_prepared(builder):
                 raise
-            builder.info.read_from_directory(builder.data_dir)
+        builder.info.read_from_directory(builder.data_dir)
 
 
 @contextlib.contextmanager
