@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 500
     config.images_every = 0
     config.views.size = 64
+    config.views.area = (0.4, 1.0)
     config.views.colour = 0.0
     config.model.depth = 18
     config.model.width = 16
@@ -27,6 +28,7 @@ def get_config() -> ConfigDict:
     config.model.global_dimension = 128
     config.loss.scale = 11.3  # sqrt of the descriptor's dimension, as in [DELG].
     config.optimizer.learning_rate = 4.8e-2  # 3e-3 at this batch.
+    config.optimizer.warmup_steps = 50
     config.validation.every = 500
     config.data.threads = 1
     config.data.sources.synthetic.landmarks = 20
