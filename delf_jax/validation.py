@@ -145,7 +145,7 @@ def _drawn(config: ConfigDict) -> datasets.Dataset:
                 f"validation.drawn: data.sources.{name} trains on some of these "
                 "landmarks; change validation.drawn.first"
             )
-    return datasets.read_dataset(draw_landmarks(drawn, config.data.directory))
+    return datasets.read_dataset(draw_landmarks(drawn.to_dict(), config.data.directory))
 
 
 def _names_of_map(dataset: datasets.Dataset) -> dict[str, str]:
