@@ -147,6 +147,8 @@ def get_config() -> ConfigDict:
     # mAP on a ground truth of the revisited form, or on a folder of folders.
     config.validation.dataset = ""
     config.validation.photos = ""  # of a ground truth; empty: beside it.
+    # Or on so many landmarks that are drawn from the seed `first` on.
+    config.validation.drawn = ConfigDict({"first": 900_000, "landmarks": 0, "views": 6})
     # Accuracy on the "validation" part of the sources whose split is "train".
     config.validation.examples = 1000  # of them at most; 0: all.
 

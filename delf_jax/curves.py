@@ -89,6 +89,9 @@ def draw_curves(
         panel.tick_params(labelsize=7)
         panel.grid(alpha=0.25, linewidth=0.5)
         panel.spines[["top", "right"]].set_visible(False)
+    last = max(steps[-1] for curves in runs.values() for steps, _ in curves.values())
+    for panel in panels[: len(names)]:
+        panel.set_xlim(0, 1.02 * last)
     for panel in panels[len(names) :]:
         panel.set_axis_off()
     for panel in panels[max(0, len(names) - columns) : len(names)]:

@@ -214,10 +214,22 @@ def _build_by_beam(whole: LabelledImages, runner: str) -> None:
     _build(builder, beam_runner=apache_beam.runners.create_runner(runner))
 
 
+def _is_prepared(builder: LabelledImages) -> bool:
+    """Whether it is there; tfds warns of each that is not, as all are at first."""
+    with _quiet_tfds():
+        return builder.is_prepared()
+
+
 def _build(builder: LabelledImages, **options: Any) -> None:
     config = tfds.download.DownloadConfig(try_download_gcs=False, **options)
     with _quiet_tfds():
-        builder.download_and_prepare(download_config=config)
+        try:
+            builder.download_and_prepare(download_config=config)
+        except OSError:
+            # Another process, as of a sweep, may have been faster.
+            if not _is_prepared(builder):
+                raise
+        builder.info.read_from_directory(builder.data_dir)
 
 
 @contextlib.contextmanager

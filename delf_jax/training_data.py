@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -39,7 +39,7 @@ def open_sources(config: ConfigDict) -> list[data.Source]:
     named = settings.sources.to_dict()
     for source in named.values():
         if "landmarks" in source:
-            source["path"] = _draw_landmarks(source, settings.directory)
+            source["path"] = draw_landmarks(source, settings.directory)
     sources, failures = data.open_sources(
         *(named, settings.directory),
         max_side=settings.max_side,
@@ -53,12 +53,15 @@ def open_sources(config: ConfigDict) -> list[data.Source]:
     return sources
 
 
-def _draw_landmarks(source: dict, directory: str) -> str:
-    """The folder of views of drawn landmarks, one subfolder each, drawn once."""
-    first, count, views = (source[n] for n in ("first", "landmarks", "views"))
+def draw_landmarks(drawn: Mapping[str, Any], directory: str) -> str:
+    """The folder of views of drawn landmarks, one subfolder each, drawn once.
+
+    drawn: `first`, the seed of the first, how many `landmarks`, `views` of each.
+    """
+    first, count, views = (drawn[n] for n in ("first", "landmarks", "views"))
     if first + count > synthetic.HELD_OUT:
         raise InputError(
-            f"data.sources: drawn landmarks from {synthetic.HELD_OUT} on are for tests"
+            f"drawn landmarks from {synthetic.HELD_OUT} on are for tests: lower `first`"
         )
     folder = pathlib.Path(directory) / f"drawn-{first}-{count}x{views}"
     with progress.track("drawn landmarks", count) as advance:

@@ -8,8 +8,9 @@ classes that are not trained on are left out. Each is squeezed to a square of
 `views.size`, as the released code does. Right is the class of the largest cosine
 (arcface) or logit (attention).
 
-mAP: on `validation.dataset`, by global descriptors as `extraction` says. A model
-without any is ranked by the sum of its local descriptors, weighted by attention.
+mAP: on `validation.dataset`, or on the landmarks of `validation.drawn`, by global
+descriptors as `extraction` says. A model without any is ranked by the sum of its local
+descriptors, weighted by attention.
 """
 
 import functools
@@ -41,7 +42,7 @@ from delf_jax.ops import Features, l2_normalize
 from delf_jax.retrieval.ranking import top_k
 from delf_jax.settings import ExtractionSettings, make_settings
 from delf_jax.train_step import Static
-from delf_jax.training_data import open_sources
+from delf_jax.training_data import draw_landmarks, open_sources
 from delf_jax.weights import Model
 
 BATCH = 32
@@ -73,15 +74,15 @@ def open_held_out(config: ConfigDict, sources: Sequence[data.Source]) -> HeldOut
         return HeldOut((), nothing, None, settings, 0, (), "")
     parts = _parts(config, sources)
     places = _places(parts, chosen.examples, config.seed)
-    dataset = _dataset(chosen)
+    dataset = _dataset(config)
     names = [f"{n}_accuracy" for n in ("arcface", "attention") if config.loss[n]]
     names = names if len(places) else []
     if dataset is not None:
         names = [*_names_of_map(dataset).values(), *names]
     if not names:
         raise InputError(
-            "validation.every: there is nothing to measure; name a validation.dataset, "
-            'or give a source of classes split "train"'
+            "validation.every: there is nothing to measure; name a validation.dataset "
+            'or validation.drawn.landmarks, or give a source of classes split "train"'
         )
     chooses = "mAP_medium" if "mAP_medium" in names else names[0]
     size = config.views.size
@@ -113,7 +114,10 @@ def _places(
     return np.array(places, np.int64).reshape(-1, 2)[order[: most or None]]
 
 
-def _dataset(chosen: ConfigDict) -> datasets.Dataset | None:
+def _dataset(config: ConfigDict) -> datasets.Dataset | None:
+    chosen = config.validation
+    if chosen.drawn.landmarks:
+        return _drawn(config)
     if not chosen.dataset:
         return None
     dataset = datasets.read_dataset(chosen.dataset, chosen.photos or None)
@@ -123,6 +127,25 @@ def _dataset(chosen: ConfigDict) -> datasets.Dataset | None:
             "folder with validation.photos"
         )
     return dataset
+
+
+def _drawn(config: ConfigDict) -> datasets.Dataset:
+    """Each view of drawn landmarks, none of them trained on, among all the others."""
+    drawn = config.validation.drawn
+    if config.validation.dataset:
+        raise InputError(
+            "validation.dataset and validation.drawn.landmarks: name one of them"
+        )
+    for name, source in config.data.sources.items():
+        if "landmarks" in source and (
+            source.first < drawn.first + drawn.landmarks
+            and drawn.first < source.first + source.landmarks
+        ):
+            raise InputError(
+                f"validation.drawn: data.sources.{name} trains on some of these "
+                "landmarks; change validation.drawn.first"
+            )
+    return datasets.read_dataset(draw_landmarks(drawn.to_dict(), config.data.directory))
 
 
 def _names_of_map(dataset: datasets.Dataset) -> dict[str, str]:

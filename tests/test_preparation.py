@@ -72,6 +72,20 @@ def test_what_is_prepared_is_not_prepared_again(records, tmp_path, read):
     assert read == []
 
 
+def test_a_process_that_another_one_overtakes_takes_what_that_has_prepared(
+    records, tmp_path, monkeypatch
+):
+    whole = preparation.read_record
+
+    def overtaken(record):
+        monkeypatch.setattr(preparation, "read_record", whole)
+        prepare(records, tmp_path / "data")
+        return whole(record)
+
+    monkeypatch.setattr(preparation, "read_record", overtaken)
+    assert content(prepare(records, tmp_path / "data")) == expected(records)
+
+
 def test_a_killed_job_goes_on_after_the_parts_that_it_finished(
     records, tmp_path, monkeypatch, read
 ):

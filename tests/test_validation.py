@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import _random_weights
+from ml_collections import ConfigDict
 from tiny_training import draw_images, make_config, plain_static
 
 from delf_jax import datasets, train_step, validation, weights
@@ -62,6 +63,37 @@ def test_a_folder_of_folders_chooses_by_its_map(config, sources, tmp_path):
     held_out = validation.open_held_out(config, sources)
     assert held_out.names == ("mAP", "arcface_accuracy", "attention_accuracy")
     assert held_out.chooses == "mAP"
+
+
+def test_drawn_landmarks_are_searched_for_among_each_other(config, sources, tmp_path):
+    config = config.copy_and_resolve_references()
+    config.data.directory = str(tmp_path)
+    config.validation.drawn.update({"landmarks": 3, "views": 2})
+    held_out = validation.open_held_out(config, sources)
+    assert held_out.chooses == "mAP"
+    assert len(held_out.dataset.queries) == len(held_out.dataset.index) == 6
+    assert held_out.dataset.landmarks[::2] == ["900000", "900001", "900002"]
+
+
+@pytest.mark.parametrize(
+    ("first", "dataset", "message"),
+    [
+        (12, "", "data.sources.village trains on some of these landmarks"),
+        (7, "", "data.sources.village trains on some of these landmarks"),
+        (13, "photos", "validation.drawn.landmarks: name one of them"),
+    ],
+)
+def test_drawn_landmarks_that_are_trained_on_measure_nothing(
+    config, sources, first, dataset, message
+):
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        village = {"first": 10, "landmarks": 3, "views": 1}
+        config.data.sources.village = ConfigDict(village)
+    config.validation.drawn.update({"first": first, "landmarks": 4})
+    config.validation.dataset = dataset
+    with pytest.raises(InputError, match=message):
+        validation.open_held_out(config, sources)
 
 
 def test_missing_photos_are_told_before_the_training_begins(config, sources, tmp_path):
