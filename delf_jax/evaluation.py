@@ -129,7 +129,7 @@ def evaluate(
     )
     depends |= {
         "model and settings": store.store_key(model, settings, boxes is not None),
-        "verification": repr(how) if verified else None,
+        "verification": repr(how),
         "missing": sorted(missing),
     }
     if boxes is not None:
@@ -183,7 +183,7 @@ def score(
             rankings, found, means, macros, strict=True
         ):
             parts = [
-                depends,
+                _concerning(name, depends or {}),
                 dataset.version,
                 protocol,
                 _described(name),
@@ -196,6 +196,12 @@ def score(
     if not rows:
         raise InputError(f"{dataset.name}: no query has a positive among the photos")
     return Evaluation(dataset, missing or {}, ranks, seed, rows, rankings)
+
+
+def _concerning(name: str, depends: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ranking depends on: of steps, those that it has."""
+    steps, others = name.split("+"), set(depends) - {"asmk", "verification"}
+    return {key: value for key, value in depends.items() if key in {*steps, *others}}
 
 
 def _described(name: str) -> Any:

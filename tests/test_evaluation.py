@@ -178,6 +178,17 @@ def test_a_damaged_photo_is_missing(made, model, how, tmp_path):
         evaluate(own, tmp_path / "index", model, how, ("global",))
 
 
+def test_a_key_depends_on_the_steps_of_its_ranking_alone():
+    depends = {"model": 1, "verification": 2, "asmk": 3}
+    kept = {
+        name: evaluation._concerning(name, depends)
+        for name in ("global", "verification", "asmk+verification")
+    }
+    assert kept["global"] == {"model": 1}
+    assert kept["verification"] == {"model": 1, "verification": 2}
+    assert kept["asmk+verification"] == depends
+
+
 def test_a_part_has_other_keys_than_the_whole(made, model, how, tmp_path):
     own = own_copy(made, tmp_path)
     whole = evaluate(own, tmp_path / "index", model, how, ("global",))
