@@ -3,8 +3,12 @@
     python main.py sweep --config=configs/ablation.py --workdir=runs/ablation --jobs=2
 
 Each of the three is changed alone, around a small DELG [DELG] that is trained from
-scratch on drawn landmarks, as configs/synthetic.py does. `--dry_run` prints the seven
-commands.
+scratch on drawn landmarks, as configs/synthetic.py does, by smaller steps: 640 views of
+20 landmarks. `--dry_run` prints the seven commands.
+
+Cost: 1 to 2 minutes of a core for each. Result, one seed: README.md has the table. Of
+what it says only that larger crops are better is more than chance: the accuracy on 160
+views has a standard error of 0.04.
 """
 
 from ml_collections import ConfigDict
