@@ -216,7 +216,10 @@ def _value(trial: Trial, name: str) -> str:
 
 
 def table(trials: Sequence[Trial]) -> list[str]:
-    """A table in Markdown: fields, how far the trial is, results; the best in bold."""
+    """A table in Markdown: fields, how far the trial is, results; the best in bold.
+
+    But for the loss, which a trial's own margin and weights make large or small.
+    """
     fields = list(dict.fromkeys(name for trial in trials for name in trial.fields))
     found = [results(trial) for trial in trials]
     names = sorted(
@@ -224,8 +227,9 @@ def table(trials: Sequence[Trial]) -> list[str]:
         key=lambda name: (not name.startswith("validation/"), name != "loss"),
     )
     best = {
-        name: (min if name == "loss" else max)(v[name] for v in found if name in v)
+        name: max(v[name] for v in found if name in v)
         for name in names
+        if name != "loss"
     }
     rows = [[*fields, "state", *names]]
     for trial, values in zip(trials, found, strict=True):
@@ -233,7 +237,7 @@ def table(trials: Sequence[Trial]) -> list[str]:
         cells.append("finished" if is_finished(trial) else "not finished")
         for name in names:
             text = f"{values[name]:.4g}" if name in values else ""
-            bold = text and values[name] == best[name] and len(trials) > 1
+            bold = text and values[name] == best.get(name) and len(trials) > 1
             cells.append(f"**{text}**" if bold else text)
         rows.append(cells)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
