@@ -245,11 +245,6 @@ def _quiet_tfds() -> Iterator[None]:
         absl.logging.set_verbosity(verbosity)
 
 
-def _is_prepared(builder: LabelledImages) -> bool:
-    with _quiet_tfds():  # It warns of a folder that is not there yet.
-        return builder.is_prepared()
-
-
 def _data_source(builder: LabelledImages) -> Any:
     decoders = {"image": tfds.decode.SkipDecoding()}
     with _quiet_tfds():
