@@ -269,7 +269,7 @@ def test_grey_broken_and_lonely_images_and_an_empty_class_stop_nothing(
     assert "left out: class empty of images" in said
     assert re.search(r"left out: .*half\.png: .*\n", said)
     assert said.count("left out: ") == 2
-    kernel = final_state(tmp_path / "run")["params/classifier/kernel"]
+    kernel = final_state(tmp_path / "run")["params/model/classifier/kernel"]
     assert kernel.shape[1] == 3
 
 
