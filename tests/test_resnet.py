@@ -105,8 +105,9 @@ def test_masks_are_needed(rng):
     assert np.abs(masked - unmasked).max() > 1e-3
 
 
-def test_training_refuses_canvases():
-    module, variables, _ = net("v1.5")
+def test_training_of_batch_statistics_refuses_canvases():
+    _, variables, _ = net("v1.5")
+    module = ResNet(26, 8, "v1.5", "batch")
     with pytest.raises(ValueError, match="sizes"):
         module.apply(
             variables, jnp.zeros((1, 64, 64, 3)), jnp.ones((1, 2), int), train=True

@@ -34,6 +34,7 @@ def test_what_a_batch_shows_ends_with_the_eighth_example(monkeypatch):
         "batch": (32, 128, 3),
         "attention": (32, 128, 3),
     }
-    config = configuration.read_config(TINY.parent / "gldv2_baseline.py")
+    dense = ["--config.loss.classifier=dense"]
+    config = configuration.read_config(TINY.parent / "gldv2_arcface_r101.py", dense)
     static = plain_static(config)
     assert list(training_images.look(static, {}, {"image": images})) == ["batch"]
