@@ -1,12 +1,13 @@
-"""Time of one training step of DELG, beside TensorFlow's, and images/s on a device.
+"""Time of one training step of DELG, beside TensorFlow's and PyTorch's.
 
     python benchmarks/training.py [--batch=4] [--size=321] [--rounds=3] [--device]
 
 One core, float32: ResNet-50 in Keras' layout with batch statistics, GeM and whitening,
 ArcFace, attention and autoencoder as [DELG] trains them, gradient clipping, SGD with
 momentum; the same random weights on both sides, whose losses and gradient norms must
-agree. Needs the extra [tf] for the peer. With --device the accelerator is timed alone,
-in float32 and bfloat16, beside a large matrix product there.
+agree. TensorFlow (extra [tf]) and PyTorch (channels last) run where they are installed.
+With --device the accelerator is timed in float32 and bfloat16, beside the compiled step
+of PyTorch and a large matrix product there.
 """
 
 import argparse
@@ -167,6 +168,21 @@ class Peer:
         return loss, norm
 
 
+def torch_step(state: train_step.TrainState, batch, **options):
+    """The peer in PyTorch; None where that is not installed."""
+    if not importlib.util.find_spec("torch"):
+        print("  PyTorch is not installed")
+        return None
+    from torch_step import TorchStep
+
+    numbers = {"margin": MARGIN, "scale": SCALE, "clip": CLIP}
+    return TorchStep(
+        *(flatten_dict(x, sep="/") for x in (state.params["model"], state.batch_stats)),
+        *(batch, {**numbers, "rate": RATE, "momentum": MOMENTUM}),
+        **options,
+    )
+
+
 def on_cpu(options: argparse.Namespace) -> None:
     """Ours and the peer, on one core."""
     static, batch = make_static(), make_batch(options.size, options.batch)
@@ -184,12 +200,20 @@ def on_cpu(options: argparse.Namespace) -> None:
     else:
         theirs = None
         print("  TensorFlow is not installed: extra [tf]")
+    if other := torch_step(state, batch):
+        import torch
+
+        torch.set_num_threads(1)
+        found = other.step()
+        theirs = theirs or found
+        np.testing.assert_allclose(found, theirs, rtol=2e-3)
+        contestants["PyTorch"] = other.step
     held = [step(state, batch, key)]
     means = held[0][1].compute()
     ours = float(means["loss"]), float(means["gradient_norm"])
     if theirs:
         np.testing.assert_allclose(ours, theirs, rtol=2e-3)
-        print("  the same loss and gradient norm on both sides")
+        print("  the same loss and gradient norm from all")
 
     def run() -> None:
         held[0] = step(held[0][0], batch, key)
@@ -197,7 +221,7 @@ def on_cpu(options: argparse.Namespace) -> None:
 
     contestants["ours"] = run
     times = rounds.interleave(contestants, options.rounds)
-    rounds.report(times, peer="TensorFlow" if theirs else "ours")
+    rounds.report(times, peer=next(iter(times)))
 
 
 @jax.jit
@@ -219,6 +243,8 @@ def on_device(options: argparse.Namespace) -> None:
         state, key = jax.jit(start)(jax.random.key(0)), jax.random.key(1)
         step = make_step(static)
         flops = flops_of(step, state, batch, key)
+        given = jax.device_get((state, batch))
+        peer = torch_step(*given, device="cuda", precision=precision)
         held = [step(state, batch, key)]
 
         def run(step=step, held=held, batch=batch, key=key) -> None:
@@ -226,11 +252,10 @@ def on_device(options: argparse.Namespace) -> None:
             jax.block_until_ready(held[0])
 
         matrix = jnp.ones((8192, 8192), dtype)
-        times = rounds.interleave(
-            {"step": run, "product": functools.partial(multiply, matrix)},
-            options.rounds,
-            calls=5,
-        )
+        contestants = {"step": run, "product": functools.partial(multiply, matrix)}
+        if peer:
+            contestants["PyTorch, compiled"] = peer.step
+        times = rounds.interleave(contestants, options.rounds, calls=5)
         seconds = {name: statistics.median(found) for name, found in times.items()}
         best = 2 * 8192**3 / seconds["product"]
         print(
@@ -238,6 +263,12 @@ def on_device(options: argparse.Namespace) -> None:
             f"images/s   {flops / seconds['step'] / 1e12:6.1f} TFLOP/s, "
             f"{flops / seconds['step'] / best:.2f} of a product of 8192 x 8192"
         )
+        if peer:
+            theirs = seconds["PyTorch, compiled"]
+            print(
+                f"  PyTorch, compiled {options.batch / theirs:8.1f} images/s, ours "
+                f"{theirs / seconds['step']:.2f}x"
+            )
 
 
 def main() -> None:
