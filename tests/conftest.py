@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -26,6 +27,23 @@ import pytest  # noqa: E402
 # No test asserts a time: the first example of many compiles, on a machine that is busy.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+# Bytes that a process may hold, most of it compiled programs, between two files.
+MEMORY = 2 << 30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory() -> Iterator[None]:
+    """Programs are dropped when they are many; the cache on disk has them still."""
+    yield
+    statm = pathlib.Path("/proc/self/statm")  # Linux alone.
+    if statm.exists():
+        pages = int(statm.read_text().split()[1])
+        if pages * os.sysconf("SC_PAGE_SIZE") > MEMORY:
+            import jax
+
+            jax.clear_caches()
 
 
 def _folder(variable: str, default: str) -> pathlib.Path:
