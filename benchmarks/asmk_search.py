@@ -29,8 +29,8 @@ import numpy as np
 import rounds
 from aggregation import compare_as_the_original
 
-from delf_jax import codebooks, inverted_file, inverted_writer
-from delf_jax.inverted_file import InvertedFile
+from delf_jax.index import codebook, inverted_builder, inverted_file
+from delf_jax.index.inverted_file import InvertedFile
 from delf_jax.retrieval.aggregation import Aggregated
 from delf_jax.retrieval.inverted import Rule, read_list
 
@@ -112,7 +112,7 @@ def build(
 ) -> tuple[InvertedFile, list[Aggregated]]:
     """The inverted file of so many images, and some of them."""
     centroids = np.zeros((WORDS, DIMENSION), np.float32)
-    saved = codebooks.save_codebook(folder / "codebook", centroids, {})
+    saved = codebook.save_codebook(folder / "codebook", centroids, {})
     info = {
         "format": inverted_file.FORMAT,
         "finished": False,
@@ -125,7 +125,7 @@ def build(
         "codebook_file": saved.info["sha256"],
     }
     (folder / "shards").mkdir()
-    writer = inverted_writer.Writer(folder, info, [])
+    writer = inverted_builder.Writer(folder, info, [])
     likes, every = [], max(1, count // QUERIES)
     start, drawing = time.perf_counter(), 0.0
     images = draw_images(count)

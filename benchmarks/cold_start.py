@@ -19,12 +19,12 @@ from PIL import Image
 
 FIRST_RESULT = """
 import sys
-from delf_jax import extraction, settings, weights
-from delf_jax.compilation import enable_compilation_cache
+from delf_jax.extraction import extract, model_folder, settings
+from delf_jax.runtime import enable_compilation_cache
 enable_compilation_cache()
-model = weights.load_model(sys.argv[2] or None)
+model = model_folder.load_model(sys.argv[2] or None)
 chosen = settings.settings_for(model)
-features = next(extraction.extract_features(model, [sys.argv[1]], chosen))
+features = next(extract.extract_features(model, [sys.argv[1]], chosen))
 print(len(features.local.scales))
 """
 

@@ -13,7 +13,7 @@ import tempfile
 import numpy as np
 import rounds
 
-from delf_jax.formats.delf_features import (
+from delf_jax.formats.delf.features import (
     DelfFeatures,
     encode_delf_features,
     read_delf_features,

@@ -89,7 +89,7 @@ def compare_in_memory(options: argparse.Namespace) -> None:
     import numpy as np
     import rounds
 
-    from delf_jax import global_search
+    from delf_jax.index import global_search
     from delf_jax.retrieval import nearest
 
     images = np.empty((options.images, options.dimension), np.float32)
@@ -132,7 +132,7 @@ def _faiss(images, threads: int):
 
 def print_recall(indexes: dict, queries, flat=None) -> None:
     """What is found of what float32 finds, with and without comparing again."""
-    from delf_jax import global_search
+    from delf_jax.index import global_search
     from delf_jax.retrieval import nearest
 
     exact = global_search.find_nearest(indexes["float32"], queries, NEAREST)
@@ -157,7 +157,7 @@ def print_recall(indexes: dict, queries, flat=None) -> None:
 
 def search_on_disk(options: argparse.Namespace) -> None:
     """The same from mapped files, one precision after the other."""
-    from delf_jax import global_search
+    from delf_jax.index import global_search
     from delf_jax.retrieval import nearest
 
     shape = options.images, options.dimension
@@ -196,7 +196,7 @@ def _write(folder: pathlib.Path, precision: str, shape: tuple[int, int]):
     """An index that is mapped."""
     import numpy as np
 
-    from delf_jax.global_search import Descriptors, largest_norm
+    from delf_jax.index.global_search import Descriptors, largest_norm
     from delf_jax.retrieval import nearest
     from delf_jax.retrieval.nearest import Rows
 

@@ -15,8 +15,10 @@ import numpy as np
 from PIL import Image
 from rounds import interleave, keep_to_one_core
 
-from delf_jax import augment, crops, images, preparation, synthetic
-from delf_jax.augment import ViewSettings
+from delf_jax import images
+from delf_jax.data import augment, prepare
+from delf_jax.data.augment import ViewSettings
+from delf_jax.synthetic import landmarks
 
 SIZE = (768, 1024)
 PAIR = ViewSettings(size=192)
@@ -32,7 +34,7 @@ def views(example: dict, rng: np.random.Generator) -> dict:
 def by_pillow(example: dict, rng: np.random.Generator) -> np.ndarray:
     """Decodes all of the photo, crops, and resizes bilinearly with antialiasing."""
     image = Image.open(io.BytesIO(example["encoded"])).convert("RGB")
-    top, left, bottom, right = crops.draw_box(rng, SIZE, CROP)
+    top, left, bottom, right = augment.draw_box(rng, SIZE, CROP)
     box, size = (left, top, right, bottom), (CROP.size, CROP.size)
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box))
 
@@ -46,15 +48,15 @@ def main() -> None:
     keep_to_one_core()
     examples = []
     for seed in range(options.images):
-        landmark = synthetic.draw_landmark(synthetic.HELD_OUT + seed)
-        photo = synthetic.draw_view(landmark, 0, SIZE).image
-        encoded = images.encode_jpeg(photo, preparation.JPEG_QUALITY)
+        landmark = landmarks.draw_landmark(landmarks.HELD_OUT + seed)
+        photo = landmarks.draw_view(landmark, 0, SIZE).image
+        encoded = images.encode_jpeg(photo, prepare.JPEG_QUALITY)
         examples.append({"id": str(seed), "encoded": encoded, "label": 0})
     peer = "Pillow, crop of 321 pixels"
     readers = {
         peer: by_pillow,
-        "crop of 321 pixels [DELG]": lambda e, rng: crops.crop(e, rng, CROP),
-        "crop of 512, flips and colours": lambda e, rng: crops.crop(e, rng, MODERN),
+        "crop of 321 pixels [DELG]": lambda e, rng: augment.crop(e, rng, CROP),
+        "crop of 512, flips and colours": lambda e, rng: augment.crop(e, rng, MODERN),
         "pair of views of 192 pixels": views,
     }
 

@@ -24,16 +24,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from delf_jax import (
-    compilation,
-    global_descriptors,
-    photo_index,
-    progress,
-    search,
-    weights,
-)
+from delf_jax import progress, runtime
+from delf_jax.extraction import model_folder
+from delf_jax.extraction.settings import settings_for
+from delf_jax.index import global_index, photo_index
 from delf_jax.retrieval import matching, metrics, ranking
-from delf_jax.settings import settings_for
+from delf_jax.search.query import find_first, rank
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FEATURES, RATIO, THRESHOLD = 1000, 0.8, 10.0
@@ -123,14 +119,14 @@ def rank_with_index(
 ) -> Iterator[np.ndarray]:
     """Rankings of `main.py search`, with or without verification."""
     places = {image: place for place, image in enumerate(truth.images)}
-    descriptors, _ = global_descriptors.open_descriptors(index.store)
+    descriptors, _ = global_index.open_descriptors(index.store)
     with progress.track("search", len(truth.queries)) as advance:
         for query in truth.queries:
             own = index.store.row(truth.images[query])
             features = index.store[own]
-            found = search.find_first(descriptors, [features], len(index.store))
+            found = find_first(descriptors, [features], len(index.store))
             similarities, rows = (each[0] for each in found)
-            results = search.rank(
+            results = rank(
                 *(index.store, features, rows, similarities, settings),
                 own=own,
                 rerank=rerank,
@@ -139,7 +135,7 @@ def rank_with_index(
             advance()
 
 
-def _landmarks(option: str, model: weights.Model) -> frozenset[str] | None:
+def _landmarks(option: str, model: model_folder.Model) -> frozenset[str] | None:
     """The landmarks of an option: all, those that validated the model, or a list."""
     if option == "all":
         return None
@@ -162,8 +158,8 @@ def main() -> None:
     parser.add_argument("--no_rootsift", action="store_true", help="ours only")
     options = parser.parse_args()
     photos = pathlib.Path(options.photos)
-    compilation.enable_compilation_cache()
-    model = weights.load_model(options.model)
+    runtime.enable_compilation_cache()
+    model = model_folder.load_model(options.model)
     settings = settings_for(model)
     truth = read_truth(photos, _landmarks(options.landmarks, model))
     print(

@@ -27,9 +27,9 @@ from skimage.measure import ransac
 from skimage.transform import AffineTransform
 from store import write_store
 
-from delf_jax import candidates, pairs
-from delf_jax.ops import Features, LocalFeatures
-from delf_jax.retrieval import ranking
+from delf_jax.features import Features, LocalFeatures
+from delf_jax.retrieval import ranking, verification
+from delf_jax.search import matching, rerank
 
 SIZE = (768, 1024)
 DIMENSION, GLOBAL = 128, 256
@@ -85,17 +85,20 @@ def _normalized(rows: np.ndarray) -> np.ndarray:
 
 def verify(folder: pathlib.Path, rows: list[int], name: str) -> list[int]:
     """The inliers of each candidate with the first of `rows`, ours."""
-    images = candidates.open_features(folder)
+    images = rerank.open_features(folder)
     query, *others = rows
-    found = pairs.verify_candidates(
-        images[query], (images[row] for row in others), 1024, pairs.VERIFICATION[name]
+    found = matching.verify_candidates(
+        images[query],
+        (images[row] for row in others),
+        1024,
+        verification.VERIFICATION[name],
     )
     return [each.inliers for each in found]
 
 
 def verify_as_original(folder: pathlib.Path, rows: list[int], name: str) -> list[int]:
     """The same, written as the original writes it."""
-    images, how = candidates.open_features(folder), pairs.VERIFICATION[name]
+    images, how = rerank.open_features(folder), verification.VERIFICATION[name]
     query, inliers = images[rows[0]].local, []
     for row in rows[1:]:
         index = images[row].local
@@ -121,7 +124,7 @@ def verify_as_original(folder: pathlib.Path, rows: list[int], name: str) -> list
 
 def most_similar(folder: pathlib.Path, count: int) -> list[int]:
     """The first photo of an index, and the photos most similar to it."""
-    descriptors = candidates.open_features(folder).global_descriptors
+    descriptors = rerank.open_features(folder).global_descriptors
     others = ranking.top_k(descriptors[1:] @ descriptors[0], count)
     return [0, *(1 + others).tolist()]
 

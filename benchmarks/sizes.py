@@ -15,9 +15,10 @@ import time
 import jax
 import numpy as np
 
-from delf_jax import canvases, extraction, weights
-from delf_jax.compilation import enable_compilation_cache
-from delf_jax.settings import ExtractionSettings
+from delf_jax.extraction import canvases, extract, model_folder
+from delf_jax.extraction.settings import ExtractionSettings
+from delf_jax.models.architecture import build, fold_batch_norm
+from delf_jax.runtime import enable_compilation_cache
 
 
 def draw_sizes(count: int, longest: int, seed: int = 0) -> list[tuple[int, int]]:
@@ -63,11 +64,11 @@ def main() -> None:
     options = parser.parse_args()
     enable_compilation_cache()
     architecture = {"name": "delg", "depth": options.depth, "layout": "keras"}
-    module = weights.build_module(architecture)
+    module = build(architecture)
     image = np.zeros((1, 64, 64, 3), np.float32)
     variables = jax.jit(module.init)(jax.random.key(0), image)
-    module, variables = weights.fold_batch_norm(module, variables)
-    model = weights.Model(module, variables, {}, "random", "random")
+    module, variables = fold_batch_norm(module, variables)
+    model = model_folder.Model(module, variables, {}, "random", "random")
     settings = ExtractionSettings(max_image_size=options.longest)
     sizes = draw_sizes(options.photos, options.longest)
     compiled: list[float] = []
@@ -77,16 +78,16 @@ def main() -> None:
         )
     )
     programs: set[tuple] = set()
-    load = extraction.program
+    load = canvases.program
 
     def counted(module, *key):
         programs.add(key)
         return load(module, *key)
 
-    extraction.program = counted
+    canvases.program = counted
     start = time.perf_counter()
     photos = (draw_photo(size) for size in sizes)
-    for number, _ in enumerate(extraction.extract_features(model, photos, settings), 1):
+    for number, _ in enumerate(extract.extract_features(model, photos, settings), 1):
         if number in (1, 2, 5, 10, 20, 50, 100) or number == len(sizes):
             passed = time.perf_counter() - start
             print(

@@ -15,21 +15,22 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from delf_jax import store, store_files
+from delf_jax.features import Features, LocalFeatures
 from delf_jax.files import write_json
-from delf_jax.ops import Features, LocalFeatures
-from delf_jax.shards import FORMAT, Record
+from delf_jax.store import feature_store
+from delf_jax.store.shards import FORMAT, Record
+from delf_jax.store.writer import Writer, finish
 
 
 def write_store(out: pathlib.Path, images: Iterable[Features]) -> None:
     """A feature store, through the writer that extraction uses."""
     write_json(out / "manifest.json", {"format": FORMAT, "key": "drawn"})
     (out / "shards").mkdir()
-    writer = store_files.Writer(out, "drawn", [])
+    writer = Writer(out, "drawn", [])
     for number, features in enumerate(images):
         writer.add(Record(f"{number:06d}.jpg", 1, "extracted"), features)
     writer.flush()
-    store_files.finish(out, writer, alone=True)
+    finish(out, writer, alone=True)
 
 
 def draw_images(images: int, features: int) -> Iterator[Features]:
@@ -52,7 +53,7 @@ def main() -> None:
         write_store(out, draw_images(options.images, options.features))
         for _ in range(options.rounds):
             start = time.perf_counter()
-            opened = store.open_store(out)
+            opened = feature_store.open_store(out)
             opened.global_descriptors.sum()
             middle = time.perf_counter()
             for features in opened:

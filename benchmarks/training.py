@@ -22,9 +22,11 @@ import optax
 import rounds
 from flax.traverse_util import flatten_dict
 
-from delf_jax import objective, train_step, weights
-from delf_jax.compilation import enable_compilation_cache
+from delf_jax.models import architecture
 from delf_jax.models.resnet import LAYOUTS, UNITS
+from delf_jax.runtime import enable_compilation_cache
+from delf_jax.training import objective
+from delf_jax.training.step import Static, TrainState, create_state, train_step
 
 CLASSES, MARGIN, SCALE, CLIP = 1000, 0.1, 45.25, 10.0
 RATE, MOMENTUM = 0.005, 0.9
@@ -38,8 +40,8 @@ LOSS = objective.LossSettings(
 )
 
 
-def make_static(precision: str | None = None) -> train_step.Static:
-    module = weights.build_module(ARCHITECTURE)
+def make_static(precision: str | None = None) -> Static:
+    module = architecture.build(ARCHITECTURE)
     module = module.clone(backbone=module.backbone.clone(compute_dtype=precision))
     optimizer = optax.chain(
         optax.clip_by_global_norm(CLIP),
@@ -47,7 +49,7 @@ def make_static(precision: str | None = None) -> train_step.Static:
         optax.scale_by_learning_rate(RATE),
     )
     grey = (128.0,) * 3
-    return train_step.Static(module, None, optimizer, LOSS, 0.0, grey, grey)
+    return Static(module, None, optimizer, LOSS, 0.0, grey, grey)
 
 
 def flops_of(step, *arguments) -> float:
@@ -55,8 +57,8 @@ def flops_of(step, *arguments) -> float:
     return step.lower(*arguments).compile().cost_analysis()["flops"]
 
 
-def make_step(static: train_step.Static):
-    step = functools.partial(train_step.train_step, static=static)
+def make_step(static: Static):
+    step = functools.partial(train_step, static=static)
     return jax.jit(step, donate_argnums=(0,))
 
 
@@ -71,7 +73,7 @@ def make_batch(size: int, batch: int) -> dict[str, np.ndarray]:
 class Peer:
     """The step as the original wrote it, in a TensorFlow graph."""
 
-    def __init__(self, state: train_step.TrainState):
+    def __init__(self, state: TrainState):
         import tensorflow as tf
 
         tf.config.set_visible_devices([], "GPU")
@@ -168,7 +170,7 @@ class Peer:
         return loss, norm
 
 
-def torch_step(state: train_step.TrainState, batch, **options):
+def torch_step(state: TrainState, batch, **options):
     """The peer in PyTorch; None where that is not installed."""
     if not importlib.util.find_spec("torch"):
         print("  PyTorch is not installed")
@@ -186,7 +188,7 @@ def torch_step(state: train_step.TrainState, batch, **options):
 def on_cpu(options: argparse.Namespace) -> None:
     """Ours and the peer, on one core."""
     static, batch = make_static(), make_batch(options.size, options.batch)
-    start = functools.partial(train_step.create_state, static, view_size=64)
+    start = functools.partial(create_state, static, view_size=64)
     state = jax.jit(start)(jax.random.key(0))
     key, step = jax.random.key(1), make_step(static)
     print(f"R50 DELG, {options.batch} x {options.size} px, one core:")
@@ -239,7 +241,7 @@ def on_device(options: argparse.Namespace) -> None:
     for precision, dtype in ((None, jnp.float32), ("bfloat16", jnp.bfloat16)):
         static, batch = make_static(precision), make_batch(options.size, options.batch)
         batch = jax.device_put(batch)
-        start = functools.partial(train_step.create_state, static, view_size=64)
+        start = functools.partial(create_state, static, view_size=64)
         state, key = jax.jit(start)(jax.random.key(0)), jax.random.key(1)
         step = make_step(static)
         flops = flops_of(step, state, batch, key)

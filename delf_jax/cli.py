@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from delf_jax.commands import (
-    aggregation,
-    downloads,
-    experiments,
-    fitting,
+    data,
+    evaluation,
+    extraction,
     gldv2,
+    index,
     models,
-    photos,
-    shared,
+    options,
+    search,
     training,
 )
 from delf_jax.files import InputError
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return _tell(_describe(error), shared.FAILED)
+        return _tell(_describe(error), options.FAILED)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -116,54 +116,54 @@ COMMANDS = {
     "match": Command(
         "find what two photos have in common",
         "match a.jpg b.jpg --out=matches.png",
-        photos.add_match_options,
-        photos.run_match,
+        search.add_match_options,
+        search.run_match,
     ),
     "extract": Command(
         "extract features of images and folders to a feature store",
         "extract photos --out=features\n"
         "extract a --out=b --config.extraction.max_features=500",
-        photos.add_extract_options,
-        photos.run_extract,
+        extraction.add_extract_options,
+        extraction.run_extract,
     ),
     "index": Command(
         "index photos for search, or add and remove some",
         "index photos --index=photos_index\n"
         "index --index=photos_index --add more/new.jpg\n"
         "index --index=photos_index --remove a/1.jpg",
-        photos.add_index_options,
-        photos.run_index,
+        index.add_index_options,
+        index.run_index,
     ),
     "search": Command(
         "find photos of the same place",
         "search query.jpg --index=photos_index --html=results.html",
-        photos.add_search_options,
-        photos.run_search,
+        search.add_search_options,
+        search.run_search,
     ),
     "evaluate": Command(
         "say how well photos of a dataset with ground truth are found",
         "evaluate gnd_roxford5k.pkl --images=jpg --index=runs/oxford",
-        experiments.add_evaluate_options,
-        experiments.run_evaluate,
+        evaluation.add_evaluate_options,
+        evaluation.run_evaluate,
     ),
     "reproduce": Command(
         "run an experiment of a paper, and print its figures beside ours",
         "reproduce --config=configs/r50delg_gld.py --data=data",
-        experiments.add_reproduce_options,
-        experiments.run_reproduce,
+        evaluation.add_reproduce_options,
+        evaluation.run_reproduce,
     ),
     "rerank": Command(
         "put candidates found elsewhere in a better order",
         "rerank found.json --index=photos_index --out=ranking.json\n"
         "rerank a.csv --index=store --with=superglobal --out=r.json",
-        experiments.add_rerank_options,
-        experiments.run_rerank,
+        search.add_rerank_options,
+        search.run_rerank,
     ),
     "download": Command(
         "tell where datasets can be fetched, and fetch them if asked to",
         "download gldv2_test\ndownload gldv2_test --yes --out=data --only='*.csv'",
-        downloads.add_download_options,
-        downloads.run_download,
+        data.add_download_options,
+        data.run_download,
     ),
     "gldv2": Command(
         "predict for Google Landmarks v2, and score predictions",
@@ -196,8 +196,8 @@ COMMANDS = {
         "store photos to train on, shrunk, ready to be read",
         "prepare --dataset=photos --data=data\n"
         "prepare --dataset=train_clean.csv --data=data --part=0/8",
-        training.add_prepare_options,
-        training.run_prepare,
+        data.add_prepare_options,
+        data.run_prepare,
     ),
     "convert": Command(
         "turn released or foreign weights into a model folder",
@@ -216,8 +216,8 @@ COMMANDS = {
         "turn a feature store into files of DELF, one per image, and back",
         "features photos_store photos_delf --to=delf\n"
         "features photos_delf a_store --from=delf --name=delf_gld",
-        models.add_features_options,
-        models.run_features,
+        extraction.add_features_options,
+        extraction.run_features,
     ),
     "export": Command(
         "write a model in a form that runs without this project",
@@ -230,20 +230,20 @@ COMMANDS = {
         "fit codebook features --out=codebook --words=65536\n"
         "fit pca features --out=pca --dimension=64\n"
         "fit whitening features --out=whitening --pairs=pairs.csv",
-        fitting.add_fit_options,
-        fitting.run_fit,
+        index.add_fit_options,
+        index.run_fit,
     ),
     "aggregate": Command(
         "aggregate local features by visual words, to be searched",
         "aggregate index/store --codebook=words --out=index/asmk\n"
         "aggregate features --codebook=words --out=files --to=vlad",
-        aggregation.add_aggregate_options,
-        aggregation.run_aggregate,
+        index.add_aggregate_options,
+        index.run_aggregate,
     ),
     "demo": Command(
         "draw landmarks, match and search them, and say how well it went",
         "demo --out=demo",
-        photos.add_demo_options,
-        photos.run_demo,
+        search.add_demo_options,
+        search.run_demo,
     ),
 }

@@ -10,12 +10,22 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from delf_jax import figures, files, images, page, pairs, photo_index, search, synthetic
+from delf_jax import files, images
+from delf_jax.extraction.model_folder import Model
+from delf_jax.extraction.settings import ExtractionSettings, settings_for
+from delf_jax.index import photo_index
+from delf_jax.report import figures
 from delf_jax.retrieval import metrics, ranking
-from delf_jax.search import Answer
-from delf_jax.settings import ExtractionSettings, settings_for
-from delf_jax.synthetic import Landmark, View
-from delf_jax.weights import Model
+from delf_jax.search import matching, page, query
+from delf_jax.search.query import Answer
+from delf_jax.synthetic.landmarks import (
+    HELD_OUT,
+    Landmark,
+    View,
+    draw_landmark,
+    draw_view,
+    project,
+)
 
 # The figure shows this landmark in these two of its views.
 _PAIR_LANDMARK, _PAIR = 8, (0, 3)
@@ -66,7 +76,7 @@ def run(
     index = photo_index.open_index(out / "index")
     print(f"searching {index} for {len(queries)} queries")
     answers = []
-    for answer in search.search(index, queries, model, settings, top=0):
+    for answer in query.search(index, queries, model, settings, top=0):
         if isinstance(answer, files.InputError):
             raise answer
         answers.append(answer)
@@ -112,11 +122,11 @@ def _draw_photos(out: pathlib.Path, world: World) -> list[pathlib.Path]:
     """The query photos, once all photos are written."""
     queries = []
     for number in range(world.landmarks + world.distractors):
-        landmark = synthetic.draw_landmark(synthetic.HELD_OUT + number)
+        landmark = draw_landmark(HELD_OUT + number)
         known = number < world.landmarks
         views = world.queries + world.views if known else 1
         for i in range(views):
-            view = synthetic.draw_view(landmark, i, world.size)
+            view = draw_view(landmark, i, world.size)
             asked = known and i < world.queries
             folder = out / ("queries" if asked else "photos") / _name(landmark)
             path = folder / f"view-{i}.jpg"
@@ -127,7 +137,7 @@ def _draw_photos(out: pathlib.Path, world: World) -> list[pathlib.Path]:
 
 
 def _name(landmark: Landmark) -> str:
-    return f"landmark-{landmark.seed - synthetic.HELD_OUT:02d}"
+    return f"landmark-{landmark.seed - HELD_OUT:02d}"
 
 
 def _write_photo(path: pathlib.Path, image: np.ndarray) -> None:
@@ -139,14 +149,14 @@ def _match_pair(
     out: pathlib.Path, model: Model, settings: ExtractionSettings, size: tuple[int, int]
 ) -> None:
     """Draws the figure, and prints how many inliers are where they should be."""
-    landmark = synthetic.draw_landmark(synthetic.HELD_OUT + _PAIR_LANDMARK)
-    pair = [synthetic.draw_view(landmark, number, size) for number in _PAIR]
+    landmark = draw_landmark(HELD_OUT + _PAIR_LANDMARK)
+    pair = [draw_view(landmark, number, size) for number in _PAIR]
     photos = [view.image for view in pair]
-    found = pairs.compare_photos(*photos, model, settings)
+    found = matching.compare_photos(*photos, model, settings)
     local = [features.local for features in found.features]
     title = f"{found.inliers} inliers of {len(found.pair.matches)} matches"
     figures.draw_matches(*photos, *local, found.pair, title, out / "matches.png")
-    right = np.count_nonzero(true_inliers(*pair, pairs.inlier_lines(found)))
+    right = np.count_nonzero(true_inliers(*pair, matching.inlier_lines(found)))
     print(f"matched a pair: {title}, {right} of them truly the same place")
 
 
@@ -158,7 +168,7 @@ def true_inliers(a: View, b: View, lines: Float[np.ndarray, "P 4"]) -> np.ndarra
     right = np.zeros(len(lines), bool)
     # Errors count in the picture that shows the place smaller, as in verification.
     for first, second, ends in ((a, b, lines), (b, a, np.roll(lines, 2, axis=1))):
-        expected, known = synthetic.project(first, second, ends[:, :2])
+        expected, known = project(first, second, ends[:, :2])
         distances = np.linalg.norm(expected - ends[:, 2:], axis=1)
         right |= known & (distances < _TOLERANCE * max(second.camera.size))
     return right

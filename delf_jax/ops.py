@@ -1,6 +1,6 @@
 """The few functions and types that every layer shares: the one leaf of the project."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,37 +8,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 FloatArray = Float[Array, "..."] | Float[np.ndarray, "..."]
-
-
-class LocalFeatures(NamedTuple):
-    """Local features of one image, the strongest attention first."""
-
-    locations: Float[Array, "N 2"] | Float[np.ndarray, "N 2"]
-    """(y, x) of the feature centres, in pixels of the original image"""
-    scales: Float[Array, "N"] | Float[np.ndarray, "N"]
-    """1 / image scale: larger means a larger region of the image"""
-    descriptors: Float[Array, "N D"] | Float[np.ndarray, "N D"]
-    attention: Float[Array, "N"] | Float[np.ndarray, "N"]
-
-
-class Regions(NamedTuple):
-    """Parts of an image that local features were taken from, one after the other."""
-
-    boxes: Float[np.ndarray, "R 4"]
-    """(y_min, x_min, y_max, x_max) in pixels; the first is the whole image"""
-    counts: Int[np.ndarray, "R"]
-    """local features of each"""
-
-
-class Features(NamedTuple):
-    """What one image gives; None for a branch that was not asked for."""
-
-    local: LocalFeatures | None
-    global_descriptor: Float[Array, "G"] | Float[np.ndarray, "G"] | None
-    image_size: tuple[int, int]
-    """(height, width) of the original image"""
-    regions: Regions | None = None
-    """whose local features follow each other; None: all are of the whole image"""
 
 
 def l2_normalize(

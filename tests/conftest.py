@@ -68,7 +68,7 @@ def photos() -> pathlib.Path:
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A folder of datasets, with one in the shape of Revisited Oxford; see drawn.py."""
-    from tests.drawn import draw_dataset
+    from tests.helpers.drawn import draw_dataset
 
     return draw_dataset(tmp_path_factory.mktemp("data"))
 
@@ -76,7 +76,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The folder of a very small DELG with random weights."""
-    from delf_jax import weights
+    from delf_jax.extraction import model_folder
 
     architecture = {
         "name": "delg",
@@ -95,7 +95,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         "attention_threshold": 0.0,
     }
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    weights.save_model(
+    model_folder.save_model(
         folder, architecture, random_variables(architecture), extraction, PROVENANCE
     )
     return folder
@@ -104,7 +104,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def global_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The folder of a very small model without local features, with random weights."""
-    from delf_jax import weights
+    from delf_jax.extraction import model_folder
 
     architecture = {
         "name": "global",
@@ -120,7 +120,7 @@ def global_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         "max_features": 0,
     }
     folder = tmp_path_factory.mktemp("models") / "global"
-    weights.save_model(
+    model_folder.save_model(
         folder, architecture, random_variables(architecture), extraction, PROVENANCE
     )
     return folder
@@ -130,9 +130,9 @@ def random_variables(architecture: dict[str, Any]) -> dict[str, Any]:
     """Variables of a network that does not fade, by shape and name alone."""
     import jax
 
-    from delf_jax import weights
+    from delf_jax.extraction.model_folder import build_module
 
-    module = weights.build_module(architecture)
+    module = build_module(architecture)
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), images)
     # Filled by hand: to compile the network's own initialisation takes seconds.

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delf_jax import cli, files, photo_index
+from delf_jax import cli, files
+from delf_jax.index import photo_index
 
 
 def write_photo(path, seed=0, size=(96, 128)):

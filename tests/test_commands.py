@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delf_jax import cli, configuration, store
+from delf_jax import cli
+from delf_jax.config import read_config
+from delf_jax.store import feature_store
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,9 @@ def test_extract_in_parts_gives_the_store_of_one_process(run, photos, tmp_path):
     for part in ("0/2", "1/2"):
         arguments = ["extract", photos, f"--out={tmp_path / 'parts'}", f"--part={part}"]
         assert "2 extracted" in run(*arguments)[1]
-    whole, parts = (store.open_store(tmp_path / name) for name in ("whole", "parts"))
+    whole, parts = (
+        feature_store.open_store(tmp_path / name) for name in ("whole", "parts")
+    )
     assert whole.ids == parts.ids == [f"{number}.png" for number in range(4)]
     np.testing.assert_array_equal(whole.global_descriptors, parts.global_descriptors)
 
@@ -127,7 +131,7 @@ def test_a_text_config_of_the_original_says_how_to_extract(run, photos, tmp_path
     override = "--config.extraction.max_features=9"
     status, said = run("extract", photos, f"--out={out}", config, override)
     assert status == 0 and "a.pbtxt: layer_name: block3 has no effect" in said
-    opened = store.open_store(out)
+    opened = feature_store.open_store(out)
     settings = opened.manifest["settings"]
     assert settings["image_scales"] == [1.0, 0.5] and settings["max_image_size"] == 100
     assert settings["locations"] == "delf" and settings["global_scales"] == [0]
@@ -151,7 +155,7 @@ def test_a_config_names_the_model_unless_the_command_line_does(
     )
     arguments = ["extract", photos, f"--out={tmp_path / 'out'}", f"--config={config}"]
     assert run(*arguments, model=False)[0] == 0
-    name = store.open_store(tmp_path / "out").manifest["model"]["name"]
+    name = feature_store.open_store(tmp_path / "out").manifest["model"]["name"]
     assert name == tiny_model.name
     other = "--config.model=parameters/r50delg_gld_20200814"
     assert cli.main([*map(str, arguments), other]) == 2
@@ -190,7 +194,8 @@ def test_prepare_stores_photos_and_lists_the_broken_ones(run, tmp_path):
 def test_what_prepare_leaves_out_train_finds_without_preparing_again(
     run, tmp_path, monkeypatch
 ):
-    from delf_jax import data, images, preparation
+    from delf_jax import images
+    from delf_jax.data import loader, prepare
 
     for label in ("a", "b"):
         (tmp_path / "photos" / label).mkdir(parents=True)
@@ -201,14 +206,16 @@ def test_what_prepare_leaves_out_train_finds_without_preparing_again(
     given = f"--dataset={tmp_path / 'photos'}", f"--data={stored}"
     status, out = run("prepare", *given, f"--exclude={names}", model=False)
     assert status == 0 and "1 of 1 images ready" in out
-    monkeypatch.delattr(preparation, "_build")
+    monkeypatch.delattr(prepare, "_build")
     settings = {"mine": {"path": str(tmp_path / "photos")}}
-    (source,), _ = data.open_sources(settings, str(stored), max_side=1024, exclude="b")
+    (source,), _ = loader.open_sources(
+        settings, str(stored), max_side=1024, exclude="b"
+    )
     assert source.classes == {"a": 0} and len(source) == 1
 
 
 def test_train_is_given_the_config_with_its_overrides(run, tmp_path, monkeypatch):
-    from delf_jax import train
+    from delf_jax.training import train
 
     calls = []
 
@@ -221,7 +228,7 @@ def test_train_is_given_the_config_with_its_overrides(run, tmp_path, monkeypatch
     arguments = [f"--config={config}", f"--workdir={tmp_path}", "--config.seed=5"]
     assert run("train", *arguments, model=False)[0] == 0
     assert calls == [(5, str(tmp_path))]
-    assert configuration.read_config(config).seed != 5
+    assert read_config(config).seed != 5
 
 
 def test_features_go_to_files_and_back(run, photos, tmp_path):
@@ -237,7 +244,10 @@ def test_features_go_to_files_and_back(run, photos, tmp_path):
     assert (
         "0 written, 4 unchanged" in turn(files, again, "--from=delg", "--name=mine")[1]
     )
-    before, after = store.open_store(paths[0]), store.open_store(paths[2])
+    before, after = (
+        feature_store.open_store(paths[0]),
+        feature_store.open_store(paths[2]),
+    )
     assert before.ids == after.ids and after.manifest["model"]["name"] == "mine"
     np.testing.assert_array_equal(before.global_descriptors, after.global_descriptors)
 

@@ -7,16 +7,18 @@ import jax
 import numpy as np
 import pytest
 
-from delf_jax import configuration, training_data
-from delf_jax.train import AXIS
-from delf_jax.train_step import create_state, train_step
-from delf_jax.training_setup import make_static
+from delf_jax.config import run_config
+from delf_jax.training import inputs
+from delf_jax.training.build import make_static
+from delf_jax.training.config import read_training_config
+from delf_jax.training.parallel import AXIS
+from delf_jax.training.step import create_state, train_step
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 TRAININGS = sorted(
     path.stem
     for path in FOLDER.glob("*.py")
-    if path.stem != "common" and "optimizer" in configuration.run_config(path)
+    if path.stem != "common" and "optimizer" in run_config(path)
 )
 CLASSES = 5
 
@@ -51,9 +53,9 @@ def batch_of(config):
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_config_makes_a_model_that_takes_a_step(name):
     """In shapes alone: nothing is computed, whatever the size."""
-    config = configuration.read_training_config(FOLDER / f"{name}.py")
+    config = read_training_config(FOLDER / f"{name}.py")
     config.views.size = 64
-    training_data.view_settings(config)
+    inputs.view_settings(config)
     counts = [1, 2, 3, 40, 500]
     static, _ = make_static(config, CLASSES, AXIS, counts)
     # All that several devices add is tested elsewhere.

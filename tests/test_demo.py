@@ -1,18 +1,21 @@
 import numpy as np
 import pytest
 
-from delf_jax import demo, search, synthetic, weights
+from delf_jax import demo
+from delf_jax.extraction import model_folder
+from delf_jax.search import query
+from delf_jax.synthetic import landmarks
 
 WORLD = demo.World(landmarks=2, queries=1, views=2, distractors=1, size=(96, 128))
 
 
 def _answer(folder, path, images):
-    results = [search.Result(i, s, 0, np.zeros((0, 4))) for i, s in images]
-    return search.Answer(str(path), folder / path, results)
+    results = [query.Result(i, s, 0, np.zeros((0, 4))) for i, s in images]
+    return query.Answer(str(path), folder / path, results)
 
 
 def test_the_demo_writes_photos_a_figure_and_a_page(tiny_model, tmp_path, capsys):
-    model = weights.load_model(tiny_model)
+    model = model_folder.load_model(tiny_model)
     outcome = demo.run(tmp_path, model, WORLD, shown=False)
     photos = sorted(p.relative_to(tmp_path) for p in tmp_path.glob("photos/*/*.jpg"))
     assert len(photos) == 5
@@ -26,7 +29,7 @@ def test_the_demo_writes_photos_a_figure_and_a_page(tiny_model, tmp_path, capsys
 
 
 def test_a_model_without_local_features_has_its_demo(global_model, tmp_path, capsys):
-    model = weights.load_model(global_model)
+    model = model_folder.load_model(global_model)
     outcome = demo.run(tmp_path, model, WORLD, shown=False)
     assert outcome.before == outcome.after > 0
     assert not (tmp_path / "matches.png").exists()
@@ -48,11 +51,11 @@ def test_precision_is_measured_by_the_folder_of_a_photo(tmp_path):
 
 
 def test_inliers_are_right_where_the_drawing_says_so():
-    landmark = synthetic.draw_landmark(synthetic.HELD_OUT + 4)
-    a, b = (synthetic.draw_view(landmark, i, (90, 120), clean=True) for i in (0, 1))
+    landmark = landmarks.draw_landmark(landmarks.HELD_OUT + 4)
+    a, b = (landmarks.draw_view(landmark, i, (90, 120), clean=True) for i in (0, 1))
     rows, columns = np.nonzero(a.surface >= 0)
     points = np.stack([rows, columns], -1).astype(float)[::97]
-    there, known = synthetic.project(a, b, points)
+    there, known = landmarks.project(a, b, points)
     # Far outside of the second picture its pixels are small in the first.
     near = known & (there > -10).all(1) & (there < (100, 130)).all(1)
     lines = np.concatenate([points, there], 1)[near]

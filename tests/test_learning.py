@@ -5,9 +5,10 @@ import pathlib
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tiny_training import TINY, lines_of
 
-from delf_jax import configuration, train
+from delf_jax.config import read_config
+from delf_jax.training import train
+from tests.helpers.tiny_training import TINY, lines_of
 
 DRAWN = {"first": 0, "landmarks": 3, "views": 3}
 LAST = 5  # of the lines that metrics.jsonl holds.
@@ -17,7 +18,7 @@ LAST = 5  # of the lines that metrics.jsonl holds.
 def learned(tmp_path_factory) -> pathlib.Path:
     """The workdir of a training on three views each of three drawn landmarks."""
     root = tmp_path_factory.mktemp("learning")
-    config = configuration.read_config(TINY)
+    config = read_config(TINY)
     config.steps = config.checkpoint_every = 180
     config.batch_size, config.log_every = 16, 4
     config.images_every, config.devices, config.data.threads = 0, 1, 1

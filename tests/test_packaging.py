@@ -80,5 +80,7 @@ def test_the_installed_package_runs_from_another_directory(installed, tmp_path):
 @pytest.mark.slow
 def test_the_wheel_carries_the_bundled_model(installed, tmp_path):
     python, _ = installed
-    code = "from delf_jax import weights; print(weights.load_model().name)"
+    code = (
+        "from delf_jax.extraction import model_folder as m; print(m.load_model().name)"
+    )
     assert _run(python, "-c", code, cwd=tmp_path).strip() == "delg_tiny"

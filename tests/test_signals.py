@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from delf_jax.signals import stop_signals
+from delf_jax.runtime import stop_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

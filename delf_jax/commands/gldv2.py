@@ -6,7 +6,7 @@ Everything slow is imported inside, by the command that needs it.
 import argparse
 from typing import Any
 
-from delf_jax.commands import shared
+from delf_jax.commands.options import add_config, add_model, add_out, model_and_settings
 from delf_jax.files import InputError
 
 
@@ -28,7 +28,7 @@ def add_gldv2_options(parser: argparse.ArgumentParser) -> None:
         kind.add_argument(
             "--features", required=True, metavar="DIR", help="where to keep features"
         )
-        shared.add_out(kind, "CSV of the challenge to write", required=True)
+        add_out(kind, "CSV of the challenge to write", required=True)
         for name in ("test", others):
             kind.add_argument(
                 f"--{name}_list", metavar="FILE", help=f"CSV of {name} images to use"
@@ -54,8 +54,8 @@ def add_gldv2_options(parser: argparse.ArgumentParser) -> None:
         "--non_landmarks", metavar="DIR", help="photos that show none, to demote alike"
     )
     for kind in (retrieve, recognize):
-        shared.add_config(kind)
-        shared.add_model(kind)
+        add_config(kind)
+        add_model(kind)
     score.add_argument("task", choices=("retrieval", "recognition"))
     score.add_argument(
         "predictions", nargs="+", metavar="CSV", help="the first, others"
@@ -87,10 +87,10 @@ def run_gldv2(options: argparse.Namespace) -> int:
     for name in ("voters", "verify"):
         if getattr(options, name, 1) < (name == "voters"):
             raise InputError(f"--{name}={getattr(options, name)}: use a larger number")
-    model, settings = shared.model_and_settings(options)
-    from delf_jax import gldv2_pipeline, gldv2_recognition, gldv2_search
+    model, settings = model_and_settings(options)
+    from delf_jax.gldv2 import predict, recognition_task, retrieval_task
 
-    sources = gldv2_pipeline.Sources(
+    sources = predict.Sources(
         *(options.data, options.features, model, settings, options.test_list),
         other_list=getattr(options, "index_list", getattr(options, "train_list", None)),
         exclude=_excluded(options),
@@ -98,13 +98,11 @@ def run_gldv2(options: argparse.Namespace) -> int:
         partial=options.partial,
     )
     if options.kind == "retrieve":
-        way = gldv2_search.parse_way(options.rerank)
-        said = gldv2_pipeline.retrieve(sources, options.out, way)
+        way = retrieval_task.parse_way(options.rerank)
+        said = predict.retrieve(sources, options.out, way)
     else:
-        how = gldv2_recognition.Options(options.voters, options.verify)
-        said = gldv2_pipeline.recognise(
-            sources, options.out, how, options.non_landmarks
-        )
+        how = recognition_task.Options(options.voters, options.verify)
+        said = predict.recognise(sources, options.out, how, options.non_landmarks)
     print(*said, sep="\n")
     if options.solution:
         task = "retrieval" if options.kind == "retrieve" else "recognition"
@@ -115,29 +113,30 @@ def run_gldv2(options: argparse.Namespace) -> int:
 
 def _shown(options: argparse.Namespace) -> Any:
     """What images of the index show, where that is asked for."""
-    from delf_jax import gldv2_images, gldv2_scores
+    from delf_jax.gldv2 import collection, scores
 
     if not options.exclude:
         return None
     listed = options.index_list
-    table = gldv2_images.find_table(options.data, "index", listed, labelled=True)
-    return gldv2_scores.read_known(table)
+    table = collection.find_table(options.data, "index", listed, labelled=True)
+    return scores.read_known(table)
 
 
 def _score(options: argparse.Namespace) -> int:
-    from delf_jax import files, gldv2_report, gldv2_scores
+    from delf_jax import files
+    from delf_jax.gldv2 import report, scores
 
     if options.original:
         for path in options.predictions:
-            found = gldv2_scores.score(
+            found = scores.score(
                 options.task, options.solution, [path], intervals=False
             )
-            print(*gldv2_report.original_lines(found), sep="\n")
+            print(*report.original_lines(found), sep="\n")
         return 0
-    known = gldv2_scores.read_known(options.known) if options.known else None
+    known = scores.read_known(options.known) if options.known else None
     found = _print_scores(options, options.task, options.predictions, known)
     if options.json:
-        files.write_json(options.json, gldv2_report.describe(found))
+        files.write_json(options.json, report.describe(found))
         print(f"JSON: {options.json}")
     return 0
 
@@ -145,18 +144,18 @@ def _score(options: argparse.Namespace) -> int:
 def _print_scores(
     options: argparse.Namespace, task: str, predictions: list[str], known: Any
 ) -> Any:
-    from delf_jax import gldv2_report, gldv2_scores
+    from delf_jax.gldv2 import report, scores
 
-    found = gldv2_scores.score(
+    found = scores.score(
         *(task, options.solution, predictions), exclude=_excluded(options), known=known
     )
-    print(*gldv2_report.table(found), sep="\n")
+    print(*report.table(found), sep="\n")
     return found
 
 
 def _excluded(options: argparse.Namespace) -> frozenset[int]:
     if not options.exclude:
         return frozenset()
-    from delf_jax import exclusions
+    from delf_jax.formats import tables
 
-    return exclusions.read_landmark_ids(options.exclude)
+    return tables.read_landmark_ids(options.exclude)

@@ -7,7 +7,7 @@ import argparse
 import json
 from typing import Any
 
-from delf_jax.commands import shared
+from delf_jax.commands.options import add_choice, add_out, model_and_settings
 
 
 def add_convert_options(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_convert_options(parser: argparse.ArgumentParser) -> None:
         help="a TensorFlow checkpoint, SavedModel or frozen graph (.pb), .h5, .pth or "
         ".safetensors",
     )
-    shared.add_out(parser, "model folder to write", required=True)
+    add_out(parser, "model folder to write", required=True)
     parser.add_argument(
         "--mapping", metavar="FILE", help="JSON that names what is not recognised"
     )
@@ -48,56 +48,22 @@ def add_inspect_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_inspect(options: argparse.Namespace) -> int:
-    from delf_jax import inspection
+    from delf_jax.inspection import describe
 
-    print(inspection.describe(options.path))
+    print(describe.describe(options.path))
     return 0
-
-
-def add_features_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="a feature store, or files")
-    parser.add_argument("target", metavar="TARGET", help="folder to write to")
-    kinds = parser.add_mutually_exclusive_group(required=True)
-    layouts = {"choices": ("delf", "delg"), "metavar": "LAYOUT"}
-    kinds.add_argument(
-        "--to",
-        help="delf: NAME.delf; delg: NAME.delg_local, NAME.delg_global",
-        **layouts,
-    )
-    kinds.add_argument(
-        "--from", dest="layout", help="the same, from files to a store", **layouts
-    )
-    parser.add_argument(
-        "--name", default="delf files", help="what the new store says made them"
-    )
-
-
-def run_features(options: argparse.Namespace) -> int:
-    from delf_jax import exchange
-
-    if options.to:
-        report = exchange.write_files(options.source, options.target, options.to)
-    else:
-        report = exchange.read_files(
-            options.source, options.target, options.layout, name=options.name
-        )
-    return shared.tell_report(report, options.target, done="written")
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder of a model")
-    shared.add_choice(
-        parser, "format", ("stablehlo", "savedmodel", "onnx"), required=True
-    )
-    shared.add_choice(parser, "what", ("both", "local", "global"), default="both")
-    shared.add_out(parser, "folder to write, which must not exist", required=True)
+    add_choice(parser, "format", ("stablehlo", "savedmodel", "onnx"), required=True)
+    add_choice(parser, "what", ("both", "local", "global"), default="both")
+    add_out(parser, "folder to write, which must not exist", required=True)
     parser.add_argument(
         "--scales", type=_numbers, metavar="S,S", help="image scales to use and to fix"
     )
     pools = ("none", "average", "sum")
-    shared.add_choice(
-        parser, "pool", pools, "scales of a global savedmodel: ", default="none"
-    )
+    add_choice(parser, "pool", pools, "scales of a global savedmodel: ", default="none")
     parser.add_argument(
         "--normalize", action="store_true", help="the descriptors after --pool"
     )
@@ -107,11 +73,12 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_export(options: argparse.Namespace) -> int:
-    model, _ = shared.model_and_settings(options)
-    from delf_jax import export
+    model, _ = model_and_settings(options)
+    from delf_jax.export import export
+    from delf_jax.export.options import Wishes
 
-    names = export.Wishes._fields
-    wishes = export.Wishes(**{name: getattr(options, name) for name in names})
+    names = Wishes._fields
+    wishes = Wishes(**{name: getattr(options, name) for name in names})
     written = export.export_model(model, options.format, options.out, wishes)
     for title, arrays in (("in", written.inputs), ("out", written.outputs)):
         for name, signature in arrays.items():

@@ -7,23 +7,21 @@ from typing import Any
 
 from flax.traverse_util import unflatten_dict
 
-from delf_jax import __version__, weights
+from delf_jax import __version__
 from delf_jax.conversion import report
 from delf_jax.conversion.families import FAMILIES
-from delf_jax.conversion.network import (
-    MappingFile,
-    Network,
-    find_network,
-    folders_of,
-)
+from delf_jax.conversion.network import MappingFile, Network, find_network, folders_of
+from delf_jax.conversion.weight_files import Source, read_source
+from delf_jax.extraction import model_folder
 from delf_jax.files import InputError, atomic_write, new_folder, read_json, sha256_of
-from delf_jax.formats import datum
-from delf_jax.sources import Source, read_source
+from delf_jax.formats.delf import datum
 
 # Where downloads have their PCA, and how many of its components D2R keeps, whose
 # codebooks are made for them.
 PROJECTION = ("mean.datum", "pca_proj_mat.datum")
 PROJECTED = 128
+# What a model folder, a state, the states and the workdir of a training of ours hold.
+_OURS = ("model.safetensors", "state", "[0-9]*/state", "checkpoints/[0-9]*/state")
 
 
 def convert(
@@ -60,9 +58,9 @@ def _convert(
     name = folders_of(path)[0]
     if (path / "model" / "saved_model.pb").is_file():  # as DELF's download has it
         path = path / "model"
-    source = read_source(path)
-    if source.kind in ("model", "training"):
+    if any(next(path.glob(pattern), None) for pattern in _OURS):
         raise InputError(f"{path}: ours already; give a model folder as --model")
+    source = read_source(path)
     network = find_network(source, read_mapping(mapping), settings, template)
     projection = _projection_beside(path, network)
     files = [*_files_of(source.path), *projection]
@@ -76,7 +74,7 @@ def _convert(
     }
     if projection:
         network.extraction["pca"] = _copied(projection, folder)
-    weights.save_model(
+    model_folder.save_model(
         folder,
         network.architecture,
         unflatten_dict(network.variables, sep="/"),

@@ -2,12 +2,18 @@
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from delf_jax.conversion.foreign_names import application_name, pycls_name, torch_name
-from delf_jax.conversion.names import keras_name, slim_name
+from delf_jax.conversion.names import (
+    application_name,
+    keras_name,
+    pycls_name,
+    slim_name,
+    torch_name,
+)
 from delf_jax.files import InputError
+from delf_jax.formats.tensorflow import graph_def, wire
 from delf_jax.models.resnet import BASIC_DEPTHS, UNITS
 
 IMAGENET = {
@@ -253,3 +259,38 @@ def _depth(shapes: Mapping[str, tuple[int, ...]]) -> int:
         f"a ResNet with {units} units in its blocks, "
         f"{'bottlenecks' if bottlenecks else 'of two 3x3'}, is none of ours ({known})"
     )
+
+
+# The last unit of slim's block3, in ResNet-50 or 101, halves the map, or does not.
+LAST_OF_BLOCK3 = r"block3/unit_(?:6|23)/bottleneck_v1/conv2/Conv2D$"
+BLOCK4 = r"block4/unit_\d+/bottleneck_v1/conv2/"
+# tensorflow/core/framework/attr_value.proto
+_BOOLEAN = 5
+
+
+def architecture_of(nodes: Sequence[graph_def.Node]) -> dict[str, Any]:
+    """block3_strides and block4_dilation as far as the nodes tell."""
+    found: dict[str, Any] = {}
+    pools = [node for node in nodes if node.op == "MaxPool"]
+    slim = [node for node in nodes if re.search(LAST_OF_BLOCK3, node.name)]
+    if slim:
+        found["block3_strides"] = 2 in graph_def.integers(slim[0], "strides")
+    elif pools:  # TensorFlow 2's DELF subsamples block3 with a pool of 1x1.
+        sizes = [graph_def.integers(node, "ksize") for node in pools]
+        found["block3_strides"] = (1, 1, 1, 1) in sizes
+    block4 = [node for node in nodes if re.search(BLOCK4, node.name)]
+    spread = any(
+        node.op == "SpaceToBatchND" or 2 in graph_def.integers(node, "dilations")
+        for node in block4
+    )
+    return found | ({"block4_dilation": 2} if spread else {})
+
+
+def resize_of(nodes: Sequence[graph_def.Node]) -> dict[str, str]:
+    """How the graph samples its pyramid: {"resize": ...}, or {} if it has none."""
+    for node in nodes:
+        if node.op == "ResizeBilinear":
+            centred = graph_def.attribute(node, "half_pixel_centers")
+            half_pixel = bool(wire.integer(centred, _BOOLEAN))
+            return {"resize": "half_pixel" if half_pixel else "legacy"}
+    return {}

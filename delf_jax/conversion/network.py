@@ -8,18 +8,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from delf_jax import weights
-from delf_jax.conversion import (
-    adaptation,
-    assignment,
-    families,
-    graph_settings,
-    report,
-)
+from delf_jax.conversion import assignment, families, report
 from delf_jax.conversion.families import FAMILIES, Family
+from delf_jax.conversion.layers import (
+    adapt,
+    find_missing,
+    reduction_of_pycls,
+    to_our_axes,
+)
+from delf_jax.conversion.weight_files import Source
+from delf_jax.extraction.model_folder import build_module
+from delf_jax.extraction.settings import ExtractionSettings, make_settings
 from delf_jax.files import InputError
-from delf_jax.settings import ExtractionSettings, make_settings
-from delf_jax.sources import Source
+from delf_jax.models.architecture import expected_shapes
 
 BACKBONE = ("params/backbone/", "batch_stats/backbone/")
 UNUSED = "unused"
@@ -89,29 +90,27 @@ def find_network(
         assigned.dropped[theirs] = reason
     report.tell_unmatched(mapping, stated(source).keys())
     variables = {
-        ours: adaptation.to_our_axes(ours, source.tensors[theirs], family.pytorch)
+        ours: to_our_axes(ours, source.tensors[theirs], family.pytorch)
         for ours, theirs in assigned.named.items()
     }
     if key == "pycls":
-        variables |= adaptation.reduction_of_pycls(variables)
+        variables |= reduction_of_pycls(variables)
     architecture, extraction, assumed = _architecture(
         variables, family, settings, source
     )
-    expected = weights.expected_shapes(weights.build_module(architecture))
+    expected = expected_shapes(build_module(architecture))
     for ours in mapping.named.keys() - expected.keys():
         if not ours.startswith("architecture/"):
             raise InputError(
                 f"{mapping.path}: {ours}: this network has no such variable"
             )
     found = {ours: value.shape for ours, value in variables.items()}
-    missing = adaptation.find_missing(found, expected)
+    missing = find_missing(found, expected)
     if missing or assigned.left:
         raise report.refusal(
             source.path, key, mapping, assigned, shapes, missing, template
         )
-    variables, unused = adaptation.adapt(
-        variables, expected, family, architecture["layout"]
-    )
+    variables, unused = adapt(variables, expected, family, architecture["layout"])
     _check_values(variables, assigned.named, source.path)
     for ours in unused:
         assigned.dropped[assigned.named.get(ours, ours)] = ONLY_TRAINING
@@ -249,14 +248,14 @@ def _architecture(
         if np.size(power) != 1:
             raise InputError(f"{source.path}: its power of GeM is not one number")
         architecture["gem_power"] = float(np.asarray(power).reshape(-1)[0])
-    drawn = graph_settings.architecture_of(nodes)
+    drawn = families.architecture_of(nodes)
     architecture |= {k: v for k, v in drawn.items() if k in architecture}
     chosen = {k: v for k, v in settings.items() if k in ExtractionSettings._fields}
     architecture |= {k: v for k, v in settings.items() if k not in chosen}
     extraction = families.default_extraction(
         architecture, family, folders_of(pathlib.Path(source.path))
     )
-    extraction |= graph_settings.resize_of(nodes) | chosen
+    extraction |= families.resize_of(nodes) | chosen
     _check_branches(architecture["name"], make_settings(extraction))
     told = {"block3_strides"} & architecture.keys() - drawn.keys() - settings.keys()
     return architecture, extraction, tuple(told)

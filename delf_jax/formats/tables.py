@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
-from delf_jax.files import InputError, atomic_write
+from delf_jax.files import InputError, atomic_write, read_text
 
 Row = TypeVar("Row", bound=tuple)
 # Python's own limit of 131 072 characters is some 7700 image ids; this bounds memory.
@@ -111,3 +111,31 @@ def _explain(line: Line, header: Sequence[str], kind: type[tuple]) -> InputError
             text = line.fields[column]
             return InputError(f"{line.where}, {name}: {text!r:.80} is no number")
     return InputError(f"{line.where}: not a row of this table")
+
+
+def read_names(path: str | os.PathLike) -> list[str]:
+    """The names in a file, one a line, in its order; after a # stands a comment.
+
+    InputError if there are none, or one comes twice.
+    """
+    names: dict[str, int] = {}
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        name = line.split("#")[0].strip()
+        if name in names:
+            raise InputError(
+                f"{path}, line {number}: {name!r:.80} stands in line {names[name]}, too"
+            )
+        if name:
+            names[name] = number
+    if not names:
+        raise InputError(f"{path}: names nothing to leave out")
+    return list(names)
+
+
+def read_landmark_ids(path: str | os.PathLike) -> frozenset[int]:
+    """The landmark ids in a file as of `read_names`."""
+    names = read_names(path)
+    for name in names:
+        if not name.isdecimal() or not name.isascii():
+            raise InputError(f"{path}: {name!r:.80} is no landmark id, a whole number")
+    return frozenset(map(int, names))

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from delf_jax.models import pooling as pool
 from delf_jax.models.delf import stage_valid
 from delf_jax.models.layers import Linear
+from delf_jax.models.pooling import gem, mac, spoc
 from delf_jax.models.resnet import ResNet
 from delf_jax.ops import l2_normalize
 
@@ -92,9 +92,9 @@ def global_outputs(
         power = net.gem_power
         if net.learn_power:
             power = net.param("gem_power", nn.initializers.constant(power), ())
-        x = pool.gem(block4, power, mask)
+        x = gem(block4, power, mask)
     else:
-        x = {"mac": pool.mac, "spoc": pool.spoc}[pooling](block4, mask)
+        x = {"mac": mac, "spoc": spoc}[pooling](block4, mask)
     if net.global_dimension:
         x = Linear(net.global_dimension, name="whitening")(x)
     outputs = {"global_descriptor": x}

@@ -5,13 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from delf_jax.models import winograd
-from delf_jax.models.convolution import (
-    Padding,
-    convolve,
-    convolve_1x1,
-    multiply_rows,
-)
+from delf_jax.models.convolution import Padding, convolve, convolve_1x1, multiply_rows
 
 
 class ConvNorm(nn.Module):
@@ -35,7 +29,6 @@ class ConvNorm(nn.Module):
     momentum: float = 0.9
     epsilon: float = 1e-5
     axis_name: str | None = None
-    conv3x3: str = "direct"
     kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
     scale_init: nn.initializers.Initializer = nn.initializers.ones
 
@@ -43,30 +36,21 @@ class ConvNorm(nn.Module):
     def __call__(
         self, x: Float[Array, "B H W C"], train: bool = False
     ) -> Float[Array, "B h w F"]:
-        side = self.kernel_size
+        side, dilation = self.kernel_size, self.dilation
         kernel = self.param(
             "kernel", self.kernel_init, (side, side, x.shape[-1], self.features)
         ).astype(x.dtype)
         if side == 1:
             x = convolve_1x1(x, kernel, self.stride)
         else:
-            x = self._convolve(x, kernel)
+            padding = self.padding or ((dilation * (side // 2),) * 2,) * 2
+            x = convolve(x, kernel, self.stride, padding, dilation)
         if self.use_bias or self.normalization == "folded":
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             x = x + bias[None, None, None].astype(x.dtype)
         if self.normalization in ("folded", "none"):
             return x
         return self._normalize(x, train)
-
-    def _convolve(
-        self, x: Float[Array, "B H W C"], kernel: Float[Array, "K K C F"]
-    ) -> Float[Array, "B h w F"]:
-        plain = (self.kernel_size, self.stride, self.dilation) == (3, 1, 1)
-        if plain and self.conv3x3 == "winograd":
-            return winograd.convolve_3x3(x, kernel)
-        border = self.dilation * (self.kernel_size // 2)
-        padding = self.padding or ((border, border),) * 2
-        return convolve(x, kernel, self.stride, padding, self.dilation)
 
     def _normalize(
         self, x: Float[Array, "B H W C"], train: bool

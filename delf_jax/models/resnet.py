@@ -195,7 +195,6 @@ class ResNet(nn.Module):
     block3_strides: bool = False
     block4_dilation: int = 1
     axis_name: str | None = None
-    conv3x3: str = "direct"
     compute_dtype: str | None = None  # "bfloat16": of all maps; the stages are float32.
 
     @nn.compact
@@ -218,7 +217,6 @@ class ResNet(nn.Module):
             ConvNorm,
             normalization=self.normalization,
             axis_name=self.axis_name,
-            conv3x3=self.conv3x3,
             **LAYOUTS[self.layout],
         )
         given = images.dtype

@@ -7,9 +7,61 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from delf_jax.ops import LocalFeatures
-from delf_jax.retrieval import affine
+from delf_jax.features import LocalFeatures
+from delf_jax.retrieval.affine import (
+    improve,
+    maps_of_triples,
+    maps_of_zooms,
+    prepare_matches,
+    score_matches,
+)
 from delf_jax.retrieval.matching import match_descriptors
+
+
+class VerificationSettings(NamedTuple):
+    """How two photos are compared, and what that is worth; see `verify_pair`."""
+
+    max_distance: float | None = None
+    ratio: float | None = 0.95
+    """instead of a largest distance: with delg_tiny, photos of landmarks kept out of
+    its training rank better, and unrelated ones share 7 inliers"""
+    mutual: bool = True
+    threshold: float = 20.0
+    """pixels"""
+    spacing: float | None = 16.0
+    """pixels"""
+    use_scales: bool = True
+    trials: int = 2000
+    min_matches: int = 3
+    at_extraction_size: bool = True
+    """in pixels of the photos as they were extracted, not of the files"""
+    candidates: int = 100
+    """so many of the first of a ranking are verified [DELG, section 4]"""
+    weight: float = 2.0
+    """of inliers against similarity, see `ranking.rerank`; infinite: inliers alone"""
+
+
+_ORIGINAL = VerificationSettings(
+    max_distance=1.0,
+    ratio=None,
+    mutual=False,
+    threshold=20.0,
+    spacing=None,
+    use_scales=False,
+    trials=1000,
+    min_matches=4,
+    at_extraction_size=False,
+    candidates=100,
+    weight=float("inf"),
+)
+# By name. "delg" and "d2r" have the numbers of the perform_retrieval.py of DELG and of
+# Detect-to-Retrieve, which differ in these two alone. Their RANSAC is this project's:
+# seeded by the pair, refined, and bound to maps that a change of viewpoint can cause.
+VERIFICATION = {
+    "default": VerificationSettings(),
+    "delg": _ORIGINAL,
+    "d2r": _ORIGINAL._replace(max_distance=0.9, threshold=10.0),
+}
 
 # Standard deviation across the line that fits inliers best, in thresholds.
 _NARROWEST = 0.25
@@ -136,23 +188,21 @@ def estimate_affine(
     query = np.asarray(query_locations, np.float64)[order]
     index = np.asarray(index_locations, np.float64)[order]
     query_centre, index_centre = query.mean(axis=0), index.mean(axis=0)
-    matches = affine.prepare_matches(
-        query - query_centre, index - index_centre, threshold
-    )
+    matches = prepare_matches(query - query_centre, index - index_centre, threshold)
     best, score = None, 0.0
     if scaled:
-        proposed = affine.maps_of_zooms(matches, zooms[order])
-        best, score = affine.improve(best, score, proposed, matches)
+        proposed = maps_of_zooms(matches, zooms[order])
+        best, score = improve(best, score, proposed, matches)
     triples = np.random.default_rng(seed).integers(count, size=(trials, 3))
     start, stop = 0, min(_ROUND, trials)
     while start < stop:
-        proposed = affine.maps_of_triples(matches, triples[start:stop])
-        best, score = affine.improve(best, score, proposed, matches)
+        proposed = maps_of_triples(matches, triples[start:stop])
+        best, score = improve(best, score, proposed, matches)
         needed = min(trials, _trials_needed(score / count, confidence))
         start, stop = stop, math.ceil(needed)
     if best is None:
         return _nothing(count)
-    inliers = affine.score_matches(best[None], matches)[0] > 0
+    inliers = score_matches(best[None], matches)[0] > 0
     if not (
         _spread_out(matches.query[inliers], threshold)
         and _spread_out(matches.index[inliers], threshold)

@@ -22,7 +22,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from delf_jax.formats.protos import datum_pb2 as delf_dot_protos_dot_datum__pb2
+pass
 
 
 DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64\x65lf/protos/feature.proto\x12\x0b\x64\x65lf.protos\x1a\x17\x64\x65lf/protos/datum.proto\"\x86\x01\n\x0b\x44\x65lfFeature\x12+\n\ndescriptor\x18\x01 \x01(\x0b\x32\x17.delf.protos.DatumProto\x12\t\n\x01x\x18\x02 \x01(\x02\x12\t\n\x01y\x18\x03 \x01(\x02\x12\r\n\x05scale\x18\x04 \x01(\x02\x12\x13\n\x0borientation\x18\x05 \x01(\x02\x12\x10\n\x08strength\x18\x06 \x01(\x02\"9\n\x0c\x44\x65lfFeatures\x12)\n\x07\x66\x65\x61ture\x18\x01 \x03(\x0b\x32\x18.delf.protos.DelfFeature')

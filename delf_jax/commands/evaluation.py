@@ -1,0 +1,188 @@
+"""Commands of experiments in retrieval: evaluate, reproduce, rerank.
+
+Everything slow is imported inside, by the command that needs it.
+"""
+
+import argparse
+import pathlib
+from typing import Any
+
+from delf_jax.commands.options import (
+    add_codebook,
+    add_config,
+    add_model,
+    add_out,
+    model_and_settings,
+    prepare_jax,
+)
+from delf_jax.files import InputError
+
+
+def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s DATASET (--index DIR | --ranking FILE) ..."
+    parser.add_argument(
+        "dataset",
+        metavar="DATASET",
+        help="ground truth (.mat, .pkl, .json, folder of .txt), or folder of folders",
+    )
+    parser.add_argument(
+        "--images", metavar="DIR", help="its photos (default: jpg or images beside it)"
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--index", metavar="DIR", help="folder to keep features in")
+    source.add_argument("--ranking", metavar="FILE", help="rankings made elsewhere")
+    ways = "global,verification"
+    parser.add_argument(
+        "--rerank",
+        default=ways,
+        metavar="WAYS",
+        help=f"ways to rank ({ways}), such as superglobal, asmk+verification",
+    )
+    add_verification(parser)
+    add_codebook(parser)
+    parser.add_argument(
+        "--boxes", metavar="FILE", help="boxes of index photos, as of extract: R-ASMK*"
+    )
+    _add_conditions(parser)
+    parser.add_argument("--json", metavar="FILE", help="all results as JSON")
+    parser.add_argument("--metrics", metavar="FILE", help="metrics.txt of the original")
+    parser.add_argument("--html", metavar="FILE", help="results, and failures, as page")
+    add_config(parser)
+    add_model(parser)
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    from delf_jax import files
+    from delf_jax.evaluation import datasets, evaluation, overlap, page, report
+    from delf_jax.evaluation.ranking import read_rankings
+    from delf_jax.extraction.boxes import open_boxes
+    from delf_jax.search import pipeline
+
+    dataset = datasets.read_dataset(options.dataset, options.images)
+    if options.exclude_queries:
+        (dataset,) = overlap.leave_out([dataset], options.exclude_queries)
+    if options.ranking:
+        if options.distractors:
+            raise InputError("--distractors goes with --index, not with --ranking")
+        if options.boxes:
+            raise InputError("--boxes goes with --index, not with --ranking")
+        ranking = read_rankings(options.ranking, dataset)
+        found = evaluation.score(
+            dataset,
+            {
+                pathlib.Path(options.ranking).stem: dict.fromkeys(
+                    dataset.protocols, ranking
+                )
+            },
+            depends={"file": files.sha256_of(options.ranking)},
+        )
+    else:
+        chosen = pipeline.parse_ways(options.rerank)
+        boxes = open_boxes(options.boxes) if options.boxes else None
+        model, settings = model_and_settings(options)
+        found = evaluation.evaluate(
+            *(dataset, options.index, model, settings, chosen),
+            distractors=_distractors(options, model, settings, boxes),
+            verification=options.verification,
+            partial=options.partial,
+            codebook=options.codebook,
+            boxes=boxes,
+        )
+    print(*report.table(found), sep="\n")
+    if options.json:
+        files.write_json(options.json, report.describe(found))
+        print(f"JSON: {options.json}")
+    if options.metrics:
+        report.write_metrics(options.metrics, found)
+        print(f"metrics: {options.metrics}")
+    if options.html:
+        page.write_report(options.html, found)
+        print(f"page: {options.html}")
+    return 0
+
+
+def _add_conditions(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--partial", action="store_true", help="score although photos are missing"
+    )
+    parser.add_argument(
+        "--distractors",
+        metavar="DIR",
+        help="photos, or a feature store, wrong for all queries",
+    )
+    parser.add_argument(
+        "--exclude_queries",
+        metavar="FILE",
+        help="queries or landmarks seen in training: also without",
+    )
+
+
+def _distractors(
+    options: argparse.Namespace, model: Any, settings: Any, boxes: Any
+) -> Any:
+    """Those that are asked for, with features of photos kept in the index."""
+    from delf_jax.evaluation import distractors
+
+    if not options.distractors:
+        return None
+    out = pathlib.Path(options.index) / "distractors"
+    return distractors.open_distractors(
+        *(options.distractors, out, model, settings),
+        boxes=boxes,
+        partial=options.partial,
+    )
+
+
+def add_reproduce_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="an experiment of configs/; --config.FIELD=VALUE replaces one",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="gnd_roxford5k.pkl and jpg/, or a folder of each dataset with these",
+    )
+    add_out(parser, "features and results (runs/reproduce/NAME)")
+    _add_conditions(parser)
+    add_model(parser)
+
+
+def run_reproduce(options: argparse.Namespace) -> int:
+    prepare_jax()
+    from delf_jax.evaluation import experiment, reproduce
+    from delf_jax.extraction.config import chosen_settings, model_folder
+    from delf_jax.extraction.model_folder import load_model
+    from delf_jax.extraction.settings import settings_for
+
+    config = experiment.read_experiment_config(options.config, options.rest)
+    name = pathlib.Path(options.config).stem
+    folder = options.model or model_folder(config, config.experiment.weights)
+    model = load_model(folder)
+    chosen = chosen_settings(config)
+    sources = reproduce.Sources(
+        pathlib.Path(options.data),
+        pathlib.Path(options.out or pathlib.Path("runs", "reproduce", name)),
+        model,
+        settings_for(model, **chosen),
+    )
+    reproduce.reproduce(
+        config.experiment,
+        sources,
+        partial=options.partial,
+        others=options.distractors,
+        seen=options.exclude_queries,
+    )
+    return 0
+
+
+def add_verification(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--verification",
+        default="default",
+        metavar="NAME",
+        help="settings of verification: default, delg, d2r",
+    )

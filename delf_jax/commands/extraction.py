@@ -1,0 +1,77 @@
+"""Commands that extract features and turn stores into files: extract, features.
+
+Everything slow is imported inside, by the command that needs it.
+"""
+
+import argparse
+
+from delf_jax.commands.options import (
+    add_config,
+    add_model,
+    add_out,
+    add_part,
+    add_paths,
+    model_and_settings,
+    tell_report,
+)
+
+
+def add_features_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="a feature store, or files")
+    parser.add_argument("target", metavar="TARGET", help="folder to write to")
+    kinds = parser.add_mutually_exclusive_group(required=True)
+    layouts = {"choices": ("delf", "delg"), "metavar": "LAYOUT"}
+    kinds.add_argument(
+        "--to",
+        help="delf: NAME.delf; delg: NAME.delg_local, NAME.delg_global",
+        **layouts,
+    )
+    kinds.add_argument(
+        "--from", dest="layout", help="the same, from files to a store", **layouts
+    )
+    parser.add_argument(
+        "--name", default="delf files", help="what the new store says made them"
+    )
+
+
+def run_features(options: argparse.Namespace) -> int:
+    from delf_jax.store import delf_files
+
+    if options.to:
+        report = delf_files.write_files(options.source, options.target, options.to)
+    else:
+        report = delf_files.read_files(
+            options.source, options.target, options.layout, name=options.name
+        )
+    return tell_report(report, options.target, done="written")
+
+
+def add_extract_options(parser: argparse.ArgumentParser) -> None:
+    add_paths(parser, "images, or folders of images")
+    add_out(parser, "folder of the feature store", required=True)
+    parser.add_argument(
+        "--boxes",
+        metavar="FILE",
+        help="features of boxes, too: a CSV of image,y_min,x_min,y_max,x_max[,score] "
+        "in pixels, or a folder of .boxes files",
+    )
+    add_part(parser)
+    add_config(parser)
+    add_model(parser)
+
+
+def run_extract(options: argparse.Namespace) -> int:
+    from delf_jax import images
+    from delf_jax.extraction.boxes import open_boxes, tell_coverage
+    from delf_jax.store import feature_store
+
+    found = images.find_images(options.paths)
+    boxes = None
+    if options.boxes:
+        boxes = open_boxes(options.boxes)
+        print(tell_coverage(boxes, [id for id, _ in found]))
+    model, settings = model_and_settings(options)
+    report = feature_store.extract_to_store(
+        found, options.out, model, settings, boxes=boxes, part=options.part
+    )
+    return tell_report(report, options.out)

@@ -1,0 +1,251 @@
+"""The command that fits codebooks and projections to descriptors: fit.
+
+Everything slow is imported inside.
+"""
+
+import argparse
+from typing import Any
+
+from delf_jax.commands.options import (
+    add_choice,
+    add_config,
+    add_index,
+    add_model,
+    add_out,
+    model_and_settings,
+    prepare_jax,
+    tell_report,
+)
+from delf_jax.files import InputError
+
+
+def add_fit_options(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    codebook = kinds.add_parser("codebook", help="visual words, by k-means")
+    pca = kinds.add_parser("pca", help="a projection of descriptors")
+    learned = kinds.add_parser(
+        "whitening", help="a projection of global descriptors, from matching pairs"
+    )
+    for kind in (codebook, pca, learned):
+        kind.add_argument("store", metavar="STORE", help="folder of a feature store")
+        add_out(kind, "folder to write to", required=True)
+    for name, default, meaning in (
+        ("words", None, "visual words (1024, or as --config says)"),
+        ("iterations", 20, "passes over the store, or over as many batches (20)"),
+        ("batch", None, "draw so many at a time; without it all descriptors are taken"),
+        ("seed", 0, "of all that is drawn (0)"),
+    ):
+        codebook.add_argument(
+            f"--{name}", type=int, default=default, metavar="N", help=meaning
+        )
+    codebook.add_argument(
+        "--start",
+        choices=("sample", "kmeans++"),
+        default="sample",
+        help="descriptors to start from: any (sample), or some far apart",
+    )
+    codebook.add_argument(
+        "--config", metavar="FILE", help="a .pbtxt of DELF that says codebook_size"
+    )
+    pca.add_argument(
+        "--dimension", type=int, required=True, metavar="N", help="components kept"
+    )
+    add_choice(pca, "of", ("local", "global"), "descriptors: ", default="local")
+    learned.add_argument(
+        "--pairs",
+        metavar="FILE",
+        help="images that match: a CSV of query,positive, or a .pkl of SfM-120k "
+        "(default: those of one folder match)",
+    )
+    learned.add_argument(
+        "--dimension", type=int, metavar="N", help="components kept (all)"
+    )
+    pca.add_argument(
+        "--whiten", action="store_true", help="components get unit variance"
+    )
+
+
+def run_fit(options: argparse.Namespace) -> int:
+    prepare_jax()
+    if options.kind != "codebook":
+        return _fit_projection(options)
+    from delf_jax.index import fit_codebook
+
+    given = {"store": options.store, "out": options.out}
+    codebook = fit_codebook.fit_codebook(
+        **given,
+        words=_words(options),
+        iterations=options.iterations,
+        batch=options.batch,
+        seed=options.seed,
+        start=options.start,
+    )
+    info = codebook.info
+    print(
+        f"{options.out}: {info['words']} words of {info['dimension']} dimensions, from "
+        f"{info['descriptors']} descriptors of {info['images']} images in "
+        f"{info['iterations']} iterations"
+    )
+    return 0
+
+
+def _fit_projection(options: argparse.Namespace) -> int:
+    from delf_jax.index import fit_projection, positive_pairs
+
+    if options.kind == "pca":
+        chosen = fit_projection.fit_pca(
+            *(options.store, options.out),
+            dimension=options.dimension,
+            of=options.of,
+            whiten=options.whiten,
+        )
+    else:
+        pairs = positive_pairs.read_pairs(options.pairs) if options.pairs else None
+        chosen = fit_projection.fit_whitening(
+            options.store, pairs, options.out, dimension=options.dimension
+        )
+    print(fit_projection.describe(options.out))
+    print("to extract with them:")
+    print(*(f"  --config.{name}={value}" for name, value in chosen.items()), sep="\n")
+    return 0
+
+
+def _words(options: argparse.Namespace) -> int:
+    """How many visual words are asked for, by an option or a config of the original."""
+    if options.rest:
+        raise InputError(f"{options.rest[0]}: fit takes no fields; use --words")
+    if not options.config:
+        return 1024 if options.words is None else options.words
+    from delf_jax.extraction import delf_config
+    from delf_jax.store import local_descriptors
+
+    config = delf_config.read_aggregation_config(options.config)
+    found = local_descriptors.open_descriptors(options.store).dimension
+    if config.dimension != found:
+        raise InputError(
+            f"{options.config}: feature_dimensionality is {config.dimension}; the "
+            f"descriptors of {options.store} have {found}"
+        )
+    return config.codebook_size if options.words is None else options.words
+
+
+def add_index_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="images or folders")
+    add_index(parser)
+    parser.add_argument("--add", nargs="+", metavar="PATH", help="images to add")
+    parser.add_argument("--remove", nargs="+", metavar="ID", help="images to remove")
+    add_config(parser)
+    add_model(parser)
+
+
+def run_index(options: argparse.Namespace) -> int:
+    from delf_jax.index import photo_index
+
+    asked = [name for name in ("paths", "add", "remove") if getattr(options, name)]
+    if len(asked) != 1:
+        raise InputError("index: give photos to index, or --add, or --remove")
+    if options.remove:
+        left = photo_index.remove_images(options.index, options.remove)
+        print(f"{options.index}: {len(options.remove)} removed, {left} left")
+        return 0
+    model, settings = model_and_settings(options)
+    change = photo_index.add_images if options.add else photo_index.make_index
+    paths = options.add or options.paths
+    report = change(paths, options.index, model, settings)
+    return tell_report(report, options.index)
+
+
+def add_aggregate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", metavar="STORE", help="folder of a feature store")
+    parser.add_argument("--codebook", metavar="DIR", help="its visual words")
+    add_out(parser, "folder to write to", required=True)
+    kinds = ("vlad", "asmk", "asmk_star")
+    add_choice(parser, "to", kinds, "files of DELF, one an image: ")
+    parser.add_argument(
+        "--float", action="store_true", help="an inverted file of ASMK, not ASMK*"
+    )
+    parser.add_argument(
+        "--regional", action="store_true", help="R-ASMK*, of a store with boxes"
+    )
+    parser.add_argument("--idf", action="store_true", help="weigh words by rarity")
+    parser.add_argument(
+        "--assignments", type=int, metavar="N", help="words of a descriptor (1)"
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="an aggregation .pbtxt of DELF"
+    )
+
+
+def run_aggregate(options: argparse.Namespace) -> int:
+    if options.rest:
+        raise InputError(
+            f"{options.rest[0]}: aggregate takes no fields; use its options"
+        )
+    if options.to and (options.float or options.idf):
+        raise InputError("--float and --idf: are of an inverted file, leave out --to")
+    config = _read_config(options)
+    codebook = options.codebook or (config and config.codebook)
+    if not codebook:
+        raise InputError("aggregate: name a codebook with --codebook")
+    prepare_jax()
+    from delf_jax.index import aggregated_files, aggregation, inverted_builder
+    from delf_jax.store import feature_store
+
+    assignments = options.assignments
+    if assignments is None:
+        assignments = config.assignments if config else 1
+    regional = options.regional or bool(config and config.regional)
+    words = aggregation.load_words(codebook, assignments)._replace(regional=regional)
+    _check_size(options, config, words.codebook.centroids.shape)
+    images = feature_store.open_store(options.store)
+    given = {"images": images, "words": words, "out": options.out}
+    rule = inverted_builder.default_rule(regional)._replace(idf=options.idf)
+    if config:
+        rule = rule._replace(
+            alpha=config.alpha, tau=config.tau, normalize=config.normalize
+        )
+    if options.to:
+        report = aggregated_files.write_aggregated(
+            **given, kind=options.to, normalize=config is None or config.normalize
+        )
+    else:
+        asmk = options.float or (config and config.aggregation == "asmk")
+        report = inverted_builder.update_inverted_file(
+            **given, binary=not asmk, rule=rule
+        )
+    return tell_report(report, options.out, done="aggregated")
+
+
+def _read_config(options: argparse.Namespace) -> Any:
+    """The config of the original, or None; InputError if it says what is not done."""
+    if not options.config:
+        return None
+    from delf_jax.extraction import delf_config
+
+    config = delf_config.read_aggregation_config(options.config)
+    kind = config.aggregation
+    if options.to and options.to != kind:
+        raise InputError(
+            f"{options.config}: aggregation_type is {kind.upper()}, not "
+            f"{options.to.upper()} as --to says"
+        )
+    if not options.to and kind == "vlad":
+        raise InputError(
+            f"{options.config}: VLAD has no inverted file; write files with --to=vlad"
+        )
+    if options.regional and not config.regional:
+        raise InputError(
+            f"{options.config}: use_regional_aggregation is false: leave out --regional"
+        )
+    return config
+
+
+def _check_size(
+    options: argparse.Namespace, config: Any, shape: tuple[int, int]
+) -> None:
+    if config and shape != (config.codebook_size, config.dimension):
+        raise InputError(
+            f"{options.config}: codebook_size {config.codebook_size} and "
+            f"feature_dimensionality {config.dimension} are not those of the codebook, "
+            f"{shape[0]} and {shape[1]}"
+        )

@@ -1,0 +1,107 @@
+"""Configs as files: read by path, with single fields replaced on the command line."""
+
+import contextlib
+import json
+import os
+import pathlib
+import runpy
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from delf_jax.files import InputError
+
+
+def read_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config of a file, with overrides such as `--config.seed=3`, locked.
+
+    InputError if the file cannot be run, a field does not exist, or a value is of
+    another type than the one it replaces.
+    """
+    config = run_config(path)
+    override_fields(config, overrides)
+    return config.lock()
+
+
+def override_fields(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Replaces fields of a config by overrides such as `--config.seed=3`."""
+    for override in overrides:
+        if not override.startswith("--config.") or "=" not in override:
+            raise InputError(f"{override}: write --config.FIELD=VALUE (see --help)")
+        _override(config, override)
+
+
+def run_config(path: str | os.PathLike) -> ConfigDict:
+    """What `get_config()` of the file returns."""
+    with _running(path) as names:
+        config = names["get_config"]()
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"{path}: get_config() must return a ConfigDict")
+    return config
+
+
+def read_sweep(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The fields of each trial that `sweep(add)` of the file adds, in its order.
+
+    InputError if the file has no `sweep`, or if that adds nothing.
+    """
+    trials: list[dict[str, Any]] = []
+    with _running(path) as names:
+        if "sweep" not in names:
+            raise InputError(f"{path}: has no sweep(add); `train` runs a single config")
+        names["sweep"](lambda **fields: trials.append(fields))
+    if not trials:
+        raise InputError(f"{path}: sweep(add) adds no trial")
+    return trials
+
+
+@contextlib.contextmanager
+def _running(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
+    """The names of a config file that was run; InputError for whatever goes wrong."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such config file")
+    try:
+        with _importable(path.resolve().parent.parent):
+            yield runpy.run_path(str(path))
+    except InputError:
+        raise
+    except Exception as error:  # A config is a program: it may fail in any way.
+        raise InputError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _override(config: ConfigDict, override: str) -> None:
+    """Replaces one field, by the rules of ml_collections' own flags."""
+    values = flags.FlagValues()
+    arguments = ["train", override]
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=arguments
+        )
+        values(arguments)
+    except (AttributeError, KeyError) as error:
+        # The repr of a message of two lines: a name, and what it may have meant.
+        name, _, hint = str(error).strip("'\" ").replace("\\'", "").partition("\\n")
+        hint = f" ({hint})" if hint else ""
+        raise InputError(f"{override}: there is no field {name}{hint}") from None
+    except (flags.Error, TypeError, ValueError) as error:
+        reason = str(error).removeprefix(f"flag {override}: ")
+        raise InputError(f"{override}: {reason}") from None
+
+
+@contextlib.contextmanager
+def _importable(folder: pathlib.Path) -> Iterator[None]:
+    """A config may import its neighbours, whatever the working directory is."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def as_json(config: ConfigDict) -> dict[str, Any]:
+    """The fields of a config as plain data."""
+    return json.loads(config.to_json_best_effort())

@@ -1,0 +1,181 @@
+"""Lists of labelled training images: folders, CSVs, landmark datasets, TFRecords."""
+
+import csv
+import itertools
+import operator
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from delf_jax.files import InputError
+from delf_jax.formats import tables
+from delf_jax.formats.datasets import gldv2, sfm120k
+from delf_jax.formats.tensorflow import tfrecord
+from delf_jax.images import SUFFIXES, decode_image, read_image
+
+
+class Record(NamedTuple):
+    """One labelled image."""
+
+    id: str
+    path: pathlib.Path
+    label: str | int
+    """a number where the source numbers its landmarks; empty: none"""
+    offset: int = -1
+    """where in a file of TFRecords it begins; -1: the file is the image"""
+
+
+def list_records(
+    path: str,
+    images: str = "",
+    label_column: str = "label",
+    split: str = "",
+) -> list[Record]:
+    """The images of a source of training images, ordered by id.
+
+    Args:
+      path: a folder, whose subfolders are classes; a .csv file with a header, a column
+        `image` and a column of labels; train.csv or train_clean.csv of [GLDv2], or the
+        folder of one, with images at a/b/c/abc....jpg; train.csv of GLDv1, with images
+        beside it; retrieval-SfM-120k.pkl, whose classes are 3D models [GeM]; or the
+        original's TFRecords, as a folder of one split or a pattern such as
+        `train-*-of-*`.
+      images: folder that a CSV's image names are relative to; empty: the CSV's own. Of
+        SfM-120k: the folder that holds ims/; empty: the folder above the pkl's.
+      label_column: of a CSV with a column `image`.
+      split: "train" or "validation", a part by `split_records`; empty: all.
+    """
+    source = pathlib.Path(path)
+    if shards := tfrecord.find_shards(path):
+        found = (record for shard in shards for record in _of_shard(shard))
+    elif table := _landmark_table(source):
+        found = _of_landmarks(table, pathlib.Path(images or table.parent))
+    elif source.is_dir():
+        found = _of_folder(source)
+    elif source.suffix == ".pkl" and source.is_file():
+        found = _of_models(source, pathlib.Path(images or source.parent.parent))
+    elif source.is_file():
+        root = pathlib.Path(images or source.parent)
+        found = _of_csv(source, root, label_column)
+    else:
+        raise InputError(f"{path}: no such folder, CSV or TFRecords of training images")
+    if split:
+        found = _part_of(list(found), split)
+    records = sorted(found, key=operator.attrgetter("id"))
+    if not records:
+        raise InputError(f"{path}: no images found to train on")
+    for one, other in itertools.pairwise(records):
+        if one.id == other.id:
+            raise InputError(f"{path}: image {one.id} is listed twice")
+    return records
+
+
+def classes_without_images(path: str, records: Sequence[Record]) -> list[str]:
+    """The classes of a folder of class folders of which `records` has no image."""
+    source = pathlib.Path(path)
+    # Landmarks are numbered: their folders are no classes, nor are those of TFRecords.
+    if not source.is_dir() or not all(isinstance(r.label, str) for r in records):
+        return []
+    folders = {p.name for p in source.iterdir() if p.is_dir() and p.name[0] != "."}
+    return sorted(folders - {record.label for record in records})
+
+
+def read_record(record: Record) -> UInt8[np.ndarray, "H W 3"]:
+    """The RGB image of a record; InputError, naming it, if it cannot be read."""
+    if record.offset < 0:
+        return read_image(record.path)
+    encoded = tfrecord.read_example(record.path, record.offset).encoded
+    try:
+        return decode_image(encoded)
+    except InputError as error:
+        raise InputError(f"{record.path}, image {record.id}: {error}") from None
+
+
+def split_records(
+    records: Sequence[Record], share: float = 0.2, seed: int = 0
+) -> tuple[list[Record], list[Record]]:
+    """(train, validation) of the released code's build_image_dataset.
+
+    Of each class a share, and at least one, validates: a class of one image is not
+    trained on. The draws depend on the order of the records, there that of the table.
+    """
+    rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
+    by_label: dict[str | int, list[Record]] = {}
+    for record in records:
+        by_label.setdefault(record.label, []).append(record)
+    train, validation = [], []
+    for members in by_label.values():
+        order = np.arange(len(members))
+        rng.shuffle(order)
+        count = max(1, int(share * len(members)))
+        validation += [members[i] for i in order[:count]]
+        train += [members[i] for i in order[count:]]
+    return train, validation
+
+
+def _part_of(records: list[Record], split: str) -> list[Record]:
+    parts = dict(zip(("train", "validation"), split_records(records), strict=True))
+    if split not in parts:
+        raise InputError(f"split is {split!r}: use 'train' or 'validation'")
+    return parts[split]
+
+
+def _of_folder(source: pathlib.Path) -> Iterator[Record]:
+    for path in source.rglob("*"):
+        if path.suffix.lower() in SUFFIXES:
+            name = path.relative_to(source)
+            label = name.parts[0] if len(name.parts) > 1 else ""
+            yield Record(name.as_posix(), path, label)
+
+
+def _of_csv(source: pathlib.Path, root: pathlib.Path, label: str) -> Iterator[Record]:
+    with source.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        missing = {"image", label} - set(rows.fieldnames or ())
+        if missing:
+            raise InputError(f"{source}: the CSV has no column {min(missing)!r}")
+        for row in rows:
+            yield Record(row["image"], root / row["image"], row[label])
+
+
+def _landmark_table(source: pathlib.Path) -> pathlib.Path | None:
+    """The table of [GLDv2] that a source is or holds; InputError if it holds two."""
+    inside = [source / "train.csv", source / "train_clean.csv"]
+    candidates = inside if source.is_dir() else [source]
+    found = [p for p in candidates if p.is_file() and _lists_landmarks(p)]
+    if len(found) > 1:
+        raise InputError(
+            f"{source}: name the one to train on, {found[0]} or {found[1]}"
+        )
+    return found[0] if found else None
+
+
+def _lists_landmarks(path: pathlib.Path) -> bool:
+    columns = set(tables.read_header(path)) if path.suffix == ".csv" else set()
+    return "landmark_id" in columns and bool(columns & {"id", "images"})
+
+
+def _of_landmarks(table: pathlib.Path, root: pathlib.Path) -> Iterator[Record]:
+    for image in gldv2.read_train(table):
+        path, flat = gldv2.image_path(root, image.id), root / f"{image.id}.jpg"
+        # GLDv1 was a list of addresses: who fetched them keeps them in one folder.
+        beside = not path.is_file() and flat.is_file()
+        yield Record(image.id, flat if beside else path, image.landmark_id)
+
+
+def _of_models(path: pathlib.Path, root: pathlib.Path) -> Iterator[Record]:
+    """The images that SfM-120k trains on."""
+    pairs = sfm120k.read_sfm120k(path).get("train")
+    if pairs is None or pairs.clusters is None:
+        raise InputError(f"{path}: lists no training images with their clusters")
+    for image, cluster in zip(pairs.images, pairs.clusters.tolist(), strict=True):
+        yield Record(image, sfm120k.image_path(root, image), cluster)
+
+
+def _of_shard(path: pathlib.Path) -> Iterator[Record]:
+    for place in tfrecord.list_examples(path):
+        label = "" if place.label is None else place.label
+        yield Record(place.id, path, label, place.offset)

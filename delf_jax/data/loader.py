@@ -1,0 +1,163 @@
+"""Labelled images on disk as a seeded, resumable stream of training batches.
+
+What `records` lists, `preparation` stores; grain shuffles, transforms on threads and
+batches.
+"""
+
+import collections
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from delf_jax.data import prepare
+from delf_jax.data.image_lists import classes_without_images, list_records
+from delf_jax.files import InputError
+
+UNLABELLED = -1  # label of an image that belongs to no class.
+Transform = Callable[[dict, np.random.Generator], dict]
+
+
+class Source:
+    """Random access to prepared images: {"id", "encoded", a JPEG file, and "label"}."""
+
+    def __init__(
+        self,
+        name: str,
+        encoded: Any,
+        classes: dict[str, int],
+        counts: Sequence[int] = (),
+    ):
+        self.name, self.classes = name, classes
+        self.counts = counts
+        """listed images of each class"""
+        self._encoded = encoded
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def __getitem__(self, index: int) -> dict:
+        example = self._encoded[int(index)]
+        label = example["label"].decode()
+        return {
+            "id": self.identifier(index),
+            "encoded": bytes(example["image"]),
+            "label": self.classes.get(label, UNLABELLED),
+        }
+
+    def label_of(self, index: int) -> tuple[str, int]:
+        """(id, label) of an image, without decoding it."""
+        label = self._encoded[int(index)]["label"].decode()
+        return self.identifier(index), self.classes.get(label, UNLABELLED)
+
+    def identifier(self, index: int) -> str:
+        """The image's id, unique among sources, without decoding it."""
+        return f"{self.name}/{self._encoded[int(index)]['id'].decode()}"
+
+
+def open_sources(
+    settings: dict[str, dict],
+    directory: str,
+    *,
+    max_side: int,
+    threads: int = 4,
+    part: tuple[int, int] = (0, 1),
+    exclude: Collection[str] = (),
+) -> tuple[list[Source], list[str]]:
+    """The sources that a config names, their classes numbered in one row, and failures.
+
+    Args:
+      settings: by name: `path`, `images`, `label_column`, `split` of `list_records`,
+        `holdout`, the class names to leave out, and `unlabelled`, those whose images
+        have nothing in common.
+      directory: where the prepared datasets lie.
+      max_side: of a stored image, in pixels.
+      threads: that prepare images.
+      part: of the datasets, that is prepared; see `preparation.prepare`.
+      exclude: class names to leave out of all sources; InputError if none has any.
+    """
+    sources, failures, first = [], [], 0
+    excluded, found = set(exclude), set()
+    for name, source in settings.items():
+        records = list_records(
+            source["path"],
+            source.get("images", ""),
+            source.get("label_column", "label"),
+            source.get("split", ""),
+        )
+        failures += [
+            f"class {label} of {name}, of which there is no image to train on"
+            for label in classes_without_images(source["path"], records)
+        ]
+        names = {str(record.label) for record in records}
+        held_out, unlabelled = (
+            {str(label) for label in source.get(field, ())}
+            for field in ("holdout", "unlabelled")
+        )
+        for field, labels in (("holdout", held_out), ("unlabelled", unlabelled)):
+            unknown = sorted(labels - names)
+            if unknown:
+                raise InputError(
+                    f"data.sources.{name}.{field}: no class {unknown[0]!r}"
+                )
+        if seen := excluded & names:
+            kept = [r for r in records if str(r.label) not in seen]
+            left = f"{len(records) - len(kept)} images, {len(seen)} classes"
+            failures.append(f"{left} of {name}, as data.exclude says")
+            records, found = kept, found | seen
+        records = [r for r in records if str(r.label) not in held_out]
+        nameless = {"", *unlabelled}
+        # By name, and landmarks by number: their labels ascend with their ids.
+        labels = sorted({r.label for r in records if str(r.label) not in nameless})
+        classes = {str(label): first + i for i, label in enumerate(labels)}
+        first += len(labels)
+        if not records:
+            raise InputError(f"data.sources.{name}: no image is left to train on")
+        prepared = prepare.prepare(
+            *(name, records, directory),
+            **{"max_side": max_side, "threads": threads, "part": part},
+        )
+        failures += prepared.failures.values()
+        listed = collections.Counter(str(record.label) for record in records)
+        counts = [listed[label] for label in classes]
+        sources.append(Source(name, prepared.images, classes, counts))
+    if excluded and not found:
+        raise InputError("data.exclude: no source has a class of any of these names")
+    return sources, failures
+
+
+def batches(
+    sources: Sequence[Source],
+    weights: Sequence[float],
+    transform: Transform,
+    *,
+    batch_size: int,
+    seed: int,
+    part: tuple[int, int] = (0, 1),
+    threads: int = 4,
+) -> grain.DatasetIterator:
+    """An endless iterator of batches of `transform(example, rng)` with `get_state`.
+
+    What the n-th example is, and its draws, depend on the seed and n alone: not on the
+    threads, nor on how many hosts share the batches.
+
+    Args:
+      sources: mixed in proportion to `weights`.
+      weights: one for each source.
+      transform: from an example of a source to arrays of one shape each.
+      batch_size: of this host.
+      seed: of the order and of the transforms.
+      part: (i, n), this host takes every n-th example from the i-th.
+      threads: that read and transform.
+    """
+    streams = [
+        grain.MapDataset.source(source).seed(seed + number).shuffle().repeat()
+        for number, source in enumerate(sources)
+    ]
+    mixed = grain.MapDataset.mix(streams, weights) if len(streams) > 1 else streams[0]
+    host, hosts = part
+    mine = mixed.seed(seed).random_map(transform)[host::hosts]
+    batched = mine.batch(batch_size, drop_remainder=True)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(batched.to_iter_dataset(options))

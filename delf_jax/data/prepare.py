@@ -1,0 +1,296 @@
+"""Labelled images as tensorflow-datasets builders: prepared once, read at random.
+
+Images are shrunk and stored in the array_record format, which needs no TensorFlow. A
+dataset is built in parts, each a small dataset of its own: what a killed job or another
+machine has finished is kept. Where that is too slow, Apache Beam builds it in one go.
+"""
+
+import bisect
+import contextlib
+import csv
+import hashlib
+import io
+import itertools
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from typing import Any, NamedTuple
+
+import absl.logging
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
+
+from delf_jax import progress
+from delf_jax.data.image_lists import Record, read_record
+from delf_jax.files import InputError, atomic_write
+from delf_jax.images import encode_jpeg
+
+JPEG_QUALITY = 95
+# Images of a part: some minutes of work, and a thousand parts for all of GLDv2.
+PART = 4096
+# Images in the hands of the threads: a part is never in memory.
+_AHEAD = 64
+_FAILURES = "failures"
+
+
+class Prepared(NamedTuple):
+    """A dataset that is ready, and what is not in it."""
+
+    images: Sequence[dict]
+    """{"id", "image", "label"} as bytes, in no order"""
+    failures: dict[str, str]
+    """id of each image that cannot be used -> reason"""
+
+
+class LabelledImages(tfds.core.GeneratorBasedBuilder):
+    """Images, shrunk to a largest side, with their ids and class names."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(
+        self,
+        *,
+        records: Sequence[Record],
+        max_side: int,
+        **kwargs: Any,
+    ):
+        self.records, self.max_side = records, max_side
+        self.threads: int = 1
+        self.advance: Callable[[], None] = lambda: None
+        super().__init__(file_format="array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        image = tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")
+        text = tfds.features.Text()
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Images of instances, each a class.",
+            features=tfds.features.FeaturesDict(
+                {"id": text, "image": image, "label": text}
+            ),
+            metadata=self._metadata(),
+        )
+
+    def _metadata(self) -> tfds.core.MetadataDict:
+        return tfds.core.MetadataDict()
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[str, dict]]:
+        failures = self.info.metadata[_FAILURES] = {}
+        with futures.ThreadPoolExecutor(self.threads) as pool:
+            for start in range(0, len(self.records), _AHEAD):
+                records = self.records[start : start + _AHEAD]
+                sides = itertools.repeat(self.max_side)
+                for made in pool.map(_make_example, records, sides):
+                    id, example = made
+                    if isinstance(example, str):
+                        failures[id] = example
+                    else:
+                        yield made
+                    self.advance()
+
+
+class BeamLabelledImages(LabelledImages, skip_registration=True):
+    """The same, built by Apache Beam on as many machines as its runner has."""
+
+    name = "labelled_images"
+
+    def _metadata(self) -> tfds.core.MetadataDict:
+        return tfds.core.BeamMetadataDict()
+
+    def _split_generators(self, dl_manager: Any, pipeline: Any) -> dict[str, Any]:
+        import apache_beam as beam
+
+        made = (
+            pipeline
+            | "records" >> beam.Create(self.records)
+            | "examples" >> beam.Map(_make_example, max_side=self.max_side)
+        )
+        reasons = (
+            made
+            | "failed" >> beam.Filter(lambda pair: isinstance(pair[1], str))
+            | "listed" >> beam.combiners.ToDict()
+        )
+        self.info.metadata[_FAILURES] = reasons
+        usable = beam.Filter(lambda pair: not isinstance(pair[1], str))
+        return {"train": made | "usable" >> usable}
+
+
+def prepare(
+    name: str,
+    records: Sequence[Record],
+    directory: str,
+    *,
+    max_side: int,
+    threads: int = 4,
+    part: tuple[int, int] = (0, 1),
+    beam: str = "",
+    shown: bool = True,
+) -> Prepared:
+    """The dataset of `records`, built under `directory` where it is not there already.
+
+    A part is named by a digest of its ids, labels, file sizes and `max_side`: where
+    files change, only their parts are built again. `NAME-quarantine.csv` there lists
+    the images that cannot be used. InputError if that is all, of all parts.
+
+    Args:
+      name: of the source, in what is said of it.
+      records: ordered by id.
+      directory: where prepared datasets lie.
+      max_side: of a stored image, in pixels.
+      threads: that read and shrink images.
+      part: (i, n), builds each n-th part from the i-th, as one of n processes; what is
+        returned are the parts that are there.
+      beam: a runner of Apache Beam, such as "DirectRunner", that builds all of it.
+      shown: whether progress is reported.
+    """
+    if beam:
+        _build_by_beam(_builder(records, directory, max_side), beam)
+    whole = _builder(records, directory, max_side)
+    builders = [whole]
+    if not _is_prepared(whole):
+        parts = [records[i : i + PART] for i in range(0, len(records), PART)]
+        builders = [_builder(each, directory, max_side) for each in parts]
+        _build_parts(name, builders[part[0] :: part[1]], threads, shown)
+    failures: dict[str, str] = {}
+    for builder in builders:
+        failures |= builder.info.metadata.get(_FAILURES) or {}
+    _write_quarantine(pathlib.Path(directory, f"{name}-quarantine.csv"), failures)
+    sources = [_data_source(builder) for builder in builders if _is_prepared(builder)]
+    if part == (0, 1) and not sources:
+        reason = next(iter(failures.values()))
+        raise InputError(f"data.sources.{name}: no image can be read: {reason}")
+    return Prepared(_Joined(sources), failures)
+
+
+def _builder(
+    records: Sequence[Record], directory: str, max_side: int
+) -> LabelledImages:
+    digest = hashlib.sha256(str(max_side).encode())
+    for record in records:
+        size = record.path.stat().st_size if record.path.is_file() else -1
+        digest.update(f"\n{record.id}\t{record.label}\t{size}".encode())
+    config = tfds.core.BuilderConfig(name=digest.hexdigest()[:16])
+    with _quiet_tfds():
+        return LabelledImages(
+            records=records, max_side=max_side, data_dir=str(directory), config=config
+        )
+
+
+def _build_parts(
+    name: str, builders: Sequence[LabelledImages], threads: int, shown: bool
+) -> None:
+    """Builds those that are not there; one of which no image can be read never is."""
+    missing = [builder for builder in builders if not _is_prepared(builder)]
+    count = sum(len(builder.records) for builder in missing)
+    with progress.track(f"prepare {name}", count, shown=shown) as advance:
+        for builder in missing:
+            builder.threads, builder.advance = threads, advance
+            try:
+                _build(builder)
+            except AssertionError:  # tfds asserts that there is at least one example.
+                if len(builder.info.metadata[_FAILURES]) < len(builder.records):
+                    raise
+
+
+def _build_by_beam(whole: LabelledImages, runner: str) -> None:
+    try:
+        import apache_beam
+    except ImportError:
+        raise InputError(
+            "--beam needs Apache Beam: pip install apache-beam in an environment of "
+            "its own beside this project"
+        ) from None
+    builder = BeamLabelledImages(
+        records=whole.records,
+        max_side=whole.max_side,
+        data_dir=str(whole.data_path.parents[2]),
+        config=whole.builder_config,
+    )
+    _build(builder, beam_runner=apache_beam.runners.create_runner(runner))
+
+
+def _is_prepared(builder: LabelledImages) -> bool:
+    """Whether it is there; tfds warns of each that is not, as all are at first."""
+    with _quiet_tfds():
+        return builder.is_prepared()
+
+
+def _build(builder: LabelledImages, **options: Any) -> None:
+    config = tfds.download.DownloadConfig(try_download_gcs=False, **options)
+    with _quiet_tfds():
+        try:
+            builder.download_and_prepare(download_config=config)
+        except OSError:
+            # Another process, as of a sweep, may have been faster.
+            if not _is_prepared(builder):
+                raise
+        builder.info.read_from_directory(builder.data_dir)
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    """Without tfds' bars, its talk of downloads and its warnings."""
+    tfds.disable_progress_bar()
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        absl.logging.set_verbosity(verbosity)
+
+
+def _data_source(builder: LabelledImages) -> Any:
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    with _quiet_tfds():
+        return builder.as_data_source("train", decoders=decoders)
+
+
+class _Joined(Sequence):
+    """Data sources, one after the other."""
+
+    def __init__(self, sources: Sequence[Any]):
+        self._sources = sources
+        self._ends = list(itertools.accumulate(map(len, sources)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> dict:
+        number = bisect.bisect_right(self._ends, index)
+        before = self._ends[number - 1] if number else 0
+        return self._sources[number][index - before]
+
+
+def _make_example(record: Record, max_side: int) -> tuple[str, dict | str]:
+    """Its id and what is stored of it, or why it cannot be used."""
+    try:
+        encoded = _shrunk_jpeg(read_record(record), max_side)
+    except InputError as error:
+        return record.id, str(error)
+    label = str(record.label)
+    return record.id, {"id": record.id, "image": encoded, "label": label}
+
+
+def _shrunk_jpeg(image: UInt8[np.ndarray, "H W 3"], max_side: int) -> bytes:
+    scale = max_side / max(image.shape[:2])
+    if scale < 1:
+        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return encode_jpeg(image, JPEG_QUALITY)
+
+
+def _write_quarantine(path: pathlib.Path, failures: dict[str, str]) -> None:
+    """Lists the images that cannot be used; without any there is no list."""
+    if not failures:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    csv.writer(text).writerows([("image", "reason"), *sorted(failures.items())])
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())

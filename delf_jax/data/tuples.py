@@ -1,0 +1,245 @@
+"""Batches of tuples (a query, its positive, mined negatives), epoch by epoch.
+
+What shows the same is a 3D model of SfM-120k or a class of any labelled source. Which
+queries, positives and candidates an epoch has depends on (seed, epoch) alone; which of
+the candidates become negatives, on the weights at its start: see `mining`.
+"""
+
+import collections
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Int, UInt8
+from ml_collections import ConfigDict
+
+from delf_jax import images, progress
+from delf_jax.data import loader
+from delf_jax.files import InputError
+from delf_jax.formats.datasets import sfm120k
+from delf_jax.losses.mining import hard_negatives
+
+AHEAD = 2  # batches that are read before they are asked for.
+Canvas = tuple[UInt8[np.ndarray, "S S 3"], tuple[int, int]]
+
+
+class Pool(NamedTuple):
+    """All images of a training, by number."""
+
+    sources: Sequence[loader.Source]
+    places: Int[np.ndarray, "N 2"]
+    """(source, place in it) of each image"""
+    ids: list[str]
+    clusters: Int[np.ndarray, "N"]
+    """what an image shows; no two share one that shows nothing known"""
+    pairs: Int[np.ndarray, "P 2"] | None
+    """queries and positives, where they are listed; else any of a cluster are"""
+
+
+class Epoch(NamedTuple):
+    """What is drawn for an epoch: numbers of images."""
+
+    queries: Int[np.ndarray, "Q"]
+    positives: Int[np.ndarray, "Q"]
+    candidates: Int[np.ndarray, "P"]
+    """of which negatives are mined"""
+
+
+def open_pool(config: ConfigDict, sources: Sequence[loader.Source]) -> Pool:
+    """The images of all sources, ordered by id, with the pairs that SfM-120k lists."""
+    found = []
+    count = sum(map(len, sources))
+    with progress.track("labels of images", count) as advance:
+        for i, source in enumerate(sources):
+            for j in range(len(source)):
+                id, label = source.label_of(j)
+                found.append((id, i, j, label))
+                advance()
+    found.sort()
+    ids = [id for id, *_ in found]
+    clusters = np.array([label for *_, label in found], np.int64)
+    unknown = clusters == loader.UNLABELLED
+    clusters[unknown] = -1 - np.arange(unknown.sum())
+    places = np.array([(i, j) for _, i, j, _ in found], np.int64).reshape(-1, 2)
+    return Pool(sources, places, ids, clusters, _listed_pairs(config, ids))
+
+
+def _listed_pairs(config: ConfigDict, ids: list[str]) -> Int[np.ndarray, "P 2"] | None:
+    """The pairs of sources that list some; without images that could not be read."""
+    numbers = {id: number for number, id in enumerate(ids)}
+    pairs: list[tuple[int, int]] = []
+    listing = False
+    for name, source in config.data.sources.items():
+        if not str(source.get("path", "")).endswith(".pkl"):
+            continue
+        listing, part = True, sfm120k.read_sfm120k(source.path)["train"]
+        for query, positive in zip(part.queries, part.positives, strict=True):
+            both = (f"{name}/{part.images[i]}" for i in (query, positive))
+            known = [numbers[id] for id in both if id in numbers]
+            if len(known) == 2:
+                pairs.append((known[0], known[1]))
+    return np.array(pairs, np.int64).reshape(-1, 2) if listing else None
+
+
+def draw_epoch(pool: Pool, seed: int, epoch: int, queries: int, size: int) -> Epoch:
+    """At most so many queries, each with a positive, and a pool of so many candidates.
+
+    InputError if no two images show the same.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    if pool.pairs is not None:
+        pairs = pool.pairs[rng.permutation(len(pool.pairs))[:queries]]
+    else:
+        pairs = _draw_pairs(pool.clusters, rng, queries)
+    if not len(pairs):
+        raise InputError(
+            "data.sources: no two images show the same, so there are no tuples to "
+            "train on"
+        )
+    candidates = np.sort(rng.permutation(len(pool.ids))[:size])
+    return Epoch(pairs[:, 0], pairs[:, 1], candidates)
+
+
+def _draw_pairs(
+    clusters: Int[np.ndarray, " N"], rng: np.random.Generator, count: int
+) -> Int[np.ndarray, "P 2"]:
+    """Images of clusters of several, each with another of its own."""
+    order = np.argsort(clusters, kind="stable")
+    _, first, sizes = np.unique(clusters[order], return_index=True, return_counts=True)
+    start, size = (np.repeat(x, sizes) for x in (first, sizes))
+    several = np.flatnonzero(size > 1)
+    chosen = several[rng.permutation(len(several))[:count]]
+    steps = rng.integers(1, size[chosen]) if len(chosen) else chosen
+    other = start[chosen] + (chosen - start[chosen] + steps) % size[chosen]
+    return np.stack([order[chosen], order[other]], 1)
+
+
+def read_canvas(pool: Pool, number: int, size: int) -> Canvas:
+    """An image, shrunk to a longer side of `size`, on a canvas, and its (h, w)."""
+    source, place = pool.places[number]
+    image = images.decode_image(pool.sources[source][int(place)]["encoded"])
+    scale = size / max(image.shape[:2])
+    if scale < 1:
+        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    canvas = np.zeros((size, size, 3), np.uint8)
+    canvas[: image.shape[0], : image.shape[1]] = image
+    return canvas, image.shape[:2]
+
+
+class TupleBatches:
+    """An endless iterator of batches with `get_state`; if it is `due`, `mine` first.
+
+    A batch has id [B], label int32 [B], image uint8 [B, T, S, S, 3] and size int32
+    [B, T, 2], where T is query, positive and negatives. The last tuples of an epoch
+    that fill no batch are left out.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        settings: ConfigDict,
+        *,
+        size: int,
+        batch_size: int,
+        seed: int,
+        part: tuple[int, int] = (0, 1),
+        threads: int = 4,
+    ):
+        self.pool = pool
+        self._settings, self._size, self._seed = settings, size, seed
+        self._batch_size, self._part = batch_size, part
+        self._threads = futures.ThreadPoolExecutor(threads)
+        self.set_state({"epoch": 0, "batch": 0, "negatives": []})
+        if not self._batches:
+            raise InputError(
+                f"batch_size {batch_size * part[1]}: an epoch has only "
+                f"{len(self.drawn.queries)} queries"
+            )
+
+    @property
+    def due(self) -> bool:
+        """Whether the next batch needs negatives that are not mined yet."""
+        return not self._negatives
+
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` goes on from: plain numbers."""
+        return {
+            "epoch": self._epoch,
+            "batch": self._batch,
+            "negatives": self._negatives,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Moves to a state of `get_state`."""
+        self._epoch, self._batch = state["epoch"], state["batch"]
+        self._negatives = state["negatives"]
+        settings = self._settings
+        self.drawn = draw_epoch(
+            *(self.pool, self._seed, self._epoch, settings.queries, settings.pool)
+        )
+        whole = self._batch_size * self._part[1]
+        self._batches = len(self.drawn.queries) // whole
+        self._reading: collections.deque = collections.deque()
+
+    def mine(self, describe: Callable[[Int[np.ndarray, " N"]], np.ndarray]) -> None:
+        """Sets the epoch's negatives; `describe` gives descriptors of images."""
+        drawn, clusters = self.drawn, self.pool.clusters
+        numbers = np.unique(np.concatenate([drawn.queries, drawn.candidates]))
+        descriptors = describe(numbers)
+        queries, pool = (
+            descriptors[np.searchsorted(numbers, each)]
+            for each in (drawn.queries, drawn.candidates)
+        )
+        rest = clusters[drawn.queries], clusters[drawn.candidates]
+        try:
+            found = hard_negatives(queries, pool, *rest, self._settings.negatives)
+        except ValueError as error:
+            raise InputError(f"tuples.negatives: {error}") from None
+        self._negatives = drawn.candidates[found].tolist()
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self.due:
+            raise RuntimeError("the negatives of this epoch are not mined yet")
+        while len(self._reading) <= AHEAD and self._next_read() < self._batches:
+            self._reading.append(self._start_reading(self._next_read()))
+        rows, pending = self._reading.popleft()
+        read = [each.result() for each in pending]
+        tuples = len(rows), -1
+        batch = {
+            "id": np.array([self.pool.ids[q] for q in self.drawn.queries[rows]]),
+            "label": self.pool.clusters[self.drawn.queries[rows]].astype(np.int32),
+            "image": np.stack([image for image, _ in read]).reshape(
+                *tuples, self._size, self._size, 3
+            ),
+            "size": np.array([s for _, s in read], np.int32).reshape(*tuples, 2),
+        }
+        self._batch += 1
+        if self._batch == self._batches:
+            self.set_state({"epoch": self._epoch + 1, "batch": 0, "negatives": []})
+        return batch
+
+    def _next_read(self) -> int:
+        return self._batch + len(self._reading)
+
+    def _start_reading(self, number: int) -> tuple[np.ndarray, list[futures.Future]]:
+        """This host's tuples of a batch, and what reads their images."""
+        host, hosts = self._part
+        first = number * self._batch_size * hosts
+        rows = np.arange(first, first + self._batch_size * hosts)[host::hosts]
+        drawn = self.drawn
+        numbers = [
+            [drawn.queries[row], drawn.positives[row], *self._negatives[row]]
+            for row in rows
+        ]
+        pending = [
+            self._threads.submit(read_canvas, self.pool, int(number), self._size)
+            for each in numbers
+            for number in each
+        ]
+        return rows, pending

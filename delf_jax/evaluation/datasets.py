@@ -1,0 +1,286 @@
+"""Retrieval datasets: which photos show what the query photos show.
+
+A dataset is a ground truth of the revisited benchmarks [ROP] with a folder of photos,
+the text files of the original Oxford5k and Paris6k with their photos, or a folder of
+folders, one for each landmark.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from delf_jax.files import InputError, sha256_of
+from delf_jax.formats.datasets import oxford, revisited
+from delf_jax.images import find_images
+from delf_jax.retrieval import metrics
+
+# Where photos are looked for beside a ground truth: the first is that of the published
+# downloads of Revisited Oxford and Paris.
+_FOLDERS = ("jpg", "images")
+_PROTOCOLS = ("easy", "medium", "hard")
+# So many missing photos are named.
+_NAMED = 5
+# These of Paris6k's download are no images: nobody has them in the index.
+_DAMAGED = {
+    *(f"paris_louvre_{n:06}" for n in (136, 146)),
+    *("paris_moulinrouge_000422", "paris_museedorsay_001059"),
+    *("paris_notredame_000188", "paris_pantheon_000284"),
+    *(f"paris_pantheon_{n:06}" for n in (960, 974)),
+    *(f"paris_pompidou_{n:06}" for n in (195, 196, 201, 467, 640)),
+    *(f"paris_sacrecoeur_{n:06}" for n in (299, 330, 353)),
+    *(f"paris_triomphe_{n:06}" for n in (662, 833, 863, 867)),
+}
+
+Ids = list[Int[np.ndarray, " _"]]
+
+
+class Photo(NamedTuple):
+    """A photo by the name that the ground truth has for it."""
+
+    name: str
+    id: str
+    """its path within the folder of photos; the name, if it is missing"""
+    path: pathlib.Path | None
+    """None if it is missing"""
+
+
+class Protocol(NamedTuple):
+    """What is right, for each query: places in the index."""
+
+    positives: Ids
+    junk: Ids
+    """photos that count neither way"""
+
+
+class Dataset(NamedTuple):
+    """What is searched for, among what, and what is right."""
+
+    name: str
+    version: str
+    """SHA-256 of the ground truth"""
+    index: list[Photo]
+    queries: list[Photo]
+    boxes: Float[np.ndarray, "Q 4"] | None
+    """(y_min, x_min, y_max, x_max) of what is searched for; None: of all of a photo"""
+    protocols: dict[str, Protocol]
+    landmarks: list[str] | None
+    """what each query shows, where that is known"""
+    seen: tuple[str, ...] = ()
+    """queries that the protocols "..._unseen" leave out; see unseen.py"""
+
+
+def read_dataset(
+    path: str | os.PathLike, images: str | os.PathLike | None = None
+) -> Dataset:
+    """The dataset of a ground truth (.mat, .pkl, .json) or of a folder of folders.
+
+    A folder of text files is a ground truth, too: that of Oxford5k or Paris6k.
+    images: where the photos of a ground truth are; else `jpg` or `images` beside it.
+    `labels.csv` beside it, with columns image and landmark, names the landmarks of the
+    queries. Missing photos are those without a path: see `missing_photos`.
+    """
+    path = pathlib.Path(path)
+    if next(path.glob(f"*{oxford.QUERY}"), None) is not None:
+        return _read_original(path, _image_folder(path, images))
+    if path.is_dir():
+        if images is not None:
+            raise InputError(f"{path}: a folder of photos; --images goes with a file")
+        return _read_folders(path)
+    return _read_revisited(path, _image_folder(path, images))
+
+
+def missing_photos(dataset: Dataset) -> dict[str, str]:
+    """Photos of index and queries that were not found: name -> reason."""
+    photos = [*dataset.index, *dataset.queries]
+    return {photo.name: "no such file" for photo in photos if photo.path is None}
+
+
+def describe_missing(missing: Collection[str]) -> str:
+    """How many photos are missing, and the names of the first."""
+    names, more = list(missing)[:_NAMED], len(missing) - _NAMED
+    rest = f" and {more} more" if more > 0 else ""
+    photos = "photo" if len(missing) == 1 else "photos"
+    return f"{len(missing)} {photos} missing ({', '.join(names)}{rest})"
+
+
+def without(dataset: Dataset, missing: Collection[str]) -> Dataset:
+    """The dataset without some photos, as query, positive or junk; InputError if empty.
+
+    What is scored on it cannot be compared with results on the whole.
+    """
+    kept = [photo.name not in missing for photo in dataset.index]
+    places = np.where(kept, np.cumsum(kept) - 1, -1)
+    asked = [i for i, query in enumerate(dataset.queries) if query.name not in missing]
+    if not any(kept) or not asked:
+        raise InputError(f"{dataset.name}: no {'query' if any(kept) else 'photo'} left")
+
+    def renumber(lists: Ids) -> Ids:
+        renumbered = [places[lists[query]] for query in asked]
+        return [ids[ids >= 0].astype(np.int32) for ids in renumbered]
+
+    return dataset._replace(
+        index=[p for p, keep in zip(dataset.index, kept, strict=True) if keep],
+        queries=[dataset.queries[query] for query in asked],
+        boxes=None if dataset.boxes is None else dataset.boxes[asked],
+        protocols={
+            name: Protocol(*map(renumber, lists))
+            for name, lists in dataset.protocols.items()
+        },
+        landmarks=dataset.landmarks and [dataset.landmarks[query] for query in asked],
+    )
+
+
+def _read_revisited(path: pathlib.Path, images: pathlib.Path | None) -> Dataset:
+    truth = revisited.read_ground_truth(path)
+    if len(set(truth.index_images)) < len(truth.index_images):
+        raise InputError(f"{path}, imlist: lists a photo twice")
+    if not truth.index_images or not truth.query_images:
+        raise InputError(f"{path}: lists no photos or no queries")
+    known = _find_names(images)
+    return Dataset(
+        name=path.stem.removeprefix("gnd_"),
+        version=sha256_of(path),
+        index=[_locate(name, known) for name in truth.index_images],
+        queries=[_locate(name, known) for name in truth.query_images],
+        boxes=truth.boxes,
+        protocols=_protocols(truth),
+        landmarks=_read_landmarks(path.with_name("labels.csv"), truth.query_images),
+    )
+
+
+def _protocols(truth: revisited.GroundTruth) -> dict[str, Protocol]:
+    """Easy, medium and hard; only one, "all", where no photo is called hard."""
+    nothing = [np.zeros(0, np.int32) for _ in truth.query_images]
+    easy, hard, junk = (
+        each or nothing for each in (truth.easy, truth.hard, truth.junk)
+    )
+    if not any(map(len, hard)):
+        return {"all": Protocol(easy, junk)}
+    return {
+        name: Protocol(*metrics.protocol_lists(name, easy, hard, junk))
+        for name in _PROTOCOLS
+    }
+
+
+def _read_original(folder: pathlib.Path, images: pathlib.Path | None) -> Dataset:
+    """Oxford5k or Paris6k: all photos of a folder, good and ok ones are right."""
+    queries = oxford.read_ground_truth(folder)
+    known = _find_names(images)
+    paths = [] if images is None else find_images([images])
+    stems = [path.stem for _, path in paths]
+    names = {*stems, *(query.photo for query in queries)}
+    for query in queries:
+        names |= {*query.good, *query.ok, *query.junk}
+    names = sorted(names - _DAMAGED)
+    places = {name: place for place, name in enumerate(names)}
+
+    def ids(lists: Iterable[Sequence[str]]) -> Ids:
+        known = ([places[name] for name in each if name in places] for each in lists)
+        return [np.array(each, np.int32) for each in known]
+
+    files = sorted(folder.glob("*.txt"))
+    version = [names, [(file.name, sha256_of(file)) for file in files]]
+    return Dataset(
+        name=folder.resolve().name,
+        version=hashlib.sha256(json.dumps(version).encode()).hexdigest(),
+        index=[_locate(name, known) for name in names],
+        queries=[_locate(query.photo, known) for query in queries],
+        boxes=np.array([query.box for query in queries]),
+        protocols={
+            "all": Protocol(
+                ids([*query.good, *query.ok] for query in queries),
+                ids(query.junk for query in queries),
+            )
+        },
+        landmarks=[query.name.rpartition("_")[0] for query in queries],
+    )
+
+
+def _read_folders(folder: pathlib.Path) -> Dataset:
+    """Leave-one-out: each photo is searched for among the others of all folders.
+
+    Photos in folders whose names begin with "_", or in none, are distractors.
+    """
+    photos = [Photo(id, id, path) for id, path in find_images([folder])]
+    classes = [photo.id.split("/")[0] if "/" in photo.id else "_" for photo in photos]
+    queries = [i for i, name in enumerate(classes) if not name.startswith("_")]
+    if not queries:
+        raise InputError(f"{folder}: no photos in folders, one for each landmark")
+    names = np.array(classes)
+    own = [np.array([query], np.int32) for query in queries]
+    same = [np.flatnonzero(names == names[i]).astype(np.int32) for i in queries]
+    others = [np.setdiff1d(*pair) for pair in zip(same, own, strict=True)]
+    listed = "\n".join(photo.id for photo in photos)
+    return Dataset(
+        name=folder.resolve().name,
+        version=hashlib.sha256(listed.encode()).hexdigest(),
+        index=photos,
+        queries=[photos[query] for query in queries],
+        boxes=None,
+        protocols={"all": Protocol(others, own)},
+        landmarks=[classes[query] for query in queries],
+    )
+
+
+def _image_folder(
+    path: pathlib.Path, images: str | os.PathLike | None
+) -> pathlib.Path | None:
+    if images is not None:
+        return pathlib.Path(images)
+    folders = (path, path.parent) if path.is_dir() else (path.parent,)
+    beside = [folder / name for folder in folders for name in _FOLDERS]
+    return next((folder for folder in beside if folder.is_dir()), None)
+
+
+def _find_names(
+    folder: pathlib.Path | None,
+) -> dict[str, list[tuple[str, pathlib.Path]]]:
+    """(id, path) of photos by all that a ground truth may call them.
+
+    The published lists leave out ".jpg", and the folders that Paris is unpacked to.
+    """
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of photos")
+    known: dict[str, list[tuple[str, pathlib.Path]]] = {}
+    for id, path in find_images([folder]):
+        stem = str(pathlib.PurePosixPath(id).with_suffix(""))
+        names = {id, stem, path.name, path.stem}
+        for name in names:
+            known.setdefault(name, []).append((id, path))
+    return known
+
+
+def _locate(name: str, known: dict[str, list[tuple[str, pathlib.Path]]]) -> Photo:
+    found = known.get(name, [])
+    exact = [each for each in found if each[0] == name]
+    if len(exact or found) > 1:
+        paths = ", ".join(str(path) for _, path in found[:2])
+        raise InputError(f"photo {name!r} may be one or the other of {paths}")
+    return Photo(name, *(exact or found)[0]) if found else Photo(name, name, None)
+
+
+def _read_landmarks(path: pathlib.Path, queries: Sequence[str]) -> list[str] | None:
+    """The landmark of each query, of labels.csv; None without such a file."""
+    if not path.exists():
+        return None
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    if rows and not {"image", "landmark"} <= rows[0].keys():
+        raise InputError(f"{path}: has no columns image and landmark")
+    landmarks = {row["image"]: row["landmark"] for row in rows}
+    for query in queries:
+        if not landmarks.get(query):
+            raise InputError(f"{path}: names no landmark of query {query!r}")
+    return [landmarks[query] for query in queries]

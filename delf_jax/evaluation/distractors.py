@@ -1,0 +1,86 @@
+"""Photos that show nothing that is asked for, searched with those of any dataset.
+
+Revisited Oxford and Paris have a million of them, R1M [ROP]. Their features are a store
+of its own, which all datasets share.
+"""
+
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from delf_jax.evaluation.datasets import Dataset, Photo
+from delf_jax.extraction.boxes import RegionBoxes, tell_coverage
+from delf_jax.extraction.model_folder import Model
+from delf_jax.extraction.settings import ExtractionSettings
+from delf_jax.files import InputError
+from delf_jax.images import find_images
+from delf_jax.search.pipeline import Collection
+from delf_jax.store import feature_store
+from delf_jax.store.feature_store import FeatureStore
+
+
+class Distractors(NamedTuple):
+    """Photos that count as wrong for every query."""
+
+    store: FeatureStore
+    photos: list[Photo]
+    """in the order of the store; without a path where only their features are known"""
+
+
+def open_distractors(
+    path: str | os.PathLike,
+    out: str | os.PathLike,
+    model: Model,
+    settings: ExtractionSettings,
+    *,
+    boxes: RegionBoxes | None = None,
+    partial: bool = False,
+    shown: bool = True,
+) -> Distractors:
+    """The distractors of a feature store, or of a folder of photos.
+
+    What a folder holds is extracted to the store `out`, with `boxes` by region; a store
+    must then be with boxes, too. InputError if a photo cannot be used, unless
+    `partial`, or if the store is of another model or other settings.
+    """
+    path = pathlib.Path(path)
+    photos: dict[str, pathlib.Path] = {}
+    if (path / "manifest.json").is_file():
+        made = feature_store.open_store(path)
+        if made.manifest["key"] != feature_store.store_key(
+            model, settings, boxes is not None
+        ):
+            raise InputError(
+                f"{path}: holds features of another model or other settings; extract "
+                "the distractors with those of the dataset, and with boxes where it has"
+            )
+    else:
+        photos = dict(find_images([path]))
+        given = list(photos.items())
+        if boxes is not None:
+            told = tell_coverage(boxes, list(photos))
+            if shown:
+                print(told)
+        feature_store.extract_to_store(
+            *(given, out, model, settings), boxes=boxes, prune=True, shown=shown
+        )
+        made = feature_store.open_store(out)
+    if made.failed and not partial:
+        name, reason = next(iter(made.failed.items()))
+        raise InputError(
+            f"{path}: {len(made.failed)} distractors cannot be used, first {name}: "
+            f"{reason}; remove them, or go on without them with --partial"
+        )
+    return Distractors(made, [Photo(id, id, photos.get(id)) for id in made.ids])
+
+
+def add_distractors(
+    dataset: Dataset, collection: Collection, distractors: Distractors
+) -> tuple[Dataset, Collection]:
+    """Both with the distractors at the end of the index."""
+    joined = feature_store.join_stores(collection.store, distractors.store)
+    dataset = dataset._replace(index=[*dataset.index, *distractors.photos])
+    rows = np.array([joined.row(photo.id) for photo in dataset.index])
+    return dataset, collection._replace(store=joined, rows=rows)

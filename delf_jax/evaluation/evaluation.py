@@ -1,0 +1,306 @@
+"""Retrieval on a dataset with ground truth: features, rankings, what they are worth."""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from delf_jax.evaluation import datasets
+from delf_jax.evaluation.datasets import Dataset
+from delf_jax.evaluation.distractors import Distractors, add_distractors
+from delf_jax.evaluation.overlap import UNSEEN
+from delf_jax.evaluation.queries import extract_queries
+from delf_jax.evaluation.ranking import rank
+from delf_jax.extraction.boxes import RegionBoxes, digest, tell_coverage
+from delf_jax.extraction.extract import has_local
+from delf_jax.extraction.model_folder import Model
+from delf_jax.extraction.settings import ExtractionSettings
+from delf_jax.files import InputError
+from delf_jax.index import inverted_builder, inverted_file
+from delf_jax.retrieval import bootstrap
+from delf_jax.retrieval.bootstrap import SAMPLES, Interval
+from delf_jax.retrieval.metrics import (
+    RevisitedMetrics,
+    group_means,
+    mean_over_queries,
+    revisited_metrics,
+)
+from delf_jax.search import matching, pipeline
+from delf_jax.search.steps import STEPS
+from delf_jax.store import feature_store
+
+RANKS = (1, 5, 10)
+
+
+class Mean(NamedTuple):
+    """A mean over queries or landmarks, and how sure it is."""
+
+    value: float
+    interval: Interval
+    gain: Interval | None
+    """of the difference to the first ranking, paired; None for the first"""
+
+
+class Row(NamedTuple):
+    """What one ranking scores under one protocol."""
+
+    protocol: str
+    ranking: str
+    key: str
+    """of all that the numbers depend on, as a short hex string"""
+    metrics: RevisitedMetrics
+    mean: Mean
+    macro: Mean | None
+    """over landmarks of the mean over their queries, where landmarks are known; its
+    intervals are over draws of landmarks, whose queries are too alike to be drawn"""
+
+
+class Evaluation(NamedTuple):
+    """All results on a dataset."""
+
+    dataset: Dataset
+    """what was scored: without `missing`"""
+    missing: dict[str, str]
+    """photos that were left out: name -> reason"""
+    ranks: tuple[int, ...]
+    seed: int
+    rows: list[Row]
+    rankings: Mapping[str, Mapping[str, Int[np.ndarray, "Q M"]]]
+    """by name, then by protocol"""
+    collection: pipeline.Collection | None = None
+    """the features; None of rankings that were made elsewhere"""
+    verification: str = "default"
+    """a name of `pairs.VERIFICATION`"""
+    distractors: int = 0
+    """photos at the end of the index that are no photos of the dataset"""
+
+
+def evaluate(
+    dataset: Dataset,
+    directory: str | os.PathLike,
+    model: Model,
+    settings: ExtractionSettings,
+    chosen: Sequence[tuple[str, ...]],
+    *,
+    distractors: Distractors | None = None,
+    verification: str = "default",
+    partial: bool = False,
+    codebook: str | os.PathLike | None = None,
+    boxes: RegionBoxes | None = None,
+    seed: int = 0,
+    shown: bool = True,
+) -> Evaluation:
+    """Scores of a model that ranks in the ways chosen (see ways.py).
+
+    Features are kept in `directory`, an index as of `search` or a folder to be made;
+    what is there and unchanged is not extracted again. Distractors are searched, too.
+    verification: a name of `pairs.VERIFICATION`. codebook: of ASMK*; what was
+    aggregated with it is kept as well. boxes: of photos of the index, whose way "asmk"
+    is then R-ASMK*; verification takes whole photos, as queries are [D2R]. InputError
+    if photos are missing or damaged, unless `partial` lets the others be scored.
+    """
+    if any(map(pipeline.needs_global, chosen)) and not settings.global_scales:
+        raise InputError("evaluate needs global descriptors: set global_scales")
+    how = matching.verification_settings(verification)
+    verified = any(way[-1] == "verification" for way in chosen)
+    aggregated = any(way[0] == "asmk" for way in chosen)
+    local = settings.max_features and has_local(model)
+    if not local and (verified or aggregated):
+        what = "verify by" if verified else "aggregate"
+        raise InputError(f"model {model.name} gives no local features to {what}")
+    missing = datasets.missing_photos(dataset)
+    dataset = complete(dataset, missing, partial)
+    dataset, collection, failed = _extract(
+        dataset, pathlib.Path(directory), model, settings, boxes, partial, shown
+    )
+    missing |= failed
+    if distractors is not None:
+        dataset, collection = add_distractors(dataset, collection, distractors)
+    depends: dict[str, Any] = {}
+    if aggregated:
+        collection, depends["asmk"] = _with_asmk(collection, directory, codebook, shown)
+    ranked = rank(collection, chosen, dataset.protocols, verification=how, shown=shown)
+    depends |= {
+        "model and settings": feature_store.store_key(
+            model, settings, boxes is not None
+        ),
+        "verification": repr(how),
+        "missing": sorted(missing),
+    }
+    if boxes is not None:
+        depends["boxes"] = digest(boxes)
+    if distractors is not None:
+        listed = json.dumps([distractors.store.ids, sorted(distractors.store.failed)])
+        depends["distractors"] = hashlib.sha256(listed.encode()).hexdigest()
+    scored = score(
+        dataset,
+        {"+".join(way): each for way, each in zip(chosen, ranked, strict=True)},
+        missing=missing,
+        depends=depends,
+        seed=seed,
+    )
+    count = 0 if distractors is None else len(distractors.photos)
+    return scored._replace(
+        collection=collection, verification=verification, distractors=count
+    )
+
+
+def score(
+    dataset: Dataset,
+    rankings: Mapping[str, Mapping[str, Int[np.ndarray, "Q M"]]],
+    *,
+    missing: dict[str, str] | None = None,
+    depends: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Scores of rankings: by name, then by protocol, all photos for each query.
+
+    Protocols under which no query has positives have no rows; InputError if all do.
+
+    depends: what the rankings depend on, to become part of the keys.
+    """
+    ranks = tuple(k for k in RANKS if k <= len(dataset.index))
+    rows = []
+    for protocol, (positives, junk) in dataset.protocols.items():
+        if not any(map(len, positives)):
+            continue
+        found = [
+            revisited_metrics(each[protocol], positives, junk, ranks)
+            for each in rankings.values()
+        ]
+        values = [each.average_precisions for each in found]
+        means = _means(np.array(values), seed)
+        macros: Sequence[Mean | None] = [None] * len(found)
+        if dataset.landmarks is not None:
+            by_landmark = [group_means(v, dataset.landmarks) for v in values]
+            macros = _means(np.array(by_landmark), seed)
+        for name, result, mean, macro in zip(
+            rankings, found, means, macros, strict=True
+        ):
+            parts = [
+                _concerning(name, depends or {}),
+                dataset.version,
+                protocol,
+                _described(name),
+                SAMPLES,
+                seed,
+                *([dataset.seen] if protocol.endswith(UNSEEN) else []),
+            ]
+            key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
+            rows.append(Row(protocol, name, key, result, mean, macro))
+    if not rows:
+        raise InputError(f"{dataset.name}: no query has a positive among the photos")
+    return Evaluation(dataset, missing or {}, ranks, seed, rows, rankings)
+
+
+def _concerning(name: str, depends: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ranking depends on: of steps, those that it has."""
+    steps, others = name.split("+"), set(depends) - {"asmk", "verification"}
+    return {key: value for key, value in depends.items() if key in {*steps, *others}}
+
+
+def _described(name: str) -> Any:
+    """The steps of a ranking with their numbers."""
+    return [(step, STEPS.get(step, (None, None))[1]) for step in name.split("+")]
+
+
+def complete(dataset: Dataset, missing: Mapping[str, str], partial: bool) -> Dataset:
+    """The dataset without what is missing; InputError if that was not asked for."""
+    if not missing:
+        return dataset
+    if not partial:
+        why = next(iter(missing.values()))
+        raise InputError(
+            f"{dataset.name}: {datasets.describe_missing(missing)}, first: {why}; add "
+            "them (evaluate: see --images), or score the others with --partial"
+        )
+    return datasets.without(dataset, missing)
+
+
+def _extract(
+    dataset: Dataset,
+    directory: pathlib.Path,
+    model: Model,
+    settings: ExtractionSettings,
+    boxes: RegionBoxes | None,
+    partial: bool,
+    shown: bool,
+) -> tuple[Dataset, pipeline.Collection, dict[str, str]]:
+    """The dataset without what failed, its features, and what failed."""
+    photos = [(photo.id, photo.path) for photo in dataset.index]
+    out = directory / "store"
+    if boxes is not None:
+        told = tell_coverage(boxes, [id for id, _ in photos])
+        if shown:
+            print(told)
+    feature_store.extract_to_store(
+        photos, out, model, settings, boxes=boxes, shown=shown
+    )
+    images = feature_store.open_store(out)
+    found = extract_queries(dataset, images, directory, model, settings, shown=shown)
+    failed = {
+        photo.name: str(features)
+        for photo, features in zip(dataset.queries, found, strict=True)
+        if isinstance(features, InputError)
+    }
+    known = set(images.ids)
+    for photo in dataset.index:
+        if photo.id not in known:
+            failed[photo.name] = images.failed.get(photo.id, "cannot be used")
+    kept = complete(dataset, failed, partial)
+    collection = pipeline.Collection(
+        queries=[
+            features
+            for photo, features in zip(dataset.queries, found, strict=True)
+            if photo.name not in failed
+        ],
+        store=images,
+        rows=np.array([images.row(photo.id) for photo in kept.index]),
+        own=_own_places(kept),
+        max_image_size=settings.max_image_size,
+    )
+    return kept, collection, failed
+
+
+def _with_asmk(
+    collection: pipeline.Collection,
+    directory: str | os.PathLike,
+    codebook: str | os.PathLike | None,
+    shown: bool,
+) -> tuple[pipeline.Collection, Any]:
+    """The collection with similarities of ASMK*, and what these depend on."""
+    index = inverted_builder.inverted_file_of_index(
+        directory, collection.store, codebook, shown=shown
+    )
+    queries = [inverted_file.aggregate_query(index, q) for q in collection.queries]
+    found = [inverted_file.similarities(index, query) for query in queries]
+    collection = collection._replace(asmk=np.stack(found)[:, collection.rows])
+    return collection, [index.info["key"], index.info["rule"]]
+
+
+def _own_places(dataset: Dataset) -> Int[np.ndarray, " Q"]:
+    """Where each query is itself in the index as junk of all protocols; else -1."""
+    places = {photo.id: place for place, photo in enumerate(dataset.index)}
+    own = []
+    for query, photo in enumerate(dataset.queries):
+        place = places.get(photo.id, -1)
+        junk = (protocol.junk[query] for protocol in dataset.protocols.values())
+        own.append(place if all(place in ids for ids in junk) else -1)
+    return np.array(own)
+
+
+def _means(values: Float[np.ndarray, "W _"], seed: int) -> list[Mean]:
+    """The mean of each ranking over queries or landmarks, with the same draws."""
+    rng = np.random.default_rng(seed)
+    drawn = bootstrap.resampled_means(values, rng, samples=SAMPLES)
+    means = []
+    for place, (row, sampled) in enumerate(zip(values, drawn, strict=True)):
+        gain = bootstrap.interval(sampled - drawn[0]) if place else None
+        value = mean_over_queries(row)
+        means.append(Mean(value, bootstrap.interval(sampled), gain))
+    return means

@@ -1,0 +1,69 @@
+"""Queries whose landmarks a model has seen in training, reported with and without.
+
+38 of the 70 queries of Revisited Oxford and 36 of Revisited Paris show landmarks that
+GLDv2-clean contains (RGLDv2-clean, 2024): what a model trained there scores on all 70
+says little about landmarks that are new to it.
+"""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from delf_jax.evaluation.datasets import Dataset, Protocol
+from delf_jax.files import InputError, read_text
+
+UNSEEN = "_unseen"
+
+
+def read_seen(path: str | os.PathLike) -> list[str]:
+    """Names of queries or landmarks, one a line; what follows a # is a comment."""
+    names = [line.split("#")[0].strip() for line in read_text(path).splitlines()]
+    names = [name for name in names if name]
+    if not names:
+        raise InputError(f"{path}: names no query or landmark")
+    return names
+
+
+def leave_out(datasets: Sequence[Dataset], path: str | os.PathLike) -> list[Dataset]:
+    """The datasets with a protocol beside each that has no positives for queries seen.
+
+    Queries without positives are left out of all means. InputError if a name of the
+    file is of no query or landmark of any dataset.
+    """
+    names = read_seen(path)
+    known = {name for dataset in datasets for name in _names(dataset)}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        called = ", ".join(dataset.name for dataset in datasets)
+        raise InputError(
+            f"{path}: {unknown[0]!r:.80} is no query and no landmark of {called}"
+        )
+    return [_with_unseen(dataset, set(names)) for dataset in datasets]
+
+
+def _names(dataset: Dataset) -> set[str]:
+    return {query.name for query in dataset.queries} | set(dataset.landmarks or ())
+
+
+def _with_unseen(dataset: Dataset, names: set[str]) -> Dataset:
+    landmarks = dataset.landmarks or [""] * len(dataset.queries)
+    seen = [
+        query.name in names or landmark in names
+        for query, landmark in zip(dataset.queries, landmarks, strict=True)
+    ]
+    protocols = {}
+    for name, protocol in dataset.protocols.items():
+        protocols[name] = protocol
+        if any(seen):
+            protocols[name + UNSEEN] = Protocol(
+                _emptied(protocol.positives, seen), protocol.junk
+            )
+    kept = [
+        query.name for query, left in zip(dataset.queries, seen, strict=True) if left
+    ]
+    return dataset._replace(protocols=protocols, seen=tuple(kept))
+
+
+def _emptied(positives: Sequence[np.ndarray], seen: Sequence[bool]) -> list[np.ndarray]:
+    return [ids[:0] if left else ids for ids, left in zip(positives, seen, strict=True)]

@@ -1,0 +1,172 @@
+"""Results on a dataset as a table, as JSON, and as metrics.txt of the original."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from delf_jax.evaluation import datasets
+from delf_jax.evaluation.evaluation import Evaluation, Mean, Row
+from delf_jax.evaluation.overlap import UNSEEN
+from delf_jax.formats.datasets import revisited_metrics
+from delf_jax.retrieval.bootstrap import SAMPLES, Interval
+
+# The original's name for a ranking after geometric verification.
+_SUFFIXES = {"global": "", "verification": "_after_gv"}
+
+
+def table(evaluation: Evaluation) -> Iterator[str]:
+    """Lines of text: what was scored, what was left out, a row for each result."""
+    yield from notes(evaluation)
+    yield from align(cells(evaluation))
+
+
+def notes(evaluation: Evaluation) -> Iterator[str]:
+    """Lines that go above the table: what was scored, what was left out."""
+    dataset = evaluation.dataset
+    yield (
+        f"{dataset.name}: {len(dataset.queries)} queries, {_photos(evaluation)}, "
+        f"ground truth {dataset.version[:10]}"
+    )
+    if dataset.seen:
+        left = f"{len(dataset.seen)} of {len(dataset.queries)} queries"
+        yield f"unseen: without {left}, as --exclude_queries says"
+    if evaluation.missing:
+        missing = datasets.describe_missing(evaluation.missing)
+        yield f"PARTIAL: {missing}; results on the whole are others"
+    for protocol, count in _unanswerable(evaluation).items():
+        of = f"{count} of {len(dataset.queries)} queries"
+        yield f"{protocol}: without positives and left out: {of}"
+    yield (
+        f"per cent; 95 % intervals: {SAMPLES} draws of queries (macro: of landmarks), "
+        f"seed {evaluation.seed}; gain: on the first ranking, paired"
+    )
+
+
+def cells(evaluation: Evaluation) -> list[list[str]]:
+    """The table: a header, then a row for each result."""
+    return [_header(evaluation), *(_cells(row) for row in evaluation.rows)]
+
+
+def align(rows: Sequence[Sequence[str]], left: int = 2) -> Iterator[str]:
+    """Lines of a table whose first columns are flush left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        aligned = [
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(aligned).rstrip()
+
+
+def describe(evaluation: Evaluation) -> dict[str, Any]:
+    """The results, ready for JSON: shares of 1; None for a query without positives."""
+    dataset = evaluation.dataset
+    return {
+        "dataset": dataset.name,
+        "ground_truth_sha256": dataset.version,
+        "queries": [query.name for query in dataset.queries],
+        "landmarks": dataset.landmarks,
+        "photos": len(dataset.index),
+        "distractors": evaluation.distractors,
+        "seen": list(dataset.seen),
+        "missing": evaluation.missing,
+        "bootstrap": {"samples": SAMPLES, "seed": evaluation.seed, "level": 0.95},
+        "ranks": list(evaluation.ranks),
+        "results": [_described(row) for row in evaluation.rows],
+    }
+
+
+def write_metrics(path: str | os.PathLike, evaluation: Evaluation) -> None:
+    """Writes metrics.txt: "hard", "hard_after_gv", and "hard_after_..." for others."""
+    summaries = {}
+    for row in evaluation.rows:
+        suffix = _SUFFIXES.get(row.ranking, f"_after_{row.ranking}")
+        summaries[row.protocol + suffix] = revisited_metrics.Summary(*row.metrics[:3])
+    revisited_metrics.write_metrics(path, evaluation.ranks, summaries)
+
+
+def _photos(evaluation: Evaluation) -> str:
+    count, distractors = len(evaluation.dataset.index), evaluation.distractors
+    if not distractors:
+        return f"{count} photos"
+    return f"{count - distractors} photos and {distractors} distractors"
+
+
+def _unanswerable(evaluation: Evaluation) -> dict[str, int]:
+    """How many queries have no positives, by protocol where there are some.
+
+    That a query was seen in training is told once, not for each protocol.
+    """
+    counts, seen = {}, len(evaluation.dataset.seen)
+    for name, protocol in evaluation.dataset.protocols.items():
+        count = sum(not len(ids) for ids in protocol.positives)
+        if count > (seen if name.endswith(UNSEEN) else 0):
+            counts[name] = count
+    return counts
+
+
+def _header(evaluation: Evaluation) -> list[str]:
+    macro = ["macro-mAP", "95 %", "gain"]
+    return [
+        *("protocol", "ranking", "mAP", "95 %", "gain"),
+        *(macro if evaluation.dataset.landmarks is not None else []),
+        *(f"mP@{k}" for k in evaluation.ranks),
+        *(f"mR@{k}" for k in evaluation.ranks),
+        "settings",
+    ]
+
+
+def _cells(row: Row) -> list[str]:
+    means = [row.mean] if row.macro is None else [row.mean, row.macro]
+    return [
+        *(row.protocol, row.ranking),
+        *(cell for mean in means for cell in _mean_cells(mean)),
+        *map(_percent, row.metrics.mean_precisions),
+        *map(_percent, row.metrics.mean_recalls),
+        row.key,
+    ]
+
+
+def _mean_cells(mean: Mean) -> list[str]:
+    gain = "" if mean.gain is None else _interval(mean.gain, sign="+")
+    return [_percent(mean.value), _interval(mean.interval), gain]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def _interval(interval: Interval, sign: str = "-") -> str:
+    low, high = (format(100 * end, f"{sign}.1f") for end in interval)
+    return f"{low} to {high}"
+
+
+def _described(row: Row) -> dict[str, Any]:
+    described = {
+        "protocol": row.protocol,
+        "ranking": row.ranking,
+        "settings": row.key,
+        "mAP": _described_mean(row.mean),
+        "mP": _numbers(row.metrics.mean_precisions),
+        "mR": _numbers(row.metrics.mean_recalls),
+        "average_precisions": _numbers(row.metrics.average_precisions),
+    }
+    if row.macro is not None:
+        described["macro_mAP"] = _described_mean(row.macro)
+    return described
+
+
+def _described_mean(mean: Mean) -> dict[str, Any]:
+    return {
+        "value": _numbers([mean.value])[0],
+        "interval": _numbers(mean.interval),
+        "gain": None if mean.gain is None else _numbers(mean.gain),
+    }
+
+
+def _numbers(values: Sequence[float] | Float[np.ndarray, " _"]) -> list[float | None]:
+    """JSON has no NaN."""
+    return [None if np.isnan(value) else float(value) for value in values]

@@ -1,0 +1,243 @@
+"""Experiments of papers: from photos to the table, the published figures beside.
+
+`out` holds a folder for each dataset: store/ and queries/ (features), results.json,
+metrics.txt and report.html; codebooks/, distractors/ and reproduction.json. Features
+and codebooks that are there are not made again.
+"""
+
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from delf_jax import files
+from delf_jax.evaluation import datasets, distractors, evaluation, overlap, page, report
+from delf_jax.evaluation.datasets import Dataset
+from delf_jax.evaluation.evaluation import Evaluation
+from delf_jax.evaluation.experiment import Compared, compare, describe, table
+from delf_jax.extraction.boxes import RegionBoxes, open_boxes
+from delf_jax.extraction.model_folder import Model
+from delf_jax.extraction.settings import ExtractionSettings
+from delf_jax.files import InputError
+from delf_jax.formats.datasets import oxford
+from delf_jax.images import find_images
+from delf_jax.index import fit_codebook
+from delf_jax.search import pipeline
+from delf_jax.store import feature_store
+
+_SUFFIXES = (".pkl", ".mat", ".json")
+
+
+class Sources(NamedTuple):
+    """Where features come from and are kept."""
+
+    data: pathlib.Path
+    out: pathlib.Path
+    model: Model
+    settings: ExtractionSettings
+    boxes: Mapping[str, RegionBoxes] = {}
+    """of the index photos of datasets, by name"""
+
+
+def reproduce(
+    experiment: ConfigDict,
+    sources: Sources,
+    *,
+    partial: bool = False,
+    others: str | os.PathLike | None = None,
+    seen: str | os.PathLike | None = None,
+    shown: bool = True,
+) -> list[Compared]:
+    """Runs an experiment on the datasets that are there; prints and writes all results.
+
+    others: distractors, photos or a feature store; seen: file of queries whose
+    landmarks were trained on, which are also left out. InputError before anything is
+    extracted if no dataset is there, if photos are missing (unless `partial`), or if
+    what a codebook is learned on is missing.
+    """
+    found = _read_datasets(experiment.datasets, sources.data)
+    if seen is not None:
+        left = overlap.leave_out(list(found.values()), seen)
+        found = dict(zip(found, left, strict=True))
+    for dataset in found.values():
+        evaluation.complete(dataset, datasets.missing_photos(dataset), partial)
+    learned_on = _learned_on(experiment, found, sources.data, partial)
+    wrong = None
+    sources = sources._replace(boxes=_open_boxes(experiment, found, sources.data))
+    if others is not None:
+        wrong = distractors.open_distractors(
+            *(others, sources.out / "distractors", sources.model, sources.settings),
+            boxes=_boxes_of_distractors(experiment, others),
+            partial=partial,
+            shown=shown,
+        )
+    compared = []
+    for name, dataset in found.items():
+        options = _options(experiment, name, learned_on, sources, partial, shown)
+        chosen = pipeline.parse_ways(",".join(experiment.ways))
+        result = evaluation.evaluate(
+            *(dataset, sources.out / name, sources.model, sources.settings, chosen),
+            distractors=wrong,
+            partial=partial,
+            shown=shown,
+            **options,
+        )
+        _write(sources.out / name, result, shown)
+        compared += compare(name, result, experiment.paper)
+    print(*table(compared), sep="\n")
+    files.write_json(sources.out / "reproduction.json", describe(compared))
+    print(f"results, metrics and pages: {sources.out}")
+    return compared
+
+
+def find_dataset(data: pathlib.Path, name: str) -> pathlib.Path | None:
+    """The ground truth of a dataset: in a folder of its name, or in the one given."""
+    paths = [
+        folder / f"gnd_{name}{suffix}"
+        for folder in (data / name, data)
+        for suffix in _SUFFIXES
+    ]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None and next((data / name).glob(f"*{oxford.QUERY}"), None):
+        return data / name
+    return found
+
+
+def _read_datasets(names: Sequence[str], data: pathlib.Path) -> dict[str, Dataset]:
+    """Datasets by name, without those that are not there."""
+    if not data.is_dir():
+        raise InputError(f"{data}: no such folder of datasets")
+    found = {}
+    for name in names:
+        path = find_dataset(data, name)
+        if path is None:
+            print(f"{name}: left out; {data} holds no gnd_{name}.pkl")
+        else:
+            found[name] = datasets.read_dataset(path)
+    if not found:
+        needed = " or ".join(f"gnd_{name}.pkl with jpg/" for name in names)
+        raise InputError(
+            f"{data}: holds no dataset of this experiment: put {needed} there"
+        )
+    return found
+
+
+def _learned_on(
+    experiment: ConfigDict,
+    found: Mapping[str, Dataset],
+    data: pathlib.Path,
+    partial: bool,
+) -> dict[str, str]:
+    """What the codebook of each dataset is learned on; {} if none is needed."""
+    if not (experiment.codebook.words or experiment.codebook.path):
+        return {}
+    given = dict(experiment.codebook.learned_on)
+    for name in found:
+        if name not in given:
+            raise InputError(f"experiment.codebook.learned_on: says nothing of {name}")
+        if not experiment.codebook.path and given[name] not in found:
+            _training_photos(given[name], data, partial)
+    return given
+
+
+def _open_boxes(
+    experiment: ConfigDict, names: Iterable[str], data: pathlib.Path
+) -> dict[str, RegionBoxes]:
+    """The boxes of each dataset, if the experiment has any."""
+    if not experiment.boxes:
+        return {}
+    found = {}
+    for name in names:
+        path = find_dataset(data, name)
+        folder = path if path.is_dir() else path.parent
+        found[name] = open_boxes(folder / experiment.boxes)
+    return found
+
+
+def _boxes_of_distractors(
+    experiment: ConfigDict, others: str | os.PathLike
+) -> RegionBoxes | None:
+    """Those beside the photos; of a store none are read, but it must be with boxes."""
+    if not experiment.boxes:
+        return None
+    others = pathlib.Path(others)
+    if (others / "manifest.json").is_file():
+        return RegionBoxes(others, {})
+    return open_boxes(others / experiment.boxes)
+
+
+def _training_photos(
+    name: str, data: pathlib.Path, partial: bool
+) -> list[tuple[str, pathlib.Path]]:
+    """(id, path) of the index of a dataset, or of the photos of a folder."""
+    path = find_dataset(data, name)
+    if path is None and (data / name).is_dir():
+        return find_images([data / name])
+    if path is None:
+        raise InputError(
+            f"{data}: holds neither gnd_{name}.pkl nor a folder {name}, which a "
+            "codebook is learned on; put one there, or name a codebook with "
+            "--config.experiment.codebook.path"
+        )
+    dataset = datasets.read_dataset(path)
+    missing = datasets.missing_photos(dataset)
+    dataset = evaluation.complete(dataset, missing, partial)
+    return [(photo.id, photo.path) for photo in dataset.index]
+
+
+def _options(
+    experiment: ConfigDict,
+    name: str,
+    learned_on: Mapping[str, str],
+    sources: Sources,
+    partial: bool,
+    shown: bool,
+) -> dict[str, Any]:
+    """What `evaluate` is told beside the ways, where the experiment says it."""
+    options: dict[str, Any] = {}
+    if experiment.verification:
+        options["verification"] = experiment.verification
+    if name in sources.boxes:
+        options["boxes"] = sources.boxes[name]
+    if name in learned_on:
+        given = experiment, learned_on[name], sources
+        options["codebook"] = _codebook(*given, partial=partial, shown=shown)
+    return options
+
+
+def _codebook(
+    experiment: ConfigDict, name: str, sources: Sources, *, partial: bool, shown: bool
+) -> pathlib.Path:
+    """The codebook learned on a dataset or folder, made if it is not there."""
+    given = experiment.codebook
+    if given.path:
+        return pathlib.Path(given.path.replace("{}", name))
+    features = sources.out / name / "store"
+    photos = _training_photos(name, sources.data, partial)
+    # With the boxes of a dataset, or this store and that of `evaluate`, which is the
+    # same, would be made anew in turn; visual words are learned on whole photos.
+    feature_store.extract_to_store(
+        *(photos, features, sources.model, sources.settings),
+        boxes=sources.boxes.get(name),
+        shown=shown,
+    )
+    out = sources.out / "codebooks" / name
+    fit_codebook.fit_codebook(
+        features,
+        out,
+        words=given.words,
+        iterations=given.iterations,
+        seed=given.seed,
+        shown=shown,
+    )
+    return out
+
+
+def _write(folder: pathlib.Path, result: Evaluation, shown: bool) -> None:
+    """Prints the table of a dataset; writes results.json, metrics.txt, report.html."""
+    print(*report.table(result), sep="\n", end="\n\n", flush=True)
+    files.write_json(folder / "results.json", report.describe(result))
+    report.write_metrics(folder / "metrics.txt", result)
+    page.write_report(folder / "report.html", result, shown=shown)

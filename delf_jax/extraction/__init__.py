@@ -1,0 +1,8 @@
+"""Extraction: a model folder and images in, features out.
+
+Start with `extract.py`: pyramid, padded canvases, batches. Then `model_folder.py`,
+which reads and writes models; `settings.py`, what is extracted; `config.py` and
+`delf_config.py`, files that say so; `canvases.py`, what is compiled;
+`postprocessing.py`, from maps to features; `pca.py`; `boxes.py` and `regions.py`, the
+features of parts of an image [D2R].
+"""

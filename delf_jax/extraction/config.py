@@ -1,0 +1,135 @@
+"""Configs of extraction: which model, and which of its settings are replaced.
+
+A config file says what differs: `model`, a folder, and fields of `ExtractionSettings`
+in `extraction`. A text config of the original is taken as well.
+"""
+
+import os
+import pathlib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from delf_jax.config import override_fields, run_config
+from delf_jax.extraction import delf_config, pca
+from delf_jax.extraction.pca import load_pca
+from delf_jax.extraction.settings import PCA_FIELDS, ExtractionSettings
+from delf_jax.files import InputError
+
+# A section of a config that says what is done with the features (see reproduction.py).
+EXPERIMENT = "experiment"
+# A number in which 0 is no bound.
+BOUNDS = ("max_image_size", "min_image_size", "max_boxes")
+
+
+def every_field() -> ConfigDict:
+    """All that a config can say; None leaves it to the model.
+
+    A bound of 0 is none. pca and global_pca are .datum files: the first `dimension`
+    rows of a projection (0: all), with `use_whitening` divided by the root of the
+    variances; a mean of "" is no projection.
+    """
+    extraction = {}
+    for name, hint in typing.get_type_hints(ExtractionSettings).items():
+        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else [hint]
+        kind = typing.get_origin(kinds[0]) or kinds[0]
+        extraction[name] = config_dict.placeholder(kind)
+    for name in PCA_FIELDS:
+        paths = ("mean", "projection", "variances")
+        fields = {path: config_dict.placeholder(str) for path in paths}
+        extraction[name] = fields | {"dimension": 0, "use_whitening": False}
+    return ConfigDict({"model": "", "extraction": extraction})
+
+
+def read_extraction_config(
+    path: str | os.PathLike | None, overrides: Sequence[str] = ()
+) -> tuple[ConfigDict, list[str]]:
+    """The locked config of a .py or .pbtxt file, and lines that its reader should see.
+
+    InputError for what is misspelt or of another type, in the file or in overrides such
+    as `--config.extraction.max_features=500`.
+    """
+    config, lines = every_field(), []
+    if path is not None and pathlib.Path(path).suffix == ".pbtxt":
+        given, lines = delf_config.read_delf_config(path)
+        merge(config, given, path)
+    elif path is not None:
+        given = run_config(path).items()
+        merge(config, {name: v for name, v in given if name != EXPERIMENT}, path)
+    override_fields(config, overrides)
+    return config.lock(), lines
+
+
+def model_folder(config: ConfigDict, released: str = "") -> str | None:
+    """The folder of the model that a config names; None is the bundled one.
+
+    released: the artefact that it is made of, for whoever lacks it.
+    """
+    if not config.model:
+        return None
+    if not pathlib.Path(config.model).exists():
+        download = f"download {released.split('/')[0]} and " if released else ""
+        raise InputError(
+            f"{config.model}: no such model; {download}run `convert "
+            f"{released or 'DOWNLOADED'} --out={config.model}` first, or name another "
+            "folder with --model"
+        )
+    if not (pathlib.Path(config.model) / "config.json").is_file():
+        raise InputError(
+            f"{config.model}: not a converted model; run `convert {config.model} "
+            "--out=MODEL` first, then give --model=MODEL"
+        )
+    return config.model
+
+
+def chosen_settings(config: ConfigDict) -> dict[str, Any]:
+    """The settings that a config replaces, projections loaded: for `settings_for`."""
+    chosen = {}
+    for name, value in config.extraction.items():
+        if name in PCA_FIELDS:
+            if value.mean is not None:
+                chosen[name] = load_pca(value) if value.mean else None
+            elif any(value.values()):
+                raise InputError(f"extraction.{name}: name mean, too")
+        elif value is not None:
+            chosen[name] = None if name in BOUNDS and value == 0 else value
+    return chosen
+
+
+def check_projections(config: ConfigDict, model: Any) -> None:
+    """InputError if a projection says that it was fitted to another model's features.
+
+    One that says nothing is trusted.
+    """
+    for name in PCA_FIELDS:
+        for path in (config.extraction[name].mean, config.extraction[name].projection):
+            if path:
+                pca.check_model(name, path, model)
+
+
+def merge(
+    config: ConfigDict,
+    given: ConfigDict | Mapping[str, Any],
+    path: Any,
+    prefix: str = "",
+) -> None:
+    """Sets what is given; InputError if the config has no such field."""
+    for name, value in given.items():
+        if name not in config:
+            raise InputError(
+                f"{path}: a config of extraction has no field {prefix}{name}; there "
+                f"are {', '.join(config)}"
+            )
+        if isinstance(config[name], ConfigDict) != isinstance(value, ConfigDict):
+            kind = "fields" if isinstance(config[name], ConfigDict) else "one value"
+            raise InputError(f"{path}: {prefix}{name}: must be {kind}")
+        if isinstance(config[name], ConfigDict):
+            merge(config[name], value, path, f"{prefix}{name}.")
+            continue
+        try:
+            config[name] = value
+        except TypeError as error:
+            raise InputError(f"{path}: {prefix}{name}: {error}") from None

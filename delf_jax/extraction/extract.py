@@ -1,0 +1,295 @@
+"""Features of images: pyramid, canvases, the network, selection.
+
+Every scale of every image is laid on a canvas of a coarse grid of sizes, and images
+whose canvases are alike share a batch and a compiled program. What the network sees of
+an image does not depend on its canvas, its batch or its neighbours.
+"""
+
+import collections
+import concurrent.futures
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from delf_jax.extraction.canvases import bucket_side, kept_cells, program
+from delf_jax.extraction.model_folder import Model
+from delf_jax.extraction.postprocessing import Level, select_features
+from delf_jax.extraction.settings import ExtractionSettings, settings_for
+from delf_jax.features import Features
+from delf_jax.files import InputError
+from delf_jax.images import (
+    normalize_pixels,
+    read_image,
+    resize_bilinear,
+    resize_image,
+    resize_rule,
+)
+from delf_jax.models import resnet
+
+# The original returns nothing for images with a side below this.
+MIN_SIDE = 10
+
+
+class Crop(NamedTuple):
+    """A part of an image, of which local features alone are wanted."""
+
+    pixels: UInt8[np.ndarray, "H W 3"]
+
+
+Image = str | os.PathLike | np.ndarray | Crop | InputError
+
+__all__ = ["Crop", "ExtractionSettings", "extract_features", "settings_for"]
+
+
+def extract_features(
+    model: Model,
+    images: Iterable[Image],
+    settings: ExtractionSettings,
+    *,
+    threads: int | None = None,
+) -> Iterator[Features | InputError]:
+    """Features of each image (a path or uint8 [H, W, 3]), in the order of the images.
+
+    In the place of an image that cannot be used stands the InputError that says why, or
+    that was given in its place. `threads` decode ahead of the device, and never more
+    than a few images.
+    """
+    if settings.global_scales and not hasattr(model.module, "global_dimension"):
+        raise InputError(
+            f"model {model.name} has no global branch: extraction.global_scales must "
+            "be empty"
+        )
+    if settings.max_features and not has_local(model):
+        raise InputError(
+            f"model {model.name} has no local branch: extraction.max_features must be 0"
+        )
+    variables = jax.device_put(model.variables)
+    run = functools.partial(_run_canvases, model.module, variables)
+    batch_size = settings.batch_size or default_batch_size()
+    window = 1 if batch_size == 1 else 4 * batch_size
+    threads = threads or min(8, os.cpu_count() or 1)
+    pool = concurrent.futures.ThreadPoolExecutor(threads, "images")
+    try:
+        prepare = functools.partial(_prepare, settings=settings)
+        prepared = ahead(pool, prepare, images, max(window, threads) + 1)
+        while group := list(itertools.islice(prepared, window)):
+            yield from _extract_window(run, pool, model, settings, batch_size, group)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def has_local(model: Model) -> bool:
+    """Whether the model has a branch of local features."""
+    return hasattr(model.module, "reduced_dimension")
+
+
+def default_batch_size() -> int:
+    """Images of one canvas that are worth computing together on this backend."""
+    return 1 if jax.default_backend() == "cpu" else 8
+
+
+def pyramid_size(size: tuple[int, int], image_scale: float) -> tuple[int, int]:
+    """(height, width) of a pyramid level, rounded half to even like the original."""
+    scaled = np.round(np.asarray(size, np.float32) * np.float32(image_scale))
+    return int(scaled[0]), int(scaled[1])
+
+
+class _Prepared(NamedTuple):
+    """An image that is decoded and brought to its size for extraction."""
+
+    name: str
+    pixels: Float[np.ndarray, "H W 3"]
+    original_size: tuple[int, int]
+    settings: ExtractionSettings
+
+
+class _Job(NamedTuple):
+    """One pyramid level of one image of a window."""
+
+    image: int
+    scale: int
+    size: tuple[int, int]
+
+
+def _prepare(image: Image, settings: ExtractionSettings) -> _Prepared | InputError:
+    """The decoded and resized image, or why there is none."""
+    if isinstance(image, InputError):
+        return image
+    name = os.fspath(image) if isinstance(image, str | os.PathLike) else "image"
+    if isinstance(image, Crop):
+        image, settings = image.pixels, settings._replace(global_scales=())
+    try:
+        pixels = _read(image, settings.max_pixels)
+        height, width = pixels.shape[:2]
+        size = resize_rule(
+            (height, width),
+            settings.max_image_size,
+            settings.min_image_size,
+            settings.use_square_images,
+            settings.resize_factor,
+        )
+        if min(size) < MIN_SIDE:
+            raise InputError(
+                f"{width} x {height} pixels are too few: at extraction both sides "
+                f"must have {MIN_SIDE}"
+            )
+    except InputError as error:
+        return InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}")
+    pixels = resize_image(pixels, size)
+    pixels = normalize_pixels(pixels, settings.pixel_mean, settings.pixel_std)
+    return _Prepared(name, pixels, (height, width), settings)
+
+
+def _read(
+    image: str | os.PathLike | np.ndarray, max_pixels: int
+) -> UInt8[np.ndarray, "H W 3"]:
+    if not isinstance(image, np.ndarray):
+        return read_image(image, max_pixels)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise InputError(
+            f"expected uint8 [H, W, 3], not {image.dtype} {list(image.shape)}"
+        )
+    return image
+
+
+def _extract_window(
+    run: Callable, pool: Any, model: Model, settings: Any, batch_size: int, window: list
+) -> Iterator[Features | InputError]:
+    """Features of a few images whose equal canvases share batches."""
+    groups = collections.defaultdict(list)
+    for job in _jobs(window, model):
+        chosen = window[job.image].settings
+        groups[_canvas(job, chosen, model)].append(job)
+    batches = [
+        (canvas, list(jobs[start : start + batch_size]))
+        for canvas, jobs in groups.items()
+        for start in range(0, len(jobs), batch_size)
+    ]
+    draw = functools.partial(
+        _draw_batch,
+        window=window,
+        layout=_layout(model),
+        batch_size=batch_size,
+        legacy=settings.resize == "legacy",
+    )
+    levels: list[dict[int, Level]] = [{} for _ in window]
+    running = collections.deque()
+    drawn = ahead(pool, draw, batches, 2)
+    for ((_, _, with_global), jobs), (canvases, sizes) in zip(
+        batches, drawn, strict=True
+    ):
+        running.append((jobs, run(canvases, sizes, kept_cells(settings), with_global)))
+        # A device works on one batch while the results of the last are taken; on a CPU
+        # two at once would take twice the memory and no less time.
+        if len(running) > (jax.default_backend() != "cpu"):
+            _collect(levels, *running.popleft())
+    while running:
+        _collect(levels, *running.popleft())
+    for image, found in zip(window, levels, strict=True):
+        if isinstance(image, InputError):
+            yield image
+        elif missing := _missing(found, image.settings):
+            yield InputError(f"{image.name}: too small for {missing}")
+        else:
+            ordered = [found[scale] for scale in sorted(found)]
+            yield select_features(
+                ordered,
+                image.original_size,
+                image.pixels.shape[:2],
+                image.settings,
+                model.module.backbone,
+            )
+
+
+def _jobs(window: list, model: Model) -> Iterator[_Job]:
+    strides = model.module.backbone.block3_strides
+    for index, image in enumerate(window):
+        if isinstance(image, InputError):
+            continue
+        settings = image.settings
+        for scale, image_scale in enumerate(settings.image_scales):
+            if not settings.max_features and scale not in settings.global_scales:
+                continue
+            size = pyramid_size(image.pixels.shape[:2], image_scale)
+            cells = resnet.stage_sizes(_layout(model), size, strides)["block3"]
+            if min(size) > 0 and min(cells) > 0:
+                yield _Job(index, scale, size)
+
+
+def _missing(found: dict[int, Level], settings: ExtractionSettings) -> str:
+    """What an image cannot have because the network has no cell at its size."""
+    if not found:
+        return "every one of extraction.image_scales"
+    if settings.global_scales and not found.keys() & set(settings.global_scales):
+        return "every one of extraction.global_scales"
+    return ""
+
+
+def _canvas(job: _Job, settings: ExtractionSettings, model: Model) -> tuple:
+    """(height, width, with the global branch): what one compiled program is for."""
+    layout = _layout(model)
+    sides = [
+        bucket_side(side + resnet.canvas_offset(layout, side), settings.grid)
+        for side in job.size
+    ]
+    return *sides, job.scale in settings.global_scales
+
+
+def _draw_batch(
+    batch: tuple, *, window: list, layout: str, batch_size: int, legacy: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Canvases [B, H, W, 3] and sizes [B, 2]; places that are left over stay empty."""
+    (height, width, _), jobs = batch
+    canvases = np.zeros((batch_size, height, width, 3), np.float32)
+    # An empty place has some true size, so that no mean is over nothing.
+    sizes = np.tile(np.int32(jobs[0].size), (batch_size, 1))
+    for place, job in enumerate(jobs):
+        pixels = window[job.image].pixels
+        level = resize_bilinear(pixels, job.size, legacy)
+        y, x = (resnet.canvas_offset(layout, side) for side in job.size)
+        canvases[place, y : y + job.size[0], x : x + job.size[1]] = level
+        sizes[place] = job.size
+    return canvases, sizes
+
+
+def _run_canvases(
+    module: Any,
+    variables: Any,
+    canvases: np.ndarray,
+    sizes: np.ndarray,
+    keep: int | None,
+    with_global: bool,
+) -> dict[str, Array]:
+    run = program(module, canvases.shape, keep, with_global)
+    return run(variables, canvases, sizes)
+
+
+def _collect(levels: list[dict[int, Level]], jobs: list, result: dict) -> None:
+    result = {name: np.asarray(value) for name, value in result.items()}
+    for place, job in enumerate(jobs):
+        levels[job.image][job.scale] = Level(
+            job.scale, job.size, {name: value[place] for name, value in result.items()}
+        )
+
+
+def _layout(model: Model) -> str:
+    return model.module.backbone.layout
+
+
+def ahead(
+    pool: concurrent.futures.Executor, function: Callable, items: Iterable, count: int
+) -> Iterator[Any]:
+    """function(item) for each item in order, computed up to `count` items ahead."""
+    futures = collections.deque()
+    for item in items:
+        futures.append(pool.submit(function, item))
+        if len(futures) >= count:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()

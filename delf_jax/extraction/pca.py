@@ -1,0 +1,128 @@
+"""PCA and whitening of descriptors: read, checked, applied."""
+
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from delf_jax.files import InputError, read_json, sha256_of
+from delf_jax.formats.delf import datum
+
+
+class Whitening(NamedTuple):
+    """A PCA projection of descriptors; with variances, whitening."""
+
+    mean: Float[np.ndarray, "D"]
+    projection: Float[np.ndarray, "E D"]
+    variances: Float[np.ndarray, "E"] | None = None
+
+
+def load_pca(pca: ConfigDict) -> Whitening:
+    """The projection of .datum files; InputError if one is damaged or does not fit."""
+    mean = _read(pca.mean).reshape(-1)
+    projection = _read(pca.projection)
+    if projection.ndim != 2 or projection.shape[1] != len(mean):
+        raise InputError(
+            f"{pca.projection}: {list(projection.shape)} is no projection of the "
+            f"{len(mean)} dimensions of {pca.mean}"
+        )
+    dimension = pca.dimension or len(projection)
+    if not 0 < dimension <= len(projection):
+        raise InputError(
+            f"{pca.projection}: has {len(projection)} components, not {dimension}"
+        )
+    variances = None
+    if pca.use_whitening:
+        variances = _read(pca.variances).reshape(-1)[:dimension]
+        if len(variances) < dimension or not (variances > 0).all():
+            raise InputError(
+                f"{pca.variances}: whitening needs {dimension} positive variances"
+            )
+    return Whitening(mean, projection[:dimension], variances)
+
+
+def _read(path: str | None) -> np.ndarray:
+    """Finite floats of a .datum file."""
+    if not path:
+        raise InputError(
+            "extraction.pca: name mean, projection and, to whiten, variances"
+        )
+    array = datum.read_datum(path)
+    if array.dtype != np.float32 or not np.isfinite(array).all():
+        raise InputError(f"{path}: a projection is made of finite floats")
+    return array
+
+
+INFO = "pca.json"
+FILES = {
+    "mean": "mean.datum",
+    "projection": "pca_proj_mat.datum",
+    "variances": "pca_variances.datum",
+}
+# What may be projected, and the setting that does it.
+SETTINGS = {"local": "pca", "global": "global_pca"}
+
+
+def check_model(setting: str, path: str | os.PathLike, model: Any) -> None:
+    """InputError if a projection was fitted to features of another model, or kind.
+
+    path: of the projection, as far as a pca.json beside it speaks of this very file.
+    """
+    path = pathlib.Path(path)
+    info_path = path.with_name(INFO)
+    if not info_path.is_file():
+        return
+    info = read_json(info_path)
+    if not isinstance(info, dict) or not isinstance(info.get("sha256"), dict):
+        raise InputError(f"{info_path}: damaged; fit again")
+    if info["sha256"].get(path.name) != sha256_of(path):
+        return
+    if SETTINGS.get(info.get("of", "local")) != setting:
+        raise InputError(
+            f"extraction.{setting}: {path} was fitted to {info.get('of')} descriptors"
+        )
+    made_by = info.get("model") or {}
+    if made_by.get("fingerprint") and made_by["fingerprint"] != model.fingerprint:
+        raise InputError(
+            f"extraction.{setting}: {path} was fitted to descriptors of the model "
+            f"{made_by.get('name')}, not of {model.name}: fit one to these"
+        )
+
+
+def project(
+    descriptors: Float[np.ndarray, "N D"], pca: Whitening, setting: str = "pca"
+) -> Float[np.ndarray, "N E"]:
+    """Descriptors after PCA (whitened if there are variances), L2-normalised again."""
+    check_projection(descriptors.shape[1], pca, setting)
+    projected = (descriptors - pca.mean) @ pca.projection.T
+    if pca.variances is not None:
+        projected = projected / np.sqrt(pca.variances)
+    return normalize(projected)
+
+
+def check_projection(dimension: int, pca: Whitening, setting: str) -> None:
+    """InputError if a projection is for descriptors of another dimension."""
+    if dimension != len(pca.mean):
+        raise InputError(
+            f"extraction.{setting} is for descriptors of {len(pca.mean)} dimensions; "
+            f"those of this model have {dimension}"
+        )
+
+
+def normalize(x: Float[np.ndarray, "*shape D"]) -> Float[np.ndarray, "*shape D"]:
+    """Rows of unit length; rows of zeros stay zero. `ops.l2_normalize` on the host."""
+    squares = np.square(x).sum(axis=-1, keepdims=True)
+    return x / np.sqrt(np.maximum(squares, np.float32(1e-12)))
+
+
+def is_projection(pca: Whitening) -> bool:
+    """Whether mean, projection and variances have shapes that fit."""
+    mean, projection = np.shape(pca.mean), np.shape(pca.projection)
+    variances = projection[:1] if pca.variances is None else np.shape(pca.variances)
+    return len(projection) == 2 and (projection[1:], projection[:1]) == (
+        mean,
+        variances,
+    )

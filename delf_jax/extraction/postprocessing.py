@@ -1,0 +1,146 @@
+"""From the maps of all pyramid levels to the features of an image, on the host."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Float, Int
+
+from delf_jax.extraction.pca import normalize, project
+from delf_jax.extraction.settings import ExtractionSettings
+from delf_jax.features import Features, LocalFeatures
+from delf_jax.models.receptive_field import RELEASED_BLOCK3, receptive_field
+
+
+class Level(NamedTuple):
+    """What the network gave for one pyramid level: `canvases.extract_canvases`."""
+
+    scale: int
+    """index of the image scale"""
+    size: tuple[int, int]
+    """(height, width) of the level in pixels"""
+    maps: dict[str, np.ndarray]
+
+
+def select_features(
+    levels: Sequence[Level],
+    original_size: tuple[int, int],
+    resized_size: tuple[int, int],
+    settings: ExtractionSettings,
+    backbone: nn.Module,
+) -> Features:
+    """The features of one image from its levels, in the order of the image scales."""
+    local = None
+    if settings.max_features:
+        local = _select_local(levels, original_size, resized_size, settings, backbone)
+    raw = [
+        level.maps["global_descriptor"]
+        for level in levels
+        if "global_descriptor" in level.maps
+    ]
+    descriptor = None
+    if raw:
+        scaled = normalize(np.stack(raw))
+        if settings.global_pca is not None:
+            scaled = project(scaled, settings.global_pca, "global_pca")
+        descriptor = normalize(scaled.sum(axis=0))
+    return Features(local, descriptor, tuple(original_size))
+
+
+def _select_local(
+    levels: Sequence[Level],
+    original_size: tuple[int, int],
+    resized_size: tuple[int, int],
+    settings: ExtractionSettings,
+    backbone: nn.Module,
+) -> LocalFeatures:
+    attention = np.concatenate([level.maps["attention"] for level in levels])
+    geometry = [_geometry(level, resized_size, settings, backbone) for level in levels]
+    locations = np.concatenate([g[0] for g in geometry])
+    half_sizes = np.concatenate([g[1] for g in geometry])
+    scales = np.concatenate([g[2] for g in geometry])
+    # A place of the canvas that is no cell of the image has attention -1.
+    threshold = max(settings.attention_threshold, 0.0)
+    order = np.argsort(-attention, kind="stable")
+    order = order[attention[order] >= np.float32(threshold)]
+    if settings.nms_iou < 1:
+        boxes = locations[order], half_sizes[order]
+        order = order[suppress(*boxes, settings.nms_iou, settings.max_features)]
+    order = order[: settings.max_features]
+    descriptors = np.concatenate([level.maps["descriptors"] for level in levels])
+    descriptors = normalize(descriptors[order])
+    if settings.pca is not None:
+        descriptors = project(descriptors, settings.pca)
+    locations, scales = locations[order], scales[order]
+    if not settings.use_resized_coordinates:
+        ratio = np.float64(original_size) / np.float64(resized_size)
+        if settings.locations == "delf":
+            locations = locations * ratio
+        else:
+            locations = (locations + 0.5) * ratio - 0.5
+            scales = scales * np.sqrt(ratio.prod())
+    return LocalFeatures(
+        locations.astype(np.float32),
+        scales.astype(np.float32),
+        descriptors,
+        attention[order],
+    )
+
+
+def _geometry(
+    level: Level,
+    resized_size: tuple[int, int],
+    settings: ExtractionSettings,
+    backbone: nn.Module,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each cell, in pixels of the resized image: centre, half box size, scale."""
+    cells = level.maps["cells"].astype(np.float64)
+    strides = backbone.block3_strides
+    if settings.locations == "delf":
+        size, stride, _ = RELEASED_BLOCK3
+        image_scale = np.float64(np.float32(settings.image_scales[level.scale]))
+        locations = cells * stride * (2 if strides else 1) / image_scale
+        scale = 1 / image_scale
+    else:
+        vertical, horizontal = (
+            receptive_field(backbone.depth, backbone.layout, "block3", side, strides)
+            for side in level.size
+        )
+        size, stride, _ = vertical
+        offset = np.array([vertical.offset, horizontal.offset])
+        ratio = np.float64(resized_size) / np.float64(level.size)
+        # where the pixel of a level with coordinate 0 was sampled
+        half = 0.0 if settings.resize == "legacy" else 0.5
+        locations = (cells * stride + offset + half) * ratio - half
+        scale = np.sqrt(ratio.prod())
+    half_size = (size - 1) / 2 * scale
+    count = len(cells)
+    return locations, np.full(count, half_size), np.full(count, scale)
+
+
+def suppress(
+    locations: Float[np.ndarray, "N 2"],
+    half_sizes: Float[np.ndarray, "N"],
+    iou: float,
+    count: int,
+) -> Int[np.ndarray, "K"]:
+    """Indices of at most `count` square boxes that survive non-maximum suppression.
+
+    The boxes come best first; one goes if its intersection over union with a kept one
+    is larger than `iou`.
+    """
+    low, high = locations - half_sizes[:, None], locations + half_sizes[:, None]
+    areas = np.square(2 * half_sizes)
+    alive = np.ones(len(areas), bool)
+    kept = []
+    for index in range(len(areas)):
+        if not alive[index]:
+            continue
+        kept.append(index)
+        if len(kept) == count:
+            break
+        sides = np.minimum(high, high[index]) - np.maximum(low, low[index])
+        shared = np.maximum(sides, 0).prod(axis=1)
+        alive &= shared <= iou * (areas + areas[index] - shared)
+    return np.array(kept, np.int64)

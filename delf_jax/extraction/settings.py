@@ -1,0 +1,151 @@
+"""How features are extracted: the settings, where they come from, what is allowed."""
+
+import hashlib
+import typing
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from delf_jax.extraction.pca import Whitening, is_projection
+from delf_jax.files import InputError
+from delf_jax.images import MAX_PIXELS
+from delf_jax.models.architecture import is_of
+
+
+class ExtractionSettings(NamedTuple):
+    """What to extract, in the words of the original's DelfConfig where it has them."""
+
+    image_scales: tuple[float, ...] = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
+    """resize factors of the pyramid"""
+    global_scales: tuple[int, ...] = (3, 4, 5)
+    """indices of the image scales whose global descriptors are summed; () is none"""
+    max_image_size: int | None = 1024
+    """longer side in pixels, larger images are shrunk; None: no bound"""
+    min_image_size: int | None = None
+    """longer side in pixels, smaller images are enlarged; None: no bound"""
+    use_square_images: bool = False
+    """squeeze both sides to the longer one"""
+    resize_factor: float = 1.0
+    """multiplies both bounds (for a crop of an image)"""
+    use_resized_coordinates: bool = False
+    """locations in pixels of the resized image, not of the original one"""
+    max_features: int = 1000
+    """local features of an image at most; 0: no local features"""
+    attention_threshold: float = 0.0
+    """least attention of a feature, in units of one trained model"""
+    nms_iou: float = 1.0
+    """overlap above which the weaker of two features goes; 1: none goes"""
+    locations: str = "exact"
+    """"exact", or "delf": the original's, 2 to 3 pixels off in Keras' layout"""
+    pca: Whitening | None = None
+    """applied to the normalised local descriptors, which are then normalised again"""
+    global_pca: Whitening | None = None
+    """applied likewise to the global descriptors of the scales, before their sum"""
+    pixel_mean: tuple[float, float, float] = (128.0, 128.0, 128.0)
+    """subtracted from R, G and B in 0 to 255: of the images the network learned from"""
+    pixel_std: tuple[float, float, float] = (128.0, 128.0, 128.0)
+    """what R, G and B are divided by after that"""
+    resize: str = "half_pixel"
+    """how pyramid levels are sampled; "legacy": at corners, as TensorFlow 1 did"""
+    box_threshold: float = 0.1
+    """least score of a box whose features are extracted, too (extract --boxes)"""
+    max_boxes: int | None = None
+    """of an image, those with the highest scores; None: no bound"""
+    max_pixels: int = MAX_PIXELS
+    """larger images are refused before they are decoded"""
+    grid: int = 64
+    """step of the canvas sizes in pixels, a multiple of 32; no effect on results"""
+    batch_size: int | None = None
+    """canvases computed together; None: chosen by backend; no effect on results"""
+
+
+PCA_FIELDS = ("pca", "global_pca")
+# They decide how fast a result comes, not what it is.
+WITHOUT_EFFECT = ("grid", "batch_size", "max_pixels")
+# Described where they differ from the default: stores that are older keep their key.
+ADDED = (
+    *("global_pca", "pixel_mean", "pixel_std", "resize"),
+    *("box_threshold", "max_boxes"),
+)
+
+
+def settings_for(model: Any, **overrides: Any) -> ExtractionSettings:
+    """The settings that a model was made for, with some of them replaced.
+
+    InputError, naming the field, if one is misspelt or out of range.
+    """
+    return make_settings({**model.config.get("extraction", {}), **overrides})
+
+
+def make_settings(values: Mapping[str, Any]) -> ExtractionSettings:
+    """Settings from a mapping of some of the fields; the others have their defaults."""
+    for name in values:
+        if name not in ExtractionSettings._fields:
+            known = ", ".join(ExtractionSettings._fields)
+            raise InputError(f"extraction.{name}: no such setting; there are {known}")
+    values = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+    }
+    for name in PCA_FIELDS:
+        pca = values.get(name)
+        if isinstance(pca, tuple) and len(pca) in (2, 3):
+            values[name] = Whitening(*pca)
+    hints = typing.get_type_hints(ExtractionSettings)
+    for name, value in values.items():
+        if not is_of(value, hints[name]):
+            raise InputError(f"extraction.{name}: {value!r} is not allowed")
+    settings = ExtractionSettings(**values)
+    _check(settings)
+    return settings
+
+
+def describe_settings(settings: ExtractionSettings) -> dict[str, Any]:
+    """The settings that decide the result, ready for JSON; arrays by their SHA-256."""
+    values = settings._asdict()
+    defaults = ExtractionSettings._field_defaults
+    same = [name for name in ADDED if values[name] == defaults[name]]
+    for name in [*WITHOUT_EFFECT, *same]:
+        del values[name]
+    for name in PCA_FIELDS:
+        if values.get(name) is not None:
+            arrays = [np.asarray(a) for a in values[name] if a is not None]
+            data = b"".join(str(a.shape).encode() + a.tobytes() for a in arrays)
+            values[name] = hashlib.sha256(data).hexdigest()
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+    }
+
+
+def _check(settings: ExtractionSettings) -> None:
+    scales = settings.image_scales
+    allowed = {
+        "image_scales": len(scales) > 0 and all(0 < scale <= 8 for scale in scales),
+        "global_scales": all(0 <= i < len(scales) for i in settings.global_scales),
+        "max_image_size": settings.max_image_size is None
+        or settings.max_image_size > 0,
+        "min_image_size": (settings.min_image_size or 0) >= 0,
+        "max_boxes": settings.max_boxes is None or settings.max_boxes >= 0,
+        "max_pixels": settings.max_pixels > 0,
+        "max_features": settings.max_features >= 0,
+        "nms_iou": 0 <= settings.nms_iou <= 1,
+        "locations": settings.locations in ("exact", "delf"),
+        "grid": settings.grid > 0 and settings.grid % 32 == 0,
+        "batch_size": settings.batch_size is None or settings.batch_size > 0,
+        "resize_factor": settings.resize_factor >= 0,
+        "pixel_mean": len(settings.pixel_mean) == 3,
+        "pixel_std": len(settings.pixel_std) == 3 and min(settings.pixel_std) > 0,
+        "resize": settings.resize in ("half_pixel", "legacy"),
+        "pca": settings.pca is None or is_projection(settings.pca),
+        "global_pca": settings.global_pca is None or is_projection(settings.global_pca),
+    }
+    for name, good in allowed.items():
+        if not good:
+            value = getattr(settings, name)
+            raise InputError(f"extraction.{name}: {value!r} is not allowed")
+    if not settings.max_features and not settings.global_scales:
+        raise InputError(
+            "extraction: max_features 0 and no global_scales leave nothing to extract"
+        )

@@ -1,0 +1,69 @@
+"""The training pairs of SfM-120k [GeM], as `retrieval-SfM-120k.pkl` lists them."""
+
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from delf_jax.files import InputError
+from delf_jax.formats.pickles import plain_data
+
+_ID = re.compile(r"[A-Za-z0-9_-]{6,}")
+
+
+class Pairs(NamedTuple):
+    """Images, and pairs of them that show the same; ids are places in `images`."""
+
+    images: list[str]
+    clusters: Int[np.ndarray, "N"] | None
+    """the 3D model that each image belongs to; None in files for whitening"""
+    queries: Int[np.ndarray, "P"]
+    positives: Int[np.ndarray, "P"]
+
+
+def read_sfm120k(path: str | os.PathLike) -> dict[str, Pairs]:
+    """The pairs of "train" and "val"; of "whiten" in a file that has one part only.
+
+    A pickle may hold plain data and numpy arrays; all else in it is refused.
+    """
+    content = plain_data.read_pickle(path)
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path}: not the lists of SfM-120k")
+    if "qidxs" in content:
+        return {"whiten": _pairs(content, str(path))}
+    return {
+        str(part): _pairs(value, f"{path}, {part}") for part, value in content.items()
+    }
+
+
+def image_path(root: str | os.PathLike, image_id: str) -> pathlib.Path:
+    """root/ims/.., by the last six characters of the id, two by two from the end."""
+    if not _ID.fullmatch(image_id):
+        raise InputError(f"{image_id!r:.80} is no id of an image of SfM-120k")
+    folders = image_id[-2:], image_id[-4:-2], image_id[-6:-4]
+    return pathlib.Path(root, "ims", *folders, image_id)
+
+
+def _pairs(content: Any, where: str) -> Pairs:
+    if not isinstance(content, Mapping):
+        raise InputError(f"{where}: no dict of cids, qidxs and pidxs")
+    images = content.get("cids", content.get("ids"))
+    if not isinstance(images, list) or not all(isinstance(i, str) for i in images):
+        raise InputError(f"{where}: cids is no list of names of images")
+    queries, positives = (
+        plain_data.read_ids(content.get(name), f"{where}.{name}", 0, len(images))
+        for name in ("qidxs", "pidxs")
+    )
+    if len(queries) != len(positives):
+        raise InputError(f"{where}: {len(queries)} queries, {len(positives)} positives")
+    clusters = None
+    if "cluster" in content:
+        numbers = plain_data.read_numbers(content["cluster"], f"{where}.cluster")
+        if len(numbers) != len(images) or (np.abs(numbers) >= 2**31).any():
+            raise InputError(f"{where}.cluster: not a small number for each image")
+        clusters = numbers.astype(np.int32)
+    return Pairs(images, clusters, queries, positives)

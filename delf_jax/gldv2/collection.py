@@ -1,0 +1,204 @@
+"""The images of Google Landmarks v2 [GLDv2] with their features.
+
+They lie as in the release: DATA/index, DATA/test and DATA/train hold a/b/c/abc....jpg,
+and index.csv, test.csv, train.csv or train_clean.csv stand in DATA. Features are kept
+in a store for each of the three, with the same ids as `extract DATA/index` gives them.
+"""
+
+import os
+import pathlib
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from delf_jax.evaluation import datasets
+from delf_jax.extraction.model_folder import Model
+from delf_jax.extraction.settings import ExtractionSettings
+from delf_jax.files import InputError
+from delf_jax.formats import tables
+from delf_jax.formats.datasets import gldv2
+from delf_jax.store import feature_store
+from delf_jax.store.feature_store import FeatureStore
+
+# With landmarks, without which nothing can be excluded.
+_LABELLED_INDEX = "index_image_to_landmark.csv"
+_TABLES = {
+    "index": ("index.csv",),
+    "test": ("test.csv",),
+    "train": ("train_clean.csv", "train.csv"),
+}
+
+
+class Listing(NamedTuple):
+    """Images of one of the three sets, in the order of a table."""
+
+    split: str
+    table: pathlib.Path
+    ids: list[str]
+    landmarks: Int[np.ndarray, " N"] | None
+    excluded: int
+    """images that were left out because of what they show"""
+
+
+class Images(NamedTuple):
+    """Images that have features."""
+
+    ids: list[str]
+    landmarks: Int[np.ndarray, " N"] | None
+    store: FeatureStore
+    rows: Int[np.ndarray, " N"]
+    """of the images in the store"""
+
+
+def find_table(
+    data: str | os.PathLike,
+    split: str,
+    table: str | os.PathLike | None = None,
+    *,
+    labelled: bool = False,
+) -> pathlib.Path:
+    """The table of a set, or the one that is named; InputError if that is not clear.
+
+    labelled: of the index the one that says what images show.
+    """
+    if table is not None:
+        return pathlib.Path(table)
+    names = _TABLES[split]
+    if split == "index" and labelled:
+        names = (_LABELLED_INDEX,)
+    found = [path for name in names if (path := pathlib.Path(data, name)).is_file()]
+    if len(found) > 1:
+        raise InputError(
+            f"{data}: holds {names[0]} and {names[1]}; name one with --{split}_list"
+        )
+    if not found:
+        raise InputError(
+            f"{data}: holds no {' or '.join(names)}; name a table of images with "
+            f"--{split}_list"
+        )
+    return found[0]
+
+
+def list_images(
+    data: str | os.PathLike,
+    split: str,
+    table: str | os.PathLike | None = None,
+    *,
+    exclude: Collection[int] = (),
+) -> Listing:
+    """The images of "index", "test" or "train", or those of them that a table lists.
+
+    exclude: landmarks whose images are left out. InputError if the table has none, or
+    none of these, if it lists an image twice, or none at all.
+    """
+    path = find_table(data, split, table, labelled=bool(exclude))
+    header = tables.read_header(path)
+    labelled = "landmark_id" in header
+    if (split == "train" or exclude) and not labelled:
+        raise InputError(f"{path}: has no column landmark_id")
+    rows = gldv2.read_train(path) if labelled else tables.read_rows(path, gldv2.ImageId)
+    ids, landmarks, excluded, known = [], [], 0, set()
+    for row in rows:
+        if row.id in known:
+            raise InputError(f"{path}: lists image {row.id} twice")
+        known.add(row.id)
+        if labelled and row.landmark_id in exclude:
+            excluded += 1
+            continue
+        ids.append(row.id)
+        landmarks.append(row.landmark_id if labelled else -1)
+    if exclude and not excluded:
+        raise InputError(f"{path}: shows none of the landmarks to exclude")
+    if not ids:
+        raise InputError(f"{path}: lists no images")
+    found = np.array(landmarks, np.int64) if labelled else None
+    return Listing(split, path, ids, found, excluded)
+
+
+def without(listing: Listing, ids: Collection[str]) -> Listing:
+    """The listing without some images; InputError if none is left."""
+    kept = [place for place, id in enumerate(listing.ids) if id not in ids]
+    if not kept:
+        raise InputError(f"{listing.table}: no images are left")
+    return listing._replace(
+        ids=[listing.ids[place] for place in kept],
+        landmarks=None if listing.landmarks is None else listing.landmarks[kept],
+    )
+
+
+def extract(
+    listing: Listing,
+    data: str | os.PathLike,
+    features: str | os.PathLike,
+    model: Model,
+    settings: ExtractionSettings,
+    *,
+    shown: bool = True,
+) -> tuple[Images, dict[str, str]]:
+    """The images with features, and of the others why they have none.
+
+    Features are kept in the store FEATURES/SPLIT. Those that are there stay valid when
+    their image is no longer on this machine.
+    """
+    out = pathlib.Path(features, listing.split)
+    folder = pathlib.Path(data, listing.split)
+    known = _known(out, feature_store.store_key(model, settings))
+    given = [
+        (name, path)
+        for name, path in _places(listing, folder)
+        if name not in known or path.is_file()
+    ]
+    if given:
+        feature_store.extract_to_store(given, out, model, settings, shown=shown)
+    found = feature_store.open_store(out)
+    rows, missing = [], {}
+    known = set(found.ids)
+    for id, (name, _) in zip(listing.ids, _places(listing, folder), strict=True):
+        if name in known:
+            rows.append(found.row(name))
+        else:
+            missing[id] = found.failed.get(name, f"{folder / name}: no such file")
+    kept = without(listing, missing) if missing else listing
+    return Images(kept.ids, kept.landmarks, found, np.array(rows)), missing
+
+
+def descriptors(
+    images: Images, which: slice | Int[np.ndarray, " N"] = slice(None)
+) -> Float[np.ndarray, "N G"]:
+    """The global descriptors of some images."""
+    return images.store.read_global(images.rows[which].tolist())
+
+
+def check_whole(
+    split: str, total: int, missing: dict[str, str], *, partial: bool
+) -> list[str]:
+    """What is missing, in words, if anything; InputError unless `partial`."""
+    if not missing:
+        return []
+    first = next(iter(missing.values()))
+    said = f"{split}: of {total} images, {datasets.describe_missing(missing)}"
+    if not partial:
+        raise InputError(
+            f"{said}, first: {first}; add them, list others, or go on without them "
+            "with --partial"
+        )
+    return [said]
+
+
+def _places(
+    listing: Listing, folder: pathlib.Path
+) -> Iterator[tuple[str, pathlib.Path]]:
+    """(id in the store, path) of each image."""
+    for id in listing.ids:
+        path = gldv2.image_path(folder, id)
+        yield path.relative_to(folder).as_posix(), path
+
+
+def _known(out: pathlib.Path, key: str) -> set[str]:
+    """Images whose features, made by this model with these settings, are there."""
+    if not (out / "manifest.json").exists():
+        return set()
+    found = feature_store.open_store(out, damaged=[])
+    return set(found.ids) if found.manifest["key"] == key else set()

@@ -1,0 +1,90 @@
+"""Which landmark test images of [GLDv2] show: a vote of their nearest training images.
+
+The score of a training image for a test image is
+
+    cosine of the global descriptors - penalty of the training image
+    + min(inliers, 70) / 70, for the first ones, where they are verified
+
+the landmark with the largest sum of scores among the three best wins, and this sum less
+the penalty of the test image is the confidence. The penalty of an image is its mean
+cosine to the five images of no landmark that it is most similar to. The vote and the
+penalties are those of the 2020 challenge's winner [OOD], the inliers those of its
+baseline with DELG.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from delf_jax import progress
+from delf_jax.formats.datasets.gldv2 import Recognition
+from delf_jax.gldv2 import retrieval_task
+from delf_jax.gldv2.collection import Images, descriptors
+from delf_jax.retrieval import voting
+
+# Images whose similarities to images of no landmark are computed together.
+_TOGETHER = 2**16
+
+
+class Options(NamedTuple):
+    """How test images are recognised."""
+
+    voters: int = voting.VOTERS
+    verified: int = 0
+    """of the nearest training images"""
+
+
+def recognise(
+    test: Images,
+    train: Images,
+    options: Options,
+    max_image_size: int | None,
+    non_landmarks: Images | None = None,
+    *,
+    shown: bool = True,
+) -> Iterator[Recognition]:
+    """The landmark of each test image, and how sure that is.
+
+    max_image_size: at extraction.
+    """
+    queries = descriptors(test)
+    train_penalties, test_penalties = None, np.zeros(len(test.ids))
+    if non_landmarks is not None:
+        train_penalties = _penalties(non_landmarks, train, shown)
+        test_penalties = _penalties(non_landmarks, test, shown=False)
+    k = max(options.voters, options.verified)
+    best = retrieval_task.find_nearest(train, queries, k, train_penalties, shown=shown)
+    total = len(test.ids) if options.verified else 0
+    with progress.track("verify", total, shown=shown) as advance:
+        for place, (ids, scores) in enumerate(
+            zip(best.ids, best.similarities, strict=True)
+        ):
+            if options.verified:
+                first = ids[: options.verified]
+                inliers = retrieval_task.count_inliers(
+                    test, place, train, first, max_image_size
+                )
+                scores = np.array(scores, np.float64)
+                scores[: len(first)] += voting.local_score(inliers)
+                advance()
+            landmark, confidence = voting.vote(
+                train.landmarks[ids], scores, options.voters
+            )
+            yield Recognition(landmark, confidence - float(test_penalties[place]))
+
+
+def _penalties(
+    non_landmarks: Images, images: Images, shown: bool
+) -> Float[np.ndarray, " N"]:
+    found = []
+    with progress.track("non-landmarks", len(images.ids), shown=shown) as advance:
+        for start in range(0, len(images.ids), _TOGETHER):
+            rows = descriptors(images, slice(start, start + _TOGETHER))
+            best = retrieval_task.find_nearest(
+                non_landmarks, rows, voting.NON_LANDMARKS
+            )
+            found.append(voting.penalty(best.similarities))
+            advance(len(rows))
+    return np.concatenate(found)

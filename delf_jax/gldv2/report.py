@@ -1,0 +1,132 @@
+"""Scores for [GLDv2] as a table, as JSON, and in the words of the original."""
+
+from typing import Any
+
+import numpy as np
+
+from delf_jax.gldv2.scores import GAP_SAMPLES, PARTS, RANKS, Row, Scores, Value
+from delf_jax.retrieval.bootstrap import SAMPLES, Interval
+
+_SHOWN = 10  # hex digits of a digest.
+
+
+def original_lines(scores: Scores) -> list[str]:
+    """What the original prints, of scores of one file of predictions."""
+    values = {row.part: row.values for row in scores.rows}
+    line = "*" * 46
+    lines = ["Reading solution...", "done!", "Reading predictions...", "done!"]
+    if scores.task == "recognition":
+        shown = [
+            ("Global Average Precision: {GAP:.6f}", 1),
+            (
+                "Global Average Precision ignoring non-landmark queries: "
+                "{GAP of landmarks:.6f}",
+                1,
+            ),
+            ("Top-1 accuracy: {top-1:.2f}", 100),
+        ]
+    else:
+        precisions = ", ".join(f"P@{k}: {{P@{k}:.2f}}" for k in RANKS)
+        shown = [
+            ("Mean Average Precision: {mAP@100:.6f}", 1),
+            (f"Mean precisions: {precisions}", 100),
+            (
+                "Mean position: {mean position:.2f}, median position: "
+                "{median position:.2f}",
+                1,
+            ),
+        ]
+    for text, factor in shown:
+        lines.append(line)
+        for part in PARTS:
+            numbers = {
+                name: factor * each.value for name, each in values.get(part, {}).items()
+            }
+            label = f"({part})".ljust(len("(Private)"))
+            lines.append(f"{label} {text.format_map(_OrNan(numbers))}")
+    return lines
+
+
+class _OrNan(dict):
+    """A part without images has no numbers."""
+
+    def __missing__(self, name: str) -> float:
+        return float("nan")
+
+
+def table(scores: Scores) -> list[str]:
+    """Lines of text: what was scored, what is to be known, a row for each result."""
+    lines = [f"{scores.task} on {scores.solution}, SHA-256 {scores.version}"]
+    lines += scores.notes
+    draws = f"{GAP_SAMPLES if scores.task == 'recognition' else SAMPLES} draws"
+    lines.append(
+        f"per cent, but for positions; 95 % intervals: {draws} of test images, seed "
+        f"{scores.seed}" + ("; gain: on the first, paired" if _several(scores) else "")
+    )
+    cells = [_header(scores), *(_cells(scores, row) for row in scores.rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        aligned = [
+            cell.ljust(width) if place < 2 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(aligned).rstrip())
+    return lines
+
+
+def describe(scores: Scores) -> dict[str, Any]:
+    """The results, ready for JSON: shares of 1."""
+    return {
+        "task": scores.task,
+        "solution": scores.solution,
+        "solution_sha256": scores.version,
+        "seed": scores.seed,
+        "notes": scores.notes,
+        "results": [
+            {
+                **row._asdict(),
+                "values": {name: _described(v) for name, v in row.values.items()},
+            }
+            for row in scores.rows
+        ],
+    }
+
+
+def _several(scores: Scores) -> bool:
+    return any(value.gain for row in scores.rows for value in row.values.values())
+
+
+def _header(scores: Scores) -> list[str]:
+    names = ["part", "predictions"]
+    for name, value in scores.rows[0].values.items():
+        names.append(name)
+        if value.interval is not None:
+            names += ["95 %", "gain"] if _several(scores) else ["95 %"]
+    return [*names, "solution", "settings"]
+
+
+def _cells(scores: Scores, row: Row) -> list[str]:
+    first = scores.rows[0].values
+    cells = [row.part, row.file]
+    for name, value in row.values.items():
+        factor = 1 if "position" in name else 100
+        cells.append(f"{factor * value.value:.2f}")
+        if first[name].interval is not None:
+            cells.append(_interval(value.interval, "-"))
+            cells += [_interval(value.gain, "+")] if _several(scores) else []
+    return [*cells, f"{scores.solution} {scores.version[:_SHOWN]}", row.settings]
+
+
+def _interval(interval: Interval | None, sign: str) -> str:
+    if interval is None:
+        return ""
+    low, high = (format(100 * end, f"{sign}.1f") for end in interval)
+    return f"{low} to {high}"
+
+
+def _described(value: Value) -> dict[str, Any]:
+    return {
+        "value": None if np.isnan(value.value) else value.value,
+        "interval": value.interval and list(value.interval),
+        "gain": value.gain and list(value.gain),
+    }

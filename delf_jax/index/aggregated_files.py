@@ -1,0 +1,106 @@
+"""Aggregated images as files of the original, one for each, as its extraction writes.
+
+    NAME.vlad       one array [K * D]
+    NAME.asmk       a pair: residuals [W * D], float32, and visual words [W]
+    NAME.asmk_star  a pair: packed residuals [W * ceil(D / 8)], and visual words [W]
+
+Regional ones [D2R] are called .rvlad, .rasmk and .rasmk_star. NAME is the id of an
+image without its extension, folders included. aggregated.json says
+what was aggregated how, so that what is there and unchanged is kept.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from delf_jax import progress
+from delf_jax.features import Features
+from delf_jax.files import InputError, read_json, write_json
+from delf_jax.formats.delf import datum
+from delf_jax.index import aggregation
+from delf_jax.index.aggregation import Words
+from delf_jax.store import delf_files
+from delf_jax.store.feature_store import FeatureStore, StoreReport
+
+SIDECAR = "aggregated.json"
+# A killed job loses the images since the sidecar was last written.
+_SAVE_IMAGES = 256
+
+
+def write_aggregated(
+    images: FeatureStore,
+    words: Words,
+    out: str | os.PathLike,
+    kind: str,
+    *,
+    normalize: bool = True,
+    shown: bool = True,
+) -> StoreReport:
+    """Brings the files of a folder up to date with a store, and says what was done.
+
+    kind: one of aggregating.KINDS. normalize: VLAD to unit length.
+    """
+    aggregation.check_words(words, images)
+    names = delf_files.file_names(images.ids, images.path)
+    out, key = pathlib.Path(out), _key(images, words, kind, normalize)
+    known = _read_known(out / SIDECAR, key)
+    suffix = f".r{kind}" if words.regional else f".{kind}"
+    paths = [out / f"{name}{suffix}" for name in names]
+    rows = list(zip(images.ids, images.stamps, paths, strict=True))
+    done = {
+        id: stamp for id, stamp, p in rows if known.get(id) == stamp and p.is_file()
+    }
+    todo = [place for place, id in enumerate(images.ids) if id not in done]
+    try:
+        with progress.track("aggregate", len(todo), shown=shown) as advance:
+            for number, place in enumerate(todo, 1):
+                id, stamp, path = rows[place]
+                where = f"{images.path}, image {id}"
+                _write(path, images[place], words, kind, normalize, where)
+                done[id] = stamp
+                if number % _SAVE_IMAGES == 0:
+                    write_json(out / SIDECAR, {"key": key, "images": done})
+                advance()
+    finally:
+        write_json(out / SIDECAR, {"key": key, "images": done})
+    return StoreReport(len(todo), len(rows) - len(todo), 0, dict(images.failed))
+
+
+def _write(
+    path: pathlib.Path,
+    features: Features,
+    words: Words,
+    kind: str,
+    normalize: bool,
+    where: str,
+) -> None:
+    if kind == "vlad":
+        vlad = aggregation.aggregate_vlad(features, words, normalize, where)
+        datum.write_datum(path, vlad)
+        return
+    aggregated = aggregation.aggregate(features, words, kind, where)
+    visual_words = aggregated.visual_words.astype(np.uint32)
+    datum.write_datum_pair(path, aggregated.residuals.reshape(-1), visual_words)
+
+
+def _key(images: FeatureStore, words: Words, kind: str, normalize: bool) -> str:
+    """What the files depend on beside the images, as a short hex string."""
+    digest = hashlib.sha256(words.codebook.centroids).hexdigest()
+    parts = [images.manifest["key"], digest, words.assignments, kind, normalize]
+    parts += ["regional"] if words.regional else []
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _read_known(path: pathlib.Path, key: str) -> dict[str, Any]:
+    """id -> stamp of the images that were written as they would be now."""
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    known = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(known, dict):
+        raise InputError(f"{path}: damaged; remove it, and all is aggregated anew")
+    return known if content.get("key") == key else {}

@@ -1,0 +1,103 @@
+"""Codebooks on disk: their visual words, and what descriptors they belong to.
+
+    codebook.safetensors  centroids [K, D], float32
+    codebook.json         model and settings of the descriptors, how it was fitted
+
+Those of Detect-to-Retrieve [D2R], which are TensorFlow checkpoints, are read as well.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+
+from delf_jax.files import InputError, read_json, sha256_of, write_json
+from delf_jax.formats.delf.codebook import read_codebook
+from delf_jax.formats.tensor_files import read_tensors, write_tensors
+
+FORMAT = 1
+INFO, TENSORS = "codebook.json", "codebook.safetensors"
+# What a fit that was interrupted leaves.
+UNFINISHED = "unfinished.safetensors"
+
+
+class Codebook(NamedTuple):
+    """Visual words, and where they come from."""
+
+    centroids: Float32[np.ndarray, "K D"]
+    info: dict[str, Any]
+    """codebook.json; of a TensorFlow checkpoint {}: it does not say"""
+    path: pathlib.Path
+
+
+def save_codebook(
+    directory: str | os.PathLike,
+    centroids: Float32[np.ndarray, "K D"],
+    provenance: Mapping[str, Any],
+) -> Codebook:
+    """Writes a codebook, and gives it as it will be read."""
+    directory = pathlib.Path(directory)
+    write_tensors(directory / TENSORS, {"centroids": centroids}, {})
+    info = {
+        "format": FORMAT,
+        "words": len(centroids),
+        "dimension": centroids.shape[1],
+        "sha256": sha256_of(directory / TENSORS),
+        **provenance,
+    }
+    write_json(directory / INFO, info)
+    return Codebook(centroids, info, directory)
+
+
+def load_codebook(path: str | os.PathLike) -> Codebook:
+    """The codebook of a folder, or of a TensorFlow checkpoint; InputError if broken."""
+    path = pathlib.Path(path)
+    if not (path / INFO).is_file():
+        if (path / UNFINISHED).is_file() or (path / TENSORS).is_file():
+            raise InputError(f"{path}: not finished: run `fit codebook` again to go on")
+        return Codebook(read_codebook(path), {}, path)
+    info = read_json(path / INFO)
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        raise InputError(f"{path / INFO}: not of a codebook of format {FORMAT}")
+    if not (path / TENSORS).is_file():
+        raise InputError(f"{path / TENSORS}: no such file")
+    if sha256_of(path / TENSORS) != info.get("sha256"):
+        raise InputError(f"{path / TENSORS}: not the file that {INFO} describes")
+    tensors, _ = read_tensors(path / TENSORS)
+    centroids = tensors.get("centroids", np.zeros(0))
+    if centroids.ndim != 2 or centroids.dtype != np.float32 or 0 in centroids.shape:
+        raise InputError(f"{path / TENSORS}: holds no centroids [words, dimensions]")
+    return Codebook(centroids, info, path)
+
+
+def check_codebook(
+    codebook: Codebook, manifest: Mapping[str, Any], dimension: int
+) -> None:
+    """InputError unless a codebook was fitted to descriptors like those of a store.
+
+    They must have the same dimension, and come from the same model and the same
+    projection, as far as both sides say what theirs are.
+    """
+    path, centroids = codebook.path, codebook.centroids
+    if centroids.shape[1] != dimension:
+        raise InputError(
+            f"{path}: a codebook of {centroids.shape[1]} dimensions does not fit "
+            f"descriptors of {dimension}: fit one to them"
+        )
+    ours, theirs = codebook.info.get("model", {}), manifest.get("model", {})
+    fingerprints = ours.get("fingerprint"), theirs.get("fingerprint")
+    if all(fingerprints) and fingerprints[0] != fingerprints[1]:
+        raise InputError(
+            f"{path}: was fitted to descriptors of the model {ours.get('name')}, not "
+            f"of {theirs.get('name')}: fit a codebook to these"
+        )
+    projections = [
+        (side.get("settings") or {}).get("pca") for side in (codebook.info, manifest)
+    ]
+    if all(fingerprints) and projections[0] != projections[1]:
+        raise InputError(
+            f"{path}: was fitted to descriptors of another PCA: fit a codebook to these"
+        )

@@ -1,0 +1,287 @@
+"""Codebooks, fitted to the local descriptors of a feature store by k-means.
+
+The store is read in chunks, once for every iteration, or in batches that are drawn from
+it; kept in memory are a chunk or a batch, and the sums over words. The same store,
+options and seed give the same bytes, however often the job was interrupted.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from delf_jax import progress
+from delf_jax.files import InputError
+from delf_jax.formats import tensor_files
+from delf_jax.index.codebook import (
+    FORMAT,
+    UNFINISHED,
+    Codebook,
+    load_codebook,
+    save_codebook,
+)
+from delf_jax.retrieval import kmeans
+from delf_jax.store.feature_store import provenance_of
+from delf_jax.store.local_descriptors import (
+    CHUNK,
+    Descriptors,
+    gather,
+    open_descriptors,
+    read_chunks,
+)
+
+# k-means++ draws from this many descriptors for each word. Its time grows as the square
+# of the words: 8192 of them take some ten minutes.
+SAMPLES_PER_WORD, MOST_WORDS_DRAWN = 32, 8192
+STARTS = ("sample", "kmeans++")
+# An iteration of mini-batches draws at least so many descriptors for each word: one
+# that is of average size stays empty with a probability of exp(-10).
+DRAWN_PER_WORD = 10
+
+
+class _State(NamedTuple):
+    """How far a fit has come."""
+
+    centroids: Float32[np.ndarray, "K D"]
+    weights: Int64[np.ndarray, "K"]
+    """of mini-batches: of how many descriptors each centroid is the mean"""
+    history: list[dict[str, Any]]
+
+
+def fit_codebook(
+    store: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    words: int = 1024,
+    iterations: int = 20,
+    batch: int | None = None,
+    seed: int = 0,
+    start: str = "sample",
+    shown: bool = True,
+) -> Codebook:
+    """The codebook of k-means on the local descriptors of a store, written to `out`.
+
+    Goes on where an earlier run of the same options stopped, and stops early once no
+    centroid moves. InputError if the descriptors collapse to fewer than half of the
+    words.
+
+    Args:
+      batch: None: an iteration takes all descriptors. Else the centroids move after
+        every so many that are drawn, and an iteration is as many batches as hold
+        `DRAWN_PER_WORD` for each word.
+      start: "sample" of the descriptors, or "kmeans++".
+    """
+    given = open_descriptors(store)
+    _check_options(given, words, iterations, batch, start)
+    out = pathlib.Path(out)
+    provenance = provenance_of(given.store) | {"descriptors": given.total}
+    provenance |= {"seed": seed, "start": start}
+    provenance |= {} if batch is None else {"batch": batch}
+    key = _key(given, provenance, words)
+    state = _resume(out, key, iterations, batch)
+    if state is None:
+        centroids = _start(given, words, start, np.random.default_rng([seed, 0]))
+        state = _State(centroids, np.zeros(words, np.int64), [])
+    for number in range(len(state.history), iterations):
+        if state.history and state.history[-1]["moved"] == 0:
+            break
+        label = f"k-means {number + 1} of {iterations}"
+        state = _iterate(given, state, batch, (seed, number + 1), label, shown)
+        _write_unfinished(out, key, state)
+        if shown:
+            print(f"{label}: {_tell(state.history[-1])}", flush=True)
+    history = state.history
+    if history[-1]["empty"] > words // 2:
+        raise InputError(
+            f"{store}: its descriptors collapse: {history[-1]['empty']} of {words} "
+            "words have none; use fewer words or more iterations, or look at the model"
+        )
+    provenance |= {"key": key, "iterations": len(history), "history": history}
+    codebook = save_codebook(out, state.centroids, provenance)
+    (out / UNFINISHED).unlink(missing_ok=True)
+    return codebook
+
+
+def _check_options(
+    given: Descriptors, words: int, iterations: int, batch: int | None, start: str
+) -> None:
+    if words < 1 or iterations < 1:
+        raise InputError("--words and --iterations: use positive numbers")
+    if start not in STARTS:
+        raise InputError(f"--start={start}: use one of {', '.join(STARTS)}")
+    if given.total < words:
+        raise InputError(
+            f"{given.store.path}: has {given.total} local descriptors, too few for "
+            f"{words} words"
+        )
+    if batch is not None and not 1 <= batch <= given.total:
+        raise InputError(
+            f"--batch={batch}: draw 1 to {given.total} descriptors, which is what "
+            f"{given.store.path} has, or leave it out to use all of them"
+        )
+    if start == "kmeans++" and words > MOST_WORDS_DRAWN:
+        raise InputError(
+            f"--start=kmeans++: takes too long for {words} words, use sample for more "
+            f"than {MOST_WORDS_DRAWN}"
+        )
+
+
+def _key(given: Descriptors, provenance: Mapping[str, Any], words: int) -> str:
+    """What the centroids depend on, as a short hex string."""
+    images = [given.store.ids, given.counts.tolist(), given.dimension, words]
+    text = json.dumps([FORMAT, provenance, images])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _resume(
+    out: pathlib.Path, key: str, iterations: int, batch: int | None
+) -> _State | None:
+    """What an earlier run left; None if nothing is of use."""
+    for read in (_read_unfinished, _read_finished):
+        try:
+            state, of_key = read(out)
+        except (InputError, FileNotFoundError, KeyError):
+            continue
+        # A codebook has lost its weights: mini-batches do not go on from there.
+        least = iterations if batch and read is _read_finished else 0
+        if of_key == key and least <= len(state.history) <= iterations:
+            return state
+    return None
+
+
+def _read_unfinished(out: pathlib.Path) -> tuple[_State, str]:
+    tensors, told = tensor_files.read_tensors(out / UNFINISHED)
+    state = _State(tensors["centroids"], tensors["weights"], list(told["history"]))
+    if _digest(state) != told["sha256"]:
+        raise InputError(f"{out / UNFINISHED}: damaged")
+    return state, told["key"]
+
+
+def _read_finished(out: pathlib.Path) -> tuple[_State, str]:
+    found = load_codebook(out)
+    weights = np.zeros(len(found.centroids), np.int64)
+    return _State(found.centroids, weights, found.info["history"]), found.info["key"]
+
+
+def _write_unfinished(out: pathlib.Path, key: str, state: _State) -> None:
+    tensors = {"centroids": state.centroids, "weights": state.weights}
+    told = {"key": key, "history": state.history, "sha256": _digest(state)}
+    tensor_files.write_tensors(out / UNFINISHED, tensors, told)
+
+
+def _digest(state: _State) -> str:
+    data = state.centroids.tobytes() + state.weights.tobytes()
+    return hashlib.sha256(data).hexdigest()
+
+
+def _start(
+    given: Descriptors, words: int, start: str, rng: np.random.Generator
+) -> Float32[np.ndarray, "K D"]:
+    factor = SAMPLES_PER_WORD if start == "kmeans++" else 1
+    count = min(given.total, factor * words)
+    rows = np.sort(rng.choice(given.total, count, replace=False))
+    sample = gather(given, rows)
+    if start == "sample":
+        return sample
+    try:
+        return kmeans.kmeans_plus_plus(sample, words, rng)
+    except ValueError as error:
+        raise InputError(f"{given.store.path}: {error}: use fewer words") from None
+
+
+def _iterate(
+    given: Descriptors,
+    state: _State,
+    batch: int | None,
+    seeds: tuple[int, int],
+    label: str,
+    shown: bool,
+) -> _State:
+    """The state after one more iteration."""
+    centroids, weights, history = state
+    if batch is None:
+        found = _sum(read_chunks(given, label, shown), centroids, seeds)
+        move = kmeans.move_centroids(found, centroids)
+    else:
+        found, moved, weights = _take_batches(given, state, batch, seeds, label, shown)
+        move, weights = kmeans.seed_again(found, moved, weights)
+    _check_spares(given, found, move)
+    told = _describe(found, move, centroids)
+    return _State(move.codebook, weights, [*history, told])
+
+
+def _take_batches(
+    given: Descriptors,
+    state: _State,
+    batch: int,
+    seeds: tuple[int, int],
+    label: str,
+    shown: bool,
+) -> tuple[kmeans.ClusterSums, Float32[np.ndarray, "K D"], Int64[np.ndarray, " K"]]:
+    """(what all batches of an iteration gave, centroids, weights)."""
+    total, centroids, weights = None, state.centroids, state.weights
+    count = -(-DRAWN_PER_WORD * len(centroids) // batch)
+    with progress.track(label, count, shown=shown) as advance:
+        for number in range(count):
+            rng = np.random.default_rng([*seeds, number])
+            rows = np.sort(rng.choice(given.total, batch, replace=False))
+            parts = np.split(rows, range(CHUNK, batch, CHUNK))
+            chunks = (gather(given, part) for part in parts)
+            found = _sum(chunks, centroids, (*seeds, number))
+            centroids, weights = kmeans.average_in(found, centroids, weights)
+            total = found if total is None else kmeans.add_sums(total, found)
+            advance()
+    return total, centroids, weights
+
+
+def _sum(
+    chunks: Iterable[Float32[np.ndarray, "N D"]],
+    centroids: Float32[np.ndarray, "K D"],
+    seeds: tuple[int, ...],
+) -> kmeans.ClusterSums:
+    """What chunks of descriptors give together."""
+    total = None
+    for number, chunk in enumerate(chunks):
+        rng = np.random.default_rng([*seeds, number])
+        found = kmeans.lloyd_pass(chunk, centroids, rng)
+        total = found if total is None else kmeans.add_sums(total, found)
+    return total
+
+
+def _check_spares(
+    given: Descriptors, found: kmeans.ClusterSums, move: kmeans.Move
+) -> None:
+    """InputError if words are empty and every descriptor is a centroid already."""
+    if move.empty and not len(found.spares):
+        words = len(found.counts)
+        raise InputError(
+            f"{given.store.path}: its descriptors collapse: only {words - move.empty} "
+            f"of {words} words have any, and no other differs: use fewer words, or "
+            "look at the model"
+        )
+
+
+def _describe(
+    found: kmeans.ClusterSums, move: kmeans.Move, before: Float32[np.ndarray, "K D"]
+) -> dict[str, Any]:
+    """One iteration in numbers."""
+    return {
+        "mean_squared_distance": found.inertia / int(found.counts.sum()),
+        "imbalance": kmeans.imbalance(found.counts),
+        "empty": move.empty,
+        "reseeded": move.reseeded,
+        "moved": int(np.any(move.codebook != before, axis=1).sum()),
+    }
+
+
+def _tell(step: Mapping[str, Any]) -> str:
+    text = f"mean squared distance {step['mean_squared_distance']:.5f}"
+    text += f", imbalance {step['imbalance']:.2f}"
+    if step["empty"]:
+        text += f", {step['reseeded']} of {step['empty']} empty words seeded again"
+    return text

@@ -1,0 +1,186 @@
+"""Projections fitted to a feature store: PCA, and whitening learned from pairs.
+
+    mean.datum, pca_proj_mat.datum, pca_variances.datum   as the original's configs name
+    pca.json                                              what they were fitted to
+
+Extraction takes them by `extraction.pca`, of local descriptors, and
+`extraction.global_pca`, of global ones, and refuses those of another model.
+"""
+
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from delf_jax.extraction.pca import FILES, INFO, SETTINGS
+from delf_jax.files import InputError, read_json, sha256_of, write_json
+from delf_jax.formats.delf import datum
+from delf_jax.index import codebook, positive_pairs
+from delf_jax.index.positive_pairs import ImagePairs
+from delf_jax.retrieval import whitening
+from delf_jax.store.feature_store import FeatureStore, open_store, provenance_of
+from delf_jax.store.local_descriptors import CHUNK, open_descriptors, read_chunks
+
+
+def fit_pca(
+    store: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    dimension: int,
+    of: str = "local",
+    whiten: bool = False,
+    shown: bool = True,
+) -> dict[str, str]:
+    """The settings of extraction that project as fitted, by their names in a config.
+
+    Mean and projection are written to `out` as .datum files, for whitening variances
+    too, and pca.json. of: "local" or "global" descriptors. InputError if the store has
+    too few dimensions, or directions to be whitened in which nothing varies.
+    """
+    images, length, chunks = _open(store, of, shown)
+    _check_dimension(images, dimension, length)
+    moments = whitening.Moments(0, np.zeros(length), np.zeros((length, length)))
+    for chunk in chunks:
+        moments = whitening.add_moments(moments, whitening.moments_of(chunk))
+    if not moments.count:
+        raise InputError(f"{store}: holds no {of} descriptors to fit a PCA to")
+    fitted = dict(zip(FILES, whitening.fit_pca(moments, dimension), strict=True))
+    if whiten and fitted["variances"][-1] <= 1e-7 * fitted["variances"][0]:
+        raise InputError(
+            f"{store}: its descriptors do not vary in {dimension} directions, as "
+            "whitening needs: choose a smaller --dimension"
+        )
+    total = np.trace(moments.products) / moments.count - fitted["mean"] @ fitted["mean"]
+    told = {
+        "of": of,
+        "use_whitening": whiten,
+        "explained_variance": float(fitted["variances"].sum() / max(total, 1e-30)),
+        "descriptors": moments.count,
+    }
+    if not whiten:
+        del fitted["variances"]
+    return _write(pathlib.Path(out), fitted, told, images)
+
+
+def fit_whitening(
+    store: str | os.PathLike,
+    pairs: ImagePairs | None,
+    out: str | os.PathLike,
+    *,
+    dimension: int | None = None,
+) -> dict[str, str]:
+    """As `fit_pca`, of global descriptors, learned from images that match [GeM].
+
+    pairs: by the ids of images; None: those in one folder match. dimension: rows kept;
+    None: all. InputError if the store has none of the pairs.
+    """
+    images, length, _ = _open(store, "global", False)
+    dimension = length if dimension is None else dimension
+    _check_dimension(images, dimension, length)
+    rows, left_out = positive_pairs.locate(
+        pairs or positive_pairs.pairs_of_folders(images.ids), images.ids, images.path
+    )
+    descriptors = _finite(images)
+    if not np.any(descriptors[rows[:, 0]] != descriptors[rows[:, 1]]):
+        raise InputError(
+            f"{store}: the descriptors of matching images are all the same: there is "
+            "nothing to learn from"
+        )
+    mean, projection = whitening.learn_whitening(descriptors, *rows.T)
+    told = {
+        "of": "global",
+        "use_whitening": False,
+        "pairs": len(rows),
+        "pairs_left_out": left_out,
+        "pairs_sha256": pairs.sha256 if pairs else "of folders",
+    }
+    fitted = {"mean": mean, "projection": projection[:dimension]}
+    return _write(pathlib.Path(out), fitted, told, images)
+
+
+def describe(out: str | os.PathLike) -> str:
+    """What was fitted, in a line, and what its user should know."""
+    info = read_json(pathlib.Path(out) / INFO)
+    text = f"{out}: {info['dimension']} components, "
+    scales = len((info["settings"] or {}).get("global_scales", ()))
+    note = ""
+    if info["of"] == "global" and scales > 1:
+        note = (
+            f"\nnote: fitted to sums over {scales} scales; extraction projects each "
+            "scale before the sum"
+        )
+    if "pairs" not in info:
+        return f"{text}{info['explained_variance']:.1%} of the variance{note}"
+    text += f"learned from {info['pairs']} pairs"
+    if info["pairs_left_out"]:
+        text += f" ({info['pairs_left_out']} left out: not all images are in the store)"
+    if info["pairs"] < info["dimension"]:
+        text += (
+            f"\nnote: {info['pairs']} pairs are few for {info['dimension']} "
+            "dimensions; what they do not show is weighed by chance"
+        )
+    return text + note
+
+
+def _open(
+    store: str | os.PathLike, of: str, shown: bool
+) -> tuple[FeatureStore, int, Iterator[Float32[np.ndarray, "N D"]]]:
+    """(store, length of its descriptors, all of them in chunks)."""
+    if of == "local":
+        given = open_descriptors(store)
+        images, length = given.store, given.dimension
+        chunks = read_chunks(given, "PCA", shown)
+    else:
+        images = open_store(store)
+        length = images.global_descriptors.shape[1]
+        starts = range(0, len(images), CHUNK)
+        chunks = (_finite(images)[start : start + CHUNK] for start in starts)
+    if (images.manifest["settings"] or {}).get(SETTINGS[of]):
+        raise InputError(
+            f"{store}: its descriptors are projected already: extract without PCA first"
+        )
+    return images, length, chunks
+
+
+def _finite(images: FeatureStore) -> Float32[np.ndarray, "M G"]:
+    descriptors = images.global_descriptors
+    if not np.isfinite(descriptors).all():
+        raise InputError(
+            f"{images.path}: holds descriptors that are not finite: extract them anew"
+        )
+    return descriptors
+
+
+def _check_dimension(images: FeatureStore, dimension: int, length: int) -> None:
+    if not len(images):
+        raise InputError(f"{images.path}: an empty store: nothing can be fitted to it")
+    if not 1 <= dimension <= length:
+        raise InputError(
+            f"--dimension={dimension}: the descriptors of {images.path} have {length}"
+        )
+
+
+def _write(
+    out: pathlib.Path,
+    fitted: Mapping[str, np.ndarray],
+    told: Mapping[str, Any],
+    images: FeatureStore,
+) -> dict[str, str]:
+    """Writes what was fitted, and gives the settings that apply it."""
+    for name, array in fitted.items():
+        datum.write_datum(out / FILES[name], array.astype(np.float32))
+    info = {
+        "format": codebook.FORMAT,
+        "dimension": len(fitted["projection"]),
+        "sha256": {FILES[name]: sha256_of(out / FILES[name]) for name in fitted},
+        **provenance_of(images),
+        **told,
+    }
+    write_json(out / INFO, info)
+    chosen = {name: str(out / FILES[name]) for name in fitted}
+    chosen |= {"use_whitening": "true"} if told["use_whitening"] else {}
+    prefix = f"extraction.{SETTINGS[told['of']]}"
+    return {f"{prefix}.{name}": value for name, value in chosen.items()}

@@ -1,0 +1,256 @@
+"""The global descriptors of a store, ready to be searched: in memory, or in one file.
+
+global-<precision>.safetensors, in the folder of the store, holds `values` and, of int8,
+`scales`, one row per image in the order of the ids. It is made when it is first needed,
+made again once the store is another, and mapped: what is read of it is what a search
+looks at. Its metadata say how many of the most similar images it finds.
+"""
+
+import json
+import pathlib
+import struct
+from typing import IO, Any, NamedTuple
+
+import jax
+import ml_dtypes
+import numpy as np
+from jaxtyping import Float, Int
+
+from delf_jax import progress
+from delf_jax.files import InputError, atomic_write
+from delf_jax.index.global_search import AGAIN, Descriptors, from_array, largest_norm
+from delf_jax.retrieval import nearest as retrieval_nearest
+from delf_jax.retrieval.nearest import Best, Rows
+from delf_jax.store.feature_store import FeatureStore
+
+FORMAT = 1
+# float32 descriptors of so many bytes are read to memory, and no file is made of them.
+IN_MEMORY = 256 * 2**20
+# Photos whose nearest are looked for to measure recall, and how many nearest.
+SAMPLED, NEAREST = 64, 100
+# Bytes before the values: a multiple of what devices want arrays to be aligned to.
+_HEADER = 2048
+_PIECE = 4096
+_TYPES = {
+    "F32": np.dtype(np.float32),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I8": np.dtype(np.int8),
+}
+_NAMES = {dtype.name: name for name, dtype in _TYPES.items()}
+
+
+class Recall(NamedTuple):
+    """Share of the most similar by float32 that are found, as measured on photos."""
+
+    photos: int
+    nearest: int
+    plain: float
+    again: float
+    """among twice as many, which are then compared in float32"""
+
+
+def open_descriptors(
+    store: FeatureStore, precision: str = "float32", *, shown: bool = True
+) -> tuple[Descriptors, Recall | None]:
+    """What a search needs, and of a reduced precision the recall, where measured.
+
+    InputError if an image has no global descriptor, or one that is no number.
+    """
+    if precision not in retrieval_nearest.PRECISIONS:
+        known = ", ".join(retrieval_nearest.PRECISIONS)
+        raise InputError(f"precision {precision!r} is none of {known}")
+    dimension = store.read_global([0]).shape[1] if len(store) else 0
+    if precision == "float32" and 4 * dimension * len(store) <= IN_MEMORY:
+        _check_finite(store, 0, store.global_descriptors)
+        return from_array(store.global_descriptors, precision), None
+    path = store.path / f"global-{precision}.safetensors"
+    found = _open(path, store)
+    if found is None:
+        _write(path, store, precision, dimension, shown)
+        found = _open(path, store)
+    rows, metadata = found
+    originals = None if precision == "float32" else store.read_global
+    recall = Recall(*json.loads(metadata["recall"])) if metadata["recall"] else None
+    return Descriptors(rows, float(metadata["norm"]), originals=originals), recall
+
+
+def describe(index: Descriptors, recall: Recall | None) -> str:
+    """A line on what a reduced precision saves and costs."""
+    precision = retrieval_nearest.precision_of(index.rows)
+    values = index.rows.values
+    size = values.shape[1] * values.itemsize + 4 * (precision == "int8")
+    text = f"{precision}: {size} bytes a photo (float32: {4 * values.shape[1]})"
+    if recall is None:
+        return text
+    return (
+        f"{text}; finds {recall.plain:.2%} of the {recall.nearest} most similar, "
+        f"{recall.again:.2%} among the {AGAIN * recall.nearest} that are compared "
+        f"again in float32 (measured on {recall.photos} photos of the index)"
+    )
+
+
+def _write(
+    path: pathlib.Path,
+    store: FeatureStore,
+    precision: str,
+    dimension: int,
+    shown: bool,
+) -> None:
+    """Makes the file, whole or not at all, in one pass over the store."""
+    count = len(store)
+    measured = None if precision == "float32" else _start_measuring(store)
+    scales, norm = [], 0.0
+    with (
+        atomic_write(path) as file,
+        progress.track("global descriptors", count, shown=shown) as advance,
+    ):
+        file.write(b" " * _HEADER)
+        for start in range(0, count, _PIECE):
+            ids = range(start, min(start + _PIECE, count))
+            descriptors = store.read_global(ids)
+            _check_finite(store, start, descriptors)
+            rows = retrieval_nearest.quantize(descriptors, precision)
+            file.write(np.ascontiguousarray(rows.values).view(np.uint8).data)
+            if rows.scales is not None:
+                scales.append(rows.scales)
+            norm = max(norm, largest_norm(rows))
+            if measured is not None:
+                measured = _measure(measured, start, Rows(descriptors), rows)
+            advance(len(ids))
+        for each in scales:
+            file.write(each.data)
+        metadata = {
+            "format": str(FORMAT),
+            "state": store.state,
+            "norm": repr(norm),
+            "recall": json.dumps(_recall(measured)) if measured else "",
+        }
+        _write_header(file, precision, (count, dimension), metadata)
+
+
+def _write_header(
+    file: IO, precision: str, shape: tuple[int, int], metadata: dict[str, str]
+) -> None:
+    end = (
+        shape[0] * shape[1] * np.dtype(retrieval_nearest.PRECISIONS[precision]).itemsize
+    )
+    header: dict[str, Any] = {
+        "__metadata__": metadata,
+        "values": {
+            "dtype": _NAMES[precision],
+            "shape": list(shape),
+            "data_offsets": [0, end],
+        },
+    }
+    if precision == "int8":
+        header["scales"] = {
+            "dtype": "F32",
+            "shape": [shape[0]],
+            "data_offsets": [end, end + 4 * shape[0]],
+        }
+    text = json.dumps(header).encode()
+    file.seek(0)
+    file.write(struct.pack("<Q", _HEADER - 8) + text.ljust(_HEADER - 8))
+
+
+def _open(
+    path: pathlib.Path, store: FeatureStore
+) -> tuple[Rows, dict[str, str]] | None:
+    """The mapped file; None if it is absent, damaged, or of another state of the store.
+
+    What can be made again is made again: that is no error.
+    """
+    try:
+        data = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        header = json.loads(bytes(data[8:_HEADER]))
+        metadata = header.pop("__metadata__")
+        arrays = {
+            name: data[_HEADER:][slice(*each["data_offsets"])]
+            .view(_TYPES[each["dtype"]])
+            .reshape(each["shape"])
+            for name, each in header.items()
+        }
+        rows = Rows(arrays["values"], arrays.get("scales"))
+        whole = len(data) == _HEADER + sum(array.nbytes for array in arrays.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    known = metadata.get("format"), metadata.get("state")
+    return (rows, metadata) if whole and known == (str(FORMAT), store.state) else None
+
+
+def _check_finite(
+    store: FeatureStore, start: int, descriptors: Float[np.ndarray, "N G"]
+) -> None:
+    bad = np.flatnonzero(~np.isfinite(descriptors).all(axis=1))
+    if len(bad):
+        raise InputError(
+            f"{store.path}: the global descriptor of {store.ids[start + bad[0]]} is no "
+            "number; remove that image from the index, or index it again"
+        )
+
+
+class _Measured(NamedTuple):
+    """What is nearest to some photos of the index so far."""
+
+    photos: Int[np.ndarray, " Q"]
+    queries: Float[np.ndarray, "Q G"]
+    expected: Best
+    """by float32"""
+    plain: Best
+    again: Best
+    """twice as many"""
+
+
+def _start_measuring(store: FeatureStore) -> _Measured | None:
+    """Photos to measure with, none if the index is too small to say anything."""
+    k = min(NEAREST, len(store) // 10)
+    if not k:
+        return None
+    count = min(SAMPLED, len(store))
+    photos = np.random.default_rng(0).choice(len(store), count, replace=False)
+    return _Measured(
+        photos,
+        store.read_global(photos),
+        *(retrieval_nearest.nothing_yet(count, each) for each in (k, k, AGAIN * k)),
+    )
+
+
+def _measure(known: _Measured, start: int, rows: Rows, quantized: Rows) -> _Measured:
+    """With a further piece of the index."""
+    precise, coarse = (
+        _products(
+            each,
+            retrieval_nearest.quantize(
+                known.queries, retrieval_nearest.precision_of(each)
+            ),
+        )
+        for each in (rows, quantized)
+    )
+    # A photo finds itself: that says nothing.
+    inside = np.flatnonzero(
+        (known.photos >= start) & (known.photos < start + len(precise))
+    )
+    for found in (precise, coarse):
+        found[known.photos[inside] - start, inside] = -np.inf
+    return known._replace(
+        expected=retrieval_nearest.keep_best(known.expected, precise, start),
+        plain=retrieval_nearest.keep_best(known.plain, coarse, start),
+        again=retrieval_nearest.keep_best(known.again, coarse, start),
+    )
+
+
+def _products(rows: Rows, queries: Rows) -> Float[np.ndarray, "R Q"]:
+    count = len(queries.values)
+    padded = retrieval_nearest.pad_queries(queries)
+    return np.array(retrieval_nearest.products(*jax.device_put((rows, padded))))[
+        :, :count
+    ]
+
+
+def _recall(found: _Measured) -> Recall:
+    k = found.expected.ids.shape[1]
+    plain, again = (
+        retrieval_nearest.recall(each.ids, found.expected.ids)
+        for each in (found.plain, found.again)
+    )
+    return Recall(len(found.photos), k, plain, again)

@@ -1,0 +1,280 @@
+"""Search for global descriptors, on all devices of this process and over processes."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Float, Int
+
+from delf_jax.files import InputError
+from delf_jax.index import device_chunks
+from delf_jax.index.device_chunks import MEMORY, TOGETHER, Piece
+from delf_jax.retrieval import nearest
+from delf_jax.retrieval.nearest import BLOCK, MARGIN, Best, Rows
+
+# Bytes; a CPU copies arrays that begin elsewhere, which takes longer than the search.
+_ALIGNMENT = 64
+# To measure norms.
+_ROWS_AT_ONCE = 2**13
+# Candidates of reduced precision that are compared again, for each one wanted.
+AGAIN = 2
+
+
+class Descriptors(NamedTuple):
+    """Global descriptors that can be searched: an index, or a process's part of one."""
+
+    rows: Rows
+    """in memory, or mapped"""
+    largest_norm: float
+    first: int = 0
+    """id of the first row"""
+    originals: Callable[[Int[np.ndarray, " _"]], np.ndarray] | None = None
+    """float32 descriptors by id, where `rows` are of reduced precision: candidates are
+    compared by these, if they are there"""
+    held: Sequence[Piece] | None = None
+    """all of `rows`, on the devices"""
+
+    @property
+    def count(self) -> int:
+        return len(self.rows.values)
+
+
+def from_array(descriptors: Float[np.ndarray, "M G"], precision: str) -> Descriptors:
+    """Descriptors in memory; those of reduced precision with the array as originals."""
+    rows = jax.tree.map(_aligned, nearest.quantize(descriptors, precision))
+    reduced = precision != "float32"
+    originals = (lambda ids: descriptors[ids]) if reduced else None
+    return Descriptors(rows, largest_norm(rows), originals=originals)
+
+
+def largest_norm(rows: Rows) -> float:
+    """The largest length of a row; NaN if one is no number."""
+    found = [
+        nearest.norms(nearest.take(rows, slice(start, start + _ROWS_AT_ONCE))).max()
+        for start in range(0, len(rows.values), _ROWS_AT_ONCE)
+    ]
+    return float(np.max(found, initial=0.0))
+
+
+def take_part(index: Descriptors, part: int, parts: int) -> Descriptors:
+    """What one of several processes holds; parts are equal but for a row."""
+    start, end = (index.count * each // parts for each in (part, part + 1))
+    return index._replace(
+        rows=nearest.take(index.rows, slice(start, end)), first=index.first + start
+    )
+
+
+def hold(
+    index: Descriptors, devices: Sequence[jax.Device] | None = None
+) -> Descriptors:
+    """The index with its rows on accelerators, for many searches, if there is room.
+
+    On a CPU there is nothing to hold: rows are used where they are.
+    """
+    devices = list(devices or jax.local_devices())
+    if not index.count or sum(each.nbytes for each in jax.tree.leaves(index.rows)) > (
+        sum(map(device_chunks.room, devices))
+    ):
+        return index
+    return index._replace(held=tuple(device_chunks.place(index.rows, devices, MEMORY)))
+
+
+def find_nearest(
+    index: Descriptors,
+    queries: Float[np.ndarray, "Q G"],
+    k: int,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    memory: int = MEMORY,
+) -> Best:
+    """The k most similar images of each query, best first, of equals the lower id.
+
+    In float32 exactly these, with similarities that are the same for any number of
+    queries, devices and processes and any `memory`. In reduced precision exact for the
+    rows as they are kept; twice as many as wanted are compared again by the originals.
+    Under jax.distributed all processes call this, each with its part, and with the same
+    queries; all get the answer for the whole.
+
+    devices: those of this process by default; those that hold the index, if any do.
+    memory: bytes for pieces of the index on the devices, unless they hold all.
+    """
+    queries = np.asarray(queries, np.float32)
+    _check(index, queries)
+    again = index.originals is not None
+    quantized = nearest.quantize(queries, nearest.precision_of(index.rows))
+    wanted = AGAIN * k if again else k
+    devices = list(devices or jax.local_devices())
+    found = [
+        _find_here(
+            index,
+            nearest.take(quantized, slice(start, start + TOGETHER)),
+            wanted,
+            devices,
+            memory,
+        )
+        for start in range(0, len(queries), TOGETHER)
+    ] or [nearest.nothing_yet(0, min(wanted, index.count))]
+    best = Best(*(np.concatenate(each) for each in zip(*found, strict=True)))
+    similarities = _compared_again(index, queries, best) if again else best.similarities
+    if jax.process_count() > 1:
+        best, similarities = _gather(best, similarities, wanted)
+    order = nearest.order_best(similarities, best.ids, k)
+    return Best(
+        np.take_along_axis(similarities, order, axis=1),
+        np.take_along_axis(best.ids, order, axis=1),
+    )
+
+
+def _check(index: Descriptors, queries: Float[np.ndarray, "Q G"]) -> None:
+    bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))
+    if len(bad):
+        raise InputError(f"the global descriptor of query {bad[0]} is no number")
+    if not np.isfinite(index.largest_norm):
+        raise InputError("a global descriptor of the index is no number; index again")
+    dimension = index.rows.values.shape[1]
+    if index.count and queries.shape[1] != dimension:
+        raise InputError(
+            f"the query has a global descriptor of {queries.shape[1]} dimensions, the "
+            f"index of {dimension}: search with the model that the index was made by"
+        )
+
+
+def _find_here(
+    index: Descriptors,
+    queries: Rows,
+    k: int,
+    devices: Sequence[jax.Device],
+    memory: int,
+) -> Best:
+    """The best of the rows that this process holds, by `compare`, in their order."""
+    k = min(k, index.count)
+    count = min(k + MARGIN, index.count)
+    if k == 0:
+        return nearest.nothing_yet(len(queries.values), 0)
+    kept = _keep_products(index, queries, count, devices, memory)
+    # k images are at least as similar as the product in place k but for rounding: one
+    # whose product is less by more than twice that is not among the k most similar.
+    bounds = nearest.rounding(queries, index.largest_norm)
+    least = np.partition(kept.similarities, -k, axis=1)[:, -k] - 2 * bounds
+    ids = [
+        some[products >= low]
+        for some, products, low in zip(kept.ids, kept.similarities, least, strict=True)
+    ]
+    hidden = np.flatnonzero(kept.similarities.min(axis=1) >= least)
+    if len(hidden) and count < index.count:
+        some = nearest.take(queries, hidden)
+        found = _all_above(index, some, least[hidden], devices, memory)
+        for query, each in zip(hidden.tolist(), found, strict=True):
+            ids[query] = each
+    best = _compared(index, queries, ids, k)
+    return best._replace(ids=best.ids + index.first)
+
+
+def _keep_products(
+    index: Descriptors,
+    queries: Rows,
+    count: int,
+    devices: Sequence[jax.Device],
+    memory: int,
+) -> Best:
+    """The images with the largest products of each query, in no order."""
+    # The sort of a CPU is slow: there the few that exceed the least of the best so far
+    # are picked from all products. Elsewhere these would be slow to fetch.
+    pick = count if devices[0].platform != "cpu" else None
+    blocks = _blocks(queries)
+    placed = index.held or device_chunks.place(index.rows, devices, memory)
+    best = [nearest.nothing_yet(len(block.values), count) for block in blocks]
+    for start, found in device_chunks.sweep(placed, blocks, devices, pick):
+        for number, piece in enumerate(found):
+            if pick is None:
+                best[number] = nearest.keep_best(best[number], piece, start)
+            else:
+                best[number] = nearest.merge_best(best[number], piece)
+    return Best(*(np.concatenate(each) for each in zip(*best, strict=True)))
+
+
+def _all_above(
+    index: Descriptors,
+    queries: Rows,
+    least: Float[np.ndarray, " Q"],
+    devices: Sequence[jax.Device],
+    memory: int,
+) -> list[Int[np.ndarray, " _"]]:
+    """For each query the images whose products reach `least`."""
+    ids: list[list[np.ndarray]] = [[] for _ in least]
+    blocks = _blocks(queries)
+    placed = index.held or device_chunks.place(index.rows, devices, memory)
+    for start, found in device_chunks.sweep(placed, blocks, devices, None):
+        for number, products in enumerate(found):
+            for query, values in enumerate(products.T, number * BLOCK):
+                ids[query].append(np.flatnonzero(values >= least[query]) + start)
+    return [np.concatenate(each) for each in ids]
+
+
+def _compared(
+    index: Descriptors, queries: Rows, ids: Sequence[Int[np.ndarray, " _"]], k: int
+) -> Best:
+    """The best k of the images of each query, by `compare`."""
+    values = np.empty((len(ids), k), np.float32)
+    best = np.empty((len(ids), k), np.int64)
+    for query, some in enumerate(ids):
+        some = np.sort(some)
+        found = nearest.compare(_one(queries, query), nearest.take(index.rows, some))
+        order = nearest.order_best(found[None], some[None], k)[0]
+        values[query], best[query] = found[order], some[order]
+    return Best(values, best)
+
+
+def _compared_again(
+    index: Descriptors, queries: Float[np.ndarray, "Q G"], best: Best
+) -> Float[np.ndarray, "Q K"]:
+    """Similarities of the candidates by their originals."""
+    found = np.empty(best.ids.shape, np.float32)
+    for query, ids in enumerate(best.ids):
+        rows = Rows(index.originals(ids))
+        found[query] = nearest.compare(Rows(queries[query : query + 1]), rows)
+    return found
+
+
+def _one(queries: Rows, query: int) -> Rows:
+    return nearest.take(queries, slice(query, query + 1))
+
+
+def _blocks(queries: Rows) -> list[Rows]:
+    return [
+        nearest.take(queries, slice(start, start + BLOCK))
+        for start in range(0, len(queries.values), BLOCK)
+    ]
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """A copy that begins where devices want arrays to begin, as mapped files do."""
+    data = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    data = data[-data.ctypes.data % _ALIGNMENT :][: array.nbytes]
+    copy = data.view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def _gather(
+    best: Best, similarities: Float[np.ndarray, "Q K"], k: int
+) -> tuple[Best, Float[np.ndarray, "Q L"]]:
+    """The best k of all processes, with the similarities that go with them."""
+    more = ((0, 0), (0, k - best.ids.shape[1]))
+    nothing = {"mode": "constant", "constant_values": -np.inf}
+    mine = (
+        np.pad(best.similarities, more, **nothing),
+        np.pad(best.ids, more, constant_values=np.iinfo(np.int32).max).astype(np.int32),
+        np.pad(similarities, more, **nothing),
+    )
+    values, ids, similarities = (
+        np.concatenate(each, axis=1) for each in multihost_utils.process_allgather(mine)
+    )
+    order = nearest.order_best(values, ids, k)
+    values, ids, similarities = (
+        np.take_along_axis(each, order, axis=1) for each in (values, ids, similarities)
+    )
+    real = np.isfinite(values).all(axis=0)
+    return Best(values[:, real], ids[:, real].astype(np.int64)), similarities[:, real]

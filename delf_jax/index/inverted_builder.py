@@ -1,0 +1,361 @@
+"""Inverted files made of feature stores, and brought up to date with them.
+
+The store is read once. Aggregated images are gathered until they fill a small shard,
+and small shards are merged into larger ones, a list at a time: memory does not grow
+with the store. The manifest names what is finished after each of these steps, so a
+build that was killed goes on there.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from delf_jax import progress
+from delf_jax.files import InputError, sha256_of, write_json
+from delf_jax.formats import tensor_files
+from delf_jax.index import aggregation, inverted_file, inverted_shards
+from delf_jax.index.aggregation import Words
+from delf_jax.index.codebook import load_codebook, save_codebook
+from delf_jax.index.inverted_file import CODEBOOK, MANIFEST, NORMS, SHARDS, InvertedFile
+from delf_jax.index.inverted_shards import Shard
+from delf_jax.retrieval import inverted
+from delf_jax.retrieval.aggregation import Aggregated
+from delf_jax.retrieval.inverted import Layout, Rule
+from delf_jax.store.feature_store import FeatureStore, StoreReport
+
+# Where an index keeps the inverted file of its photos.
+OF_INDEX = "asmk"
+
+
+def update_inverted_file(
+    images: FeatureStore,
+    words: Words,
+    out: str | os.PathLike,
+    *,
+    binary: bool = True,
+    rule: Rule | None = None,
+    thorough: bool = True,
+    shown: bool = True,
+) -> StoreReport:
+    """Brings an inverted file up to date with a store, and says what was done.
+
+    What is there already and unchanged is kept; all is made anew for another codebook
+    or other options. Searching it gives what searching one made at once would. For one
+    process at a time.
+    rule: `default_rule` if none is given.
+    thorough: read all lists to see whether they are sound; damaged shards are dropped,
+    and only their images are aggregated again.
+    """
+    out = pathlib.Path(out)
+    aggregation.check_words(words, images)
+    rule = rule or default_rule(words.regional)
+    info = _describe(images, words, binary, rule)
+    (out / SHARDS).mkdir(parents=True, exist_ok=True)
+    shards, useless, other = _find_shards(out, info, thorough)
+    if other and shown:
+        print(f"{out}: was made with another codebook or options; all is made anew")
+    _write_codebook(out, words, info)
+    writer = Writer(out, info, shards)
+    for name in useless:
+        inverted_shards.remove_shard(out / SHARDS, name)
+    current = dict(zip(images.ids, images.stamps, strict=True))
+    gone = writer.drop_others(current)
+    known = {id for shard in writer.shards for id, _ in shard.images}
+    todo = [row for row, id in enumerate(images.ids) if id not in known]
+    kind = "asmk_star" if binary else "asmk"
+    try:
+        with progress.track("aggregate", len(todo), shown=shown) as advance:
+            for row in todo:
+                id = images.ids[row]
+                where = f"{images.path}, image {id}"
+                made = aggregation.aggregate(images[row], words, kind, where)
+                writer.add(id, current[id], made)
+                advance()
+    finally:
+        writer.flush()
+    writer.finish()
+    # Changed images are counted as aggregated, not as removed.
+    removed = len(gone - current.keys())
+    damaged = 0 if other else len(useless)
+    return StoreReport(len(todo), len(known), removed, {}, damaged)
+
+
+def inverted_file_of_index(
+    directory: str | os.PathLike,
+    images: FeatureStore,
+    codebook: str | os.PathLike | None,
+    *,
+    shown: bool = True,
+) -> InvertedFile:
+    """The inverted file that an index keeps of its photos, made or brought up to date.
+
+    Without a codebook the one that it was made with is used, and so are its options
+    unless the codebook is another. With features of boxes it is one of R-ASMK*, whose
+    queries are plain [D2R]. InputError if there is neither codebook nor file.
+    """
+    path = pathlib.Path(directory) / OF_INDEX
+    known: dict[str, Any] = {}
+    if (path / MANIFEST).is_file():
+        known = inverted_file.read_manifest(path)
+    elif codebook is None:
+        raise InputError(
+            f"{directory}: has no visual words: name a codebook with --codebook (`fit "
+            "codebook` makes one)"
+        )
+    source = path / CODEBOOK if codebook is None else codebook
+    regional = images.manifest.get("with_boxes", False)
+    words = aggregation.load_words(source)._replace(regional=regional)
+    options: dict[str, Any] = {}
+    alike = known and known.get("regional", False) == regional
+    if alike and known["codebook_sha256"] == _digest(words):
+        words = words._replace(assignments=known["assignments"])
+        options = {"binary": known["binary"], "rule": Rule(**known["rule"])}
+    current = _open_current(path, images, words, **options)
+    if current is not None:
+        return current
+    update_inverted_file(images, words, path, **options, thorough=False, shown=shown)
+    return inverted_file.open_inverted_file(path)
+
+
+def default_rule(regional: bool) -> Rule:
+    """How images are compared: the similarity of ASMK is normalised, of R-ASMK not."""
+    return Rule(normalize=not regional)
+
+
+def _describe(
+    images: FeatureStore, words: Words, binary: bool, rule: Rule
+) -> dict[str, Any]:
+    count, dimension = words.codebook.centroids.shape
+    parts = {
+        "features_key": images.manifest["key"],
+        "codebook_sha256": _digest(words),
+        "words": count,
+        "dimension": dimension,
+        "assignments": words.assignments,
+        "binary": binary,
+        **({"regional": True} if words.regional else {}),
+    }
+    text = json.dumps([inverted_file.FORMAT, parts])
+    return {
+        "format": inverted_file.FORMAT,
+        "finished": False,
+        "key": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "model": images.manifest["model"],
+        "settings": images.manifest["settings"],
+        **parts,
+        "rule": rule._asdict(),
+        "norms": None,
+    }
+
+
+def _digest(words: Words) -> str:
+    return hashlib.sha256(words.codebook.centroids).hexdigest()
+
+
+def _find_shards(
+    out: pathlib.Path, info: dict[str, Any], thorough: bool
+) -> tuple[list[Shard], list[str], bool]:
+    """(sound shards, names of those of no use, whether these are of another key)."""
+    if not (out / MANIFEST).is_file():
+        return [], [], False
+    known = inverted_file.read_manifest(out)
+    if known["key"] != info["key"]:
+        return [], [described["name"] for described in known["shards"]], True
+    layout = inverted_file.layout_of(info)
+    shards, broken = [], []
+    for described in known["shards"]:
+        try:
+            shard = inverted_shards.open_shard(out / SHARDS, described, layout)
+            if thorough:
+                checked(shard)
+            shards.append(shard)
+        except InputError:
+            broken.append(described["name"])
+    return shards, broken, False
+
+
+def _write_codebook(out: pathlib.Path, words: Words, info: dict[str, Any]) -> None:
+    """Keeps a copy of the codebook, and notes the checksum of its file."""
+    path = out / CODEBOOK
+    try:
+        known = load_codebook(path)
+        same = np.array_equal(known.centroids, words.codebook.centroids)
+    except (InputError, OSError):
+        same = False
+    if not same:
+        provenance = {
+            name: value
+            for name, value in words.codebook.info.items()
+            if name not in ("format", "words", "dimension", "sha256")
+        }
+        known = save_codebook(path, words.codebook.centroids, provenance)
+    info["codebook_file"] = known.info["sha256"]
+
+
+def _open_current(
+    path: pathlib.Path, images: FeatureStore, words: Words, **options: Any
+) -> InvertedFile | None:
+    """The inverted file, if it is that of a store, and sound as far as is seen."""
+    try:
+        index = inverted_file.open_inverted_file(path)
+    except InputError:
+        return None
+    options = {"binary": True, "rule": default_rule(words.regional)} | options
+    same = index.info["key"] == _describe(images, words, **options)["key"]
+    known = {image for shard in index.shards for image in shard.images}
+    given = set(zip(images.ids, images.stamps, strict=True))
+    return index if same and known == given else None
+
+
+# Of aggregated images that are gathered, and a killed build loses: 6000 with 500 words
+# of 128 bits each. The seconds are for large codebooks, where an image takes a while.
+RUN_BYTES, RUN_SECONDS = 64 * 2**20, 120.0
+# Shards smaller than half of this are merged once they have it together, that is
+# 400,000 of such images ...
+SHARD_BYTES = 4 * 2**30
+# ... and, when all is done, if there are more of them than this.
+SMALL_SHARDS = 8
+# Of a process that was killed; a younger file may still be written.
+_STALE_SECONDS = 3600
+
+
+class Writer:
+    """Gathers aggregated images and writes shards of them, and the manifest."""
+
+    def __init__(
+        self, out: pathlib.Path, info: dict[str, Any], shards: Sequence[Shard]
+    ):
+        self.out, self.info, self.shards = out, info, list(shards)
+        self.layout: Layout = inverted_file.layout_of(info)
+        self._clear()
+        self._save()
+
+    def drop_others(self, current: dict[str, str]) -> set[str]:
+        """Forgets images of other ids or stamps than these; their ids."""
+        gone = set()
+        for shard in list(self.shards):
+            kept = np.array([current.get(id) == s for id, s in shard.images], bool)
+            gone |= {id for (id, _), k in zip(shard.images, kept, strict=True) if not k}
+            if not kept.all():
+                self._replace([shard], [kept])
+        return gone
+
+    def add(self, id: str, stamp: str, aggregated: Aggregated) -> None:
+        self._images.append((id, stamp))
+        self._aggregated.append(aggregated)
+        arrays = aggregated.residuals.nbytes + aggregated.visual_words.nbytes
+        self._bytes += arrays + len(id)
+        old = time.monotonic() - self._started > RUN_SECONDS
+        if old or self._bytes >= RUN_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what was gathered; merges small shards that make a large one."""
+        images, aggregated = self._images, self._aggregated
+        # Also on an error they are gone: flushing again would fail again.
+        self._clear()
+        if images:
+            counts = np.array([len(a.visual_words) for a in aggregated], np.int32)
+            lists = inverted.invert(aggregated, self.info["words"], self.layout)
+            self._take([], images, counts, lists)
+            small = _small(self.shards)
+            if sum(map(_size, small)) >= SHARD_BYTES:
+                self._replace(small)
+
+    def finish(self) -> None:
+        """Writes the rest, leaves few shards, and notes that all is done."""
+        self.flush()
+        small = _small(self.shards)
+        if len(small) > SMALL_SHARDS:
+            self._replace(small)
+        if self.info["rule"]["idf"]:
+            self.info["norms"] = _write_norms(self.out, self.info, self.shards)
+        self.info["finished"] = True
+        self._save()
+        _clear_away(self.out, self.shards)
+
+    def _replace(
+        self, shards: list[Shard], kept: list[np.ndarray] | None = None
+    ) -> None:
+        """One shard in place of several, or of some of their images."""
+        kept = kept or [np.ones(len(shard.images), bool) for shard in shards]
+        pairs = list(zip(shards, kept, strict=True))
+        images = [
+            image
+            for shard, mask in pairs
+            for image, keep in zip(shard.images, mask, strict=True)
+            if keep
+        ]
+        counts = np.concatenate([s.lists.word_counts[mask] for s, mask in pairs])
+        lists = inverted.merge([checked(shard) for shard in shards], kept)
+        self._take(shards, images, counts, lists)
+
+    def _take(self, old: list[Shard], images: list, counts: Any, lists: Any) -> None:
+        """Writes a shard in place of others; the manifest names what is there."""
+        names = {shard.described["name"] for shard in old}
+        self.shards = [s for s in self.shards if s.described["name"] not in names]
+        folder = self.out / SHARDS
+        if images:
+            described = inverted_shards.write_shard(folder, images, counts, lists)
+            made = inverted_shards.open_shard(folder, described, self.layout)
+            self.shards.append(made)
+        self._save()
+        for name in names:
+            inverted_shards.remove_shard(folder, name)
+
+    def _save(self) -> None:
+        described = [shard.described for shard in self.shards]
+        self.info["shards"] = described
+        self.info["images"] = sum(each["images"] for each in described)
+        self.info["postings"] = sum(each["postings"] for each in described)
+        write_json(self.out / MANIFEST, self.info)
+
+    def _clear(self) -> None:
+        self._images: list[tuple[str, str]] = []
+        self._aggregated: list[Aggregated] = []
+        self._bytes, self._started = 0, time.monotonic()
+
+
+def checked(shard: Shard) -> inverted.Lists:
+    return inverted_shards.check_lists(shard, np.arange(len(shard.checksums)))
+
+
+def _size(shard: Shard) -> int:
+    return shard.described["bytes"]
+
+
+def _small(shards: Sequence[Shard]) -> list[Shard]:
+    """The shards that it is worth merging: none outweighs all others together."""
+    small = sorted((s for s in shards if _size(s) < SHARD_BYTES // 2), key=_size)
+    while small and 2 * _size(small[-1]) > sum(map(_size, small)):
+        small.pop()
+    return small
+
+
+def _write_norms(out: pathlib.Path, info: dict[str, Any], shards: list[Shard]) -> str:
+    """The SHA-256 of the file of norms."""
+    counts = sum(
+        (s.lists.counts.astype(np.int64) for s in shards), np.zeros(1, np.int64)
+    )
+    weights = inverted.word_weights(counts, info["images"])
+    norms = {
+        shard.described["name"]: inverted.squared_norms(checked(shard), weights)
+        for shard in shards
+    }
+    tensor_files.write_tensors(out / NORMS, norms, {})
+    return sha256_of(out / NORMS)
+
+
+def _clear_away(out: pathlib.Path, shards: Sequence[Shard]) -> None:
+    """Deletes files of no shard, unless they may still be written."""
+    names = {shard.described["name"] for shard in shards}
+    for path in (out / SHARDS).iterdir():
+        stale = time.time() - path.stat().st_mtime > _STALE_SECONDS
+        if path.stem not in names and stale:
+            path.unlink(missing_ok=True)

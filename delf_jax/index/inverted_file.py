@@ -1,0 +1,194 @@
+"""Inverted files on disk: images that are found by the visual words they share.
+
+    inverted.json       what was aggregated how; the shards, with sizes and checksums
+    codebook/           the visual words
+    shards/             the lists of many images each, see inverted_shards.py
+    norms.safetensors   with idf alone: of each image the weights of its words, summed
+
+See inverted_build.py for how one is made. Similarities are those of
+`retrieval.similarity.asmk_similarities`, to the same bits, however many shards there
+are: an image lies in one shard, and its words are added up in ascending order.
+"""
+
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int32, Int64
+
+from delf_jax.features import Features
+from delf_jax.files import InputError, read_json, sha256_of
+from delf_jax.formats import tensor_files
+from delf_jax.index import aggregation, inverted_shards
+from delf_jax.index.aggregation import Words
+from delf_jax.index.inverted_shards import Shard
+from delf_jax.retrieval import inverted
+from delf_jax.retrieval.aggregation import Aggregated
+from delf_jax.retrieval.inverted import Layout, Rule
+
+FORMAT = 1
+MANIFEST, CODEBOOK, SHARDS, NORMS = (
+    "inverted.json",
+    "codebook",
+    "shards",
+    "norms.safetensors",
+)
+
+_FIELDS = {
+    **dict.fromkeys(("finished", "binary"), bool),
+    **dict.fromkeys(("words", "dimension", "assignments", "images", "postings"), int),
+    **dict.fromkeys(("key", "codebook_sha256", "codebook_file"), str),
+    **{"rule": dict, "shards": list},
+}
+
+
+class InvertedFile(NamedTuple):
+    """What can be searched."""
+
+    path: pathlib.Path
+    info: dict[str, Any]
+    """inverted.json"""
+    ids: list[str]
+    """of the images, ascending: rows below are places in this list"""
+    words: Words
+    rule: Rule
+    shards: list[Shard]
+    rows: list[Int32[np.ndarray, "_"]]
+    """of the images of each shard"""
+    norms: list[Float64[np.ndarray, "_"]]
+    """squared, of the images of each shard"""
+    weights: Float64[np.ndarray, "K"] | None
+    """of the words; None: 1"""
+
+
+def open_inverted_file(path: str | os.PathLike) -> InvertedFile:
+    """The inverted file at `path`, mapped.
+
+    InputError if it is absent, not finished, or damaged as far as that is seen without
+    reading all of it; lists are checked when a query first reads them.
+    """
+    path = pathlib.Path(path)
+    info = read_manifest(path)
+    if not info["finished"]:
+        raise InputError(f"{path}: not finished: run `aggregate` again to go on")
+    words = aggregation.load_words(path / CODEBOOK, info["assignments"])
+    words = words._replace(regional=info.get("regional", False))
+    if words.codebook.info.get("sha256") != info["codebook_file"]:
+        raise InputError(
+            f"{path / CODEBOOK}: not the codebook of this inverted file; run "
+            "`aggregate` again"
+        )
+    layout = layout_of(info)
+    shards = [
+        inverted_shards.open_shard(path / SHARDS, each, layout)
+        for each in info["shards"]
+    ]
+    rule = Rule(**info["rule"])
+    ids, rows = _number(shards)
+    norms = [shard.lists.word_counts.astype(np.float64) for shard in shards]
+    weights = None
+    if rule.idf:
+        weights = inverted.word_weights(_lengths(shards, info), len(ids))
+        norms = _read_norms(path, info, shards)
+    return InvertedFile(path, info, ids, words, rule, shards, rows, norms, weights)
+
+
+def aggregate_query(index: InvertedFile, features: Features) -> Aggregated:
+    """A query, aggregated as the images were, but never by region [D2R]."""
+    kind = "asmk_star" if index.info["binary"] else "asmk"
+    plain = index.words._replace(regional=False)
+    return aggregation.aggregate(features, plain, kind, "query")
+
+
+def similarities(index: InvertedFile, query: Aggregated) -> Float64[np.ndarray, " M"]:
+    """The similarity of the query with each image, in the order of their ids."""
+    found = np.zeros(len(index.ids))
+    for place, rows in enumerate(index.rows):
+        found[rows] = _shard_similarities(index, place, query)
+    return found
+
+
+def search(
+    index: InvertedFile, query: Aggregated, k: int
+) -> tuple[Int32[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
+    """(rows, similarities) of the k most similar images, best first.
+
+    Of equals the one with the lower id comes first. In memory is one number for each
+    image of a shard.
+    """
+    rows, values = np.zeros(0, np.int32), np.zeros(0)
+    for place, of_shard in enumerate(index.rows):
+        found = _shard_similarities(index, place, query)
+        # Those that can be among the first k, all that tie at the border included.
+        if k < len(found):
+            chosen = np.flatnonzero(found >= np.partition(found, -k)[-k])
+            of_shard, found = of_shard[chosen], found[chosen]
+        rows = np.concatenate([rows, of_shard])
+        values = np.concatenate([values, found])
+        best = np.lexsort((rows, -values))[:k]
+        rows, values = rows[best], values[best]
+    return rows, values
+
+
+def read_manifest(path: pathlib.Path) -> dict[str, Any]:
+    """inverted.json; InputError if it is absent or of another format."""
+    if not (path / MANIFEST).is_file():
+        raise InputError(f"{path}: no inverted file here (inverted.json is missing)")
+    info = read_json(path / MANIFEST)
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        raise InputError(
+            f"{path / MANIFEST}: not of an inverted file of format {FORMAT}"
+        )
+    if not info.keys() >= _FIELDS.keys() or not all(
+        isinstance(info[name], kind) for name, kind in _FIELDS.items()
+    ):
+        raise InputError(
+            f"{path / MANIFEST}: damaged: remove it and run `aggregate` again"
+        )
+    return info
+
+
+def layout_of(info: dict[str, Any]) -> Layout:
+    return Layout(info["dimension"], info["binary"])
+
+
+def _shard_similarities(
+    index: InvertedFile, place: int, query: Aggregated
+) -> Float64[np.ndarray, " _"]:
+    lists = inverted_shards.check_lists(index.shards[place], query.visual_words)
+    found = inverted.scores(lists, query, index.rule, index.weights)
+    if not index.rule.normalize:
+        return found
+    own = float(len(query.visual_words))
+    if index.weights is not None:
+        own = float(index.weights[query.visual_words].sum())
+    return inverted.normalized(found, own, index.norms[place])
+
+
+def _number(shards: list[Shard]) -> tuple[list[str], list[Int32[np.ndarray, " _"]]]:
+    """The ids of all images, ascending, and the places there of those of each shard."""
+    ids = [id for shard in shards for id, _ in shard.images]
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    rows = np.empty(len(ids), np.int32)
+    rows[order] = np.arange(len(ids), dtype=np.int32)
+    ends = np.cumsum([len(shard.images) for shard in shards])
+    return [ids[place] for place in order], np.split(rows, ends)[: len(shards)]
+
+
+def _lengths(shards: list[Shard], info: dict[str, Any]) -> Int64[np.ndarray, " K"]:
+    """Of each word, how many images have it."""
+    counts = np.zeros(info["words"], np.int64)
+    for shard in shards:
+        counts += shard.lists.counts
+    return counts
+
+
+def _read_norms(
+    path: pathlib.Path, info: dict[str, Any], shards: list[Shard]
+) -> list[Float64[np.ndarray, " _"]]:
+    file = path / NORMS
+    if not file.is_file() or sha256_of(file) != info["norms"]:
+        raise InputError(f"{file}: damaged or missing; run `aggregate` again")
+    tensors, _ = tensor_files.read_tensors(file)
+    return [tensors[shard.described["name"]] for shard in shards]

@@ -1,0 +1,154 @@
+"""Shards of an inverted file: the inverted lists of some images, in two files each.
+
+    NAME.postings     the lists, one after the other (see retrieval/inverted.py)
+    NAME.safetensors  counts [K], word_counts [M], checksums [K]: CRC-32 of each list,
+                      and images: [id, stamp] of each, as JSON
+
+Shards are written whole and never changed. The small file is checked when it is opened,
+and a list when it is first read: nothing that is used goes unchecked, and a query reads
+no more than it needs.
+"""
+
+import json
+import mmap
+import pathlib
+import uuid
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32, UInt32, UInt64
+
+from delf_jax.files import InputError, atomic_write, sha256_of
+from delf_jax.formats.tensor_files import read_tensors, write_tensors
+from delf_jax.retrieval import inverted
+from delf_jax.retrieval.inverted import Layout, Lists
+
+POSTINGS, TENSORS = ".postings", ".safetensors"
+
+
+class Shard(NamedTuple):
+    """A shard whose lists are mapped, not read."""
+
+    described: dict[str, Any]
+    """its line of the manifest"""
+    path: pathlib.Path
+    """of the lists"""
+    images: list[tuple[str, str]]
+    """(id, stamp): the stamp changes with the features of an image"""
+    mapped: mmap.mmap | None
+    """the file of the lists; None if it is empty"""
+    lists: Lists
+    checksums: UInt32[np.ndarray, "K"]
+    checked: Bool[np.ndarray, "K"]
+    """the lists that were found sound"""
+
+
+def write_shard(
+    folder: pathlib.Path,
+    images: Sequence[tuple[str, str]],
+    word_counts: Int32[np.ndarray, " M"],
+    lists: Iterable[tuple[int, UInt64[np.ndarray, " n"]]],
+) -> dict[str, Any]:
+    """Writes a shard, one list after the other, and gives its line of the manifest."""
+    name = uuid.uuid4().hex[:12]
+    path = folder / (name + POSTINGS)
+    counts, checksums = [], []
+    with atomic_write(path) as file:
+        for count, block in lists:
+            counts.append(count)
+            checksums.append(zlib.crc32(block))
+            file.write(block)
+    text = json.dumps(list(images)).encode()
+    tensors = {
+        "counts": np.array(counts, np.int32),
+        "word_counts": word_counts,
+        "checksums": np.array(checksums, np.uint32),
+        "images": np.frombuffer(text, np.uint8),
+    }
+    write_tensors(folder / (name + TENSORS), tensors, {})
+    return {
+        "name": name,
+        "images": len(images),
+        "postings": sum(counts),
+        "bytes": path.stat().st_size,
+        "sha256": sha256_of(folder / (name + TENSORS)),
+    }
+
+
+def open_shard(
+    folder: pathlib.Path, described: dict[str, Any], layout: Layout
+) -> Shard:
+    """A shard, mapped; InputError if it is absent, truncated or damaged."""
+    small = folder / (described["name"] + TENSORS)
+    path = folder / (described["name"] + POSTINGS)
+    for file in (small, path):
+        if not file.is_file():
+            raise damaged(file)
+    if path.stat().st_size != described["bytes"]:
+        raise damaged(path)
+    if sha256_of(small) != described["sha256"]:
+        raise damaged(small)
+    tensors, _ = read_tensors(small)
+    images = [tuple(image) for image in json.loads(tensors["images"].tobytes())]
+    mapped = _map(path)
+    try:
+        data = np.frombuffer(mapped or b"", np.uint64)
+        counts, word_counts = tensors["counts"], tensors["word_counts"]
+        lists = inverted.make_lists(layout, counts, word_counts, data)
+    except ValueError:
+        raise damaged(path) from None
+    checksums, checked = tensors["checksums"], np.zeros(len(counts), bool)
+    return Shard(described, path, images, mapped, lists, checksums, checked)
+
+
+def check_lists(shard: Shard, words: Int[np.ndarray, " W"]) -> Lists:
+    """The lists, those of these words checked; InputError if one is damaged."""
+    lists = shard.lists
+    _read_ahead(shard, words)
+    todo = words[~shard.checked[words]]
+    ends = lists.starts[todo + 1].tolist()
+    expected = shard.checksums[todo].tolist()
+    for start, end, checksum in zip(
+        lists.starts[todo].tolist(), ends, expected, strict=True
+    ):
+        if zlib.crc32(lists.data[start:end]) != checksum:
+            raise damaged(shard.path)
+    shard.checked[todo] = True
+    return lists
+
+
+def _map(path: pathlib.Path) -> mmap.mmap | None:
+    if not path.stat().st_size:
+        return None
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _read_ahead(shard: Shard, words: Int[np.ndarray, " W"]) -> None:
+    """Asks the system for all lists at once, where it takes such wishes.
+
+    A disk then serves them side by side: a first query of 500 lists of 1 GB on it took
+    0.05 to 0.15 s, and 1.3 s when it waited for one after the other.
+    """
+    if shard.mapped is None or not hasattr(mmap, "MADV_WILLNEED"):
+        return
+    starts = shard.lists.starts[words] * 8 // mmap.PAGESIZE * mmap.PAGESIZE
+    lengths = shard.lists.starts[words + 1] * 8 - starts
+    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+        if length:
+            shard.mapped.madvise(mmap.MADV_WILLNEED, start, length)
+
+
+def remove_shard(folder: pathlib.Path, name: str) -> None:
+    for suffix in (TENSORS, POSTINGS):
+        (folder / (name + suffix)).unlink(missing_ok=True)
+
+
+def damaged(path: pathlib.Path) -> InputError:
+    what = "is damaged or truncated; delete it and" if path.exists() else "is missing;"
+    return InputError(
+        f"{path}: {what} run the same command again: only the images of this shard are "
+        "aggregated anew"
+    )

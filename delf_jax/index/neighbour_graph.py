@@ -1,0 +1,82 @@
+"""The neighbour graph of a store, the part of diffusion that knows no query, on disk.
+
+    neighbours.npz  beside the shards: the graph, and of what and how it was made
+
+It is made when first asked for, and again when the photos are others, when another
+number asks for it, or when the file is damaged: nothing in it is worth more than that.
+"""
+
+import hashlib
+import os
+import pathlib
+import zipfile
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float
+
+from delf_jax.files import atomic_write
+from delf_jax.retrieval import reranking
+from delf_jax.store.feature_store import FeatureStore
+
+FORMAT = 1
+
+
+def graph_path(store: FeatureStore) -> pathlib.Path:
+    """Where the graph of a store is kept."""
+    return store.path / "neighbours.npz"
+
+
+def stored_graph(
+    path: pathlib.Path | None, index: Float[np.ndarray, "M G"], **options: Any
+) -> scipy.sparse.csr_array:
+    """`reranking.neighbour_graph` of an index, from the file if it is that; else made.
+
+    What was made is written to the file. None: there is no file.
+    """
+    if path is None:
+        return reranking.neighbour_graph(index, **options)
+    key = _key(index, options)
+    graph = _read(path, key, len(index))
+    if graph is None:
+        graph = reranking.neighbour_graph(index, **options)
+        _write(path, key, graph)
+    return graph
+
+
+def _key(index: Float[np.ndarray, "M G"], options: dict[str, Any]) -> str:
+    """What a graph depends on, as a hex string."""
+    made_of = repr((FORMAT, index.shape, index.dtype.str, sorted(options.items())))
+    digest = hashlib.sha256(made_of.encode())
+    digest.update(np.ascontiguousarray(index).data)
+    return digest.hexdigest()
+
+
+def _read(path: pathlib.Path, key: str, count: int) -> scipy.sparse.csr_array | None:
+    """The graph with this key; None if the file has another, or is none or damaged."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            if str(arrays["key"]) != key:
+                return None
+            parts = tuple(arrays[name] for name in ("data", "indices", "indptr"))
+        graph = scipy.sparse.csr_array(parts, shape=(count, count))
+        graph.check_format()
+        return graph
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def _write(path: pathlib.Path, key: str, graph: scipy.sparse.csr_array) -> None:
+    try:
+        with atomic_write(path) as file:
+            np.savez(
+                file,
+                key=np.array(key),
+                data=graph.data,
+                indices=graph.indices,
+                indptr=graph.indptr,
+            )
+    except OSError as error:  # A store that cannot be written to can still be read.
+        if os.access(path.parent, os.W_OK):
+            raise error

@@ -1,0 +1,104 @@
+"""Pairs of images that show the same: of a CSV, of SfM-120k's lists, or of folders."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from delf_jax.files import InputError, sha256_of
+from delf_jax.formats import tables
+from delf_jax.formats.datasets import sfm120k
+
+# In a folder every image is paired with so many that follow it, so that folders of
+# many images do not outweigh the others by the square of their number.
+PARTNERS = 16
+# So many missing images are named.
+_NAMED = 5
+
+
+class ImagePairs(NamedTuple):
+    """Names of images, two by two."""
+
+    pairs: list[tuple[str, str]]
+    source: str
+    sha256: str
+    """of the file that lists them"""
+
+
+class _Row(NamedTuple):
+    query: str
+    positive: str
+
+
+def read_pairs(path: str | os.PathLike) -> ImagePairs:
+    """The pairs of a CSV with columns query and positive, or of a .pkl of SfM-120k.
+
+    Of the .pkl those of "whiten", or of "train", are taken, by the ids of the images.
+    """
+    path = pathlib.Path(path)
+    if path.suffix == ".pkl":
+        parts = sfm120k.read_sfm120k(path)
+        part = next(
+            (parts[name] for name in ("whiten", "train") if name in parts), None
+        )
+        if part is None:
+            raise InputError(f"{path}: has no pairs for training; it has {list(parts)}")
+        ids = np.array(part.images)
+        pairs = list(
+            zip(ids[part.queries].tolist(), ids[part.positives].tolist(), strict=True)
+        )
+    else:
+        pairs = [tuple(row) for row in tables.read_rows(path, _Row)]
+    if not pairs:
+        raise InputError(f"{path}: lists no pairs")
+    return ImagePairs(pairs, str(path), sha256_of(path))
+
+
+def pairs_of_folders(ids: Sequence[str]) -> ImagePairs:
+    """Pairs of images in one folder; not those whose names begin with "_"."""
+    folders: dict[str, list[str]] = {}
+    for id in sorted(ids):
+        folder = str(pathlib.PurePosixPath(id).parent)
+        if folder != "." and not folder.startswith("_"):
+            folders.setdefault(folder, []).append(id)
+    pairs = [
+        (inside[i], other)
+        for inside in folders.values()
+        for i in range(len(inside))
+        for other in inside[i + 1 : i + 1 + PARTNERS]
+    ]
+    return ImagePairs(pairs, "images of one folder", "")
+
+
+def locate(
+    pairs: ImagePairs, ids: Sequence[str], where: str | os.PathLike
+) -> tuple[Int[np.ndarray, "P 2"], int]:
+    """(places of the pairs in `ids`, how many pairs were left out).
+
+    Images are named by their ids, or by what is unique of them: the name of the file,
+    with or without extension. InputError, naming some, if no pair is there.
+    """
+    places = _places(ids)
+    found = [(places.get(a), places.get(b)) for a, b in pairs.pairs]
+    rows = [pair for pair in found if None not in pair]
+    if not rows:
+        names = dict.fromkeys(name for pair in pairs.pairs for name in pair)
+        missing = [name for name in names if name not in places]
+        raise InputError(
+            f"{where}: holds no two images of the pairs ({pairs.source})"
+            + (f"; {', '.join(missing[:_NAMED])} are missing" if missing else "")
+        )
+    return np.array(rows, np.int64), len(found) - len(rows)
+
+
+def _places(ids: Sequence[str]) -> dict[str, int | None]:
+    """Places by ids, and by what else is unique of them; None: it is not."""
+    places: dict[str, int | None] = {}
+    for place, id in enumerate(ids):
+        path = pathlib.PurePosixPath(id)
+        for name in {str(path.with_suffix("")), path.name, path.stem} - {id}:
+            places[name] = None if name in places else place
+    return places | {id: place for place, id in enumerate(ids)}

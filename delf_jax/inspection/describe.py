@@ -1,0 +1,299 @@
+"""What a file or folder holds, told in words and tables."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from clu import parameter_overview
+
+from delf_jax.conversion import weight_files
+from delf_jax.conversion.weight_files import Source
+from delf_jax.files import InputError
+from delf_jax.inspection import dataset_files, model_files
+from delf_jax.inspection.dataset_files import Tell
+
+_WIDTH, _SHOWN_FAILURES, _LARGEST_MODULE = 84, 10, 64
+_AGGREGATION_FIELDS = (b"aggregation", b"codebook", b"num_assignments")
+_CODEBOOKS = ("codebook", "clusters")  # the second written by TensorFlow 1.
+_TITLES = {
+    "model": "model folder",
+    "training": "training state",
+    "tf_checkpoint": "TensorFlow checkpoint",
+    "saved_model": "SavedModel",
+    "frozen_graph": "frozen TensorFlow graph",
+    "keras_h5": "Keras weights",
+    "torch": "PyTorch state dict",
+    "safetensors": "safetensors",
+}
+
+
+@dataclasses.dataclass
+class _Module:
+    """A line of the closing table."""
+
+    module: str
+    tensors: int
+    parameters: int
+    bytes: int
+    dtypes: str
+
+
+def describe(path: str | os.PathLike) -> str:
+    """What `path` holds, ready to be printed; InputError if that is unknown or broken.
+
+    Weights of all kinds, ours and others', feature stores and indexes, and the
+    original's files of features, boxes, arrays and configs, ground truth and lists.
+    """
+    path = pathlib.Path(path)
+    tells = [tell for name, tell in _FOLDERS.items() if (path / name).is_file()]
+    if path.is_file():
+        tells.append(_SUFFIXES.get(path.suffix) or dataset_files.find_tell(path))
+    if tells and tells[0]:
+        return "\n".join(tells[0](path))
+    if model_files.recognise(path):
+        return "\n".join(_tell_weights(model_files.read(path)))
+    if path.exists() and weight_files.recognise(path) is None:
+        raise InputError(
+            f"{path}: {weight_files.not_recognised(path)}; others are feature stores, "
+            f"indexes, codebooks, inverted files, {dataset_files.KNOWN}, and files "
+            f"that end in {', '.join(_SUFFIXES)}"
+        )
+    lines = _tell_weights(weight_files.read_source(path))
+    return "\n".join(lines)
+
+
+def _tell_weights(source: Source) -> Iterator[str]:
+    yield f"{source.path}: {_TITLES[source.kind]}"
+    # Each is read, and so checked, but only one is kept at a time.
+    shapes = {n: _without_values(source.tensors[n]) for n in source.tensors}
+    for name, tensor in shapes.items():
+        if name.rpartition("/")[2] in _CODEBOOKS and tensor.ndim == 2:
+            words, depth = tensor.shape
+            yield f"a codebook of {words} visual words of {depth} dimensions"
+    if source.kind == "model":
+        yield from _tell_fields(source.details)
+    yield from _tell_graph(source.details)
+    if source.kind == "training":
+        yield f"step: {int(source.tensors['step'])}"
+        yield "of its state, the averaged parameters, which become the model:"
+        shapes = _below("ema/", shapes)
+    if source.kind in ("model", "training"):
+        shapes = _below("params/", shapes) | _below("batch_stats/", shapes)
+    yield from _tell_parameters(shapes)
+
+
+def _tell_graph(details: Mapping[str, Any]) -> Iterator[str]:
+    """The size of a graph, and what it can be called with."""
+    if "nodes" in details:
+        yield f"graph: {len(details['nodes'])} nodes"
+    for name, signature in details.get("signatures", {}).items():
+        yield f"signature {name}:"
+        for side, tensors in signature._asdict().items():
+            for key, info in tensors.items():
+                shape = "any shape" if info.shape is None else list(info.shape)
+                yield f"  {side}: {key} {info.dtype} {shape}"
+
+
+def _below(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    inside = {n: tensor for n, tensor in tensors.items() if n.startswith(prefix)}
+    return {n.removeprefix(prefix): tensor for n, tensor in inside.items()}
+
+
+def _without_values(tensor: np.ndarray) -> np.ndarray:
+    """An array of the same shape and type that takes no memory."""
+    return np.broadcast_to(np.zeros((), tensor.dtype), tensor.shape)
+
+
+def _tell_parameters(tensors: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """A table for each module, and one of all modules with the totals."""
+    modules = _by_module(tensors)
+    overview = parameter_overview.get_parameter_overview
+    for module, inside in modules.items():
+        table, _, _ = overview(inside, include_stats=False).partition("\nTotal: ")
+        yield f"\n{module}\n{table}"
+    rows = [_sum(module, inside.values()) for module, inside in modules.items()]
+    rows.append(_sum("total", tensors.values()))
+    yield "\n" + parameter_overview.make_table(rows)
+
+
+def _by_module(
+    tensors: Mapping[str, np.ndarray], depth: int = 2
+) -> dict[str, dict[str, np.ndarray]]:
+    """{module: {name in it: tensor}}; large modules are split once more."""
+    modules: dict[str, dict[str, np.ndarray]] = {}
+    for name, tensor in tensors.items():
+        separator = "/" if "/" in name else "."
+        parts = name.split(separator)
+        inside = min(depth, len(parts) - 1)
+        module = separator.join(parts[:inside]) or "(top)"
+        modules.setdefault(module, {})[separator.join(parts[inside:])] = tensor
+    if depth == 2 and max(map(len, modules.values()), default=0) > _LARGEST_MODULE:
+        return _by_module(tensors, depth + 1)
+    return modules
+
+
+def _sum(module: str, tensors: Iterable[np.ndarray]) -> _Module:
+    tensors = list(tensors)
+    return _Module(
+        module,
+        len(tensors),
+        sum(tensor.size for tensor in tensors),
+        sum(tensor.nbytes for tensor in tensors),
+        ", ".join(sorted({str(tensor.dtype) for tensor in tensors})),
+    )
+
+
+def _tell_fields(fields: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """A line for each field; those of a mapping below it, and deeper ones cut."""
+    for name, value in fields.items():
+        if isinstance(value, dict) and value and not indent:
+            yield f"{name}:"
+            yield from _tell_fields(value, "  ")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            line = textwrap.shorten(f"{name}: {text}", _WIDTH, placeholder=" ...")
+            yield indent + line
+
+
+def _tell_codebook(folder: pathlib.Path) -> Iterator[str]:
+    from delf_jax.index import codebook
+
+    info = codebook.load_codebook(folder).info
+    yield f"{folder}: codebook"
+    words, dimension = info.pop("words"), info.pop("dimension")
+    yield f"a codebook of {words} visual words of {dimension} dimensions"
+    yield from _tell_fields(info)
+
+
+def _tell_index(folder: pathlib.Path) -> Iterator[str]:
+    from delf_jax.index import photo_index
+
+    index = photo_index.open_index(folder)
+    yield f"{folder}: index of {len(index.store)} photos"
+    yield f"photos in: {index.places.root}"
+    if index.places.outside:
+        yield f"added from elsewhere: {len(index.places.outside)}"
+    yield from _tell_store(folder / "store")
+
+
+def _tell_store(folder: pathlib.Path) -> Iterator[str]:
+    from delf_jax.store import feature_store
+
+    found = feature_store.open_store(folder)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    yield f"{folder}: feature store"
+    yield f"images: {len(found)}, failed: {len(found.failed)}, bytes: {size:,}"
+    yield from _tell_fields({n: found.manifest[n] for n in ("model", "settings")})
+    if len(found):  # All of its images were extracted alike.
+        local, global_descriptor, _, regions = found[0]
+        places = [place for place in found.records.values() if place.extracted]
+        features, boxes = map(sum, zip(*(p.counts() for p in places), strict=True))
+        if local is not None:
+            depth = local.descriptors.shape[1]
+            yield f"local features: {features}, {depth} dimensions"
+        if regions is not None:
+            yield f"boxes: {boxes}, beside the whole images"
+        if global_descriptor is not None:
+            yield f"global descriptors: {len(global_descriptor)} dimensions"
+    for id, reason in list(found.failed.items())[:_SHOWN_FAILURES]:
+        yield f"failed: {id}: {reason}"
+    if len(found.failed) > _SHOWN_FAILURES:
+        yield f"and {len(found.failed) - _SHOWN_FAILURES} more"
+
+
+def _tell_inverted_file(folder: pathlib.Path) -> Iterator[str]:
+    from delf_jax.index import inverted_file
+
+    found = inverted_file.open_inverted_file(folder)
+    info = found.info
+    size = sum(shard["bytes"] for shard in info["shards"])
+    yield f"{folder}: inverted file of {'ASMK*' if info['binary'] else 'ASMK'}"
+    yield (
+        f"images: {info['images']}, words of them: {info['postings']:,}, shards: "
+        f"{len(info['shards'])}, bytes: {size:,}"
+    )
+    yield (
+        f"codebook: {info['words']} visual words of {info['dimension']} dimensions, "
+        f"{info['assignments']} for each descriptor"
+    )
+    yield from _tell_fields({n: info[n] for n in ("rule", "model", "settings")})
+
+
+def _tell_datum(path: pathlib.Path) -> Iterator[str]:
+    from delf_jax.formats.delf import datum
+
+    yield f"{path}: array of {_told(datum.read_datum(path))}"
+
+
+def _tell_pair(path: pathlib.Path) -> Iterator[str]:
+    from delf_jax.formats.delf import datum
+
+    descriptors, visual_words = datum.read_datum_pair(path)
+    yield f"{path}: aggregated descriptors"
+    yield f"descriptors: {_told(descriptors)}"
+    yield f"visual words: {_told(visual_words)}"
+
+
+def _tell_local_features(path: pathlib.Path) -> Iterator[str]:
+    from delf_jax.formats.delf.features import read_delf_features
+
+    features = read_delf_features(path)
+    yield f"{path}: {len(features.scales)} local features"
+    for name, array in features._asdict().items():
+        if array is not None:
+            yield f"{name}: {_told(array)}"
+
+
+def _tell_boxes(path: pathlib.Path) -> Iterator[str]:
+    from delf_jax.formats.delf.boxes import read_boxes
+
+    found = read_boxes(path)
+    yield f"{path}: {len(found.scores)} boxes"
+    for name, array in found._asdict().items():
+        yield f"{name}: {_told(array)}"
+
+
+def _tell_pbtxt(path: pathlib.Path) -> Iterator[str]:
+    from delf_jax.formats.delf import pbtxt
+    from delf_jax.formats.protos import aggregation_config_pb2, delf_config_pb2
+
+    text = path.read_bytes()
+    aggregates = any(field in text for field in _AGGREGATION_FIELDS)
+    kind = (
+        aggregation_config_pb2.AggregationConfig
+        if aggregates
+        else delf_config_pb2.DelfConfig
+    )
+    config = pbtxt.read_pbtxt(path, kind)
+    yield f"{path}: {kind.DESCRIPTOR.name}"
+    yield str(config).rstrip() or "all fields have their defaults"
+
+
+def _told(array: np.ndarray) -> str:
+    """Shape, type and range of an array."""
+    text = f"{list(array.shape)} {array.dtype}"
+    if array.size:
+        text += f", {array.min():.6g} to {array.max():.6g}"
+    return text
+
+
+# The file that makes a folder one of ours.
+_FOLDERS: dict[str, Tell] = {
+    "index.json": _tell_index,
+    "manifest.json": _tell_store,
+    "codebook.json": _tell_codebook,
+    "inverted.json": _tell_inverted_file,
+}
+# The original's files do not say what they are; the endings are its own.
+_SUFFIXES: dict[str, Tell] = {
+    **dict.fromkeys((".datum", ".delg_global", ".vlad", ".rvlad"), _tell_datum),
+    **dict.fromkeys((".asmk", ".asmk_star", ".rasmk", ".rasmk_star"), _tell_pair),
+    **dict.fromkeys((".delf", ".delg_local"), _tell_local_features),
+    ".boxes": _tell_boxes,
+    ".pbtxt": _tell_pbtxt,
+}

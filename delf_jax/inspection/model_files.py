@@ -1,0 +1,59 @@
+"""Our own model folders and trainings, recognised and read."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from delf_jax.conversion.weight_files import Source, read_safetensors
+from delf_jax.extraction import model_folder
+from delf_jax.files import InputError
+from delf_jax.training import checkpoints
+
+
+def recognise(path: pathlib.Path) -> str | None:
+    """ "model" or "training", where a path holds one of ours; else None."""
+    if (path / "model.safetensors").is_file():
+        return "model"
+    return "training" if path.is_dir() and _states(path) else None
+
+
+def read(path: pathlib.Path) -> Source:
+    """What `recognise` finds at a path; InputError if it is damaged.
+
+    Names of tensors are those of the tree, with "/"; details: the config of a model.
+    """
+    readers = {"model": _read_model, "training": _read_training}
+    return readers[recognise(path)](path)
+
+
+def _states(folder: pathlib.Path) -> tuple[pathlib.Path, int | None] | None:
+    """(states of a training, step) of its workdir, of its states or of one of them."""
+    if folder.name.isdecimal() and (folder / "state").is_dir():
+        return folder.parent, int(folder.name)
+    for inner in (folder / "checkpoints", folder):
+        if any((step / "state").is_dir() for step in inner.glob("[0-9]*")):
+            return inner, None
+    return None
+
+
+def _read_model(folder: pathlib.Path) -> Source:
+    config, _ = model_folder.read_model(folder)
+    stored = read_safetensors(folder / "model.safetensors")
+    return Source("model", folder, stored.tensors, config)
+
+
+def _read_training(folder: pathlib.Path) -> Source:
+    directory, step = _states(folder) or (folder, None)
+    try:
+        state = checkpoints.read_state(directory, step)
+    except InputError:
+        raise
+    except (ValueError, OSError, LookupError, TypeError) as error:
+        raise InputError(f"{folder}: damaged ({error!s:.200})") from None
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    tensors = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in leaves
+    }
+    return Source("training", directory, tensors, {})

@@ -1,0 +1,7 @@
+"""Reports: figures, curves and pages.
+
+Start with `figures.py`: the matches of two photos drawn. Then `curves.py`, the metrics
+of trainings over their steps, and `html.py`, pages of one file with photos inside.
+`templates/` has the pages that search and evaluation fill in. What is drawn comes in as
+arrays and numbers.
+"""

@@ -1,0 +1,130 @@
+"""Figures for a paper: what two photos have in common."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from delf_jax.features import LocalFeatures
+from delf_jax.files import InputError, atomic_write
+from delf_jax.retrieval.verification import PairMatch
+
+# Width of the figure in inches: the text width of a two-column page.
+_WIDTH = 7.0
+_GAP = 0.012
+# More lines than these hide the photos; further inliers are dots only.
+_MOST_LINES = 100
+
+
+def draw_matches(
+    image_a: UInt8[np.ndarray, "HA WA 3"],
+    image_b: UInt8[np.ndarray, "HB WB 3"],
+    features_a: LocalFeatures,
+    features_b: LocalFeatures,
+    pair_match: PairMatch,
+    title: str | Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    dpi: int = 200,
+) -> None:
+    """Writes the two photos side by side with their inliers joined by lines.
+
+    Both photos get the same height. Features that are not inliers are faint dots. The
+    colour of a line follows its place from left to right in the first photo, so that
+    crossing lines can be told apart. All inliers are marked; of more than a hundred,
+    a hundred are joined.
+
+    Args:
+      title: above the photos; two titles go above one photo each.
+      path: the suffix chooses the format (png, pdf, svg, jpg).
+    """
+    form = figure_format(path)
+    # Slow to import, and not needed to match or to search.
+    from matplotlib.figure import Figure
+
+    ratios = np.array([x.shape[1] / x.shape[0] for x in (image_a, image_b)])
+    widths = (1 - _GAP) * ratios / ratios.sum()
+    height = _WIDTH * widths[0] / ratios[0]
+    header = 0.26
+    figure = Figure(figsize=(_WIDTH, height + header))
+    top = height / (height + header)
+    lefts = (0, widths[0] + _GAP)
+    axes = [
+        figure.add_axes((left, 0, width, top))
+        for left, width in zip(lefts, widths, strict=True)
+    ]
+    sides = zip(axes, (image_a, image_b), (features_a, features_b), strict=True)
+    for axis, image, features in sides:
+        _draw_photo(axis, image, np.asarray(features.locations))
+    ends = [
+        np.asarray(features.locations)[pair_match.matches[pair_match.inliers, side]]
+        for side, features in enumerate((features_a, features_b))
+    ]
+    _join(figure, axes, ends)
+    _write_titles(figure, title, lefts, widths, height, header)
+    with atomic_write(path) as file:
+        figure.savefig(file, format=form, dpi=dpi)
+
+
+def figure_format(path: str | os.PathLike[str]) -> str:
+    """The format that the suffix names; InputError if no figure can be written so."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats = sorted(FigureCanvasBase.get_supported_filetypes())
+    suffix = pathlib.Path(path).suffix.lower().removeprefix(".")
+    if suffix not in formats:
+        raise InputError(f"{path}: the name must end in one of {', '.join(formats)}")
+    return suffix
+
+
+def _draw_photo(axis, image: UInt8[np.ndarray, "H W 3"], locations) -> None:
+    axis.imshow(image, interpolation="antialiased", aspect="auto")
+    axis.scatter(
+        locations[:, 1], locations[:, 0], s=1.2, c="white", alpha=0.35, linewidths=0
+    )
+    axis.set_xlim(-0.5, image.shape[1] - 0.5)
+    axis.set_ylim(image.shape[0] - 0.5, -0.5)
+    axis.set_axis_off()
+
+
+def _join(figure, axes, ends) -> None:
+    """Lines between the photos, with a dark rim that keeps them visible on any sky."""
+    from matplotlib import colormaps
+    from matplotlib.patches import ConnectionPatch
+
+    if not len(ends[0]):
+        return
+    order = np.argsort(ends[0][:, 1], kind="stable")
+    ends = [places[order] for places in ends]
+    across = ends[0][:, 1] - ends[0][0, 1]
+    colours = colormaps["turbo"](0.08 + 0.84 * across / max(across[-1], 1))
+    joined = np.linspace(0, len(order) - 1, min(len(order), _MOST_LINES)).astype(int)
+    strength = float(np.clip(30 / len(joined), 0.5, 1.0))
+    for k in joined:
+        for thickness, shade, alpha in ((1.6, "black", 0.4), (0.8, colours[k], 1)):
+            line = ConnectionPatch(
+                ends[0][k, ::-1],
+                ends[1][k, ::-1],
+                "data",
+                axesA=axes[0],
+                axesB=axes[1],
+                color=shade,
+                linewidth=thickness * strength,
+                alpha=alpha,
+            )
+            figure.add_artist(line)
+    for axis, places in zip(axes, ends, strict=True):
+        dots = {"s": 8, "c": colours, "edgecolors": "black", "lw": 0.4}
+        axis.scatter(places[:, 1], places[:, 0], clip_on=False, **dots)
+
+
+def _write_titles(figure, title, lefts, widths, height, header) -> None:
+    titles = [title] if isinstance(title, str) else list(title)
+    spans = [(0, 1)] if len(titles) == 1 else zip(lefts, widths, strict=True)
+    y = (height + header / 2) / (height + header)
+    for text, (left, width) in zip(titles, spans, strict=True):
+        figure.text(
+            left + width / 2, y, text, ha="center", va="center", fontsize=8.5, wrap=True
+        )

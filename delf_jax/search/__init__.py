@@ -1,0 +1,7 @@
+"""Search: queries against an index.
+
+Start with `query.py`: candidates by similarity, the best verified. Then `matching.py`,
+two photos compared, and candidates verified; `pipeline.py`, chains of steps such as
+"alpha_qe+verification"; `steps.py`, what each does; `rerank.py`, lists that were made
+elsewhere; `page.py`, results as one HTML file. No ground truth is known here.
+"""

@@ -1,0 +1,151 @@
+"""Two photos compared: features of both, their matches, and what geometry confirms."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from delf_jax.extraction import extract
+from delf_jax.extraction.model_folder import Model
+from delf_jax.extraction.settings import ExtractionSettings
+from delf_jax.features import Features, LocalFeatures, whole_image
+from delf_jax.files import InputError
+from delf_jax.retrieval import verification
+from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
+
+
+class Comparison(NamedTuple):
+    """What two photos have in common."""
+
+    features: tuple[Features, Features]
+    pair: verification.PairMatch
+    similarity: float | None
+    """cosine of the global descriptors; None if the model has none"""
+
+    @property
+    def inliers(self) -> int:
+        return int(self.pair.inliers.sum())
+
+
+def compare_photos(
+    a: str | os.PathLike | np.ndarray,
+    b: str | os.PathLike | np.ndarray,
+    model: Model,
+    settings: ExtractionSettings,
+) -> Comparison:
+    """Features, matches and geometry of two photos; InputError if one is unusable."""
+    if not settings.max_features or not extract.has_local(model):
+        raise InputError(
+            f"model {model.name} has no local features to match photos by: name "
+            "another with --model, or search"
+        )
+    features = []
+    for found in extract.extract_features(model, (a, b), settings):
+        if isinstance(found, InputError):
+            raise found
+        features.append(found)
+    return compare_features(*features, settings.max_image_size)
+
+
+def verification_settings(name: str) -> VerificationSettings:
+    """Those with this name; InputError if there are none."""
+    if name not in VERIFICATION:
+        known = ", ".join(VERIFICATION)
+        raise InputError(f"{name!r:.80}: no such settings of verification; use {known}")
+    return VERIFICATION[name]
+
+
+def compare_features(
+    a: Features,
+    b: Features,
+    max_image_size: int | None,
+    how: VerificationSettings = VERIFICATION["default"],
+) -> Comparison:
+    """Matches and geometry of two photos, from features extracted at that size.
+
+    Features sit as exactly as the extracted photo was large: a photo of a telephone,
+    shrunk for extraction, is verified in pixels of the shrunk one.
+    """
+    (found,) = verify_candidates(a, [b], max_image_size, how)
+    return found
+
+
+def verify_candidates(
+    query: Features,
+    candidates: Iterable[Features],
+    max_image_size: int | None,
+    how: VerificationSettings = VERIFICATION["default"],
+) -> Iterator[Comparison]:
+    """The query compared with each candidate, as by `compare_features`, in order.
+
+    A pair comes out the same whatever it stands among. Features of boxes are left out,
+    as in the released code.
+    """
+    if not how.at_extraction_size:
+        max_image_size = None
+    query = whole_image(query)
+    zoom = _shrinking(query, max_image_size)
+    local = _resized(query.local, zoom)
+    for image in map(whole_image, candidates):
+        index_zoom = _shrinking(image, max_image_size)
+        pair = verification.verify_pair(
+            local,
+            _resized(image.local, index_zoom),
+            max_distance=how.max_distance,
+            ratio=how.ratio,
+            mutual=how.mutual,
+            threshold=how.threshold,
+            spacing=how.spacing,
+            use_scales=how.use_scales,
+            trials=how.trials,
+            min_matches=how.min_matches,
+        )
+        pair = pair._replace(affine=_at_full_size(pair.affine, zoom, index_zoom))
+        yield Comparison((query, image), pair, _similarity(query, image))
+
+
+def inlier_lines(comparison: Comparison) -> Float[np.ndarray, "P 4"]:
+    """(y, x) in the first and (y, x) in the second photo of each inlier, in pixels."""
+    matches = comparison.pair.matches[comparison.pair.inliers]
+    a, b = (np.asarray(features.local.locations) for features in comparison.features)
+    return np.concatenate([a[matches[:, 0]], b[matches[:, 1]]], axis=1)
+
+
+def describe(comparison: Comparison, names: Sequence[str]) -> dict[str, Any]:
+    """The comparison, ready for JSON; the map takes (y, x, 1) of the second photo."""
+    return {
+        "images": list(names),
+        "similarity": comparison.similarity,
+        "matches": len(comparison.pair.matches),
+        "inliers": comparison.inliers,
+        "affine": comparison.pair.affine.tolist() if comparison.inliers else None,
+        "inlier_locations": inlier_lines(comparison).round(2).tolist(),
+    }
+
+
+def _similarity(a: Features, b: Features) -> float | None:
+    if a.global_descriptor is None or b.global_descriptor is None:
+        return None
+    return float(np.dot(a.global_descriptor, b.global_descriptor))
+
+
+def _shrinking(features: Features, max_image_size: int | None) -> float:
+    """Size at extraction over original size; 1 where a photo was enlarged."""
+    return min(1.0, (max_image_size or np.inf) / max(features.image_size))
+
+
+def _resized(local: LocalFeatures, zoom: float) -> LocalFeatures:
+    # Pixel centres are at integers: half a pixel moves.
+    locations = (np.asarray(local.locations, np.float64) + 0.5) * zoom - 0.5
+    return local._replace(locations=locations)
+
+
+def _at_full_size(
+    affine: Float[np.ndarray, "2 3"], query_zoom: float, index_zoom: float
+) -> Float[np.ndarray, "2 3"]:
+    """The map between two photos, from the map between the two shrunk ones."""
+    linear = affine[:, :2] * (index_zoom / query_zoom)
+    shift = affine[:, :2].sum(axis=1) * (0.5 * index_zoom - 0.5) + affine[:, 2] + 0.5
+    return np.column_stack([linear, shift / query_zoom - 0.5])

@@ -1,0 +1,213 @@
+"""Searching an index of photos: candidates by similarity, the best verified.
+
+What is searched is made by photo_index.py.
+"""
+
+import functools
+import itertools
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from delf_jax.extraction.extract import extract_features
+from delf_jax.extraction.model_folder import Model
+from delf_jax.extraction.settings import ExtractionSettings
+from delf_jax.features import Features
+from delf_jax.files import InputError
+from delf_jax.index import global_index, global_search, inverted_builder, inverted_file
+from delf_jax.index.global_search import Descriptors
+from delf_jax.index.photo_index import Index, check_model, own_row
+from delf_jax.retrieval import ranking, verification
+from delf_jax.retrieval.nearest import BLOCK, Best
+from delf_jax.search import matching
+from delf_jax.store.feature_store import FeatureStore
+
+# As many of the most similar photos are verified.
+CANDIDATES = verification.VERIFICATION["default"].candidates
+# One more query for so many photos waits to be searched for together with others: a
+# pass over the index for each would then take longer than its extraction.
+_PHOTOS_PER_QUERY = 4096
+
+
+class Result(NamedTuple):
+    """One photo that was found."""
+
+    image: str
+    similarity: float
+    inliers: int | None
+    """verified matches; None if the photo was not among those verified"""
+    lines: Float[np.ndarray, "P 4"]
+    """inliers as (y, x) in the query and (y, x) here, in parts of height and width"""
+
+
+# (similarities, rows), best first, of each query, from the queries and how many.
+FirstStage = Callable[[Sequence[Features], int], Best]
+
+
+class Answer(NamedTuple):
+    """What was found for one query, best first."""
+
+    image: str
+    path: pathlib.Path
+    results: list[Result]
+
+
+def search(
+    index: Index,
+    queries: Sequence[pathlib.Path],
+    model: Model,
+    settings: ExtractionSettings,
+    *,
+    top: int = 10,
+    rerank: bool = True,
+    codebook: str | os.PathLike | None = None,
+    descriptors: Descriptors | None = None,
+    shown: bool = True,
+) -> Iterator[Answer | InputError]:
+    """The answer to each query photo, in order; InputError where one is unusable.
+
+    top: results of each; 0: all. rerank: verify the best by geometry. codebook: compare
+    by ASMK* with its visual words, not by global descriptors; the index keeps what that
+    takes, so where there are no global descriptors it is named once. descriptors: of
+    the index as global_descriptors.py opens them, in float32 by default. Under
+    jax.distributed all processes call this; each searches its part of them. InputError
+    at once if the index was made by another model or with other settings.
+    """
+    check_model(index, model, settings)
+    aggregated = codebook or not settings.global_scales
+    if aggregated:
+        find = _by_words(index, codebook, shown)
+    else:
+        find = _by_global_descriptors(index, descriptors)
+    k = max(top, CANDIDATES + 1 if rerank else 0) if top else len(index.store)
+    found = extract_features(model, queries, settings)
+    size = 1 if aggregated else min(BLOCK, 1 + len(index.store) // _PHOTOS_PER_QUERY)
+    asked = zip(queries, found, strict=True)
+    while block := list(itertools.islice(asked, size)):
+        usable = [each for _, each in block if not isinstance(each, InputError)]
+        nearest = iter(zip(*find(usable, k), strict=True))
+        for path, features in block:
+            if isinstance(features, InputError):
+                yield features
+                continue
+            similarities, rows = next(nearest)
+            own = own_row(index, path)
+            results = rank(
+                *(index.store, features, rows, similarities, settings),
+                own=own,
+                rerank=rerank,
+            )
+            yield Answer(str(path), pathlib.Path(path), results[: top or None])
+
+
+def _by_words(
+    index: Index, codebook: str | os.PathLike | None, shown: bool
+) -> FirstStage:
+    """The k images of each query that ASMK* finds the most similar."""
+    inverted = inverted_builder.inverted_file_of_index(
+        index.directory, index.store, codebook, shown=shown
+    )
+
+    def find(queries: Sequence[Features], k: int) -> Best:
+        found = [
+            inverted_file.search(
+                inverted, inverted_file.aggregate_query(inverted, query), k
+            )
+            for query in queries
+        ]
+        return Best([values for _, values in found], [rows for rows, _ in found])
+
+    return find
+
+
+def _by_global_descriptors(index: Index, descriptors: Descriptors | None) -> FirstStage:
+    """The k images of each query that are globally most similar."""
+    if descriptors is None:
+        descriptors, _ = global_index.open_descriptors(index.store)
+    part = jax.process_index(), jax.process_count()
+    held = global_search.hold(global_search.take_part(descriptors, *part))
+    return functools.partial(find_first, held)
+
+
+def find_first(descriptors: Descriptors, queries: Sequence[Features], k: int) -> Best:
+    """The first stage: for each query the k images that are globally most similar."""
+    if any(query.global_descriptor is None for query in queries):
+        raise InputError("search needs global descriptors; set global_scales")
+    if not queries:
+        return Best(np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int64))
+    asked = np.stack([np.asarray(query.global_descriptor) for query in queries])
+    return global_search.find_nearest(descriptors, asked, k)
+
+
+def rank(
+    images: FeatureStore,
+    query: Features,
+    rows: Int[np.ndarray, " K"],
+    similarities: Float[np.ndarray, " K"],
+    settings: ExtractionSettings,
+    *,
+    own: int = -1,
+    rerank: bool = True,
+) -> list[Result]:
+    """What a first stage found, best first: the first hundred again by evidence.
+
+    rows, similarities: of images, the most similar first. own: row of the query photo
+    itself, if it is in the index; it is verified, but is none of the hundred.
+    """
+    verified: dict[int, tuple[int, Float[np.ndarray, "P 4"]]] = {}
+    order = rows
+    if rerank and query.local is not None:
+        count = np.count_nonzero(np.cumsum(rows != own) <= CANDIDATES)
+        verified = _verify_all(images, query, rows[:count].tolist(), settings)
+        inliers = np.array([verified[row][0] for row in rows[:count].tolist()], int)
+        best = ranking.rerank(rows[:count], similarities[:count], inliers)
+        order = np.concatenate([best, rows[count:]])
+    nothing = None, np.zeros((0, 4))
+    known = dict(zip(rows.tolist(), similarities.tolist(), strict=True))
+    return [
+        Result(images.ids[row], known[row], *verified.get(row, nothing))
+        for row in order.tolist()
+    ]
+
+
+def describe(answers: Iterable[Answer]) -> dict[str, Any]:
+    """The answers, ready for JSON."""
+    return {
+        "queries": [
+            {
+                "image": answer.image,
+                "results": [
+                    {
+                        "image": result.image,
+                        "similarity": round(result.similarity, 6),
+                        "inliers": result.inliers,
+                    }
+                    for result in answer.results
+                ],
+            }
+            for answer in answers
+        ]
+    }
+
+
+def _verify_all(
+    images: FeatureStore,
+    query: Features,
+    rows: Sequence[int],
+    settings: ExtractionSettings,
+) -> dict[int, tuple[int, Float[np.ndarray, "P 4"]]]:
+    """For each candidate its inliers, and where they are in parts of height, width."""
+    found = matching.verify_candidates(
+        query, (images[row] for row in rows), settings.max_image_size
+    )
+    verified = {}
+    for row, pair in zip(rows, found, strict=True):
+        sizes = [image.image_size for image in pair.features]
+        lines = (matching.inlier_lines(pair) + 0.5) / np.concatenate(sizes)
+        verified[row] = pair.inliers, lines
+    return verified

@@ -1,0 +1,213 @@
+"""Explicit candidates in, rankings out: lists that were made elsewhere, reranked.
+
+A file of candidates is JSON, {query: [photo, ...]} with the best first, or the CSV of a
+GLDv2 submission, "id,images". Photos and queries are named by their ids in a feature
+store, or by these without the suffix, such as .jpg, where that is not ambiguous.
+"""
+
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from delf_jax.extraction.extract import extract_features
+from delf_jax.extraction.model_folder import Model
+from delf_jax.extraction.settings import ExtractionSettings
+from delf_jax.features import Features
+from delf_jax.files import InputError, read_json
+from delf_jax.formats import tables
+from delf_jax.images import find_images
+from delf_jax.retrieval.verification import VerificationSettings
+from delf_jax.search import pipeline, steps
+from delf_jax.store import feature_store
+from delf_jax.store.feature_store import FeatureStore
+
+Lists = Mapping[str, Sequence[str]]
+
+
+class Retrieved(NamedTuple):
+    """A row of a CSV of candidates."""
+
+    id: str
+    images: tuple[str, ...]
+
+
+class Reranked(NamedTuple):
+    """Rankings, and the queries whose list stayed as it was."""
+
+    rankings: dict[str, list[str]]
+    failed: dict[str, str]
+    """query -> why its photo cannot be used"""
+
+
+def read_candidates(path: str | os.PathLike) -> dict[str, list[str]]:
+    """The photos listed for each query, best first; InputError if one comes twice."""
+    lists: dict[str, list[str]] = {}
+    if pathlib.Path(path).suffix == ".csv":
+        for query, images in tables.read_rows(path, Retrieved):
+            if query in lists:
+                raise InputError(f"{path}: query {query!r:.80} comes twice")
+            lists[query] = list(images)
+    else:
+        lists = read_json(path)
+    if not isinstance(lists, dict) or not all(map(_are_names, lists.values())):
+        raise InputError(f"{path}: no candidates; it holds no dict of query to photos")
+    for query, names in lists.items():
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"{path}: query {query!r:.80} lists {twice!r:.80} twice")
+    return lists
+
+
+def open_features(path: str | os.PathLike) -> FeatureStore:
+    """The feature store at `path`, or that of the index there."""
+    inside = pathlib.Path(path) / "store"
+    return feature_store.open_store(inside if inside.is_dir() else path)
+
+
+def parse_way(text: str) -> tuple[str, ...]:
+    """The steps of one way; InputError unless all work on candidates."""
+    try:
+        (way,) = pipeline.parse_ways(text)
+    except ValueError as error:
+        several = f"--with={text}: several ways; give one"
+        said = str(error) if isinstance(error, InputError) else several
+        raise InputError(said.replace("--rerank", "--with")) from None
+    for step in way:
+        if step not in (*steps.STEPS, "global", "verification"):
+            raise InputError(f"--with={text}: {step} takes no candidates")
+    return way
+
+
+def stored_queries(lists: Lists, given: FeatureStore) -> dict[str, Features]:
+    """The features of each query, from a store."""
+    rows = _by_name(given.ids)
+    return {
+        query: given[_find(rows, query, f"query {query!r:.80}", given.path)]
+        for query in lists
+    }
+
+
+def extracted_queries(
+    lists: Lists,
+    photos: Iterable[str | os.PathLike],
+    images: FeatureStore,
+    model: Model,
+    settings: ExtractionSettings,
+) -> dict[str, Features | InputError]:
+    """The features of each query, from its photo, which must be among those given."""
+    if feature_store.store_key(model, settings) != images.manifest["key"]:
+        raise InputError(
+            f"{images.path}: was made by another model, or with other settings, than "
+            "the queries would be; name those with --model and --config"
+        )
+    found = find_images(photos)
+    places = _by_name([id for id, _ in found])
+    paths = [
+        found[_find(places, query, f"query {query!r:.80}", "the photos given")][1]
+        for query in lists
+    ]
+    return dict(zip(lists, extract_features(model, paths, settings), strict=True))
+
+
+def rerank(
+    lists: Lists,
+    images: FeatureStore,
+    queries: Mapping[str, Features | InputError],
+    way: tuple[str, ...],
+    verification: VerificationSettings,
+    *,
+    first: int | None = None,
+    shown: bool = True,
+) -> Reranked:
+    """The photos listed for each query in a better order: those and no others.
+
+    first: so many of each list are reranked and the others follow as they were; None:
+    all. InputError for a photo that the store does not have, or a list that is shorter.
+    """
+    known = _by_name(images.ids)
+    places = {
+        query: _places(query, names, known, images.path, first)
+        for query, names in lists.items()
+    }
+    failed = {q: str(f) for q, f in queries.items() if isinstance(f, InputError)}
+    asked = {q: f for q, f in queries.items() if not isinstance(f, InputError)}
+    if way[-1] == "verification":
+        _check_local(images, asked.values())
+    collection = pipeline.Collection(
+        queries=list(asked.values()),
+        store=images,
+        rows=np.arange(len(images)),
+        own=np.full(len(asked), -1),
+        max_image_size=images.manifest.get("settings", {}).get("max_image_size"),
+    )
+    given = [places[query][:first] for query in asked]
+    made = pipeline.rerank(
+        collection, way, given, verification=verification, shown=shown
+    )
+    rankings = {query: list(names) for query, names in lists.items()}
+    for query, best in zip(asked, made, strict=True):
+        names = dict(zip(places[query].tolist(), lists[query], strict=True))
+        moved = [names[place] for place in best.tolist()]
+        rankings[query] = moved + rankings[query][len(moved) :]
+    return Reranked(rankings, failed)
+
+
+def check_same_model(images: FeatureStore, queries: FeatureStore) -> None:
+    """InputError if the features of two stores cannot be compared."""
+    a, b = (each.manifest.get("model", {}) for each in (images, queries))
+    if a.get("fingerprint") != b.get("fingerprint"):
+        raise InputError(
+            f"{queries.path}: holds features of model {b.get('name')}, which cannot be "
+            f"compared with those of {a.get('name')} in {images.path}"
+        )
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _by_name(ids: Sequence[str]) -> Callable[[str], int | None]:
+    """The place of an id, whole or without its suffix; None if there is none."""
+    places: dict[str, int] = {id: place for place, id in enumerate(ids)}
+    short: dict[str, int] = {}
+    for place, id in enumerate(ids):
+        name = str(pathlib.PurePosixPath(id).with_suffix(""))
+        short[name] = -1 if name in short else place
+    places = {name: place for name, place in short.items() if place >= 0} | places
+    return places.get
+
+
+def _find(places: Callable[[str], int | None], name: str, what: str, where: Any) -> int:
+    place = places(name)
+    if place is None:
+        raise InputError(f"{what} is no photo of {where}")
+    return place
+
+
+def _places(
+    query: str,
+    names: Sequence[str],
+    known: Callable[[str], int | None],
+    where: pathlib.Path,
+    first: int | None,
+) -> Int[np.ndarray, " K"]:
+    if first is not None and len(names) < first:
+        raise InputError(
+            f"query {query!r:.80} lists {len(names)} candidates, fewer than --first="
+            f"{first}; ask for fewer, or for all by leaving it out"
+        )
+    what = f"query {query!r:.80} lists"
+    places = [_find(known, n, f"{what} {n!r:.80}, which", where) for n in names]
+    if len(set(places)) < len(places):
+        raise InputError(f"{what} one photo by two names")
+    return np.array(places, np.int32)
+
+
+def _check_local(images: FeatureStore, queries: Iterable[Features]) -> None:
+    some = (*queries, *(images[row] for row in range(min(1, len(images)))))
+    if any(features.local is None for features in some):
+        raise InputError("verification needs local features; there are none")

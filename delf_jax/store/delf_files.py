@@ -1,0 +1,329 @@
+"""Feature stores as files of the original, one or two for each image, and back.
+
+    delf  NAME.delf
+    delg  NAME.delg_local and NAME.delg_global, or one of them
+
+NAME is the id of an image without its extension, folders included. Numbers are carried
+over as they are: in both, locations are (y, x) in pixels of the original image (unless
+extraction was told use_resized_coordinates) and scales are 1 / image scale; the
+original leaves the resize before the pyramid out of scales, as extraction here does
+with locations "delf". Files say neither how large an image is nor its whole id:
+images.json beside them does, where they came from a store. Orientations, which the
+original never computes, are written as 0 and not read.
+
+Features of boxes are written as the original does, to NAME_0.delf and so on, with
+locations in pixels of the crop, and index_mapping.csv says which belong together [D2R].
+Such files are read as images of their own.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from delf_jax import progress
+from delf_jax.features import Features, LocalFeatures, crops_of
+from delf_jax.files import InputError, atomic_write, read_json, write_json
+from delf_jax.formats.delf import datum
+from delf_jax.formats.delf.features import (
+    DelfFeatures,
+    encode_delf_features,
+    read_delf_features,
+)
+from delf_jax.formats.delf.index_mapping import (
+    WHOLE_IMAGE,
+    IndexBox,
+    write_index_mapping,
+)
+from delf_jax.store import feature_store
+from delf_jax.store.feature_store import StoreReport
+from delf_jax.store.shards import FORMAT, Record
+from delf_jax.store.writer import Writer, begin, current_records, finish, read_shards
+
+Paths = Mapping[str, pathlib.Path]
+
+
+class Kind(NamedTuple):
+    """What every image of a store must have: lengths of descriptors; None: none."""
+
+    local: int | None
+    globe: int | None
+
+
+SIDECAR, MAPPING = "images.json", "index_mapping.csv"
+
+
+def write_files(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    layout: str,
+    *,
+    shown: bool = True,
+) -> StoreReport:
+    """Writes the features of a store as files, and says how many.
+
+    Files that hold the same bytes already are left alone. InputError if two images
+    would share a name, or the layout has no file for what the store holds.
+    """
+    images = feature_store.open_store(source)
+    names = file_names(images.ids, source)
+    out, written, described = pathlib.Path(out), 0, {}
+    mapping: list[IndexBox] = []
+    known = set(names)
+    with progress.track("features", len(names), shown=shown) as advance:
+        for number, name in enumerate(names):
+            id, features = images.ids[number], images[number]
+            stems = _stems(name, features, known)
+            mapping += [
+                IndexBox(stem, number, box)
+                for box, stem in enumerate(stems, WHOLE_IMAGE)
+            ]
+            files = {
+                f"{stem}{suffix}": data
+                for stem, part in zip(stems, crops_of(features), strict=True)
+                for suffix, data in encode_image(part, layout).items()
+            }
+            if not files:
+                raise InputError(
+                    f"{source}: holds no local features; --to=delg takes global ones"
+                )
+            written += any([_update(out / file, data) for file, data in files.items()])
+            described[name] = [id, *features.image_size]
+            advance()
+    made_by = {key: images.manifest[key] for key in ("model", "settings")}
+    write_json(out / SIDECAR, {"made_by": made_by, "images": described})
+    if images.manifest.get("with_boxes"):
+        write_index_mapping(out / MAPPING, mapping)
+    return StoreReport(written, len(names) - written, 0, dict(images.failed))
+
+
+def read_files(
+    folder: str | os.PathLike,
+    out: str | os.PathLike,
+    layout: str,
+    *,
+    name: str = "delf files",
+    shown: bool = True,
+) -> StoreReport:
+    """Brings a store up to date with the files of a folder, and says what was done.
+
+    name: of what made the features. Such a store has no fingerprint of a model: it is
+    not searched with one, and is not mixed with other features. The size of an image
+    that images.json does not know is (0, 0). Damaged files are reported, and so are
+    those whose descriptors differ in length from the first. Images whose files are gone
+    are forgotten. InputError if all files of a kind are damaged.
+    """
+    folder, out = pathlib.Path(folder), pathlib.Path(out)
+    found = _find(folder, layout)
+    known_images = _read_sidecar(folder / SIDECAR)
+    kind = common_kind(found.values())
+    manifest = _manifest(name, layout, kind)
+    begin(out, manifest)
+    key = manifest["key"]
+    known = current_records(read_shards(out, key, []))
+    writer = Writer(out, key, known.values())
+    todo, gone = [], {id for id, p in known.items() if p.record.outcome != "removed"}
+    for stem, paths in sorted(found.items()):
+        id, *size = known_images.get(stem, (stem, 0, 0))
+        gone.discard(id)
+        record = _look_at(paths, Record(id, writer.sequence, "extracted"))
+        if id not in known or not _same_files(known[id].record, record):
+            todo.append((record, paths, tuple(size)))
+    for id in sorted(gone):
+        writer.add(Record(id, writer.sequence, "removed"))
+    failed = {}
+    try:
+        with progress.track("features", len(todo), shown=shown) as advance:
+            for record, paths, size in todo:
+                try:
+                    writer.add(record, read_image(paths, kind, size))
+                except InputError as error:
+                    failed[record.id] = str(error)
+                    writer.add(record._replace(outcome="failed", reason=str(error)))
+                advance()
+    finally:
+        writer.flush()
+    finish(out, writer, alone=True)
+    unchanged = len(found) - len(todo)
+    return StoreReport(len(todo) - len(failed), unchanged, len(gone), failed)
+
+
+def file_names(ids: Sequence[str], source: str | os.PathLike) -> list[str]:
+    """The ids without extensions; InputError if one is no place in a folder."""
+    owners: dict[str, str] = {}
+    for id in ids:
+        path = pathlib.PurePosixPath(id)
+        if path.is_absolute() or ".." in path.parts or not path.name:
+            raise InputError(f"{source}: image {id!r} is no path within a folder")
+        name = str(path.with_suffix(""))
+        if name in owners:
+            raise InputError(
+                f"{source}: images {owners[name]} and {id} would share a file; give "
+                "one of them another name"
+            )
+        owners[name] = id
+    return list(owners)
+
+
+def _stems(name: str, features: Features, known: set[str]) -> list[str]:
+    """What the files of an image and of its boxes are called, without extension."""
+    boxes = 0 if features.regions is None else len(features.regions.counts) - 1
+    stems = [f"{name}_{box}" for box in range(boxes)]
+    for stem in stems:
+        if stem in known:
+            raise InputError(
+                f"a box of image {name} and image {stem} would share a file; give the "
+                "image another name"
+            )
+    return [name, *stems]
+
+
+def _update(path: pathlib.Path, data: bytes) -> bool:
+    """Whether the file was written: not if it holds these bytes already."""
+    if path.is_file() and path.stat().st_size == len(data):
+        if path.read_bytes() == data:
+            return False
+    with atomic_write(path) as file:
+        file.write(data)
+    return True
+
+
+def _find(folder: pathlib.Path, layout: str) -> dict[str, dict[str, pathlib.Path]]:
+    """name -> "local" or "global" -> file, of all files of a layout in a folder."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    found: dict[str, dict[str, pathlib.Path]] = {}
+    for branch, suffix in SUFFIXES[layout].items():
+        for path in folder.rglob(f"?*{suffix}"):
+            name = path.relative_to(folder).as_posix().removesuffix(suffix)
+            found.setdefault(name, {})[branch] = path
+    if not found:
+        wanted = " or ".join(SUFFIXES[layout].values())
+        raise InputError(f"{folder}: holds no {wanted} files")
+    return found
+
+
+def _read_sidecar(path: pathlib.Path) -> dict[str, list]:
+    """name -> [id, height, width], of the images that a store was written from."""
+    if not path.exists():
+        return {}
+    images = read_json(path)
+    images = images.get("images") if isinstance(images, dict) else None
+    if not isinstance(images, dict) or not all(
+        isinstance(row, list) and [type(x) for x in row] == [str, int, int]
+        for row in images.values()
+    ):
+        raise InputError(f"{path}: damaged; without it, names of files are ids")
+    if len({row[0] for row in images.values()}) < len(images):
+        raise InputError(f"{path}: damaged: two images have one id")
+    return images
+
+
+def _look_at(paths: Paths, record: Record) -> Record:
+    """The record with the size and the time of the files of an image."""
+    status = [path.stat() for path in paths.values()]
+    return record._replace(
+        file_size=sum(s.st_size for s in status),
+        modified=max(s.st_mtime_ns for s in status),
+    )
+
+
+def _same_files(known: Record, now: Record) -> bool:
+    same = (known.file_size, known.modified) == (now.file_size, now.modified)
+    return known.outcome == "extracted" and same
+
+
+def _manifest(name: str, layout: str, kind: Kind) -> dict[str, Any]:
+    """What a store says of features that no model of ours made."""
+    settings = {"files": layout, "local": kind.local, "global": kind.globe}
+    made_by = json.dumps([FORMAT, name, settings]).encode()
+    return {
+        "format": FORMAT,
+        "key": hashlib.sha256(made_by).hexdigest()[:16],
+        "model": {"name": name, "fingerprint": ""},
+        "settings": settings,
+        "images": 0,
+        "failed": {},
+    }
+
+
+LOCAL, GLOBAL = "local", "global"
+# What the files of an image are called, by layout.
+SUFFIXES = {
+    "delf": {LOCAL: ".delf"},
+    "delg": {LOCAL: ".delg_local", GLOBAL: ".delg_global"},
+}
+
+
+def encode_image(features: Features, layout: str) -> dict[str, bytes]:
+    """The bytes of each file of an image, by its ending."""
+    suffixes, files = SUFFIXES[layout], {}
+    if features.local is not None:
+        local = DelfFeatures(*map(np.asarray, features.local))
+        files[suffixes[LOCAL]] = encode_delf_features(local)
+    if features.global_descriptor is not None and GLOBAL in suffixes:
+        descriptor = np.asarray(features.global_descriptor, np.float32)
+        files[suffixes[GLOBAL]] = datum.encode_datum(descriptor)
+    return files
+
+
+def common_kind(images: Any) -> Kind:
+    """What the images have: branches of any, lengths of the first that say them.
+
+    InputError if a branch has damaged files alone.
+    """
+    lengths: dict[str, int] = {}
+    for branch in sorted({branch for paths in images for branch in paths}):
+        damage = None
+        for path in sorted(paths[branch] for paths in images if branch in paths):
+            try:
+                lengths[branch] = _read_branch(branch, path).shape[-1]
+            except InputError as error:
+                damage = damage or error
+                continue
+            if lengths[branch]:
+                break
+        if branch not in lengths:
+            raise damage
+    return Kind(lengths.get(LOCAL), lengths.get(GLOBAL))
+
+
+def _read_branch(branch: str, path: pathlib.Path) -> np.ndarray:
+    """The descriptors [N, D] or the global descriptor [D] of a file."""
+    if branch == LOCAL:
+        return read_delf_features(path).descriptors
+    descriptor = datum.read_datum(path)
+    if descriptor.ndim != 1 or descriptor.dtype != np.float32 or not len(descriptor):
+        raise InputError(f"{path}: holds no global descriptor")
+    return descriptor
+
+
+def read_image(paths: Paths, kind: Kind, size: tuple[int, int]) -> Features:
+    """The features of an image; InputError if they are not of the common kind."""
+    for branch, wanted in zip((LOCAL, GLOBAL), kind, strict=True):
+        if wanted is not None and branch not in paths:
+            other = next(iter(paths.values()))
+            raise InputError(f"{other}: other images have {branch} features, too")
+    local = descriptor = None
+    if kind.local is not None:
+        read = read_delf_features(paths[LOCAL])
+        descriptors = read.descriptors
+        if not len(descriptors):
+            descriptors = np.zeros((0, kind.local), np.float32)
+        _check_length(paths[LOCAL], descriptors.shape[1], kind.local)
+        local = LocalFeatures(read.locations, read.scales, descriptors, read.attention)
+    if kind.globe is not None:
+        descriptor = _read_branch(GLOBAL, paths[GLOBAL])
+        _check_length(paths[GLOBAL], len(descriptor), kind.globe)
+    return Features(local, descriptor, size)
+
+
+def _check_length(path: pathlib.Path, length: int, wanted: int) -> None:
+    if length != wanted:
+        raise InputError(
+            f"{path}: descriptors of {length} dimensions, where others have {wanted}"
+        )

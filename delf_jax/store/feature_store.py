@@ -1,0 +1,305 @@
+"""Feature stores: folders that hold the features of many images in a few shards.
+
+    manifest.json        model, settings, number of images, what failed and why
+    shards/*.safetensors see shards.py
+
+A shard is written whole and never changed, so a killed job leaves a good store and goes
+on where it was, and processes that fill one store do not meet: each adds shards of its
+own. What is known of an image is the record of the latest run that touched it.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from delf_jax import progress
+from delf_jax.extraction.boxes import RegionBoxes, boxes_of
+from delf_jax.extraction.extract import extract_features
+from delf_jax.extraction.model_folder import Model
+from delf_jax.extraction.regions import extract_regions
+from delf_jax.extraction.settings import ExtractionSettings, describe_settings
+from delf_jax.features import Features
+from delf_jax.files import InputError
+from delf_jax.images import find_images
+from delf_jax.store import writer as store_files
+from delf_jax.store.shards import FORMAT, Record, digest, is_changed, look_at
+from delf_jax.store.writer import Place
+
+__all__ = [
+    "FeatureStore",
+    "StoreReport",
+    "extract_to_store",
+    "find_images",
+    "join_stores",
+    "open_store",
+    "remove_from_store",
+]
+
+
+class StoreReport(NamedTuple):
+    """What a run did, in numbers of images."""
+
+    extracted: int
+    unchanged: int
+    removed: int
+    failed: dict[str, str]
+    """id -> reason, of the images of this run"""
+    damaged: int = 0
+    """shards that were deleted, and their images extracted again"""
+
+
+class FeatureStore:
+    """The images of a store in the order of their ids: store[i] is a `Features`."""
+
+    def __init__(
+        self, path: pathlib.Path, manifest: dict[str, Any], records: dict[str, Place]
+    ):
+        self.records = records
+        current = sorted(records.items())
+        self._places = [place for _, place in current if place.extracted]
+        self.path = path
+        self.ids = [place.record.id for place in self._places]
+        self.failed = {
+            id: place.record.reason
+            for id, place in current
+            if place.record.outcome == "failed"
+        }
+        self.manifest = manifest | {"images": len(self.ids), "failed": self.failed}
+        self._rows = {id: row for row, id in enumerate(self.ids)}
+        self._global_descriptors: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, row: int) -> Features:
+        return self._places[row].features()
+
+    def __iter__(self) -> Iterator[Features]:
+        return (self[row] for row in range(len(self)))
+
+    def row(self, id: str) -> int:
+        """The place of an image; InputError if the store has none of this id."""
+        if id not in self._rows:
+            raise InputError(f"{self.path}: no image {id!r}")
+        return self._rows[id]
+
+    def read_global(
+        self, rows: Iterable[int] | Int[np.ndarray, " N"]
+    ) -> Float[np.ndarray, "N G"]:
+        """Global descriptors of some images, and of these only."""
+        found = []
+        for place in (self._places[row] for row in rows):
+            descriptors = place.shard.arrays.get("global_descriptors")
+            if descriptors is None:
+                raise InputError(f"{self.path}: holds no global descriptors")
+            found.append(descriptors[place.row])
+        return np.stack(found) if found else np.zeros((0, 0), np.float32)
+
+    @property
+    def stamps(self) -> list[str]:
+        """One per image, in the order of `ids`: another once it is extracted anew."""
+        records = (json.dumps(place.record).encode() for place in self._places)
+        return [hashlib.sha256(record).hexdigest()[:16] for record in records]
+
+    @property
+    def global_descriptors(self) -> Float[np.ndarray, "M G"]:
+        """One row per image, in the order of `ids`; read once, then kept."""
+        if self._global_descriptors is None:
+            self._global_descriptors = self.read_global(range(len(self)))
+        return self._global_descriptors
+
+    @functools.cached_property
+    def state(self) -> str:
+        """A short hex string that is another once an image is another."""
+        digest = hashlib.sha256(str(self.manifest["key"]).encode())
+        for place in self._places:
+            record = place.record
+            made = [record.id, record.sequence, record.sha256, record.modified]
+            digest.update(json.dumps(made).encode())
+        return digest.hexdigest()[:16]
+
+
+def open_store(
+    path: str | os.PathLike, *, damaged: list[pathlib.Path] | None = None
+) -> FeatureStore:
+    """The store at `path`, mapped; InputError if it is absent, damaged or truncated.
+
+    With a list `damaged`, damaged shards are left out and listed there.
+    """
+    path = pathlib.Path(path)
+    manifest = store_files.read_manifest(path)
+    shards = store_files.read_shards(path, manifest["key"], damaged)
+    return FeatureStore(path, manifest, store_files.current_records(shards))
+
+
+def join_stores(first: FeatureStore, second: FeatureStore) -> FeatureStore:
+    """The images of both as one store, which says of itself what the first says.
+
+    InputError if both have an image of one id, or were made differently.
+    """
+    if first.manifest["key"] != second.manifest["key"]:
+        raise InputError(
+            f"{second.path}: holds features of another model or other settings than "
+            f"{first.path}"
+        )
+    twice = sorted(first.records.keys() & {*second.ids})
+    if twice:
+        raise InputError(
+            f"{second.path}: {twice[0]!r} is the id of another image in {first.path}; "
+            "extract from a folder above, so that the ids differ"
+        )
+    return FeatureStore(first.path, first.manifest, second.records | first.records)
+
+
+def extract_to_store(
+    images: Sequence[tuple[str, pathlib.Path]],
+    out: str | os.PathLike,
+    model: Model,
+    settings: ExtractionSettings,
+    *,
+    boxes: RegionBoxes | None = None,
+    part: tuple[int, int] | None = None,
+    prune: bool = False,
+    shown: bool = True,
+    threads: int | None = None,
+) -> StoreReport:
+    """Brings a store up to date with (id, path) of images, and says what was done.
+
+    Images whose file is as it was are not extracted again, unless the model or a
+    setting is another; those that failed are tried again. boxes: of the images, whose
+    features are extracted, too; where they change, again. With part (i, n), every n-th
+    image: n processes side by side give the store that one would; by default a process
+    takes its part under jax.distributed, else all. prune: forget images that are not
+    among those given. shown: report progress. However it ends, what was finished is
+    written.
+    """
+    out = pathlib.Path(out)
+    part = part or (jax.process_index(), jax.process_count())
+    manifest = _manifest(model, settings, boxes is not None)
+    key = manifest["key"]
+    if store_files.begin(out, manifest) and shown:
+        print(f"{out}: was made by another model or other settings; all is made anew")
+    shards, damaged = store_files.open_sound(out, key)
+    known = store_files.current_records(shards)
+    writer = store_files.Writer(out, key, known.values())
+    given = {id for id, _ in images}
+    others = [id for id, place in known.items() if place.extracted and id not in given]
+    removed = sorted(others)[part[0] :: part[1]] if prune else []
+    for id in removed:
+        writer.add(Record(id, writer.sequence, "removed"))
+    mine = sorted(images)[part[0] :: part[1]]
+    todo = []
+    for id, path in mine:
+        record = look_at(path, Record(id, writer.sequence, "extracted"))
+        if (
+            id not in known
+            or is_changed(path, known[id].record, record)
+            or _has_other_boxes(known[id], boxes, settings)
+        ):
+            todo.append((record, path))
+    failed = {}
+    try:
+        with progress.track("extract", len(todo), shown=shown) as advance:
+            for record, features in _extract(todo, model, settings, boxes, threads):
+                if features is None:
+                    failed[record.id] = record.reason
+                writer.add(record, features)
+                advance()
+    finally:
+        writer.flush()
+    store_files.finish(out, writer, alone=part[1] == 1)
+    extracted = len(todo) - len(failed)
+    return StoreReport(extracted, len(mine) - len(todo), len(removed), failed, damaged)
+
+
+def remove_from_store(path: str | os.PathLike, ids: Iterable[str]) -> None:
+    """Forgets images; InputError, and nothing is forgotten, if one is not there."""
+    store = open_store(path)
+    ids = list(ids)
+    for id in ids:
+        if id not in store.failed:
+            store.row(id)
+    key = store.manifest["key"]
+    known = store_files.current_records(store_files.read_shards(store.path, key))
+    writer = store_files.Writer(store.path, key, known.values())
+    for id in ids:
+        writer.add(Record(id, writer.sequence, "removed"))
+    writer.flush()
+    store_files.finish(store.path, writer, alone=True)
+
+
+def store_key(
+    model: Model, settings: ExtractionSettings, with_boxes: bool = False
+) -> str:
+    """What features depend on beside the image, as a short hex string."""
+    made_by = [FORMAT, model.fingerprint, describe_settings(settings)]
+    made_by += ["boxes"] if with_boxes else []
+    return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
+
+
+def _manifest(
+    model: Model, settings: ExtractionSettings, with_boxes: bool
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "key": store_key(model, settings, with_boxes),
+        "model": {"name": model.name, "fingerprint": model.fingerprint},
+        "settings": describe_settings(settings),
+        **({"with_boxes": True} if with_boxes else {}),
+        "images": 0,
+        "failed": {},
+    }
+
+
+def _extract(
+    todo: Sequence[tuple[Record, pathlib.Path]],
+    model: Model,
+    settings: ExtractionSettings,
+    boxes: RegionBoxes | None,
+    threads: int | None,
+) -> Iterator[tuple[Record, Features | None]]:
+    """Records with their features, or with the reason why there are none."""
+    if boxes is None:
+        paths = (path for _, path in todo)
+        results = extract_features(model, paths, settings, threads=threads)
+    else:
+        found = [(record.id, path) for record, path in todo]
+        results = extract_regions(model, found, settings, boxes, threads=threads)
+    for (record, path), result in zip(todo, results, strict=True):
+        if isinstance(result, InputError):
+            yield record._replace(outcome="failed", reason=str(result)), None
+        else:
+            yield record._replace(sha256=digest(path, record)), result
+
+
+def _has_other_boxes(
+    place: store_files.Place, boxes: RegionBoxes | None, settings: ExtractionSettings
+) -> bool:
+    """Whether the features of an image are not those of its boxes of now."""
+    if boxes is None or not place.extracted:
+        return False
+    features = place.features()
+    try:
+        now = boxes_of(boxes, place.record.id, features.image_size, settings)
+    except InputError:  # It is told when the image is extracted.
+        return True
+    return not np.array_equal(features.regions.boxes[1:], now)
+
+
+def provenance_of(images: FeatureStore) -> dict[str, Any]:
+    """What features something was fitted to."""
+    manifest = images.manifest
+    return {
+        "model": manifest["model"],
+        "settings": manifest["settings"],
+        "features_key": manifest["key"],
+        "images": len(images),
+    }

@@ -1,0 +1,108 @@
+"""The local descriptors of a feature store, in chunks or by number."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from delf_jax import progress
+from delf_jax.features import Features, features_per_region, whole_image
+from delf_jax.files import InputError
+from delf_jax.store.feature_store import FeatureStore, open_store
+
+# Descriptors in memory at a time: 8 MB of 128 dimensions.
+CHUNK = 16384
+
+
+class Descriptors(NamedTuple):
+    """The local descriptors of a store, those of boxes left out, and their numbers."""
+
+    store: FeatureStore
+    counts: Int64[np.ndarray, "M"]
+    dimension: int
+
+    @property
+    def total(self) -> int:
+        return int(self.counts.sum())
+
+
+def open_descriptors(path: str | os.PathLike) -> Descriptors:
+    """The local descriptors of a store; InputError if it has none to offer."""
+    store = open_store(path)
+    counts, dimensions = [], set()
+    for features in store:
+        if features.local is None:
+            raise InputError(f"{path}: holds no local descriptors")
+        counts.append(features_per_region(features)[0])
+        dimensions.add(features.local.descriptors.shape[1])
+    if not counts:
+        raise InputError(f"{path}: an empty store: nothing can be fitted to it")
+    if len(dimensions) > 1:
+        raise InputError(
+            f"{path}: descriptors of several dimensions: extract them anew"
+        )
+    return Descriptors(store, np.array(counts, np.int64), dimensions.pop())
+
+
+def gather(
+    given: Descriptors, rows: Int64[np.ndarray, " S"]
+) -> Float32[np.ndarray, "S D"]:
+    """Descriptors by their ascending numbers, counted through all images."""
+    ends = np.cumsum(given.counts)
+    of_rows = np.searchsorted(ends, rows, side="right")
+    images, starts = np.unique(of_rows, return_index=True)
+    first = (ends - given.counts)[images]
+    sample = np.concatenate(
+        [
+            _descriptors(given.store[image])[inside - start]
+            for image, inside, start in zip(
+                images.tolist(), np.split(rows, starts[1:]), first, strict=True
+            )
+        ]
+    )
+    _check_finite(given, sample)
+    return sample
+
+
+def read_chunks(
+    given: Descriptors, label: str, shown: bool
+) -> Iterator[Float32[np.ndarray, "N D"]]:
+    """All descriptors, in the order of the images, CHUNK at a time."""
+    with progress.track(label, len(given.store), shown=shown) as advance:
+        yield from _rechunk(given, advance)
+
+
+def _rechunk(
+    given: Descriptors, advance: Callable[[], None]
+) -> Iterator[Float32[np.ndarray, "N D"]]:
+    waiting, count = [], 0
+    for features in given.store:
+        waiting.append(_descriptors(features))
+        count += len(waiting[-1])
+        if count >= CHUNK:
+            rows = np.concatenate(waiting)
+            full = count - count % CHUNK
+            for start in range(0, full, CHUNK):
+                _check_finite(given, rows[start : start + CHUNK])
+                yield rows[start : start + CHUNK]
+            waiting, count = [rows[full:]], count - full
+        advance()
+    if count:
+        rows = np.concatenate(waiting)
+        _check_finite(given, rows)
+        yield rows
+
+
+def _descriptors(features: Features) -> Float32[np.ndarray, "N D"]:
+    """Those of the whole image, of which the original makes its codebooks."""
+    return whole_image(features).local.descriptors
+
+
+def _check_finite(given: Descriptors, rows: Float32[np.ndarray, "N D"]) -> None:
+    if not np.isfinite(rows).all():
+        raise InputError(
+            f"{given.store.path}: holds descriptors that are not finite: extract them "
+            "anew"
+        )

@@ -1,0 +1,202 @@
+"""A shard: the features of many images in one safetensors file, read by mapping it.
+
+Arrays hold one row per image (`offsets`, `image_sizes`, `global_descriptors`) or per
+local feature (`locations`, `scales`, `attention`, `descriptors`); features of image i
+are rows offsets[i] to offsets[i + 1]. Where features were extracted of boxes, too, one
+row per region is in `region_boxes` and `region_counts`, those of image i are rows
+region_offsets[i] to region_offsets[i + 1]. The metadata hold a list of records, one for
+each image that was extracted, that failed or that was removed.
+"""
+
+import json
+import os
+import pathlib
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from delf_jax.features import Features, LocalFeatures, Regions
+from delf_jax.files import InputError, atomic_write, sha256_of
+from delf_jax.formats.tensor_files import DTYPE_NAMES, view_tensor
+
+FORMAT = 1
+SUFFIX = ".safetensors"
+
+
+class Record(NamedTuple):
+    """What became of one image, and how its file looked then."""
+
+    id: str
+    sequence: int
+    """number of the run; the record of the latest run is the one that counts"""
+    outcome: str
+    """"extracted", "failed" or "removed\""""
+    reason: str = ""
+    file_size: int = -1
+    modified: int = -1
+    """time of the last change of the file, in nanoseconds"""
+    sha256: str = ""
+
+
+class Shard(NamedTuple):
+    """A shard whose arrays are mapped, not read."""
+
+    path: pathlib.Path
+    key: str
+    """of model and settings; see `store.store_key`"""
+    records: list[Record]
+    arrays: dict[str, np.ndarray]
+
+
+def write_shard(
+    path: str | os.PathLike,
+    key: str,
+    records: Sequence[Record],
+    features: Sequence[Features],
+) -> None:
+    """Writes a shard, whole or not at all.
+
+    `features` belong to the records whose outcome is "extracted", in their order.
+    """
+    arrays = _columns(features)
+    header: dict[str, Any] = {
+        "__metadata__": {
+            "format": str(FORMAT),
+            "key": key,
+            "records": json.dumps([list(record) for record in records]),
+        }
+    }
+    end = 0
+    for name, (dtype, shape, chunks) in arrays.items():
+        start, end = end, end + sum(chunk.nbytes for chunk in chunks)
+        header[name] = {
+            "dtype": DTYPE_NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_write(path) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, _, chunks in arrays.values():
+            for chunk in chunks:
+                file.write(np.ascontiguousarray(chunk).data)
+
+
+def open_shard(path: str | os.PathLike) -> Shard:
+    """The shard at `path`; InputError if it is truncated or something else."""
+    path = pathlib.Path(path)
+    try:
+        data = np.memmap(path, np.uint8, mode="r")
+        length = int(data[:8].view("<u8")[0])
+        header = json.loads(bytes(data[8 : 8 + length]))
+        metadata = header.pop("__metadata__")
+        arrays = {
+            name: view_tensor(data[8 + length :], **fields)
+            for name, fields in header.items()
+        }
+        records = [Record(*fields) for fields in json.loads(metadata["records"])]
+        return Shard(path, metadata["key"], records, arrays)
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        raise InputError(
+            f"{path}: damaged or truncated; index or extract the same photos again: "
+            "only its images are extracted anew"
+        ) from None
+
+
+def read_features(shard: Shard, row: int) -> Features:
+    """Features of image `row` of a shard; the arrays are views of the mapped file."""
+    arrays = shard.arrays
+    local = None
+    if "descriptors" in arrays:
+        part = slice(int(arrays["offsets"][row]), int(arrays["offsets"][row + 1]))
+        local = LocalFeatures(*(arrays[name][part] for name in LocalFeatures._fields))
+    descriptor = None
+    if "global_descriptors" in arrays:
+        descriptor = arrays["global_descriptors"][row]
+    regions = None
+    if "region_offsets" in arrays:
+        start, end = arrays["region_offsets"][row : row + 2].tolist()
+        parts = (arrays[f"region_{name}"][start:end] for name in Regions._fields)
+        regions = Regions(*parts)
+    height, width = arrays["image_sizes"][row].tolist()
+    return Features(local, descriptor, (height, width), regions)
+
+
+def read_counts(shard: Shard, row: int) -> tuple[int, int]:
+    """Numbers of local features and of boxes of image `row`, read without these."""
+    boxes = 0
+    if "region_offsets" in shard.arrays:
+        start, end = shard.arrays["region_offsets"][row : row + 2].tolist()
+        boxes = end - start - 1  # The first region is the whole image.
+    start, end = shard.arrays["offsets"][row : row + 2].tolist()
+    return end - start, boxes
+
+
+def _columns(features: Sequence[Features]) -> Mapping[str, tuple]:
+    """Name -> (dtype, shape, chunks to be written one after the other)."""
+    if not features:
+        return {}
+    counts = [
+        0 if image.local is None else len(image.local.scales) for image in features
+    ]
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    chunks = {
+        "offsets": [offsets],
+        "image_sizes": [np.array([image.image_size for image in features], np.int32)],
+    }
+    if features[0].global_descriptor is not None:
+        chunks["global_descriptors"] = [
+            np.asarray(image.global_descriptor, np.float32)[None] for image in features
+        ]
+    if features[0].local is not None:
+        for name in LocalFeatures._fields:
+            chunks[name] = [
+                np.asarray(getattr(image.local, name), np.float32) for image in features
+            ]
+    if features[0].regions is not None:
+        chunks |= _region_columns([image.regions for image in features])
+    return {
+        name: (parts[0].dtype, (sum(map(len, parts)), *parts[0].shape[1:]), parts)
+        for name, parts in chunks.items()
+    }
+
+
+def _region_columns(regions: Sequence[Regions]) -> dict[str, list[np.ndarray]]:
+    counts = [len(each.counts) for each in regions]
+    return {
+        "region_offsets": [np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)],
+        "region_boxes": [np.asarray(each.boxes, np.float32) for each in regions],
+        "region_counts": [np.asarray(each.counts, np.int32) for each in regions],
+    }
+
+
+def look_at(path: pathlib.Path, record: Record) -> Record:
+    """The record with size and time of the file, if there is one."""
+    try:
+        status = path.stat()
+    except OSError:
+        return record
+    return record._replace(file_size=status.st_size, modified=status.st_mtime_ns)
+
+
+def digest(path: pathlib.Path, record: Record) -> str:
+    """The SHA-256 of the file; "" if it has changed since the record was made."""
+    try:
+        digest = sha256_of(path)
+    except OSError:
+        return ""
+    return digest if look_at(path, record) == record else ""
+
+
+def is_changed(path: pathlib.Path, known: Record, now: Record) -> bool:
+    """Whether an image must be extracted: its bytes decide if only the time differs."""
+    if known.outcome != "extracted" or known.file_size != now.file_size:
+        return True
+    if known.modified == now.modified:
+        return False
+    return known.sha256 == "" or digest(path, now) != known.sha256

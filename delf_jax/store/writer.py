@@ -1,0 +1,278 @@
+"""The files of a feature store: manifest and shards, gathered, merged, cleared away."""
+
+import errno
+import pathlib
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from delf_jax.features import Features
+from delf_jax.files import InputError, read_json, write_json
+from delf_jax.store.shards import (
+    FORMAT,
+    SUFFIX,
+    Record,
+    Shard,
+    open_shard,
+    read_counts,
+    read_features,
+    write_shard,
+)
+
+# A killed job loses what it computed in this many seconds, or images.
+FLUSH_SECONDS, FLUSH_IMAGES = 30.0, 256
+# More shards than this that are smaller than this many bytes are merged ...
+SMALL_SHARDS, SMALL_BYTES = 8, 64 * 2**20
+# ... into shards of this many bytes at most, unless one image alone is larger.
+SHARD_BYTES = 256 * 2**20
+# Of a process that was killed; a younger one may still be written.
+_STALE_SECONDS = 3600
+
+
+class NoRoomError(InputError):
+    """The disk is full."""
+
+
+class Place(NamedTuple):
+    """Where the record of an image stands."""
+
+    record: Record
+    shard: Shard
+    row: int
+    """of the shard's arrays; meaningless unless the outcome is "extracted\""""
+
+    @property
+    def extracted(self) -> bool:
+        return self.record.outcome == "extracted"
+
+    def features(self) -> Features:
+        return read_features(self.shard, self.row)
+
+    def counts(self) -> tuple[int, int]:
+        return read_counts(self.shard, self.row)
+
+    def bytes(self) -> int:
+        """What the features of this image take, about."""
+        if not self.extracted:
+            return 0
+        local, descriptor, _, regions = self.features()
+        arrays = [*(local or ()), *(() if descriptor is None else (descriptor,))]
+        arrays += regions or ()
+        return sum(array.nbytes for array in arrays)
+
+
+def current_records(shards: Iterable[Shard]) -> dict[str, Place]:
+    """For each id the record of its latest run, and where its features are."""
+    current: dict[str, Place] = {}
+    for shard in shards:
+        row = 0
+        for record in shard.records:
+            known = current.get(record.id)
+            if known is None or known.record.sequence <= record.sequence:
+                current[record.id] = Place(record, shard, row)
+            row += record.outcome == "extracted"
+    return current
+
+
+class Writer:
+    """Gathers records and features and writes a shard of them every now and then."""
+
+    def __init__(self, out: pathlib.Path, key: str, known: Iterable[Place]):
+        self.out, self.key = out, key
+        self.sequence = 1 + max((place.record.sequence for place in known), default=0)
+        self.written: list[pathlib.Path] = []
+        self._clear()
+
+    def add(self, record: Record, features: Features | None = None) -> None:
+        self._records.append(record)
+        if features is not None:
+            self._features.append(features)
+        old = time.monotonic() - self._started > FLUSH_SECONDS
+        if old or len(self._records) >= FLUSH_IMAGES:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._records:
+            records, features = self._records, self._features
+            # Also on an error they are gone: flushing again would fail again.
+            self._clear()
+            self._write_what_fits(records, features)
+            self.written = merge_small(self.out, self.key, self.written)
+
+    def _write_what_fits(self, records: list[Record], features: list[Features]) -> None:
+        """Writes a shard; on a full disk, of as many images as there is room for."""
+        try:
+            self.written.append(_write(self.out, self.key, records, features))
+        except NoRoomError:
+            if len(records) == 1:
+                raise
+            half = len(records) // 2
+            extracted = sum(r.outcome == "extracted" for r in records[:half])
+            self._write_what_fits(records[:half], features[:extracted])
+            self._write_what_fits(records[half:], features[extracted:])
+
+    def _clear(self) -> None:
+        self._records: list[Record] = []
+        self._features: list[Features] = []
+        self._started = time.monotonic()
+
+
+def merge_small(
+    out: pathlib.Path, key: str, paths: Sequence[pathlib.Path]
+) -> list[pathlib.Path]:
+    """Merges the small ones of these shards if they are many; the paths that remain."""
+    small = [path for path in paths if path.stat().st_size < SMALL_BYTES]
+    if len(small) <= SMALL_SHARDS:
+        return list(paths)
+    places = current_records(open_shard(path) for path in small).values()
+    batches: list[list[Place]] = [[]]
+    size = 0
+    for place in sorted(places, key=lambda place: place.record.id):
+        if batches[-1] and size + place.bytes() > SHARD_BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(place)
+        size += place.bytes()
+    merged = []
+    try:
+        for batch in batches:
+            merged.append(_write_places(out, key, batch))
+    except NoRoomError:  # Nothing is lost by leaving them as they are.
+        for path in merged:
+            path.unlink(missing_ok=True)
+        return list(paths)
+    for path in small:
+        path.unlink(missing_ok=True)
+    return [path for path in paths if path not in small] + merged
+
+
+def _write_places(out: pathlib.Path, key: str, places: list[Place]) -> pathlib.Path:
+    features = [place.features() for place in places if place.extracted]
+    return _write(out, key, [place.record for place in places], features)
+
+
+def _write(
+    out: pathlib.Path, key: str, records: list[Record], features: list[Features]
+) -> pathlib.Path:
+    sequence = max(record.sequence for record in records)
+    path = out / "shards" / f"{sequence:06d}-{uuid.uuid4().hex[:12]}{SUFFIX}"
+    try:
+        write_shard(path, key, records, features)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoRoomError(
+            f"{out}: the disk is full; what was finished is kept: make room and run "
+            "the same command again to go on"
+        ) from None
+    return path
+
+
+def read_shards(
+    out: pathlib.Path, key: str, damaged: list[pathlib.Path] | None = None
+) -> list[Shard]:
+    """The shards of a key, oldest run first; damaged ones go to `damaged`, if given."""
+    while True:
+        shards = []
+        try:
+            for path in sorted((out / "shards").glob(f"[!.]*{SUFFIX}")):
+                try:
+                    shards.append(open_shard(path))
+                except InputError:
+                    if damaged is None:
+                        raise
+                    damaged.append(path)
+        except FileNotFoundError:  # Another process has just merged it: look again.
+            continue
+        return [shard for shard in shards if shard.key == key]
+
+
+def read_manifest(out: pathlib.Path) -> dict[str, Any]:
+    """manifest.json; InputError if it is absent or of another format."""
+    path = out / "manifest.json"
+    if not path.exists():
+        raise InputError(f"{out}: no feature store here (manifest.json is missing)")
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise InputError(f"{path}: not the manifest of a store of format {FORMAT}")
+    return manifest
+
+
+def begin(out: pathlib.Path, manifest: dict[str, Any]) -> bool:
+    """Makes the folder of a store and its manifest; whether its features are others.
+
+    They are if another model made what stands there, or other settings.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: a file is in the way of the folder of the store")
+    (out / "shards").mkdir(parents=True, exist_ok=True)
+    path = out / "manifest.json"
+    known = read_manifest(out) if path.exists() else {}
+    if known.get("key") == manifest["key"]:
+        return False
+    if known and "" in (_fingerprint(known), _fingerprint(manifest)):
+        raise InputError(
+            f"{out}: the features {_origin(known)} that it holds and those "
+            f"{_origin(manifest)} do not mix: name another folder"
+        )
+    write_json(path, manifest)
+    return bool(known)
+
+
+def _origin(manifest: dict[str, Any]) -> str:
+    """Where features come from, in words."""
+    name = manifest.get("model", {}).get("name")
+    if _fingerprint(manifest):
+        return f"of model {name}"
+    settings = (manifest.get("settings") or {}).items()
+    return f"from files ({', '.join([str(name), *(f'{k} {v}' for k, v in settings)])})"
+
+
+def _fingerprint(manifest: dict[str, Any]) -> str | None:
+    """Of the model; "" if the features were read from files."""
+    return manifest.get("model", {}).get("fingerprint")
+
+
+def open_sound(out: pathlib.Path, key: str) -> tuple[list[Shard], int]:
+    """The shards of a key, and how many damaged ones were deleted.
+
+    A shard takes its name once it is whole: one that is damaged is nobody's work in
+    progress.
+    """
+    damaged: list[pathlib.Path] = []
+    shards = read_shards(out, key, damaged)
+    for path in damaged:
+        path.unlink(missing_ok=True)
+    return shards, len(damaged)
+
+
+def finish(out: pathlib.Path, writer: Writer, *, alone: bool) -> None:
+    """Leaves few shards, and a manifest that counts them.
+
+    alone: no other process fills the store, so that what belongs to nobody may go.
+    """
+    if alone:
+        _clear_away(out, writer.key)
+        merge_small(out, writer.key, [s.path for s in read_shards(out, writer.key)])
+    else:
+        merge_small(out, writer.key, writer.written)
+    current = current_records(read_shards(out, writer.key))
+    records = [current[id].record for id in sorted(current)]
+    manifest = read_manifest(out)
+    manifest["images"] = sum(record.outcome == "extracted" for record in records)
+    manifest["failed"] = {
+        record.id: record.reason for record in records if record.outcome == "failed"
+    }
+    write_json(out / "manifest.json", manifest)
+
+
+def _clear_away(out: pathlib.Path, key: str) -> None:
+    """Deletes shards of another model or setting, and torn files."""
+    kept = {shard.path for shard in read_shards(out, key)}
+    for path in (out / "shards").glob(f"[!.]*{SUFFIX}"):
+        if path not in kept:
+            path.unlink(missing_ok=True)
+    for path in (out / "shards").glob(f".*{SUFFIX}.*"):
+        if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+            path.unlink(missing_ok=True)

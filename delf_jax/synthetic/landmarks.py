@@ -1,0 +1,247 @@
+"""Drawn landmarks, seen by cameras of known pose, with exact correspondences.
+
+A landmark is a set of textured planes; a view paints each one by its homography into a
+depth buffer. `draw_landmark(seed)` and `draw_view(landmark, number)` depend on their
+arguments alone: unlimited classes for training, truth for tests, pictures for the demo.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int16, UInt8
+
+from delf_jax.synthetic import buildings, conditions, monuments, rendering, scenery
+from delf_jax.synthetic.conditions import Conditions
+from delf_jax.synthetic.rendering import Camera, Picture
+from delf_jax.synthetic.surfaces import Surface, cross, panel, vertices
+
+# Training keeps to seeds below; the demo and the tests use those from here on.
+HELD_OUT = 1_000_000
+_KINDS = (
+    buildings.town_houses,
+    buildings.cathedral,
+    buildings.temple,
+    monuments.castle,
+    monuments.arch,
+    monuments.clock_tower,
+    monuments.domed_church,
+    monuments.modern_block,
+    monuments.palace,
+)
+
+
+class Landmark(NamedTuple):
+    """A drawn building with its surroundings."""
+
+    seed: int
+    surfaces: tuple[Surface, ...]
+    extent: Float[np.ndarray, "3"]  # width, depth, height of the building
+    hulls: Float[np.ndarray, "S 4 3"]  # what casts shadows
+    trees: Float[np.ndarray, "T 4"]  # x, y, size and kind
+
+
+class View(NamedTuple):
+    """A photo of a landmark, and for each pixel the plane that it shows."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    camera: Camera
+    surface: Int16[np.ndarray, "H W"]  # row of `planes`, -1 for sky and passers-by
+    planes: Float[np.ndarray, "S 3"]  # inverse depth = planes @ (x, y, 1)
+
+
+def draw_landmark(seed: int) -> Landmark:
+    """The landmark of a seed; its kind is seed modulo the number of kinds."""
+    rng = np.random.default_rng((seed, 0))
+    building = _KINDS[seed % len(_KINDS)](rng)
+    extent = np.array([building.width, building.depth, building.height])
+    surfaces = [
+        *scenery.ground(rng, building.width, building.depth),
+        *scenery.backdrop(rng, building.width, building.depth),
+        *building.surfaces,
+    ]
+    count = int(rng.integers(0, 6))
+    side = rng.choice((-1, 1), count)
+    trees = np.stack(
+        [
+            side * (0.5 * extent[0] + rng.uniform(0, 8, count)),
+            rng.uniform(-5, 6, count),
+            rng.uniform(0.6, 1.5, count),
+            rng.integers(12, size=count),
+        ],
+        -1,
+    )
+    hulls = [vertices(s)[[0, 1, 2, -1]] for s in building.surfaces]
+    return Landmark(seed, tuple(surfaces), extent, np.stack(hulls), trees)
+
+
+def draw_view(
+    landmark: Landmark,
+    number: int,
+    size: tuple[int, int] = (240, 320),
+    *,
+    clean: bool = False,
+) -> View:
+    """View `number` of a landmark, at a height and width in pixels.
+
+    clean: by day, sharp, with nothing in the way, for measuring.
+    """
+    rng = np.random.default_rng((landmark.seed, 1, number))
+    camera = sample_camera(rng, landmark, size)
+    weather = conditions.sample_conditions(rng)
+    return render(landmark, camera, conditions.CLEAN if clean else weather)
+
+
+def sample_camera(
+    rng: np.random.Generator, landmark: Landmark, size: tuple[int, int]
+) -> Camera:
+    """A visitor's camera: yaw within 50 degrees of the front, zoom 0.5 to 2."""
+    width, depth, height = landmark.extent
+    yaw = np.deg2rad(rng.uniform(-50, 50))
+    zoom = np.exp(rng.uniform(np.log(0.5), np.log(2.0)))
+    field = np.deg2rad(rng.uniform(42, 68))
+    shape = np.array(size[::-1])
+    focal = 0.5 * shape.max() / np.tan(field / 2)
+    seen = np.array([width * np.cos(yaw) + 0.5 * depth * abs(np.sin(yaw)), height])
+    distance = (focal * seen / (0.92 * shape)).max()
+    near = max(distance / zoom, 0.55 * distance)
+    focal *= zoom * near / distance
+    target = np.array([0.0, 0.15 * depth * abs(np.sin(yaw)), 0.46 * height])
+    target += rng.normal(0, 0.12, 3) * (width, 0, 0.7 * height) * min(zoom, 1.5)
+    eye = 1.6 + 0.5 * height * rng.beta(1.2, 2.5)
+    position = np.array([-np.sin(yaw) * near, -np.cos(yaw) * near, eye])
+    position[0] += 0.3 * target[0]
+    forward = target - position
+    forward /= np.linalg.norm(forward)
+    right = cross(forward, np.array((0.0, 0.0, 1.0)))
+    right /= np.linalg.norm(right)
+    down = cross(forward, right)
+    roll = np.deg2rad(np.clip(rng.normal(0, 3.5), -12, 12))
+    rolled = np.cos(roll) * right + np.sin(roll) * down
+    rotation = np.stack([rolled, cross(forward, rolled), forward])
+    return Camera(position, rotation, float(focal), size)
+
+
+def render(landmark: Landmark, camera: Camera, weather: Conditions) -> View:
+    """The photo of a landmark that a camera takes under given conditions."""
+    rng = np.random.default_rng((landmark.seed, weather.seed))
+    sky = conditions.paint_sky(rng, weather, rendering.upward(camera))
+    picture = Picture(
+        sky, np.zeros(sky.shape[:2], np.float32), np.full(sky.shape[:2], -1, np.int16)
+    )
+    planes = np.zeros((len(landmark.surfaces), 3))
+    for number, surface in enumerate(landmark.surfaces):
+        plane = rendering.paint(
+            picture, surface, number, camera, weather, landmark.hulls
+        )
+        planes[number] = 0 if plane is None else plane
+    for surface in _billboards(rng, landmark, camera, weather):
+        rendering.paint(picture, surface, -1, camera, weather, landmark.hulls)
+    image = cv2.resize(picture.colour, camera.size[::-1], None, 0, 0, cv2.INTER_AREA)
+    centres = np.s_[1 :: rendering.SUPERSAMPLING, 1 :: rendering.SUPERSAMPLING]
+    image = conditions.develop(rng, weather, image, picture.inverse_depth[centres])
+    return View(image, camera, picture.surface[centres], planes)
+
+
+def correspond(
+    view: View, other: View, locations: Float[np.ndarray, "N 2"]
+) -> tuple[Float[np.ndarray, "N 2"], Bool[np.ndarray, "N"]]:
+    """Where points (y, x) of one view lie in another, and whether both show them.
+
+    The centre of the first pixel is (0, 0). Sky and passers-by are never visible.
+    """
+    found, depth = _reproject(view, other, locations)
+    size = np.array(other.camera.size)
+    visible = (depth > 0) & ((found > -0.5) & (found < size - 0.5)).all(1)
+    inside = np.where(visible[:, None], found, 0.0)
+    stored = _inverse_depth(other, inside[:, 0], inside[:, 1])
+    return found, visible & (np.abs(stored * depth - 1) < 0.005)
+
+
+def project(
+    view: View, other: View, locations: Float[np.ndarray, "N 2"]
+) -> tuple[Float[np.ndarray, "N 2"], Bool[np.ndarray, "N"]]:
+    """Where points (y, x) of one view lie in another, hidden or not.
+
+    False where the first view shows sky or a passer-by, or the place is behind the
+    second camera.
+    """
+    found, depth = _reproject(view, other, locations)
+    return found, depth > 0
+
+
+def _reproject(view: View, other: View, locations: Float[np.ndarray, "N 2"]):
+    """Places in the other view, and their depth there (0 where unknown)."""
+    y, x = locations[:, 0], locations[:, 1]
+    inverse = _inverse_depth(view, y, x)
+    known = inverse > 0
+    rays = _rays(view.camera, y, x) / np.where(known, inverse, 1.0)[:, None]
+    points = rays @ view.camera.rotation + view.camera.position
+    seen = (points - other.camera.position) @ other.camera.rotation.T
+    known &= seen[:, 2] > rendering.NEAR
+    depth = np.where(known, seen[:, 2], 1.0)
+    centre = (np.array(other.camera.size) - 1) / 2
+    found = other.camera.focal * seen[:, 1::-1] / depth[:, None] + centre
+    return found, np.where(known, depth, 0.0)
+
+
+def _inverse_depth(
+    view: View, y: Float[np.ndarray, "N"], x: Float[np.ndarray, "N"]
+) -> Float[np.ndarray, "N"]:
+    """Inverse depth at points of a view, 0 on sky and passers-by."""
+    rows = np.round(y).astype(int).clip(0, view.surface.shape[0] - 1)
+    columns = np.round(x).astype(int).clip(0, view.surface.shape[1] - 1)
+    surface = view.surface[rows, columns]
+    plane = view.planes[surface]
+    inverse = plane[:, 0] * x + plane[:, 1] * y + plane[:, 2]
+    return np.where(surface >= 0, inverse, 0.0)
+
+
+def _rays(camera: Camera, y: np.ndarray, x: np.ndarray) -> Float[np.ndarray, "N 3"]:
+    """Directions in the camera's frame with z = 1."""
+    centre = (np.array(camera.size) - 1) / 2
+    return np.stack(
+        [
+            (x - centre[1]) / camera.focal,
+            (y - centre[0]) / camera.focal,
+            np.ones_like(x, dtype=float),
+        ],
+        -1,
+    )
+
+
+def _billboards(
+    rng: np.random.Generator, landmark: Landmark, camera: Camera, weather: Conditions
+) -> list[Surface]:
+    """Trees and passers-by, turned to the camera."""
+    forward = camera.rotation[2] * (1, 1, 0)
+    forward /= np.linalg.norm(forward)
+    right = np.array([forward[1], -forward[0], 0.0])
+    boards = []
+
+    def stand(kind, number, place, width, height):
+        left = np.array([*place, 0.0]) - right * width / 2
+        texture = scenery.passers(kind, int(number))
+        up = (0.0, 0.0, height)
+        boards.append(panel(texture, left, right * width, up, two_sided=True))
+
+    if not weather.passers:
+        return boards
+    for x, y, size, number in landmark.trees:
+        stand("tree", number, (x, y), 4 * size, 6 * size)
+    reach = max(-camera.position[1] - 1.5, 2.0)
+    for _ in range(weather.passers):
+        share = rng.uniform(0.1, 0.85)
+        sideways = rng.normal(0, 0.35) * landmark.extent[0] * (0.4 + share)
+        place = camera.position[:2] * (1 - share) + right[:2] * sideways
+        place[1] = max(min(place[1], -1.0), -reach)
+        kind, size = [
+            ("person", (0.95, 1.8)),
+            ("person", (0.95, 1.8)),
+            ("person", (0.9, 1.7)),
+            ("lamp", (1.0, 5.0)),
+            ("tree", (2.6, 4.0)),
+            ("stall", (3.6, 2.4)),
+        ][rng.choice(6, p=(0.25, 0.25, 0.2, 0.12, 0.1, 0.08))]
+        stand(kind, rng.integers(24), place, *size)
+    return boards

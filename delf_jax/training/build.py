@@ -1,0 +1,216 @@
+"""What a config makes of a training: the modules, the optimiser, the objective."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from delf_jax.extraction.model_folder import build_module
+from delf_jax.extraction.settings import ExtractionSettings, make_settings
+from delf_jax.files import InputError
+from delf_jax.losses.classification import dynamic_margins
+from delf_jax.training import objective, step
+from delf_jax.training.inputs import settings_tuple
+from delf_jax.training.step import Static, norm_of
+
+PRECISIONS = {"float32": None, "bfloat16": "bfloat16"}
+
+
+def make_static(
+    config: ConfigDict,
+    classes: int,
+    axis_name: str | None,
+    counts: Sequence[int] | None = None,
+) -> tuple[Static, optax.Schedule]:
+    """The modules, the optimiser and its learning rate.
+
+    counts: images of each class, of which `loss.rare_margin` makes margins.
+    """
+    loss = _loss_settings(config, classes, counts)
+    step.check(config.train_only)
+    chosen = make_settings(config.extraction.to_dict())
+    if config.model.name == "global":
+        _check_nothing_local(loss, chosen)
+    _check_outputs(config.model.name, loss, axis_name)
+    classify = any(getattr(loss, name) for name in objective.CLASSIFYING)
+    if classify and not classes:
+        raise InputError(
+            "data.sources: no image has a class, so arcface and attention need 0"
+        )
+    architecture = {**config.model.to_dict(), "num_classes": classes if classify else 0}
+    if config.train_only == "attention":
+        architecture["normalization"] = "frozen"
+    dimension = config.teacher.dimension
+    if loss.global_distillation and config.model.global_dimension != dimension:
+        raise InputError(
+            f"model.global_dimension is {config.model.global_dimension}: for "
+            f"loss.global_distillation it must be teacher.dimension, {dimension}"
+        )
+    head = objective.TeacherHead(dimension) if loss.distillation else None
+    optimizer, schedule = make_optimizer(
+        *(config.optimizer, config.steps, config.batch_size),
+        norm_of(loss.classifier == "sharded", axis_name),
+    )
+    if config.precision not in PRECISIONS:
+        raise InputError(
+            f"precision is {config.precision!r}: use {' or '.join(PRECISIONS)}"
+        )
+    module = build_module(architecture, axis_name=axis_name)
+    if classify and config.model.name in WITH_COSINES:
+        module = module.clone(
+            centers=loss.centers,
+            classifier_axis=axis_name if loss.classifier == "sharded" else None,
+            classifier_dtype=loss.classifier_dtype,
+        )
+    backbone = module.backbone.clone(compute_dtype=PRECISIONS[config.precision])
+    static = Static(
+        *(module.clone(backbone=backbone), head, optimizer, loss, config.ema_decay),
+        *(chosen.pixel_mean, chosen.pixel_std, config.accumulate, config.train_only),
+    )
+    return static, schedule
+
+
+def _loss_settings(
+    config: ConfigDict, classes: int, counts: Sequence[int] | None
+) -> objective.LossSettings:
+    """The settings of `config.loss`, completed with what the data say."""
+    loss = settings_tuple(objective.LossSettings, config.loss, "loss")
+    if not loss.active():
+        raise InputError("config.loss: every weight is 0, so there is nothing to learn")
+    for field, words in objective.CHOICES.items():
+        if getattr(loss, field) not in words:
+            raise InputError(
+                f"loss.{field} is {getattr(loss, field)!r}: use {' or '.join(words)}"
+            )
+    if not (loss.centers >= 1 and 0 <= loss.smoothing < 1):
+        raise InputError("loss.centers must be 1 or more, loss.smoothing in [0, 1)")
+    if loss.rare_margin and counts is not None:
+        margins = dynamic_margins(np.array(counts), loss.margin, loss.rare_margin)
+        loss = loss._replace(margin=margins)
+    return loss._replace(classes=classes)
+
+
+# By loss, the models that have what it needs.
+_NEEDS = {
+    "arcface": ("delg", "global"),
+    "attention": ("delf", "delg"),
+    "reconstruction": ("delf", "delg"),
+    "classification": ("delf",),
+    "contrastive": ("delg", "global", "how"),
+    "triplet": ("delg", "global", "how"),
+}
+WITH_COSINES = _NEEDS["arcface"]
+
+
+def _check_outputs(
+    model: str, loss: objective.LossSettings, axis_name: str | None
+) -> None:
+    """InputError if a loss needs what the model does not put out."""
+    for name, models in _NEEDS.items():
+        if getattr(loss, name) and model not in models:
+            raise InputError(
+                f"loss.{name} must be 0 for model.name {model}: it is for "
+                f"{' or '.join(models)}"
+            )
+    if loss.classifier == "sharded" and not (loss.arcface and axis_name):
+        raise InputError(
+            'loss.classifier "sharded" is for loss.arcface under parallel "pmap"; use '
+            '"dense" here'
+        )
+
+
+def _check_nothing_local(
+    loss: objective.LossSettings, chosen: ExtractionSettings
+) -> None:
+    """InputError if something needs the local branch that a global model lacks."""
+    wrong = [f"loss.{name}" for name in objective.LOCAL if getattr(loss, name)]
+    if chosen.max_features:
+        wrong.append("extraction.max_features")
+    if wrong:
+        raise InputError(
+            f"model.name global has no local branch: {', '.join(wrong)} must be 0"
+        )
+
+
+Tree = Any
+# Learning rates are stated for a batch of so many images, as in [DELG], and grow with
+# the batch.
+REFERENCE_BATCH = 256
+
+
+def make_optimizer(
+    settings: ConfigDict,
+    steps: int,
+    batch_size: int,
+    norm: Callable[[Tree], jax.Array] = optax.tree.norm,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimiser of `config.optimizer` and its learning rate by step.
+
+    norm: of gradients, of which a device may hold a part only.
+    """
+    schedule = _make_schedule(settings, steps, batch_size)
+    clip = [_clip(settings.clip_norm, norm)] if settings.clip_norm else []
+    decay = optax.add_decayed_weights(settings.weight_decay, mask=_is_kernel)
+    if settings.name == "adamw":
+        rule = [optax.scale_by_adam(b1=settings.momentum), decay]
+    elif settings.name == "sgd":
+        rule = [decay, optax.trace(settings.momentum)]
+    else:
+        raise InputError(f"optimizer.name is {settings.name!r}: use 'adamw' or 'sgd'")
+    chain = optax.chain(*clip, *rule, optax.scale_by_learning_rate(schedule))
+    update = _with_promotion(chain.update)
+    return optax.GradientTransformation(chain.init, update), _with_promotion(schedule)
+
+
+def _make_schedule(settings: ConfigDict, steps: int, batch_size: int) -> optax.Schedule:
+    """Warm-up from 0, then what `schedule` says until the last step."""
+    peak = settings.learning_rate * batch_size / REFERENCE_BATCH
+    warmup = min(settings.warmup_steps, steps - 1)
+    end, left = peak * settings.final_factor, steps - warmup
+    after = {
+        "cosine": optax.cosine_decay_schedule(peak, left, settings.final_factor),
+        "linear": optax.linear_schedule(peak, end, left),
+        "constant": optax.constant_schedule(peak),
+    }
+    if settings.schedule not in after:
+        raise InputError(
+            f"optimizer.schedule is {settings.schedule!r}: use 'cosine', 'linear' or "
+            "'constant'"
+        )
+    if not warmup:
+        return after[settings.schedule]
+    rise = optax.linear_schedule(0.0, peak, warmup)
+    return optax.join_schedules([rise, after[settings.schedule]], [warmup])
+
+
+def _clip(
+    longest: float, norm: Callable[[Tree], jax.Array]
+) -> optax.GradientTransformation:
+    """Gradients shortened to `longest`; optax's own clipping knows one norm only."""
+
+    def update(gradients: Tree, state: Any, params: Any = None) -> tuple[Tree, Any]:
+        factor = jnp.minimum(1, longest / jnp.maximum(norm(gradients), 1e-30))
+        return jax.tree.map(lambda x: x * factor.astype(x.dtype), gradients), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def _with_promotion(function: Callable) -> Callable:
+    """The function under standard promotion: optax mixes counts and floats."""
+
+    @functools.wraps(function)
+    def promoted(*args: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args)
+
+    return promoted
+
+
+def _is_kernel(params: Tree) -> Tree:
+    """True for matrices and convolutions: biases and BatchNorm are not decayed."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

@@ -1,0 +1,246 @@
+"""Training states on disk: the one file that knows orbax."""
+
+import contextlib
+import errno
+import functools
+import os
+import pathlib
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import absl.logging
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
+
+from delf_jax.config import as_json
+from delf_jax.extraction import model_folder
+from delf_jax.files import InputError
+from delf_jax.training.step import TrainState
+
+Tree = Any
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How the library below orbax says it, whose errors have no number.
+_FULL_WORDS = ("No space left", "ENOSPC", "EDQUOT", "quota exceeded", "File too large")
+
+
+def open_checkpoints(
+    directory: str | pathlib.Path, *, keep: int, best: str = ""
+) -> ocp.CheckpointManager:
+    """A manager of states under `directory`; close it in the end.
+
+    It keeps the newest `keep`, and the one whose metric of the name `best` is largest.
+    """
+    policies: list[Any] = [keeping.LatestN(keep)]
+    if best:
+        policies.append(
+            keeping.BestN(
+                get_metric_fn=lambda metrics: metrics[best],
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+        )
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=keeping.AnyPreservationPolicy(policies),
+        best_fn=(lambda metrics: metrics[best]) if best else None,
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=True,
+    )
+    folder = pathlib.Path(directory).absolute()
+    return ocp.CheckpointManager(folder, options=options, item_handlers=_handlers())
+
+
+def save(
+    manager: ocp.CheckpointManager,
+    step: int,
+    state: Tree,
+    run: dict[str, Any],
+    metrics: dict[str, float] | None = None,
+) -> None:
+    """Starts to write the state as `step`, with what describes the run.
+
+    On disk for certain after `manager.wait_until_finished()`.
+
+    Args:
+      manager: of `open_checkpoints`.
+      step: the number of the checkpoint.
+      state: arrays, each in whole on every device.
+      run: what JSON holds: the position in the data, the config, the git revision.
+      metrics: of a validation at this step.
+    """
+    # Arrays of one host's devices cannot be saved by several hosts; numpy can.
+    arrays = jax.tree.map(np.asarray, state)
+    # One state is written at a time. Where a second has no room, nothing is begun:
+    # orbax is noisy about what it cannot finish.
+    manager.wait_until_finished()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+    if shutil.disk_usage(manager.directory).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(arrays),
+        run=ocp.args.JsonSave(run),
+    )
+    manager.save(step, args=items, metrics=metrics, force=True)
+
+
+def read_run(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    """What `save` was given as `run`; InputError if an older version saved it."""
+    folder = pathlib.Path(manager.directory) / str(step)
+    if not (folder / "run").is_dir():
+        raise InputError(
+            f"{folder}: was saved by an older version, without what it takes to go on; "
+            "choose another --workdir, and this one as init_from"
+        )
+    items = ocp.args.Composite(run=ocp.args.JsonRestore())
+    return manager.restore(step, args=items).run
+
+
+def restore(manager: ocp.CheckpointManager, shapes: Tree) -> Tree:
+    """The newest state, as numpy arrays.
+
+    Args:
+      manager: one that has a `latest_step`.
+      shapes: a tree of arrays, or of their shapes, as the training starts with.
+    """
+    step = manager.latest_step()
+    folder = f"{manager.directory}/{step}"
+    stored = manager.item_metadata(step).state.tree
+    _check_shapes(_shapes(stored), _shapes(shapes), folder)
+    example = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(example))
+    return manager.restore(step, args=items).state
+
+
+def read_state(directory: str | pathlib.Path, step: int | None = None) -> Tree:
+    """The newest state of any training, or that of a step, as dicts of numpy arrays."""
+    folder = pathlib.Path(directory)
+    if not folder.is_dir():
+        raise InputError(f"{directory}: no such folder of checkpoints to start from")
+    with (
+        _quiet(),
+        ocp.CheckpointManager(
+            folder.absolute(),
+            options=ocp.CheckpointManagerOptions(read_only=True),
+            item_handlers=_handlers(),
+        ) as manager,
+    ):
+        step = manager.latest_step() if step is None else step
+        if step is None:
+            raise InputError(f"{directory}: holds no checkpoint to start from")
+        meta = manager.item_metadata(step).state.tree
+        example = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), meta)
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(example))
+        return manager.restore(step, args=items).state
+
+
+@contextlib.contextmanager
+def naming_last_good(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """Waits for what is being written; errors of input and of a full disk then say
+    which checkpoint is whole, in one sentence."""
+    try:
+        with _quiet():
+            yield
+            manager.wait_until_finished()
+    except Exception as error:
+        reason = _reason(error, manager)
+        if reason is None:
+            raise
+        # What was begun before the error may still become whole.
+        with contextlib.suppress(Exception), _quiet():
+            manager.wait_until_finished()
+        steps = ocp.utils.checkpoint_steps(manager.directory)
+        last = f"{manager.directory}/{max(steps)}" if steps else "not there yet"
+        raise InputError(f"{reason}; the last good checkpoint is {last}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without orbax' log: what it calls an error is raised, too."""
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(verbosity)
+
+
+def _reason(error: Exception, manager: ocp.CheckpointManager) -> str | None:
+    if isinstance(error, InputError):
+        return str(error)
+    numbered = isinstance(error, OSError) and error.errno in _FULL
+    if numbered or any(words in str(error) for words in _FULL_WORDS):
+        return (
+            f"{manager.directory}: no space left on the disk to save; make room and "
+            "run the same command again"
+        )
+    return None
+
+
+def _handlers() -> dict[str, Any]:
+    return {
+        "state": ocp.StandardCheckpointHandler(),
+        "run": ocp.JsonCheckpointHandler(),
+    }
+
+
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _check_shapes(stored: dict, wanted: dict, folder: str) -> None:
+    """InputError that names the first parameter that differs."""
+    for name in sorted(stored.keys() | wanted.keys()):
+        there, here = stored.get(name), wanted.get(name)
+        if name.startswith("params/") and there != here:
+            raise InputError(
+                f"{folder}: a checkpoint of another architecture: {name} is "
+                f"{_said(there)} there and {_said(here)} in this config; choose "
+                "another --workdir or the config that it was made with"
+            )
+
+
+def _said(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else "x".join(map(str, shape)) or "a number"
+
+
+def write_model(
+    config: ConfigDict,
+    state: TrainState,
+    best: int | None,
+    folder: pathlib.Path,
+    whiten: Callable[[Any, pathlib.Path], dict[str, Any]] | None,
+) -> None:
+    """Writes the averaged model as the folder that every other command reads.
+
+    Where a validation chooses, that of the best checkpoint, else that of the last step.
+    """
+    step, averages = int(state.step), state.ema
+    if best is not None and best != step:
+        step = best
+        averages = read_state(folder / "checkpoints", best)["ema"]
+    provenance = {"config": as_json(config), "steps": step, "revision": revision()}
+    averages, extraction = jax.tree.map(np.asarray, averages), config.extraction
+    extraction = extraction.to_dict()
+    if whiten is not None:
+        extraction["global_pca"] = whiten(averages, folder / "model")
+    rest = averages, extraction, provenance
+    model_folder.save_model(folder / "model", config.model.to_dict(), *rest)
+    print(f"model of step {step} written to {folder / 'model'}", flush=True)
+
+
+@functools.cache
+def revision() -> str:
+    """The git revision of this code, empty where it is not a checkout."""
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return found.stdout.strip()

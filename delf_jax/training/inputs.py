@@ -1,0 +1,202 @@
+"""The batches that a config asks for: images, views of them, a teacher's answers."""
+
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from delf_jax import images, progress
+from delf_jax.data import augment, loader, teacher, tuples
+from delf_jax.files import InputError, atomic_write
+from delf_jax.formats import tables
+from delf_jax.models.receptive_field import receptive_field
+from delf_jax.models.resnet import stage_sizes
+from delf_jax.synthetic import landmarks
+from delf_jax.training.objective import COMPARING, LossSettings
+
+DRAWN_SIZE = (288, 384)  # height, width of a drawn view.
+# Losses that need two views or where they lie in the image.
+_OF_PAIRS = ("distillation", "global_distillation", "correspondence", "matchability")
+_NAMED = 100  # images that are named when they are left out; more are counted.
+
+
+def open_sources(config: ConfigDict) -> list[loader.Source]:
+    """The images of `config.data`, prepared on the first call; prints what failed."""
+    settings = config.data
+    named = settings.sources.to_dict()
+    for source in named.values():
+        if "landmarks" in source:
+            source["path"] = draw_landmarks(source, settings.directory)
+    sources, failures = loader.open_sources(
+        *(named, settings.directory),
+        max_side=settings.max_side,
+        threads=settings.threads,
+        exclude=tables.read_names(settings.exclude) if settings.exclude else (),
+    )
+    for failure in failures[:_NAMED]:
+        print(f"left out: {failure}", flush=True)
+    if len(failures) > _NAMED:
+        print(f"left out: {len(failures) - _NAMED} more images", flush=True)
+    return sources
+
+
+def draw_landmarks(drawn: Mapping[str, Any], directory: str) -> str:
+    """The folder of views of drawn landmarks, one subfolder each, drawn once.
+
+    drawn: `first`, the seed of the first, how many `landmarks`, `views` of each.
+    """
+    first, count, views = (drawn[n] for n in ("first", "landmarks", "views"))
+    if first + count > landmarks.HELD_OUT:
+        raise InputError(
+            f"drawn landmarks from {landmarks.HELD_OUT} on are for tests: lower `first`"
+        )
+    folder = pathlib.Path(directory) / f"drawn-{first}-{count}x{views}"
+    with progress.track("drawn landmarks", count) as advance:
+        for seed in range(first, first + count):
+            paths = [folder / str(seed) / f"{view}.jpg" for view in range(views)]
+            if not all(path.exists() for path in paths):
+                landmark = landmarks.draw_landmark(seed)
+                for view, path in enumerate(paths):
+                    image = landmarks.draw_view(landmark, view, DRAWN_SIZE).image
+                    with atomic_write(path) as file:
+                        file.write(images.encode_jpeg(image, quality=92))
+            advance()
+    return str(folder)
+
+
+def open_batches(
+    config: ConfigDict, sources: list[loader.Source], devices: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """This host's share of the batches, with the teacher's answers if there is one."""
+    hosts = jax.process_count()
+    if config.accumulate < 1 or config.batch_size % (
+        hosts * devices * config.accumulate
+    ):
+        parts = f" x {config.accumulate} parts" if config.accumulate != 1 else ""
+        raise InputError(
+            f"batch_size {config.batch_size} does not divide among {hosts * devices} "
+            f"devices{parts}: change batch_size, devices or accumulate"
+        )
+    maps = None
+    if config.loss.distillation or config.loss.global_distillation:
+        maps = _teacher_maps(config, sources)
+    settings = view_settings(config)
+    here = {
+        "batch_size": config.batch_size // hosts,
+        "seed": config.seed,
+        "part": (jax.process_index(), hosts),
+        "threads": config.data.threads,
+    }
+    if settings.kind == "tuple":
+        pool = tuples.open_pool(config, sources)
+        return tuples.TupleBatches(pool, config.tuples, size=settings.size, **here)
+    transform: loader.Transform = functools.partial(_crop, settings=settings)
+    if settings.kind == "pair":
+        transform = functools.partial(_views, settings=settings, maps=maps)
+    return loader.batches(
+        sources,
+        [config.data.sources[source.name].get("weight", 1.0) for source in sources],
+        transform,
+        **here,
+    )
+
+
+def view_settings(config: ConfigDict) -> augment.ViewSettings:
+    """The settings of `config.views`, with the cells of the model's block3."""
+    settings = settings_tuple(augment.ViewSettings, config.views, "views")
+    if settings.kind not in ("pair", "crop", "tuple"):
+        raise InputError(
+            f"config.views.kind is {settings.kind!r}: use 'pair', 'crop' or 'tuple'"
+        )
+    _check_tuples(config)
+    if settings.kind == "tuple":
+        return settings
+    paired = [name for name in _OF_PAIRS if config.loss[name]]
+    if settings.kind == "crop" and paired:
+        raise InputError(
+            f"config.loss.{paired[0]} compares two views of an image: set it to 0, or "
+            "views.kind to 'pair'"
+        )
+    if settings.kind == "crop":
+        return settings
+    model, size = config.model, settings.size
+    strides = model.get("block3_strides", False)
+    cells, _ = stage_sizes(model.layout, (size, size), strides)["block3"]
+    field = receptive_field(model.depth, model.layout, "block3", size, strides)
+    if cells != -(-size // field.stride):
+        raise InputError(
+            f"config.views.size {size} leaves part of a cell over: "
+            f"use a multiple of {field.stride}"
+        )
+    return settings._replace(cell_stride=field.stride, cell_offset=float(field.offset))
+
+
+def _check_tuples(config: ConfigDict) -> None:
+    """InputError unless tuples are compared, and nothing but tuples is."""
+    kind = config.views.kind
+    for name in LossSettings._fields[:10]:
+        compares = name in COMPARING
+        if config.loss[name] and compares != (kind == "tuple"):
+            wanted = "'tuple'" if compares else "'crop' or 'pair'"
+            raise InputError(
+                f"config.loss.{name} needs views.kind {wanted}, not {kind!r}: set it "
+                "to 0 or change views.kind"
+            )
+    if kind == "tuple" and config.model.normalization == "batch":
+        raise InputError(
+            'model.normalization must be "frozen" for tuples: images do not fill their '
+            "canvases"
+        )
+    if kind == "tuple" and (config.model.layout == "keras" or config.views.size % 32):
+        raise InputError(
+            "views.size must be a multiple of 32 for tuples, and model.layout not "
+            "'keras', which moves images of odd sides"
+        )
+
+
+def _crop(example: dict, rng: np.random.Generator, **settings: Any) -> dict:
+    return {"id": example["id"], **augment.crop(example, rng, **settings)}
+
+
+def _views(example: dict, rng: np.random.Generator, **settings: Any) -> dict:
+    example = {**example, "image": images.decode_image(example["encoded"])}
+    return {"id": example["id"], **augment.views(example, rng, **settings)}
+
+
+def _teacher_maps(
+    config: ConfigDict, sources: list[loader.Source]
+) -> teacher.TeacherMaps:
+    """The teacher's maps of all images, computed when they are first needed."""
+    named = [
+        (source.identifier(i), functools.partial(_image_of, source, i))
+        for source in sources
+        for i in range(len(source))
+    ]
+    settings = config.teacher
+    identity = json.dumps([settings.to_dict(), [identifier for identifier, _ in named]])
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return teacher.build_maps(
+        settings.weights,
+        named,
+        str(pathlib.Path(config.data.directory) / f"teacher-{digest}"),
+        long_sides=settings.long_sides,
+        dimension=settings.dimension,
+    )
+
+
+def _image_of(source: loader.Source, index: int) -> np.ndarray:
+    return images.decode_image(source[index]["encoded"])
+
+
+def settings_tuple(kind: type, settings: ConfigDict, name: str) -> Any:
+    """The settings as a NamedTuple; a field it does not have is named."""
+    unknown = sorted(set(settings) - set(kind._fields))
+    if unknown:
+        raise InputError(f"config.{name}.{unknown[0]}: no such field")
+    return kind(**settings)

@@ -1,0 +1,267 @@
+"""What a training says while it runs, and the check that its numbers are numbers."""
+
+import functools
+import json
+import pathlib
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, SupportsFloat
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from clu import metrics as clu_metrics
+from clu import parameter_overview
+from flax import linen as nn
+from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
+
+from delf_jax.config import as_json
+from delf_jax.files import InputError, atomic_write
+from delf_jax.training import sharded_classifier
+from delf_jax.training.step import Batch, Static, TrainState, create_state, train_step
+
+RUN_AHEAD = 2  # steps handed to the device before an earlier one must have ended.
+
+
+class TrainingLog:
+    """Collects the metrics of steps; prints and writes their means at each flush."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        folder: pathlib.Path,
+        schedule: optax.Schedule,
+        first_step: int,
+    ):
+        self.means: dict[str, float] = {}
+        self._steps, self._schedule = config.steps, schedule
+        self._batch_size = config.batch_size
+        self._pending: list[tuple[int, np.ndarray, clu_metrics.Collection]] = []
+        self._flushed, self._since = first_step, time.monotonic()
+        self._speeds: deque[float] = deque(maxlen=20)  # recent seconds a step.
+        # One host writes; the metrics are the same on all.
+        self._writer = None
+        if jax.process_index() == 0:
+            self._writer = MetricWriter(folder, last_step=first_step)
+            self._writer.write_hparams(as_json(config))
+
+    def describe(self, static: Static, state: TrainState, batch: Batch) -> None:
+        """Prints the table of parameters and what a step on the batch costs."""
+        if self._writer is None:
+            return
+        overview = parameter_overview.get_parameter_overview
+        print(overview(state.params["model"], include_stats=False))
+        flops = flops_of_example(static, batch)
+        print(
+            f"{flops / 1e9:.3g} GFLOP an image, {flops * self._batch_size / 1e9:.3g} "
+            "GFLOP a step",
+            flush=True,
+        )
+
+    def show(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Writes pictures for TensorBoard, by name."""
+        if self._writer is not None:
+            self._writer.write_images(step, images)
+
+    def tell(self, step: int, validated: Mapping[str, float]) -> None:
+        """Prints and writes the metrics of a validation."""
+        named = {f"validation/{name}": value for name, value in validated.items()}
+        self.means |= named
+        if self._writer is None:
+            return
+        self._writer.write_scalars(step, named)
+        self._writer.flush()
+        parts = " ".join(f"{name} {value:.4g}" for name, value in validated.items())
+        print(f"step {step}/{self._steps} validation: {parts}", flush=True)
+
+    def add(self, step: int, ids: np.ndarray, metrics: clu_metrics.Collection) -> None:
+        """Keeps a step's metrics, still on the device; waits for an earlier step's."""
+        self._pending.append((step, ids, metrics))
+        if len(self._pending) > RUN_AHEAD:
+            jax.block_until_ready(self._pending[-1 - RUN_AHEAD][2])
+
+    def flush(self) -> None:
+        """Prints and writes the means since the last flush.
+
+        InputError, naming the step and the images, if a loss is not a finite number.
+        """
+        if not self._pending:
+            return
+        merged = None
+        for step, ids, on_device in self._pending:
+            metrics = jax.device_get(on_device)
+            for name, value in metrics.compute().items():
+                if not np.isfinite(value):
+                    raise InputError(
+                        f"step {step}: the {name.replace('_', ' ')} is not a finite "
+                        f"number, on the images {', '.join(ids)}; look at them or "
+                        "lower optimizer.learning_rate"
+                    )
+            merged = metrics if merged is None else merged.merge(metrics)
+        step = self._pending[-1][0]
+        self._pending.clear()
+        means = {n: float(v) for n, v in merged.compute().items()}
+        means["learning_rate"] = float(self._schedule(step - 1))
+        self.means |= means
+        self._report(step, means)
+
+    def _report(self, step: int, means: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        self._speeds.append((now - self._since) / (step - self._flushed))
+        self._flushed, self._since = step, now
+        # The first flush contains the compilation: the median soon forgets it.
+        seconds = float(np.median(self._speeds))
+        rate = self._batch_size / self._speeds[-1]
+        if self._writer is None:
+            return
+        self._writer.write_scalars(step, {**means, "images_per_second": rate})
+        self._writer.flush()
+        parts = " ".join(f"{name} {value:.4g}" for name, value in means.items())
+        left = _spoken((self._steps - step) * seconds)
+        print(
+            f"step {step}/{self._steps} {parts} | {rate:.1f} images/s, {left} left",
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def flops_of_example(static: Static, batch: Batch) -> float:
+    """Floating point operations of a training step for each example.
+
+    As XLA counts them before it optimises, of forward and backward pass: the update
+    may know its devices, and takes next to nothing.
+    """
+    module = sharded_classifier.undivided(static.module)
+    module = module.clone(backbone=module.backbone.clone(axis_name=None))
+    alone = static._replace(module=module, accumulate=1, optimizer=optax.identity())
+    start = functools.partial(create_state, alone, view_size=batch["image"].shape[-2])
+    key = jax.eval_shape(jax.random.key, 0)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+    step = jax.jit(functools.partial(train_step, static=alone))
+    cost = step.lower(jax.eval_shape(start, key), shapes, key).cost_analysis()
+    return cost.get("flops", 0.0) / len(batch["image"])
+
+
+def _spoken(seconds: float) -> str:
+    """A duration for people: 45 s, 12 min, 3.4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class MetricWriter:
+    """Writes `metrics.jsonl` and an event file into a folder.
+
+    Steps after `last_step` that an earlier, interrupted run has left are dropped, so
+    that a resumed training reads as one that never stopped.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, *, last_step: int = 0):
+        path = pathlib.Path(folder) / "metrics.jsonl"
+        _truncate(path, last_step)
+        self._lines = path.open("a", encoding="utf-8")
+        purge = {"purge_step": last_step + 1} if last_step else {}
+        self._events = SummaryWriter(str(pathlib.Path(folder) / "events"), **purge)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, SupportsFloat]) -> None:
+        """Appends one line and one event for each scalar."""
+        values = {name: float(value) for name, value in scalars.items()}
+        finite = {n: v if np.isfinite(v) else None for n, v in values.items()}
+        self._lines.write(json.dumps({"step": step, **finite}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Adds RGB images, uint8 [H, W, 3], to the events."""
+        for name, image in images.items():
+            self._events.add_image(name, image, step, dataformats="HWC")
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Adds texts, which TensorBoard shows as Markdown, to the events."""
+        for name, text in texts.items():
+            self._events.add_text(name, text, step)
+
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        """Adds the settings of the run to the events, as one indented JSON text."""
+        text = json.dumps(dict(hparams), indent=1, default=str)
+        self.write_texts(0, {"config": f"```\n{text}\n```"})
+
+    def flush(self) -> None:
+        """Hands everything written so far to the system."""
+        self._lines.flush()
+        self._events.flush()
+
+    def close(self) -> None:
+        """Flushes and closes both files."""
+        self._lines.close()
+        self._events.close()
+
+
+def _truncate(path: pathlib.Path, last_step: int) -> None:
+    """Keeps the whole lines of steps up to `last_step`."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= last_step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue  # a line that a killed run has cut short.
+    with atomic_write(path, "w") as file:
+        file.writelines(kept)
+
+
+SHOWN = 8  # examples; more are too small to look at.
+
+
+def look(static: Static, averages: Any, batch: Batch) -> dict[str, np.ndarray]:
+    """A sheet of the batch's views and, with a local branch, one of its attention."""
+    views = batch["image"][:SHOWN]
+    pictures = {"batch": sheet(views)}
+    if hasattr(static.module, "reduced_dimension"):
+        first = views[:, 0]
+        pixels = static.pixel_mean, static.pixel_std
+        variables = jax.tree.map(np.asarray, averages)
+        module = sharded_classifier.undivided(static.module)
+        maps = np.asarray(_attention(module, pixels, variables, first))
+        both = [
+            first,
+            np.stack([overlay(*pair) for pair in zip(first, maps, strict=True)]),
+        ]
+        pictures["attention"] = sheet(np.stack(both, 1))
+    return pictures
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _attention(
+    module: nn.Module, pixels: tuple, variables: Mapping, images: jax.Array
+) -> jax.Array:
+    mean, std = (jnp.array(colour, jnp.float32)[None, None, None] for colour in pixels)
+    images = (images.astype(jnp.float32) - mean) / std
+    return module.apply(variables, images)["attention"]
+
+
+def sheet(views: UInt8[np.ndarray, "B V S S 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Examples side by side, the views of each below one another."""
+    rows = [np.concatenate(list(row), 1) for row in views.swapaxes(0, 1)]
+    return np.concatenate(rows, 0)
+
+
+def overlay(
+    image: UInt8[np.ndarray, "S S 3"], attention: Float[np.ndarray, "h w"]
+) -> UInt8[np.ndarray, "S S 3"]:
+    """The image, dark where attention is low; brightest at the map's maximum."""
+    share = attention / max(float(attention.max()), 1e-12)
+    share = cv2.resize(share, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    heat = cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    return cv2.addWeighted(image, 0.35, heat[..., ::-1], 0.65, 0)

@@ -1,0 +1,272 @@
+"""What a training minimises: the weighted sum of the losses that a config turns on.
+
+Pure: arrays in, one scalar and its parts out. Every loss is a mean over the batch of
+one value per example: the mean over devices is then the mean over the whole batch.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from delf_jax import ops
+from delf_jax.losses import tuplets
+from delf_jax.losses.classification import (
+    arcface_logits,
+    cosface_logits,
+    sharded_cross_entropy,
+    sharded_hits,
+    softmax_cross_entropy,
+)
+from delf_jax.losses.correspondence import correspondence_loss, matchability_loss
+from delf_jax.losses.distillation import cosine_distance, distillation_loss
+from delf_jax.losses.reconstruction import reconstruction_loss
+
+Scalar = Float[Array, ""]
+Outputs = dict[str, Array]
+Batch = dict[str, Array]
+
+
+class LossSettings(NamedTuple):
+    """Weights, of which 0 turns a loss off, and what shapes the losses."""
+
+    arcface: float = 0.0
+    attention: float = 0.0
+    reconstruction: float = 0.0
+    classification: float = 0.0
+    contrastive: float = 0.0
+    triplet: float = 0.0
+    distillation: float = 0.0
+    global_distillation: float = 0.0
+    correspondence: float = 0.0
+    matchability: float = 0.0
+    margin_kind: str = "arcface"
+    margin: float | Float[np.ndarray, " C"] = 0.1
+    """of all classes or of each"""
+    rare_margin: float = 0.0
+    scale: float = 45.25
+    centers: int = 1
+    smoothing: float = 0.0
+    classifier: str = "dense"
+    classes: int = 0
+    """of all devices together, where their classifier is sharded"""
+    classifier_dtype: str = "float32"
+    contrastive_margin: float = 0.7
+    triplet_margin: float = 0.1
+    temperature: float = 0.07
+    positive_radius: float = 8.0
+    ignore_radius: float = 24.0
+    descriptors_train_backbone: bool = False
+
+    def active(self) -> tuple[str, ...]:
+        """The names of the losses whose weight is not 0."""
+        return tuple(name for name in self._fields[:10] if getattr(self, name))
+
+
+CHOICES = {
+    "margin_kind": ("arcface", "cosface"),
+    "classifier": ("dense", "sharded"),
+    "classifier_dtype": ("float32", "bfloat16"),
+}
+# What needs classes, and what needs tuples of images.
+CLASSIFYING = ("arcface", "attention", "classification")
+COMPARING = ("contrastive", "triplet")
+# What shapes or needs the outputs of a local branch.
+LOCAL = (
+    *("attention", "reconstruction", "correspondence", "matchability"),
+    "descriptors_train_backbone",
+)
+
+
+class TeacherHead(nn.Module):
+    """A linear map from the student's cells to the teacher's: only training has it."""
+
+    dimension: int  # T, of the teacher's map.
+
+    @nn.compact
+    def __call__(self, block3: Float[Array, "B h w C"]) -> Float[Array, "B h w T"]:
+        return nn.Dense(self.dimension, name="teacher_projection")(block3)
+
+
+def evaluate(
+    outputs: Outputs,
+    taught: Float[Array, "B h w T"] | None,
+    batch: Batch,
+    loss: LossSettings,
+    axis_name: str | None,
+) -> tuple[Scalar, dict[str, Scalar]]:
+    """The objective, and every active loss and accuracy by name.
+
+    Args:
+      outputs: of the model on all B x V views, in the order of the batch.
+      taught: of `TeacherHead`; None without a teacher.
+      batch: label [B] (-1: none) and, for the losses that need them, coordinates
+        [B, V, h, w, 2], teacher [B, V, h, w, T], teacher_valid [B, V, h, w],
+        teacher_global [B, V, G].
+      loss: weights and shapes.
+      axis_name: of the devices that share the batch.
+    """
+    names = loss.active()
+    metrics = {}
+    if set(CLASSIFYING) & set(names):
+        metrics |= _classify(outputs, batch["label"], loss, axis_name)
+    if set(COMPARING) & set(names):
+        metrics |= _compare(outputs["global_descriptor"], len(batch["label"]), loss)
+    if loss.reconstruction:
+        errors = reconstruction_loss(outputs["block3"], outputs["expanded"])
+        metrics["reconstruction"] = errors.mean()
+    if loss.distillation:
+        teacher, valid = (_flat(batch[n]) for n in ("teacher", "teacher_valid"))
+        losses = jax.vmap(distillation_loss)(taught, teacher.astype(jnp.float32), valid)
+        metrics["distillation"] = losses.mean()
+    if loss.global_distillation:
+        targets = _flat(batch["teacher_global"])
+        # Compared as they are: similarities of the student then are the teacher's.
+        distances = jax.vmap(cosine_distance)(outputs["global_descriptor"], targets)
+        metrics["global_distillation"] = distances.mean()
+    if loss.correspondence or loss.matchability:
+        metrics |= _correspond(outputs, batch["coordinates"], loss, axis_name)
+    total = sum(getattr(loss, name) * metrics[name] for name in names)
+    return total, {"loss": total, **metrics}
+
+
+def _flat(x: Array) -> Array:
+    """[B, V, ...] as [B * V, ...]."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _classify(
+    outputs: Outputs, labels: Array, loss: LossSettings, axis_name: str | None
+) -> dict[str, Scalar]:
+    """Softmax with margin on the global descriptor, without on pooled local features.
+
+    A model without one of the branches lacks its loss.
+    """
+    views = outputs["block3"].shape[0] // labels.shape[0]
+    labels = jnp.repeat(labels, views)
+    labelled = (labels >= 0).astype(jnp.float32)
+    labels = jnp.maximum(labels, 0)
+    metrics = {}
+    if "cosines" in outputs:
+        if loss.classifier == "sharded" and axis_name is not None:
+            found = _with_margin_in_pieces(outputs["cosines"], labels, loss, axis_name)
+        else:
+            found = _with_margin(outputs["cosines"], labels, loss)
+        metrics["arcface"], metrics["arcface_accuracy"] = found
+    plain = {"attention": "attention_logits"}
+    if loss.classification:
+        plain["classification"] = "logits"
+    for name, output in plain.items():
+        if output in outputs:
+            logits = outputs[output]
+            right = logits.argmax(-1) == labels
+            metrics[name] = softmax_cross_entropy(logits, labels, loss.smoothing)
+            metrics[f"{name}_accuracy"] = right.astype(jnp.float32)
+    # An unlabelled view counts as 0: the divisor must not depend on the device.
+    return {name: (values * labelled).mean() for name, values in metrics.items()}
+
+
+def _with_margin(
+    cosines: Float[Array, "B C"], labels: Array, loss: LossSettings
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """(loss, whether the label's cosine is the largest) of each example."""
+    logits = _margin_logits(cosines, labels, labels, loss)
+    right = cosines.argmax(-1) == labels
+    losses = softmax_cross_entropy(logits, labels, loss.smoothing)
+    return losses, right.astype(jnp.float32)
+
+
+def _with_margin_in_pieces(
+    cosines: Float[Array, "B c"], labels: Array, loss: LossSettings, axis_name: str
+) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """The same, where each device has the cosines of all examples with its classes."""
+    count, device = labels.shape[0], jax.lax.axis_index(axis_name)
+    labels = jax.lax.all_gather(labels, axis_name, tiled=True)
+    columns = labels - cosines.shape[1] * device
+    logits = _margin_logits(cosines, columns, labels, loss)
+    rest = labels, loss.classes, axis_name
+    losses = sharded_cross_entropy(logits, *rest, loss.smoothing)
+    right = sharded_hits(cosines, *rest)
+    first = count * device
+    return tuple(jax.lax.dynamic_slice_in_dim(x, first, count) for x in (losses, right))
+
+
+def _margin_logits(
+    cosines: Float[Array, "B C"], columns: Array, labels: Array, loss: LossSettings
+) -> Float[Array, "B C"]:
+    """Logits with the margin on the column of each label, as wide as its class has."""
+    kinds = {
+        "arcface": arcface_logits,
+        "cosface": cosface_logits,
+    }
+    margin = loss.margin
+    if isinstance(margin, np.ndarray):
+        margin = jnp.asarray(margin)[labels]
+    return kinds[loss.margin_kind](cosines, columns, margin, loss.scale)
+
+
+def _compare(
+    descriptors: Float[Array, "BT D"], batch: int, loss: LossSettings
+) -> dict[str, Scalar]:
+    """Losses of tuples: a query, its positive, its negatives, in this order."""
+    tuples = ops.l2_normalize(descriptors).reshape(batch, -1, descriptors.shape[1])
+    kinds = {
+        "contrastive": (tuplets.contrastive_loss, loss.contrastive_margin),
+        "triplet": (tuplets.triplet_loss, loss.triplet_margin),
+    }
+    metrics = {}
+    for name, (function, margin) in kinds.items():
+        if getattr(loss, name):
+            of_tuple = functools.partial(function, margin=margin)
+            losses = jax.vmap(of_tuple)(tuples[:, 0], tuples[:, 1], tuples[:, 2:])
+            metrics[name] = losses.mean()
+    return metrics
+
+
+def _correspond(
+    outputs: Outputs,
+    coordinates: Float[Array, "B V h w 2"],
+    loss: LossSettings,
+    axis_name: str | None,
+) -> dict[str, Scalar]:
+    """Cells of first views against those of all second views, on all devices."""
+    batch, views, height, width, _ = coordinates.shape
+    cells = height * width
+
+    def split(x: Array) -> Array:
+        return x.reshape(batch, views, cells, -1)
+
+    descriptors = split(ops.l2_normalize(outputs["descriptors"]))
+    others, example = descriptors[:, 1], jnp.arange(batch)
+    if axis_name is not None:
+        others = jax.lax.all_gather(others, axis_name, tiled=True)
+        example += batch * jax.lax.axis_index(axis_name)
+    places = split(coordinates)
+
+    def one(first: Array, place: Array, counterpart: Array, number: Array) -> tuple:
+        return correspondence_loss(
+            first,
+            place,
+            others,
+            counterpart,
+            number,
+            temperature=loss.temperature,
+            positive_radius=loss.positive_radius,
+            ignore_radius=loss.ignore_radius,
+        )
+
+    losses, paired, right = jax.vmap(one)(
+        descriptors[:, 0], places[:, 0], places[:, 1], example
+    )
+    attention = split(outputs["attention"][..., None])[:, 0, :, 0]
+    matchable = jax.vmap(matchability_loss)(attention, right, paired)
+    found = (right & paired).sum(1) / jnp.maximum(paired.sum(1), 1)
+    return {
+        "correspondence": losses.mean(),
+        "matchability": matchable.mean(),
+        "match_accuracy": found.mean(),
+    }

@@ -1,0 +1,94 @@
+"""A training step divided among devices: by pmap, or by jit and a mesh."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from delf_jax.training import sharded_classifier
+from delf_jax.training.step import Batch, Static, TrainState, create_state, train_step
+
+AXIS = "batch"
+
+
+class Parallel(NamedTuple):
+    """`train_step` over all devices, and how what it takes gets there."""
+
+    step: Callable
+    place_state: Callable[[TrainState], TrainState]
+    place_batch: Callable[[Batch], Batch]
+    """of this host's share of the batch"""
+
+
+def over_pmap(static: Static, devices: list[jax.Device]) -> Parallel:
+    """Only the batch has an axis for this host's devices, in front.
+
+    And the pieces of a sharded classifier.
+    """
+    axes = None
+    if static.sharded:
+        start = functools.partial(create_state, static, view_size=64)
+        axes = sharded_classifier.axes(jax.eval_shape(start, jax.random.key(0)))
+    step = jax.pmap(
+        functools.partial(train_step, static=static, axis_name=AXIS),
+        axis_name=AXIS,
+        in_axes=(axes, 0, None),
+        out_axes=(axes, None),
+        devices=None if len(devices) == jax.local_device_count() else devices,
+        donate_argnums=(0,),
+    )
+    mesh = Mesh(np.array(devices), (AXIS,))
+    split = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def place_batch(batch: Batch) -> Batch:
+        return jax.device_put(_split(batch, len(devices)), split)
+
+    def place_state(state: TrainState) -> TrainState:
+        if static.sharded:
+            return sharded_classifier.split(state, devices, AXIS, static.loss.centers)
+        return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+
+    return Parallel(step, place_state, place_batch)
+
+
+def over_jit(static: Static, devices: list[jax.Device]) -> Parallel:
+    """The step of the whole batch, which the compiler shares out to all hosts' devices.
+
+    The module has no axis name: means over the batch are over all devices as it is.
+    """
+    mesh = Mesh(np.array(_on_all_hosts(len(devices))), (AXIS,))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(AXIS))
+    step = jax.jit(
+        functools.partial(train_step, static=static),
+        donate_argnums=(0,),
+        out_shardings=everywhere,
+    )
+
+    def place_state(state: TrainState) -> TrainState:
+        return jax.device_put(jax.tree.map(np.asarray, state), everywhere)
+
+    def place_batch(batch: Batch) -> Batch:
+        place = functools.partial(jax.make_array_from_process_local_data, split)
+        return jax.tree.map(place, batch)
+
+    return Parallel(step, place_state, place_batch)
+
+
+def _on_all_hosts(count: int) -> list[jax.Device]:
+    """The first `count` devices of each host."""
+    hosts: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        hosts.setdefault(device.process_index, []).append(device)
+    return [device for host in hosts.values() for device in host[:count]]
+
+
+def _split(batch: Batch, devices: int) -> Batch:
+    """The batch with an axis for the devices in front."""
+    return {n: x.reshape(devices, -1, *x.shape[1:]) for n, x in batch.items()}
+
+
+PARALLEL = {"pmap": (over_pmap, AXIS), "jit": (over_jit, None)}

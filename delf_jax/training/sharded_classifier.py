@@ -1,0 +1,108 @@
+"""A classifier whose classes lie in pieces on the devices: its part of a state.
+
+The step sees the piece of its device. Between steps what belongs to the kernel (its
+weights, averages, moments of the optimiser) has an axis of devices in front, and the
+rest has none. On disk and before the first step it is whole: [D, classes x centers].
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from delf_jax.training.objective import LossSettings
+
+Tree = Any
+_KERNEL = "/classifier/kernel"
+
+
+def _is_kernel(path: tuple) -> bool:
+    return jax.tree_util.keystr(path, simple=True, separator="/").endswith(_KERNEL)
+
+
+def axes(state: Tree) -> Tree:
+    """For pmap: the axis of devices of each leaf, 0 or None."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: 0 if _is_kernel(path) else None, state
+    )
+
+
+def split(state: Tree, devices: list[jax.Device], axis_name: str, centers: int) -> Tree:
+    """The state on this host's devices: each has its piece, and all the rest.
+
+    Classes are divided among the devices of all hosts; the last pieces are padded.
+    """
+    mesh = Mesh(np.array(devices), (axis_name,))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    pieces = NamedSharding(mesh, PartitionSpec(axis_name))
+    here, hosts = jax.process_index() * len(devices), jax.process_count()
+
+    def place(path: tuple, leaf: Any) -> jax.Array:
+        if not _is_kernel(path):
+            return jax.device_put(leaf, everywhere)
+        leaf = _cut(np.asarray(leaf), hosts * len(devices), centers)
+        return jax.device_put(leaf[here : here + len(devices)], pieces)
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def _cut(kernel: np.ndarray, pieces: int, centers: int) -> np.ndarray:
+    """[D, C K] as [pieces, D, c K], zeros after the last class."""
+    width = -(-kernel.shape[1] // (centers * pieces)) * centers
+    padded = np.pad(kernel, ((0, 0), (0, pieces * width - kernel.shape[1])))
+    return np.moveaxis(padded.reshape(len(kernel), pieces, width), 1, 0)
+
+
+def whole(state: Tree, loss: LossSettings) -> Tree:
+    """The state, or a part of it, as it is kept: kernels in one piece, in numpy.
+
+    All hosts call it together, and all get it. A state that has no pieces is kept as it
+    is.
+    """
+    if loss.classifier != "sharded":
+        return state
+    columns = loss.classes * loss.centers
+
+    def join(path: tuple, leaf: Any) -> np.ndarray:
+        leaf = np.asarray(leaf)
+        if not _is_kernel(path):
+            return leaf
+        if jax.process_count() > 1:
+            leaf = np.concatenate(multihost_utils.process_allgather(leaf))
+        return np.moveaxis(leaf, 0, 1).reshape(leaf.shape[1], -1)[:, :columns]
+
+    return jax.tree_util.tree_map_with_path(join, state)
+
+
+def undivided(module: nn.Module) -> nn.Module:
+    """The module with all classes on one device, as it starts and is looked at."""
+    divided = getattr(module, "classifier_axis", None) is not None
+    return module.clone(classifier_axis=None) if divided else module
+
+
+def mean_gradients(gradients: Tree, axis_name: str, sharded: bool) -> Tree:
+    """Means over the devices; of a piece, whose gradient is the sum over all of them
+    already (every device's loss runs through it), that sum divided."""
+
+    def mean(path: tuple, leaf: jax.Array) -> jax.Array:
+        if sharded and _is_kernel(path):
+            return leaf / jax.lax.axis_size(axis_name)
+        return jax.lax.pmean(leaf, axis_name)
+
+    return jax.tree_util.tree_map_with_path(mean, gradients)
+
+
+def global_norm(tree: Tree, axis_name: str) -> jax.Array:
+    """The norm of all that devices hold together, pieces once each."""
+
+    def part(path: tuple, leaf: jax.Array) -> jax.Array:
+        square = jnp.sum(jnp.square(leaf))
+        return jax.lax.psum(square, axis_name) if _is_kernel(path) else square
+
+    squares = jax.tree_util.tree_map_with_path(part, tree)
+    return jnp.sqrt(optax.tree.sum(squares))

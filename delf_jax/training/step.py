@@ -1,0 +1,284 @@
+"""One training step: pure, and the same on one device and on many."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from clu import metrics as clu_metrics
+from flax import linen as nn
+
+from delf_jax import ops
+from delf_jax.files import InputError
+from delf_jax.training import objective, sharded_classifier
+
+Tree = Any
+Batch = dict[str, Any]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that changes from step to step."""
+
+    step: Any  # int32, an array of jax or, from a checkpoint, of numpy.
+    params: Tree  # {"model": ..., "head": ...}; the head learns and is not exported.
+    batch_stats: Tree
+    opt_state: Tree
+    ema: Tree  # {"params", "batch_stats"} of the model, averaged over steps.
+
+
+class Static(NamedTuple):
+    """What the step is made of and does not change."""
+
+    module: nn.Module
+    head: objective.TeacherHead | None
+    optimizer: optax.GradientTransformation
+    loss: objective.LossSettings
+    ema_decay: float
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
+    accumulate: int = 1
+    """pieces that a device computes its share of a batch in, one after the other"""
+    train_only: str = ""
+    """the part of the model that learns: see `frozen`"""
+
+    @property
+    def sharded(self) -> bool:
+        """Whether every device holds its classes of the classifier only."""
+        return self.loss.classifier == "sharded"
+
+
+def create_state(static: Static, key: jax.Array, *, view_size: int) -> TrainState:
+    """The state before the first step."""
+    images = jnp.zeros((2, view_size, view_size, 3), jnp.float32)
+    module_key, head_key = jax.random.split(key)
+    # Without a device axis there is nothing to average over.
+    module = sharded_classifier.undivided(static.module)
+    module = module.clone(backbone=module.backbone.clone(axis_name=None))
+    outputs, variables = module.init_with_output(module_key, images, train=True)
+    batch_stats = variables.get("batch_stats", {})
+    params = {"model": variables["params"]}
+    if static.head is not None:
+        params["head"] = static.head.init(head_key, outputs["block3"])["params"]
+    averaged = {"params": params["model"], "batch_stats": batch_stats}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=static.optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, averaged),  # donated: a buffer has one owner.
+    )
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    static: Static,
+    axis_name: str | None = None,
+) -> tuple[TrainState, clu_metrics.Collection]:
+    """The state after one step on a batch, and its metrics.
+
+    Pure. The only thing it knows about devices is the name of their axis: with one, the
+    batch is a device's share, and gradients, statistics and metrics are means over all.
+    """
+    key = jax.random.fold_in(key, state.step)
+    if axis_name is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+    gradients, stats, parts = _gradients(static, state, batch, key, axis_name)
+    if axis_name is not None:
+        stats = jax.lax.pmean(stats, axis_name)
+        gradients = sharded_classifier.mean_gradients(
+            gradients, axis_name, static.sharded
+        )
+    parts["gradient_norm"] = norm_of(static.sharded, axis_name)(gradients)
+    updates, opt_state = static.optimizer.update(
+        gradients, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    new = state.replace(
+        step=state.step + 1,
+        params=params,
+        batch_stats=stats,
+        opt_state=opt_state,
+        ema=_averaged(
+            state.ema,
+            {"params": params["model"], "batch_stats": stats},
+            state.step,
+            static.ema_decay,
+        ),
+    )
+    new = keep(new, state, static.train_only)
+    collection = _collection(tuple(sorted(parts)))
+    if axis_name is None:
+        return new, collection.single_from_model_output(**parts)
+    return new, collection.gather_from_model_output(axis_name=axis_name, **parts)
+
+
+def norm_of(sharded: bool, axis_name: str | None) -> Callable[[Tree], jax.Array]:
+    """The norm of gradients, of which a device may hold its classes only."""
+    if sharded and axis_name is not None:
+        return functools.partial(sharded_classifier.global_norm, axis_name=axis_name)
+    return optax.tree.norm
+
+
+def _gradients(
+    static: Static,
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    axis_name: str | None,
+) -> tuple[Tree, Tree, dict[str, jax.Array]]:
+    """Gradients, new running statistics and metrics, as means over pieces of the batch.
+
+    Every piece starts from the statistics of the state, and BatchNorm sees a piece at a
+    time, as do losses that compare examples; all else is as of the whole batch.
+    """
+
+    def of_piece(piece: Batch, key: jax.Array) -> tuple[Tree, Tree, dict]:
+        def loss_of(params: Tree) -> tuple[jax.Array, tuple]:
+            model = stop_gradients(params["model"], static.train_only)
+            params = {**params, "model": model}
+            seen = _forward(static, params, state.batch_stats, piece, key)
+            outputs, taught, stats = seen
+            loss, parts = objective.evaluate(
+                outputs, taught, piece, static.loss, axis_name
+            )
+            return loss, (stats, parts)
+
+        (_, (stats, parts)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params
+        )
+        return gradients, stats, parts
+
+    count = static.accumulate
+    if count == 1:
+        return of_piece(batch, key)
+    # Every count-th example: under jit no example moves to another device.
+    pieces = jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch
+    )
+    pieces = pieces, jax.random.split(key, count)
+    shapes = jax.eval_shape(of_piece, *jax.tree.map(lambda x: x[0], pieces))
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(
+        lambda sums, piece: (jax.tree.map(jnp.add, sums, of_piece(*piece)), None),
+        nothing,
+        pieces,
+    )
+    return jax.tree.map(lambda x: x / count, total)
+
+
+def _forward(
+    static: Static, params: Tree, batch_stats: Tree, batch: Batch, key: jax.Array
+) -> tuple[dict, jax.Array | None, Tree]:
+    """Outputs of the model and of the teacher head, and the new running statistics."""
+    views, sizes = batch["image"], batch.get("size")
+    if sizes is not None:
+        sizes = sizes.reshape(-1, 2)
+    images = views.reshape(-1, *views.shape[2:])
+    pixels = static.pixel_mean, static.pixel_std
+    outputs, updated = static.module.apply(
+        {"params": params["model"], "batch_stats": batch_stats},
+        normalize_pixels(images, pixels, sizes),
+        sizes,
+        train=True,
+        mutable=["batch_stats"],
+        rngs={"dropout": key},
+    )
+    if static.loss.descriptors_train_backbone:
+        # The model reduces a block3 without gradient, as [DELG] does; here it has one.
+        reduce = params["model"]["local"]["autoencoder"]["reduce"]
+        reduced = outputs["block3"] @ reduce["kernel"][0, 0]
+        outputs["descriptors"] = reduced + reduce["bias"].reshape(1, 1, 1, -1)
+    taught = None
+    if static.head is not None:
+        taught = static.head.apply({"params": params["head"]}, outputs["block3"])
+    return outputs, taught, updated.get("batch_stats", {})
+
+
+def normalize_pixels(
+    images: jax.Array, pixels: tuple, sizes: jax.Array | None
+) -> jax.Array:
+    """The images as the net takes them, zero beside those that fill no canvas."""
+    mean, std = (jnp.array(colour, jnp.float32)[None, None, None] for colour in pixels)
+    images = (images.astype(jnp.float32) - mean) / std
+    if sizes is None:
+        return images
+    return ops.zero_outside(images, ops.valid_cells(images.shape[1:3], sizes))
+
+
+def _averaged(average: Tree, latest: Tree, step: jax.Array, decay: float) -> Tree:
+    """The moving average; early on it forgets faster, so as not to hold the start."""
+    count = step.astype(jnp.float32)
+    keep = jnp.minimum(decay, (1 + count) / (10 + count))
+    return jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, average, latest)
+
+
+@functools.cache
+def _collection(names: tuple[str, ...]) -> type[clu_metrics.Collection]:
+    """A clu collection of the averages of `names`."""
+    averages = {name: clu_metrics.Average.from_output(name) for name in names}
+    return clu_metrics.Collection.create(**averages)
+
+
+# By `train_only`: how names of what is trained begin, and how those of what is not.
+PARTS = {
+    "": ("", ()),
+    # The two stages of [DELF]: what the local branch reads, and what it adds.
+    "descriptors": ("", ("local/",)),
+    "attention": ("local/attention", ()),
+    # Of [HOW]: the layer that reduces is set before.
+    "backbone": ("backbone/", ()),
+}
+
+
+def check(train_only: str) -> None:
+    """InputError if there are no such parts."""
+    if train_only not in PARTS:
+        words = ", ".join(map(repr, PARTS))
+        raise InputError(f"train_only is {train_only!r}: use one of {words}")
+
+
+def is_trained(name: str, train_only: str) -> bool:
+    """Whether a variable of the model changes: "backbone/conv1/kernel"."""
+    start, without = PARTS[train_only]
+    return name.startswith(start) and not name.startswith(without)
+
+
+def stop_gradients(variables: Tree, train_only: str) -> Tree:
+    """The model's variables, of which the frozen ones have no gradient."""
+    stopped = jax.lax.stop_gradient
+    return _choose(variables, jax.tree.map(stopped, variables), train_only)
+
+
+def keep(new: Any, old: Any, train_only: str) -> Any:
+    """The new `TrainState`, but the old one's variables where they are frozen.
+
+    No decay, rounding of an average or new statistic gets at them.
+    """
+    if not train_only:
+        return new
+
+    def kept(new: Tree, old: Tree) -> Tree:
+        return _choose(new, old, train_only)
+
+    averages = {name: kept(new.ema[name], old.ema[name]) for name in new.ema}
+    return new.replace(
+        params={**new.params, "model": kept(new.params["model"], old.params["model"])},
+        batch_stats=kept(new.batch_stats, old.batch_stats),
+        ema=averages,
+    )
+
+
+def _choose(trained: Tree, frozen: Tree, train_only: str) -> Tree:
+    def choose(path: tuple, one: Any, other: Any) -> Any:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return one if is_trained(name, train_only) else other
+
+    return jax.tree_util.tree_map_with_path(choose, trained, frozen)

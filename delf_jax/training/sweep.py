@@ -1,0 +1,247 @@
+"""Sweeps: one training for each trial of a config, and what came out of them.
+
+The trials are those that `sweep(add)` of the config file adds:
+
+    def sweep(add):
+        for margin in (0.05, 0.1, 0.2):
+            add(**{"loss.margin": margin})
+
+Each is a process of its own, `train` with these fields replaced, in a workdir of its
+own. With --dry_run the commands are printed, one a line, for whatever runs them
+elsewhere: SLURM's array jobs, xmanager, or GNU parallel, which gives each GPU a trial
+by `| parallel -j8 'CUDA_VISIBLE_DEVICES=$(({%} - 1)) {}'`.
+"""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from delf_jax.config import read_sweep
+from delf_jax.files import InputError, atomic_write
+from delf_jax.report import curves
+from delf_jax.training.config import read_training_config
+
+LOG, TABLE, FIGURE = "log.txt", "table.md", "curves.png"
+
+
+class Trial(NamedTuple):
+    """One training of a sweep."""
+
+    name: str
+    workdir: pathlib.Path
+    command: list[str]
+    fields: dict[str, str]
+    """what differs from the config, as text"""
+    config: str
+    """all of it, as JSON"""
+
+
+def plan(
+    config: str | os.PathLike, workdir: str | os.PathLike, overrides: Sequence[str] = ()
+) -> list[Trial]:
+    """The trials of a sweep, in the order of the config.
+
+    overrides: `--config.FIELD=VALUE`, for all trials; a trial's own count more.
+    InputError if a trial names a field that does not exist, or two are the same.
+    """
+    trials: dict[str, Trial] = {}
+    added = read_sweep(config)
+    short = _short_names(added)
+    for values in added:
+        fields = {name: _as_text(value) for name, value in values.items()}
+        named = (f"{short[name]}={text}" for name, text in fields.items())
+        name = _as_folder(",".join(named))
+        if name in trials:
+            raise InputError(f"{config}: sweep adds the trial {name} twice")
+        given = [*overrides, *(f"--config.{n}={text}" for n, text in fields.items())]
+        whole = read_training_config(config, given)
+        folder = pathlib.Path(workdir) / name
+        arguments = [f"--config={config}", f"--workdir={folder}", *given]
+        command = [*_program(), "train", *arguments]
+        whole_json = whole.to_json_best_effort()
+        trials[name] = Trial(name, folder, command, fields, whole_json)
+    return list(trials.values())
+
+
+def _short_names(added: Sequence[dict]) -> dict[str, str]:
+    """The last parts of the fields' names, where these tell them apart."""
+    names = list(dict.fromkeys(name for values in added for name in values))
+    last = [name.split(".")[-1] for name in names]
+    return {n: x if last.count(x) == 1 else n for n, x in zip(names, last, strict=True)}
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def _as_folder(name: str) -> str:
+    """A name for a folder: no separators, nothing a shell would take apart."""
+    kept = "".join(c if c.isalnum() or c in "=,._-+" else "_" for c in name)
+    return kept or "trial"
+
+
+def _program() -> list[str]:
+    """How this program was called, for a command that can be pasted."""
+    called = pathlib.Path(sys.argv[0])
+    return (
+        ["python", str(called)]
+        if called.name == "main.py"
+        else [*("python", "-m", "delf_jax")]
+    )
+
+
+def commands(trials: Sequence[Trial]) -> Iterator[str]:
+    """The commands of the trials that have not finished, one a line."""
+    return (shlex.join(trial.command) for trial in trials if not is_finished(trial))
+
+
+def is_finished(trial: Trial) -> bool:
+    """Whether the trial has left its model, trained as the config says now."""
+    path = trial.workdir / "model" / "config.json"
+    if not path.is_file():
+        return False
+    provenance = json.loads(path.read_text(encoding="utf-8"))["provenance"]
+    return provenance["config"] == json.loads(trial.config)
+
+
+def run(trials: Sequence[Trial], workdir: str | os.PathLike, jobs: int = 1) -> int:
+    """How many trials have finished, after all of them ran; says what becomes of each.
+
+    Finished ones are skipped, interrupted ones go on. One that fails is reported with
+    the last line of its log, and the others go on. Leaves a table and a figure of all.
+    Interrupted, it tells the running trials to stop, which keep what they have done.
+    """
+    todo = [trial for trial in trials if not is_finished(trial)]
+    print(
+        f"{len(trials)} trials, {len(trials) - len(todo)} finished before", flush=True
+    )
+    running: set[subprocess.Popen] = set()
+    stopped = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(jobs, "trials") as pool:
+        try:
+            futures = [pool.submit(_run, trial, running, stopped) for trial in todo]
+            ended = concurrent.futures.as_completed(futures)
+            for number, future in enumerate(ended, 1):
+                print(f"{number} of {len(todo)}: {future.result()}", flush=True)
+        except BaseException:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.terminate()
+            raise
+    summarize(trials, workdir)
+    return sum(map(is_finished, trials))
+
+
+def _run(trial: Trial, running: set[subprocess.Popen], stopped: threading.Event) -> str:
+    """Trains one trial to its end; what became of it."""
+    if stopped.is_set():
+        return f"{trial.name}: not begun"
+    trial.workdir.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, *trial.command[1:]]
+    start = time.monotonic()
+    with (trial.workdir / LOG).open("ab") as log:
+        # In a session of its own: Ctrl-C reaches it by us, once.
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        running.add(process)
+        status = process.wait()
+        running.discard(process)
+    minutes = (time.monotonic() - start) / 60
+    if status:
+        return f"{trial.name}: FAILED: {_last_line(trial.workdir / LOG)}"
+    done = "finished" if is_finished(trial) else "stopped"
+    return f"{trial.name}: {done} after {minutes:.1f} min; {_told(trial)}"
+
+
+def _last_line(path: pathlib.Path) -> str:
+    """What a failed trial said last, and where the rest is."""
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"{lines[-1] if lines else 'it said nothing'} (all of it: {path})"
+
+
+def results(trial: Trial) -> dict[str, float]:
+    """Last values of loss and accuracies, and the best of each validation."""
+    if not (trial.workdir / "metrics.jsonl").is_file():
+        return {}
+    found = {}
+    for name, (_, values) in curves.read_curves(trial.workdir).items():
+        if name.startswith("validation/"):
+            found[name] = max(values)
+        elif name == "loss" or name.endswith("_accuracy"):
+            found[name] = values[-1]
+    return found
+
+
+def _told(trial: Trial) -> str:
+    values = results(trial)
+    chosen = {n: x for n, x in values.items() if n.startswith("validation/")} or values
+    return " ".join(f"{name} {value:.4g}" for name, value in chosen.items())
+
+
+def summarize(trials: Sequence[Trial], workdir: str | os.PathLike) -> None:
+    """Prints and writes a table of all trials and draws their curves."""
+    folder = pathlib.Path(workdir)
+    lines = table(trials)
+    print(*lines, sep="\n")
+    with atomic_write(folder / TABLE, "w") as file:
+        file.write("\n".join(lines) + "\n")
+    runs = {
+        trial.name: curves.read_curves(trial.workdir)
+        for trial in trials
+        if (trial.workdir / "metrics.jsonl").is_file()
+    }
+    if any(runs.values()):
+        curves.draw_curves(runs, folder / FIGURE)
+        print(f"table: {folder / TABLE}, curves: {folder / FIGURE}", flush=True)
+
+
+def _value(trial: Trial, name: str) -> str:
+    """A field as the trial changes it, or as the config has it."""
+    if name in trial.fields:
+        return trial.fields[name]
+    value = json.loads(trial.config)
+    for part in name.split("."):
+        value = value[part]
+    return _as_text(value)
+
+
+def table(trials: Sequence[Trial]) -> list[str]:
+    """A table in Markdown: fields, how far the trial is, results; the best in bold.
+
+    But for the loss, which a trial's own margin and weights make large or small.
+    """
+    fields = list(dict.fromkeys(name for trial in trials for name in trial.fields))
+    found = [results(trial) for trial in trials]
+    names = sorted(
+        dict.fromkeys(name for values in found for name in values),
+        key=lambda name: (not name.startswith("validation/"), name != "loss"),
+    )
+    best = {
+        name: max(v[name] for v in found if name in v)
+        for name in names
+        if name != "loss"
+    }
+    rows = [[*fields, "state", *names]]
+    for trial, values in zip(trials, found, strict=True):
+        cells = [_value(trial, name) for name in fields]
+        cells.append("finished" if is_finished(trial) else "not finished")
+        for name in names:
+            text = f"{values[name]:.4g}" if name in values else ""
+            bold = text and values[name] == best.get(name) and len(trials) > 1
+            cells.append(f"**{text}**" if bold else text)
+        rows.append(cells)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    return ["| " + " | ".join(map(str.ljust, cells, widths)) + " |" for cells in rows]

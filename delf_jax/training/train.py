@@ -1,0 +1,214 @@
+"""Training: one pure step over all devices, and the loop around it.
+
+`train(config, workdir)` leaves in the workdir: config.json, metrics.jsonl, events/,
+checkpoints/ and, once finished, model/, the folder that every other command reads.
+"""
+
+import collections
+import contextlib
+import functools
+import pathlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from delf_jax.config import as_json
+from delf_jax.files import InputError, write_json
+from delf_jax.runtime import first_host_first, stop_signals
+from delf_jax.training import (
+    checkpoints,
+    mining,
+    sharded_classifier,
+    validation,
+    warm_start,
+)
+from delf_jax.training.build import make_static
+from delf_jax.training.checkpoints import revision, write_model
+from delf_jax.training.config import check_same_run
+from delf_jax.training.inputs import open_batches, open_sources
+from delf_jax.training.log import TrainingLog, look
+from delf_jax.training.parallel import PARALLEL, Parallel
+from delf_jax.training.step import Batch, Static, TrainState, create_state
+
+AHEAD = 2  # batches that lie on the devices before their step.
+
+
+class Fed(NamedTuple):
+    """A batch whose arrays are on the devices."""
+
+    batch: Batch
+    host: Batch
+    """the same on this host, where it can be looked at"""
+    ids: np.ndarray
+    position: dict[str, Any]
+    """of the data after this batch"""
+
+
+class Run(NamedTuple):
+    """What the loop works with and does not change."""
+
+    config: ConfigDict
+    static: Static
+    manager: Any
+    log: TrainingLog
+    held_out: validation.HeldOut
+    stopped: threading.Event
+
+
+class Outcome(NamedTuple):
+    """How a training ended."""
+
+    step: int
+    finished: bool
+    metrics: dict[str, float]
+    """means since the line before the last, and of the last validation"""
+
+
+def _fed(batches: Iterator[Batch], place: Callable[[Batch], Batch]) -> Iterator[Fed]:
+    """Batches on the devices, of which the next ones are on their way already."""
+    ahead: collections.deque[Fed] = collections.deque()
+    while True:
+        # An epoch of tuples is mined when its predecessor's steps are done.
+        while len(ahead) < AHEAD and not (ahead and getattr(batches, "due", False)):
+            batch = dict(next(batches))
+            ids = batch.pop("id")
+            ahead.append(Fed(place(batch), batch, ids, batches.get_state()))
+        yield ahead.popleft()
+
+
+def train(config: ConfigDict, workdir: str) -> Outcome:
+    """Trains as `config` says, from the newest checkpoint in `workdir` if there is one.
+
+    SIGTERM and SIGINT end it after the current step, with a checkpoint; the same call
+    then goes on, to the same numbers as if it had never stopped.
+    """
+    if config.parallel not in PARALLEL:
+        raise InputError(f"parallel is {config.parallel!r}: use 'pmap' or 'jit'")
+    parallelize, axis_name = PARALLEL[config.parallel]
+    devices = jax.local_devices()[: config.devices or None]
+    folder = pathlib.Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    sources, batches, held_out = first_host_first(
+        functools.partial(_open_data, config, len(devices))
+    )
+    counts = [count for source in sources for count in source.counts]
+    static, schedule = make_static(config, len(counts), axis_name, counts)
+    with contextlib.ExitStack() as stack:
+        manager = checkpoints.open_checkpoints(
+            folder / "checkpoints", keep=config.keep_checkpoints, best=held_out.chooses
+        )
+        stack.enter_context(manager)
+        key = jax.random.key(config.seed)
+        state = _first_state(config, static, manager, batches, key, devices)
+        if jax.process_index() == 0:
+            write_json(folder / "config.json", as_json(config))
+        log = TrainingLog(config, folder, schedule, int(state.step))
+        stack.callback(log.close)
+        stopped = stack.enter_context(stop_signals())
+        run = Run(config, static, manager, log, held_out, stopped)
+        with checkpoints.naming_last_good(manager):
+            state, finished = _run(
+                run, parallelize(static, devices), batches, state, key, devices
+            )
+        best = manager.best_step() if held_out.chooses else None
+    whiten = None
+    if config.tuples.whiten:
+        whiten = functools.partial(
+            mining.write_whitening, batches, config, static, devices
+        )
+    if finished and jax.process_index() == 0:
+        write_model(config, state, best, folder, whiten)
+    return Outcome(int(state.step), finished, log.means)
+
+
+def _open_data(config: ConfigDict, devices: int) -> tuple[list, Any, Any]:
+    """Sources, batches, and what is held out; prepared where they are not yet."""
+    sources = open_sources(config)
+    batches = open_batches(config, sources, devices)
+    return sources, batches, validation.open_held_out(config, sources)
+
+
+def _first_state(
+    config: ConfigDict,
+    static: Static,
+    manager: Any,
+    batches: Any,
+    key: jax.Array,
+    devices: list[jax.Device],
+) -> TrainState:
+    """The state to go on from, with the data moved to where it stood."""
+    # One program; eagerly, a hundred small ones.
+    start = jax.jit(
+        functools.partial(create_state, static, view_size=config.views.size)
+    )
+    step = manager.latest_step()
+    if step is not None:
+        run = checkpoints.read_run(manager, step)
+        where = f"{manager.directory}/{step}"
+        for change in check_same_run(run["config"], as_json(config), where):
+            print(f"from step {step} on: {change}", flush=True)
+        batches.set_state(run["position"])
+        return checkpoints.restore(manager, jax.eval_shape(start, key))
+    state = start(key)
+    if config.init_from:
+        state = warm_start.start_from(config.init_from, state, static)
+    if config.model.name == "how":
+        pool = batches.pool
+        state = mining.set_reduction(pool, config, static, state, devices)
+    return state
+
+
+def _run(
+    run: Run,
+    parallel: Parallel,
+    batches: Iterator[Batch],
+    state: TrainState,
+    key: jax.Array,
+    devices: list[jax.Device],
+) -> tuple[TrainState, bool]:
+    """The state in the end, and whether it is the end that the config names."""
+    config, step = run.config, int(state.step)
+    kept = functools.partial(sharded_classifier.whole, loss=run.static.loss)
+    first = step
+    state, fed = parallel.place_state(state), _fed(batches, parallel.place_batch)
+    position = batches.get_state()
+    while step < config.steps:
+        if getattr(batches, "due", False) and position == batches.get_state():
+            mining.mine(batches, config, run.static, state, devices)
+        batch, host, ids, position = next(fed)
+        if step == first:
+            run.log.describe(run.static, state, host)
+        state, metrics = parallel.step(state, batch, key)
+        step += 1
+        run.log.add(step, ids, metrics)
+        stop = run.stopped.is_set() or run.manager.reached_preemption(step)
+        last = stop or step == config.steps
+
+        def due(every: int, step: int = step, last: bool = last) -> bool:
+            return bool(every) and (step % every == 0 or last)
+
+        measure = run.held_out.chooses and due(config.validation.every) and not stop
+        save = measure or due(config.checkpoint_every)
+        if save or due(config.log_every):
+            run.log.flush()  # raises on a loss that is no number: it is not kept.
+        if due(config.images_every) and not stop:
+            run.log.show(step, look(run.static, kept(state.ema), host))
+        measured = None
+        if measure:
+            measured = validation.measure(run.held_out, run.static, kept(state.ema))
+            run.log.tell(step, measured)
+        if save:
+            described = {
+                "position": position,
+                "config": as_json(config),
+                "revision": revision(),
+            }
+            checkpoints.save(run.manager, step, kept(state), described, measured)
+        if stop:
+            print(f"stopped at step {step}; the same command goes on", flush=True)
+            break
+    return state, step >= config.steps

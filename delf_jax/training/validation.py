@@ -1,0 +1,280 @@
+"""What a training is worth so far, on images that it does not learn from.
+
+All is measured with the averaged weights, as they will be exported.
+
+Accuracy: of the "validation" part of the sources whose split is "train" (see
+`records.split_records`), the first `validation.examples` of a shuffle; images of
+classes that are not trained on are left out. Each is squeezed to a square of
+`views.size`, as the released code does. Right is the class of the largest cosine
+(arcface) or logit (attention).
+
+mAP: on `validation.dataset`, or on the landmarks of `validation.drawn`, by global
+descriptors as `extraction` says. A model without any is ranked by the sum of its local
+descriptors, weighted by attention.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.experimental import multihost_utils
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from delf_jax import images
+from delf_jax.data import augment, loader
+from delf_jax.evaluation import datasets, evaluation, queries
+from delf_jax.extraction.extract import extract_features
+from delf_jax.extraction.model_folder import Model
+from delf_jax.extraction.settings import ExtractionSettings, make_settings
+from delf_jax.features import Features
+from delf_jax.files import InputError
+from delf_jax.models import architecture
+from delf_jax.ops import l2_normalize
+from delf_jax.retrieval.ranking import top_k
+from delf_jax.training import sharded_classifier
+from delf_jax.training.inputs import draw_landmarks, open_sources
+from delf_jax.training.step import Static
+
+BATCH = 32
+
+
+class HeldOut(NamedTuple):
+    """What is measured on."""
+
+    sources: Sequence[loader.Source]
+    places: Int[np.ndarray, "N 2"]
+    """(source, image) of each image that is classified"""
+    dataset: datasets.Dataset | None
+    settings: ExtractionSettings
+    size: int
+    names: tuple[str, ...]
+    """of the metrics"""
+    chooses: str
+    """the metric that chooses the best checkpoint; empty: nothing is measured"""
+
+
+def open_held_out(config: ConfigDict, sources: Sequence[loader.Source]) -> HeldOut:
+    """What `config.validation` asks for; nothing if it asks for nothing."""
+    chosen = config.validation
+    settings = make_settings(config.extraction.to_dict())
+    if settings.global_scales:
+        settings = settings._replace(max_features=0)
+    nothing = np.zeros((0, 2), np.int64)
+    if not chosen.every:
+        return HeldOut((), nothing, None, settings, 0, (), "")
+    parts = _parts(config, sources)
+    places = _places(parts, chosen.examples, config.seed)
+    dataset = _dataset(config)
+    names = [f"{n}_accuracy" for n in ("arcface", "attention") if config.loss[n]]
+    names = names if len(places) else []
+    if dataset is not None:
+        names = [*_names_of_map(dataset).values(), *names]
+    if not names:
+        raise InputError(
+            "validation.every: there is nothing to measure; name a validation.dataset "
+            'or validation.drawn.landmarks, or give a source of classes split "train"'
+        )
+    chooses = "mAP_medium" if "mAP_medium" in names else names[0]
+    size = config.views.size
+    return HeldOut(parts, places, dataset, settings, size, tuple(names), chooses)
+
+
+def _parts(config: ConfigDict, sources: Sequence[loader.Source]) -> list[loader.Source]:
+    """The held-out part of the sources that have one, with the classes of training."""
+    classes = {source.name: source.classes for source in sources}
+    with config.copy_and_resolve_references().unlocked() as held_out:
+        for name, source in config.data.sources.items():
+            if source.get("split", "") == "train":
+                held_out.data.sources[name].split = "validation"
+            else:
+                del held_out.data.sources[name]
+    if not held_out.data.sources:
+        return []
+    parts = open_sources(held_out)
+    for part in parts:
+        part.classes = classes[part.name]
+    return parts
+
+
+def _places(
+    parts: Sequence[loader.Source], most: int, seed: int
+) -> Int[np.ndarray, "N 2"]:
+    places = [(i, j) for i, part in enumerate(parts) for j in range(len(part))]
+    order = np.random.default_rng(seed).permutation(len(places))
+    return np.array(places, np.int64).reshape(-1, 2)[order[: most or None]]
+
+
+def _dataset(config: ConfigDict) -> datasets.Dataset | None:
+    chosen = config.validation
+    if chosen.drawn.landmarks:
+        return _drawn(config)
+    if not chosen.dataset:
+        return None
+    dataset = datasets.read_dataset(chosen.dataset, chosen.photos or None)
+    if missing := datasets.missing_photos(dataset):
+        raise InputError(
+            f"validation.dataset: {datasets.describe_missing(missing)}; name their "
+            "folder with validation.photos"
+        )
+    return dataset
+
+
+def _drawn(config: ConfigDict) -> datasets.Dataset:
+    """Each view of drawn landmarks, none of them trained on, among all the others."""
+    drawn = config.validation.drawn
+    if config.validation.dataset:
+        raise InputError(
+            "validation.dataset and validation.drawn.landmarks: name one of them"
+        )
+    for name, source in config.data.sources.items():
+        if "landmarks" in source and (
+            source.first < drawn.first + drawn.landmarks
+            and drawn.first < source.first + source.landmarks
+        ):
+            raise InputError(
+                f"validation.drawn: data.sources.{name} trains on some of these "
+                "landmarks; change validation.drawn.first"
+            )
+    return datasets.read_dataset(draw_landmarks(drawn.to_dict(), config.data.directory))
+
+
+def _names_of_map(dataset: datasets.Dataset) -> dict[str, str]:
+    """The metric of each protocol that can be scored."""
+    return {
+        protocol: "mAP" if protocol == "all" else f"mAP_{protocol}"
+        for protocol, (positives, _) in dataset.protocols.items()
+        if any(map(len, positives))
+    }
+
+
+def measure(held_out: HeldOut, static: Static, averages: Any) -> dict[str, float]:
+    """The metrics by name, the same on all hosts."""
+    values = np.zeros(len(held_out.names), np.float32)
+    if jax.process_index() == 0:
+        variables = jax.tree.map(np.asarray, averages)
+        found = {}
+        if held_out.dataset is not None:
+            found |= retrieval(held_out, static.module, variables)
+        if len(held_out.places):
+            found |= accuracy(held_out, static, variables)
+        values = np.array([found[name] for name in held_out.names], np.float32)
+    if jax.process_count() > 1:
+        values = multihost_utils.broadcast_one_to_all(values)
+    return {n: float(x) for n, x in zip(held_out.names, values, strict=True)}
+
+
+def accuracy(held_out: HeldOut, static: Static, variables: Any) -> dict[str, float]:
+    """Shares of the held-out images whose class is right, by classifier."""
+    pixels = static.pixel_mean, static.pixel_std
+    module = _plain(static.module)
+    right: dict[str, int] = {}
+    counted = 0
+    for shown, labels in _batches(held_out):
+        known = labels >= 0
+        counted += int(known.sum())
+        for name, classes in _predict(module, pixels, variables, shown).items():
+            hits = (np.asarray(classes)[: len(labels)] == labels) & known
+            right[name] = right.get(name, 0) + int(hits.sum())
+    return {name: hits / max(counted, 1) for name, hits in right.items()}
+
+
+def _batches(held_out: HeldOut) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(images [BATCH, S, S, 3], labels): the last images may be empty."""
+    for first in range(0, len(held_out.places), BATCH):
+        places = held_out.places[first : first + BATCH]
+        examples = [held_out.sources[i][int(j)] for i, j in places]
+        shown = np.zeros((BATCH, held_out.size, held_out.size, 3), np.uint8)
+        for row, example in enumerate(examples):
+            image = images.decode_image(example["encoded"])
+            shown[row] = augment.resize_area(image, held_out.size)
+        yield shown, np.array([example["label"] for example in examples])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _predict(
+    module: nn.Module, pixels: tuple, variables: Any, shown: Array
+) -> dict[str, Array]:
+    mean, std = (jnp.array(colour, jnp.float32)[None, None, None] for colour in pixels)
+    outputs = module.apply(variables, (shown.astype(jnp.float32) - mean) / std)
+    logits = {"arcface": "cosines", "attention": "attention_logits"}
+    return {
+        f"{name}_accuracy": outputs[key].argmax(-1)
+        for name, key in logits.items()
+        if key in outputs
+    }
+
+
+def retrieval(held_out: HeldOut, module: nn.Module, variables: Any) -> dict[str, float]:
+    """mAP of each protocol on the retrieval set."""
+    model = _to_extract(module, variables)
+    dataset, index, asked = _described(held_out.dataset, model, held_out.settings)
+    ranking = top_k(asked @ index.T)
+    found = evaluation.score(
+        dataset, {"all": dict.fromkeys(dataset.protocols, ranking)}
+    )
+    names = _names_of_map(held_out.dataset)
+    values = {names[row.protocol]: row.mean.value for row in found.rows}
+    return dict.fromkeys(names.values(), 0.0) | values
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """The module as it is exported: on one device, in float32."""
+    backbone = module.backbone.clone(axis_name=None, compute_dtype=None)
+    return sharded_classifier.undivided(module).clone(backbone=backbone)
+
+
+def _to_extract(module: nn.Module, variables: Any) -> Model:
+    """The model to extract with, without what only training needs."""
+    module = _plain(module).clone(num_classes=0)
+    named = flatten_dict(variables, sep="/")
+    needed = {name: named[name] for name in architecture.expected_shapes(module)}
+    folded = architecture.fold_batch_norm(module, unflatten_dict(needed, sep="/"))
+    return Model(*folded, config={}, fingerprint="", name="in training")
+
+
+def _described(
+    dataset: datasets.Dataset, model: Model, settings: ExtractionSettings
+) -> tuple[datasets.Dataset, Float[np.ndarray, "M D"], Float[np.ndarray, "Q D"]]:
+    """The dataset without photos that cannot be used, descriptors of index, queries."""
+    extract = functools.partial(extract_features, model)
+    boxes = [None] * len(dataset.queries) if dataset.boxes is None else dataset.boxes
+    crops_of = (
+        queries.crop_query(images.read_image(photo.path), box, settings)
+        for photo, box in zip(dataset.queries, boxes, strict=True)
+    )
+    found = list(extract([photo.path for photo in dataset.index], settings))
+    by_id = {p.id: x for p, x in zip(dataset.index, found, strict=True)}
+    if dataset.boxes is None and all(photo.id in by_id for photo in dataset.queries):
+        asked = [by_id[photo.id] for photo in dataset.queries]
+    else:
+        as_they_are = settings._replace(
+            max_image_size=None, min_image_size=None, use_square_images=False
+        )
+        asked = list(extract(crops_of, as_they_are))
+    photos = [*dataset.index, *dataset.queries]
+    failed = {
+        photo.name: str(features)
+        for photo, features in zip(photos, [*found, *asked], strict=True)
+        if isinstance(features, InputError)
+    }
+    for reason in failed.values():
+        print(f"validation: left out: {reason}", flush=True)
+    names = [photo.name not in failed for photo in photos]
+    rows = [f for f, keep in zip([*found, *asked], names, strict=True) if keep]
+    kept = datasets.without(dataset, failed) if failed else dataset
+    descriptors = np.stack([_descriptor(features) for features in rows])
+    return kept, descriptors[: len(kept.index)], descriptors[len(kept.index) :]
+
+
+def _descriptor(features: Features) -> Float[np.ndarray, " D"]:
+    """One descriptor for an image."""
+    if features.global_descriptor is not None:
+        return np.asarray(features.global_descriptor)
+    local = features.local
+    return np.asarray(l2_normalize(local.attention @ local.descriptors))

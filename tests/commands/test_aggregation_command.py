@@ -1,0 +1,111 @@
+import re
+import shutil
+
+import pytest
+
+from delf_jax import cli
+from delf_jax.formats.delf import datum
+from delf_jax.index import inverted_file
+from tests.helpers.inverted_files import DIMENSION, IDS, WORDS, draw_words, fill_store
+
+CONFIG = f"""codebook_size: {WORDS}
+feature_dimensionality: {DIMENSION}
+codebook_path: "codebook"
+aggregation_type: ASMK_STAR
+num_assignments: 2
+alpha: 2.0
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs aggregate on a store: (status, output, error)."""
+    fill_store(tmp_path / "store", IDS)
+    draw_words(tmp_path / "codebook")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        status = cli.main(["aggregate", "store", *arguments])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_an_inverted_file_is_built_and_kept(run):
+    status, out, _ = run("--codebook=codebook", "--out=out")
+    assert (status, out) == (0, "out: 12 aggregated, 0 unchanged\n")
+    status, out, _ = run("--codebook=codebook", "--out=out")
+    assert (status, out) == (0, "out: 0 aggregated, 12 unchanged\n")
+    assert inverted_file.open_inverted_file("out").info["binary"]
+
+
+def test_options_choose_the_inverted_file(run):
+    options = "--float", "--idf", "--assignments=3"
+    assert run("--codebook=codebook", "--out=out", *options)[0] == 0
+    index = inverted_file.open_inverted_file("out")
+    assert (index.info["binary"], index.info["assignments"]) == (False, 3)
+    assert index.rule.idf
+
+
+def test_a_config_of_the_original_says_the_same(run, tmp_path):
+    (tmp_path / "a.pbtxt").write_text(CONFIG)
+    assert run("--config=a.pbtxt", "--out=out")[0] == 0
+    index = inverted_file.open_inverted_file("out")
+    assert (index.info["binary"], index.info["assignments"]) == (True, 2)
+    assert (index.rule.alpha, index.rule.tau, index.rule.normalize) == (2, 0, True)
+    assert run("--config=a.pbtxt", "--out=files", "--to=asmk_star")[0] == 0
+    residuals, words = datum.read_datum_pair(tmp_path / "files" / "a.asmk_star")
+    assert residuals.shape == (2 * len(words),)
+
+
+@pytest.mark.parametrize("by", ["option", "config"])
+def test_regions_are_aggregated_where_a_word_asks_for_it(run, tmp_path, by):
+    shutil.rmtree(tmp_path / "store")
+    fill_store(tmp_path / "store", IDS, boxes=True)
+    options = "--codebook=codebook", "--regional"
+    if by == "config":
+        options = ("--config=a.pbtxt",)
+        lines = "use_regional_aggregation: true", "use_l2_normalization: false"
+        (tmp_path / "a.pbtxt").write_text("\n".join([CONFIG, *lines]))
+    assert run("--out=out", *options)[0] == 0
+    index = inverted_file.open_inverted_file("out")
+    assert index.info["regional"] and not index.rule.normalize
+    to = "asmk_star" if by == "config" else "vlad"
+    assert run("--out=files", f"--to={to}", *options)[0] == 0
+    assert len(list((tmp_path / "files").glob(f"*.r{to}"))) == len(IDS)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "reason"),
+    [
+        ("", ["--to=vlad"], "aggregation_type is ASMK_STAR, not VLAD as --to says"),
+        ("aggregation_type: VLAD", [], "no inverted file; write files with --to=vlad"),
+        ("codebook_size: 31", [], "codebook_size 31 .* those of the codebook, 30 and"),
+        ("use_regional_aggregation: true", [], "needs features of regions"),
+        ("", ["--regional"], "use_regional_aggregation is false: leave out"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(run, tmp_path, change, options, reason):
+    field = change.partition(":")[0]
+    kept = [line for line in CONFIG.splitlines() if not field or field not in line]
+    (tmp_path / "a.pbtxt").write_text("\n".join([*kept, change]))
+    status, _, error = run("--config=a.pbtxt", "--out=out", *options)
+    assert status == 2
+    assert len(error.splitlines()) == 1
+    assert re.search(reason, error)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ([], "name a codebook with --codebook"),
+        (["--codebook=codebook", "--to=asmk", "--idf"], "are of an inverted file"),
+        (["--codebook=codebook", "--assignments=31"], "has 30 words"),
+        (["--codebook=nowhere"], "nowhere"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(run, options, reason):
+    status, _, error = run("--out=out", *options)
+    assert status == 2
+    assert reason in error

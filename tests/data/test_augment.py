@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+
+from delf_jax.data import augment
+from delf_jax.data.teacher import OFFSET, STRIDE, TeacherMaps
+
+SETTINGS = augment.ViewSettings(size=96, resolutions=(120.0, 200.0), colour=0.0)
+
+
+@pytest.fixture
+def example(rng):
+    image = rng.integers(0, 256, (12, 16, 3), np.uint8).repeat(12, 0).repeat(12, 1)
+    return {"image": image, "label": 3, "id": "a"}
+
+
+def pixel_coordinates(height, width):
+    """An image whose colour says where a pixel is."""
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    return np.stack([y, x, 0 * x], -1)
+
+
+def test_views_depend_on_the_generator_alone(example):
+    first = augment.views(example, np.random.default_rng(1), SETTINGS)
+    again = augment.views(example, np.random.default_rng(1), SETTINGS)
+    other = augment.views(example, np.random.default_rng(2), SETTINGS)
+    for name in first:
+        np.testing.assert_array_equal(first[name], again[name])
+    assert (first["image"] != other["image"]).any()
+    assert first["image"].shape == (2, 96, 96, 3)
+    assert first["coordinates"].shape == (2, 6, 6, 2)
+    assert first["label"] == 3
+
+
+def test_cells_at_equal_coordinates_show_the_same_place():
+    """A ramp image tells for every cell of a view which source pixel it shows."""
+    height, width = 160, 240
+    image = (pixel_coordinates(height, width) * [255 / height, 255 / width, 0]).astype(
+        np.uint8
+    )
+    example = {"image": image, "label": 0, "id": "a"}
+    checked = 0
+    for seed in range(8):
+        output = augment.views(example, np.random.default_rng(seed), SETTINGS)
+        for view, coordinates in zip(
+            output["image"], output["coordinates"], strict=True
+        ):
+            colours = view[::16, ::16].astype(float)
+            seen = colours[..., :2] * [height / 255, width / 255]
+            # The shared frame is the image scaled; its scale is the same for all cells.
+            scale = np.median(coordinates / np.maximum(seen, 1))
+            inside = (coordinates > 12 * scale) & (
+                coordinates < (np.array([height, width]) - 12) * scale
+            )
+            inside = inside.all(-1)
+            outside = (coordinates == augment.OUTSIDE) | (
+                coordinates == 2 * augment.OUTSIDE
+            )
+            assert (outside.any(-1) == outside.all(-1)).all()
+            checked += inside.sum()
+            assert np.abs(coordinates / scale - seen)[inside].max(initial=0) < 6
+    assert checked > 200
+
+
+def test_a_view_without_change_of_camera_is_the_image():
+    still = augment.ViewSettings(
+        size=96, resolutions=(96.0, 96.0), zoom=0, rotation=0, shear=0, perspective=0
+    )
+    still = still._replace(shift=0, colour=0.0)
+    image = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    example = {"image": image, "label": 0, "id": "a"}
+    output = augment.views(example, np.random.default_rng(0), still)
+    np.testing.assert_allclose(output["image"][0].astype(int), image, atol=1)
+    cells = np.stack(np.mgrid[:6, :6], -1) * 16
+    np.testing.assert_allclose(output["coordinates"][0], cells, atol=1e-3)
+
+
+def test_colour_changes_keep_shape_and_type(example):
+    settings = SETTINGS._replace(colour=2.0)
+    for seed in range(10):
+        output = augment.views(example, np.random.default_rng(seed), settings)
+        assert output["image"].dtype == np.uint8
+    plain = augment.views(example, np.random.default_rng(9), SETTINGS)
+    assert (plain["image"] != output["image"]).any()
+
+
+def test_teacher_features_come_from_where_the_cell_looks():
+    """A teacher map that stores its own positions returns the cells' positions."""
+    height, width = 20, 30
+    y, x = np.mgrid[:height, :width]
+    size = np.array([height, width]) * STRIDE
+    centres = np.stack([y, x], -1) * STRIDE + OFFSET + 0.5
+    positions = np.concatenate([centres / size, np.ones((height, width, 1))], -1)
+    identity = np.eye(3, dtype=np.float32)
+    maps = TeacherMaps(
+        positions.reshape(-1, 3).astype(np.float32),
+        {"a": [[height, width, 0]]},
+        np.zeros(3, np.float32),
+        identity,
+        np.ones(3, np.float32),
+        np.zeros(3, np.float32),
+        identity,
+    )
+    image = np.zeros((160, 240, 3), np.uint8)
+    example = {"image": image, "label": 0, "id": "a"}
+    resolution_of_image = max(image.shape)
+    for seed in range(4):
+        output = augment.views(example, np.random.default_rng(seed), SETTINGS, maps)
+        teacher, valid = output["teacher"], output["teacher_valid"]
+        expected = (teacher[..., :2] * [160, 240] - 0.5)[valid]
+        actual = output["coordinates"][valid]
+        scale = np.median(actual / expected)
+        inside = (expected > 8).all(-1) & (expected < [152, 232]).all(-1)
+        assert inside.sum() > 10
+        np.testing.assert_allclose(
+            actual[inside] / scale,
+            expected[inside],
+            atol=0.05 * resolution_of_image / 96,
+        )
+        np.testing.assert_allclose(
+            np.linalg.norm(output["teacher_global"], axis=1), 1, rtol=1e-5
+        )

@@ -1,0 +1,145 @@
+"""Downloads from a server of this machine, with its faults."""
+
+import hashlib
+import io
+import tarfile
+
+import pytest
+
+from delf_jax import cli
+from delf_jax.data import download, download_catalogue
+from delf_jax.data.download_catalogue import DOWNLOADS, Download, Files
+from delf_jax.files import InputError
+from tests.helpers.faulty_server import CONTENT, serve
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with serve(monkeypatch) as running:
+        yield running
+
+
+@pytest.fixture
+def file(server):
+    server.files["/a.bin"] = CONTENT
+    server.files["/a.md5"] = f"{hashlib.md5(CONTENT).hexdigest()}  a.bin\n".encode()
+    return Files(f"{server.url}/a.bin", "in/a.bin", md5=f"{server.url}/a.md5")
+
+
+def fetch(file, out, **kwargs):
+    return download.fetch([file], out, shown=False, **kwargs)
+
+
+def test_a_file_is_fetched_checked_and_not_fetched_again(server, file, tmp_path):
+    assert fetch(file, tmp_path) == (1, 0, 0, {})
+    assert (tmp_path / "in/a.bin").read_bytes() == CONTENT
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["a.bin"]
+    server.asked.clear()
+    assert fetch(file, tmp_path) == (0, 1, 0, {})
+    assert server.asked == []
+
+
+def test_one_file_that_cannot_be_had_does_not_stop_the_others(
+    server, file, tmp_path, capsys
+):
+    absent = Files(f"{server.url}/absent", "absent")
+    report = download.fetch([absent, file], tmp_path, shown=False)
+    assert report.fetched == 1
+    assert "the server says 404" in report.failed["absent"]
+    assert capsys.readouterr().err.startswith("failed: http://127.0.0.1")
+
+
+def _tar(members):
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return made.getvalue()
+
+
+def test_an_archive_is_unpacked_once_if_that_is_asked_for(server, tmp_path):
+    server.files["/t.tar"] = _tar({"0/1/2/012.jpg": b"photo"})
+    file = Files(f"{server.url}/t.tar", "test/t.tar", unpack="test")
+    assert fetch(file, tmp_path).unpacked == 0
+    assert not (tmp_path / "test/0").exists()
+    assert fetch(file, tmp_path, unpack=True) == (0, 1, 1, {})
+    assert (tmp_path / "test/0/1/2/012.jpg").read_bytes() == b"photo"
+    assert fetch(file, tmp_path, unpack=True).unpacked == 0
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil"])
+def test_an_archive_cannot_write_elsewhere(server, tmp_path, name):
+    server.files["/t.tar"] = _tar({name: b"evil"})
+    file = Files(f"{server.url}/t.tar", "t.tar", unpack="in")
+    failed = fetch(file, tmp_path / "out", unpack=True).failed["t.tar"]
+    assert "cannot be unpacked" in failed
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_a_damaged_archive_is_named(server, tmp_path):
+    server.files["/t.tar"] = b"no archive" * 100
+    file = Files(f"{server.url}/t.tar", "t.tar", unpack="in")
+    assert "cannot be unpacked" in fetch(file, tmp_path, unpack=True).failed["t.tar"]
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything(server, file, tmp_path):
+    with pytest.raises(InputError, match=r"1\.0 TB are needed"):
+        fetch(file._replace(size=10**18 // 10**6), tmp_path)
+    assert server.asked == [] and not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def made(server, file, monkeypatch):
+    numbered = Files(f"{server.url}/{{}}.bin", "{}.bin", 10, ("0", "1", "2"))
+    for number in numbered.numbers:
+        server.files[f"/{number}.bin"] = b"0123456789"
+    entry = Download("made up", "https://example.org", (file, numbered))
+    monkeypatch.setitem(download_catalogue.DOWNLOADS, "made", entry)
+
+
+def test_by_default_nothing_is_fetched_and_all_is_told(
+    server, made, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["download", "made"]) == 0
+    said = capsys.readouterr().out
+    assert "0.bin to 2, 3 files: 30 bytes, from http://127.0.0.1" in said
+    assert "in/a.bin: size not documented, MD5 checked" in said
+    assert "in all 30 bytes and what is not known" in said
+    assert "nothing was fetched" in said
+    assert server.asked == [] and not list(tmp_path.iterdir())
+
+
+def test_the_command_fetches_what_is_asked_for(server, made, tmp_path, capsys):
+    arguments = ["download", "made", "--yes", f"--out={tmp_path}", "--only=*.bin"]
+    assert cli.main([*arguments[:-1], "--only=[01].bin"]) == 0
+    assert "2 fetched, 0 were there" in capsys.readouterr().out
+    assert cli.main(arguments) == 0
+    assert "2 fetched, 2 were there" in capsys.readouterr().out
+    del server.files["/a.bin"]
+    (tmp_path / "in/a.bin").unlink()
+    assert cli.main(arguments) == 1
+    assert "3 were there, 1 failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "no dataset 'nothing'"),
+        (["gldv2_test", "--only=*.zip"], "no file of gldv2_test matches"),
+        (["gldv2_test", "--yes"], "name a folder with --out"),
+        (["gldv1", "--yes", "--out=x"], "nothing to fetch"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_sentence(arguments, message, capsys):
+    assert cli.main(["download", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_without_a_dataset_all_are_listed(capsys):
+    assert cli.main(["download"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in DOWNLOADS)

@@ -1,0 +1,174 @@
+"""Labelled images prepared in parts: kept, resumed, shared; broken ones listed."""
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+
+from delf_jax.data import image_lists
+from delf_jax.data import prepare as preparation
+from delf_jax.data.image_lists import list_records
+from delf_jax.files import InputError
+from delf_jax.images import decode_image
+
+
+@pytest.fixture
+def records(tmp_path, monkeypatch):
+    """Ten plain images of two classes, in parts of three."""
+    monkeypatch.setattr(preparation, "PART", 3)
+    for number in range(10):
+        path = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((20, 40, 3), 20 * number, np.uint8))
+    return list_records(str(tmp_path / "images"))
+
+
+def prepare(records, directory, **changes):
+    settings = {"max_side": 16, "shown": False} | changes
+    return preparation.prepare("s", records, str(directory), **settings)
+
+
+def content(prepared):
+    return {
+        example["id"].decode(): (
+            example["label"].decode(),
+            decode_image(bytes(example["image"])).shape,
+            int(decode_image(bytes(example["image"])).mean().round()),
+        )
+        for example in (prepared.images[i] for i in range(len(prepared.images)))
+    }
+
+
+def expected(records):
+    shape = (8, 16, 3)
+    return {r.id: (r.label, shape, 20 * int(r.path.stem)) for r in records}
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The ids of the images that are read."""
+    ids, whole = [], image_lists.read_record
+
+    def counted(record):
+        ids.append(record.id)
+        return whole(record)
+
+    monkeypatch.setattr(preparation, "read_record", counted)
+    return ids
+
+
+def test_all_images_are_there_shrunk_with_their_labels(records, tmp_path):
+    prepared = prepare(records, tmp_path / "data", threads=3)
+    assert content(prepared) == expected(records)
+    assert prepared.failures == {}
+    assert not (tmp_path / "data" / "s-quarantine.csv").exists()
+
+
+def test_what_is_prepared_is_not_prepared_again(records, tmp_path, read):
+    prepare(records, tmp_path / "data")
+    assert sorted(read) == [record.id for record in records]
+    read.clear()
+    assert content(prepare(records, tmp_path / "data")) == expected(records)
+    assert read == []
+
+
+def test_a_process_that_another_one_overtakes_takes_what_that_has_prepared(
+    records, tmp_path, monkeypatch
+):
+    whole = image_lists.read_record
+
+    def overtaken(record):
+        monkeypatch.setattr(preparation, "read_record", whole)
+        prepare(records, tmp_path / "data")
+        return whole(record)
+
+    monkeypatch.setattr(preparation, "read_record", overtaken)
+    assert content(prepare(records, tmp_path / "data")) == expected(records)
+
+
+def test_a_killed_job_goes_on_after_the_parts_that_it_finished(
+    records, tmp_path, monkeypatch, read
+):
+    whole = preparation._shrunk_jpeg
+
+    def killed(image, max_side):
+        if len(read) > 7:
+            raise KeyboardInterrupt
+        return whole(image, max_side)
+
+    monkeypatch.setattr(preparation, "_shrunk_jpeg", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(records, tmp_path / "data")
+    monkeypatch.setattr(preparation, "_shrunk_jpeg", whole)
+    read.clear()
+    assert content(prepare(records, tmp_path / "data")) == expected(records)
+    assert sorted(read) == [record.id for record in records[6:]]
+
+
+def test_several_processes_each_prepare_their_parts(records, tmp_path, read):
+    first = prepare(records, tmp_path / "data", part=(0, 2))
+    assert sorted(read) == [r.id for r in records[:3] + records[6:9]]
+    assert len(first.images) == 6
+    prepare(records, tmp_path / "data", part=(1, 2))
+    read.clear()
+    assert content(prepare(records, tmp_path / "data")) == expected(records)
+    assert read == []
+
+
+def test_changed_files_change_their_part_only(records, tmp_path, read):
+    prepare(records, tmp_path / "data")
+    cv2.imwrite(str(records[4].path), np.full((30, 60, 3), 99, np.uint8))
+    read.clear()
+    prepared = content(prepare(records, tmp_path / "data"))
+    assert sorted(read) == [record.id for record in records[3:6]]
+    assert prepared[records[4].id][2] == 99
+
+
+def test_broken_images_are_listed_and_remembered(records, tmp_path, read):
+    records[0].path.write_bytes(b"no image")
+    records[5].path.unlink()
+    for _ in range(2):
+        prepared = prepare(records, tmp_path / "data")
+        assert set(prepared.failures) == {records[0].id, records[5].id}
+        assert len(content(prepared)) == 8
+        with open(tmp_path / "data" / "s-quarantine.csv", newline="") as file:
+            listed = {row["image"]: row["reason"] for row in csv.DictReader(file)}
+        assert listed == prepared.failures
+    assert len(read) == len(records)
+    cv2.imwrite(str(records[0].path), np.zeros((20, 40, 3), np.uint8))
+    cv2.imwrite(str(records[5].path), np.zeros((20, 40, 3), np.uint8))
+    assert len(content(prepare(records, tmp_path / "data"))) == 10
+    assert not (tmp_path / "data" / "s-quarantine.csv").exists()
+
+
+def test_a_part_of_broken_images_alone_is_left_out(records, tmp_path):
+    for record in records[3:6]:
+        record.path.write_bytes(b"no image")
+    prepared = prepare(records, tmp_path / "data")
+    assert set(prepared.failures) == {record.id for record in records[3:6]}
+    assert content(prepared) == expected(records[:3] + records[6:])
+
+
+def test_nothing_but_broken_images_is_said_in_one_sentence(records, tmp_path):
+    for record in records:
+        record.path.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"sources\.s: no image can be read: .*0\.png"):
+        prepare(records, tmp_path / "data")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tfds.
+def test_beam_builds_the_same_dataset(records, tmp_path):
+    pytest.importorskip("apache_beam")
+    records[2].path.write_bytes(b"no image")
+    prepared = prepare(records, tmp_path / "data", beam="DirectRunner")
+    assert set(prepared.failures) == {records[2].id}
+    assert content(prepared) == expected([*records[:2], *records[3:]])
+    assert content(prepare(records, tmp_path / "data")) == content(prepared)
+
+
+def test_without_beam_its_package_is_named(records, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "apache_beam", None)
+    with pytest.raises(InputError, match="pip install apache-beam"):
+        prepare(records, tmp_path / "data", beam="DirectRunner")

@@ -1,0 +1,198 @@
+import base64
+import html.parser
+import io
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from delf_jax.evaluation import evaluation, page
+from delf_jax.evaluation.datasets import Dataset, Photo, Protocol
+from delf_jax.features import Features, LocalFeatures
+from delf_jax.search.pipeline import Collection
+
+NASTY = "<b> \"quoted\" & 'so'"
+SIZE = (300, 400)
+
+
+class Reader(html.parser.HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def all(self, tag, **wanted):
+        found = [attributes for name, attributes in self.tags if name == tag]
+        return [x for x in found if wanted.items() <= x.items()]
+
+
+def ids(*lists):
+    return [np.array(each, np.int32) for each in lists]
+
+
+class Store(list):
+    """What the page asks of a feature store."""
+
+    manifest = {  # noqa: RUF012
+        "model": {"name": "a model", "fingerprint": "0123"},
+        "settings": {"max_features": 7},
+    }
+
+
+def features(rng):
+    """Nine features, the same for all photos: every pair matches at each of them."""
+    grid = np.stack(np.meshgrid(np.arange(3), np.arange(3)), -1).reshape(-1, 2)
+    locations = (grid * [100.0, 130.0] + 20).astype(np.float32)
+    descriptors = np.eye(9, 16, dtype=np.float32)
+    ones = np.ones(9, np.float32)
+    local = LocalFeatures(locations, ones, descriptors, ones)
+    return Features(local, np.ones(4, np.float32), SIZE)
+
+
+@pytest.fixture
+def made(tmp_path, rng):
+    """Two queries among eleven photos, "verified", one query cropped."""
+    photos = []
+    for number in range(11):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", SIZE[::-1], (20 * number, 90, 90)).save(path)
+        photos.append(Photo(NASTY if number == 10 else f"{number}", path.name, path))
+    protocols = {"medium": Protocol(ids([0], [10]), ids([1], []))}
+    boxes = np.array([[0, 0, *SIZE], [30, 100, 180, 300]], np.float64)
+    landmarks = [NASTY, "b"]
+    queries = [photos[2], photos[10]]
+    dataset = Dataset(NASTY, "v", photos, queries, boxes, protocols, landmarks)
+    ranking = np.tile(np.arange(11, dtype=np.int32), (2, 1))
+    given = {name: {"medium": ranking} for name in ("global", "verification")}
+    same = features(rng)
+    store = Store([same] * 11)
+    collection = Collection([same] * 2, store, np.arange(11), np.array([-1, -1]), None)
+    return evaluation.score(dataset, given)._replace(collection=collection)
+
+
+def write(made, tmp_path):
+    path = tmp_path / "report.html"
+    page.write_report(path, made, shown=False)
+    return path.read_text(encoding="utf-8")
+
+
+def test_each_photo_is_there_once_small_and_with_a_text(made, tmp_path):
+    reader = Reader(write(made, tmp_path))
+    photos = reader.all("image")
+    # The first eight photos, and the one that the second query should find.
+    assert len(photos) == len({photo["href"] for photo in photos}) == 9
+    for photo in photos:
+        data = base64.b64decode(photo["href"].removeprefix("data:image/jpeg;base64,"))
+        with Image.open(io.BytesIO(data)) as thumbnail:
+            assert thumbnail.size == (320, 240)
+    drawn = reader.all("svg", role="img")
+    assert drawn and all(svg["aria-label"] for svg in drawn)
+    shown = {use["href"] for use in reader.all("use")}
+    assert shown == {f"#{symbol['id']}" for symbol in reader.all("symbol")}
+
+
+def test_nothing_is_loaded_from_elsewhere_and_names_cannot_break_it(made, tmp_path):
+    text = write(made, tmp_path)
+    reader = Reader(text)
+    sources = [
+        attributes[name]
+        for _, attributes in reader.tags
+        for name in ("src", "href")
+        if name in attributes
+    ]
+    assert sources and all(source.startswith(("data:", "#")) for source in sources)
+    assert "url(" not in text and "@import" not in text and "fetch(" not in text
+    assert len(reader.all("script")) == 1
+    assert any(NASTY in svg.get("aria-label", "") for svg in reader.all("svg"))
+
+
+def test_marks_say_in_words_what_is_right_wrong_or_junk(made, tmp_path):
+    text = write(made, tmp_path)
+    marks = re.findall(r'<b class="mark">(.*?)</b>', text)
+    # The worst query first: its photo is the eleventh.
+    assert marks[:8] == [f"{rank} &#10007; wrong" for rank in range(1, 9)]
+    assert marks[8] == "11 &#10003; right"
+    assert marks[9:11] == ["1 &#10003; right", "junk &middot; ignored"]
+    assert "2 of 2 queries, by average precision of the ranking verification" in text
+    assert "a model" in text and "max_features" in text
+
+
+def test_lines_start_in_the_box_of_the_query(made, tmp_path):
+    text = write(made, tmp_path)
+    (rect,) = Reader(text).all("rect")
+    box = [float(rect[name]) for name in ("x", "y", "width", "height")]
+    np.testing.assert_allclose(box, [80, 24, 160, 120])
+    first = re.findall(r'viewBox="([^"]+)"[^>]*>(?:<use[^>]*>)+(?:</use>)?<path', text)
+    assert first
+    path = re.findall(r'<path d="([^"]+)"', text)[0]
+    ends = np.array(re.findall(r"M(\d+),(\d+)L(\d+),(\d+)", path), float)
+    assert len(ends) == 9
+    # Photos are 320 high here: the box is 4/3 of what it is in the thumbnail.
+    x, y = ends[:, 0], ends[:, 1]
+    assert ((x >= 106) & (x <= 320) & (y >= 32) & (y <= 192)).all()
+    # The first feature is at (20, 20) of 300 x 400: in the box, and in all of a photo.
+    expected = [100 + 200 * 20.5 / 400, 30 + 150 * 20.5 / 300]
+    np.testing.assert_allclose(ends[0, :2], np.array(expected) * 320 / 300, atol=1)
+    width = 320 * 4 / 3 + page._GAP
+    np.testing.assert_allclose(ends[0, 2:], [width + 22, 22], atol=1)
+
+
+def test_rankings_made_elsewhere_and_photos_that_are_gone_have_a_page(made, tmp_path):
+    for number in range(10):
+        (tmp_path / f"{number}.png").unlink()
+    reader = Reader(write(made._replace(collection=None), tmp_path))
+    assert not reader.all("path") and len(reader.all("image")) == 1
+    assert "photo not found" in reader.words
+
+
+def test_a_long_list_of_queries_ends(made, tmp_path):
+    many = 600
+    queries = [made.dataset.queries[0]] * many
+    protocols = {
+        "all": Protocol(ids(*[[i % 11] for i in range(many)]), ids(*[[]] * many))
+    }
+    dataset = made.dataset._replace(
+        queries=queries, boxes=None, protocols=protocols, landmarks=None
+    )
+    ranking = np.tile(np.arange(11, dtype=np.int32), (many, 1))
+    result = evaluation.score(dataset, {"global": {"all": ranking}})
+    text = write(result, tmp_path)
+    assert len(Reader(text).all("section")) == page._QUERIES
+    assert text.count('<th scope="row">') == page._MOST_ROWS
+    assert "and 100 better ones" in text
+    assert len(text) < 500_000
+
+
+@pytest.mark.slow
+def test_a_browser_sorts_by_a_ranking(made, tmp_path):
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs chromium")
+    text = write(made, tmp_path)
+    click = "document.querySelectorAll('.sortable thead button')[1]"
+    click = f"<script>{click}.click(); {click}.click()</script></body>"
+    (tmp_path / "report.html").write_text(text.replace("</body>", click))
+    options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+    options += " --disable-background-networking --disable-component-update"
+    options += f" --disable-sync --user-data-dir={tmp_path / 'profile'} --dump-dom"
+    done = subprocess.run(
+        [chromium, *options.split(), (tmp_path / "report.html").as_uri()],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert 'aria-sort="descending"' in done.stdout
+    values = re.findall(r'<td class="bar"[^>]*>([\d.]+)</td>', done.stdout)
+    assert float(values[0]) > float(values[2])

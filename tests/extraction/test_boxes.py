@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+
+from delf_jax.extraction import boxes
+from delf_jax.extraction.boxes import boxes_of, open_boxes
+from delf_jax.extraction.settings import ExtractionSettings
+from delf_jax.files import InputError
+from delf_jax.formats.delf.boxes import write_boxes
+
+SETTINGS = ExtractionSettings()
+SIZE = (100, 200)
+HEADER = "image,y_min,x_min,y_max,x_max"
+
+
+def write_table(tmp_path, *rows, header=HEADER):
+    path = tmp_path / "boxes.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def write_file(folder, name, rows, scores):
+    path = folder / f"{name}.boxes"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = np.array(rows, np.float32).reshape(-1, 4)
+    write_boxes(path, rows, np.float32(scores), np.ones(len(rows)))
+    return path
+
+
+def test_boxes_of_a_table_are_pixels_rounded_outwards_and_cut_to_the_image(tmp_path):
+    given = open_boxes(
+        write_table(
+            tmp_path,
+            "a/1.jpg,10.2,20.9,50.1,60",
+            "a/1.jpg,-5,150,300,250.5",
+            "b,1,1,9,9",
+        )
+    )
+    found = boxes_of(given, "a/1.jpg", SIZE, SETTINGS)
+    np.testing.assert_array_equal(found, [[10, 20, 51, 60], [0, 150, 100, 200]])
+    assert found.dtype == np.float32
+    # By the name without extension, too.
+    assert boxes_of(given, "b.png", SIZE, SETTINGS).shape == (1, 4)
+    assert boxes_of(given, "c.png", SIZE, SETTINGS).shape == (0, 4)
+
+
+def test_boxes_of_files_are_parts_of_the_image_rounded_as_the_original_does(tmp_path):
+    write_file(tmp_path, "a/1", [[0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]], [0.9, 0.05])
+    given = open_boxes(tmp_path)
+    found = boxes_of(given, "a/1.jpg", (333, 77), SETTINGS)
+    y, x = np.float32(333), np.float32(77)
+    box = np.float32([0.1, 0.2, 0.3, 0.4])
+    expected = [np.floor(box[0] * y), np.floor(box[1] * x)]
+    expected += [np.ceil(box[2] * y), np.ceil(box[3] * x)]
+    np.testing.assert_array_equal(found, [expected])
+    assert boxes_of(given, "a/2.jpg", SIZE, SETTINGS).shape == (0, 4)
+
+
+def test_the_threshold_and_the_number_of_boxes_are_the_settings(tmp_path):
+    rows = [f"a,0,{n},50,{n + 20},{s}" for n, s in enumerate([0.5, 0.9, 0.1, 0.09])]
+    given = open_boxes(write_table(tmp_path, *rows, header=HEADER + ",score"))
+    left = {
+        (threshold, most): boxes_of(
+            given,
+            "a",
+            SIZE,
+            SETTINGS._replace(box_threshold=threshold, max_boxes=most),
+        )[:, 1].tolist()
+        for threshold, most in [(0.1, None), (0.5, None), (0.0, 2), (0.0, 1), (0, 0)]
+    }
+    assert list(left.values()) == [[0, 1, 2], [0, 1], [0, 1], [1], []]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("a,0,0,nan,5", "row 0 .a.: a box needs finite numbers"),
+        ("a,5,0,5,9", "y_min < y_max and x_min < x_max"),
+        ("a,0,0,x,5", "line 2, y_max: 'x' is no number"),
+        ("a,0,0", "line 2: no field 'y_max'"),
+        ("a,0.1,0.1,0.5,0.9", "its boxes are not in pixels"),
+    ],
+)
+def test_rows_that_make_no_sense_are_refused(tmp_path, row, reason):
+    with pytest.raises(InputError, match=reason):
+        open_boxes(write_table(tmp_path, row))
+
+
+def test_a_box_that_holds_nothing_of_its_image_is_refused(tmp_path):
+    given = open_boxes(write_table(tmp_path, "a,0,200,50,300"))
+    reason = r"\(200, 0\) to \(300, 50\) holds nothing of a, which has 200 x 100 pixels"
+    with pytest.raises(InputError, match=reason):
+        boxes_of(given, "a", SIZE, SETTINGS)
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        open_boxes(tmp_path / "none.csv")
+    with pytest.raises(InputError, match="no column 'x_min'"):
+        open_boxes(write_table(tmp_path, header="image,y_min"))
+    path = write_file(tmp_path, "a", [[0.5, 0, 0.5, 1]], [1])
+    with pytest.raises(InputError, match="give the folder of such files"):
+        open_boxes(path)
+    with pytest.raises(InputError, match=r"a\.boxes: a box needs finite"):
+        boxes_of(open_boxes(tmp_path), "a.jpg", SIZE, SETTINGS)
+
+
+def test_it_is_told_how_many_images_have_boxes(tmp_path):
+    given = open_boxes(write_table(tmp_path, "a.jpg,0,0,5,5", "z.jpg,0,0,5,5"))
+    told = boxes.tell_coverage(given, ["a.jpg", "b.jpg"])
+    assert told.endswith(
+        "boxes of 1 of 2 images; 1 names are of no image, such as z.jpg"
+    )
+    with pytest.raises(InputError, match="names none of the images, such as b.jpg"):
+        boxes.tell_coverage(given, ["b.jpg"])
+    write_file(tmp_path, "b", [[0, 0, 1, 1]], [1])
+    told = boxes.tell_coverage(open_boxes(tmp_path), ["a.jpg", "b.jpg"])
+    assert told.endswith("boxes of 1 of 2 images")

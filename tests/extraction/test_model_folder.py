@@ -1,0 +1,201 @@
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from delf_jax.extraction.model_folder import (
+    build_module,
+    load_model,
+    read_model,
+    save_model,
+)
+from delf_jax.files import InputError
+from delf_jax.models.architecture import fold_batch_norm
+
+ARCHITECTURE = {
+    "name": "delg",
+    "depth": 18,
+    "width": 4,
+    "layout": "v1.5",
+    "attention_width": 8,
+    "reduced_dimension": 6,
+    "global_dimension": 10,
+}
+
+
+def random_variables(architecture, train=False):
+    module = build_module(architecture)
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    shapes = jax.eval_shape(
+        lambda key, x: module.init(key, x, train=train), jax.random.key(0), image
+    )
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: (
+            rng.uniform(0.5, 1.5, x.shape).astype(np.float32)
+            * (0.1 if len(x.shape) > 1 else 1)
+        ),
+        shapes,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    variables = random_variables(ARCHITECTURE)
+    save_model(tmp_path / "m", ARCHITECTURE, variables, {"max_features": 5}, {"by": 1})
+    return tmp_path / "m"
+
+
+@pytest.mark.parametrize("layout", ["v1.5", "keras"])
+def test_folding_leaves_the_outputs(rng, layout):
+    architecture = ARCHITECTURE | {"layout": layout}
+    module, variables = build_module(architecture), random_variables(architecture)
+    images = jnp.asarray(rng.normal(size=(1, 64, 64, 3)).astype(np.float32))
+    folded, folded_variables = fold_batch_norm(module, variables)
+    assert "batch_stats" not in folded_variables
+    expected = jax.jit(module.apply)(variables, images)
+    ours = jax.jit(folded.apply)(folded_variables, images)
+    for name, value in expected.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_saved_models_come_back_folded_without_the_classifiers(tmp_path):
+    training = ARCHITECTURE | {"num_classes": 3}
+    variables = random_variables(training, train=True)
+    assert "classifier" in variables["params"]
+    save_model(tmp_path / "m", training, variables, {}, {}, dtype="float32")
+    model = load_model(tmp_path / "m")
+    assert model.name == "m" and model.config["architecture"]["num_classes"] == 0
+    stripped = random_variables(ARCHITECTURE)
+    paths = jax.tree_util.tree_structure(stripped["params"])
+    kept = {name: variables["params"][name] for name in stripped["params"]}
+    kept["local"] = kept["local"] | {
+        "autoencoder": {"reduce": kept["local"]["autoencoder"]["reduce"]}
+    }
+    del kept["local"]["attention_classifier"]
+    assert jax.tree_util.tree_structure(kept) == paths
+    expected = fold_batch_norm(
+        build_module(ARCHITECTURE), {**variables, "params": kept}
+    )[1]
+    jax.tree.map(np.testing.assert_array_equal, model.variables, expected)
+
+
+def test_transposed_arrays_are_saved_as_they_read(tmp_path):
+    variables = random_variables(ARCHITECTURE)
+    turned = jax.tree.map(lambda x: np.asarray(x).T.copy().T, variables)
+    save_model(tmp_path / "m", ARCHITECTURE, turned, {}, {}, dtype="float32")
+    _, stored = read_model(tmp_path / "m")
+    jax.tree.map(np.testing.assert_array_equal, stored, variables)
+
+
+def test_fingerprint_follows_weights_and_architecture(folder, tmp_path):
+    first = load_model(folder).fingerprint
+    variables = random_variables(ARCHITECTURE)
+    save_model(tmp_path / "same", ARCHITECTURE, variables, {}, {"by": "another"})
+    assert load_model(tmp_path / "same").fingerprint == first
+    variables["params"]["whitening"]["bias"] += 1
+    save_model(tmp_path / "other", ARCHITECTURE, variables, {}, {})
+    assert load_model(tmp_path / "other").fingerprint != first
+
+
+def edit_config(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_no_such_model():
+    with pytest.raises(InputError, match="no/such.*no such model folder"):
+        load_model("no/such")
+
+
+def test_misspelt_architecture_names_the_field(folder):
+    edit_config(folder, architecture=ARCHITECTURE | {"dpth": 50})
+    with pytest.raises(InputError, match="dpth"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("name", "resnext"), ("depth", 19), ("layout", "v2"), ("normalization", "group")],
+)
+def test_unknown_choices_name_the_field(field, value):
+    with pytest.raises(InputError, match=field):
+        build_module(ARCHITECTURE | {field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("gem_power", "x"),
+        ("gem_power", 0),
+        ("width", 8.5),
+        ("width", 0),
+        ("reduced_dimension", -1),
+        ("block3_strides", 1),
+    ],
+)
+def test_fields_of_another_type_or_sign_are_named(field, value):
+    with pytest.raises(InputError, match=rf"architecture\.{field}: {value!r} is not"):
+        build_module(ARCHITECTURE | {field: value})
+
+
+@pytest.mark.parametrize(
+    ("pca", "message"),
+    [
+        (5, "must name the files mean and projection"),
+        ({"mean": "m.datum"}, "must name the files mean and projection"),
+        ({"mean": 3, "projection": "p.datum"}, "mean: 3 is not allowed"),
+        ({"mean": "", "projection": "", "dimension": "4"}, "dimension: '4' is not"),
+        ({"mean": "", "projection": "", "rank": 4}, "rank: 4 is not allowed"),
+    ],
+)
+def test_a_projection_that_is_described_in_another_way_is_refused(folder, pca, message):
+    edit_config(folder, extraction={"pca": pca})
+    with pytest.raises(InputError, match=rf"config\.json: extraction\.pca.*{message}"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"layout": "slim"}, "depth is 18"),
+        ({"block4_dilation": 2}, "block4_dilation"),
+        ({"block4_dilation": 3}, "block4_dilation is 3"),
+    ],
+)
+def test_architectures_that_no_layout_has_are_refused(changes, field):
+    with pytest.raises(InputError, match=field):
+        build_module(ARCHITECTURE | changes)
+
+
+def test_weights_of_another_architecture_name_the_variable(folder):
+    edit_config(folder, architecture=ARCHITECTURE | {"attention_width": 9})
+    with pytest.raises(InputError, match=r"local/attention/conv1/\w+ is .*9"):
+        load_model(folder)
+
+
+def test_truncated_weights_are_refused(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(InputError, match="model.safetensors"):
+        load_model(folder)
+
+
+def test_missing_parts_are_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "bare")
+    (tmp_path / "bare" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="model.safetensors"):
+        load_model(tmp_path / "bare")
+    edit_config(folder, format=2)
+    with pytest.raises(InputError, match="config.json.*format"):
+        load_model(folder)
+
+
+def test_saving_too_few_variables_names_the_missing(tmp_path):
+    variables = random_variables(ARCHITECTURE)
+    del variables["params"]["whitening"]
+    with pytest.raises(InputError, match="whitening"):
+        save_model(tmp_path, ARCHITECTURE, variables, {}, {})

@@ -1,0 +1,71 @@
+"""A server of this machine, with its faults."""
+
+import contextlib
+import http.server
+import re
+import threading
+
+from delf_jax.data import download
+
+CONTENT = bytes(range(256)) * 1000
+
+
+class Server:
+    """What it holds, what is wrong with it, and what it was asked."""
+
+    def __init__(self):
+        self.files: dict[str, bytes] = {}
+        self.ranges = True  # whether it knows Range.
+        self.tag = '"1"'
+        self.breaks: list[int] = []  # after so many bytes it hangs up, once each.
+        self.asked: list[tuple[str, str | None]] = []
+        self.url = ""
+
+
+@contextlib.contextmanager
+def serve(monkeypatch):
+    """A server on this machine, asked once for each file and without a pause."""
+    state = Server()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked = self.headers.get("Range")
+            state.asked.append((self.path, asked))
+            content = state.files.get(self.path)
+            if content is None:
+                self.send_error(404)
+                return
+            start = 0
+            if asked and state.ranges and self.headers["If-Range"] == state.tag:
+                start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+            if start >= len(content) and start:
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(206 if start else 200)
+            if start:
+                where = f"bytes {start}-{len(content) - 1}/{len(content)}"
+                self.send_header("Content-Range", where)
+            self.send_header("Content-Length", str(len(content) - start))
+            if state.tag:
+                self.send_header("ETag", state.tag)
+            self.end_headers()
+            hangs_up = state.breaks and self.path == "/a.bin"
+            end = start + state.breaks.pop(0) if hangs_up else None
+            self.wfile.write(content[start:end])
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setattr(download, "_PAUSE", 0.0)
+    monkeypatch.setattr(download, "_ATTEMPTS", 1)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        state.url = f"http://127.0.0.1:{running.server_port}"
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield state
+        running.shutdown()
+        thread.join()

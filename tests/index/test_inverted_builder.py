@@ -1,0 +1,168 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from delf_jax.features import whole_image
+from delf_jax.files import InputError
+from delf_jax.index import aggregation, inverted_builder, inverted_file
+from delf_jax.index.codebook import save_codebook
+from delf_jax.retrieval import similarity
+from delf_jax.retrieval.inverted import Rule
+from delf_jax.store import feature_store
+from tests.helpers.inverted_files import (
+    DIMENSION,
+    IDS,
+    MODEL,
+    aggregated_query,
+    build,
+    draw_words,
+    fill_store,
+    in_runs,
+)
+
+
+@pytest.fixture
+def images(tmp_path):
+    return fill_store(tmp_path / "store", IDS)
+
+
+@pytest.fixture
+def words(tmp_path):
+    return draw_words(tmp_path / "codebook")
+
+
+@pytest.mark.parametrize("idf", [False, True])
+def test_a_grown_file_answers_like_one_built_at_once(words, tmp_path, monkeypatch, idf):
+    in_runs(monkeypatch, 300)
+    rule, path, out = Rule(idf=idf), tmp_path / "store", tmp_path / "grown"
+    images = fill_store(path, IDS[4:])
+    build(images, words, out, rule=rule)
+    images = fill_store(path, [*IDS[:4], "k.jpg"], sequence=2, seed=9)
+    report, _ = build(images, words, out, rule=rule)
+    assert (report.extracted, report.unchanged, report.removed) == (5, 7, 0)
+    feature_store.remove_from_store(path, ["b.jpg", "f.jpg", "g.jpg"])
+    images = feature_store.open_store(path)
+    report, grown = build(images, words, out, rule=rule)
+    assert (report.extracted, report.unchanged, report.removed) == (0, 9, 3)
+    _, at_once = build(images, words, tmp_path / "at_once", rule=rule)
+    assert grown.ids == at_once.ids == images.ids
+    query = aggregated_query(grown)
+    np.testing.assert_array_equal(
+        inverted_file.similarities(grown, query),
+        inverted_file.similarities(at_once, query),
+    )
+
+
+def test_nothing_is_done_twice(images, words, tmp_path):
+    build(images, words, tmp_path / "out")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/shards").iterdir()}
+    report, _ = build(images, words, tmp_path / "out")
+    assert (report.extracted, report.unchanged) == (0, 12)
+    assert before == {
+        p: p.stat().st_mtime_ns for p in (tmp_path / "out/shards").iterdir()
+    }
+
+
+def test_other_options_make_all_anew(images, words, tmp_path, capsys):
+    build(images, words, tmp_path / "out")
+    inverted_builder.update_inverted_file(images, words, tmp_path / "out", binary=False)
+    assert "all is made anew" in capsys.readouterr().out
+    index = inverted_file.open_inverted_file(tmp_path / "out")
+    assert not index.info["binary"]
+    assert len(list((tmp_path / "out/shards").iterdir())) == 2
+
+
+def test_a_build_that_is_killed_goes_on(images, words, tmp_path, monkeypatch):
+    in_runs(monkeypatch)
+    aggregate, done = aggregation.aggregate, []
+
+    def until_killed(*args):
+        if len(done) == 7:
+            raise KeyboardInterrupt
+        done.append(args)
+        return aggregate(*args)
+
+    monkeypatch.setattr(aggregation, "aggregate", until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        build(images, words, tmp_path / "out")
+    with pytest.raises(InputError, match="not finished"):
+        inverted_file.open_inverted_file(tmp_path / "out")
+    monkeypatch.setattr(aggregation, "aggregate", aggregate)
+    report, index = build(images, words, tmp_path / "out")
+    assert (report.extracted, report.unchanged) == (5, 7)
+    assert index.ids == images.ids
+
+
+def test_a_codebook_of_other_descriptors_is_refused(images, words, tmp_path, rng):
+    others = rng.normal(size=(5, DIMENSION + 1)).astype(np.float32)
+    save_codebook(tmp_path / "wide", others, {"model": MODEL})
+    with pytest.raises(InputError, match="of 13 dimensions does not fit descriptors"):
+        build(images, aggregation.load_words(tmp_path / "wide"), tmp_path / "out")
+    model = {"name": "other", "fingerprint": "e" * 64}
+    save_codebook(tmp_path / "other", others[:, 1:], {"model": model})
+    with pytest.raises(InputError, match="of the model other, not of drawn"):
+        build(images, aggregation.load_words(tmp_path / "other"), tmp_path / "out")
+    with pytest.raises(InputError, match=r"--assignments=31: .* has 30 words"):
+        aggregation.load_words(tmp_path / "codebook", 31)
+
+
+def test_an_index_keeps_its_inverted_file_up_to_date(
+    images, words, tmp_path, monkeypatch
+):
+    def of_index(images, codebook):
+        return inverted_builder.inverted_file_of_index(
+            tmp_path, images, codebook, shown=False
+        )
+
+    with pytest.raises(InputError, match="no visual words: name a codebook"):
+        of_index(images, None)
+    first = of_index(images, tmp_path / "codebook")
+    assert first.path == tmp_path / "asmk"
+    images = fill_store(tmp_path / "store", ["z.jpg"], sequence=2)
+    shutil.rmtree(tmp_path / "codebook")
+    assert of_index(images, None).ids == [*IDS, "z.jpg"]
+    # Options that it was built with are kept.
+    build(images, words, tmp_path / "asmk", binary=False, rule=Rule(alpha=2.0))
+    monkeypatch.setattr(inverted_builder, "update_inverted_file", None)
+    index = of_index(images, None)
+    assert (index.info["binary"], index.rule.alpha) == (False, 2.0)
+
+
+def test_an_index_makes_only_a_deleted_shard_anew(images, words, tmp_path, monkeypatch):
+    in_runs(monkeypatch, 500)
+    given = tmp_path, images, tmp_path / "codebook"
+    made = inverted_builder.inverted_file_of_index(*given, shown=False)
+    kept, broken = made.shards[0], made.shards[-1]
+    broken.path.unlink()
+    again = inverted_builder.inverted_file_of_index(tmp_path, images, None, shown=False)
+    names = {shard.described["name"] for shard in again.shards}
+    assert kept.described["name"] in names
+    assert broken.described["name"] not in names
+    query = aggregated_query(again)
+    np.testing.assert_array_equal(
+        inverted_file.similarities(again, query),
+        inverted_file.similarities(made, query),
+    )
+
+
+def test_an_index_with_boxes_is_of_regions_and_without_them_is_not(words, tmp_path):
+    def of_index(images):
+        codebook = tmp_path / "codebook"
+        given = tmp_path, images, codebook
+        return inverted_builder.inverted_file_of_index(*given, shown=False)
+
+    plain = of_index(fill_store(tmp_path / "store", IDS))
+    with_boxes = fill_store(tmp_path / "boxes", IDS, boxes=True)
+    regional = of_index(with_boxes)
+    assert plain.info["key"] != regional.info["key"]
+    assert (plain.words.regional, regional.words.regional) == (False, True)
+    assert (plain.rule.normalize, regional.rule.normalize) == (True, False)
+    assert of_index(with_boxes).rule == regional.rule
+    # What is not asked to be regional takes the whole images alone.
+    _, whole = build(with_boxes, words, tmp_path / "out")
+    assert whole.rule.normalize and "regional" not in whole.info
+    query = aggregated_query(whole)
+    first = aggregation.aggregate(whole_image(with_boxes[0]), words, "asmk_star", "")
+    expected = similarity.asmk_similarity(query, first, dimension=DIMENSION)
+    assert inverted_file.similarities(whole, query)[0] == expected

@@ -1,0 +1,111 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from delf_jax.files import InputError
+from delf_jax.formats import tables
+from delf_jax.formats.datasets import gldv2, revisited
+from delf_jax.formats.datasets.revisited_metrics import Summary, write_metrics
+from delf_jax.formats.delf import index_mapping
+from delf_jax.formats.tensorflow import tfrecord
+from delf_jax.inspection.describe import describe
+
+TRUTH = {
+    "imlist": ["a", "b", "c"],
+    "qimlist": ["q"],
+    "gnd": [{"bbx": [0, 1, 2, 3], "easy": [0], "hard": [1, 2], "junk": []}],
+}
+PAIRS = {"cids": ["a", "b"], "cluster": [0, 0], "qidxs": [0], "pidxs": [1]}
+
+
+def told(path):
+    """What is told of a file, without its name."""
+    return describe(path).removeprefix(f"{path}: ")
+
+
+def test_ground_truth_is_counted(tmp_path):
+    (tmp_path / "gnd.json").write_text(json.dumps(TRUTH))
+    (tmp_path / "gnd.pkl").write_bytes(pickle.dumps(TRUTH, protocol=2))
+    for name in ("gnd.json", "gnd.pkl"):
+        assert told(tmp_path / name) == (
+            "ground truth\nqueries: 1, index images: 3\n"
+            "easy: 1 index images of all queries\nhard: 2 index images of all queries\n"
+            "junk: 0 index images of all queries\nboxes of queries: 1"
+        )
+
+
+@pytest.mark.golden
+def test_ground_truth_of_matlab_is_told(golden):
+    for path in sorted((golden / "revisited").glob("*.mat")):
+        count = len(revisited.read_ground_truth(path).query_images)
+        assert f"ground truth\nqueries: {count}," in told(path)
+
+
+def test_pairs_are_counted_by_part(tmp_path):
+    path = tmp_path / "retrieval-SfM-120k.pkl"
+    path.write_bytes(pickle.dumps({"train": PAIRS, "val": PAIRS}, protocol=2))
+    assert told(path) == (
+        "pairs of SfM-120k\ntrain: 2 images, 1 pairs\nval: 2 images, 1 pairs"
+    )
+
+
+def test_results_are_told_by_protocol(tmp_path):
+    path = tmp_path / "metrics.txt"
+    write_metrics(path, (1, 5), {"hard": Summary(0.5, np.ones(2), np.ones(2))})
+    words = "results on Revisited Oxford and Paris\nprotocols: 1, ranks: 1, 5\n"
+    assert told(path) == f"{words}hard: mAP 50.00"
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "expected"),
+    [
+        (
+            ("id", "url", "landmark_id"),
+            [("a", "u", 3), ("b", "u", 3)],
+            "training images of GLDv2\nrows: 2\nlandmarks: 1",
+        ),
+        (
+            ("landmark_id", "images"),
+            [(3, "a b"), (4, "c")],
+            "cleaned training images of GLDv2\nrows: 2\nimages: 3\nlandmarks: 2",
+        ),
+        (("id",), [("a",)], "images of GLDv2\nrows: 1"),
+        (("id", "landmarks"), [("a", "3 .5")], "predictions of GLDv2\nrows: 1"),
+    ],
+)
+def test_lists_of_landmarks_are_counted(tmp_path, columns, rows, expected):
+    tables.write_rows(tmp_path / "a.csv", columns, rows)
+    assert told(tmp_path / "a.csv").startswith(expected)
+
+
+def test_solutions_and_index_mappings_are_counted(tmp_path):
+    path = tmp_path / "a.csv"
+    solution = gldv2.Solution({"a": [1]}, {"b": [2], "c": []}, ["d"])
+    gldv2.write_solution(path, solution, "recognition")
+    expected = "solution of GLDv2 recognition\npublic: 1, private: 2, ignored: 1"
+    assert told(path) == expected
+    index_mapping.write_index_mapping(path, [index_mapping.IndexBox("a_0", 0, -1)])
+    assert told(path) == "index mapping\nrows: 1"
+
+
+def test_tfrecords_are_counted(tmp_path):
+    examples = [tfrecord.Example(id, b"jpeg", 7, 4, 5) for id in ("a", "b")]
+    (path,) = tfrecord.write_examples(tmp_path, "train", examples, 1)
+    assert told(path) == "TFRecord of training images\nimages: 2\nlabels: 1"
+
+
+def test_what_is_unknown_is_refused_with_the_kinds_that_are_known(tmp_path):
+    for name, text, words in (
+        ("a.csv", "x,y\n", r"a CSV of no kind that is known \(x, y\)"),
+        ("a.json", "[]", "JSON of no kind that is known"),
+        (
+            "a.odd",
+            "odd",
+            r"no kind .* ground truth .* TFRecords, and files that end in .datum",
+        ),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=words):
+            describe(tmp_path / name)

@@ -1,0 +1,157 @@
+import base64
+import html.parser
+import io
+import json
+import pathlib
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from delf_jax.search import page
+from delf_jax.search.query import Answer, Result
+
+NASTY = "a/<b> \"quoted\" & 'so'.jpg"
+
+
+def result(image, inliers=None, similarity=0.5):
+    lines = np.linspace(0, 1, 4 * (inliers or 0)).reshape(-1, 4)
+    return Result(image, similarity, inliers, lines)
+
+
+class Reader(html.parser.HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def all(self, tag, css_class=None):
+        found = [attributes for name, attributes in self.tags if name == tag]
+        return [x for x in found if css_class in (None, x.get("class"))]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of photos, of which one has gone since it was indexed."""
+    for name in ("query.png", "x.png", "y.png", NASTY):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (800, 600), (200, 30, 30)).save(path, "PNG")
+    return tmp_path
+
+
+def write(photos, answers, **kwargs):
+    path = photos / "page.html"
+    page.write_page(path, answers, lambda image: photos / image, **kwargs)
+    return path.read_text(encoding="utf-8")
+
+
+def answer(photos, *results, name="query.png"):
+    return Answer(name, photos / name, list(results))
+
+
+def test_results_stand_in_order_with_their_scores(photos):
+    found = answer(photos, result("y.png", 41, 0.25), result("x.png", None, 0.75))
+    reader = Reader(write(photos, [found], description="holiday: 2 photos"))
+    cards = reader.all("button", "card")
+    assert [card["data-image"] for card in cards] == ["y.png", "x.png"]
+    assert cards[0]["data-facts"] == "41 inliers, similarity 0.250"
+    assert cards[1]["data-facts"] == "not verified, similarity 0.750"
+    assert "1 query in holiday: 2 photos" in reader.words
+
+
+def test_lines_are_whole_numbers_of_ten_thousandths(photos):
+    reader = Reader(write(photos, [answer(photos, result("x.png", 3))]))
+    (card,) = reader.all("button", "card")
+    lines = json.loads(card["data-lines"])
+    assert len(lines) == 3
+    assert lines[0][0] == 0 and lines[-1][-1] == 10_000
+
+
+def test_nothing_is_loaded_from_elsewhere(photos):
+    text = write(photos, [answer(photos, result("x.png", 3))])
+    reader = Reader(text)
+    sources = [
+        attributes[name]
+        for _, attributes in reader.tags
+        for name in ("src", "href")
+        if name in attributes
+    ]
+    assert sources
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert "url(" not in text and "@import" not in text and "fetch(" not in text
+
+
+def test_thumbnails_are_small_photos(photos):
+    reader = Reader(write(photos, [answer(photos, result("x.png", 3))]))
+    for image in reader.all("img"):
+        data = base64.b64decode(image["src"].removeprefix("data:image/jpeg;base64,"))
+        with Image.open(io.BytesIO(data)) as thumbnail:
+            assert thumbnail.size == (560, 420)
+
+
+def test_names_cannot_break_the_page(photos):
+    found = Answer(NASTY, photos / NASTY, [result(NASTY, 5)])
+    reader = Reader(write(photos, [found, found], description="<i>&"))
+    assert {card["data-image"] for card in reader.all("button", "card")} == {NASTY}
+    assert pathlib.PurePath(NASTY).name in "".join(reader.words)
+    assert not reader.all("b>") and len(reader.all("script")) == 1
+
+
+def test_a_photo_that_is_gone_is_said_to_be_absent(photos):
+    found = answer(photos, result("gone.png", 2), result("x.png", 1))
+    reader = Reader(write(photos, [found]))
+    assert reader.words.count("photo not found") == 1
+    assert len(reader.all("img")) == 2
+
+
+def test_several_queries_are_linked_at_the_top(photos):
+    found = answer(photos, result("x.png", 3))
+    links = Reader(write(photos, [found, found])).all("a")
+    assert [link["href"] for link in links] == ["#query-1", "#query-2"]
+    assert not Reader(write(photos, [found])).all("nav")
+
+
+def test_a_ranking_of_all_does_not_make_an_endless_page(photos):
+    found = answer(photos, *[result("x.png", 0)] * 500)
+    reader = Reader(write(photos, [found]))
+    assert len(reader.all("button", "card")) == page._MOST_RESULTS
+    assert f"{page._MOST_RESULTS} of 500 results" in "".join(reader.words)
+
+
+def test_a_query_without_results_has_its_place(photos):
+    assert "0 results" in write(photos, [answer(photos)])
+
+
+@pytest.mark.slow
+def test_a_browser_opens_a_photo_with_one_line_per_inlier(photos):
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs chromium")
+    text = write(photos, [answer(photos, result("y.png", 2), result("x.png", 7))])
+    click = "<script>document.querySelectorAll('.card')[1].click()</script></body>"
+    (photos / "page.html").write_text(text.replace("</body>", click))
+    options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+    options += " --disable-background-networking --disable-component-update"
+    options += f" --disable-sync --user-data-dir={photos / 'profile'} --dump-dom"
+    done = subprocess.run(
+        [chromium, *options.split(), (photos / "page.html").as_uri()],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    reader = Reader(done.stdout)
+    assert "open" in reader.all("dialog")[0]
+    assert len(reader.all("line")) == 7
+    assert len(reader.all("circle")) == 14

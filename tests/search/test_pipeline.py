@@ -1,0 +1,256 @@
+import numpy as np
+import pytest
+
+from delf_jax.evaluation import ranking
+from delf_jax.files import InputError
+from delf_jax.index import neighbour_graph
+from delf_jax.retrieval import reranking
+from delf_jax.retrieval.ranking import NOISE, rerank, top_k
+from delf_jax.retrieval.verification import VERIFICATION
+from delf_jax.search import matching, pipeline
+from delf_jax.search.steps import STEPS
+from tests.helpers.ranked_photos import (
+    Store,
+    make_collection,
+    make_features,
+    protocol,
+    rank_one,
+)
+
+
+@pytest.fixture(autouse=True)
+def graph(tmp_path, monkeypatch):
+    """Where the graph of the store below is kept."""
+    path = tmp_path / "neighbours.npz"
+    monkeypatch.setattr(neighbour_graph, "graph_path", lambda store: path)
+    return path
+
+
+def test_ways_are_steps_joined_by_plus():
+    found = pipeline.parse_ways(
+        "global, alpha_qe+verification,global+superglobal,global"
+    )
+    assert found == [("global",), ("alpha_qe", "verification"), ("superglobal",)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("magic", "'magic' is no way to rank; use global, asmk, average_qe"),
+        ("", "'' is no way"),
+        ("verification+alpha_qe", "verification last"),
+        ("alpha_qe+global", "global or asmk comes first"),
+        ("global+asmk", "global or asmk comes first"),
+    ],
+)
+def test_other_ways_are_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        pipeline.parse_ways(text)
+
+
+def test_global_ranks_by_similarity_in_the_order_of_the_dataset(rng):
+    collection, state = make_collection(rng)
+    expected = np.argsort(-state.similarities, axis=1)
+    np.testing.assert_array_equal(rank_one(collection, ("global",)), expected)
+
+
+def test_descriptors_read_in_pieces_rank_as_when_read_at_once(rng, monkeypatch):
+    collection, _ = make_collection(rng)
+    whole = [rank_one(collection, way) for way in (("global",), ("alpha_qe",))]
+    monkeypatch.setattr(pipeline, "_PIECE", 5)
+    pieces = [rank_one(collection, way) for way in (("global",), ("alpha_qe",))]
+    np.testing.assert_array_equal(pieces, whole)
+
+
+def test_a_query_that_is_no_answer_to_itself_comes_last(rng):
+    collection, _ = make_collection(rng, own=[3, -1])
+    for step in ("global", *STEPS):
+        ranked = rank_one(collection, (step,))
+        assert ranked[0, -1] == 3
+        assert [sorted(row) for row in ranked.tolist()] == [list(range(12))] * 2
+
+
+def count_as(monkeypatch, collection, inliers):
+    """Verification that finds these inliers, by place in the index; what was asked."""
+    places = {
+        collection.store.global_descriptors[row].tobytes(): place
+        for place, row in enumerate(collection.rows)
+    }
+    asked = []
+
+    def verify(query, images, max_image_size, how):
+        for image in images:
+            place = places[image.global_descriptor.tobytes()]
+            asked.append((query.global_descriptor.tobytes(), place))
+            matches = np.zeros((inliers[place], 2), np.int32)
+            found = matching.verification.PairMatch(
+                matches, np.zeros((2, 3)), np.ones(len(matches), bool)
+            )
+            yield matching.Comparison((query, image), found, 0.0)
+
+    monkeypatch.setattr(matching, "verify_candidates", verify)
+    return asked
+
+
+def test_junk_gives_way_before_the_candidates_are_chosen(rng, monkeypatch):
+    collection, state = make_collection(rng, queries=1)
+    three = VERIFICATION["default"]._replace(candidates=3)
+    inliers = rng.permutation(12) * 10
+    count_as(monkeypatch, collection, inliers)
+    order = np.argsort(-state.similarities[0])
+    junk = order[[0, 2]]
+    found = rank_one(collection, ("verification",), junk=(junk,), verification=three)[0]
+    candidates = order[[1, 3, 4]].astype(np.int32)
+    similarities = state.similarities[0][candidates]
+    best = rerank(candidates, similarities, inliers[candidates])
+    expected = [*best, *(place for place in order if place not in candidates)]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_each_pair_is_verified_once_for_all_ways_and_protocols(rng, monkeypatch):
+    collection, state = make_collection(rng)
+    four = VERIFICATION["default"]._replace(candidates=4)
+    asked = count_as(monkeypatch, collection, np.arange(12))
+    best = np.argsort(-state.similarities, axis=1)
+    protocols = {"medium": protocol(), "hard": protocol(best[:, :2])}
+    chosen = [("verification",), ("alpha_qe", "verification"), ("global",)]
+    ranking.rank(collection, chosen, protocols, verification=four, shown=False)
+    assert len(asked) == len(set(asked))
+    for query, row in zip(state.queries, best, strict=True):
+        assert {(query.tobytes(), place) for place in row[:6]} <= set(asked)
+
+
+def test_photos_without_local_features_have_no_inliers(rng):
+    collection, _ = make_collection(rng)
+    assert pipeline.count_inliers(collection, [[0, 5], []], shown=False) == [
+        {0: 0, 5: 0},
+        {},
+    ]
+    found = rank_one(collection, ("verification",))
+    np.testing.assert_array_equal(found, rank_one(collection, ("global",)))
+
+
+def test_ways_may_start_from_asmk(rng):
+    collection, state = make_collection(rng, own=[3, -1])
+    asmk = rng.random((2, 12))
+    before = asmk.copy()
+    collection = collection._replace(asmk=asmk)
+    expected = asmk.copy()
+    expected[0, 3] = -np.inf
+    found = rank_one(collection, ("asmk",))
+    np.testing.assert_array_equal(found, np.argsort(-expected, axis=1))
+    np.testing.assert_array_equal(asmk, before)
+    # What follows expands the global descriptors by those that ASMK found.
+    best = top_k(expected, 3)
+    expanded = reranking.expand_queries(state.queries, state.index, best, alpha=0.0)
+    expected = np.argsort(-(expanded @ state.index.T)[1])
+    found = rank_one(collection, ("asmk", "average_qe"))[1]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_asmk_alone_takes_no_global_descriptors(rng):
+    collection, _ = make_collection(rng)
+    expected = rank_one(collection._replace(asmk=np.eye(2, 12)), ("asmk",))
+    queries = [make_features(None) for _ in collection.queries]
+    store = Store([None] * 12)
+    collection = collection._replace(asmk=np.eye(2, 12), queries=queries, store=store)
+    np.testing.assert_array_equal(rank_one(collection, ("asmk",)), expected)
+    assert not pipeline.needs_global(("asmk", "verification"))
+    assert pipeline.needs_global(("asmk", "diffusion"))
+    assert pipeline.needs_global(("verification",))
+
+
+def naive_order(values, ids):
+    """By descending value; equals as given."""
+    return [ids[k] for k in sorted(range(len(ids)), key=lambda k: -values[ids[k]])]
+
+
+@pytest.mark.parametrize("step", ["global", *STEPS])
+def test_reranking_permutes_the_candidates_and_sees_no_others(rng, step):
+    collection, state = make_collection(rng)
+    candidates = [np.int32([7, 2, 9, 4]), np.int32([5]), np.int32([])][:2]
+    found = pipeline.rerank(collection, (step,), candidates, shown=False)
+    for ids, given in zip(found, candidates, strict=True):
+        assert sorted(ids.tolist()) == sorted(given.tolist())
+    # Whatever the others look like, unless a step learns from all of the photos.
+    if step not in ("augmentation", "diffusion"):
+        others = np.setdiff1d(np.arange(12), candidates[0])
+        rows = collection.store.global_descriptors
+        rows[collection.rows[others]] = -rows[collection.rows[others]]
+        again = pipeline.rerank(collection, (step,), candidates, shown=False)
+        np.testing.assert_array_equal(again[0], found[0])
+
+
+@pytest.mark.parametrize("step", ["global", *STEPS])
+def test_all_photos_as_candidates_are_ranked_as_by_rank(rng, step):
+    collection, _ = make_collection(rng)
+    everything = [np.arange(12, dtype=np.int32)] * 2
+    found = pipeline.rerank(collection, (step,), everything, shown=False)
+    np.testing.assert_array_equal(np.stack(found), rank_one(collection, (step,)))
+
+
+def test_no_candidates_are_no_error(rng):
+    collection, _ = make_collection(rng)
+    none = [np.zeros(0, np.int32)] * 2
+    for way in (
+        ("global",),
+        *((step,) for step in STEPS),
+        ("verification",),
+    ):
+        assert [
+            len(ids) for ids in pipeline.rerank(collection, way, none, shown=False)
+        ] == [
+            0,
+            0,
+        ]
+
+
+def test_blocks_of_queries_rerank_as_all_together(rng, monkeypatch):
+    collection, _ = make_collection(rng, queries=5)
+    candidates = [rng.permutation(12)[:6].astype(np.int32) for _ in range(5)]
+    whole = pipeline.rerank(collection, ("alpha_qe",), candidates, shown=False)
+    monkeypatch.setattr(pipeline, "_BLOCK", 24)
+    blocks = pipeline.rerank(collection, ("alpha_qe",), candidates, shown=False)
+    np.testing.assert_array_equal(blocks, whole)
+
+
+@pytest.mark.parametrize("weight", [2.0, np.inf])
+def test_verification_of_candidates_looks_at_the_first_given(rng, monkeypatch, weight):
+    collection, state = make_collection(rng, queries=1)
+    inliers = np.array([0, 0, 9, 0, 40, 0, 0, 9, 0, 0, 99, 0])
+    asked = count_as(monkeypatch, collection, inliers)
+    given = np.int32([7, 2, 9, 4, 10])
+    how = VERIFICATION["default"]._replace(candidates=4, weight=weight)
+    (found,) = pipeline.rerank(
+        collection, ("verification",), [given], verification=how, shown=False
+    )
+    assert [place for _, place in asked] == [7, 2, 9, 4]
+    if np.isinf(weight):
+        expected = [4, 7, 2, 9]  # by inliers; 7 and 2 have as many: as given.
+    else:
+        evidence = 2 * np.log2(1 + inliers / NOISE)
+        expected = naive_order(state.similarities[0] + evidence, [7, 2, 9, 4])
+    assert found.tolist() == [*expected, 10]
+
+
+def test_candidates_without_global_descriptors_are_verified_alone(rng, monkeypatch):
+    collection, _ = make_collection(rng, queries=1)
+    count_as(monkeypatch, collection, np.arange(12))
+    bare = collection._replace(
+        queries=[collection.queries[0]._replace(global_descriptor=None)]
+    )
+
+    def verify(query, images, max_image_size, how):
+        for image, inliers in zip(images, (3, 20, 3), strict=True):
+            matches = np.zeros((inliers, 2), np.int32)
+            found = matching.verification.PairMatch(
+                matches, np.zeros((2, 3)), np.ones(inliers, bool)
+            )
+            yield matching.Comparison((query, image), found, None)
+
+    monkeypatch.setattr(matching, "verify_candidates", verify)
+    given = [np.int32([8, 1, 5])]
+    (found,) = pipeline.rerank(bare, ("verification",), given, shown=False)
+    assert found.tolist() == [1, 8, 5]
+    with pytest.raises(InputError, match="superglobal needs global descriptors"):
+        pipeline.rerank(bare, ("superglobal",), given, shown=False)

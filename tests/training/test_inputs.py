@@ -1,0 +1,110 @@
+"""From a config to the views that a step sees."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from delf_jax.config import read_config
+from delf_jax.data import augment, loader
+from delf_jax.files import InputError
+from delf_jax.synthetic import landmarks
+from delf_jax.training import inputs
+
+TINY = pathlib.Path(__file__).parents[2] / "configs" / "tiny.py"
+
+
+@pytest.fixture
+def config(tmp_path) -> ConfigDict:
+    """Two drawn landmarks, seen twice."""
+    config = read_config(TINY)
+    config.data.directory, config.data.threads = str(tmp_path), 1
+    drawn = {"first": 0, "landmarks": 2, "views": 2}
+    with config.unlocked():
+        config.data.sources = ConfigDict({"drawn": drawn})
+    return config
+
+
+def test_drawn_landmarks_become_views_with_their_class_and_coordinates(
+    config, monkeypatch
+):
+    sources = inputs.open_sources(config)
+    batch = next(inputs.open_batches(config, sources, devices=1))
+    assert batch["image"].shape == (4, 2, 64, 64, 3)
+    assert batch["image"].dtype == np.uint8
+    assert batch["coordinates"].shape == (4, 2, 4, 4, 2)
+    assert set(batch["label"]) <= {0, 1}
+    assert batch["id"][0].startswith("drawn/")
+
+    def fail(seed):
+        raise AssertionError("drawn again")
+
+    monkeypatch.setattr(landmarks, "draw_landmark", fail)
+    assert len(inputs.open_sources(config)[0]) == 4
+
+
+def test_landmarks_that_are_kept_for_tests_are_not_drawn(config):
+    config.data.sources.drawn.first = landmarks.HELD_OUT - 1
+    with pytest.raises(InputError, match="are for tests"):
+        inputs.open_sources(config)
+
+
+def test_of_many_images_that_are_left_out_a_hundred_are_named(
+    config, monkeypatch, capsys
+):
+    failures = [f"{number}.jpg: no such file" for number in range(1234)]
+    monkeypatch.setattr(loader, "open_sources", lambda *_, **__: ([], failures))
+    inputs.open_sources(config)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[99:] == [
+        "left out: 99.jpg: no such file",
+        "left out: 1134 more images",
+    ]
+
+
+def test_the_cells_of_a_view_lie_where_the_layout_has_them(config):
+    config.views.size = 192
+    assert inputs.view_settings(config).cell_offset == 0
+    config.model.layout = "keras"
+    settings = inputs.view_settings(config)
+    assert (settings.cell_stride, settings.cell_offset) == (16, 3.0)
+    config.views.size = 321
+    with pytest.raises(InputError, match="views.size 321 .* multiple of 16"):
+        inputs.view_settings(config)
+
+
+def test_a_field_that_the_settings_lack_is_named():
+    with pytest.raises(InputError, match="config.views.zom: no such field"):
+        inputs.settings_tuple(augment.ViewSettings, ConfigDict({"zom": 1.0}), "views")
+
+
+def test_crops_are_one_view_of_any_size(config):
+    config.views.kind, config.views.size = "crop", 41
+    config.loss.correspondence = config.loss.matchability = 0.0
+    sources = inputs.open_sources(config)
+    batch = next(inputs.open_batches(config, sources, 1))
+    assert batch["image"].shape == (config.batch_size, 1, 41, 41, 3)
+    assert set(batch) == {"id", "image", "label"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "crop"}, "loss.correspondence compares two views"),
+        ({"kind": "square"}, "views.kind is 'square': use 'pair', 'crop' or 'tuple'"),
+    ],
+)
+def test_views_that_the_losses_cannot_use_are_refused(config, fields, message):
+    config.views.update(fields)
+    with pytest.raises(InputError, match=message):
+        inputs.view_settings(config)
+
+
+def test_landmarks_that_a_file_names_are_not_trained_on(config, tmp_path, capsys):
+    (tmp_path / "seen.txt").write_text("1  # is in the test, too\n")
+    config.data.exclude = str(tmp_path / "seen.txt")
+    (source,) = inputs.open_sources(config)
+    assert source.classes == {"0": 0} and len(source) == 2
+    said = capsys.readouterr().out
+    assert "left out: 2 images, 1 classes of drawn, as data.exclude says" in said

@@ -1,0 +1,108 @@
+"""Weights of another training or model as the start of a new one."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from delf_jax.extraction import model_folder
+from delf_jax.files import InputError
+from delf_jax.training import checkpoints, step, warm_start
+from tests.conftest import PROVENANCE, random_variables
+from tests.helpers.tiny_training import by_name, make_config, plain_static
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = make_config("", "")
+    config.model.attention_width = 24
+    return config
+
+
+@pytest.fixture(scope="module")
+def static(config):
+    return plain_static(config)
+
+
+@pytest.fixture(scope="module")
+def fresh(static):
+    """A state of zeros: to draw one takes longer than all tests."""
+    start = functools.partial(step.create_state, static, view_size=64)
+    shapes = jax.eval_shape(start, jax.random.key(0))
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+
+def test_weights_of_a_model_folder_are_taken_where_they_fit(
+    tiny_model, fresh, static, capsys
+):
+    state = warm_start.start_from(str(tiny_model), fresh, static)
+    _, theirs = model_folder.read_model(tiny_model)
+    kernel = "backbone/conv1/kernel"
+    expected = by_name(theirs)[f"params/{kernel}"]
+    for tree in (state.params["model"], state.ema["params"]):
+        np.testing.assert_array_equal(by_name(tree)[kernel], expected)
+    np.testing.assert_array_equal(by_name(state.params["model"])["whitening/bias"], 0)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"weights of {tiny_model}:" in printed
+    assert "backbone 100 177,912 loaded" in printed
+    assert "local/attention 1 768 from scratch: 1x1x32x16 there, 1x1x32x24" in printed
+    assert "classifier 1 96 from scratch: not there" in printed
+
+
+def test_weights_of_a_workdir_are_the_averages_of_its_newest_checkpoint(
+    fresh, static, tmp_path
+):
+    other = jax.tree.map(np.ones_like, fresh)
+    with checkpoints.open_checkpoints(tmp_path / "checkpoints", keep=1) as manager:
+        checkpoints.save(manager, 1, other, {})
+    state = warm_start.start_from(str(tmp_path), fresh, static)
+    assert all((np.asarray(x) == 1).all() for x in jax.tree.leaves(state.ema))
+    assert all((np.asarray(x) == 0).all() for x in jax.tree.leaves(state.opt_state))
+
+
+def test_a_converted_backbone_without_heads_is_a_start(
+    global_model, fresh, static, capsys
+):
+    state = warm_start.start_from(str(global_model), fresh, static)
+    _, theirs = model_folder.read_model(global_model)
+    name = "backbone/block3_unit1/conv1/kernel"
+    taken = by_name(state.params["model"])[name]
+    np.testing.assert_array_equal(taken, by_name(theirs)[f"params/{name}"])
+    assert "from scratch: not there" in capsys.readouterr().out
+
+
+def test_a_model_of_which_nothing_fits_is_refused(fresh, static, tmp_path):
+    architecture = {
+        **{"name": "global", "depth": 18, "width": 4, "layout": "v1.5"},
+        "global_dimension": 8,
+    }
+    variables = random_variables(architecture)
+    model_folder.save_model(tmp_path / "m", architecture, variables, {}, PROVENANCE)
+    with pytest.raises(InputError, match="no tensor of .*/m has the name and shape"):
+        warm_start.start_from(str(tmp_path / "m"), fresh, static)
+    with pytest.raises(InputError, match="no such folder of checkpoints to start"):
+        warm_start.start_from(str(tmp_path / "absent"), fresh, static)
+
+
+def test_tensors_of_one_fate_share_a_row():
+    ours = {
+        "params/backbone/conv1/kernel": (3, 4),
+        "params/backbone/conv1/scale": (4,),
+        "params/whitening/kernel": (4, 8),
+        "params/classifier/kernel": (8, 2),
+        "params/gem_power": (),
+    }
+    theirs = {
+        "params/backbone/conv1/kernel": (3, 4),
+        "params/backbone/conv1/scale": (4,),
+        "params/whitening/kernel": (4, 6),
+        "params/decoder/kernel": (5, 5),
+    }
+    assert warm_start.compare(ours, theirs) == [
+        ("backbone", 2, 16, "loaded"),
+        ("classifier", 1, 16, "from scratch: not there"),
+        ("decoder", 1, 25, "not used: this model has no such part"),
+        ("params/gem_power", 1, 1, "from scratch: not there"),
+        ("whitening", 1, 32, "from scratch: 4x6 there, 4x8 here"),
+    ]
