@@ -196,7 +196,7 @@ def _write(folder: pathlib.Path, precision: str, shape: tuple[int, int]):
     """An index that is mapped."""
     import numpy as np
 
-    from delf_jax.index.global_search import Descriptors, largest_norm
+    from delf_jax.index.global_search import GlobalIndex, largest_norm
     from delf_jax.retrieval import nearest
     from delf_jax.retrieval.nearest import Rows
 
@@ -213,7 +213,7 @@ def _write(folder: pathlib.Path, precision: str, shape: tuple[int, int]):
     scales = None
     if precision == "int8":
         scales = np.asarray(np.memmap(folder / "scales", np.float32, "r"))
-    return Descriptors(Rows(values, scales), norm)
+    return GlobalIndex(Rows(values, scales), norm)
 
 
 @contextlib.contextmanager

@@ -24,10 +24,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from delf_jax import progress, runtime
+from delf_jax import runtime
 from delf_jax.extraction import model_folder
 from delf_jax.extraction.settings import settings_for
 from delf_jax.index import global_index, photo_index
+from delf_jax.progress import track
 from delf_jax.retrieval import matching, metrics, ranking
 from delf_jax.search.query import find_first, rank
 
@@ -84,7 +85,7 @@ def rank_with_rootsift(photos: pathlib.Path, truth: Truth) -> Iterator[np.ndarra
     """Rankings by the inliers of an affine map between RootSIFT matches."""
     sift = cv2.SIFT_create(FEATURES)
     found = [_rootsift(photos / "images" / image, sift) for image in truth.images]
-    with progress.track("RootSIFT", len(truth.queries)) as advance:
+    with track("RootSIFT", len(truth.queries)) as advance:
         for query in truth.queries:
             inliers = [_count_inliers(found[query], other) for other in found]
             yield ranking.top_k(np.array(inliers, np.float32))
@@ -120,7 +121,7 @@ def rank_with_index(
     """Rankings of `main.py search`, with or without verification."""
     places = {image: place for place, image in enumerate(truth.images)}
     descriptors, _ = global_index.open_descriptors(index.store)
-    with progress.track("search", len(truth.queries)) as advance:
+    with track("search", len(truth.queries)) as advance:
         for query in truth.queries:
             own = index.store.row(truth.images[query])
             features = index.store[own]

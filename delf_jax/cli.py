@@ -54,24 +54,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[given.command].run(given)
     except InputError as error:
-        return _tell(str(error), _BAD_INPUT)
+        return _print_error(str(error), _BAD_INPUT)
     except KeyboardInterrupt:
-        return _tell("interrupted; what was finished is kept", _INTERRUPTED)
+        return _print_error("interrupted; what was finished is kept", _INTERRUPTED)
     except BrokenPipeError:  # The reader of a pipe, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return _tell(_describe(error), options.FAILED)
+        return _print_error(_format_os_error(error), options.FAILED)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _tell(message: str, status: int) -> int:
+def _print_error(message: str, status: int) -> int:
     print(f"error: {message}", file=sys.stderr)
     return status
 
 
-def _describe(error: OSError) -> str:
+def _format_os_error(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (

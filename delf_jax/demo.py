@@ -57,7 +57,11 @@ class Outcome(NamedTuple):
 
 
 def run(
-    out: str | os.PathLike, model: Model, world: World = DEFAULT, *, shown: bool = True
+    out: str | os.PathLike,
+    model: Model,
+    world: World = DEFAULT,
+    *,
+    progress: bool = True,
 ) -> Outcome:
     """Writes photos, an index, a figure and a page to `out`; prints what it found."""
     out = pathlib.Path(out)
@@ -71,7 +75,7 @@ def run(
     else:
         print(f"{model.name} has no local features: nothing is matched or reranked")
     photo_index.make_index(
-        [out / "photos"], out / "index", model, settings, shown=shown
+        [out / "photos"], out / "index", model, settings, progress=progress
     )
     index = photo_index.open_index(out / "index")
     print(f"searching {index} for {len(queries)} queries")

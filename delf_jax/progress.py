@@ -11,13 +11,13 @@ INTERVAL = 10.0
 
 @contextlib.contextmanager
 def track(
-    description: str, total: int, *, shown: bool = True
+    description: str, total: int, *, progress: bool = True
 ) -> Iterator[Callable[..., None]]:
     """A function to be called after each of `total` images; the report is on stderr.
 
     After several it is called with their number.
     """
-    if not shown or not total:
+    if not progress or not total:
         yield lambda count=1: None
     elif sys.stderr.isatty():
         with _bar(description, total) as advance:

@@ -16,7 +16,7 @@ def _answer(folder, path, images):
 
 def test_the_demo_writes_photos_a_figure_and_a_page(tiny_model, tmp_path, capsys):
     model = model_folder.load_model(tiny_model)
-    outcome = demo.run(tmp_path, model, WORLD, shown=False)
+    outcome = demo.run(tmp_path, model, WORLD, progress=False)
     photos = sorted(p.relative_to(tmp_path) for p in tmp_path.glob("photos/*/*.jpg"))
     assert len(photos) == 5
     assert len(list(tmp_path.glob("queries/*/*.jpg"))) == 2
@@ -30,7 +30,7 @@ def test_the_demo_writes_photos_a_figure_and_a_page(tiny_model, tmp_path, capsys
 
 def test_a_model_without_local_features_has_its_demo(global_model, tmp_path, capsys):
     model = model_folder.load_model(global_model)
-    outcome = demo.run(tmp_path, model, WORLD, shown=False)
+    outcome = demo.run(tmp_path, model, WORLD, progress=False)
     assert outcome.before == outcome.after > 0
     assert not (tmp_path / "matches.png").exists()
     assert (tmp_path / "search.html").read_text().count("<li>") == 10

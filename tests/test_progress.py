@@ -5,6 +5,7 @@ import io
 import pytest
 
 from delf_jax import progress
+from delf_jax.progress import track
 
 
 class _Clock:
@@ -23,7 +24,7 @@ class _Terminal(io.StringIO):
 
 def _lines(monkeypatch, capsys, *, total: int, step: float) -> list[str]:
     monkeypatch.setattr(progress, "time", _Clock(step))
-    with progress.track("extract", total) as advance:
+    with track("extract", total) as advance:
         for _ in range(total):
             advance()
     captured = capsys.readouterr()
@@ -42,7 +43,7 @@ def test_lines_come_now_and_then_and_at_the_end(monkeypatch, capsys):
 
 def test_several_images_are_counted_at_once(monkeypatch, capsys):
     monkeypatch.setattr(progress, "time", _Clock(20.0))
-    with progress.track("read", 100) as advance:
+    with track("read", 100) as advance:
         advance(60)
         advance(40)
     lines = capsys.readouterr().err.splitlines()
@@ -58,9 +59,9 @@ def test_slow_work_is_told_in_seconds_per_image(monkeypatch, capsys):
     assert lines[-2] == "extract: 199 of 200, 60.0 s/image, 1 min 0 s left"
 
 
-@pytest.mark.parametrize("arguments", [{"total": 0}, {"total": 3, "shown": False}])
+@pytest.mark.parametrize("arguments", [{"total": 0}, {"total": 3, "progress": False}])
 def test_nothing_is_said_where_nothing_is_asked(capsys, arguments):
-    with progress.track("extract", **arguments) as advance:
+    with track("extract", **arguments) as advance:
         for _ in range(arguments["total"]):
             advance()
     assert capsys.readouterr() == ("", "")
@@ -69,7 +70,7 @@ def test_nothing_is_said_where_nothing_is_asked(capsys, arguments):
 def test_a_terminal_gets_a_bar(monkeypatch):
     terminal = _Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    with progress.track("extract", 4) as advance:
+    with track("extract", 4) as advance:
         for _ in range(4):
             advance()
     assert "extract" in terminal.getvalue() and "4/4" in terminal.getvalue()

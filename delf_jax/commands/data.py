@@ -43,7 +43,7 @@ def run_download(options: argparse.Namespace) -> int:
     plans = {name: download.plan(name, options.only) for name in options.datasets}
     if not options.yes:
         for name, chosen in plans.items():
-            print(*download.describe(name, chosen), sep="\n")
+            print(*download.format_files(name, chosen), sep="\n")
         print("nothing was fetched; --yes --out=DIR fetches")
         return 0
     if not options.out:

@@ -77,7 +77,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
             depends={"file": files.sha256_of(options.ranking)},
         )
     else:
-        chosen = pipeline.parse_ways(options.rerank)
+        chosen = pipeline.parse_pipelines(options.rerank)
         boxes = open_boxes(options.boxes) if options.boxes else None
         model, settings = model_and_settings(options)
         found = evaluation.evaluate(
@@ -90,7 +90,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         )
     print(*report.table(found), sep="\n")
     if options.json:
-        files.write_json(options.json, report.describe(found))
+        files.write_json(options.json, report.to_json(found))
         print(f"JSON: {options.json}")
     if options.metrics:
         report.write_metrics(options.metrics, found)
@@ -163,7 +163,7 @@ def run_reproduce(options: argparse.Namespace) -> int:
     folder = options.model or model_folder(config, config.experiment.weights)
     model = load_model(folder)
     chosen = chosen_settings(config)
-    sources = reproduce.Sources(
+    sources = reproduce.ExperimentInputs(
         pathlib.Path(options.data),
         pathlib.Path(options.out or pathlib.Path("runs", "reproduce", name)),
         model,

@@ -12,7 +12,7 @@ from delf_jax.commands.options import (
     add_part,
     add_paths,
     model_and_settings,
-    tell_report,
+    print_report,
 )
 
 
@@ -43,7 +43,7 @@ def run_features(options: argparse.Namespace) -> int:
         report = delf_files.read_files(
             options.source, options.target, options.layout, name=options.name
         )
-    return tell_report(report, options.target, done="written")
+    return print_report(report, options.target, done="written")
 
 
 def add_extract_options(parser: argparse.ArgumentParser) -> None:
@@ -62,16 +62,16 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
 
 def run_extract(options: argparse.Namespace) -> int:
     from delf_jax import images
-    from delf_jax.extraction.boxes import open_boxes, tell_coverage
+    from delf_jax.extraction.boxes import format_coverage, open_boxes
     from delf_jax.store import feature_store
 
     found = images.find_images(options.paths)
     boxes = None
     if options.boxes:
         boxes = open_boxes(options.boxes)
-        print(tell_coverage(boxes, [id for id, _ in found]))
+        print(format_coverage(boxes, [id for id, _ in found]))
     model, settings = model_and_settings(options)
     report = feature_store.extract_to_store(
         found, options.out, model, settings, boxes=boxes, part=options.part
     )
-    return tell_report(report, options.out)
+    return print_report(report, options.out)

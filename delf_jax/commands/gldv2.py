@@ -90,7 +90,7 @@ def run_gldv2(options: argparse.Namespace) -> int:
     model, settings = model_and_settings(options)
     from delf_jax.gldv2 import predict, recognition_task, retrieval_task
 
-    sources = predict.Sources(
+    sources = predict.PredictionInputs(
         *(options.data, options.features, model, settings, options.test_list),
         other_list=getattr(options, "index_list", getattr(options, "train_list", None)),
         exclude=_excluded(options),
@@ -98,7 +98,7 @@ def run_gldv2(options: argparse.Namespace) -> int:
         partial=options.partial,
     )
     if options.kind == "retrieve":
-        way = retrieval_task.parse_way(options.rerank)
+        way = retrieval_task.parse_pipeline(options.rerank)
         said = predict.retrieve(sources, options.out, way)
     else:
         how = recognition_task.Options(options.voters, options.verify)
@@ -136,7 +136,7 @@ def _score(options: argparse.Namespace) -> int:
     known = scores.read_known(options.known) if options.known else None
     found = _print_scores(options, options.task, options.predictions, known)
     if options.json:
-        files.write_json(options.json, report.describe(found))
+        files.write_json(options.json, report.to_json(found))
         print(f"JSON: {options.json}")
     return 0
 

@@ -14,7 +14,7 @@ from delf_jax.commands.options import (
     add_out,
     model_and_settings,
     prepare_jax,
-    tell_report,
+    print_report,
 )
 from delf_jax.files import InputError
 
@@ -104,7 +104,7 @@ def _fit_projection(options: argparse.Namespace) -> int:
         chosen = fit_projection.fit_whitening(
             options.store, pairs, options.out, dimension=options.dimension
         )
-    print(fit_projection.describe(options.out))
+    print(fit_projection.format_summary(options.out))
     print("to extract with them:")
     print(*(f"  --config.{name}={value}" for name, value in chosen.items()), sep="\n")
     return 0
@@ -152,7 +152,7 @@ def run_index(options: argparse.Namespace) -> int:
     change = photo_index.add_images if options.add else photo_index.make_index
     paths = options.add or options.paths
     report = change(paths, options.index, model, settings)
-    return tell_report(report, options.index)
+    return print_report(report, options.index)
 
 
 def add_aggregate_options(parser: argparse.ArgumentParser) -> None:
@@ -213,7 +213,7 @@ def run_aggregate(options: argparse.Namespace) -> int:
         report = inverted_builder.update_inverted_file(
             **given, binary=not asmk, rule=rule
         )
-    return tell_report(report, options.out, done="aggregated")
+    return print_report(report, options.out, done="aggregated")
 
 
 def _read_config(options: argparse.Namespace) -> Any:

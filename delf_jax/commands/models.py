@@ -50,7 +50,7 @@ def add_inspect_options(parser: argparse.ArgumentParser) -> None:
 def run_inspect(options: argparse.Namespace) -> int:
     from delf_jax.inspection import describe
 
-    print(describe.describe(options.path))
+    print(describe.format_contents(options.path))
     return 0
 
 
@@ -75,10 +75,10 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 def run_export(options: argparse.Namespace) -> int:
     model, _ = model_and_settings(options)
     from delf_jax.export import export
-    from delf_jax.export.options import Wishes
+    from delf_jax.export.options import ExportOptions
 
-    names = Wishes._fields
-    wishes = Wishes(**{name: getattr(options, name) for name in names})
+    names = ExportOptions._fields
+    wishes = ExportOptions(**{name: getattr(options, name) for name in names})
     written = export.export_model(model, options.format, options.out, wishes)
     for title, arrays in (("in", written.inputs), ("out", written.outputs)):
         for name, signature in arrays.items():

@@ -102,7 +102,7 @@ def prepare_jax() -> None:
     runtime.enable_compilation_cache()
 
 
-def tell_report(report: Any, out: str, done: str = "extracted") -> int:
+def print_report(report: Any, out: str, done: str = "extracted") -> int:
     """0, or 1 if none of the images could be used; the failed ones by name."""
     for reason in report.failed.values():
         print(f"failed: {reason}", file=sys.stderr)

@@ -65,7 +65,7 @@ def run_rerank(options: argparse.Namespace) -> int:
     if options.first is not None and options.first < 1:
         raise InputError(f"--first={options.first}: use a positive number")
     lists = rerank.read_candidates(options.candidates)
-    way = rerank.parse_way(options.way)
+    way = rerank.parse_pipeline(options.way)
     how = matching.verification_settings(options.verification)
     images = rerank.open_features(options.index)
     queries = _candidate_queries(options, lists, images)
@@ -122,7 +122,7 @@ def run_match(options: argparse.Namespace) -> int:
     figures.draw_matches(*photos, *local, found.pair, text, options.out)
     print(f"figure: {options.out}")
     if options.json:
-        files.write_json(options.json, matching.describe(found, options.images))
+        files.write_json(options.json, matching.to_json(found, options.images))
         print(f"JSON: {options.json}")
     return 0
 
@@ -174,7 +174,7 @@ def run_search(options: argparse.Namespace) -> int:
         descriptors, recall = global_index.open_descriptors(
             index.store, options.precision
         )
-        said = global_index.describe(descriptors, recall)
+        said = global_index.format_summary(descriptors, recall)
     found = query.search(
         *(index, queries, model, settings),
         top=options.top,
@@ -202,7 +202,7 @@ def run_search(options: argparse.Namespace) -> int:
     if failed:
         print(f"{len(answers)} photos searched for, {len(failed)} failed")
     if options.json:
-        files.write_json(options.json, query.describe(answers))
+        files.write_json(options.json, query.to_json(answers))
         print(f"JSON: {options.json}")
     if options.html:
         page.write_page(options.html, answers, index.file, str(index))

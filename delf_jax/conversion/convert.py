@@ -11,7 +11,7 @@ from delf_jax import __version__
 from delf_jax.conversion import report
 from delf_jax.conversion.families import FAMILIES
 from delf_jax.conversion.network import MappingFile, Network, find_network, folders_of
-from delf_jax.conversion.weight_files import Source, read_source
+from delf_jax.conversion.weight_files import WeightFile, read_weights
 from delf_jax.extraction import model_folder
 from delf_jax.files import InputError, atomic_write, new_folder, read_json, sha256_of
 from delf_jax.formats.delf import datum
@@ -43,7 +43,7 @@ def convert(
     with new_folder(out) as folder:
         template = out.with_name(f"{out.name}.mapping.json")
         source, network = _convert(path, folder, mapping, settings or {}, template)
-    report.tell(path, out, source, network)
+    report.print_report(path, out, source, network)
     return network
 
 
@@ -53,14 +53,14 @@ def _convert(
     mapping: str | os.PathLike | None,
     settings: Mapping[str, Any],
     template: pathlib.Path,
-) -> tuple[Source, Network]:
+) -> tuple[WeightFile, Network]:
     """What was read and what was found, which is written into the folder."""
     name = folders_of(path)[0]
     if (path / "model" / "saved_model.pb").is_file():  # as DELF's download has it
         path = path / "model"
     if any(next(path.glob(pattern), None) for pattern in _OURS):
         raise InputError(f"{path}: ours already; give a model folder as --model")
-    source = read_source(path)
+    source = read_weights(path)
     network = find_network(source, read_mapping(mapping), settings, template)
     projection = _projection_beside(path, network)
     files = [*_files_of(source.path), *projection]

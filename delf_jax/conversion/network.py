@@ -16,7 +16,7 @@ from delf_jax.conversion.layers import (
     reduction_of_pycls,
     to_our_axes,
 )
-from delf_jax.conversion.weight_files import Source
+from delf_jax.conversion.weight_files import WeightFile
 from delf_jax.extraction.model_folder import build_module
 from delf_jax.extraction.settings import ExtractionSettings, make_settings
 from delf_jax.files import InputError
@@ -66,7 +66,7 @@ class Network(NamedTuple):
 
 
 def find_network(
-    source: Source,
+    source: WeightFile,
     mapping: MappingFile,
     settings: Mapping[str, Any],
     template: pathlib.Path,
@@ -88,7 +88,7 @@ def find_network(
     for theirs in stated(source).keys() - canonical.keys():
         reason = families.no_weight(theirs) or "not made of floating-point numbers"
         assigned.dropped[theirs] = reason
-    report.tell_unmatched(mapping, stated(source).keys())
+    report.print_unmatched(mapping, stated(source).keys())
     variables = {
         ours: to_our_axes(ours, source.tensors[theirs], family.pytorch)
         for ours, theirs in assigned.named.items()
@@ -202,7 +202,7 @@ def _assign_by_shape(
     return Assigned(named, dropped, [n for n in assigned.left if n not in placed], how)
 
 
-def stated(source: Source) -> Mapping[str, Any]:
+def stated(source: WeightFile) -> Mapping[str, Any]:
     """What is known of each tensor, its dtype and shape, before it is read."""
     return getattr(source.tensors, "entries", source.tensors)
 
@@ -213,7 +213,7 @@ def folders_of(path: pathlib.Path) -> list[str]:
     return [path.name, path.parent.name, path.parent.parent.name]
 
 
-def _canonical_names(source: Source) -> dict[str, str]:
+def _canonical_names(source: WeightFile) -> dict[str, str]:
     """{name in the source: name to read it by}, of its tensors of numbers."""
     names = {
         name: name
@@ -230,7 +230,7 @@ def _architecture(
     variables: dict[str, np.ndarray],
     family: Family,
     settings: Mapping[str, Any],
-    source: Source,
+    source: WeightFile,
 ) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
     """(architecture, extraction, what is assumed), with the settings asked for."""
     power = variables.pop("architecture/gem_power", None)

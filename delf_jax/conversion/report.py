@@ -27,7 +27,9 @@ OPTIONAL = (
 SHOWN = 40
 
 
-def tell(path: pathlib.Path, out: pathlib.Path, source: Any, network: Any) -> None:
+def print_report(
+    path: pathlib.Path, out: pathlib.Path, source: Any, network: Any
+) -> None:
     """Prints an account of a conversion and the command to go on with."""
     title = FAMILIES[network.family].title
     print(f"{path}: {title} ({source.kind}, told by {network.assigned.how})")
@@ -41,8 +43,8 @@ def tell(path: pathlib.Path, out: pathlib.Path, source: Any, network: Any) -> No
     sizes = [value.size for value in network.variables.values()]
     print(f"{'all':<28} {len(sizes):>7}  {sum(sizes):>10,}")
     for reason, names in _by_reason(network.assigned.dropped).items():
-        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        print(f"\nleft out, {reason}: {len(names)} ({shown})", end="")
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        print(f"\nleft out, {reason}: {len(names)} ({some})", end="")
     print(f"\n\narchitecture: {json.dumps(network.architecture)}")
     print(f"extraction: {json.dumps(network.extraction)}")
     for field in network.assumed:
@@ -56,7 +58,7 @@ def tell(path: pathlib.Path, out: pathlib.Path, source: Any, network: Any) -> No
     print(f"\nwritten: {out}\nnext: {_next_command(out, network)}", flush=True)
 
 
-def tell_unmatched(mapping: Any, names: Collection[str]) -> None:
+def print_unmatched(mapping: Any, names: Collection[str]) -> None:
     """Prints which names and patterns to be dropped are those of no tensor."""
     for pattern in mapping.drop:
         if pattern not in names and not fnmatch.filter(names, pattern):

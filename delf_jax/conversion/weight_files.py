@@ -21,7 +21,7 @@ Tensors = Mapping[str, np.ndarray]
 _TABLE_END = struct.pack("<Q", 0xDB4775248B80FB57)  # of TensorFlow's .index files
 
 
-class Source(NamedTuple):
+class WeightFile(NamedTuple):
     """What a path holds."""
 
     kind: str
@@ -34,7 +34,7 @@ class Source(NamedTuple):
     """what the source says beside its tensors"""
 
 
-def read_source(path: str | os.PathLike) -> Source:
+def read_weights(path: str | os.PathLike) -> WeightFile:
     """The weights at a path; InputError, one sentence, if there are none to be read.
 
     Names of tensors: in TensorFlow's files those of the variables, without the ending
@@ -120,19 +120,19 @@ _STARTS: dict[str, Callable[[bytes, int], bool]] = {
 }
 
 
-def _read_tf_checkpoint(path: pathlib.Path) -> Source:
+def _read_tf_checkpoint(path: pathlib.Path) -> WeightFile:
     prefix = tensorbundle.find_bundle(path)
     bundle = tensorbundle.read_bundle(prefix)
-    return Source("tf_checkpoint", prefix, _numbers(bundle), {})
+    return WeightFile("tf_checkpoint", prefix, _numbers(bundle), {})
 
 
-def _read_graph(path: pathlib.Path) -> Source:
+def _read_graph(path: pathlib.Path) -> WeightFile:
     found = saved_model.read_saved_model(path)
     details = {"nodes": found.nodes, "signatures": found.signatures}
     if not found.tensors:
-        return Source("frozen_graph", path, found.constants, details)
+        return WeightFile("frozen_graph", path, found.constants, details)
     details["constants"] = found.constants
-    return Source("saved_model", path, _numbers(found.tensors), details)
+    return WeightFile("saved_model", path, _numbers(found.tensors), details)
 
 
 def _numbers(arrays: LazyArrays) -> Tensors:
@@ -146,26 +146,26 @@ def _numbers(arrays: LazyArrays) -> Tensors:
     )
 
 
-def _read_keras_h5(path: pathlib.Path) -> Source:
-    return Source("keras_h5", path, keras_h5.read_h5(path), {})
+def _read_keras_h5(path: pathlib.Path) -> WeightFile:
+    return WeightFile("keras_h5", path, keras_h5.read_h5(path), {})
 
 
-def _read_torch(path: pathlib.Path) -> Source:
-    return Source("torch", path, pytorch.read_state_dict(path), {})
+def _read_torch(path: pathlib.Path) -> WeightFile:
+    return WeightFile("torch", path, pytorch.read_state_dict(path), {})
 
 
-def read_safetensors(path: pathlib.Path) -> Source:
+def read_safetensors(path: pathlib.Path) -> WeightFile:
     """All tensors of a .safetensors file, and its metadata."""
     try:
         with safetensors.safe_open(path, framework="np") as file:
             names = file.offset_keys()
             tensors = {name: file.get_tensor(name) for name in names}
-            return Source("safetensors", path, tensors, file.metadata() or {})
+            return WeightFile("safetensors", path, tensors, file.metadata() or {})
     except (safetensors.SafetensorError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a safetensors file ({error})") from None
 
 
-READERS: dict[str, Callable[[pathlib.Path], Source]] = {
+READERS: dict[str, Callable[[pathlib.Path], WeightFile]] = {
     "tf_checkpoint": _read_tf_checkpoint,
     "saved_model": _read_graph,
     "frozen_graph": _read_graph,

@@ -47,7 +47,7 @@ def plan(name: str, pattern: str = "*") -> list[Files]:
     return found
 
 
-def describe(name: str, chosen: Sequence[Files]) -> Iterator[str]:
+def format_files(name: str, chosen: Sequence[Files]) -> Iterator[str]:
     """Lines of text: what would be fetched, from where, how large."""
     download = DOWNLOADS[name]
     yield f"{name}: {download.about}"
@@ -72,7 +72,7 @@ def fetch(
     out: str | os.PathLike,
     *,
     unpack: bool = False,
-    shown: bool = True,
+    progress: bool = True,
 ) -> Report:
     """Fetches the files that are not there, and goes on where one cannot be had.
 
@@ -88,7 +88,7 @@ def fetch(
                 if target.exists():
                     counts["present"] += 1
                 else:
-                    fetch_file(each.url, each.md5, target, shown)
+                    fetch_file(each.url, each.md5, target, progress)
                     counts["fetched"] += 1
                 if unpack and each.unpack:
                     counts["unpacked"] += _unpack(target, out / each.unpack)
@@ -137,7 +137,7 @@ _ATTEMPTS = 4  # of one file, each from where the one before ended.
 _MD5_LIMIT = 2**12  # bytes of a file that says one.
 
 
-def fetch_file(url: str, md5: str, target: pathlib.Path, shown: bool) -> None:
+def fetch_file(url: str, md5: str, target: pathlib.Path, progress: bool) -> None:
     """Writes a file; InputError if it cannot be had whole: what was got is kept."""
     part = target.with_name(f"{target.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def fetch_file(url: str, md5: str, target: pathlib.Path, shown: bool) -> None:
     for attempt in range(_ATTEMPTS):
         time.sleep(_PAUSE * attempt)
         try:
-            _go_on(url, part, shown)
+            _go_on(url, part, progress)
             break
         except (OSError, http.client.HTTPException) as error:
             if _is_of_disk(error):
@@ -168,7 +168,7 @@ def fetch_file(url: str, md5: str, target: pathlib.Path, shown: bool) -> None:
     _tag(part).unlink(missing_ok=True)
 
 
-def _go_on(url: str, part: pathlib.Path, shown: bool) -> None:
+def _go_on(url: str, part: pathlib.Path, progress: bool) -> None:
     """Appends to a file what it lacks; OSError if the connection ends before."""
     start, tag = _resumable(part)
     headers = {"User-Agent": "delf_jax", "Accept-Encoding": "identity"}
@@ -188,7 +188,7 @@ def _go_on(url: str, part: pathlib.Path, shown: bool) -> None:
         _tag(part).write_text(_validator(answer.headers), encoding="utf-8")
         with open(part, "ab" if start else "wb") as file:
             done = start
-            for chunk in _chunks(answer, part.name, start, total, shown):
+            for chunk in _chunks(answer, part.name, start, total, progress):
                 file.write(chunk)
                 done += len(chunk)
             file.flush()
@@ -211,7 +211,7 @@ def _opened(request: urllib.request.Request, start: int) -> Iterator[Any]:
 
 
 def _chunks(
-    answer: Any, name: str, start: int, total: int | None, shown: bool
+    answer: Any, name: str, start: int, total: int | None, progress: bool
 ) -> Iterator[bytes]:
     """What is read, with a line now and then."""
     name, done, begun = name.removesuffix(".part"), start, time.monotonic()
@@ -220,7 +220,7 @@ def _chunks(
         yield chunk
         done += len(chunk)
         now = time.monotonic()
-        if shown and (now - last >= INTERVAL or done == total):
+        if progress and (now - last >= INTERVAL or done == total):
             last = now
             of = "" if total is None else f" of {size_in_words(total)}"
             rate = (done - start) / max(now - begun, 1e-9) / 1e6

@@ -17,7 +17,7 @@ from delf_jax.formats.tensorflow import tfrecord
 from delf_jax.images import SUFFIXES, decode_image, read_image
 
 
-class Record(NamedTuple):
+class LabelledImage(NamedTuple):
     """One labelled image."""
 
     id: str
@@ -33,7 +33,7 @@ def list_records(
     images: str = "",
     label_column: str = "label",
     split: str = "",
-) -> list[Record]:
+) -> list[LabelledImage]:
     """The images of a source of training images, ordered by id.
 
     Args:
@@ -73,7 +73,7 @@ def list_records(
     return records
 
 
-def classes_without_images(path: str, records: Sequence[Record]) -> list[str]:
+def classes_without_images(path: str, records: Sequence[LabelledImage]) -> list[str]:
     """The classes of a folder of class folders of which `records` has no image."""
     source = pathlib.Path(path)
     # Landmarks are numbered: their folders are no classes, nor are those of TFRecords.
@@ -83,7 +83,7 @@ def classes_without_images(path: str, records: Sequence[Record]) -> list[str]:
     return sorted(folders - {record.label for record in records})
 
 
-def read_record(record: Record) -> UInt8[np.ndarray, "H W 3"]:
+def read_record(record: LabelledImage) -> UInt8[np.ndarray, "H W 3"]:
     """The RGB image of a record; InputError, naming it, if it cannot be read."""
     if record.offset < 0:
         return read_image(record.path)
@@ -95,15 +95,15 @@ def read_record(record: Record) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def split_records(
-    records: Sequence[Record], share: float = 0.2, seed: int = 0
-) -> tuple[list[Record], list[Record]]:
+    records: Sequence[LabelledImage], share: float = 0.2, seed: int = 0
+) -> tuple[list[LabelledImage], list[LabelledImage]]:
     """(train, validation) of the released code's build_image_dataset.
 
     Of each class a share, and at least one, validates: a class of one image is not
     trained on. The draws depend on the order of the records, there that of the table.
     """
     rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
-    by_label: dict[str | int, list[Record]] = {}
+    by_label: dict[str | int, list[LabelledImage]] = {}
     for record in records:
         by_label.setdefault(record.label, []).append(record)
     train, validation = [], []
@@ -116,29 +116,31 @@ def split_records(
     return train, validation
 
 
-def _part_of(records: list[Record], split: str) -> list[Record]:
+def _part_of(records: list[LabelledImage], split: str) -> list[LabelledImage]:
     parts = dict(zip(("train", "validation"), split_records(records), strict=True))
     if split not in parts:
         raise InputError(f"split is {split!r}: use 'train' or 'validation'")
     return parts[split]
 
 
-def _of_folder(source: pathlib.Path) -> Iterator[Record]:
+def _of_folder(source: pathlib.Path) -> Iterator[LabelledImage]:
     for path in source.rglob("*"):
         if path.suffix.lower() in SUFFIXES:
             name = path.relative_to(source)
             label = name.parts[0] if len(name.parts) > 1 else ""
-            yield Record(name.as_posix(), path, label)
+            yield LabelledImage(name.as_posix(), path, label)
 
 
-def _of_csv(source: pathlib.Path, root: pathlib.Path, label: str) -> Iterator[Record]:
+def _of_csv(
+    source: pathlib.Path, root: pathlib.Path, label: str
+) -> Iterator[LabelledImage]:
     with source.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
         missing = {"image", label} - set(rows.fieldnames or ())
         if missing:
             raise InputError(f"{source}: the CSV has no column {min(missing)!r}")
         for row in rows:
-            yield Record(row["image"], root / row["image"], row[label])
+            yield LabelledImage(row["image"], root / row["image"], row[label])
 
 
 def _landmark_table(source: pathlib.Path) -> pathlib.Path | None:
@@ -158,24 +160,24 @@ def _lists_landmarks(path: pathlib.Path) -> bool:
     return "landmark_id" in columns and bool(columns & {"id", "images"})
 
 
-def _of_landmarks(table: pathlib.Path, root: pathlib.Path) -> Iterator[Record]:
+def _of_landmarks(table: pathlib.Path, root: pathlib.Path) -> Iterator[LabelledImage]:
     for image in gldv2.read_train(table):
         path, flat = gldv2.image_path(root, image.id), root / f"{image.id}.jpg"
         # GLDv1 was a list of addresses: who fetched them keeps them in one folder.
         beside = not path.is_file() and flat.is_file()
-        yield Record(image.id, flat if beside else path, image.landmark_id)
+        yield LabelledImage(image.id, flat if beside else path, image.landmark_id)
 
 
-def _of_models(path: pathlib.Path, root: pathlib.Path) -> Iterator[Record]:
+def _of_models(path: pathlib.Path, root: pathlib.Path) -> Iterator[LabelledImage]:
     """The images that SfM-120k trains on."""
     pairs = sfm120k.read_sfm120k(path).get("train")
     if pairs is None or pairs.clusters is None:
         raise InputError(f"{path}: lists no training images with their clusters")
     for image, cluster in zip(pairs.images, pairs.clusters.tolist(), strict=True):
-        yield Record(image, sfm120k.image_path(root, image), cluster)
+        yield LabelledImage(image, sfm120k.image_path(root, image), cluster)
 
 
-def _of_shard(path: pathlib.Path) -> Iterator[Record]:
+def _of_shard(path: pathlib.Path) -> Iterator[LabelledImage]:
     for place in tfrecord.list_examples(path):
         label = "" if place.label is None else place.label
-        yield Record(place.id, path, label, place.offset)
+        yield LabelledImage(place.id, path, label, place.offset)

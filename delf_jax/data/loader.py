@@ -19,7 +19,7 @@ UNLABELLED = -1  # label of an image that belongs to no class.
 Transform = Callable[[dict, np.random.Generator], dict]
 
 
-class Source:
+class ImageSource:
     """Random access to prepared images: {"id", "encoded", a JPEG file, and "label"}."""
 
     def __init__(
@@ -64,7 +64,7 @@ def open_sources(
     threads: int = 4,
     part: tuple[int, int] = (0, 1),
     exclude: Collection[str] = (),
-) -> tuple[list[Source], list[str]]:
+) -> tuple[list[ImageSource], list[str]]:
     """The sources that a config names, their classes numbered in one row, and failures.
 
     Args:
@@ -121,14 +121,14 @@ def open_sources(
         failures += prepared.failures.values()
         listed = collections.Counter(str(record.label) for record in records)
         counts = [listed[label] for label in classes]
-        sources.append(Source(name, prepared.images, classes, counts))
+        sources.append(ImageSource(name, prepared.images, classes, counts))
     if excluded and not found:
         raise InputError("data.exclude: no source has a class of any of these names")
     return sources, failures
 
 
 def batches(
-    sources: Sequence[Source],
+    sources: Sequence[ImageSource],
     weights: Sequence[float],
     transform: Transform,
     *,

@@ -22,10 +22,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
-from delf_jax import progress
-from delf_jax.data.image_lists import Record, read_record
+from delf_jax.data.image_lists import LabelledImage, read_record
 from delf_jax.files import InputError, atomic_write
 from delf_jax.images import encode_jpeg
+from delf_jax.progress import track
 
 JPEG_QUALITY = 95
 # Images of a part: some minutes of work, and a thousand parts for all of GLDv2.
@@ -52,7 +52,7 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
     def __init__(
         self,
         *,
-        records: Sequence[Record],
+        records: Sequence[LabelledImage],
         max_side: int,
         **kwargs: Any,
     ):
@@ -122,14 +122,14 @@ class BeamLabelledImages(LabelledImages, skip_registration=True):
 
 def prepare(
     name: str,
-    records: Sequence[Record],
+    records: Sequence[LabelledImage],
     directory: str,
     *,
     max_side: int,
     threads: int = 4,
     part: tuple[int, int] = (0, 1),
     beam: str = "",
-    shown: bool = True,
+    progress: bool = True,
 ) -> Prepared:
     """The dataset of `records`, built under `directory` where it is not there already.
 
@@ -146,7 +146,7 @@ def prepare(
       part: (i, n), builds each n-th part from the i-th, as one of n processes; what is
         returned are the parts that are there.
       beam: a runner of Apache Beam, such as "DirectRunner", that builds all of it.
-      shown: whether progress is reported.
+      progress: whether progress is reported.
     """
     if beam:
         _build_by_beam(_builder(records, directory, max_side), beam)
@@ -155,7 +155,7 @@ def prepare(
     if not _is_prepared(whole):
         parts = [records[i : i + PART] for i in range(0, len(records), PART)]
         builders = [_builder(each, directory, max_side) for each in parts]
-        _build_parts(name, builders[part[0] :: part[1]], threads, shown)
+        _build_parts(name, builders[part[0] :: part[1]], threads, progress)
     failures: dict[str, str] = {}
     for builder in builders:
         failures |= builder.info.metadata.get(_FAILURES) or {}
@@ -168,7 +168,7 @@ def prepare(
 
 
 def _builder(
-    records: Sequence[Record], directory: str, max_side: int
+    records: Sequence[LabelledImage], directory: str, max_side: int
 ) -> LabelledImages:
     digest = hashlib.sha256(str(max_side).encode())
     for record in records:
@@ -182,12 +182,12 @@ def _builder(
 
 
 def _build_parts(
-    name: str, builders: Sequence[LabelledImages], threads: int, shown: bool
+    name: str, builders: Sequence[LabelledImages], threads: int, progress: bool
 ) -> None:
     """Builds those that are not there; one of which no image can be read never is."""
     missing = [builder for builder in builders if not _is_prepared(builder)]
     count = sum(len(builder.records) for builder in missing)
-    with progress.track(f"prepare {name}", count, shown=shown) as advance:
+    with track(f"prepare {name}", count, progress=progress) as advance:
         for builder in missing:
             builder.threads, builder.advance = threads, advance
             try:
@@ -267,7 +267,7 @@ class _Joined(Sequence):
         return self._sources[number][index - before]
 
 
-def _make_example(record: Record, max_side: int) -> tuple[str, dict | str]:
+def _make_example(record: LabelledImage, max_side: int) -> tuple[str, dict | str]:
     """Its id and what is stored of it, or why it cannot be used."""
     try:
         encoded = _shrunk_jpeg(read_record(record), max_side)

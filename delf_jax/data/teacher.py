@@ -16,7 +16,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Bool, Float, UInt8
 
-from delf_jax import files, progress
+from delf_jax import files
+from delf_jax.progress import track
 
 # Cell (i, j) of the last map is centred at pixel 16 i + 2: conv1 pads 3 on both sides,
 # the max-pool pads only at the end, everything else is symmetric.
@@ -132,7 +133,7 @@ def build_maps(
     fitted = [forward(_resized(read(), long_sides[0])) for _, read in images[:fit_on]]
     basis = _fit_basis(fitted, dimension)
     levels, rows, first = {}, [], 0
-    with progress.track("teacher maps", len(images)) as advance:
+    with track("teacher maps", len(images)) as advance:
         for identifier, read in images:
             image, levels[identifier] = read(), []
             for side in long_sides:

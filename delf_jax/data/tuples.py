@@ -15,11 +15,12 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
-from delf_jax import images, progress
+from delf_jax import images
 from delf_jax.data import loader
 from delf_jax.files import InputError
 from delf_jax.formats.datasets import sfm120k
 from delf_jax.losses.mining import hard_negatives
+from delf_jax.progress import track
 
 AHEAD = 2  # batches that are read before they are asked for.
 Canvas = tuple[UInt8[np.ndarray, "S S 3"], tuple[int, int]]
@@ -28,7 +29,7 @@ Canvas = tuple[UInt8[np.ndarray, "S S 3"], tuple[int, int]]
 class Pool(NamedTuple):
     """All images of a training, by number."""
 
-    sources: Sequence[loader.Source]
+    sources: Sequence[loader.ImageSource]
     places: Int[np.ndarray, "N 2"]
     """(source, place in it) of each image"""
     ids: list[str]
@@ -47,11 +48,11 @@ class Epoch(NamedTuple):
     """of which negatives are mined"""
 
 
-def open_pool(config: ConfigDict, sources: Sequence[loader.Source]) -> Pool:
+def open_pool(config: ConfigDict, sources: Sequence[loader.ImageSource]) -> Pool:
     """The images of all sources, ordered by id, with the pairs that SfM-120k lists."""
     found = []
     count = sum(map(len, sources))
-    with progress.track("labels of images", count) as advance:
+    with track("labels of images", count) as advance:
         for i, source in enumerate(sources):
             for j in range(len(source)):
                 id, label = source.label_of(j)

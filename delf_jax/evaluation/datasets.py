@@ -102,7 +102,7 @@ def missing_photos(dataset: Dataset) -> dict[str, str]:
     return {photo.name: "no such file" for photo in photos if photo.path is None}
 
 
-def describe_missing(missing: Collection[str]) -> str:
+def format_missing(missing: Collection[str]) -> str:
     """How many photos are missing, and the names of the first."""
     names, more = list(missing)[:_NAMED], len(missing) - _NAMED
     rest = f" and {more} more" if more > 0 else ""
@@ -110,7 +110,7 @@ def describe_missing(missing: Collection[str]) -> str:
     return f"{len(missing)} {photos} missing ({', '.join(names)}{rest})"
 
 
-def without(dataset: Dataset, missing: Collection[str]) -> Dataset:
+def drop_missing(dataset: Dataset, missing: Collection[str]) -> Dataset:
     """The dataset without some photos, as query, positive or junk; InputError if empty.
 
     What is scored on it cannot be compared with results on the whole.

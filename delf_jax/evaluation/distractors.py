@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from delf_jax.evaluation.datasets import Dataset, Photo
-from delf_jax.extraction.boxes import RegionBoxes, tell_coverage
+from delf_jax.extraction.boxes import RegionBoxes, format_coverage
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from delf_jax.images import find_images
-from delf_jax.search.pipeline import Collection
+from delf_jax.search.pipeline import RankingInputs
 from delf_jax.store import feature_store
 from delf_jax.store.feature_store import FeatureStore
 
@@ -37,7 +37,7 @@ def open_distractors(
     *,
     boxes: RegionBoxes | None = None,
     partial: bool = False,
-    shown: bool = True,
+    progress: bool = True,
 ) -> Distractors:
     """The distractors of a feature store, or of a folder of photos.
 
@@ -60,11 +60,11 @@ def open_distractors(
         photos = dict(find_images([path]))
         given = list(photos.items())
         if boxes is not None:
-            told = tell_coverage(boxes, list(photos))
-            if shown:
+            told = format_coverage(boxes, list(photos))
+            if progress:
                 print(told)
         feature_store.extract_to_store(
-            *(given, out, model, settings), boxes=boxes, prune=True, shown=shown
+            *(given, out, model, settings), boxes=boxes, prune=True, progress=progress
         )
         made = feature_store.open_store(out)
     if made.failed and not partial:
@@ -77,8 +77,8 @@ def open_distractors(
 
 
 def add_distractors(
-    dataset: Dataset, collection: Collection, distractors: Distractors
-) -> tuple[Dataset, Collection]:
+    dataset: Dataset, collection: RankingInputs, distractors: Distractors
+) -> tuple[Dataset, RankingInputs]:
     """Both with the distractors at the end of the index."""
     joined = feature_store.join_stores(collection.store, distractors.store)
     dataset = dataset._replace(index=[*dataset.index, *distractors.photos])

@@ -16,7 +16,7 @@ from delf_jax.evaluation.distractors import Distractors, add_distractors
 from delf_jax.evaluation.overlap import UNSEEN
 from delf_jax.evaluation.queries import extract_queries
 from delf_jax.evaluation.ranking import rank
-from delf_jax.extraction.boxes import RegionBoxes, digest, tell_coverage
+from delf_jax.extraction.boxes import RegionBoxes, digest, format_coverage
 from delf_jax.extraction.extract import has_local
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
@@ -72,7 +72,7 @@ class Evaluation(NamedTuple):
     rows: list[Row]
     rankings: Mapping[str, Mapping[str, Int[np.ndarray, "Q M"]]]
     """by name, then by protocol"""
-    collection: pipeline.Collection | None = None
+    collection: pipeline.RankingInputs | None = None
     """the features; None of rankings that were made elsewhere"""
     verification: str = "default"
     """a name of `pairs.VERIFICATION`"""
@@ -93,7 +93,7 @@ def evaluate(
     codebook: str | os.PathLike | None = None,
     boxes: RegionBoxes | None = None,
     seed: int = 0,
-    shown: bool = True,
+    progress: bool = True,
 ) -> Evaluation:
     """Scores of a model that ranks in the ways chosen (see ways.py).
 
@@ -116,15 +116,19 @@ def evaluate(
     missing = datasets.missing_photos(dataset)
     dataset = complete(dataset, missing, partial)
     dataset, collection, failed = _extract(
-        dataset, pathlib.Path(directory), model, settings, boxes, partial, shown
+        dataset, pathlib.Path(directory), model, settings, boxes, partial, progress
     )
     missing |= failed
     if distractors is not None:
         dataset, collection = add_distractors(dataset, collection, distractors)
     depends: dict[str, Any] = {}
     if aggregated:
-        collection, depends["asmk"] = _with_asmk(collection, directory, codebook, shown)
-    ranked = rank(collection, chosen, dataset.protocols, verification=how, shown=shown)
+        collection, depends["asmk"] = _with_asmk(
+            collection, directory, codebook, progress
+        )
+    ranked = rank(
+        collection, chosen, dataset.protocols, verification=how, progress=progress
+    )
     depends |= {
         "model and settings": feature_store.store_key(
             model, settings, boxes is not None
@@ -216,10 +220,10 @@ def complete(dataset: Dataset, missing: Mapping[str, str], partial: bool) -> Dat
     if not partial:
         why = next(iter(missing.values()))
         raise InputError(
-            f"{dataset.name}: {datasets.describe_missing(missing)}, first: {why}; add "
+            f"{dataset.name}: {datasets.format_missing(missing)}, first: {why}; add "
             "them (evaluate: see --images), or score the others with --partial"
         )
-    return datasets.without(dataset, missing)
+    return datasets.drop_missing(dataset, missing)
 
 
 def _extract(
@@ -229,20 +233,22 @@ def _extract(
     settings: ExtractionSettings,
     boxes: RegionBoxes | None,
     partial: bool,
-    shown: bool,
-) -> tuple[Dataset, pipeline.Collection, dict[str, str]]:
+    progress: bool,
+) -> tuple[Dataset, pipeline.RankingInputs, dict[str, str]]:
     """The dataset without what failed, its features, and what failed."""
     photos = [(photo.id, photo.path) for photo in dataset.index]
     out = directory / "store"
     if boxes is not None:
-        told = tell_coverage(boxes, [id for id, _ in photos])
-        if shown:
+        told = format_coverage(boxes, [id for id, _ in photos])
+        if progress:
             print(told)
     feature_store.extract_to_store(
-        photos, out, model, settings, boxes=boxes, shown=shown
+        photos, out, model, settings, boxes=boxes, progress=progress
     )
     images = feature_store.open_store(out)
-    found = extract_queries(dataset, images, directory, model, settings, shown=shown)
+    found = extract_queries(
+        dataset, images, directory, model, settings, progress=progress
+    )
     failed = {
         photo.name: str(features)
         for photo, features in zip(dataset.queries, found, strict=True)
@@ -253,7 +259,7 @@ def _extract(
         if photo.id not in known:
             failed[photo.name] = images.failed.get(photo.id, "cannot be used")
     kept = complete(dataset, failed, partial)
-    collection = pipeline.Collection(
+    collection = pipeline.RankingInputs(
         queries=[
             features
             for photo, features in zip(dataset.queries, found, strict=True)
@@ -268,14 +274,14 @@ def _extract(
 
 
 def _with_asmk(
-    collection: pipeline.Collection,
+    collection: pipeline.RankingInputs,
     directory: str | os.PathLike,
     codebook: str | os.PathLike | None,
-    shown: bool,
-) -> tuple[pipeline.Collection, Any]:
+    progress: bool,
+) -> tuple[pipeline.RankingInputs, Any]:
     """The collection with similarities of ASMK*, and what these depend on."""
     index = inverted_builder.inverted_file_of_index(
-        directory, collection.store, codebook, shown=shown
+        directory, collection.store, codebook, progress=progress
     )
     queries = [inverted_file.aggregate_query(index, q) for q in collection.queries]
     found = [inverted_file.similarities(index, query) for query in queries]

@@ -63,7 +63,7 @@ def _check(experiment: ConfigDict, path: Any) -> None:
     for name, good in allowed.items():
         if not good:
             raise InputError(f"{path}: {EXPERIMENT}.{name}: not allowed")
-    chosen = pipeline.parse_ways(",".join(experiment.ways))
+    chosen = pipeline.parse_pipelines(",".join(experiment.ways))
     if any(way[0] == "asmk" for way in chosen) and not (numbers.words or numbers.path):
         raise InputError(
             f"{path}: way asmk needs visual words: set {EXPERIMENT}.codebook.words, or "
@@ -133,7 +133,7 @@ def table(compared: Sequence[Compared]) -> Iterator[str]:
     yield from report.align(rows, left=3)
 
 
-def describe(compared: Sequence[Compared]) -> list[dict[str, Any]]:
+def to_json(compared: Sequence[Compared]) -> list[dict[str, Any]]:
     """The same, ready for JSON, as shares of 1."""
     return [
         {

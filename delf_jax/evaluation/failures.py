@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from delf_jax import progress
 from delf_jax.evaluation.evaluation import Evaluation, Row
 from delf_jax.features import Features
+from delf_jax.progress import track
 from delf_jax.search import matching
 
 # The protocol by which queries are sorted: the first of these that has results.
@@ -59,14 +59,14 @@ def worst_first(row: Row) -> list[int]:
 
 
 def find_failures(
-    evaluation: Evaluation, count: int, *, shown: bool = True
+    evaluation: Evaluation, count: int, *, progress: bool = True
 ) -> list[Failure]:
     """The worst queries of the main row, worst first; verified where its ranking is."""
     row = main_row(evaluation)
     queries = worst_first(row)[:count]
     verify = evaluation.collection is not None and "verification" in row.ranking
     failures = []
-    with progress.track("report", len(queries), shown=shown and verify) as advance:
+    with track("report", len(queries), progress=progress and verify) as advance:
         for query in queries:
             failures.append(_failure(evaluation, row, query, verify))
             advance()

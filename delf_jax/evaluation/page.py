@@ -31,10 +31,10 @@ _Box = Float[np.ndarray, "4"]
 
 
 def write_report(
-    path: str | os.PathLike, evaluation: Evaluation, *, shown: bool = True
+    path: str | os.PathLike, evaluation: Evaluation, *, progress: bool = True
 ) -> None:
     """Writes the page: settings, results, average precisions, the worst queries."""
-    worst = failures.find_failures(evaluation, _QUERIES, shown=shown)
+    worst = failures.find_failures(evaluation, _QUERIES, progress=progress)
     photos = _read_photos(evaluation, worst)
     row = failures.main_row(evaluation)
     queries = len(failures.worst_first(row))
@@ -150,11 +150,11 @@ def _section(evaluation: Evaluation, failure: Failure, photos: _Photos) -> str:
     """One query with its box, the photos found first, right ones that came later."""
     dataset, query = evaluation.dataset, failure.query
     photo = dataset.queries[query]
-    shown = photos.get(photo.path)
-    box = _box(evaluation, query, shown and shown[1])
+    picture = photos.get(photo.path)
+    box = _box(evaluation, query, picture and picture[1])
     lists = "".join(
         f"<h4>{title}</h4>\n<ol>\n"
-        + "\n".join(f"<li>{_card(each, shown, box, photos)}</li>" for each in found)
+        + "\n".join(f"<li>{_card(each, picture, box, photos)}</li>" for each in found)
         + "\n</ol>\n"
         for title, found in (
             ("Found first", failure.top),
@@ -164,7 +164,7 @@ def _section(evaluation: Evaluation, failure: Failure, photos: _Photos) -> str:
     )
     return (
         f'<section id="query-{query}">\n<figure class="query">'
-        f"{_picture(shown, f'query {photo.name}', box)}"
+        f"{_picture(picture, f'query {photo.name}', box)}"
         f"<figcaption><h3>{breakable(photo.name)}</h3>"
         f'<p class="quiet">{_scores(evaluation, query)}</p></figcaption></figure>\n'
         f"<div>{lists}</div>\n</section>"

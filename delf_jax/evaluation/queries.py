@@ -24,7 +24,7 @@ def extract_queries(
     model: Model,
     settings: ExtractionSettings,
     *,
-    shown: bool = True,
+    progress: bool = True,
 ) -> list[Features | InputError]:
     """Features of each query, or why there are none; what was extracted is kept.
 
@@ -55,7 +55,7 @@ def extract_queries(
         )
         out, given = directory / "queries", list(crops.values())
         feature_store.extract_to_store(
-            given, out, model, as_they_are, prune=True, shown=shown
+            given, out, model, as_they_are, prune=True, progress=progress
         )
         made = feature_store.open_store(out)
         for number, (name, _) in crops.items():

@@ -12,7 +12,7 @@ from delf_jax.files import InputError, read_json
 from delf_jax.retrieval import ranking
 from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
 from delf_jax.search.pipeline import (
-    Collection,
+    RankingInputs,
     count_inliers,
     follow,
     needs_global,
@@ -20,7 +20,7 @@ from delf_jax.search.pipeline import (
     start_empty,
     start_global,
 )
-from delf_jax.search.steps import STEPS, without
+from delf_jax.search.steps import STEPS, mask_out
 
 
 def read_rankings(path: str | os.PathLike, dataset: Dataset) -> Int[np.ndarray, "Q M"]:
@@ -60,12 +60,12 @@ def _known(name: Any, places: Mapping[str, int]) -> bool:
 
 
 def rank(
-    collection: Collection,
+    collection: RankingInputs,
     ways: Sequence[tuple[str, ...]],
     protocols: dict[str, Protocol],
     *,
     verification: VerificationSettings = VERIFICATION["default"],
-    shown: bool = True,
+    progress: bool = True,
 ) -> list[dict[str, Int[np.ndarray, "Q M"]]]:
     """For each way and protocol all photos, best first, for each query.
 
@@ -84,7 +84,7 @@ def rank(
         state = start
         if way[0] == "asmk":
             state = state._replace(similarities=np.array(collection.asmk))
-            state = without(state, own)
+            state = mask_out(state, own)
         scores.append(follow(way, state, own).similarities)
     count = verification.candidates
     candidates = {
@@ -97,7 +97,7 @@ def rank(
         sorted({int(id) for ids in candidates.values() for id in ids[query]})
         for query in range(len(collection.queries))
     ]
-    inliers = count_inliers(collection, wanted, verification, shown=shown)
+    inliers = count_inliers(collection, wanted, verification, progress=progress)
     weight = verification.weight
     rankings = []
     for place, similarities in enumerate(scores):

@@ -34,7 +34,7 @@ def notes(evaluation: Evaluation) -> Iterator[str]:
         left = f"{len(dataset.seen)} of {len(dataset.queries)} queries"
         yield f"unseen: without {left}, as --exclude_queries says"
     if evaluation.missing:
-        missing = datasets.describe_missing(evaluation.missing)
+        missing = datasets.format_missing(evaluation.missing)
         yield f"PARTIAL: {missing}; results on the whole are others"
     for protocol, count in _unanswerable(evaluation).items():
         of = f"{count} of {len(dataset.queries)} queries"
@@ -61,7 +61,7 @@ def align(rows: Sequence[Sequence[str]], left: int = 2) -> Iterator[str]:
         yield "  ".join(aligned).rstrip()
 
 
-def describe(evaluation: Evaluation) -> dict[str, Any]:
+def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """The results, ready for JSON: shares of 1; None for a query without positives."""
     dataset = evaluation.dataset
     return {
@@ -75,7 +75,7 @@ def describe(evaluation: Evaluation) -> dict[str, Any]:
         "missing": evaluation.missing,
         "bootstrap": {"samples": SAMPLES, "seed": evaluation.seed, "level": 0.95},
         "ranks": list(evaluation.ranks),
-        "results": [_described(row) for row in evaluation.rows],
+        "results": [_row_to_json(row) for row in evaluation.rows],
     }
 
 
@@ -144,22 +144,22 @@ def _interval(interval: Interval, sign: str = "-") -> str:
     return f"{low} to {high}"
 
 
-def _described(row: Row) -> dict[str, Any]:
+def _row_to_json(row: Row) -> dict[str, Any]:
     described = {
         "protocol": row.protocol,
         "ranking": row.ranking,
         "settings": row.key,
-        "mAP": _described_mean(row.mean),
+        "mAP": _mean_to_json(row.mean),
         "mP": _numbers(row.metrics.mean_precisions),
         "mR": _numbers(row.metrics.mean_recalls),
         "average_precisions": _numbers(row.metrics.average_precisions),
     }
     if row.macro is not None:
-        described["macro_mAP"] = _described_mean(row.macro)
+        described["macro_mAP"] = _mean_to_json(row.macro)
     return described
 
 
-def _described_mean(mean: Mean) -> dict[str, Any]:
+def _mean_to_json(mean: Mean) -> dict[str, Any]:
     return {
         "value": _numbers([mean.value])[0],
         "interval": _numbers(mean.interval),

@@ -16,7 +16,7 @@ from delf_jax import files
 from delf_jax.evaluation import datasets, distractors, evaluation, overlap, page, report
 from delf_jax.evaluation.datasets import Dataset
 from delf_jax.evaluation.evaluation import Evaluation
-from delf_jax.evaluation.experiment import Compared, compare, describe, table
+from delf_jax.evaluation.experiment import Compared, compare, table, to_json
 from delf_jax.extraction.boxes import RegionBoxes, open_boxes
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
@@ -30,7 +30,7 @@ from delf_jax.store import feature_store
 _SUFFIXES = (".pkl", ".mat", ".json")
 
 
-class Sources(NamedTuple):
+class ExperimentInputs(NamedTuple):
     """Where features come from and are kept."""
 
     data: pathlib.Path
@@ -43,12 +43,12 @@ class Sources(NamedTuple):
 
 def reproduce(
     experiment: ConfigDict,
-    sources: Sources,
+    sources: ExperimentInputs,
     *,
     partial: bool = False,
     others: str | os.PathLike | None = None,
     seen: str | os.PathLike | None = None,
-    shown: bool = True,
+    progress: bool = True,
 ) -> list[Compared]:
     """Runs an experiment on the datasets that are there; prints and writes all results.
 
@@ -71,23 +71,23 @@ def reproduce(
             *(others, sources.out / "distractors", sources.model, sources.settings),
             boxes=_boxes_of_distractors(experiment, others),
             partial=partial,
-            shown=shown,
+            progress=progress,
         )
     compared = []
     for name, dataset in found.items():
-        options = _options(experiment, name, learned_on, sources, partial, shown)
-        chosen = pipeline.parse_ways(",".join(experiment.ways))
+        options = _options(experiment, name, learned_on, sources, partial, progress)
+        chosen = pipeline.parse_pipelines(",".join(experiment.ways))
         result = evaluation.evaluate(
             *(dataset, sources.out / name, sources.model, sources.settings, chosen),
             distractors=wrong,
             partial=partial,
-            shown=shown,
+            progress=progress,
             **options,
         )
-        _write(sources.out / name, result, shown)
+        _write(sources.out / name, result, progress)
         compared += compare(name, result, experiment.paper)
     print(*table(compared), sep="\n")
-    files.write_json(sources.out / "reproduction.json", describe(compared))
+    files.write_json(sources.out / "reproduction.json", to_json(compared))
     print(f"results, metrics and pages: {sources.out}")
     return compared
 
@@ -191,9 +191,9 @@ def _options(
     experiment: ConfigDict,
     name: str,
     learned_on: Mapping[str, str],
-    sources: Sources,
+    sources: ExperimentInputs,
     partial: bool,
-    shown: bool,
+    progress: bool,
 ) -> dict[str, Any]:
     """What `evaluate` is told beside the ways, where the experiment says it."""
     options: dict[str, Any] = {}
@@ -203,12 +203,17 @@ def _options(
         options["boxes"] = sources.boxes[name]
     if name in learned_on:
         given = experiment, learned_on[name], sources
-        options["codebook"] = _codebook(*given, partial=partial, shown=shown)
+        options["codebook"] = _codebook(*given, partial=partial, progress=progress)
     return options
 
 
 def _codebook(
-    experiment: ConfigDict, name: str, sources: Sources, *, partial: bool, shown: bool
+    experiment: ConfigDict,
+    name: str,
+    sources: ExperimentInputs,
+    *,
+    partial: bool,
+    progress: bool,
 ) -> pathlib.Path:
     """The codebook learned on a dataset or folder, made if it is not there."""
     given = experiment.codebook
@@ -221,7 +226,7 @@ def _codebook(
     feature_store.extract_to_store(
         *(photos, features, sources.model, sources.settings),
         boxes=sources.boxes.get(name),
-        shown=shown,
+        progress=progress,
     )
     out = sources.out / "codebooks" / name
     fit_codebook.fit_codebook(
@@ -230,14 +235,14 @@ def _codebook(
         words=given.words,
         iterations=given.iterations,
         seed=given.seed,
-        shown=shown,
+        progress=progress,
     )
     return out
 
 
-def _write(folder: pathlib.Path, result: Evaluation, shown: bool) -> None:
+def _write(folder: pathlib.Path, result: Evaluation, progress: bool) -> None:
     """Prints the table of a dataset; writes results.json, metrics.txt, report.html."""
     print(*report.table(result), sep="\n", end="\n\n", flush=True)
-    files.write_json(folder / "results.json", report.describe(result))
+    files.write_json(folder / "results.json", report.to_json(result))
     report.write_metrics(folder / "metrics.txt", result)
-    page.write_report(folder / "report.html", result, shown=shown)
+    page.write_report(folder / "report.html", result, progress=progress)

@@ -8,14 +8,14 @@ import os
 from typing import Any
 
 from delf_jax import __version__
-from delf_jax.export.options import Wishes, Written
+from delf_jax.export.options import ExportOptions, ExportSummary
 from delf_jax.export.stablehlo import write_stablehlo
 from delf_jax.extraction.extract import has_local
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import (
     ExtractionSettings,
-    describe_settings,
     settings_for,
+    settings_to_json,
 )
 from delf_jax.files import InputError, new_folder, write_json
 
@@ -23,8 +23,8 @@ FORMAT = 1
 
 
 def export_model(
-    model: Model, form: str, out: str | os.PathLike, wishes: Wishes
-) -> Written:
+    model: Model, form: str, out: str | os.PathLike, wishes: ExportOptions
+) -> ExportSummary:
     """Writes the folder `out`; InputError if it exists or the wishes do not fit."""
     with new_folder(out) as folder:
         _check(model, form, wishes)
@@ -44,7 +44,7 @@ def export_model(
     return written
 
 
-def _check(model: Model, form: str, wishes: Wishes) -> None:
+def _check(model: Model, form: str, wishes: ExportOptions) -> None:
     if wishes.what != "local" and not hasattr(model.module, "global_dimension"):
         raise InputError(
             f"model {model.name} has no global branch: export it with --what=local"
@@ -66,7 +66,7 @@ def _check(model: Model, form: str, wishes: Wishes) -> None:
         raise InputError("--size is for --format=onnx: others take images of any size")
 
 
-def _settings(model: Model, form: str, wishes: Wishes) -> ExtractionSettings:
+def _settings(model: Model, form: str, wishes: ExportOptions) -> ExtractionSettings:
     """The model's settings, without the branch that is not asked for."""
     overrides: dict[str, Any] = {}
     if wishes.scales:
@@ -96,8 +96,8 @@ def _describe(
     model: Model,
     form: str,
     settings: ExtractionSettings,
-    wishes: Wishes,
-    written: Written,
+    wishes: ExportOptions,
+    written: ExportSummary,
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -114,7 +114,7 @@ def _describe(
             "fingerprint": model.fingerprint,
             "architecture": model.config.get("architecture"),
         },
-        "extraction": describe_settings(settings),
+        "extraction": settings_to_json(settings),
         "versions": {"delf_jax": __version__} | dict(written.versions),
     }
 

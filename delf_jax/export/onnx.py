@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxpr_as_fun
 
-from delf_jax.export.options import Wishes, Written, signature
+from delf_jax.export.options import ExportOptions, ExportSummary, signature
 from delf_jax.export.traced import extract_image
 from delf_jax.extraction.extract import MIN_SIDE
 from delf_jax.extraction.model_folder import Model
@@ -25,8 +25,11 @@ FILE = "model.onnx"
 
 
 def write(
-    folder: pathlib.Path, model: Model, settings: ExtractionSettings, wishes: Wishes
-) -> Written:
+    folder: pathlib.Path,
+    model: Model,
+    settings: ExtractionSettings,
+    wishes: ExportOptions,
+) -> ExportSummary:
     """Writes model.onnx: images of any size up to `wishes.size`, in an array of it."""
     if importlib.util.find_spec("jax2onnx") is None:
         raise InputError(
@@ -66,7 +69,7 @@ def write(
     data = folder / f"{FILE}.data"
     if data.exists():
         data.chmod(stat.S_IMODE((folder / FILE).stat().st_mode))
-    return Written(
+    return ExportSummary(
         FILE,
         {name: signature(value) for name, value in inputs.items()},
         {name: signature(value) for name, value in outputs.items()},

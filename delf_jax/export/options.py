@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-class Wishes(NamedTuple):
+class ExportOptions(NamedTuple):
     """What a user asks for beyond the format."""
 
     what: str = "both"
@@ -21,7 +21,7 @@ class Wishes(NamedTuple):
     """of ONNX: (height, width) of the largest image"""
 
 
-class Written(NamedTuple):
+class ExportSummary(NamedTuple):
     """What a format says of its own export."""
 
     file: str

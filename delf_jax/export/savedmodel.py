@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import export as jax_export
 from jax.extend.mlir.dialects import stablehlo
 
-from delf_jax.export.options import PLATFORMS, Wishes, Written, signature
+from delf_jax.export.options import PLATFORMS, ExportOptions, ExportSummary, signature
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
@@ -53,8 +53,11 @@ _OUTPUTS = {
 
 
 def write(
-    folder: pathlib.Path, model: Model, settings: ExtractionSettings, wishes: Wishes
-) -> Written:
+    folder: pathlib.Path,
+    model: Model,
+    settings: ExtractionSettings,
+    wishes: ExportOptions,
+) -> ExportSummary:
     """Writes a SavedModel with the one signature `serving_default`.
 
     Of the settings `nms_iou` and what an image goes through before the network matter;
@@ -85,7 +88,7 @@ def write(
     concrete = module.extract.get_concrete_function()
     tf.saved_model.save(module, os.fspath(folder), {"serving_default": concrete})
     outputs = concrete.structured_outputs
-    return Written(
+    return ExportSummary(
         ".",
         {name: signature(INPUTS[name]) for name in names},
         {name: signature(outputs[name]) for name in sorted(outputs)},

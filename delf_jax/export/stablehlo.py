@@ -6,7 +6,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from delf_jax.export.options import PLATFORMS, Written, signature
+from delf_jax.export.options import PLATFORMS, ExportSummary, signature
 from delf_jax.export.traced import extract_image
 from delf_jax.extraction.extract import MIN_SIDE
 from delf_jax.extraction.model_folder import Model
@@ -17,7 +17,7 @@ from delf_jax.extraction.settings import (
 
 def write_stablehlo(
     folder: pathlib.Path, model: Model, settings: ExtractionSettings
-) -> Written:
+) -> ExportSummary:
     """Writes a serialised `jax.export.Exported` of the whole extraction."""
     sides = jax.export.symbolic_shape(
         "h, w", constraints=[f"h >= {MIN_SIDE}", f"w >= {MIN_SIDE}"]
@@ -34,7 +34,7 @@ def write_stablehlo(
         "newer versions of JAX read it, older ones may not",
     )
     inputs = {"image": signature(image)}
-    return Written(
+    return ExportSummary(
         "model.jaxexport",
         inputs,
         {name: signature(value) for name, value in outputs.items()},

@@ -70,7 +70,7 @@ def open_boxes(path: str | os.PathLike) -> RegionBoxes:
     return RegionBoxes(path, found)
 
 
-def tell_coverage(given: RegionBoxes, ids: Sequence[str]) -> str:
+def format_coverage(given: RegionBoxes, ids: Sequence[str]) -> str:
     """Of how many images boxes are given; InputError if of none."""
     if given.table is None:
         count = sum(_file(given, id) is not None for id in ids)

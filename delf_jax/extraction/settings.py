@@ -101,7 +101,7 @@ def make_settings(values: Mapping[str, Any]) -> ExtractionSettings:
     return settings
 
 
-def describe_settings(settings: ExtractionSettings) -> dict[str, Any]:
+def settings_to_json(settings: ExtractionSettings) -> dict[str, Any]:
     """The settings that decide the result, ready for JSON; arrays by their SHA-256."""
     values = settings._asdict()
     defaults = ExtractionSettings._field_defaults

@@ -33,7 +33,7 @@ class LazyArrays(Mapping):
         return len(self.entries)
 
 
-def describe(arrays: LazyArrays) -> str:
+def format_arrays(arrays: LazyArrays) -> str:
     """The first names with type and shape, for a message: "a float32 [2, 3], ..."."""
     parts = [
         f"{name} {'text' if entry.dtype.hasobject else entry.dtype} {list(entry.shape)}"

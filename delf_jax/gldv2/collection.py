@@ -117,7 +117,7 @@ def list_images(
     return Listing(split, path, ids, found, excluded)
 
 
-def without(listing: Listing, ids: Collection[str]) -> Listing:
+def drop_landmarks(listing: Listing, ids: Collection[str]) -> Listing:
     """The listing without some images; InputError if none is left."""
     kept = [place for place, id in enumerate(listing.ids) if id not in ids]
     if not kept:
@@ -135,7 +135,7 @@ def extract(
     model: Model,
     settings: ExtractionSettings,
     *,
-    shown: bool = True,
+    progress: bool = True,
 ) -> tuple[Images, dict[str, str]]:
     """The images with features, and of the others why they have none.
 
@@ -151,7 +151,7 @@ def extract(
         if name not in known or path.is_file()
     ]
     if given:
-        feature_store.extract_to_store(given, out, model, settings, shown=shown)
+        feature_store.extract_to_store(given, out, model, settings, progress=progress)
     found = feature_store.open_store(out)
     rows, missing = [], {}
     known = set(found.ids)
@@ -160,7 +160,7 @@ def extract(
             rows.append(found.row(name))
         else:
             missing[id] = found.failed.get(name, f"{folder / name}: no such file")
-    kept = without(listing, missing) if missing else listing
+    kept = drop_landmarks(listing, missing) if missing else listing
     return Images(kept.ids, kept.landmarks, found, np.array(rows)), missing
 
 
@@ -178,7 +178,7 @@ def check_whole(
     if not missing:
         return []
     first = next(iter(missing.values()))
-    said = f"{split}: of {total} images, {datasets.describe_missing(missing)}"
+    said = f"{split}: of {total} images, {datasets.format_missing(missing)}"
     if not partial:
         raise InputError(
             f"{said}, first: {first}; add them, list others, or go on without them "

@@ -23,7 +23,7 @@ from delf_jax.search.query import CANDIDATES
 from delf_jax.store import feature_store
 
 
-class Sources(NamedTuple):
+class PredictionInputs(NamedTuple):
     """What predictions are made of."""
 
     data: str | os.PathLike
@@ -45,11 +45,11 @@ class Sources(NamedTuple):
 
 
 def retrieve(
-    sources: Sources,
+    sources: PredictionInputs,
     out: str | os.PathLike,
     way: tuple[str, ...],
     *,
-    shown: bool = True,
+    progress: bool = True,
 ) -> list[str]:
     """Writes the most similar index images of each test image; says what was done.
 
@@ -57,9 +57,9 @@ def retrieve(
     """
     if way[-1] == "verification":
         _check_local(sources)
-    test, index, partial, said = _open(sources, "index", "retrieval", shown)
+    test, index, partial, said = _open(sources, "index", "retrieval", progress)
     size = sources.settings.max_image_size
-    ranked = retrieval_task.rank(test, index, way, size, shown=shown)
+    ranked = retrieval_task.rank(test, index, way, size, progress=progress)
     predictions = dict(zip(test.ids, ranked, strict=True))
     how = {"rerank": [_described(step) for step in way]}
     if way[-1] == "verification":
@@ -69,12 +69,12 @@ def retrieve(
 
 
 def recognise(
-    sources: Sources,
+    sources: PredictionInputs,
     out: str | os.PathLike,
     options: recognition_task.Options,
     non_landmarks: str | os.PathLike | None = None,
     *,
-    shown: bool = True,
+    progress: bool = True,
 ) -> list[str]:
     """Writes which landmark each test image shows; says what was done.
 
@@ -84,14 +84,16 @@ def recognise(
     """
     if options.verified:
         _check_local(sources)
-    test, train, partial, said = _open(sources, "train", "recognition", shown)
+    test, train, partial, said = _open(sources, "train", "recognition", progress)
     searched, others = said[-1], None
     if non_landmarks is not None:
-        others = _open_non_landmarks(sources, non_landmarks, test, shown)
+        others = _open_non_landmarks(sources, non_landmarks, test, progress)
         failed = len(others.store.failed)
         said.append(f"non-landmarks: {len(others.ids)} images, {failed} failed")
     size = sources.settings.max_image_size
-    found = recognition_task.recognise(test, train, options, size, others, shown=shown)
+    found = recognition_task.recognise(
+        test, train, options, size, others, progress=progress
+    )
     predictions = dict(zip(test.ids, found, strict=True))
     how = {
         **options._asdict(),
@@ -112,7 +114,7 @@ def _described(step: str) -> Any:
 
 
 def _open(
-    sources: Sources, split: str, task: str, shown: bool
+    sources: PredictionInputs, split: str, task: str, progress: bool
 ) -> tuple[Images, Images, list[str], list[str]]:
     """Test images, those they are compared with, what is missing, and what was done."""
     if not sources.settings.global_scales:
@@ -126,14 +128,14 @@ def _open(
         solution = gldv2.read_solution(sources.solution, task)
         ignored = set(solution.ignored) & set(listing.ids)
         if ignored:
-            listing = collection.without(listing, ignored)
+            listing = collection.drop_landmarks(listing, ignored)
             said.append(f"test: {len(ignored)} images that the solution ignores")
         partial += _not_listed(sources, solution, listing, other)
     opened = []
     for each in (listing, other):
         images, missing = collection.extract(
             *(each, sources.data, sources.features, sources.model, sources.settings),
-            shown=shown,
+            progress=progress,
         )
         total = len(each.ids)
         partial += collection.check_whole(
@@ -148,7 +150,7 @@ def _open(
 
 
 def _not_listed(
-    sources: Sources, solution: Solution, listing: Listing, other: Listing
+    sources: PredictionInputs, solution: Solution, listing: Listing, other: Listing
 ) -> list[str]:
     """What the solution needs and the lists leave out; InputError unless partial."""
     answers = solution.public | solution.private
@@ -170,7 +172,7 @@ def _not_listed(
 
 
 def _open_non_landmarks(
-    sources: Sources, folder: str | os.PathLike, test: Images, shown: bool
+    sources: PredictionInputs, folder: str | os.PathLike, test: Images, progress: bool
 ) -> Images:
     photos = find_images([folder])
     told = {path.stem for _, path in photos} & set(test.ids)
@@ -181,7 +183,7 @@ def _open_non_landmarks(
         )
     out = pathlib.Path(sources.features, "non_landmarks")
     feature_store.extract_to_store(
-        photos, out, sources.model, sources.settings, shown=shown
+        photos, out, sources.model, sources.settings, progress=progress
     )
     found = feature_store.open_store(out)
     names = [name for name, _ in photos if name not in found.failed]
@@ -191,7 +193,7 @@ def _open_non_landmarks(
     return Images(names, None, found, rows)
 
 
-def _check_local(sources: Sources) -> None:
+def _check_local(sources: PredictionInputs) -> None:
     if not (sources.settings.max_features and has_local(sources.model)):
         raise InputError(
             f"model {sources.model.name} gives no local features to verify by"
@@ -199,7 +201,7 @@ def _check_local(sources: Sources) -> None:
 
 
 def _write(
-    sources: Sources,
+    sources: PredictionInputs,
     out: str | os.PathLike,
     task: str,
     predictions: dict[str, Any],

@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from delf_jax import progress
 from delf_jax.formats.datasets.gldv2 import Recognition
 from delf_jax.gldv2 import retrieval_task
 from delf_jax.gldv2.collection import Images, descriptors
+from delf_jax.progress import track
 from delf_jax.retrieval import voting
 
 # Images whose similarities to images of no landmark are computed together.
@@ -43,7 +43,7 @@ def recognise(
     max_image_size: int | None,
     non_landmarks: Images | None = None,
     *,
-    shown: bool = True,
+    progress: bool = True,
 ) -> Iterator[Recognition]:
     """The landmark of each test image, and how sure that is.
 
@@ -52,12 +52,14 @@ def recognise(
     queries = descriptors(test)
     train_penalties, test_penalties = None, np.zeros(len(test.ids))
     if non_landmarks is not None:
-        train_penalties = _penalties(non_landmarks, train, shown)
-        test_penalties = _penalties(non_landmarks, test, shown=False)
+        train_penalties = _penalties(non_landmarks, train, progress)
+        test_penalties = _penalties(non_landmarks, test, progress=False)
     k = max(options.voters, options.verified)
-    best = retrieval_task.find_nearest(train, queries, k, train_penalties, shown=shown)
+    best = retrieval_task.find_nearest(
+        train, queries, k, train_penalties, progress=progress
+    )
     total = len(test.ids) if options.verified else 0
-    with progress.track("verify", total, shown=shown) as advance:
+    with track("verify", total, progress=progress) as advance:
         for place, (ids, scores) in enumerate(
             zip(best.ids, best.similarities, strict=True)
         ):
@@ -76,10 +78,10 @@ def recognise(
 
 
 def _penalties(
-    non_landmarks: Images, images: Images, shown: bool
+    non_landmarks: Images, images: Images, progress: bool
 ) -> Float[np.ndarray, " N"]:
     found = []
-    with progress.track("non-landmarks", len(images.ids), shown=shown) as advance:
+    with track("non-landmarks", len(images.ids), progress=progress) as advance:
         for start in range(0, len(images.ids), _TOGETHER):
             rows = descriptors(images, slice(start, start + _TOGETHER))
             best = retrieval_task.find_nearest(

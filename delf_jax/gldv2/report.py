@@ -74,7 +74,7 @@ def table(scores: Scores) -> list[str]:
     return lines
 
 
-def describe(scores: Scores) -> dict[str, Any]:
+def to_json(scores: Scores) -> dict[str, Any]:
     """The results, ready for JSON: shares of 1."""
     return {
         "task": scores.task,
@@ -85,7 +85,7 @@ def describe(scores: Scores) -> dict[str, Any]:
         "results": [
             {
                 **row._asdict(),
-                "values": {name: _described(v) for name, v in row.values.items()},
+                "values": {name: _value_to_json(v) for name, v in row.values.items()},
             }
             for row in scores.rows
         ],
@@ -124,7 +124,7 @@ def _interval(interval: Interval | None, sign: str) -> str:
     return f"{low} to {high}"
 
 
-def _described(value: Value) -> dict[str, Any]:
+def _value_to_json(value: Value) -> dict[str, Any]:
     return {
         "value": None if np.isnan(value.value) else value.value,
         "interval": value.interval and list(value.interval),

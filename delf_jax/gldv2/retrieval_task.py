@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from delf_jax import progress
 from delf_jax.files import InputError
 from delf_jax.gldv2.collection import Images, descriptors
 from delf_jax.index import global_search
+from delf_jax.progress import track
 from delf_jax.retrieval import nearest, ranking, reranking
 from delf_jax.retrieval.gldv2_metrics import LARGEST_RANK
 from delf_jax.retrieval.nearest import Best
@@ -35,9 +35,9 @@ class _State(NamedTuple):
     """ids are places in the index"""
 
 
-def parse_way(text: str) -> tuple[str, ...]:
+def parse_pipeline(text: str) -> tuple[str, ...]:
     """The steps of a way to rank, as of `ways`, that can be taken among millions."""
-    parsed = pipeline.parse_ways(text)
+    parsed = pipeline.parse_pipelines(text)
     if len(parsed) > 1:
         raise InputError(f"--rerank={text}: name one way for one file of predictions")
     known = ("global", *_EXPANSIONS, *_RESCORES, "verification")
@@ -57,7 +57,7 @@ def find_nearest(
     penalties: Float[np.ndarray, " N"] | None = None,
     *,
     memory: int = MEMORY,
-    shown: bool = False,
+    progress: bool = False,
 ) -> Best:
     """The k most similar images of each query, exactly: places in the index, in order.
 
@@ -67,7 +67,7 @@ def find_nearest(
         queries = np.concatenate([queries, np.ones((len(queries), 1))], axis=1)
     queries = np.asarray(queries, np.float32)
     best = nearest.nothing_yet(len(queries), 0)
-    with progress.track("search", len(index.ids), shown=shown) as advance:
+    with track("search", len(index.ids), progress=progress) as advance:
         for part in _parts(len(index.ids), 4 * queries.shape[1], memory):
             rows = descriptors(index, part)
             if penalties is not None:
@@ -86,7 +86,7 @@ def rank(
     way: tuple[str, ...],
     max_image_size: int | None,
     *,
-    shown: bool = True,
+    progress: bool = True,
 ) -> Iterator[list[str]]:
     """For each test image the first hundred images of the index, best first.
 
@@ -97,17 +97,17 @@ def rank(
     rescored = [STEPS[step][1]["first"] for step in way if step in _RESCORES]
     k = max([LARGEST_RANK, CANDIDATES, *rescored])
     queries = descriptors(test)
-    state = _State(queries, find_nearest(index, queries, k, shown=shown))
+    state = _State(queries, find_nearest(index, queries, k, progress=progress))
     for step in way:
         if step in _EXPANSIONS:
             queries = _expanded(state, index, **STEPS[step][1])
-            state = _State(queries, find_nearest(index, queries, k, shown=shown))
+            state = _State(queries, find_nearest(index, queries, k, progress=progress))
         elif step in _RESCORES:
             state = _rescored(state, index, step)
     best = state.best
     verified = way[-1] == "verification"
     total = len(test.ids) if verified else 0
-    with progress.track("verify", total, shown=shown) as advance:
+    with track("verify", total, progress=progress) as advance:
         for place, (ids, values) in enumerate(
             zip(best.ids, best.similarities, strict=True)
         ):

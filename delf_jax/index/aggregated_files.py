@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from delf_jax import progress
 from delf_jax.features import Features
 from delf_jax.files import InputError, read_json, write_json
 from delf_jax.formats.delf import datum
 from delf_jax.index import aggregation
-from delf_jax.index.aggregation import Words
+from delf_jax.index.aggregation import Vocabulary
+from delf_jax.progress import track
 from delf_jax.store import delf_files
 from delf_jax.store.feature_store import FeatureStore, StoreReport
 
@@ -33,12 +33,12 @@ _SAVE_IMAGES = 256
 
 def write_aggregated(
     images: FeatureStore,
-    words: Words,
+    words: Vocabulary,
     out: str | os.PathLike,
     kind: str,
     *,
     normalize: bool = True,
-    shown: bool = True,
+    progress: bool = True,
 ) -> StoreReport:
     """Brings the files of a folder up to date with a store, and says what was done.
 
@@ -56,7 +56,7 @@ def write_aggregated(
     }
     todo = [place for place, id in enumerate(images.ids) if id not in done]
     try:
-        with progress.track("aggregate", len(todo), shown=shown) as advance:
+        with track("aggregate", len(todo), progress=progress) as advance:
             for number, place in enumerate(todo, 1):
                 id, stamp, path = rows[place]
                 where = f"{images.path}, image {id}"
@@ -73,7 +73,7 @@ def write_aggregated(
 def _write(
     path: pathlib.Path,
     features: Features,
-    words: Words,
+    words: Vocabulary,
     kind: str,
     normalize: bool,
     where: str,
@@ -87,7 +87,7 @@ def _write(
     datum.write_datum_pair(path, aggregated.residuals.reshape(-1), visual_words)
 
 
-def _key(images: FeatureStore, words: Words, kind: str, normalize: bool) -> str:
+def _key(images: FeatureStore, words: Vocabulary, kind: str, normalize: bool) -> str:
     """What the files depend on beside the images, as a short hex string."""
     digest = hashlib.sha256(words.codebook.centroids).hexdigest()
     parts = [images.manifest["key"], digest, words.assignments, kind, normalize]

@@ -22,7 +22,7 @@ from delf_jax.store.feature_store import FeatureStore
 KINDS = ("vlad", "asmk", "asmk_star")
 
 
-class Words(NamedTuple):
+class Vocabulary(NamedTuple):
     """The visual words, and how descriptors are aggregated by them."""
 
     codebook: Codebook
@@ -34,7 +34,7 @@ class Words(NamedTuple):
     """the whole image and its boxes, each by itself; else the whole image alone"""
 
 
-def load_words(path: str | os.PathLike, assignments: int = 1) -> Words:
+def load_words(path: str | os.PathLike, assignments: int = 1) -> Vocabulary:
     """The visual words of a codebook; InputError if it is broken or has too few."""
     codebook = load_codebook(path)
     if not 1 <= assignments <= len(codebook.centroids):
@@ -42,10 +42,10 @@ def load_words(path: str | os.PathLike, assignments: int = 1) -> Words:
             f"--assignments={assignments}: the codebook {path} has "
             f"{len(codebook.centroids)} words"
         )
-    return Words(codebook, jnp.asarray(codebook.centroids), assignments)
+    return Vocabulary(codebook, jnp.asarray(codebook.centroids), assignments)
 
 
-def check_words(words: Words, images: FeatureStore) -> None:
+def check_words(words: Vocabulary, images: FeatureStore) -> None:
     """InputError unless the words were fitted to descriptors like those of a store.
 
     Regional aggregation needs a store with features of boxes.
@@ -62,7 +62,7 @@ def check_words(words: Words, images: FeatureStore) -> None:
 
 
 def aggregate(
-    features: Features, words: Words, kind: str, where: str | os.PathLike
+    features: Features, words: Vocabulary, kind: str, where: str | os.PathLike
 ) -> Aggregated:
     """ASMK of an image, or for asmk_star ASMK*; `where` is for the errors alone."""
     features, regions = _chosen(features, words)
@@ -72,7 +72,7 @@ def aggregate(
 
 
 def aggregate_vlad(
-    features: Features, words: Words, normalize: bool, where: str | os.PathLike
+    features: Features, words: Vocabulary, normalize: bool, where: str | os.PathLike
 ) -> Float32[np.ndarray, " KD"]:
     """VLAD of an image."""
     features, regions = _chosen(features, words)
@@ -82,7 +82,7 @@ def aggregate_vlad(
     )
 
 
-def _chosen(features: Features, words: Words) -> tuple[Features, list[int] | None]:
+def _chosen(features: Features, words: Vocabulary) -> tuple[Features, list[int] | None]:
     """What is aggregated of an image, and the sizes of its regions; None: of no such.
 
     An image of a regional store that has no boxes is one region.
@@ -93,7 +93,7 @@ def _chosen(features: Features, words: Words) -> tuple[Features, list[int] | Non
 
 
 def _assigned(
-    features: Features, words: Words, where: str | os.PathLike
+    features: Features, words: Vocabulary, where: str | os.PathLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(descriptors, their visual words, codebook)."""
     descriptors = _descriptors(features, where)

@@ -19,7 +19,7 @@ _CPU_ROWS, _ROWS = 2**13, 2**16
 TOGETHER = 8 * BLOCK
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """Some rows on the devices."""
 
     begin: int
@@ -29,19 +29,19 @@ class Piece(NamedTuple):
     rows: Rows
 
 
-def place(rows: Rows, devices: Sequence[jax.Device], memory: int) -> Iterator[Piece]:
+def place(rows: Rows, devices: Sequence[jax.Device], memory: int) -> Iterator[Chunk]:
     """The rows, on the devices one after the other."""
-    count, size = len(rows.values), piece_rows(rows, devices, memory)
+    count, size = len(rows.values), chunk_rows(rows, devices, memory)
     by_row = _shardings(devices)[0]
     for start in range(0, count, size):
         # The last piece is as large as the others: it begins within the one before.
         begin = max(0, min(start, count - size))
         some = nearest.take(rows, slice(begin, begin + size))
         counted = np.int32([start - begin, len(some.values)])
-        yield Piece(begin, counted, jax.device_put(nearest.pad(some, size), by_row))
+        yield Chunk(begin, counted, jax.device_put(nearest.pad(some, size), by_row))
 
 
-def piece_rows(rows: Rows, devices: Sequence[jax.Device], memory: int) -> int:
+def chunk_rows(rows: Rows, devices: Sequence[jax.Device], memory: int) -> int:
     """Rows of a piece: about equal pieces, two at a time within `memory`."""
     of_row = rows.values.shape[1] * rows.values.dtype.itemsize + 4 * TOGETHER
     most = _CPU_ROWS if devices[0].platform == "cpu" else _ROWS
@@ -60,8 +60,8 @@ def room(device: jax.Device) -> int:
     return (known or {}).get("bytes_limit", 0) // 2
 
 
-def sweep(
-    pieces: Iterable[Piece],
+def scan(
+    pieces: Iterable[Chunk],
     blocks: Sequence[Rows],
     devices: Sequence[jax.Device],
     pick: int | None,
@@ -74,7 +74,7 @@ def sweep(
     padded = [
         jax.device_put(nearest.pad_queries(block), everywhere) for block in blocks
     ]
-    ahead: list[tuple[Piece, list]] = []
+    ahead: list[tuple[Chunk, list]] = []
     for piece in pieces:
         found = [
             nearest.products(piece.rows, block)
@@ -92,7 +92,7 @@ def sweep(
         yield _fetched(*waiting, blocks)
 
 
-def _fetched(piece: Piece, found: list, blocks: Sequence[Rows]) -> tuple[int, list]:
+def _fetched(piece: Chunk, found: list, blocks: Sequence[Rows]) -> tuple[int, list]:
     """Results on the host, without those of padding and of what was seen before."""
     results: list = []
     first, last = piece.counted.tolist()

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from delf_jax import progress
 from delf_jax.files import InputError
 from delf_jax.formats import tensor_files
 from delf_jax.index.codebook import (
@@ -25,11 +24,12 @@ from delf_jax.index.codebook import (
     load_codebook,
     save_codebook,
 )
+from delf_jax.progress import track
 from delf_jax.retrieval import kmeans
 from delf_jax.store.feature_store import provenance_of
 from delf_jax.store.local_descriptors import (
     CHUNK,
-    Descriptors,
+    LocalDescriptors,
     gather,
     open_descriptors,
     read_chunks,
@@ -62,7 +62,7 @@ def fit_codebook(
     batch: int | None = None,
     seed: int = 0,
     start: str = "sample",
-    shown: bool = True,
+    progress: bool = True,
 ) -> Codebook:
     """The codebook of k-means on the local descriptors of a store, written to `out`.
 
@@ -91,10 +91,10 @@ def fit_codebook(
         if state.history and state.history[-1]["moved"] == 0:
             break
         label = f"k-means {number + 1} of {iterations}"
-        state = _iterate(given, state, batch, (seed, number + 1), label, shown)
+        state = _iterate(given, state, batch, (seed, number + 1), label, progress)
         _write_unfinished(out, key, state)
-        if shown:
-            print(f"{label}: {_tell(state.history[-1])}", flush=True)
+        if progress:
+            print(f"{label}: {_format_step(state.history[-1])}", flush=True)
     history = state.history
     if history[-1]["empty"] > words // 2:
         raise InputError(
@@ -108,7 +108,7 @@ def fit_codebook(
 
 
 def _check_options(
-    given: Descriptors, words: int, iterations: int, batch: int | None, start: str
+    given: LocalDescriptors, words: int, iterations: int, batch: int | None, start: str
 ) -> None:
     if words < 1 or iterations < 1:
         raise InputError("--words and --iterations: use positive numbers")
@@ -131,7 +131,7 @@ def _check_options(
         )
 
 
-def _key(given: Descriptors, provenance: Mapping[str, Any], words: int) -> str:
+def _key(given: LocalDescriptors, provenance: Mapping[str, Any], words: int) -> str:
     """What the centroids depend on, as a short hex string."""
     images = [given.store.ids, given.counts.tolist(), given.dimension, words]
     text = json.dumps([FORMAT, provenance, images])
@@ -180,7 +180,7 @@ def _digest(state: _State) -> str:
 
 
 def _start(
-    given: Descriptors, words: int, start: str, rng: np.random.Generator
+    given: LocalDescriptors, words: int, start: str, rng: np.random.Generator
 ) -> Float32[np.ndarray, "K D"]:
     factor = SAMPLES_PER_WORD if start == "kmeans++" else 1
     count = min(given.total, factor * words)
@@ -195,20 +195,22 @@ def _start(
 
 
 def _iterate(
-    given: Descriptors,
+    given: LocalDescriptors,
     state: _State,
     batch: int | None,
     seeds: tuple[int, int],
     label: str,
-    shown: bool,
+    progress: bool,
 ) -> _State:
     """The state after one more iteration."""
     centroids, weights, history = state
     if batch is None:
-        found = _sum(read_chunks(given, label, shown), centroids, seeds)
+        found = _sum(read_chunks(given, label, progress), centroids, seeds)
         move = kmeans.move_centroids(found, centroids)
     else:
-        found, moved, weights = _take_batches(given, state, batch, seeds, label, shown)
+        found, moved, weights = _take_batches(
+            given, state, batch, seeds, label, progress
+        )
         move, weights = kmeans.seed_again(found, moved, weights)
     _check_spares(given, found, move)
     told = _describe(found, move, centroids)
@@ -216,17 +218,17 @@ def _iterate(
 
 
 def _take_batches(
-    given: Descriptors,
+    given: LocalDescriptors,
     state: _State,
     batch: int,
     seeds: tuple[int, int],
     label: str,
-    shown: bool,
+    progress: bool,
 ) -> tuple[kmeans.ClusterSums, Float32[np.ndarray, "K D"], Int64[np.ndarray, " K"]]:
     """(what all batches of an iteration gave, centroids, weights)."""
     total, centroids, weights = None, state.centroids, state.weights
     count = -(-DRAWN_PER_WORD * len(centroids) // batch)
-    with progress.track(label, count, shown=shown) as advance:
+    with track(label, count, progress=progress) as advance:
         for number in range(count):
             rng = np.random.default_rng([*seeds, number])
             rows = np.sort(rng.choice(given.total, batch, replace=False))
@@ -254,7 +256,7 @@ def _sum(
 
 
 def _check_spares(
-    given: Descriptors, found: kmeans.ClusterSums, move: kmeans.Move
+    given: LocalDescriptors, found: kmeans.ClusterSums, move: kmeans.Move
 ) -> None:
     """InputError if words are empty and every descriptor is a centroid already."""
     if move.empty and not len(found.spares):
@@ -279,7 +281,7 @@ def _describe(
     }
 
 
-def _tell(step: Mapping[str, Any]) -> str:
+def _format_step(step: Mapping[str, Any]) -> str:
     text = f"mean squared distance {step['mean_squared_distance']:.5f}"
     text += f", imbalance {step['imbalance']:.2f}"
     if step["empty"]:

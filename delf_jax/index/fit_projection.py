@@ -32,7 +32,7 @@ def fit_pca(
     dimension: int,
     of: str = "local",
     whiten: bool = False,
-    shown: bool = True,
+    progress: bool = True,
 ) -> dict[str, str]:
     """The settings of extraction that project as fitted, by their names in a config.
 
@@ -40,7 +40,7 @@ def fit_pca(
     too, and pca.json. of: "local" or "global" descriptors. InputError if the store has
     too few dimensions, or directions to be whitened in which nothing varies.
     """
-    images, length, chunks = _open(store, of, shown)
+    images, length, chunks = _open(store, of, progress)
     _check_dimension(images, dimension, length)
     moments = whitening.Moments(0, np.zeros(length), np.zeros((length, length)))
     for chunk in chunks:
@@ -101,7 +101,7 @@ def fit_whitening(
     return _write(pathlib.Path(out), fitted, told, images)
 
 
-def describe(out: str | os.PathLike) -> str:
+def format_summary(out: str | os.PathLike) -> str:
     """What was fitted, in a line, and what its user should know."""
     info = read_json(pathlib.Path(out) / INFO)
     text = f"{out}: {info['dimension']} components, "
@@ -126,13 +126,13 @@ def describe(out: str | os.PathLike) -> str:
 
 
 def _open(
-    store: str | os.PathLike, of: str, shown: bool
+    store: str | os.PathLike, of: str, progress: bool
 ) -> tuple[FeatureStore, int, Iterator[Float32[np.ndarray, "N D"]]]:
     """(store, length of its descriptors, all of them in chunks)."""
     if of == "local":
         given = open_descriptors(store)
         images, length = given.store, given.dimension
-        chunks = read_chunks(given, "PCA", shown)
+        chunks = read_chunks(given, "PCA", progress)
     else:
         images = open_store(store)
         length = images.global_descriptors.shape[1]

@@ -16,9 +16,9 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Float, Int
 
-from delf_jax import progress
 from delf_jax.files import InputError, atomic_write
-from delf_jax.index.global_search import AGAIN, Descriptors, from_array, largest_norm
+from delf_jax.index.global_search import AGAIN, GlobalIndex, from_array, largest_norm
+from delf_jax.progress import track
 from delf_jax.retrieval import nearest as retrieval_nearest
 from delf_jax.retrieval.nearest import Best, Rows
 from delf_jax.store.feature_store import FeatureStore
@@ -50,8 +50,8 @@ class Recall(NamedTuple):
 
 
 def open_descriptors(
-    store: FeatureStore, precision: str = "float32", *, shown: bool = True
-) -> tuple[Descriptors, Recall | None]:
+    store: FeatureStore, precision: str = "float32", *, progress: bool = True
+) -> tuple[GlobalIndex, Recall | None]:
     """What a search needs, and of a reduced precision the recall, where measured.
 
     InputError if an image has no global descriptor, or one that is no number.
@@ -66,15 +66,15 @@ def open_descriptors(
     path = store.path / f"global-{precision}.safetensors"
     found = _open(path, store)
     if found is None:
-        _write(path, store, precision, dimension, shown)
+        _write(path, store, precision, dimension, progress)
         found = _open(path, store)
     rows, metadata = found
     originals = None if precision == "float32" else store.read_global
     recall = Recall(*json.loads(metadata["recall"])) if metadata["recall"] else None
-    return Descriptors(rows, float(metadata["norm"]), originals=originals), recall
+    return GlobalIndex(rows, float(metadata["norm"]), originals=originals), recall
 
 
-def describe(index: Descriptors, recall: Recall | None) -> str:
+def format_summary(index: GlobalIndex, recall: Recall | None) -> str:
     """A line on what a reduced precision saves and costs."""
     precision = retrieval_nearest.precision_of(index.rows)
     values = index.rows.values
@@ -94,7 +94,7 @@ def _write(
     store: FeatureStore,
     precision: str,
     dimension: int,
-    shown: bool,
+    progress: bool,
 ) -> None:
     """Makes the file, whole or not at all, in one pass over the store."""
     count = len(store)
@@ -102,7 +102,7 @@ def _write(
     scales, norm = [], 0.0
     with (
         atomic_write(path) as file,
-        progress.track("global descriptors", count, shown=shown) as advance,
+        track("global descriptors", count, progress=progress) as advance,
     ):
         file.write(b" " * _HEADER)
         for start in range(0, count, _PIECE):

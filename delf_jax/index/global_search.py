@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from delf_jax.files import InputError
 from delf_jax.index import device_chunks
-from delf_jax.index.device_chunks import MEMORY, TOGETHER, Piece
+from delf_jax.index.device_chunks import MEMORY, TOGETHER, Chunk
 from delf_jax.retrieval import nearest
 from delf_jax.retrieval.nearest import BLOCK, MARGIN, Best, Rows
 
@@ -22,7 +22,7 @@ _ROWS_AT_ONCE = 2**13
 AGAIN = 2
 
 
-class Descriptors(NamedTuple):
+class GlobalIndex(NamedTuple):
     """Global descriptors that can be searched: an index, or a process's part of one."""
 
     rows: Rows
@@ -33,7 +33,7 @@ class Descriptors(NamedTuple):
     originals: Callable[[Int[np.ndarray, " _"]], np.ndarray] | None = None
     """float32 descriptors by id, where `rows` are of reduced precision: candidates are
     compared by these, if they are there"""
-    held: Sequence[Piece] | None = None
+    held: Sequence[Chunk] | None = None
     """all of `rows`, on the devices"""
 
     @property
@@ -41,12 +41,12 @@ class Descriptors(NamedTuple):
         return len(self.rows.values)
 
 
-def from_array(descriptors: Float[np.ndarray, "M G"], precision: str) -> Descriptors:
+def from_array(descriptors: Float[np.ndarray, "M G"], precision: str) -> GlobalIndex:
     """Descriptors in memory; those of reduced precision with the array as originals."""
     rows = jax.tree.map(_aligned, nearest.quantize(descriptors, precision))
     reduced = precision != "float32"
     originals = (lambda ids: descriptors[ids]) if reduced else None
-    return Descriptors(rows, largest_norm(rows), originals=originals)
+    return GlobalIndex(rows, largest_norm(rows), originals=originals)
 
 
 def largest_norm(rows: Rows) -> float:
@@ -58,7 +58,7 @@ def largest_norm(rows: Rows) -> float:
     return float(np.max(found, initial=0.0))
 
 
-def take_part(index: Descriptors, part: int, parts: int) -> Descriptors:
+def take_part(index: GlobalIndex, part: int, parts: int) -> GlobalIndex:
     """What one of several processes holds; parts are equal but for a row."""
     start, end = (index.count * each // parts for each in (part, part + 1))
     return index._replace(
@@ -67,8 +67,8 @@ def take_part(index: Descriptors, part: int, parts: int) -> Descriptors:
 
 
 def hold(
-    index: Descriptors, devices: Sequence[jax.Device] | None = None
-) -> Descriptors:
+    index: GlobalIndex, devices: Sequence[jax.Device] | None = None
+) -> GlobalIndex:
     """The index with its rows on accelerators, for many searches, if there is room.
 
     On a CPU there is nothing to hold: rows are used where they are.
@@ -82,7 +82,7 @@ def hold(
 
 
 def find_nearest(
-    index: Descriptors,
+    index: GlobalIndex,
     queries: Float[np.ndarray, "Q G"],
     k: int,
     *,
@@ -127,7 +127,7 @@ def find_nearest(
     )
 
 
-def _check(index: Descriptors, queries: Float[np.ndarray, "Q G"]) -> None:
+def _check(index: GlobalIndex, queries: Float[np.ndarray, "Q G"]) -> None:
     bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))
     if len(bad):
         raise InputError(f"the global descriptor of query {bad[0]} is no number")
@@ -142,7 +142,7 @@ def _check(index: Descriptors, queries: Float[np.ndarray, "Q G"]) -> None:
 
 
 def _find_here(
-    index: Descriptors,
+    index: GlobalIndex,
     queries: Rows,
     k: int,
     devices: Sequence[jax.Device],
@@ -173,7 +173,7 @@ def _find_here(
 
 
 def _keep_products(
-    index: Descriptors,
+    index: GlobalIndex,
     queries: Rows,
     count: int,
     devices: Sequence[jax.Device],
@@ -186,7 +186,7 @@ def _keep_products(
     blocks = _blocks(queries)
     placed = index.held or device_chunks.place(index.rows, devices, memory)
     best = [nearest.nothing_yet(len(block.values), count) for block in blocks]
-    for start, found in device_chunks.sweep(placed, blocks, devices, pick):
+    for start, found in device_chunks.scan(placed, blocks, devices, pick):
         for number, piece in enumerate(found):
             if pick is None:
                 best[number] = nearest.keep_best(best[number], piece, start)
@@ -196,7 +196,7 @@ def _keep_products(
 
 
 def _all_above(
-    index: Descriptors,
+    index: GlobalIndex,
     queries: Rows,
     least: Float[np.ndarray, " Q"],
     devices: Sequence[jax.Device],
@@ -206,7 +206,7 @@ def _all_above(
     ids: list[list[np.ndarray]] = [[] for _ in least]
     blocks = _blocks(queries)
     placed = index.held or device_chunks.place(index.rows, devices, memory)
-    for start, found in device_chunks.sweep(placed, blocks, devices, None):
+    for start, found in device_chunks.scan(placed, blocks, devices, None):
         for number, products in enumerate(found):
             for query, values in enumerate(products.T, number * BLOCK):
                 ids[query].append(np.flatnonzero(values >= least[query]) + start)
@@ -214,7 +214,7 @@ def _all_above(
 
 
 def _compared(
-    index: Descriptors, queries: Rows, ids: Sequence[Int[np.ndarray, " _"]], k: int
+    index: GlobalIndex, queries: Rows, ids: Sequence[Int[np.ndarray, " _"]], k: int
 ) -> Best:
     """The best k of the images of each query, by `compare`."""
     values = np.empty((len(ids), k), np.float32)
@@ -228,7 +228,7 @@ def _compared(
 
 
 def _compared_again(
-    index: Descriptors, queries: Float[np.ndarray, "Q G"], best: Best
+    index: GlobalIndex, queries: Float[np.ndarray, "Q G"], best: Best
 ) -> Float[np.ndarray, "Q K"]:
     """Similarities of the candidates by their originals."""
     found = np.empty(best.ids.shape, np.float32)

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from delf_jax import progress
 from delf_jax.files import InputError, sha256_of, write_json
 from delf_jax.formats import tensor_files
 from delf_jax.index import aggregation, inverted_file, inverted_shards
-from delf_jax.index.aggregation import Words
+from delf_jax.index.aggregation import Vocabulary
 from delf_jax.index.codebook import load_codebook, save_codebook
 from delf_jax.index.inverted_file import CODEBOOK, MANIFEST, NORMS, SHARDS, InvertedFile
 from delf_jax.index.inverted_shards import Shard
+from delf_jax.progress import track
 from delf_jax.retrieval import inverted
 from delf_jax.retrieval.aggregation import Aggregated
 from delf_jax.retrieval.inverted import Layout, Rule
@@ -35,13 +35,13 @@ OF_INDEX = "asmk"
 
 def update_inverted_file(
     images: FeatureStore,
-    words: Words,
+    words: Vocabulary,
     out: str | os.PathLike,
     *,
     binary: bool = True,
     rule: Rule | None = None,
     thorough: bool = True,
-    shown: bool = True,
+    progress: bool = True,
 ) -> StoreReport:
     """Brings an inverted file up to date with a store, and says what was done.
 
@@ -58,7 +58,7 @@ def update_inverted_file(
     info = _describe(images, words, binary, rule)
     (out / SHARDS).mkdir(parents=True, exist_ok=True)
     shards, useless, other = _find_shards(out, info, thorough)
-    if other and shown:
+    if other and progress:
         print(f"{out}: was made with another codebook or options; all is made anew")
     _write_codebook(out, words, info)
     writer = Writer(out, info, shards)
@@ -70,7 +70,7 @@ def update_inverted_file(
     todo = [row for row, id in enumerate(images.ids) if id not in known]
     kind = "asmk_star" if binary else "asmk"
     try:
-        with progress.track("aggregate", len(todo), shown=shown) as advance:
+        with track("aggregate", len(todo), progress=progress) as advance:
             for row in todo:
                 id = images.ids[row]
                 where = f"{images.path}, image {id}"
@@ -91,7 +91,7 @@ def inverted_file_of_index(
     images: FeatureStore,
     codebook: str | os.PathLike | None,
     *,
-    shown: bool = True,
+    progress: bool = True,
 ) -> InvertedFile:
     """The inverted file that an index keeps of its photos, made or brought up to date.
 
@@ -119,7 +119,9 @@ def inverted_file_of_index(
     current = _open_current(path, images, words, **options)
     if current is not None:
         return current
-    update_inverted_file(images, words, path, **options, thorough=False, shown=shown)
+    update_inverted_file(
+        images, words, path, **options, thorough=False, progress=progress
+    )
     return inverted_file.open_inverted_file(path)
 
 
@@ -129,7 +131,7 @@ def default_rule(regional: bool) -> Rule:
 
 
 def _describe(
-    images: FeatureStore, words: Words, binary: bool, rule: Rule
+    images: FeatureStore, words: Vocabulary, binary: bool, rule: Rule
 ) -> dict[str, Any]:
     count, dimension = words.codebook.centroids.shape
     parts = {
@@ -154,7 +156,7 @@ def _describe(
     }
 
 
-def _digest(words: Words) -> str:
+def _digest(words: Vocabulary) -> str:
     return hashlib.sha256(words.codebook.centroids).hexdigest()
 
 
@@ -180,7 +182,7 @@ def _find_shards(
     return shards, broken, False
 
 
-def _write_codebook(out: pathlib.Path, words: Words, info: dict[str, Any]) -> None:
+def _write_codebook(out: pathlib.Path, words: Vocabulary, info: dict[str, Any]) -> None:
     """Keeps a copy of the codebook, and notes the checksum of its file."""
     path = out / CODEBOOK
     try:
@@ -199,7 +201,7 @@ def _write_codebook(out: pathlib.Path, words: Words, info: dict[str, Any]) -> No
 
 
 def _open_current(
-    path: pathlib.Path, images: FeatureStore, words: Words, **options: Any
+    path: pathlib.Path, images: FeatureStore, words: Vocabulary, **options: Any
 ) -> InvertedFile | None:
     """The inverted file, if it is that of a store, and sound as far as is seen."""
     try:

@@ -21,7 +21,7 @@ from delf_jax.features import Features
 from delf_jax.files import InputError, read_json, sha256_of
 from delf_jax.formats import tensor_files
 from delf_jax.index import aggregation, inverted_shards
-from delf_jax.index.aggregation import Words
+from delf_jax.index.aggregation import Vocabulary
 from delf_jax.index.inverted_shards import Shard
 from delf_jax.retrieval import inverted
 from delf_jax.retrieval.aggregation import Aggregated
@@ -51,7 +51,7 @@ class InvertedFile(NamedTuple):
     """inverted.json"""
     ids: list[str]
     """of the images, ascending: rows below are places in this list"""
-    words: Words
+    words: Vocabulary
     rule: Rule
     shards: list[Shard]
     rows: list[Int32[np.ndarray, "_"]]

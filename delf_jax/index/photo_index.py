@@ -54,7 +54,7 @@ def make_index(
     model: Model,
     settings: ExtractionSettings,
     *,
-    shown: bool = True,
+    progress: bool = True,
 ) -> StoreReport:
     """Indexes images and folders; what is there already and unchanged is kept.
 
@@ -72,7 +72,7 @@ def make_index(
                 f"{directory}: holds an index of {places.root}; use --add, or another "
                 "folder for another index"
             )
-    return _update(found, pathlib.Path(directory), places, model, settings, shown)
+    return _update(found, pathlib.Path(directory), places, model, settings, progress)
 
 
 def add_images(
@@ -81,13 +81,13 @@ def add_images(
     model: Model,
     settings: ExtractionSettings,
     *,
-    shown: bool = True,
+    progress: bool = True,
 ) -> StoreReport:
     """Adds images and folders from anywhere to an index."""
     index = open_index(directory)
     check_model(index, model, settings)
     found = images.find_images(paths)
-    return _update(found, index.directory, index.places, model, settings, shown)
+    return _update(found, index.directory, index.places, model, settings, progress)
 
 
 def remove_images(directory: str | os.PathLike, ids: Sequence[str]) -> int:
@@ -149,7 +149,7 @@ def _update(
     places: Places,
     model: Model,
     settings: ExtractionSettings,
-    shown: bool,
+    progress: bool,
 ) -> StoreReport:
     """Extracts what is new or changed, and forgets photos whose file is gone."""
     files, outside = {}, dict(places.outside)
@@ -170,7 +170,7 @@ def _update(
     # First the places: a killed job leaves no features whose photo is unknown.
     _write_places(directory, places)
     return feature_store.extract_to_store(
-        sorted(files.items()), path, model, settings, prune=True, shown=shown
+        sorted(files.items()), path, model, settings, prune=True, progress=progress
     )
 
 

@@ -15,19 +15,19 @@ KNOWN = (
 _TFRECORD = re.compile(r"(?!.*\.data-\d{5}-of-).+(-\d{5}-of-\d{5}|\.tfrecord)")
 _PREDICTED = {"landmarks", "images"}  # columns.
 
-Tell = Callable[[pathlib.Path], Iterator[str]]
+Format = Callable[[pathlib.Path], Iterator[str]]
 
 
-def find_tell(path: pathlib.Path) -> Tell | None:
+def find_format(path: pathlib.Path) -> Format | None:
     """What tells of a file, by its name; None if that says nothing."""
     if _TFRECORD.fullmatch(path.name):
-        return _tell_tfrecord
+        return _format_tfrecord
     if path.suffix == ".pkl" and weight_files.recognise(path) is not None:
         return None
     return _SUFFIXES.get(path.suffix)
 
 
-def _tell_ground_truth(path: pathlib.Path) -> Iterator[str]:
+def _format_ground_truth(path: pathlib.Path) -> Iterator[str]:
     from delf_jax.formats.datasets import revisited
 
     truth = revisited.read_ground_truth(path)
@@ -40,13 +40,13 @@ def _tell_ground_truth(path: pathlib.Path) -> Iterator[str]:
     yield f"boxes of queries: {'none' if truth.boxes is None else len(truth.boxes)}"
 
 
-def _tell_pickle(path: pathlib.Path) -> Iterator[str]:
+def _format_pickle(path: pathlib.Path) -> Iterator[str]:
     from delf_jax.formats.datasets import sfm120k
     from delf_jax.formats.pickles import plain_data
 
     content = plain_data.read_pickle(path)
     if isinstance(content, Mapping) and "imlist" in content:
-        yield from _tell_ground_truth(path)
+        yield from _format_ground_truth(path)
         return
     parts = sfm120k.read_sfm120k(path)
     yield f"{path}: pairs of SfM-120k"
@@ -54,17 +54,17 @@ def _tell_pickle(path: pathlib.Path) -> Iterator[str]:
         yield f"{name}: {len(part.images)} images, {len(part.queries)} pairs"
 
 
-def _tell_json(path: pathlib.Path) -> Iterator[str]:
+def _format_json(path: pathlib.Path) -> Iterator[str]:
     content = read_json(path)
     if not isinstance(content, Mapping) or "imlist" not in content:
         raise InputError(
             f"{path}: JSON of no kind that is known; ground truth has imlist, qimlist "
             "and gnd"
         )
-    yield from _tell_ground_truth(path)
+    yield from _format_ground_truth(path)
 
 
-def _tell_metrics(path: pathlib.Path) -> Iterator[str]:
+def _format_metrics(path: pathlib.Path) -> Iterator[str]:
     from delf_jax.formats.datasets import revisited_metrics
 
     ranks, summaries = revisited_metrics.read_metrics(path)
@@ -74,14 +74,14 @@ def _tell_metrics(path: pathlib.Path) -> Iterator[str]:
         yield f"{protocol}: mAP {100 * summary.mean_average_precision:.2f}"
 
 
-def _tell_csv(path: pathlib.Path) -> Iterator[str]:
+def _format_csv(path: pathlib.Path) -> Iterator[str]:
     from delf_jax.formats import tables
     from delf_jax.formats.datasets import gldv2
     from delf_jax.formats.delf import index_mapping
 
     header = tables.read_header(path)
     if "Usage" in header:
-        yield from _tell_solution(path, header)
+        yield from _format_solution(path, header)
         return
     listed = "predictions" if _PREDICTED & {*header} else "images"
     kinds = {  # The first whose columns are there: those with more come first.
@@ -112,7 +112,7 @@ def _tell_csv(path: pathlib.Path) -> Iterator[str]:
         yield f"landmarks: {len(landmarks)}"
 
 
-def _tell_solution(path: pathlib.Path, header: list[str]) -> Iterator[str]:
+def _format_solution(path: pathlib.Path, header: list[str]) -> Iterator[str]:
     from delf_jax.formats.datasets import gldv2
 
     task = "recognition" if "landmarks" in header else "retrieval"
@@ -121,7 +121,7 @@ def _tell_solution(path: pathlib.Path, header: list[str]) -> Iterator[str]:
     yield ", ".join(f"{name}: {len(part)}" for name, part in solution._asdict().items())
 
 
-def _tell_tfrecord(path: pathlib.Path) -> Iterator[str]:
+def _format_tfrecord(path: pathlib.Path) -> Iterator[str]:
     from delf_jax.formats.tensorflow import tfrecord
 
     labels = [place.label for place in tfrecord.list_examples(path)]
@@ -130,10 +130,10 @@ def _tell_tfrecord(path: pathlib.Path) -> Iterator[str]:
     yield f"labels: {len(set(labels) - {None})}"
 
 
-_SUFFIXES: dict[str, Tell] = {
-    ".mat": _tell_ground_truth,
-    ".pkl": _tell_pickle,
-    ".json": _tell_json,
-    ".txt": _tell_metrics,
-    ".csv": _tell_csv,
+_SUFFIXES: dict[str, Format] = {
+    ".mat": _format_ground_truth,
+    ".pkl": _format_pickle,
+    ".json": _format_json,
+    ".txt": _format_metrics,
+    ".csv": _format_csv,
 }

@@ -12,10 +12,10 @@ import numpy as np
 from clu import parameter_overview
 
 from delf_jax.conversion import weight_files
-from delf_jax.conversion.weight_files import Source
+from delf_jax.conversion.weight_files import WeightFile
 from delf_jax.files import InputError
 from delf_jax.inspection import dataset_files, model_files
-from delf_jax.inspection.dataset_files import Tell
+from delf_jax.inspection.dataset_files import Format
 
 _WIDTH, _SHOWN_FAILURES, _LARGEST_MODULE = 84, 10, 64
 _AGGREGATION_FIELDS = (b"aggregation", b"codebook", b"num_assignments")
@@ -43,7 +43,7 @@ class _Module:
     dtypes: str
 
 
-def describe(path: str | os.PathLike) -> str:
+def format_contents(path: str | os.PathLike) -> str:
     """What `path` holds, ready to be printed; InputError if that is unknown or broken.
 
     Weights of all kinds, ours and others', feature stores and indexes, and the
@@ -52,22 +52,22 @@ def describe(path: str | os.PathLike) -> str:
     path = pathlib.Path(path)
     tells = [tell for name, tell in _FOLDERS.items() if (path / name).is_file()]
     if path.is_file():
-        tells.append(_SUFFIXES.get(path.suffix) or dataset_files.find_tell(path))
+        tells.append(_SUFFIXES.get(path.suffix) or dataset_files.find_format(path))
     if tells and tells[0]:
         return "\n".join(tells[0](path))
     if model_files.recognise(path):
-        return "\n".join(_tell_weights(model_files.read(path)))
+        return "\n".join(_format_weights(model_files.read(path)))
     if path.exists() and weight_files.recognise(path) is None:
         raise InputError(
             f"{path}: {weight_files.not_recognised(path)}; others are feature stores, "
             f"indexes, codebooks, inverted files, {dataset_files.KNOWN}, and files "
             f"that end in {', '.join(_SUFFIXES)}"
         )
-    lines = _tell_weights(weight_files.read_source(path))
+    lines = _format_weights(weight_files.read_weights(path))
     return "\n".join(lines)
 
 
-def _tell_weights(source: Source) -> Iterator[str]:
+def _format_weights(source: WeightFile) -> Iterator[str]:
     yield f"{source.path}: {_TITLES[source.kind]}"
     # Each is read, and so checked, but only one is kept at a time.
     shapes = {n: _without_values(source.tensors[n]) for n in source.tensors}
@@ -76,18 +76,18 @@ def _tell_weights(source: Source) -> Iterator[str]:
             words, depth = tensor.shape
             yield f"a codebook of {words} visual words of {depth} dimensions"
     if source.kind == "model":
-        yield from _tell_fields(source.details)
-    yield from _tell_graph(source.details)
+        yield from _format_fields(source.details)
+    yield from _format_graph(source.details)
     if source.kind == "training":
         yield f"step: {int(source.tensors['step'])}"
         yield "of its state, the averaged parameters, which become the model:"
         shapes = _below("ema/", shapes)
     if source.kind in ("model", "training"):
         shapes = _below("params/", shapes) | _below("batch_stats/", shapes)
-    yield from _tell_parameters(shapes)
+    yield from _format_parameters(shapes)
 
 
-def _tell_graph(details: Mapping[str, Any]) -> Iterator[str]:
+def _format_graph(details: Mapping[str, Any]) -> Iterator[str]:
     """The size of a graph, and what it can be called with."""
     if "nodes" in details:
         yield f"graph: {len(details['nodes'])} nodes"
@@ -109,7 +109,7 @@ def _without_values(tensor: np.ndarray) -> np.ndarray:
     return np.broadcast_to(np.zeros((), tensor.dtype), tensor.shape)
 
 
-def _tell_parameters(tensors: Mapping[str, np.ndarray]) -> Iterator[str]:
+def _format_parameters(tensors: Mapping[str, np.ndarray]) -> Iterator[str]:
     """A table for each module, and one of all modules with the totals."""
     modules = _by_module(tensors)
     overview = parameter_overview.get_parameter_overview
@@ -148,29 +148,29 @@ def _sum(module: str, tensors: Iterable[np.ndarray]) -> _Module:
     )
 
 
-def _tell_fields(fields: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+def _format_fields(fields: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     """A line for each field; those of a mapping below it, and deeper ones cut."""
     for name, value in fields.items():
         if isinstance(value, dict) and value and not indent:
             yield f"{name}:"
-            yield from _tell_fields(value, "  ")
+            yield from _format_fields(value, "  ")
         else:
             text = value if isinstance(value, str) else json.dumps(value)
             line = textwrap.shorten(f"{name}: {text}", _WIDTH, placeholder=" ...")
             yield indent + line
 
 
-def _tell_codebook(folder: pathlib.Path) -> Iterator[str]:
+def _format_codebook(folder: pathlib.Path) -> Iterator[str]:
     from delf_jax.index import codebook
 
     info = codebook.load_codebook(folder).info
     yield f"{folder}: codebook"
     words, dimension = info.pop("words"), info.pop("dimension")
     yield f"a codebook of {words} visual words of {dimension} dimensions"
-    yield from _tell_fields(info)
+    yield from _format_fields(info)
 
 
-def _tell_index(folder: pathlib.Path) -> Iterator[str]:
+def _format_index(folder: pathlib.Path) -> Iterator[str]:
     from delf_jax.index import photo_index
 
     index = photo_index.open_index(folder)
@@ -178,17 +178,17 @@ def _tell_index(folder: pathlib.Path) -> Iterator[str]:
     yield f"photos in: {index.places.root}"
     if index.places.outside:
         yield f"added from elsewhere: {len(index.places.outside)}"
-    yield from _tell_store(folder / "store")
+    yield from _format_store(folder / "store")
 
 
-def _tell_store(folder: pathlib.Path) -> Iterator[str]:
+def _format_store(folder: pathlib.Path) -> Iterator[str]:
     from delf_jax.store import feature_store
 
     found = feature_store.open_store(folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     yield f"{folder}: feature store"
     yield f"images: {len(found)}, failed: {len(found.failed)}, bytes: {size:,}"
-    yield from _tell_fields({n: found.manifest[n] for n in ("model", "settings")})
+    yield from _format_fields({n: found.manifest[n] for n in ("model", "settings")})
     if len(found):  # All of its images were extracted alike.
         local, global_descriptor, _, regions = found[0]
         places = [place for place in found.records.values() if place.extracted]
@@ -206,7 +206,7 @@ def _tell_store(folder: pathlib.Path) -> Iterator[str]:
         yield f"and {len(found.failed) - _SHOWN_FAILURES} more"
 
 
-def _tell_inverted_file(folder: pathlib.Path) -> Iterator[str]:
+def _format_inverted_file(folder: pathlib.Path) -> Iterator[str]:
     from delf_jax.index import inverted_file
 
     found = inverted_file.open_inverted_file(folder)
@@ -221,44 +221,44 @@ def _tell_inverted_file(folder: pathlib.Path) -> Iterator[str]:
         f"codebook: {info['words']} visual words of {info['dimension']} dimensions, "
         f"{info['assignments']} for each descriptor"
     )
-    yield from _tell_fields({n: info[n] for n in ("rule", "model", "settings")})
+    yield from _format_fields({n: info[n] for n in ("rule", "model", "settings")})
 
 
-def _tell_datum(path: pathlib.Path) -> Iterator[str]:
+def _format_datum(path: pathlib.Path) -> Iterator[str]:
     from delf_jax.formats.delf import datum
 
-    yield f"{path}: array of {_told(datum.read_datum(path))}"
+    yield f"{path}: array of {_format_array(datum.read_datum(path))}"
 
 
-def _tell_pair(path: pathlib.Path) -> Iterator[str]:
+def _format_pair(path: pathlib.Path) -> Iterator[str]:
     from delf_jax.formats.delf import datum
 
     descriptors, visual_words = datum.read_datum_pair(path)
     yield f"{path}: aggregated descriptors"
-    yield f"descriptors: {_told(descriptors)}"
-    yield f"visual words: {_told(visual_words)}"
+    yield f"descriptors: {_format_array(descriptors)}"
+    yield f"visual words: {_format_array(visual_words)}"
 
 
-def _tell_local_features(path: pathlib.Path) -> Iterator[str]:
+def _format_local_features(path: pathlib.Path) -> Iterator[str]:
     from delf_jax.formats.delf.features import read_delf_features
 
     features = read_delf_features(path)
     yield f"{path}: {len(features.scales)} local features"
     for name, array in features._asdict().items():
         if array is not None:
-            yield f"{name}: {_told(array)}"
+            yield f"{name}: {_format_array(array)}"
 
 
-def _tell_boxes(path: pathlib.Path) -> Iterator[str]:
+def _format_boxes(path: pathlib.Path) -> Iterator[str]:
     from delf_jax.formats.delf.boxes import read_boxes
 
     found = read_boxes(path)
     yield f"{path}: {len(found.scores)} boxes"
     for name, array in found._asdict().items():
-        yield f"{name}: {_told(array)}"
+        yield f"{name}: {_format_array(array)}"
 
 
-def _tell_pbtxt(path: pathlib.Path) -> Iterator[str]:
+def _format_pbtxt(path: pathlib.Path) -> Iterator[str]:
     from delf_jax.formats.delf import pbtxt
     from delf_jax.formats.protos import aggregation_config_pb2, delf_config_pb2
 
@@ -274,7 +274,7 @@ def _tell_pbtxt(path: pathlib.Path) -> Iterator[str]:
     yield str(config).rstrip() or "all fields have their defaults"
 
 
-def _told(array: np.ndarray) -> str:
+def _format_array(array: np.ndarray) -> str:
     """Shape, type and range of an array."""
     text = f"{list(array.shape)} {array.dtype}"
     if array.size:
@@ -283,17 +283,17 @@ def _told(array: np.ndarray) -> str:
 
 
 # The file that makes a folder one of ours.
-_FOLDERS: dict[str, Tell] = {
-    "index.json": _tell_index,
-    "manifest.json": _tell_store,
-    "codebook.json": _tell_codebook,
-    "inverted.json": _tell_inverted_file,
+_FOLDERS: dict[str, Format] = {
+    "index.json": _format_index,
+    "manifest.json": _format_store,
+    "codebook.json": _format_codebook,
+    "inverted.json": _format_inverted_file,
 }
 # The original's files do not say what they are; the endings are its own.
-_SUFFIXES: dict[str, Tell] = {
-    **dict.fromkeys((".datum", ".delg_global", ".vlad", ".rvlad"), _tell_datum),
-    **dict.fromkeys((".asmk", ".asmk_star", ".rasmk", ".rasmk_star"), _tell_pair),
-    **dict.fromkeys((".delf", ".delg_local"), _tell_local_features),
-    ".boxes": _tell_boxes,
-    ".pbtxt": _tell_pbtxt,
+_SUFFIXES: dict[str, Format] = {
+    **dict.fromkeys((".datum", ".delg_global", ".vlad", ".rvlad"), _format_datum),
+    **dict.fromkeys((".asmk", ".asmk_star", ".rasmk", ".rasmk_star"), _format_pair),
+    **dict.fromkeys((".delf", ".delg_local"), _format_local_features),
+    ".boxes": _format_boxes,
+    ".pbtxt": _format_pbtxt,
 }

@@ -5,7 +5,7 @@ import pathlib
 import jax
 import numpy as np
 
-from delf_jax.conversion.weight_files import Source, read_safetensors
+from delf_jax.conversion.weight_files import WeightFile, read_safetensors
 from delf_jax.extraction import model_folder
 from delf_jax.files import InputError
 from delf_jax.training import checkpoints
@@ -18,7 +18,7 @@ def recognise(path: pathlib.Path) -> str | None:
     return "training" if path.is_dir() and _states(path) else None
 
 
-def read(path: pathlib.Path) -> Source:
+def read(path: pathlib.Path) -> WeightFile:
     """What `recognise` finds at a path; InputError if it is damaged.
 
     Names of tensors are those of the tree, with "/"; details: the config of a model.
@@ -37,13 +37,13 @@ def _states(folder: pathlib.Path) -> tuple[pathlib.Path, int | None] | None:
     return None
 
 
-def _read_model(folder: pathlib.Path) -> Source:
+def _read_model(folder: pathlib.Path) -> WeightFile:
     config, _ = model_folder.read_model(folder)
     stored = read_safetensors(folder / "model.safetensors")
-    return Source("model", folder, stored.tensors, config)
+    return WeightFile("model", folder, stored.tensors, config)
 
 
-def _read_training(folder: pathlib.Path) -> Source:
+def _read_training(folder: pathlib.Path) -> WeightFile:
     directory, step = _states(folder) or (folder, None)
     try:
         state = checkpoints.read_state(directory, step)
@@ -56,4 +56,4 @@ def _read_training(folder: pathlib.Path) -> Source:
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
         for path, leaf in leaves
     }
-    return Source("training", directory, tensors, {})
+    return WeightFile("training", directory, tensors, {})

@@ -113,7 +113,7 @@ def inlier_lines(comparison: Comparison) -> Float[np.ndarray, "P 4"]:
     return np.concatenate([a[matches[:, 0]], b[matches[:, 1]]], axis=1)
 
 
-def describe(comparison: Comparison, names: Sequence[str]) -> dict[str, Any]:
+def to_json(comparison: Comparison, names: Sequence[str]) -> dict[str, Any]:
     """The comparison, ready for JSON; the map takes (y, x, 1) of the second photo."""
     return {
         "images": list(names),

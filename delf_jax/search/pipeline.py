@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from delf_jax import progress
 from delf_jax.features import Features
 from delf_jax.files import InputError
 from delf_jax.index import neighbour_graph
+from delf_jax.progress import track
 from delf_jax.retrieval import ranking
 from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
 from delf_jax.search import matching
-from delf_jax.search.steps import STEPS, State, without
+from delf_jax.search.steps import STEPS, RankingState, mask_out
 from delf_jax.store.feature_store import FeatureStore
 
 STARTS = ("global", "asmk")
@@ -28,7 +28,7 @@ _BLOCK = 1 << 27
 _PIECE = 1 << 14
 
 
-class Collection(NamedTuple):
+class RankingInputs(NamedTuple):
     """The features of a dataset, in the order of its lists."""
 
     queries: list[Features]
@@ -43,7 +43,7 @@ class Collection(NamedTuple):
     """similarities of ASMK*, if a way starts from them"""
 
 
-def parse_ways(text: str) -> list[tuple[str, ...]]:
+def parse_pipelines(text: str) -> list[tuple[str, ...]]:
     """The steps of each way of a list such as "global,alpha_qe+verification"."""
     ways = [tuple(way.strip().split("+")) for way in text.split(",")]
     for way in ways:
@@ -70,12 +70,12 @@ def needs_global(way: Sequence[str]) -> bool:
 
 
 def rerank(
-    collection: Collection,
+    collection: RankingInputs,
     way: tuple[str, ...],
     candidates: Sequence[Int[np.ndarray, " _"]],
     *,
     verification: VerificationSettings = VERIFICATION["default"],
-    shown: bool = True,
+    progress: bool = True,
 ) -> list[Int[np.ndarray, " _"]]:
     """The candidates of each query in a better order, best first.
 
@@ -94,7 +94,7 @@ def rerank(
         ids[order[: verification.candidates]].tolist()
         for ids, order in zip(candidates, orders, strict=True)
     ]
-    inliers = count_inliers(collection, wanted, verification, shown=shown)
+    inliers = count_inliers(collection, wanted, verification, progress=progress)
     as_given = way == ("verification",) and np.isinf(verification.weight)
     reranked = []
     for ids, order, scores, found in zip(
@@ -112,16 +112,16 @@ def rerank(
 
 
 def count_inliers(
-    collection: Collection,
+    collection: RankingInputs,
     wanted: Sequence[Sequence[int]],
     verification: VerificationSettings = VERIFICATION["default"],
     *,
-    shown: bool = True,
+    progress: bool = True,
 ) -> list[dict[int, int]]:
     """For each query, the verified matches with the photos of the index wanted."""
     inliers: list[dict[int, int]] = [{} for _ in wanted]
     total = sum(map(len, wanted))
-    with progress.track("verify", total, shown=shown) as advance:
+    with track("verify", total, progress=progress) as advance:
         for query, ids in enumerate(wanted):
             images = (collection.store[int(collection.rows[id])] for id in ids)
             asked = collection.queries[query]
@@ -137,7 +137,7 @@ def count_inliers(
     return inliers
 
 
-def follow(way: Sequence[str], state: State, left_out: Any) -> State:
+def follow(way: Sequence[str], state: RankingState, left_out: Any) -> RankingState:
     """What the steps of a way leave, verification aside.
 
     left_out: an index into the similarities, of what is no answer.
@@ -145,12 +145,12 @@ def follow(way: Sequence[str], state: State, left_out: Any) -> State:
     for step in way:
         if step in STEPS:
             change, options = STEPS[step]
-            state = without(change(state, **options), left_out)
+            state = mask_out(change(state, **options), left_out)
     return state
 
 
 def _candidate_scores(
-    collection: Collection,
+    collection: RankingInputs,
     way: Sequence[str],
     candidates: Sequence[Int[np.ndarray, " _"]],
 ) -> list[Float[np.ndarray, " _"] | None]:
@@ -170,13 +170,13 @@ def _candidate_scores(
         )
         state = start_global(asked)
         others = _others(candidates[part], len(collection.rows))
-        state = follow(way, without(state, others), others)
+        state = follow(way, mask_out(state, others), others)
         rows = zip(state.similarities, candidates[part], strict=True)
         scores += [row[ids] for row, ids in rows]
     return scores
 
 
-def _has_global(collection: Collection) -> bool:
+def _has_global(collection: RankingInputs) -> bool:
     images = (collection.store[int(row)] for row in collection.rows[:1])
     return all(
         features.global_descriptor is not None
@@ -194,7 +194,7 @@ def _others(
     return others
 
 
-def start_global(collection: Collection, stepped: bool = True) -> State:
+def start_global(collection: RankingInputs, stepped: bool = True) -> RankingState:
     """Similarities of global descriptors; those of the index only if steps follow.
 
     One million of 2048 dimensions are 8 GB: they are read in pieces and held once.
@@ -210,14 +210,16 @@ def start_global(collection: Collection, stepped: bool = True) -> State:
         if stepped:
             index[part] = descriptors
     graph = neighbour_graph.graph_path(store)
-    state = State(queries, index, similarities, graph)
-    return without(state, own_pairs(collection.own))
+    state = RankingState(queries, index, similarities, graph)
+    return mask_out(state, own_pairs(collection.own))
 
 
-def start_empty(collection: Collection) -> State:
+def start_empty(collection: RankingInputs) -> RankingState:
     """Without global descriptors; their similarities are replaced."""
     sides = len(collection.queries), len(collection.rows)
-    return State(*(np.zeros((side, 0), np.float32) for side in sides), np.zeros(sides))
+    return RankingState(
+        *(np.zeros((side, 0), np.float32) for side in sides), np.zeros(sides)
+    )
 
 
 def own_pairs(own: Int[np.ndarray, " Q"]) -> tuple[np.ndarray, np.ndarray]:

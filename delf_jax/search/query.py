@@ -20,7 +20,7 @@ from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.features import Features
 from delf_jax.files import InputError
 from delf_jax.index import global_index, global_search, inverted_builder, inverted_file
-from delf_jax.index.global_search import Descriptors
+from delf_jax.index.global_search import GlobalIndex
 from delf_jax.index.photo_index import Index, check_model, own_row
 from delf_jax.retrieval import ranking, verification
 from delf_jax.retrieval.nearest import BLOCK, Best
@@ -66,8 +66,8 @@ def search(
     top: int = 10,
     rerank: bool = True,
     codebook: str | os.PathLike | None = None,
-    descriptors: Descriptors | None = None,
-    shown: bool = True,
+    descriptors: GlobalIndex | None = None,
+    progress: bool = True,
 ) -> Iterator[Answer | InputError]:
     """The answer to each query photo, in order; InputError where one is unusable.
 
@@ -81,7 +81,7 @@ def search(
     check_model(index, model, settings)
     aggregated = codebook or not settings.global_scales
     if aggregated:
-        find = _by_words(index, codebook, shown)
+        find = _by_words(index, codebook, progress)
     else:
         find = _by_global_descriptors(index, descriptors)
     k = max(top, CANDIDATES + 1 if rerank else 0) if top else len(index.store)
@@ -106,11 +106,11 @@ def search(
 
 
 def _by_words(
-    index: Index, codebook: str | os.PathLike | None, shown: bool
+    index: Index, codebook: str | os.PathLike | None, progress: bool
 ) -> FirstStage:
     """The k images of each query that ASMK* finds the most similar."""
     inverted = inverted_builder.inverted_file_of_index(
-        index.directory, index.store, codebook, shown=shown
+        index.directory, index.store, codebook, progress=progress
     )
 
     def find(queries: Sequence[Features], k: int) -> Best:
@@ -125,7 +125,7 @@ def _by_words(
     return find
 
 
-def _by_global_descriptors(index: Index, descriptors: Descriptors | None) -> FirstStage:
+def _by_global_descriptors(index: Index, descriptors: GlobalIndex | None) -> FirstStage:
     """The k images of each query that are globally most similar."""
     if descriptors is None:
         descriptors, _ = global_index.open_descriptors(index.store)
@@ -134,7 +134,7 @@ def _by_global_descriptors(index: Index, descriptors: Descriptors | None) -> Fir
     return functools.partial(find_first, held)
 
 
-def find_first(descriptors: Descriptors, queries: Sequence[Features], k: int) -> Best:
+def find_first(descriptors: GlobalIndex, queries: Sequence[Features], k: int) -> Best:
     """The first stage: for each query the k images that are globally most similar."""
     if any(query.global_descriptor is None for query in queries):
         raise InputError("search needs global descriptors; set global_scales")
@@ -175,7 +175,7 @@ def rank(
     ]
 
 
-def describe(answers: Iterable[Answer]) -> dict[str, Any]:
+def to_json(answers: Iterable[Answer]) -> dict[str, Any]:
     """The answers, ready for JSON."""
     return {
         "queries": [

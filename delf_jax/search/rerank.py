@@ -25,10 +25,10 @@ from delf_jax.search import pipeline, steps
 from delf_jax.store import feature_store
 from delf_jax.store.feature_store import FeatureStore
 
-Lists = Mapping[str, Sequence[str]]
+Candidates = Mapping[str, Sequence[str]]
 
 
-class Retrieved(NamedTuple):
+class CandidateRow(NamedTuple):
     """A row of a CSV of candidates."""
 
     id: str
@@ -47,7 +47,7 @@ def read_candidates(path: str | os.PathLike) -> dict[str, list[str]]:
     """The photos listed for each query, best first; InputError if one comes twice."""
     lists: dict[str, list[str]] = {}
     if pathlib.Path(path).suffix == ".csv":
-        for query, images in tables.read_rows(path, Retrieved):
+        for query, images in tables.read_rows(path, CandidateRow):
             if query in lists:
                 raise InputError(f"{path}: query {query!r:.80} comes twice")
             lists[query] = list(images)
@@ -68,10 +68,10 @@ def open_features(path: str | os.PathLike) -> FeatureStore:
     return feature_store.open_store(inside if inside.is_dir() else path)
 
 
-def parse_way(text: str) -> tuple[str, ...]:
+def parse_pipeline(text: str) -> tuple[str, ...]:
     """The steps of one way; InputError unless all work on candidates."""
     try:
-        (way,) = pipeline.parse_ways(text)
+        (way,) = pipeline.parse_pipelines(text)
     except ValueError as error:
         several = f"--with={text}: several ways; give one"
         said = str(error) if isinstance(error, InputError) else several
@@ -82,7 +82,7 @@ def parse_way(text: str) -> tuple[str, ...]:
     return way
 
 
-def stored_queries(lists: Lists, given: FeatureStore) -> dict[str, Features]:
+def stored_queries(lists: Candidates, given: FeatureStore) -> dict[str, Features]:
     """The features of each query, from a store."""
     rows = _by_name(given.ids)
     return {
@@ -92,7 +92,7 @@ def stored_queries(lists: Lists, given: FeatureStore) -> dict[str, Features]:
 
 
 def extracted_queries(
-    lists: Lists,
+    lists: Candidates,
     photos: Iterable[str | os.PathLike],
     images: FeatureStore,
     model: Model,
@@ -114,14 +114,14 @@ def extracted_queries(
 
 
 def rerank(
-    lists: Lists,
+    lists: Candidates,
     images: FeatureStore,
     queries: Mapping[str, Features | InputError],
     way: tuple[str, ...],
     verification: VerificationSettings,
     *,
     first: int | None = None,
-    shown: bool = True,
+    progress: bool = True,
 ) -> Reranked:
     """The photos listed for each query in a better order: those and no others.
 
@@ -137,7 +137,7 @@ def rerank(
     asked = {q: f for q, f in queries.items() if not isinstance(f, InputError)}
     if way[-1] == "verification":
         _check_local(images, asked.values())
-    collection = pipeline.Collection(
+    collection = pipeline.RankingInputs(
         queries=list(asked.values()),
         store=images,
         rows=np.arange(len(images)),
@@ -146,7 +146,7 @@ def rerank(
     )
     given = [places[query][:first] for query in asked]
     made = pipeline.rerank(
-        collection, way, given, verification=verification, shown=shown
+        collection, way, given, verification=verification, progress=progress
     )
     rankings = {query: list(names) for query, names in lists.items()}
     for query, best in zip(asked, made, strict=True):

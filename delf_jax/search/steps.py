@@ -19,7 +19,7 @@ from delf_jax.retrieval import ranking, reranking
 _FIRST = 400
 
 
-class State(NamedTuple):
+class RankingState(NamedTuple):
     """What a step starts from: global descriptors and the similarities so far."""
 
     queries: Float[np.ndarray, "Q G"]
@@ -32,18 +32,18 @@ class State(NamedTuple):
 
 def compared(
     queries: Float[np.ndarray, "Q G"], index: Float[np.ndarray, "M G"]
-) -> State:
+) -> RankingState:
     """The similarities of other descriptors."""
-    return State(queries, index, queries @ index.T)
+    return RankingState(queries, index, queries @ index.T)
 
 
-def without(state: State, left_out: Any) -> State:
+def mask_out(state: RankingState, left_out: Any) -> RankingState:
     """The state, changed in place, with no answer where `left_out` indexes."""
     state.similarities[left_out] = -np.inf
     return state
 
 
-def _expand(state: State, count: int, alpha: float) -> State:
+def _expand(state: RankingState, count: int, alpha: float) -> RankingState:
     queries = []
     for query, row in zip(state.queries, state.similarities, strict=True):
         best = ranking.top_k(row, count)
@@ -54,14 +54,17 @@ def _expand(state: State, count: int, alpha: float) -> State:
     return compared(np.concatenate(queries), state.index)._replace(graph=state.graph)
 
 
-def _augment(state: State, count: int, alpha: float) -> State:
+def _augment(state: RankingState, count: int, alpha: float) -> RankingState:
     index = reranking.augment_index(state.index, count=count, alpha=alpha)
     return compared(state.queries, index)
 
 
 def _rescore(
-    state: State, score: Callable[..., Float[np.ndarray, " K"]], first: int, **options
-) -> State:
+    state: RankingState,
+    score: Callable[..., Float[np.ndarray, " K"]],
+    first: int,
+    **options,
+) -> RankingState:
     """The first of each query scored again by the descriptors; the rest follow."""
     rows = []
     for query, row in zip(state.queries, state.similarities, strict=True):
@@ -71,7 +74,7 @@ def _rescore(
     return state._replace(similarities=np.stack(rows))
 
 
-def _diffuse(state: State, graph: dict[str, Any], **options) -> State:
+def _diffuse(state: RankingState, graph: dict[str, Any], **options) -> RankingState:
     made = neighbour_graph.stored_graph(state.graph, state.index, **graph)
     rows = []
     for row in state.similarities:
@@ -96,7 +99,7 @@ def _placed(
 
 # Steps by name: what they do, and with which numbers: those of their papers, except
 # for how many photos average_qe and augmentation take: that is a choice made here.
-STEPS: dict[str, tuple[Callable[..., State], dict[str, Any]]] = {
+STEPS: dict[str, tuple[Callable[..., RankingState], dict[str, Any]]] = {
     # [AQE]; so few because a photo that is wrong weighs as much as one that is right.
     "average_qe": (_expand, {"count": 3, "alpha": 0.0}),
     # [GeM] takes 50 of the Oxford and Paris photos.

@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from delf_jax import progress
 from delf_jax.features import Features, LocalFeatures, crops_of
 from delf_jax.files import InputError, atomic_write, read_json, write_json
 from delf_jax.formats.delf import datum
@@ -39,6 +38,7 @@ from delf_jax.formats.delf.index_mapping import (
     IndexBox,
     write_index_mapping,
 )
+from delf_jax.progress import track
 from delf_jax.store import feature_store
 from delf_jax.store.feature_store import StoreReport
 from delf_jax.store.shards import FORMAT, Record
@@ -62,7 +62,7 @@ def write_files(
     out: str | os.PathLike,
     layout: str,
     *,
-    shown: bool = True,
+    progress: bool = True,
 ) -> StoreReport:
     """Writes the features of a store as files, and says how many.
 
@@ -74,7 +74,7 @@ def write_files(
     out, written, described = pathlib.Path(out), 0, {}
     mapping: list[IndexBox] = []
     known = set(names)
-    with progress.track("features", len(names), shown=shown) as advance:
+    with track("features", len(names), progress=progress) as advance:
         for number, name in enumerate(names):
             id, features = images.ids[number], images[number]
             stems = _stems(name, features, known)
@@ -107,7 +107,7 @@ def read_files(
     layout: str,
     *,
     name: str = "delf files",
-    shown: bool = True,
+    progress: bool = True,
 ) -> StoreReport:
     """Brings a store up to date with the files of a folder, and says what was done.
 
@@ -137,7 +137,7 @@ def read_files(
         writer.add(Record(id, writer.sequence, "removed"))
     failed = {}
     try:
-        with progress.track("features", len(todo), shown=shown) as advance:
+        with track("features", len(todo), progress=progress) as advance:
             for record, paths, size in todo:
                 try:
                     writer.add(record, read_image(paths, kind, size))

@@ -20,15 +20,15 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from delf_jax import progress
 from delf_jax.extraction.boxes import RegionBoxes, boxes_of
 from delf_jax.extraction.extract import extract_features
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.regions import extract_regions
-from delf_jax.extraction.settings import ExtractionSettings, describe_settings
+from delf_jax.extraction.settings import ExtractionSettings, settings_to_json
 from delf_jax.features import Features
 from delf_jax.files import InputError
 from delf_jax.images import find_images
+from delf_jax.progress import track
 from delf_jax.store import writer as store_files
 from delf_jax.store.shards import FORMAT, Record, digest, is_changed, look_at
 from delf_jax.store.writer import Place
@@ -168,7 +168,7 @@ def extract_to_store(
     boxes: RegionBoxes | None = None,
     part: tuple[int, int] | None = None,
     prune: bool = False,
-    shown: bool = True,
+    progress: bool = True,
     threads: int | None = None,
 ) -> StoreReport:
     """Brings a store up to date with (id, path) of images, and says what was done.
@@ -178,14 +178,14 @@ def extract_to_store(
     features are extracted, too; where they change, again. With part (i, n), every n-th
     image: n processes side by side give the store that one would; by default a process
     takes its part under jax.distributed, else all. prune: forget images that are not
-    among those given. shown: report progress. However it ends, what was finished is
+    among those given. progress: report progress. However it ends, what was finished is
     written.
     """
     out = pathlib.Path(out)
     part = part or (jax.process_index(), jax.process_count())
     manifest = _manifest(model, settings, boxes is not None)
     key = manifest["key"]
-    if store_files.begin(out, manifest) and shown:
+    if store_files.begin(out, manifest) and progress:
         print(f"{out}: was made by another model or other settings; all is made anew")
     shards, damaged = store_files.open_sound(out, key)
     known = store_files.current_records(shards)
@@ -207,7 +207,7 @@ def extract_to_store(
             todo.append((record, path))
     failed = {}
     try:
-        with progress.track("extract", len(todo), shown=shown) as advance:
+        with track("extract", len(todo), progress=progress) as advance:
             for record, features in _extract(todo, model, settings, boxes, threads):
                 if features is None:
                     failed[record.id] = record.reason
@@ -240,7 +240,7 @@ def store_key(
     model: Model, settings: ExtractionSettings, with_boxes: bool = False
 ) -> str:
     """What features depend on beside the image, as a short hex string."""
-    made_by = [FORMAT, model.fingerprint, describe_settings(settings)]
+    made_by = [FORMAT, model.fingerprint, settings_to_json(settings)]
     made_by += ["boxes"] if with_boxes else []
     return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
 
@@ -252,7 +252,7 @@ def _manifest(
         "format": FORMAT,
         "key": store_key(model, settings, with_boxes),
         "model": {"name": model.name, "fingerprint": model.fingerprint},
-        "settings": describe_settings(settings),
+        "settings": settings_to_json(settings),
         **({"with_boxes": True} if with_boxes else {}),
         "images": 0,
         "failed": {},

@@ -7,16 +7,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from delf_jax import progress
 from delf_jax.features import Features, features_per_region, whole_image
 from delf_jax.files import InputError
+from delf_jax.progress import track
 from delf_jax.store.feature_store import FeatureStore, open_store
 
 # Descriptors in memory at a time: 8 MB of 128 dimensions.
 CHUNK = 16384
 
 
-class Descriptors(NamedTuple):
+class LocalDescriptors(NamedTuple):
     """The local descriptors of a store, those of boxes left out, and their numbers."""
 
     store: FeatureStore
@@ -28,7 +28,7 @@ class Descriptors(NamedTuple):
         return int(self.counts.sum())
 
 
-def open_descriptors(path: str | os.PathLike) -> Descriptors:
+def open_descriptors(path: str | os.PathLike) -> LocalDescriptors:
     """The local descriptors of a store; InputError if it has none to offer."""
     store = open_store(path)
     counts, dimensions = [], set()
@@ -43,11 +43,11 @@ def open_descriptors(path: str | os.PathLike) -> Descriptors:
         raise InputError(
             f"{path}: descriptors of several dimensions: extract them anew"
         )
-    return Descriptors(store, np.array(counts, np.int64), dimensions.pop())
+    return LocalDescriptors(store, np.array(counts, np.int64), dimensions.pop())
 
 
 def gather(
-    given: Descriptors, rows: Int64[np.ndarray, " S"]
+    given: LocalDescriptors, rows: Int64[np.ndarray, " S"]
 ) -> Float32[np.ndarray, "S D"]:
     """Descriptors by their ascending numbers, counted through all images."""
     ends = np.cumsum(given.counts)
@@ -67,15 +67,15 @@ def gather(
 
 
 def read_chunks(
-    given: Descriptors, label: str, shown: bool
+    given: LocalDescriptors, label: str, progress: bool
 ) -> Iterator[Float32[np.ndarray, "N D"]]:
     """All descriptors, in the order of the images, CHUNK at a time."""
-    with progress.track(label, len(given.store), shown=shown) as advance:
+    with track(label, len(given.store), progress=progress) as advance:
         yield from _rechunk(given, advance)
 
 
 def _rechunk(
-    given: Descriptors, advance: Callable[[], None]
+    given: LocalDescriptors, advance: Callable[[], None]
 ) -> Iterator[Float32[np.ndarray, "N D"]]:
     waiting, count = [], 0
     for features in given.store:
@@ -100,7 +100,7 @@ def _descriptors(features: Features) -> Float32[np.ndarray, "N D"]:
     return whole_image(features).local.descriptors
 
 
-def _check_finite(given: Descriptors, rows: Float32[np.ndarray, "N D"]) -> None:
+def _check_finite(given: LocalDescriptors, rows: Float32[np.ndarray, "N D"]) -> None:
     if not np.isfinite(rows).all():
         raise InputError(
             f"{given.store.path}: holds descriptors that are not finite: extract them "

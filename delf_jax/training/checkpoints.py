@@ -201,12 +201,12 @@ def _check_shapes(stored: dict, wanted: dict, folder: str) -> None:
         if name.startswith("params/") and there != here:
             raise InputError(
                 f"{folder}: a checkpoint of another architecture: {name} is "
-                f"{_said(there)} there and {_said(here)} in this config; choose "
-                "another --workdir or the config that it was made with"
+                f"{_format_shape(there)} there and {_format_shape(here)} in this "
+                "config; choose another --workdir or the config that it was made with"
             )
 
 
-def _said(shape: tuple[int, ...] | None) -> str:
+def _format_shape(shape: tuple[int, ...] | None) -> str:
     return "absent" if shape is None else "x".join(map(str, shape)) or "a number"
 
 

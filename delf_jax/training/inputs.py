@@ -11,12 +11,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from delf_jax import images, progress
+from delf_jax import images
 from delf_jax.data import augment, loader, teacher, tuples
 from delf_jax.files import InputError, atomic_write
 from delf_jax.formats import tables
 from delf_jax.models.receptive_field import receptive_field
 from delf_jax.models.resnet import stage_sizes
+from delf_jax.progress import track
 from delf_jax.synthetic import landmarks
 from delf_jax.training.objective import COMPARING, LossSettings
 
@@ -26,7 +27,7 @@ _OF_PAIRS = ("distillation", "global_distillation", "correspondence", "matchabil
 _NAMED = 100  # images that are named when they are left out; more are counted.
 
 
-def open_sources(config: ConfigDict) -> list[loader.Source]:
+def open_sources(config: ConfigDict) -> list[loader.ImageSource]:
     """The images of `config.data`, prepared on the first call; prints what failed."""
     settings = config.data
     named = settings.sources.to_dict()
@@ -57,7 +58,7 @@ def draw_landmarks(drawn: Mapping[str, Any], directory: str) -> str:
             f"drawn landmarks from {landmarks.HELD_OUT} on are for tests: lower `first`"
         )
     folder = pathlib.Path(directory) / f"drawn-{first}-{count}x{views}"
-    with progress.track("drawn landmarks", count) as advance:
+    with track("drawn landmarks", count) as advance:
         for seed in range(first, first + count):
             paths = [folder / str(seed) / f"{view}.jpg" for view in range(views)]
             if not all(path.exists() for path in paths):
@@ -71,7 +72,7 @@ def draw_landmarks(drawn: Mapping[str, Any], directory: str) -> str:
 
 
 def open_batches(
-    config: ConfigDict, sources: list[loader.Source], devices: int
+    config: ConfigDict, sources: list[loader.ImageSource], devices: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """This host's share of the batches, with the teacher's answers if there is one."""
     hosts = jax.process_count()
@@ -170,7 +171,7 @@ def _views(example: dict, rng: np.random.Generator, **settings: Any) -> dict:
 
 
 def _teacher_maps(
-    config: ConfigDict, sources: list[loader.Source]
+    config: ConfigDict, sources: list[loader.ImageSource]
 ) -> teacher.TeacherMaps:
     """The teacher's maps of all images, computed when they are first needed."""
     named = [
@@ -190,7 +191,7 @@ def _teacher_maps(
     )
 
 
-def _image_of(source: loader.Source, index: int) -> np.ndarray:
+def _image_of(source: loader.ImageSource, index: int) -> np.ndarray:
     return images.decode_image(source[index]["encoded"])
 
 

@@ -122,7 +122,7 @@ class TrainingLog:
         self._writer.write_scalars(step, {**means, "images_per_second": rate})
         self._writer.flush()
         parts = " ".join(f"{name} {value:.4g}" for name, value in means.items())
-        left = _spoken((self._steps - step) * seconds)
+        left = _format_duration((self._steps - step) * seconds)
         print(
             f"step {step}/{self._steps} {parts} | {rate:.1f} images/s, {left} left",
             flush=True,
@@ -151,7 +151,7 @@ def flops_of_example(static: Static, batch: Batch) -> float:
     return cost.get("flops", 0.0) / len(batch["image"])
 
 
-def _spoken(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     """A duration for people: 45 s, 12 min, 3.4 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -19,10 +19,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from delf_jax import progress
 from delf_jax.data import tuples
 from delf_jax.formats.delf import datum
 from delf_jax.ops import l2_normalize
+from delf_jax.progress import track
 from delf_jax.retrieval import whitening
 from delf_jax.training.step import Static, TrainState, normalize_pixels
 
@@ -94,7 +94,7 @@ def _over(
     module = module.clone(backbone=module.backbone.clone(axis_name=None), num_classes=0)
     pixels = static.pixel_mean, static.pixel_std
     count = PER_DEVICE * len(devices)
-    tracked = progress.track(label, len(numbers))
+    tracked = track(label, len(numbers))
     with futures.ThreadPoolExecutor() as threads, tracked as advance:
         for first in range(0, len(numbers), count):
             mine = numbers[first : first + count]

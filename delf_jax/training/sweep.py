@@ -162,7 +162,7 @@ def _run(trial: Trial, running: set[subprocess.Popen], stopped: threading.Event)
     if status:
         return f"{trial.name}: FAILED: {_last_line(trial.workdir / LOG)}"
     done = "finished" if is_finished(trial) else "stopped"
-    return f"{trial.name}: {done} after {minutes:.1f} min; {_told(trial)}"
+    return f"{trial.name}: {done} after {minutes:.1f} min; {_format_trial(trial)}"
 
 
 def _last_line(path: pathlib.Path) -> str:
@@ -184,7 +184,7 @@ def results(trial: Trial) -> dict[str, float]:
     return found
 
 
-def _told(trial: Trial) -> str:
+def _format_trial(trial: Trial) -> str:
     values = results(trial)
     chosen = {n: x for n, x in values.items() if n.startswith("validation/")} or values
     return " ".join(f"{name} {value:.4g}" for name, value in chosen.items())

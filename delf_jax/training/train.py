@@ -37,7 +37,7 @@ from delf_jax.training.step import Batch, Static, TrainState, create_state
 AHEAD = 2  # batches that lie on the devices before their step.
 
 
-class Fed(NamedTuple):
+class DeviceBatch(NamedTuple):
     """A batch whose arrays are on the devices."""
 
     batch: Batch
@@ -68,15 +68,17 @@ class Outcome(NamedTuple):
     """means since the line before the last, and of the last validation"""
 
 
-def _fed(batches: Iterator[Batch], place: Callable[[Batch], Batch]) -> Iterator[Fed]:
+def prefetch(
+    batches: Iterator[Batch], place: Callable[[Batch], Batch]
+) -> Iterator[DeviceBatch]:
     """Batches on the devices, of which the next ones are on their way already."""
-    ahead: collections.deque[Fed] = collections.deque()
+    ahead: collections.deque[DeviceBatch] = collections.deque()
     while True:
         # An epoch of tuples is mined when its predecessor's steps are done.
         while len(ahead) < AHEAD and not (ahead and getattr(batches, "due", False)):
             batch = dict(next(batches))
             ids = batch.pop("id")
-            ahead.append(Fed(place(batch), batch, ids, batches.get_state()))
+            ahead.append(DeviceBatch(place(batch), batch, ids, batches.get_state()))
         yield ahead.popleft()
 
 
@@ -174,7 +176,7 @@ def _run(
     config, step = run.config, int(state.step)
     kept = functools.partial(sharded_classifier.whole, loss=run.static.loss)
     first = step
-    state, fed = parallel.place_state(state), _fed(batches, parallel.place_batch)
+    state, fed = parallel.place_state(state), prefetch(batches, parallel.place_batch)
     position = batches.get_state()
     while step < config.steps:
         if getattr(batches, "due", False) and position == batches.get_state():

@@ -47,7 +47,7 @@ BATCH = 32
 class HeldOut(NamedTuple):
     """What is measured on."""
 
-    sources: Sequence[loader.Source]
+    sources: Sequence[loader.ImageSource]
     places: Int[np.ndarray, "N 2"]
     """(source, image) of each image that is classified"""
     dataset: datasets.Dataset | None
@@ -59,7 +59,7 @@ class HeldOut(NamedTuple):
     """the metric that chooses the best checkpoint; empty: nothing is measured"""
 
 
-def open_held_out(config: ConfigDict, sources: Sequence[loader.Source]) -> HeldOut:
+def open_held_out(config: ConfigDict, sources: Sequence[loader.ImageSource]) -> HeldOut:
     """What `config.validation` asks for; nothing if it asks for nothing."""
     chosen = config.validation
     settings = make_settings(config.extraction.to_dict())
@@ -85,7 +85,9 @@ def open_held_out(config: ConfigDict, sources: Sequence[loader.Source]) -> HeldO
     return HeldOut(parts, places, dataset, settings, size, tuple(names), chooses)
 
 
-def _parts(config: ConfigDict, sources: Sequence[loader.Source]) -> list[loader.Source]:
+def _parts(
+    config: ConfigDict, sources: Sequence[loader.ImageSource]
+) -> list[loader.ImageSource]:
     """The held-out part of the sources that have one, with the classes of training."""
     classes = {source.name: source.classes for source in sources}
     with config.copy_and_resolve_references().unlocked() as held_out:
@@ -103,7 +105,7 @@ def _parts(config: ConfigDict, sources: Sequence[loader.Source]) -> list[loader.
 
 
 def _places(
-    parts: Sequence[loader.Source], most: int, seed: int
+    parts: Sequence[loader.ImageSource], most: int, seed: int
 ) -> Int[np.ndarray, "N 2"]:
     places = [(i, j) for i, part in enumerate(parts) for j in range(len(part))]
     order = np.random.default_rng(seed).permutation(len(places))
@@ -119,7 +121,7 @@ def _dataset(config: ConfigDict) -> datasets.Dataset | None:
     dataset = datasets.read_dataset(chosen.dataset, chosen.photos or None)
     if missing := datasets.missing_photos(dataset):
         raise InputError(
-            f"validation.dataset: {datasets.describe_missing(missing)}; name their "
+            f"validation.dataset: {datasets.format_missing(missing)}; name their "
             "folder with validation.photos"
         )
     return dataset
@@ -267,7 +269,7 @@ def _described(
         print(f"validation: left out: {reason}", flush=True)
     names = [photo.name not in failed for photo in photos]
     rows = [f for f, keep in zip([*found, *asked], names, strict=True) if keep]
-    kept = datasets.without(dataset, failed) if failed else dataset
+    kept = datasets.drop_missing(dataset, failed) if failed else dataset
     descriptors = np.stack([_descriptor(features) for features in rows])
     return kept, descriptors[: len(kept.index)], descriptors[len(kept.index) :]
 

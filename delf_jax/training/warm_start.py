@@ -38,7 +38,7 @@ def start_from(source: str, state: TrainState, static: Static) -> TrainState:
     ours = flax.traverse_util.flatten_dict(state.ema, sep="/")
     shapes = [{n: x.shape for n, x in tree.items()} for tree in (ours, theirs)]
     rows = compare(*shapes)
-    print(*describe(source, rows), sep="\n", flush=True)
+    print(*format_table(source, rows), sep="\n", flush=True)
     fits = {n for n, x in ours.items() if n in theirs and theirs[n].shape == x.shape}
     if not fits:
         raise InputError(
@@ -98,7 +98,7 @@ def _part(name: str) -> str:
     return "/".join(parts[: 1 if parts[:1] == ["backbone"] else 2]) or name
 
 
-def describe(source: str, rows: list[Row]) -> list[str]:
+def format_table(source: str, rows: list[Row]) -> list[str]:
     """The table as lines."""
     width = max(len("part"), *(len(row.part) for row in rows))
     lines = [f"  {'part':<{width}}  tensors       numbers"]

@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from delf_jax.conversion.network import MappingFile, find_network
-from delf_jax.conversion.weight_files import Source
+from delf_jax.conversion.weight_files import WeightFile
 from delf_jax.extraction.model_folder import build_module
 from delf_jax.files import InputError
 from delf_jax.formats.tensorflow.graph_def import Node
@@ -78,7 +78,7 @@ def slim_weights(rng, units=UNITS, names=SLIM):
 
 def find(tensors, kind="tf_checkpoint", path="somewhere", mapping=None, **settings):
     details = {"nodes": settings.pop("nodes", ())}
-    source = Source(kind, pathlib.Path(path), tensors, details)
+    source = WeightFile(kind, pathlib.Path(path), tensors, details)
     template = pathlib.Path(settings.pop("template", "template.json"))
     return find_network(source, mapping or MappingFile(), settings, template)
 

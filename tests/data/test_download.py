@@ -27,7 +27,7 @@ def file(server):
 
 
 def fetch(file, out, **kwargs):
-    return download.fetch([file], out, shown=False, **kwargs)
+    return download.fetch([file], out, progress=False, **kwargs)
 
 
 def test_a_file_is_fetched_checked_and_not_fetched_again(server, file, tmp_path):
@@ -43,7 +43,7 @@ def test_one_file_that_cannot_be_had_does_not_stop_the_others(
     server, file, tmp_path, capsys
 ):
     absent = Files(f"{server.url}/absent", "absent")
-    report = download.fetch([absent, file], tmp_path, shown=False)
+    report = download.fetch([absent, file], tmp_path, progress=False)
     assert report.fetched == 1
     assert "the server says 404" in report.failed["absent"]
     assert capsys.readouterr().err.startswith("failed: http://127.0.0.1")

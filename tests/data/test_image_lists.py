@@ -154,7 +154,7 @@ def test_the_models_of_sfm120k_are_classes(tmp_path):
 
 def test_a_fifth_of_each_class_validates_drawn_as_the_released_code_draws():
     listed = [
-        image_lists.Record(f"{label}{number}", None, label)
+        image_lists.LabelledImage(f"{label}{number}", None, label)
         for label, count in (("b", 11), ("a", 1), ("c", 4))
         for number in range(count)
     ]

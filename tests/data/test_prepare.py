@@ -25,7 +25,7 @@ def records(tmp_path, monkeypatch):
 
 
 def prepare(records, directory, **changes):
-    settings = {"max_side": 16, "shown": False} | changes
+    settings = {"max_side": 16, "progress": False} | changes
     return preparation.prepare("s", records, str(directory), **settings)
 
 

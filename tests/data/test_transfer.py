@@ -29,7 +29,7 @@ def file(server, tmp_path):
 
 
 def fetch(file):
-    download.fetch_file(*file, shown=False)
+    download.fetch_file(*file, progress=False)
 
 
 def part_of(file):

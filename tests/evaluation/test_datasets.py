@@ -100,8 +100,8 @@ def test_missing_photos_are_named(tmp_path):
     dataset = datasets.read_dataset(truth, tmp_path / "elsewhere")
     missing = datasets.missing_photos(dataset)
     assert list(missing) == ["a_2", "b_1", "a_3"]
-    assert datasets.describe_missing(missing) == "3 photos missing (a_2, b_1, a_3)"
-    many = datasets.describe_missing([str(i) for i in range(7)])
+    assert datasets.format_missing(missing) == "3 photos missing (a_2, b_1, a_3)"
+    many = datasets.format_missing([str(i) for i in range(7)])
     assert many == "7 photos missing (0, 1, 2, 3, 4 and 2 more)"
 
 
@@ -113,16 +113,16 @@ def test_what_is_missing_is_left_out_everywhere(tmp_path):
     truth = write_truth(tmp_path / "gnd.json", gnd, ("a", "b", "c", "d"), ("q", "r"))
     (tmp_path / "labels.csv").write_text("image,landmark\nq,A\nr,B\n")
     dataset = datasets.read_dataset(truth)
-    left = datasets.without(dataset, {"b", "r"})
+    left = datasets.drop_missing(dataset, {"b", "r"})
     assert [photo.name for photo in left.index] == ["a", "c", "d"]
     assert [photo.name for photo in left.queries] == ["q"]
     assert left.landmarks == ["A"] and len(left.boxes) == 1
     np.testing.assert_array_equal(left.protocols["medium"].positives[0], [0, 2])
     np.testing.assert_array_equal(left.protocols["hard"].junk[0], [1, 0])
     with pytest.raises(InputError, match="no query left"):
-        datasets.without(dataset, {"q", "r"})
+        datasets.drop_missing(dataset, {"q", "r"})
     with pytest.raises(InputError, match="no photo left"):
-        datasets.without(dataset, {"a", "b", "c", "d"})
+        datasets.drop_missing(dataset, {"a", "b", "c", "d"})
 
 
 def test_a_name_of_two_photos_is_refused(tmp_path):

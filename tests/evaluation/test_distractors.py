@@ -19,14 +19,16 @@ def how(model):
 
 
 def open_them(path, out, model, how, **options):
-    return distractors.open_distractors(path, out, model, how, shown=False, **options)
+    return distractors.open_distractors(
+        path, out, model, how, progress=False, **options
+    )
 
 
 def evaluate(drawn, folder, model, how, wrong):
     dataset = datasets.read_dataset(drawn / "drawn" / "gnd_drawn.json")
     ways = [("global",), ("verification",)]
     return evaluation.evaluate(
-        dataset, folder, model, how, ways, distractors=wrong, shown=False
+        dataset, folder, model, how, ways, distractors=wrong, progress=False
     )
 
 
@@ -44,7 +46,7 @@ def test_distractors_are_searched_too_and_never_right(drawn, tmp_path, model, ho
         np.testing.assert_array_equal(kept, alone.rankings["global"]["medium"][query])
     line = next(report.table(with_them))
     assert "16 photos and 3 distractors" in line
-    assert report.describe(with_them)["distractors"] == 3
+    assert report.to_json(with_them)["distractors"] == 3
 
 
 def test_a_store_of_them_serves_as_well_and_is_not_extracted_again(

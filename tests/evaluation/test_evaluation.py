@@ -90,7 +90,9 @@ def arguments(made, index, model, out, ways):
 
 def evaluate(made, index, model, how, *ways, **kwargs):
     dataset = datasets.read_dataset(made / "gnd_drawn.json")
-    return evaluation.evaluate(dataset, index, model, how, ways, shown=False, **kwargs)
+    return evaluation.evaluate(
+        dataset, index, model, how, ways, progress=False, **kwargs
+    )
 
 
 def own_copy(made, tmp_path):
@@ -216,12 +218,12 @@ def test_folders_of_landmarks_are_scored_like_the_benchmark_of_photos(
     (photos / "labels.csv").write_text("image,landmark\n" + rows)
 
     folder = tmp_path / "index"
-    photo_index.make_index([photos / "images"], folder, model, how, shown=False)
+    photo_index.make_index([photos / "images"], folder, model, how, progress=False)
     index, truth = photo_index.open_index(folder), read_truth(photos, None)
     chosen = [("global",), ("verification",)]
     for source in (photos / "images", photos / "ground_truth.json"):
         found = evaluation.evaluate(
-            datasets.read_dataset(source), folder, model, how, chosen, shown=False
+            datasets.read_dataset(source), folder, model, how, chosen, progress=False
         )
         for row, rerank in zip(found.rows, (False, True), strict=True):
             rankings = list(rank_with_index(index, how, truth, rerank))
@@ -339,7 +341,7 @@ def test_ways_from_asmk_need_a_codebook_once(made, model, how, tmp_path):
     index = tmp_path / "index"
     with pytest.raises(InputError, match="no visual words: name a codebook"):
         evaluate(made, index, model, local, *chosen)
-    fit = {"words": 30, "iterations": 2, "shown": False}
+    fit = {"words": 30, "iterations": 2, "progress": False}
     fit_codebook.fit_codebook(index / "store", tmp_path / "codebook", **fit)
     found = evaluate(made, index, model, local, *chosen, codebook=tmp_path / "codebook")
     rankings = {row.ranking for row in found.rows}

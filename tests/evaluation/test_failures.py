@@ -30,13 +30,15 @@ def test_queries_come_worst_first_by_the_last_ranking_under_medium(made):
     row = failures.main_row(made)
     assert (row.protocol, row.ranking) == ("medium", "one")
     assert failures.worst_first(row) == [1, 0]
-    found = failures.find_failures(made, 5, shown=False)
+    found = failures.find_failures(made, 5, progress=False)
     assert [each.query for each in found] == [1, 0]
-    assert [each.query for each in failures.find_failures(made, 1, shown=False)] == [1]
+    assert [each.query for each in failures.find_failures(made, 1, progress=False)] == [
+        1
+    ]
 
 
 def test_what_was_found_is_marked_and_ranks_leave_junk_out(made):
-    worst, second = failures.find_failures(made, 2, shown=False)
+    worst, second = failures.find_failures(made, 2, progress=False)
     assert [each.kind for each in second.top[:4]] == ["right", "junk", "wrong", "right"]
     assert [each.rank for each in second.top[:4]] == [1, 0, 2, 3]
     assert len(second.top) == 8 and not second.late
@@ -52,10 +54,10 @@ def test_verified_pairs_have_their_lines(drawn, tmp_path, tiny_model):
         model,
         settings.settings_for(model),
         [("global",), ("verification",)],
-        shown=False,
+        progress=False,
     )
     inliers = 0
-    for failure in failures.find_failures(result, 8, shown=False):
+    for failure in failures.find_failures(result, 8, progress=False):
         for found in (*failure.top, *failure.late):
             assert len(found.lines) == min(found.inliers, failures._MOST_LINES)
             assert (found.lines >= 0).all() and (found.lines <= 1).all()

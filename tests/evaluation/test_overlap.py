@@ -67,5 +67,5 @@ def test_both_rows_stand_in_one_table_with_keys_of_their_own(tmp_path):
         assert part.mean.value == pytest.approx(1.0 if text == "1\n" else 0.625)
         said = list(report.table(found))
         assert "unseen: without 1 of 3 queries, as --exclude_queries says" in said[1]
-        assert report.describe(found)["seen"] == list(left.seen)
+        assert report.to_json(found)["seen"] == list(left.seen)
     assert len(keys) == 3

@@ -12,7 +12,7 @@ from PIL import Image
 from delf_jax.evaluation import evaluation, page
 from delf_jax.evaluation.datasets import Dataset, Photo, Protocol
 from delf_jax.features import Features, LocalFeatures
-from delf_jax.search.pipeline import Collection
+from delf_jax.search.pipeline import RankingInputs
 
 NASTY = "<b> \"quoted\" & 'so'"
 SIZE = (300, 400)
@@ -77,13 +77,15 @@ def made(tmp_path, rng):
     given = {name: {"medium": ranking} for name in ("global", "verification")}
     same = features(rng)
     store = Store([same] * 11)
-    collection = Collection([same] * 2, store, np.arange(11), np.array([-1, -1]), None)
+    collection = RankingInputs(
+        [same] * 2, store, np.arange(11), np.array([-1, -1]), None
+    )
     return evaluation.score(dataset, given)._replace(collection=collection)
 
 
 def write(made, tmp_path):
     path = tmp_path / "report.html"
-    page.write_report(path, made, shown=False)
+    page.write_report(path, made, progress=False)
     return path.read_text(encoding="utf-8")
 
 

@@ -44,7 +44,9 @@ def asked(photo, box):
 
 def make_index(photo, tmp_path, model, how):
     out = tmp_path / "store"
-    feature_store.extract_to_store([(photo.name, photo)], out, model, how, shown=False)
+    feature_store.extract_to_store(
+        [(photo.name, photo)], out, model, how, progress=False
+    )
     return feature_store.open_store(out)
 
 
@@ -52,7 +54,7 @@ def extract(photo, box, tmp_path, model, how):
     index = make_index(photo, tmp_path, model, how)
     dataset = asked(photo, box)
     (found,) = queries.extract_queries(
-        dataset, index, tmp_path, model, how, shown=False
+        dataset, index, tmp_path, model, how, progress=False
     )
     return found, index
 

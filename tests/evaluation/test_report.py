@@ -59,7 +59,7 @@ def test_each_row_has_means_intervals_gains_and_its_settings(results):
 
 
 def test_json_has_shares_and_null_for_a_query_without_positives(results):
-    described = json.loads(json.dumps(report.describe(results)))
+    described = json.loads(json.dumps(report.to_json(results)))
     assert described["missing"] == {"7": "no such file"}
     assert described["landmarks"] == ["a", "a", "b"]
     hard = described["results"][2]

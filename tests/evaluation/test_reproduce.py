@@ -45,8 +45,8 @@ def run(data, out, tiny, *overrides, **options):
     fields = [f"--config.{field}" for field in overrides]
     config = read_experiment_config(CONFIG, fields)
     how = settings.settings_for(tiny)
-    sources = reproduce.Sources(data, out, tiny, how)
-    return reproduce.reproduce(config.experiment, sources, shown=False, **options)
+    sources = reproduce.ExperimentInputs(data, out, tiny, how)
+    return reproduce.reproduce(config.experiment, sources, progress=False, **options)
 
 
 ONE_WAY = "experiment.ways=('global',)"
@@ -158,7 +158,7 @@ def test_the_original_oxford_runs_through(drawn, tmp_path, tiny):
 def test_evaluation_is_told_what_the_experiment_says(drawn, tmp_path, tiny):
     given = RegionBoxes(tmp_path / "boxes.csv", {})
     how = settings.settings_for(tiny)
-    sources = reproduce.Sources(drawn, tmp_path, tiny, how)
+    sources = reproduce.ExperimentInputs(drawn, tmp_path, tiny, how)
     expected = {
         "r50delg_gld": {"verification": "delg"},
         "rn101_af_gldv2clean": {},
@@ -199,7 +199,9 @@ def test_what_is_not_there_is_told_before_anything_is_extracted(
 def test_a_codebook_is_learned_on_what_is_named(drawn, tmp_path, tiny):
     fields = [f"--config.experiment.codebook.{x}" for x in ("words=8", "iterations=3")]
     experiment = read_experiment_config(CONFIG, fields).experiment
-    sources = reproduce.Sources(drawn, tmp_path, tiny, settings.settings_for(tiny))
+    sources = reproduce.ExperimentInputs(
+        drawn, tmp_path, tiny, settings.settings_for(tiny)
+    )
     found = reproduce._read_datasets(("drawn",), drawn)
     learned_on = reproduce._learned_on(experiment, found, drawn, False)
     assert learned_on == {"drawn": "training"}
@@ -219,7 +221,9 @@ def test_a_codebook_may_be_there_already_and_needs_photos_otherwise(
     here = read_experiment_config(
         CONFIG, [f"--config.{words}", "--config.experiment.codebook.path=a/{}_8/ckpt"]
     ).experiment
-    sources = reproduce.Sources(drawn, tmp_path, tiny, settings.settings_for(tiny))
+    sources = reproduce.ExperimentInputs(
+        drawn, tmp_path, tiny, settings.settings_for(tiny)
+    )
     options = reproduce._options(
         here, "drawn", {"drawn": "training"}, sources, False, False
     )

@@ -32,7 +32,7 @@ def _load(folder):
 @pytest.mark.parametrize("layout, strides", [("v1.5", False), ("keras", True)])
 def test_stablehlo_takes_images_of_any_size(tmp_path, layout, strides):
     model = small_model(layout, strides)
-    export.export_model(model, "stablehlo", tmp_path / "out", options.Wishes())
+    export.export_model(model, "stablehlo", tmp_path / "out", options.ExportOptions())
     loaded = _load(tmp_path / "out")
     assert loaded.platforms == ("cpu", "cuda", "tpu")
     for size in ((131, 179), (96, 64)):
@@ -63,7 +63,7 @@ def test_the_description_says_what_goes_in_and_what_comes_out(tmp_path):
     model = small_model("v1.5")
     model.config["extraction"]["max_image_size"] = 500
     try:
-        wishes = options.Wishes(what="local")
+        wishes = options.ExportOptions(what="local")
         export.export_model(model, "stablehlo", tmp_path / "out", wishes)
     finally:
         model.config["extraction"]["max_image_size"] = None
@@ -95,12 +95,14 @@ def test_a_projection_of_other_descriptors_is_refused(tmp_path, name, width):
     model = model._replace(config={"extraction": extraction})
     words = rf"extraction\.{name} is for .* 5 dimensions; .* have {width}"
     with pytest.raises(InputError, match=words):
-        export.export_model(model, "stablehlo", tmp_path / "out", options.Wishes())
+        export.export_model(
+            model, "stablehlo", tmp_path / "out", options.ExportOptions()
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
-    model, wishes = small_model("v1.5"), options.Wishes(what="global")
+    model, wishes = small_model("v1.5"), options.ExportOptions(what="global")
     taken = tmp_path / "taken"
     taken.mkdir()
     with pytest.raises(InputError, match="taken exists"):
@@ -128,23 +130,31 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
 def test_wishes_that_do_not_fit_are_refused(tmp_path, form, wishes, message):
     model = small_model("v1.5")
     with pytest.raises(InputError, match=message):
-        export.export_model(model, form, tmp_path / "out", options.Wishes(**wishes))
+        export.export_model(
+            model, form, tmp_path / "out", options.ExportOptions(**wishes)
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_a_model_without_the_branch_is_refused(tmp_path):
     model = small_model("v1.5", name="delf")
     with pytest.raises(InputError, match="no global branch.*--what=local"):
-        export.export_model(model, "stablehlo", tmp_path / "out", options.Wishes())
+        export.export_model(
+            model, "stablehlo", tmp_path / "out", options.ExportOptions()
+        )
     model = small_model("v1.5")
     extraction = {**model.config["extraction"], "global_scales": ()}
     model = model._replace(config={"extraction": extraction})
     with pytest.raises(InputError, match="no global_scales"):
-        export.export_model(model, "stablehlo", tmp_path / "out", options.Wishes())
+        export.export_model(
+            model, "stablehlo", tmp_path / "out", options.ExportOptions()
+        )
     extraction |= {"global_scales": (0,), "max_features": 0}
     model = model._replace(config={"extraction": extraction})
     with pytest.raises(InputError, match="max_features 0"):
-        export.export_model(model, "stablehlo", tmp_path / "out", options.Wishes())
+        export.export_model(
+            model, "stablehlo", tmp_path / "out", options.ExportOptions()
+        )
 
 
 @pytest.mark.parametrize("option", ["--scales=1,a", "--size=64", "--format=tflite"])

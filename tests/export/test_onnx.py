@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from delf_jax.export import export
-from delf_jax.export.options import Wishes
+from delf_jax.export.options import ExportOptions
 from delf_jax.extraction import model_folder, settings
 from delf_jax.extraction.extract import extract_features
 from delf_jax.files import InputError
@@ -31,7 +31,7 @@ def _save(folder, model, **wishes):
     """A function (image, size of its array) -> features as onnxruntime finds them."""
     import onnxruntime
 
-    export.export_model(model, "onnx", folder, Wishes(**wishes))
+    export.export_model(model, "onnx", folder, ExportOptions(**wishes))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
@@ -79,7 +79,7 @@ def test_onnx_of_the_bundled_model_gives_its_features_of_a_photo(tmp_path, photo
 @needs_onnx
 @pytest.mark.parametrize("size, message", [(None, "name --size"), ((9, 80), "9x80")])
 def test_a_size_that_cannot_be_is_refused(tmp_path, size, message):
-    wishes = Wishes(size=size)
+    wishes = ExportOptions(size=size)
     with pytest.raises(InputError, match=message):
         export.export_model(small_model("v1.5"), "onnx", tmp_path / "out", wishes)
     assert not list(tmp_path.iterdir())
@@ -90,6 +90,6 @@ def test_without_the_converter_the_error_says_what_to_install(tmp_path, monkeypa
     with pytest.raises(
         InputError, match="of its own: .*ml-collections.*and pip install"
     ):
-        wishes = Wishes(size=(64, 64))
+        wishes = ExportOptions(size=(64, 64))
         export.export_model(small_model("v1.5"), "onnx", tmp_path / "out", wishes)
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import pytest
 
 from delf_jax import cli, images
 from delf_jax.export import export
-from delf_jax.export.options import Wishes
+from delf_jax.export.options import ExportOptions
 from delf_jax.extraction import model_folder
 from delf_jax.extraction.extract import extract_features
 from delf_jax.extraction.pca import Whitening, normalize, project
@@ -22,7 +22,7 @@ DELF = SETTINGS._replace(locations="delf")
 
 
 def _save(folder, model, **wishes):
-    export.export_model(model, "savedmodel", folder, Wishes(**wishes))
+    export.export_model(model, "savedmodel", folder, ExportOptions(**wishes))
     return tf.saved_model.load(str(folder)).signatures["serving_default"]
 
 

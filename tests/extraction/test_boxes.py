@@ -106,12 +106,12 @@ def test_other_files_are_refused(tmp_path):
 
 def test_it_is_told_how_many_images_have_boxes(tmp_path):
     given = open_boxes(write_table(tmp_path, "a.jpg,0,0,5,5", "z.jpg,0,0,5,5"))
-    told = boxes.tell_coverage(given, ["a.jpg", "b.jpg"])
+    told = boxes.format_coverage(given, ["a.jpg", "b.jpg"])
     assert told.endswith(
         "boxes of 1 of 2 images; 1 names are of no image, such as z.jpg"
     )
     with pytest.raises(InputError, match="names none of the images, such as b.jpg"):
-        boxes.tell_coverage(given, ["b.jpg"])
+        boxes.format_coverage(given, ["b.jpg"])
     write_file(tmp_path, "b", [[0, 0, 1, 1]], [1])
-    told = boxes.tell_coverage(open_boxes(tmp_path), ["a.jpg", "b.jpg"])
+    told = boxes.format_coverage(open_boxes(tmp_path), ["a.jpg", "b.jpg"])
     assert told.endswith("boxes of 1 of 2 images")

@@ -9,7 +9,7 @@ from PIL import Image
 from delf_jax import cli
 from delf_jax.extraction import extract, model_folder, regions
 from delf_jax.extraction.boxes import open_boxes
-from delf_jax.extraction.settings import ExtractionSettings, describe_settings
+from delf_jax.extraction.settings import ExtractionSettings, settings_to_json
 from delf_jax.features import Features, features_per_region, regions_of, whole_image
 from delf_jax.files import InputError
 from delf_jax.images import find_images
@@ -48,7 +48,7 @@ def given(tmp_path):
 def fill(folder, out, model, settings=SETTINGS, **options):
     found = find_images([folder])
     return feature_store.extract_to_store(
-        found, out, model, settings, shown=False, **options
+        found, out, model, settings, progress=False, **options
     )
 
 
@@ -165,7 +165,7 @@ def test_an_image_with_a_box_elsewhere_fails_alone(folder, model, tmp_path):
 
 
 def test_keys_of_stores_without_boxes_are_what_they_were(model):
-    made_by = describe_settings(SETTINGS)
+    made_by = settings_to_json(SETTINGS)
     assert not {"box_threshold", "max_boxes"} & made_by.keys()
     assert feature_store.store_key(model, SETTINGS) != feature_store.store_key(
         model, SETTINGS, True

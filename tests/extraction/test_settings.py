@@ -9,9 +9,9 @@ from delf_jax.extraction.pca import Whitening
 from delf_jax.extraction.settings import (
     WITHOUT_EFFECT,
     ExtractionSettings,
-    describe_settings,
     make_settings,
     settings_for,
+    settings_to_json,
 )
 from delf_jax.files import InputError
 
@@ -131,20 +131,20 @@ def test_the_description_changes_with_whatever_changes_the_result():
         "max_boxes": 3,
     }
     assert set(changes) | set(WITHOUT_EFFECT) == set(ExtractionSettings._fields)
-    plain = json.dumps(describe_settings(ExtractionSettings()))
+    plain = json.dumps(settings_to_json(ExtractionSettings()))
     descriptions = {plain}
     for name, value in changes.items():
         settings = ExtractionSettings()._replace(**{name: value})
-        descriptions.add(json.dumps(describe_settings(settings)))
+        descriptions.add(json.dumps(settings_to_json(settings)))
     whitened = ExtractionSettings(pca=pca._replace(variances=np.ones(2, np.float32)))
-    descriptions.add(json.dumps(describe_settings(whitened)))
+    descriptions.add(json.dumps(settings_to_json(whitened)))
     assert len(descriptions) == len(changes) + 2
     faster = ExtractionSettings(grid=32, batch_size=4)
-    assert json.dumps(describe_settings(faster)) == plain
+    assert json.dumps(settings_to_json(faster)) == plain
 
 
 def test_settings_that_came_later_do_not_change_the_description_by_being_there():
-    described = describe_settings(ExtractionSettings(resize="legacy"))
+    described = settings_to_json(ExtractionSettings(resize="legacy"))
     assert described["resize"] == "legacy"
     assert not {"pixel_mean", "pixel_std"} & set(described)
-    assert "resize" not in describe_settings(ExtractionSettings())
+    assert "resize" not in settings_to_json(ExtractionSettings())

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from delf_jax.formats.lazy_arrays import Entry, LazyArrays, describe
+from delf_jax.formats.lazy_arrays import Entry, LazyArrays, format_arrays
 
 
 def test_arrays_are_read_when_asked_for_and_not_before():
@@ -25,7 +25,7 @@ def test_arrays_are_read_when_asked_for_and_not_before():
 def test_the_description_names_types_and_shapes_of_the_first():
     entries = {"words": Entry(np.dtype(object), (), str)}
     entries |= {f"a{n}": Entry(np.dtype("<f4"), (n, 3), str) for n in range(30)}
-    text = describe(LazyArrays(entries))
+    text = format_arrays(LazyArrays(entries))
     assert text.startswith("words text [], a0 float32 [0, 3], a1 float32 [1, 3], ")
     assert text.endswith("a18 float32 [18, 3], and 11 more")
-    assert describe(LazyArrays({})) == "nothing"
+    assert format_arrays(LazyArrays({})) == "nothing"

@@ -40,7 +40,7 @@ def test_it_is_a_vote_of_the_nearest_less_what_looks_like_no_landmark(rng):
     ]
     for non_landmarks, scores, off in cases:
         found = recognition_task.recognise(
-            test, train, options, None, non_landmarks, shown=False
+            test, train, options, None, non_landmarks, progress=False
         )
         for each, row, less in zip(found, scores, off, strict=True):
             landmark, confidence = voting.vote(train.landmarks, row)

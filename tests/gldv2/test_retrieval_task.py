@@ -54,12 +54,12 @@ def test_of_equals_the_one_that_is_listed_first_comes_first(rng):
 def test_a_hundred_are_ranked_and_of_a_small_index_all(rng):
     index, descriptors = drawn(rng, 130)
     test, queries = drawn(rng, 3)
-    ranked = list(retrieval_task.rank(test, index, ("global",), None, shown=False))
+    ranked = list(retrieval_task.rank(test, index, ("global",), None, progress=False))
     order = np.argsort(-(queries @ descriptors.T), axis=1)[:, :100]
     assert ranked == [[index.ids[id] for id in row] for row in order.tolist()]
     few, _ = drawn(rng, 7)
     for step in ("average_qe", "alpha_qe", "superglobal", "k_reciprocal"):
-        for row in retrieval_task.rank(test, few, (step,), None, shown=False):
+        for row in retrieval_task.rank(test, few, (step,), None, progress=False):
             assert sorted(row) == few.ids
 
 
@@ -71,18 +71,18 @@ def test_query_expansion_searches_with_what_was_found(rng):
         best = np.argsort(-(descriptors @ query))[:3]
         expanded.append(query + descriptors[best].sum(axis=0))
     expected = np.argsort(-(np.array(expanded) @ descriptors.T), axis=1)
-    found = retrieval_task.rank(test, index, ("average_qe",), None, shown=False)
+    found = retrieval_task.rank(test, index, ("average_qe",), None, progress=False)
     for row, order in zip(found, expected.tolist(), strict=True):
         assert row == [index.ids[id] for id in order]
 
 
 def test_ways_that_cannot_be_taken_among_millions_are_refused():
-    assert retrieval_task.parse_way("alpha_qe+verification") == (
+    assert retrieval_task.parse_pipeline("alpha_qe+verification") == (
         "alpha_qe",
         "verification",
     )
     for way in ("diffusion", "augmentation+verification"):
         with pytest.raises(InputError, match="compares all images of the index"):
-            retrieval_task.parse_way(way)
+            retrieval_task.parse_pipeline(way)
     with pytest.raises(InputError, match="is no way to rank"):
-        retrieval_task.parse_way("best")
+        retrieval_task.parse_pipeline("best")

@@ -90,7 +90,7 @@ def test_the_solution_and_the_settings_stand_beside_every_number(files):
         assert f"retrieval.csv {version[:10]}  " in row and row.endswith(made.settings)
     assert scores.rows[0].settings != scores.rows[1].settings
     assert scores.rows[1].settings.startswith("file ")
-    described = report.describe(scores)
+    described = report.to_json(scores)
     json.dumps(described, allow_nan=False)
     assert described["solution_sha256"] == version
 
@@ -148,7 +148,7 @@ def test_without_an_image_of_a_landmark_there_are_no_intervals(files):
     gldv2.write_solution(files / "recognition.csv", truth, "recognition")
     (row,) = score(files, "recognition").rows
     assert math.isnan(row.values["GAP"].value) and row.values["GAP"].interval is None
-    described = report.describe(score(files, "recognition"))
+    described = report.to_json(score(files, "recognition"))
     assert described["results"][0]["values"]["GAP"]["value"] is None
     truth = gldv2.Solution({}, {}, [A, B])
     gldv2.write_solution(files / "recognition.csv", truth, "recognition")

@@ -24,7 +24,7 @@ def index_photos(folder, model, how):
     for seed, name in enumerate(NAMES):
         draw_photo(folder / "photos" / name, seed)
     photo_index.make_index(
-        [folder / "photos"], folder / "index", model, how, shown=False
+        [folder / "photos"], folder / "index", model, how, progress=False
     )
 
 

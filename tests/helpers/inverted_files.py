@@ -56,7 +56,7 @@ def draw_words(folder, seed=0):
 
 def build(images, words, out, **options):
     report = inverted_builder.update_inverted_file(
-        images, words, out, shown=False, **options
+        images, words, out, progress=False, **options
     )
     return report, inverted_file.open_inverted_file(out)
 

@@ -6,7 +6,7 @@ from delf_jax.evaluation import ranking
 from delf_jax.evaluation.datasets import Protocol
 from delf_jax.features import Features, LocalFeatures
 from delf_jax.search import pipeline
-from delf_jax.search.steps import State
+from delf_jax.search.steps import RankingState
 
 
 class Store:
@@ -35,13 +35,13 @@ def make_features(descriptor):
 def make_collection(rng, queries=2, images=12, own=None):
     rows = rng.normal(size=(queries + images, 8)) + 0.5
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    return pipeline.Collection(
+    return pipeline.RankingInputs(
         queries=[make_features(row) for row in rows[:queries]],
         store=Store(rows[queries:][::-1]),
         rows=np.arange(images)[::-1],
         own=np.full(queries, -1) if own is None else np.array(own),
         max_image_size=100,
-    ), State(rows[:queries], rows[queries:], rows[:queries] @ rows[queries:].T)
+    ), RankingState(rows[:queries], rows[queries:], rows[:queries] @ rows[queries:].T)
 
 
 def protocol(junk=((), ())):
@@ -51,5 +51,5 @@ def protocol(junk=((), ())):
 
 def rank_one(collection, way, junk=((), ()), **options):
     asked = {"all": protocol(junk)}
-    (found,) = ranking.rank(collection, [way], asked, shown=False, **options)
+    (found,) = ranking.rank(collection, [way], asked, progress=False, **options)
     return found["all"]

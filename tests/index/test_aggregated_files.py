@@ -29,7 +29,7 @@ def words(tmp_path):
 
 def write(images, words, out, kind, **options):
     return aggregated_files.write_aggregated(
-        images, words, out, kind, shown=False, **options
+        images, words, out, kind, progress=False, **options
     )
 
 

@@ -11,7 +11,7 @@ def test_a_piece_keeps_within_the_budget():
     rows = Rows(np.broadcast_to(np.float32(0), (10**6, 2048)))
     for devices in (jax.devices()[:1], jax.devices()):
         for memory in (2**24, 2**26, 2**30):
-            size = device_chunks.piece_rows(rows, devices, memory)
+            size = device_chunks.chunk_rows(rows, devices, memory)
             assert 2 * size * (4 * 2048 + 4 * 512) <= memory
             assert size % len(devices) == 0
 
@@ -37,10 +37,10 @@ def test_a_sweep_gives_all_products_or_the_largest(rng, precision):
     )
     expected = np.asarray(nearest.products(rows, queries))
     devices = jax.devices()
-    size = device_chunks.piece_rows(rows, devices, 2**17)
+    size = device_chunks.chunk_rows(rows, devices, 2**17)
     assert 1 < 100 / size < 20
     some = list(
-        device_chunks.sweep(
+        device_chunks.scan(
             device_chunks.place(rows, devices, 2**17), [queries], devices, None
         )
     )
@@ -48,7 +48,7 @@ def test_a_sweep_gives_all_products_or_the_largest(rng, precision):
     found = np.concatenate([block for _, (block,) in some])
     np.testing.assert_allclose(found, expected, atol=1e-5)
     best = nearest.nothing_yet(3, 7)
-    for _, (block,) in device_chunks.sweep(
+    for _, (block,) in device_chunks.scan(
         device_chunks.place(rows, devices, 2**17), [queries], devices, 7
     ):
         best = nearest.merge_best(best, block)

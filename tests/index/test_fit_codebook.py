@@ -45,7 +45,7 @@ def clustered(tmp_path, rng):
 
 def fit(store, out, **options):
     return fit_codebook.fit_codebook(
-        store, out, **{"shown": False, "words": 10} | options
+        store, out, **{"progress": False, "words": 10} | options
     )
 
 
@@ -214,7 +214,7 @@ def test_empty_words_of_mini_batches_are_seeded_again(tmp_path, rng, capsys):
     x = rng.normal(size=(100, 4)).astype(np.float32)
     x[:50] = x[0]
     store = write_store(tmp_path / "store", [x])
-    options = {"words": 20, "iterations": 12, "batch": 40, "shown": True}
+    options = {"words": 20, "iterations": 12, "batch": 40, "progress": True}
     history = fit(store, tmp_path / "a", **options).info["history"]
     assert history[0]["empty"] == history[0]["reseeded"] > 0
     # A word of a single descriptor is empty where this one is not drawn.
@@ -231,7 +231,7 @@ def test_empty_words_are_seeded_again_and_told(tmp_path, rng, capsys):
     x = rng.normal(size=(100, 4)).astype(np.float32)
     x[:50] = x[0]
     store = write_store(tmp_path / "store", [x])
-    found = fit(store, tmp_path / "a", words=20, iterations=12, shown=True)
+    found = fit(store, tmp_path / "a", words=20, iterations=12, progress=True)
     history = found.info["history"]
     assert history[0]["empty"] == history[0]["reseeded"] > 0
     assert history[-1]["empty"] == 0

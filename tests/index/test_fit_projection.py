@@ -61,7 +61,7 @@ def read_settings(chosen, name):
 def test_a_pca_is_read_by_extraction(clustered, landmarks, tmp_path, whiten, of):
     store, x = clustered if of == "local" else landmarks
     chosen = fit_projection.fit_pca(
-        store, tmp_path / "pca", dimension=3, of=of, whiten=whiten, shown=False
+        store, tmp_path / "pca", dimension=3, of=of, whiten=whiten, progress=False
     )
     _, pca = read_settings(chosen, SETTINGS[of])
     values, vectors = np.linalg.eigh(np.cov(x.T.astype(float), bias=True))
@@ -83,7 +83,7 @@ def test_a_pca_that_cannot_be_is_refused(clustered, landmarks, tmp_path, rng):
     out = tmp_path / "pca"
 
     def fit(store, dimension=3, **options):
-        options |= {"dimension": dimension, "shown": False}
+        options |= {"dimension": dimension, "progress": False}
         return fit_projection.fit_pca(store, out, **options)
 
     with pytest.raises(InputError, match="--dimension=7: the descriptors .* have 6"):
@@ -127,7 +127,7 @@ def test_whitening_is_learned_from_pairs(landmarks, tmp_path, dimension):
     mean, projection = whitening.learn_whitening(x, *PLACES)
     np.testing.assert_allclose(found.mean, mean, rtol=1e-5)
     np.testing.assert_allclose(found.projection, projection[:dimension], rtol=1e-5)
-    told = fit_projection.describe(out)
+    told = fit_projection.format_summary(out)
     assert f"{dimension or 6} components, learned from 3 pairs (1 left out" in told
     assert "note: 3 pairs are few for" in told
     info = json.loads((out / "pca.json").read_text())
@@ -146,7 +146,7 @@ def test_whitening_of_folders_brings_images_of_one_together(landmarks, tmp_path)
         return similarities[same].mean() - similarities[~same].mean()
 
     assert margin(white) > margin(x)
-    assert "learned from 80 pairs" in fit_projection.describe(tmp_path / "w")
+    assert "learned from 80 pairs" in fit_projection.format_summary(tmp_path / "w")
 
 
 def test_whitening_that_cannot_be_is_refused(landmarks, tmp_path):
@@ -168,7 +168,7 @@ class _Model:
 
 def test_a_projection_of_another_model_or_kind_is_refused(clustered, tmp_path):
     chosen = fit_projection.fit_pca(
-        clustered[0], tmp_path / "pca", dimension=3, shown=False
+        clustered[0], tmp_path / "pca", dimension=3, progress=False
     )
     config, _ = read_settings(chosen, "pca")
     with pytest.raises(InputError, match="of the model drawn, not of other: fit one"):

@@ -53,7 +53,7 @@ def path(opened, precision):
 
 
 def open_quietly(opened, precision="float32"):
-    return global_index.open_descriptors(opened, precision, shown=False)
+    return global_index.open_descriptors(opened, precision, progress=False)
 
 
 def test_few_descriptors_in_float32_are_read_and_no_file_is_made(filled, rows):
@@ -127,7 +127,7 @@ def test_recall_is_measured_when_the_file_is_made(filled, precision, size, plain
     index, recall = open_quietly(filled, precision)
     assert (recall.photos, recall.nearest) == (64, 60)
     assert plain < recall.plain < recall.again == 1
-    line = global_index.describe(index, recall)
+    line = global_index.format_summary(index, recall)
     assert f"{precision}: {size} bytes a photo (float32: 192)" in line
     assert f"{recall.plain:.2%} of the 60 most similar, 100.00% among the 120" in line
     assert open_quietly(filled, precision)[1] == recall
@@ -155,7 +155,7 @@ def test_of_very_few_photos_nothing_is_measured(tmp_path, rng):
     index, recall = open_quietly(few, "int8")
     assert recall is None
     expected = "int8: 52 bytes a photo (float32: 192)"
-    assert global_index.describe(index, recall) == expected
+    assert global_index.format_summary(index, recall) == expected
 
 
 @pytest.mark.parametrize("precision", nearest.PRECISIONS)

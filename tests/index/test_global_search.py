@@ -101,7 +101,7 @@ def test_accelerators_that_pick_on_the_device_find_the_same(
     index = global_search.from_array(draw(rng, 700), precision)
     queries = draw(rng, 20)
     on_host = global_search.find_nearest(index, queries, 9)
-    sweep = device_chunks.sweep
+    sweep = device_chunks.scan
 
     def pick(placed, blocks, devices, pick):
         return sweep(placed, blocks, devices, 9 * global_search.AGAIN + 32)

@@ -112,7 +112,7 @@ def test_an_index_keeps_its_inverted_file_up_to_date(
 ):
     def of_index(images, codebook):
         return inverted_builder.inverted_file_of_index(
-            tmp_path, images, codebook, shown=False
+            tmp_path, images, codebook, progress=False
         )
 
     with pytest.raises(InputError, match="no visual words: name a codebook"):
@@ -132,10 +132,12 @@ def test_an_index_keeps_its_inverted_file_up_to_date(
 def test_an_index_makes_only_a_deleted_shard_anew(images, words, tmp_path, monkeypatch):
     in_runs(monkeypatch, 500)
     given = tmp_path, images, tmp_path / "codebook"
-    made = inverted_builder.inverted_file_of_index(*given, shown=False)
+    made = inverted_builder.inverted_file_of_index(*given, progress=False)
     kept, broken = made.shards[0], made.shards[-1]
     broken.path.unlink()
-    again = inverted_builder.inverted_file_of_index(tmp_path, images, None, shown=False)
+    again = inverted_builder.inverted_file_of_index(
+        tmp_path, images, None, progress=False
+    )
     names = {shard.described["name"] for shard in again.shards}
     assert kept.described["name"] in names
     assert broken.described["name"] not in names
@@ -150,7 +152,7 @@ def test_an_index_with_boxes_is_of_regions_and_without_them_is_not(words, tmp_pa
     def of_index(images):
         codebook = tmp_path / "codebook"
         given = tmp_path, images, codebook
-        return inverted_builder.inverted_file_of_index(*given, shown=False)
+        return inverted_builder.inverted_file_of_index(*given, progress=False)
 
     plain = of_index(fill_store(tmp_path / "store", IDS))
     with_boxes = fill_store(tmp_path / "boxes", IDS, boxes=True)

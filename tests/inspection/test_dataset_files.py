@@ -10,7 +10,7 @@ from delf_jax.formats.datasets import gldv2, revisited
 from delf_jax.formats.datasets.revisited_metrics import Summary, write_metrics
 from delf_jax.formats.delf import index_mapping
 from delf_jax.formats.tensorflow import tfrecord
-from delf_jax.inspection.describe import describe
+from delf_jax.inspection.describe import format_contents
 
 TRUTH = {
     "imlist": ["a", "b", "c"],
@@ -22,7 +22,7 @@ PAIRS = {"cids": ["a", "b"], "cluster": [0, 0], "qidxs": [0], "pidxs": [1]}
 
 def told(path):
     """What is told of a file, without its name."""
-    return describe(path).removeprefix(f"{path}: ")
+    return format_contents(path).removeprefix(f"{path}: ")
 
 
 def test_ground_truth_is_counted(tmp_path):
@@ -108,4 +108,4 @@ def test_what_is_unknown_is_refused_with_the_kinds_that_are_known(tmp_path):
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(InputError, match=words):
-            describe(tmp_path / name)
+            format_contents(tmp_path / name)

@@ -28,7 +28,7 @@ def totals(text):
 
 
 def test_a_model_tells_architecture_settings_origin_and_parameters(tiny_model):
-    text = describe.describe(tiny_model)
+    text = describe.format_contents(tiny_model)
     assert text.startswith(f"{tiny_model}: model folder\n")
     for line in (
         *("architecture:", "  name: delg", "  depth: 18", "  layout: v1.5"),
@@ -51,7 +51,7 @@ def test_300_parameters_are_grouped_by_module(tmp_path):
     names = [f"layer{i}.{j}.conv{k}.weight" for i in (1, 2, 3) for j in range(10)
              for k in range(10)]  # fmt: skip
     safetensors.numpy.save_file(dict.fromkeys(names, NUMBERS), path)
-    text = describe.describe(path)
+    text = describe.format_contents(path)
     assert len(totals(text)) == 31
     assert totals(text)["layer3.9"] == [10, 60, 240]
     assert totals(text)["total"] == [300, 1800, 7200]
@@ -64,7 +64,7 @@ def test_large_modules_are_split(tmp_path):
     path = tmp_path / "slim.safetensors"
     names = [f"net/block3/unit_{i}/conv{k}" for i in range(23) for k in range(5)]
     safetensors.numpy.save_file(dict.fromkeys([*names, "step"], NUMBERS), path)
-    found = totals(describe.describe(path))
+    found = totals(describe.format_contents(path))
     assert len(found) == 25
     assert found["net/block3/unit_22"] == [5, 30, 120]
     assert found["(top)"] == [1, 6, 24]
@@ -77,28 +77,30 @@ def test_a_training_tells_its_step_and_averaged_parameters(training, monkeypatch
         "ema/params/conv1/kernel": NUMBERS,
         "ema/batch_stats/conv1/mean": NUMBERS[0],
     }
-    source = weight_files.Source("training", training, tensors, {})
+    source = weight_files.WeightFile("training", training, tensors, {})
     monkeypatch.setattr(model_files, "read", lambda path: source)
-    text = describe.describe(training)
+    text = describe.format_contents(training)
     assert f"{training}: training state\nstep: 7\n" in text
     assert totals(text) == {"conv1": [2, 9, 36], "total": [2, 9, 36]}
 
 
 def test_a_training_of_ours_is_told(training):
-    assert "checkpoints: training state\nstep: 2\n" in describe.describe(training)
+    assert "checkpoints: training state\nstep: 2\n" in describe.format_contents(
+        training
+    )
 
 
 @pytest.mark.golden
 def test_a_codebook_says_how_many_words_it_has(golden):
     for name in ("codebook", "tf1_model.ckpt-33"):
-        text = describe.describe(golden / "tfbundle" / name)
+        text = describe.format_contents(golden / "tfbundle" / name)
         assert "\na codebook of 12 visual words of 5 dimensions\n" in text
         assert "TensorFlow checkpoint\n" in text
 
 
 @pytest.mark.golden
 def test_a_saved_model_says_what_it_can_be_called_with(golden):
-    text = describe.describe(golden / "tfbundle" / "saved_model")
+    text = describe.format_contents(golden / "tfbundle" / "saved_model")
     assert re.search(r"saved_model: SavedModel\ngraph: \d+ nodes\n", text)
     assert "\nsignature serving_default:\n  inputs: " in text
     assert totals(text)["total"] == [25, 20785, 83140]
@@ -107,7 +109,7 @@ def test_a_saved_model_says_what_it_can_be_called_with(golden):
 def test_a_frozen_graph_is_told(tmp_path):
     path = tmp_path / "frozen.pb"
     path.write_bytes(test_weight_files.graph())
-    text = describe.describe(path)
+    text = describe.format_contents(path)
     assert f"{path}: frozen TensorFlow graph\ngraph: 2 nodes\n" in text
     assert totals(text) == {"net/conv1": [1, 6, 24], "total": [1, 6, 24]}
 
@@ -125,7 +127,7 @@ def indexed(tmp_path_factory, tiny_model):
 
 
 def test_a_store_tells_model_settings_images_failures_and_bytes(indexed):
-    text = describe.describe(indexed / "store")
+    text = describe.format_contents(indexed / "store")
     assert text.startswith(f"{indexed / 'store'}: feature store\n")
     size = sum(f.stat().st_size for f in (indexed / "store").rglob("*") if f.is_file())
     assert f"\nimages: 3, failed: 1, bytes: {size:,}\n" in text
@@ -139,7 +141,7 @@ def test_a_store_tells_model_settings_images_failures_and_bytes(indexed):
 def test_an_inverted_file_tells_its_size_and_what_it_was_made_with(tmp_path):
     images = fill_store(tmp_path / "store", IDS)
     build(images, draw_words(tmp_path / "codebook"), tmp_path / "out")
-    text = describe.describe(tmp_path / "out")
+    text = describe.format_contents(tmp_path / "out")
     assert text.startswith(f"{tmp_path / 'out'}: inverted file of ASMK*\nimages: 12, ")
     assert "codebook: 30 visual words of 12 dimensions, 1 for each" in text
     assert "alpha: 3.0" in text and "name: drawn" in text
@@ -148,35 +150,35 @@ def test_an_inverted_file_tells_its_size_and_what_it_was_made_with(tmp_path):
 def test_a_codebook_of_ours_tells_its_words_and_its_model(tmp_path):
     provenance = {"model": {"name": "tiny", "fingerprint": "f"}, "seed": 3}
     codebook.save_codebook(tmp_path, np.zeros((5, 2), np.float32), provenance)
-    text = describe.describe(tmp_path)
+    text = describe.format_contents(tmp_path)
     assert text.startswith(f"{tmp_path}: codebook\na codebook of 5 visual words of 2 d")
     assert "\nmodel:\n  name: tiny\n" in text and "\nseed: 3" in text
 
 
 def test_an_index_tells_where_its_photos_are_and_its_store(indexed):
-    text = describe.describe(indexed)
+    text = describe.format_contents(indexed)
     assert text.startswith(f"{indexed}: index of 3 photos\nphotos in: ")
     assert str(indexed.parent / "photos") in text
-    assert describe.describe(indexed / "store") in text
+    assert describe.format_contents(indexed / "store") in text
 
 
 def test_files_of_the_original_are_told(tmp_path):
     datum.write_datum(tmp_path / "a.datum", NUMBERS)
-    text = describe.describe(tmp_path / "a.datum")
+    text = describe.format_contents(tmp_path / "a.datum")
     assert text == f"{tmp_path}/a.datum: array of [2, 3] float32, 0 to 5"
     words = np.array([4, 700], np.uint32)
     datum.write_datum_pair(tmp_path / "a.asmk", NUMBERS, words)
-    text = describe.describe(tmp_path / "a.asmk")
+    text = describe.format_contents(tmp_path / "a.asmk")
     assert "descriptors: [2, 3] float32" in text
     assert "visual words: [2] uint32, 4 to 700" in text
     features = DelfFeatures(NUMBERS[:, :2], NUMBERS[:, 0], NUMBERS, NUMBERS[:, 1])
     for name in ("a.delf", "a.delg_local"):
         write_delf_features(tmp_path / name, features)
-        text = describe.describe(tmp_path / name)
+        text = describe.format_contents(tmp_path / name)
         assert f"{name}: 2 local features\nlocations: [2, 2] float32, 0 to 4" in text
         assert "attention: [2] float32, 1 to 4" in text
     boxes.write_boxes(tmp_path / "a.boxes", NUMBERS[:, [0, 0, 1, 1]], *NUMBERS.T[:2])
-    text = describe.describe(tmp_path / "a.boxes")
+    text = describe.format_contents(tmp_path / "a.boxes")
     assert "a.boxes: 2 boxes\n" in text and "class_indices: [2] int32, 1 to 4" in text
 
 
@@ -185,29 +187,31 @@ def test_every_golden_file_is_told_or_refused_in_one_sentence(golden):
     for path in sorted((golden / "formats").iterdir()):
         if path.name.startswith("bad_") or path.suffix in (".json", ".npz"):
             with pytest.raises(InputError, match=re.escape(str(path))):
-                describe.describe(path)
+                describe.format_contents(path)
         else:
-            assert describe.describe(path).startswith(f"{path}: ")
+            assert describe.format_contents(path).startswith(f"{path}: ")
 
 
 def test_configs_are_told_by_their_kind(tmp_path):
     path = tmp_path / "config.pbtxt"
     path.write_text("max_image_size: 512")
-    assert describe.describe(path) == f"{path}: DelfConfig\nmax_image_size: 512"
+    assert describe.format_contents(path) == f"{path}: DelfConfig\nmax_image_size: 512"
     path.write_text("codebook_size: 7")
-    assert describe.describe(path) == f"{path}: AggregationConfig\ncodebook_size: 7"
+    assert (
+        describe.format_contents(path) == f"{path}: AggregationConfig\ncodebook_size: 7"
+    )
     path.write_text("")
-    assert describe.describe(path).endswith("all fields have their defaults")
+    assert describe.format_contents(path).endswith("all fields have their defaults")
     path.write_text("max_size: 512")
     with pytest.raises(InputError, match="max_size"):
-        describe.describe(path)
+        describe.format_contents(path)
 
 
 def test_the_command_prints_it_and_refuses_in_one_sentence(
     tiny_model, tmp_path, capsys
 ):
     assert cli.main(["inspect", str(tiny_model)]) == 0
-    assert capsys.readouterr().out == describe.describe(tiny_model) + "\n"
+    assert capsys.readouterr().out == describe.format_contents(tiny_model) + "\n"
     cut = tmp_path / "cut"
     shutil.copytree(tiny_model, cut)
     weights = cut / "model.safetensors"

@@ -87,7 +87,7 @@ def test_photos_without_anything_in_common_describe_themselves_in_json(scene):
     points, descriptors = scene
     one = features_of(points[:1], (768, 1024), descriptors[:1])
     found = matching.compare_features(one, one, 1024)
-    described = json.loads(json.dumps(matching.describe(found, ["a", "b"])))
+    described = json.loads(json.dumps(matching.to_json(found, ["a", "b"])))
     assert described["inliers"] == 0
     assert described["affine"] is None
     assert described["inlier_locations"] == []

@@ -27,7 +27,7 @@ def graph(tmp_path, monkeypatch):
 
 
 def test_ways_are_steps_joined_by_plus():
-    found = pipeline.parse_ways(
+    found = pipeline.parse_pipelines(
         "global, alpha_qe+verification,global+superglobal,global"
     )
     assert found == [("global",), ("alpha_qe", "verification"), ("superglobal",)]
@@ -45,7 +45,7 @@ def test_ways_are_steps_joined_by_plus():
 )
 def test_other_ways_are_refused(text, message):
     with pytest.raises(InputError, match=message):
-        pipeline.parse_ways(text)
+        pipeline.parse_pipelines(text)
 
 
 def test_global_ranks_by_similarity_in_the_order_of_the_dataset(rng):
@@ -114,7 +114,7 @@ def test_each_pair_is_verified_once_for_all_ways_and_protocols(rng, monkeypatch)
     best = np.argsort(-state.similarities, axis=1)
     protocols = {"medium": protocol(), "hard": protocol(best[:, :2])}
     chosen = [("verification",), ("alpha_qe", "verification"), ("global",)]
-    ranking.rank(collection, chosen, protocols, verification=four, shown=False)
+    ranking.rank(collection, chosen, protocols, verification=four, progress=False)
     assert len(asked) == len(set(asked))
     for query, row in zip(state.queries, best, strict=True):
         assert {(query.tobytes(), place) for place in row[:6]} <= set(asked)
@@ -122,7 +122,7 @@ def test_each_pair_is_verified_once_for_all_ways_and_protocols(rng, monkeypatch)
 
 def test_photos_without_local_features_have_no_inliers(rng):
     collection, _ = make_collection(rng)
-    assert pipeline.count_inliers(collection, [[0, 5], []], shown=False) == [
+    assert pipeline.count_inliers(collection, [[0, 5], []], progress=False) == [
         {0: 0, 5: 0},
         {},
     ]
@@ -169,7 +169,7 @@ def naive_order(values, ids):
 def test_reranking_permutes_the_candidates_and_sees_no_others(rng, step):
     collection, state = make_collection(rng)
     candidates = [np.int32([7, 2, 9, 4]), np.int32([5]), np.int32([])][:2]
-    found = pipeline.rerank(collection, (step,), candidates, shown=False)
+    found = pipeline.rerank(collection, (step,), candidates, progress=False)
     for ids, given in zip(found, candidates, strict=True):
         assert sorted(ids.tolist()) == sorted(given.tolist())
     # Whatever the others look like, unless a step learns from all of the photos.
@@ -177,7 +177,7 @@ def test_reranking_permutes_the_candidates_and_sees_no_others(rng, step):
         others = np.setdiff1d(np.arange(12), candidates[0])
         rows = collection.store.global_descriptors
         rows[collection.rows[others]] = -rows[collection.rows[others]]
-        again = pipeline.rerank(collection, (step,), candidates, shown=False)
+        again = pipeline.rerank(collection, (step,), candidates, progress=False)
         np.testing.assert_array_equal(again[0], found[0])
 
 
@@ -185,7 +185,7 @@ def test_reranking_permutes_the_candidates_and_sees_no_others(rng, step):
 def test_all_photos_as_candidates_are_ranked_as_by_rank(rng, step):
     collection, _ = make_collection(rng)
     everything = [np.arange(12, dtype=np.int32)] * 2
-    found = pipeline.rerank(collection, (step,), everything, shown=False)
+    found = pipeline.rerank(collection, (step,), everything, progress=False)
     np.testing.assert_array_equal(np.stack(found), rank_one(collection, (step,)))
 
 
@@ -198,7 +198,7 @@ def test_no_candidates_are_no_error(rng):
         ("verification",),
     ):
         assert [
-            len(ids) for ids in pipeline.rerank(collection, way, none, shown=False)
+            len(ids) for ids in pipeline.rerank(collection, way, none, progress=False)
         ] == [
             0,
             0,
@@ -208,9 +208,9 @@ def test_no_candidates_are_no_error(rng):
 def test_blocks_of_queries_rerank_as_all_together(rng, monkeypatch):
     collection, _ = make_collection(rng, queries=5)
     candidates = [rng.permutation(12)[:6].astype(np.int32) for _ in range(5)]
-    whole = pipeline.rerank(collection, ("alpha_qe",), candidates, shown=False)
+    whole = pipeline.rerank(collection, ("alpha_qe",), candidates, progress=False)
     monkeypatch.setattr(pipeline, "_BLOCK", 24)
-    blocks = pipeline.rerank(collection, ("alpha_qe",), candidates, shown=False)
+    blocks = pipeline.rerank(collection, ("alpha_qe",), candidates, progress=False)
     np.testing.assert_array_equal(blocks, whole)
 
 
@@ -222,7 +222,7 @@ def test_verification_of_candidates_looks_at_the_first_given(rng, monkeypatch, w
     given = np.int32([7, 2, 9, 4, 10])
     how = VERIFICATION["default"]._replace(candidates=4, weight=weight)
     (found,) = pipeline.rerank(
-        collection, ("verification",), [given], verification=how, shown=False
+        collection, ("verification",), [given], verification=how, progress=False
     )
     assert [place for _, place in asked] == [7, 2, 9, 4]
     if np.isinf(weight):
@@ -250,7 +250,7 @@ def test_candidates_without_global_descriptors_are_verified_alone(rng, monkeypat
 
     monkeypatch.setattr(matching, "verify_candidates", verify)
     given = [np.int32([8, 1, 5])]
-    (found,) = pipeline.rerank(bare, ("verification",), given, shown=False)
+    (found,) = pipeline.rerank(bare, ("verification",), given, progress=False)
     assert found.tolist() == [1, 8, 5]
     with pytest.raises(InputError, match="superglobal needs global descriptors"):
-        pipeline.rerank(bare, ("superglobal",), given, shown=False)
+        pipeline.rerank(bare, ("superglobal",), given, progress=False)

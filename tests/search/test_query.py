@@ -148,7 +148,7 @@ def test_queries_are_searched_for_together_in_a_large_index(
     assert isinstance(together[1], InputError)
     for each in (alone, together):
         del each[1]
-    assert search.describe(together) == search.describe(alone)
+    assert search.to_json(together) == search.to_json(alone)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
@@ -156,9 +156,11 @@ def test_reduced_precision_answers_with_the_similarities_of_float32(
     own, model, how, precision
 ):
     index = photo_index.open_index(own / "index")
-    descriptors, _ = global_index.open_descriptors(index.store, precision, shown=False)
+    descriptors, _ = global_index.open_descriptors(
+        index.store, precision, progress=False
+    )
     reduced = ask(own, model, how, "photos/a/1.jpg", top=0, descriptors=descriptors)
-    assert search.describe(reduced) == search.describe(
+    assert search.to_json(reduced) == search.to_json(
         ask(own, model, how, "photos/a/1.jpg", top=0)
     )
 
@@ -174,12 +176,12 @@ def test_lines_lie_within_both_photos(made, model, how):
 def test_the_answer_is_the_same_alone_and_among_others(made, model, how):
     (alone,) = ask(made, model, how, "photos/b/1.jpg")
     others = ask(made, model, how, "photos/a/2.jpg", "photos/b/1.jpg", "photos/a/1.jpg")
-    assert search.describe([others[1]]) == search.describe([alone])
+    assert search.to_json([others[1]]) == search.to_json([alone])
 
 
 def test_json_has_the_promised_form(made, model, how):
     answers = ask(made, model, how, "photos/a/1.jpg", top=1)
-    described = json.loads(json.dumps(search.describe(answers)))
+    described = json.loads(json.dumps(search.to_json(answers)))
     (query,) = described["queries"]
     assert set(query) == {"image", "results"}
     assert query["image"] == str(made / "photos/a/1.jpg")
@@ -212,7 +214,7 @@ def test_a_model_without_local_features_ranks_by_similarity(made, global_model):
     model = model_folder.load_model(global_model)
     how = settings.settings_for(model)
     index = made / "global_index"
-    photo_index.make_index([made / "photos"], index, model, how, shown=False)
+    photo_index.make_index([made / "photos"], index, model, how, progress=False)
     query = made / "photos" / "b" / "1.jpg"
     (answer,) = search.search(photo_index.open_index(index), [query], model, how)
     similarities = [result.similarity for result in answer.results]
@@ -224,13 +226,13 @@ def test_a_model_without_local_features_ranks_by_similarity(made, global_model):
 @pytest.fixture(scope="module")
 def codebook(made):
     """Visual words of the photos."""
-    fit = {"words": 40, "iterations": 2, "shown": False}
+    fit = {"words": 40, "iterations": 2, "progress": False}
     fit_codebook.fit_codebook(made / "index" / "store", made / "codebook", **fit)
     return made / "codebook"
 
 
 def test_by_a_codebook_photos_are_ranked_by_asmk(own, model, how, codebook):
-    options = {"top": 0, "shown": False, "rerank": False}
+    options = {"top": 0, "progress": False, "rerank": False}
     (answer,) = ask(own, model, how, "photos/b/1.jpg", codebook=codebook, **options)
     store = photo_index.open_index(own / "index").store
     words = aggregation.load_words(codebook)
@@ -249,20 +251,20 @@ def test_by_a_codebook_photos_are_ranked_by_asmk(own, model, how, codebook):
 def test_without_global_descriptors_a_codebook_is_named_once(own, model, how, codebook):
     how = how._replace(global_scales=())
     photos, index = own / "photos", own / "local_index"
-    photo_index.make_index([photos], index, model, how, shown=False)
+    photo_index.make_index([photos], index, model, how, progress=False)
     query = [photos / "a/2.jpg"]
 
     def ask_local(**kwargs):
         opened = photo_index.open_index(index)
-        return list(search.search(opened, query, model, how, shown=False, **kwargs))
+        return list(search.search(opened, query, model, how, progress=False, **kwargs))
 
     with pytest.raises(InputError, match="no visual words: name a codebook"):
         ask_local()
-    fit_codebook.fit_codebook(index / "store", own / "words", words=40, shown=False)
+    fit_codebook.fit_codebook(index / "store", own / "words", words=40, progress=False)
     (first,) = ask_local(codebook=own / "words")
     assert first.results[0].image == "a/2.jpg"
     assert first.results[0].inliers > 10
     draw_photo(photos / "new.jpg", 77)
-    photo_index.make_index([photos], index, model, how, shown=False)
+    photo_index.make_index([photos], index, model, how, progress=False)
     (again,) = ask_local()
     assert {r.image for r in again.results} == {*NAMES, "new.jpg"}

@@ -36,7 +36,7 @@ def index(photos, tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("index")
     model = model_folder.load_model(tiny_model)
     how = settings.settings_for(model)
-    photo_index.make_index([photos], folder, model, how, shown=False)
+    photo_index.make_index([photos], folder, model, how, progress=False)
     return folder
 
 
@@ -158,7 +158,7 @@ def test_a_broken_query_photo_keeps_its_list(index):
     good = images[images.row("a/0.png")]
     lists = {"good": ["b/2", "a/1"], "bad": ["b/3", "b/2"]}
     queries = {"good": good, "bad": InputError("bad.jpg: truncated")}
-    found = rerank.rerank(lists, images, queries, ("global",), DEFAULT, shown=False)
+    found = rerank.rerank(lists, images, queries, ("global",), DEFAULT, progress=False)
     assert found.rankings["bad"] == ["b/3", "b/2"]
     assert found.failed == {"bad": "bad.jpg: truncated"}
     assert sorted(found.rankings["good"]) == ["a/1", "b/2"]
@@ -174,7 +174,7 @@ def test_verification_needs_local_features(index):
 def test_no_lists_make_no_rankings(index):
     images = rerank.open_features(index)
     for way in (("verification",), ("superglobal",)):
-        found = rerank.rerank({}, images, {}, way, DEFAULT, shown=False)
+        found = rerank.rerank({}, images, {}, way, DEFAULT, progress=False)
         assert found == rerank.Reranked({}, {})
 
 

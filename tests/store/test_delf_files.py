@@ -53,8 +53,8 @@ def make_store(
 def there_and_back(tmp_path, layout: str, **kinds) -> tuple:
     """A store, and what is left of it after a journey through files."""
     source = make_store(tmp_path / "store", **kinds)
-    write_files(source, tmp_path / "files", layout, shown=False)
-    read_files(tmp_path / "files", tmp_path / "again", layout, shown=False)
+    write_files(source, tmp_path / "files", layout, progress=False)
+    read_files(tmp_path / "files", tmp_path / "again", layout, progress=False)
     return feature_store.open_store(source), feature_store.open_store(
         tmp_path / "again"
     )
@@ -82,7 +82,7 @@ def test_the_older_layout_carries_local_features_alone(tmp_path):
 
 def test_files_are_what_the_originals_readers_expect(tmp_path):
     source = feature_store.open_store(make_store(tmp_path / "store"))
-    write_files(source.path, tmp_path / "files", "delg", shown=False)
+    write_files(source.path, tmp_path / "files", "delg", progress=False)
     expected = source[source.row("a/0.jpg")]
     local = read_delf_features(tmp_path / "files" / "a" / "0.delg_local")
     for field in LocalFeatures._fields:
@@ -100,7 +100,7 @@ def test_files_of_the_original_become_a_store(golden, tmp_path):
         path = golden / "formats" / f"{name}.delf"
         shutil.copyfile(path, tmp_path / "files" / f"{copy}.delf")
     report = read_files(
-        tmp_path / "files", tmp_path / "out", "delf", name="delf_gld", shown=False
+        tmp_path / "files", tmp_path / "out", "delf", name="delf_gld", progress=False
     )
     assert report == feature_store.StoreReport(2, 0, 0, {})
     found = feature_store.open_store(tmp_path / "out")
@@ -116,16 +116,16 @@ def test_files_of_the_original_become_a_store(golden, tmp_path):
 def test_what_is_complete_and_unchanged_is_left_alone(tmp_path):
     source, files, out = (tmp_path / name for name in ("store", "files", "out"))
     make_store(source)
-    assert write_files(source, files, "delg", shown=False)[:2] == (4, 0)
-    assert read_files(files, out, "delg", shown=False)[:2] == (4, 0)
+    assert write_files(source, files, "delg", progress=False)[:2] == (4, 0)
+    assert read_files(files, out, "delg", progress=False)[:2] == (4, 0)
     times = {path: path.stat().st_mtime_ns for path in files.rglob("*.delg_*")}
     (files / "a" / "0.delg_global").unlink()
     (files / "b" / "0.delg_local").write_bytes(b"half")
-    assert write_files(source, files, "delg", shown=False)[:2] == (2, 2)
+    assert write_files(source, files, "delg", progress=False)[:2] == (2, 2)
     changed = {p for p, time in times.items() if p.stat().st_mtime_ns != time}
     assert {path.stem for path in changed} == {"0"} and len(changed) == 2
-    assert read_files(files, out, "delg", shown=False)[:2] == (2, 2)
-    assert read_files(files, out, "delg", shown=False)[:2] == (0, 4)
+    assert read_files(files, out, "delg", progress=False)[:2] == (2, 2)
+    assert read_files(files, out, "delg", progress=False)[:2] == (0, 4)
 
 
 def test_a_killed_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
@@ -145,60 +145,60 @@ def test_a_killed_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(delf_files, "_update", killed_at(delf_files._update, 2))
-        write_files(source, files, "delf", shown=False)
-    assert write_files(source, files, "delf", shown=False)[:2] == (2, 2)
+        write_files(source, files, "delf", progress=False)
+    assert write_files(source, files, "delf", progress=False)[:2] == (2, 2)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(delf_files, "read_image", killed_at(delf_files.read_image, 3))
-        read_files(files, out, "delf", shown=False)
-    assert read_files(files, out, "delf", shown=False)[:2] == (1, 3)
+        read_files(files, out, "delf", progress=False)
+    assert read_files(files, out, "delf", progress=False)[:2] == (1, 3)
     assert feature_store.open_store(out).ids == IDS
 
 
 def test_broken_files_are_named_and_the_others_kept(tmp_path):
     source, files, out = (tmp_path / name for name in ("store", "files", "out"))
     make_store(source)
-    write_files(source, files, "delg", shown=False)
+    write_files(source, files, "delg", progress=False)
     good = (files / "a" / "0.delg_local").read_bytes()
     (files / "a" / "0.delg_local").write_bytes(good[:-3])
     (files / "b" / "0.delg_global").unlink()
     datum.write_datum(files / "b" / "deep" / "2.v1.delg_global", np.ones(7))
-    report = read_files(files, out, "delg", shown=False)
+    report = read_files(files, out, "delg", progress=False)
     assert report[:3] == (1, 0, 0)
     assert "0.delg_local: damaged" in report.failed["a/0.jpg"]
     assert "other images have global features, too" in report.failed["b/0.jpg"]
     assert "7 dimensions, where others have 4" in report.failed["b/deep/2.v1.jpg"]
     opened = feature_store.open_store(out)
     assert opened.ids == ["a/1.png"] and opened.failed == report.failed
-    write_files(source, files, "delg", shown=False)  # Mends them.
-    assert read_files(files, out, "delg", shown=False) == (3, 1, 0, {}, 0)
+    write_files(source, files, "delg", progress=False)  # Mends them.
+    assert read_files(files, out, "delg", progress=False) == (3, 1, 0, {}, 0)
 
 
 def test_images_whose_files_are_gone_are_forgotten(tmp_path):
     files, out = tmp_path / "files", tmp_path / "out"
-    write_files(make_store(tmp_path / "store"), files, "delg", shown=False)
+    write_files(make_store(tmp_path / "store"), files, "delg", progress=False)
     (files / "a" / "0.delg_local").write_bytes(b"half")
-    read_files(files, out, "delg", shown=False)
+    read_files(files, out, "delg", progress=False)
     for path in files.glob("[ab]/0.*"):
         path.unlink()
-    assert read_files(files, out, "delg", shown=False) == (0, 2, 2, {}, 0)
+    assert read_files(files, out, "delg", progress=False) == (0, 2, 2, {}, 0)
     assert feature_store.open_store(out).ids == ["a/1.png", "b/deep/2.v1.jpg"]
     assert feature_store.open_store(out).failed == {}
-    assert read_files(files, out, "delg", shown=False) == (0, 2, 0, {}, 0)
+    assert read_files(files, out, "delg", progress=False) == (0, 2, 0, {}, 0)
 
 
 def test_the_only_file_of_a_kind_is_named_if_it_is_damaged(tmp_path):
     files, out = tmp_path / "files", tmp_path / "out"
-    write_files(make_store(tmp_path / "store", IDS[:1]), files, "delg", shown=False)
-    read_files(files, out, "delg", shown=False)
+    write_files(make_store(tmp_path / "store", IDS[:1]), files, "delg", progress=False)
+    read_files(files, out, "delg", progress=False)
     (files / "a" / "0.delg_local").write_bytes(b"half")
     with pytest.raises(InputError, match=r"a/0\.delg_local: damaged"):
-        read_files(files, out, "delg", shown=False)
+        read_files(files, out, "delg", progress=False)
     assert feature_store.open_store(out).ids == IDS[:1]
 
 
 def test_images_that_failed_in_the_store_are_told(tmp_path):
     source = make_store(tmp_path / "store", failed=["c.jpg"])
-    report = write_files(source, tmp_path / "files", "delf", shown=False)
+    report = write_files(source, tmp_path / "files", "delf", progress=False)
     assert report[:4] == (4, 0, 0, {"c.jpg": "c.jpg: broken"})
 
 
@@ -214,22 +214,22 @@ def test_images_that_failed_in_the_store_are_told(tmp_path):
 def test_ids_that_make_no_files_are_refused(tmp_path, ids, words):
     source = make_store(tmp_path / "store", ids)
     with pytest.raises(InputError, match=words):
-        write_files(source, tmp_path / "files", "delf", shown=False)
+        write_files(source, tmp_path / "files", "delf", progress=False)
     assert not (tmp_path / "files").exists()
 
 
 def test_what_a_layout_has_no_file_for_is_told(tmp_path):
     source = make_store(tmp_path / "store", local=0)
     with pytest.raises(InputError, match="holds no local features; --to=delg"):
-        write_files(source, tmp_path / "files", "delf", shown=False)
+        write_files(source, tmp_path / "files", "delf", progress=False)
 
 
 def test_folders_without_features_are_refused(tmp_path):
     (tmp_path / "a.delf").write_bytes(b"")
     with pytest.raises(InputError, match=r"holds no \.delg_local or \.delg_global"):
-        read_files(tmp_path, tmp_path / "out", "delg", shown=False)
+        read_files(tmp_path, tmp_path / "out", "delg", progress=False)
     with pytest.raises(InputError, match="no such folder"):
-        read_files(tmp_path / "absent", tmp_path / "out", "delf", shown=False)
+        read_files(tmp_path / "absent", tmp_path / "out", "delf", progress=False)
 
 
 @pytest.mark.parametrize(
@@ -246,26 +246,26 @@ def test_a_damaged_list_of_images_is_named(tmp_path, images):
     (tmp_path / "a.delf").write_bytes(b"")
     write_json(tmp_path / "images.json", {"images": images})
     with pytest.raises(InputError, match=r"images\.json: damaged"):
-        read_files(tmp_path, tmp_path / "out", "delf", shown=False)
+        read_files(tmp_path, tmp_path / "out", "delf", progress=False)
 
 
 def test_features_from_files_and_those_of_a_model_do_not_mix(tmp_path, tiny_model):
     source = make_store(tmp_path / "store")
-    write_files(source, tmp_path / "files", "delg", shown=False)
-    read_files(tmp_path / "files", tmp_path / "again", "delg", shown=False)
+    write_files(source, tmp_path / "files", "delg", progress=False)
+    read_files(tmp_path / "files", tmp_path / "again", "delg", progress=False)
     with pytest.raises(InputError, match="do not mix: name another folder"):
-        read_files(tmp_path / "files", source, "delg", shown=False)
+        read_files(tmp_path / "files", source, "delg", progress=False)
     words = (
         r"from files \(delf files, files delg, local 6, global 4\) that it holds and "
         r"those from files \(another, files delg, local 6, global 4\) do not mix"
     )
     with pytest.raises(InputError, match=words):
         arguments = tmp_path / "files", tmp_path / "again", "delg"
-        read_files(*arguments, name="another", shown=False)
+        read_files(*arguments, name="another", progress=False)
     model, settings = model_folder.load_model(tiny_model), ExtractionSettings()
     with pytest.raises(InputError, match="holds and those of model .* do not mix"):
         feature_store.extract_to_store(
-            [], tmp_path / "again", model, settings, shown=False
+            [], tmp_path / "again", model, settings, progress=False
         )
     assert len(feature_store.open_store(source)) == len(
         feature_store.open_store(tmp_path / "again")
@@ -300,7 +300,7 @@ def test_features_of_boxes_become_files_of_their_own(tmp_path, rng):
         writer.add(Record(id, 1, "extracted"), features)
     writer.flush()
     finish(tmp_path / "store", writer, alone=True)
-    report = write_files(tmp_path / "store", tmp_path / "out", "delg", shown=False)
+    report = write_files(tmp_path / "store", tmp_path / "out", "delg", progress=False)
     assert report.extracted == 2
     mapping = read_index_mapping(tmp_path / "out" / "index_mapping.csv")
     rows = [("a/x", 0, -1), ("a/x_0", 0, 0), ("a/x_1", 0, 1)]
@@ -321,4 +321,4 @@ def test_features_of_boxes_become_files_of_their_own(tmp_path, rng):
     writer.flush()
     finish(tmp_path / "clash", writer, alone=True)
     with pytest.raises(InputError, match="a box of image b and image b_1 would share"):
-        write_files(tmp_path / "clash", tmp_path / "o", "delg", shown=False)
+        write_files(tmp_path / "clash", tmp_path / "o", "delg", progress=False)

@@ -51,7 +51,7 @@ def _fill(
 ) -> feature_store.StoreReport:
     found = find_images([folder])
     return feature_store.extract_to_store(
-        found, out, model, settings, shown=False, **options
+        found, out, model, settings, progress=False, **options
     )
 
 
@@ -367,7 +367,7 @@ def test_two_stores_are_read_as_one(folder, tmp_path, model):
         renamed = f"other/{image}"
         good.append((renamed, path))
     _fill(folder, first, model)
-    feature_store.extract_to_store(good, second, model, SETTINGS, shown=False)
+    feature_store.extract_to_store(good, second, model, SETTINGS, progress=False)
     one, two = feature_store.open_store(first), feature_store.open_store(second)
     joined = feature_store.join_stores(one, two)
     assert joined.ids == sorted([*one.ids, *two.ids]) and joined.path == one.path
@@ -380,7 +380,7 @@ def test_two_stores_are_read_as_one(folder, tmp_path, model):
     with pytest.raises(InputError, match="is the id of another image"):
         feature_store.join_stores(one, one)
     other = SETTINGS._replace(max_features=3)
-    feature_store.extract_to_store(good, second, model, other, shown=False)
+    feature_store.extract_to_store(good, second, model, other, progress=False)
     with pytest.raises(InputError, match="another model or other settings"):
         feature_store.join_stores(one, feature_store.open_store(second))
 

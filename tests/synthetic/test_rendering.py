@@ -52,8 +52,8 @@ def test_a_returned_plane_gives_the_distance(camera, picture):
     (plane,) = _paint(picture, camera, _board((200, 0, 0), 2.0))
     assert plane @ (39.5, 29.5, 1) == pytest.approx(1 / 12)
     assert plane @ (10, 3, 1) == pytest.approx(1 / 12)
-    shown = picture.inverse_depth[picture.surface == 0]
-    np.testing.assert_allclose(shown, 1 / 12, rtol=1e-5)
+    progress = picture.inverse_depth[picture.surface == 0]
+    np.testing.assert_allclose(progress, 1 / 12, rtol=1e-5)
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

@@ -8,7 +8,7 @@ from clu import metrics
 from ml_collections import ConfigDict
 
 from delf_jax.files import InputError
-from delf_jax.training.log import TrainingLog, _spoken
+from delf_jax.training.log import TrainingLog, _format_duration
 
 Loss = metrics.Collection.create(loss=metrics.Average.from_output("loss"))
 
@@ -65,4 +65,4 @@ def test_the_first_loss_that_is_no_number_is_named_with_its_images(log, bad):
     ("seconds", "words"), [(45.2, "45 s"), (720.0, "12 min"), (12240.0, "3.4 h")]
 )
 def test_durations_are_spoken_in_the_unit_of_their_size(seconds, words):
-    assert _spoken(seconds) == words
+    assert _format_duration(seconds) == words

@@ -24,7 +24,7 @@ def read_codebook(path: str | os.PathLike) -> Float32[np.ndarray, "K D"]:
     if key is None:
         raise InputError(
             f"{path}: no codebook, which would be called {' or '.join(_KEYS)}; there is"
-            f" {lazy_arrays.describe(bundle)}"
+            f" {lazy_arrays.format_arrays(bundle)}"
         )
     entry = bundle.entries[key]
     if entry.dtype != np.float32 or len(entry.shape) != 2 or 0 in entry.shape:

@@ -145,7 +145,7 @@ def test_types_and_shapes_are_known_before_any_tensor_is_read(prefix):
     bundle = tensorbundle.read_bundle(prefix)
     file = prefix.with_name("model.ckpt-3.data-00000-of-00003")
     file.write_bytes(b"\1" * file.stat().st_size)
-    assert lazy_arrays.describe(bundle) == (
+    assert lazy_arrays.format_arrays(bundle) == (
         "a/bias float16 [2], a/kernel float32 [2, 3], step int64 [], wide bfloat16 [2]"
     )
     same(bundle["step"], ARRAYS["step"])
