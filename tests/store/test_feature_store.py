@@ -230,7 +230,7 @@ def slowly(real=feature_store.extract_features):
 feature_store.extract_features = slowly()
 found = find_images([folder])
 model = model_folder.load_model(model)
-feature_store.extract_to_store(found, out, model, settings, part=part, shown=False)
+feature_store.extract_to_store(found, out, model, settings, part=part, progress=False)
 """
 
 
