@@ -106,7 +106,7 @@ def test_accelerators_that_pick_on_the_device_find_the_same(
     def pick(placed, blocks, devices, pick):
         return sweep(placed, blocks, devices, 9 * global_search.AGAIN + 32)
 
-    monkeypatch.setattr(device_chunks, "sweep", pick)
+    monkeypatch.setattr(device_chunks, "scan", pick)
     monkeypatch.setattr(nearest, "keep_best", lambda a, b, _: nearest.merge_best(a, b))
     monkeypatch.setattr(global_search, "_all_above", None)  # not needed here
     assert_same(global_search.find_nearest(index, queries, 9, memory=30_000), on_host)
