@@ -1,8 +1,11 @@
 """MATLAB's MAT-files of level 5 (versions 5 to 7) as plain data.
 
 Arrays of numbers become numpy arrays, text becomes str, cell arrays become lists and
-struct arrays lists of dicts, both in MATLAB's order. Nothing else is read. scipy's
-reader crashes the process on some damaged files, which is why this one exists.
+struct arrays lists of dicts, both in MATLAB's order. Nothing else is read.
+
+scipy.io.loadmat is not used because a damaged file can bring the process down: of 6061
+copies of a file of 1176 bytes with one byte changed or the end cut off, 133 end scipy
+1.17 by a segmentation fault.
 """
 
 import os
