@@ -92,7 +92,14 @@ def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
         size = path.stat().st_size
         if size <= limit:
             return path.read_bytes()
-    raise InputError(f"{path}: {size} bytes, where at most {limit} make sense")
+    raise InputError(f"{path}: {size} bytes, expected at most {limit}")
+
+
+def digest(value: Any, length: int = 64) -> str:
+    """The first hex digits of the SHA-256 of bytes, of text, or of a value as JSON."""
+    if not isinstance(value, (bytes, memoryview)):
+        value = (value if isinstance(value, str) else json.dumps(value)).encode()
+    return hashlib.sha256(value).hexdigest()[:length]
 
 
 def sha256_of(path: str | os.PathLike) -> str:

@@ -99,10 +99,10 @@ def test_sha256_is_the_published_one_of_abc(tmp_path):
     )
 
 
-def test_only_files_of_a_size_that_makes_sense_are_read(tmp_path):
+def test_only_files_up_to_a_size_are_read(tmp_path):
     (tmp_path / "a").write_bytes(b"1234")
     assert files.read_bytes(tmp_path / "a", 4) == b"1234"
-    with pytest.raises(files.InputError, match=r"a: 4 bytes, where at most 3"):
+    with pytest.raises(files.InputError, match=r"a: 4 bytes, expected at most 3"):
         files.read_bytes(tmp_path / "a", 3)
     with pytest.raises(files.InputError, match="b: no such file"):
         files.read_bytes(tmp_path / "b", 3)

@@ -1,43 +1,100 @@
-"""Safetensors files: written whole, read by name, mapped from disk."""
+"""Safetensors files of our own: written whole or part by part, mapped to be read."""
 
 import json
+import math
 import os
-from collections.abc import Mapping
+import struct
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
-import safetensors
+import numpy.typing as npt
 import safetensors.numpy
 
 from delf_jax.files import InputError, atomic_write
 
+_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I8": np.dtype(np.int8),
+    "U32": np.dtype(np.uint32),
+    "U8": np.dtype(np.uint8),
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+_BROKEN = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
 
 def write_tensors(
-    path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: Any
+    path: str | os.PathLike, tensors: Mapping[str, np.ndarray], info: Any
 ) -> None:
-    """Writes a safetensors file with metadata of any kind that JSON has."""
-    data = safetensors.numpy.save(dict(tensors), {"json": json.dumps(metadata)})
+    """Writes a file with info of any kind that JSON has."""
+    data = safetensors.numpy.save(dict(tensors), {"json": json.dumps(info)})
     with atomic_write(path) as file:
         file.write(data)
 
 
 def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], Any]:
-    """(tensors, metadata) of `write_tensors`; InputError if the file is broken."""
+    """(tensors, info) of `write_tensors`; InputError if the file is broken."""
+    tensors, metadata = map_tensors(path)
     try:
-        with safetensors.safe_open(path, "numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads((file.metadata() or {}).get("json", "{}"))
-    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a safetensors file ({error})") from None
+        return tensors, json.loads(metadata["json"])
+    except _BROKEN as error:
+        raise InputError(f"{path}: has no info in JSON ({error})") from None
 
 
-_TYPES = {"I64": np.int64, "I32": np.int32, "F32": np.float32}
-DTYPE_NAMES = {np.dtype(dtype): name for name, dtype in _TYPES.items()}
+def encode_header(
+    tensors: Mapping[str, tuple[npt.DTypeLike, Sequence[int]]],
+    metadata: Mapping[str, str],
+    size: int = 0,
+) -> bytes:
+    """The first bytes of a file, after which the tensors follow in their order.
+
+    Args:
+      tensors: dtype and shape of each.
+      size: bytes to fill, if the header is shorter.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, (kind, shape) in tensors.items():
+        dtype = np.dtype(kind)
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {
+            "dtype": _NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text = text.ljust(max(size - 8, len(text) + -len(text) % 8))  # Aligns the rest.
+    return struct.pack("<Q", len(text)) + text
 
 
-def view_tensor(
+def map_tensors(
+    path: str | os.PathLike,
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(tensors, metadata) of a file, mapped: what is not looked at is not read.
+
+    OSError if it cannot be opened, InputError if it is truncated or something else.
+    """
+    try:
+        data = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        start = 8 + int(data[:8].view("<u8")[0])
+        header = json.loads(bytes(data[8:start]))
+        metadata = header.pop("__metadata__", {})
+        tensors = {name: _view(data[start:], **x) for name, x in header.items()}
+        if len(data) != start + sum(tensor.nbytes for tensor in tensors.values()):
+            raise ValueError("the tensors do not fill the file")
+    except _BROKEN as error:
+        raise InputError(f"{path}: not a safetensors file ({error!s:.200})") from None
+    return tensors, metadata
+
+
+def _view(
     data: np.ndarray, dtype: str, shape: list[int], data_offsets: list[int]
 ) -> np.ndarray:
-    """An array of a shard; ValueError if the file ends before it does."""
     start, end = data_offsets
-    return np.asarray(data)[start:end].view(_TYPES[dtype]).reshape(shape)
+    return data[start:end].view(_DTYPES[dtype]).reshape(shape)

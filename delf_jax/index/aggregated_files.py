@@ -5,12 +5,10 @@
     NAME.asmk_star  a pair: packed residuals [W * ceil(D / 8)], and visual words [W]
 
 Regional ones [D2R] are called .rvlad, .rasmk and .rasmk_star. NAME is the id of an
-image without its extension, folders included. aggregated.json says
-what was aggregated how, so that what is there and unchanged is kept.
+image without its extension, folders included. aggregated.json says what was aggregated
+by which settings, so that what is there and unchanged is kept.
 """
 
-import hashlib
-import json
 import os
 import pathlib
 from typing import Any
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from delf_jax.features import Features
-from delf_jax.files import InputError, read_json, write_json
+from delf_jax.files import InputError, digest, read_json, write_json
 from delf_jax.formats.delf import datum
 from delf_jax.index import aggregation
 from delf_jax.index.aggregation import Vocabulary
@@ -40,9 +38,11 @@ def write_aggregated(
     normalize: bool = True,
     progress: bool = True,
 ) -> StoreReport:
-    """Brings the files of a folder up to date with a store, and says what was done.
+    """Brings the files of a folder up to date with a store; what was done.
 
-    kind: one of aggregating.KINDS. normalize: VLAD to unit length.
+    Args:
+      kind: one of aggregation.KINDS.
+      normalize: VLAD to unit length.
     """
     aggregation.check_words(words, images)
     names = delf_files.file_names(images.ids, images.path)
@@ -89,10 +89,9 @@ def _write(
 
 def _key(images: FeatureStore, words: Vocabulary, kind: str, normalize: bool) -> str:
     """What the files depend on beside the images, as a short hex string."""
-    digest = hashlib.sha256(words.codebook.centroids).hexdigest()
-    parts = [images.manifest["key"], digest, words.assignments, kind, normalize]
-    parts += ["regional"] if words.regional else []
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    centroids = digest(words.codebook.centroids.data)
+    parts = [images.manifest["key"], centroids, words.assignments, kind, normalize]
+    return digest(parts + (["regional"] if words.regional else []), 16)
 
 
 def _read_known(path: pathlib.Path, key: str) -> dict[str, Any]:
@@ -102,5 +101,5 @@ def _read_known(path: pathlib.Path, key: str) -> dict[str, Any]:
     content = read_json(path)
     known = content.get("images") if isinstance(content, dict) else None
     if not isinstance(known, dict):
-        raise InputError(f"{path}: damaged; remove it, and all is aggregated anew")
+        raise InputError(f"{path}: damaged; remove it to aggregate all again")
     return known if content.get("key") == key else {}

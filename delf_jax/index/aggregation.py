@@ -65,9 +65,9 @@ def aggregate(
     features: Features, words: Vocabulary, kind: str, where: str | os.PathLike
 ) -> Aggregated:
     """ASMK of an image, or for asmk_star ASMK*; `where` is for the errors alone."""
-    features, regions = _chosen(features, words)
-    given = _assigned(features, words, where)
-    aggregated = aggregation.aggregate_asmk(*given, features_per_region=regions)
+    features, regions = _select(features, words)
+    assigned = _assign(features, words, where)
+    aggregated = aggregation.aggregate_asmk(*assigned, features_per_region=regions)
     return aggregation.binarize(aggregated) if kind == "asmk_star" else aggregated
 
 
@@ -75,15 +75,15 @@ def aggregate_vlad(
     features: Features, words: Vocabulary, normalize: bool, where: str | os.PathLike
 ) -> Float32[np.ndarray, " KD"]:
     """VLAD of an image."""
-    features, regions = _chosen(features, words)
-    given = _assigned(features, words, where)
+    features, regions = _select(features, words)
+    assigned = _assign(features, words, where)
     return aggregation.aggregate_vlad(
-        *given, features_per_region=regions, normalize=normalize
+        *assigned, features_per_region=regions, normalize=normalize
     )
 
 
-def _chosen(features: Features, words: Vocabulary) -> tuple[Features, list[int] | None]:
-    """What is aggregated of an image, and the sizes of its regions; None: of no such.
+def _select(features: Features, words: Vocabulary) -> tuple[Features, list[int] | None]:
+    """What is aggregated of an image, and the sizes of its regions; None: it has none.
 
     An image of a regional store that has no boxes is one region.
     """
@@ -92,7 +92,7 @@ def _chosen(features: Features, words: Vocabulary) -> tuple[Features, list[int] 
     return features, features_per_region(features)
 
 
-def _assigned(
+def _assign(
     features: Features, words: Vocabulary, where: str | os.PathLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(descriptors, their visual words, codebook)."""
@@ -101,10 +101,10 @@ def _assigned(
     if descriptors.shape[1] != centroids.shape[1]:
         raise InputError(
             f"{where}: descriptors of {descriptors.shape[1]} dimensions do not fit a "
-            f"codebook of {centroids.shape[1]}: extract them anew"
+            f"codebook of {centroids.shape[1]}: extract them again"
         )
     if not np.isfinite(descriptors).all():
-        raise InputError(f"{where}: descriptors are not finite: extract them anew")
+        raise InputError(f"{where}: descriptors are not finite: extract them again")
     nearest = aggregation.assign_words(descriptors, words.on_device, words.assignments)
     return descriptors, nearest, centroids
 
@@ -113,5 +113,5 @@ def _descriptors(
     features: Features, where: str | os.PathLike
 ) -> Float32[np.ndarray, "N D"]:
     if features.local is None:
-        raise InputError(f"{where}: holds no local descriptors to aggregate")
-    return features.local.descriptors
+        raise InputError(f"{where}: has no local descriptors to aggregate")
+    return np.asarray(features.local.descriptors)

@@ -29,7 +29,7 @@ class Codebook(NamedTuple):
 
     centroids: Float32[np.ndarray, "K D"]
     info: dict[str, Any]
-    """codebook.json; of a TensorFlow checkpoint {}: it does not say"""
+    """codebook.json; {} of a TensorFlow checkpoint, which has none"""
     path: pathlib.Path
 
 
@@ -38,7 +38,7 @@ def save_codebook(
     centroids: Float32[np.ndarray, "K D"],
     provenance: Mapping[str, Any],
 ) -> Codebook:
-    """Writes a codebook, and gives it as it will be read."""
+    """Writes a codebook; the codebook as it will be read."""
     directory = pathlib.Path(directory)
     write_tensors(directory / TENSORS, {"centroids": centroids}, {})
     info = {
@@ -57,11 +57,11 @@ def load_codebook(path: str | os.PathLike) -> Codebook:
     path = pathlib.Path(path)
     if not (path / INFO).is_file():
         if (path / UNFINISHED).is_file() or (path / TENSORS).is_file():
-            raise InputError(f"{path}: not finished: run `fit codebook` again to go on")
+            raise InputError(f"{path}: not finished: resume with `fit codebook`")
         return Codebook(read_codebook(path), {}, path)
     info = read_json(path / INFO)
     if not isinstance(info, dict) or info.get("format") != FORMAT:
-        raise InputError(f"{path / INFO}: not of a codebook of format {FORMAT}")
+        raise InputError(f"{path / INFO}: not a codebook of format {FORMAT}")
     if not (path / TENSORS).is_file():
         raise InputError(f"{path / TENSORS}: no such file")
     if sha256_of(path / TENSORS) != info.get("sha256"):
@@ -69,7 +69,7 @@ def load_codebook(path: str | os.PathLike) -> Codebook:
     tensors, _ = read_tensors(path / TENSORS)
     centroids = tensors.get("centroids", np.zeros(0))
     if centroids.ndim != 2 or centroids.dtype != np.float32 or 0 in centroids.shape:
-        raise InputError(f"{path / TENSORS}: holds no centroids [words, dimensions]")
+        raise InputError(f"{path / TENSORS}: has no centroids [words, dimensions]")
     return Codebook(centroids, info, path)
 
 

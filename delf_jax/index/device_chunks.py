@@ -1,4 +1,4 @@
-"""The rows of an index on devices: piece by piece, or all at once."""
+"""The rows of an index on devices: chunk by chunk, or all at once."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -10,12 +10,12 @@ from jaxtyping import Int
 from delf_jax.retrieval import nearest
 from delf_jax.retrieval.nearest import BLOCK, Best, Rows
 
-# What pieces of the index may take on the devices, unless told otherwise.
+# Bytes that chunks of the index may take on the devices by default.
 MEMORY = 2**30
-# Rows of a piece on one device. On a CPU their products with a block of queries, 2 MB,
+# Rows of a chunk on one device. On a CPU their products with a block of queries, 2 MB,
 # stay in the cache; an accelerator wants fewer and larger steps.
 _CPU_ROWS, _ROWS = 2**13, 2**16
-# Queries that one pass over the index answers: their products with a piece are kept.
+# Queries that one pass over the index answers: their products with a chunk are kept.
 TOGETHER = 8 * BLOCK
 
 
@@ -25,7 +25,7 @@ class Chunk(NamedTuple):
     begin: int
     """the first of them"""
     counted: Int[np.ndarray, "2"]
-    """first and end of those that count; the others are in another piece, or padding"""
+    """first and end of those that count; the others are in another chunk, or padding"""
     rows: Rows
 
 
@@ -34,15 +34,15 @@ def place(rows: Rows, devices: Sequence[jax.Device], memory: int) -> Iterator[Ch
     count, size = len(rows.values), chunk_rows(rows, devices, memory)
     by_row = _shardings(devices)[0]
     for start in range(0, count, size):
-        # The last piece is as large as the others: it begins within the one before.
+        # The last chunk is as large as the others: it begins within the one before.
         begin = max(0, min(start, count - size))
         some = nearest.take(rows, slice(begin, begin + size))
-        counted = np.int32([start - begin, len(some.values)])
+        counted = np.array([start - begin, len(some.values)], np.int32)
         yield Chunk(begin, counted, jax.device_put(nearest.pad(some, size), by_row))
 
 
 def chunk_rows(rows: Rows, devices: Sequence[jax.Device], memory: int) -> int:
-    """Rows of a piece: about equal pieces, two at a time within `memory`."""
+    """Rows of a chunk: about equal chunks, two at a time within `memory`."""
     of_row = rows.values.shape[1] * rows.values.dtype.itemsize + 4 * TOGETHER
     most = _CPU_ROWS if devices[0].platform == "cpu" else _ROWS
     allowed = max(1, memory // (2 * of_row * len(devices)))
@@ -61,51 +61,52 @@ def room(device: jax.Device) -> int:
 
 
 def scan(
-    pieces: Iterable[Chunk],
+    chunks: Iterable[Chunk],
     blocks: Sequence[Rows],
     devices: Sequence[jax.Device],
     pick: int | None,
 ) -> Iterator[tuple[int, list]]:
-    """(first row, for each block its products) of one piece after the other.
+    """(first row, for each block its products) of one chunk after the other.
 
-    pick: instead of all products only so many of the largest, as `Best`.
+    Args:
+      pick: instead of all products only so many of the largest, as `Best`.
     """
     everywhere = _shardings(devices)[1]
     padded = [
         jax.device_put(nearest.pad_queries(block), everywhere) for block in blocks
     ]
     ahead: list[tuple[Chunk, list]] = []
-    for piece in pieces:
+    for chunk in chunks:
         found = [
-            nearest.products(piece.rows, block)
+            nearest.products(chunk.rows, block)
             if pick is None
             else nearest.best_products(
-                piece.rows, block, piece.counted, pick, len(devices)
+                chunk.rows, block, chunk.counted, pick, len(devices)
             )
             for block in padded
         ]
-        ahead.append((piece, found))
-        # While the devices work on the next piece, this one's products are looked at.
+        ahead.append((chunk, found))
+        # While the devices work on the next chunk, this one's products are looked at.
         if len(ahead) > 1:
-            yield _fetched(*ahead.pop(0), blocks)
+            yield _fetch(*ahead.pop(0), blocks)
     for waiting in ahead:
-        yield _fetched(*waiting, blocks)
+        yield _fetch(*waiting, blocks)
 
 
-def _fetched(piece: Chunk, found: list, blocks: Sequence[Rows]) -> tuple[int, list]:
+def _fetch(chunk: Chunk, found: list, blocks: Sequence[Rows]) -> tuple[int, list]:
     """Results on the host, without those of padding and of what was seen before."""
     results: list = []
-    first, last = piece.counted.tolist()
+    first, last = chunk.counted.tolist()
     for block, each in zip(blocks, found, strict=True):
         queries = len(block.values)
         if isinstance(each, tuple):
             values, places = (
                 np.concatenate(np.asarray(part), axis=1)[:queries] for part in each
             )
-            results.append(Best(values, places.astype(np.int64) + piece.begin))
+            results.append(Best(values, places.astype(np.int64) + chunk.begin))
         else:
             results.append(np.asarray(each)[first:last, :queries])
-    return piece.begin + first, results
+    return chunk.begin + first, results
 
 
 def _shardings(devices: Sequence[jax.Device]) -> tuple[Any, Any]:

@@ -5,8 +5,7 @@ it; kept in memory are a chunk or a batch, and the sums over words. The same sto
 options and seed give the same bytes, however often the job was interrupted.
 """
 
-import hashlib
-import json
+import functools
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from delf_jax.files import InputError
+from delf_jax.files import InputError, digest
 from delf_jax.formats import tensor_files
 from delf_jax.index.codebook import (
     FORMAT,
@@ -66,7 +65,7 @@ def fit_codebook(
 ) -> Codebook:
     """The codebook of k-means on the local descriptors of a store, written to `out`.
 
-    Goes on where an earlier run of the same options stopped, and stops early once no
+    Resumes where an earlier run of the same options stopped, and stops early once no
     centroid moves. InputError if the descriptors collapse to fewer than half of the
     words.
 
@@ -76,22 +75,22 @@ def fit_codebook(
         `DRAWN_PER_WORD` for each word.
       start: "sample" of the descriptors, or "kmeans++".
     """
-    given = open_descriptors(store)
-    _check_options(given, words, iterations, batch, start)
+    local = open_descriptors(store)
+    _check_options(local, words, iterations, batch, start)
     out = pathlib.Path(out)
-    provenance = provenance_of(given.store) | {"descriptors": given.total}
+    provenance = provenance_of(local.store) | {"descriptors": local.total}
     provenance |= {"seed": seed, "start": start}
     provenance |= {} if batch is None else {"batch": batch}
-    key = _key(given, provenance, words)
+    key = _key(local, provenance, words)
     state = _resume(out, key, iterations, batch)
     if state is None:
-        centroids = _start(given, words, start, np.random.default_rng([seed, 0]))
+        centroids = _start(local, words, start, np.random.default_rng([seed, 0]))
         state = _State(centroids, np.zeros(words, np.int64), [])
     for number in range(len(state.history), iterations):
         if state.history and state.history[-1]["moved"] == 0:
             break
         label = f"k-means {number + 1} of {iterations}"
-        state = _iterate(given, state, batch, (seed, number + 1), label, progress)
+        state = _iterate(local, state, batch, (seed, number + 1), label, progress)
         _write_unfinished(out, key, state)
         if progress:
             print(f"{label}: {_format_step(state.history[-1])}", flush=True)
@@ -108,21 +107,21 @@ def fit_codebook(
 
 
 def _check_options(
-    given: LocalDescriptors, words: int, iterations: int, batch: int | None, start: str
+    local: LocalDescriptors, words: int, iterations: int, batch: int | None, start: str
 ) -> None:
     if words < 1 or iterations < 1:
         raise InputError("--words and --iterations: use positive numbers")
     if start not in STARTS:
         raise InputError(f"--start={start}: use one of {', '.join(STARTS)}")
-    if given.total < words:
+    if local.total < words:
         raise InputError(
-            f"{given.store.path}: has {given.total} local descriptors, too few for "
+            f"{local.store.path}: has {local.total} local descriptors, too few for "
             f"{words} words"
         )
-    if batch is not None and not 1 <= batch <= given.total:
+    if batch is not None and not 1 <= batch <= local.total:
         raise InputError(
-            f"--batch={batch}: draw 1 to {given.total} descriptors, which is what "
-            f"{given.store.path} has, or leave it out to use all of them"
+            f"--batch={batch}: draw 1 to {local.total} descriptors, which is what "
+            f"{local.store.path} has, or leave it out to use all of them"
         )
     if start == "kmeans++" and words > MOST_WORDS_DRAWN:
         raise InputError(
@@ -131,11 +130,10 @@ def _check_options(
         )
 
 
-def _key(given: LocalDescriptors, provenance: Mapping[str, Any], words: int) -> str:
+def _key(local: LocalDescriptors, provenance: Mapping[str, Any], words: int) -> str:
     """What the centroids depend on, as a short hex string."""
-    images = [given.store.ids, given.counts.tolist(), given.dimension, words]
-    text = json.dumps([FORMAT, provenance, images])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    images = [local.store.ids, local.counts.tolist(), local.dimension, words]
+    return digest([FORMAT, provenance, images], 16)
 
 
 def _resume(
@@ -147,7 +145,7 @@ def _resume(
             state, of_key = read(out)
         except (InputError, FileNotFoundError, KeyError):
             continue
-        # A codebook has lost its weights: mini-batches do not go on from there.
+        # A codebook has lost its weights: mini-batches cannot resume from there.
         least = iterations if batch and read is _read_finished else 0
         if of_key == key and least <= len(state.history) <= iterations:
             return state
@@ -155,11 +153,11 @@ def _resume(
 
 
 def _read_unfinished(out: pathlib.Path) -> tuple[_State, str]:
-    tensors, told = tensor_files.read_tensors(out / UNFINISHED)
-    state = _State(tensors["centroids"], tensors["weights"], list(told["history"]))
-    if _digest(state) != told["sha256"]:
+    tensors, info = tensor_files.read_tensors(out / UNFINISHED)
+    state = _State(tensors["centroids"], tensors["weights"], list(info["history"]))
+    if _digest(state) != info["sha256"]:
         raise InputError(f"{out / UNFINISHED}: damaged")
-    return state, told["key"]
+    return state, info["key"]
 
 
 def _read_finished(out: pathlib.Path) -> tuple[_State, str]:
@@ -170,32 +168,31 @@ def _read_finished(out: pathlib.Path) -> tuple[_State, str]:
 
 def _write_unfinished(out: pathlib.Path, key: str, state: _State) -> None:
     tensors = {"centroids": state.centroids, "weights": state.weights}
-    told = {"key": key, "history": state.history, "sha256": _digest(state)}
-    tensor_files.write_tensors(out / UNFINISHED, tensors, told)
+    info = {"key": key, "history": state.history, "sha256": _digest(state)}
+    tensor_files.write_tensors(out / UNFINISHED, tensors, info)
 
 
 def _digest(state: _State) -> str:
-    data = state.centroids.tobytes() + state.weights.tobytes()
-    return hashlib.sha256(data).hexdigest()
+    return digest(state.centroids.tobytes() + state.weights.tobytes())
 
 
 def _start(
-    given: LocalDescriptors, words: int, start: str, rng: np.random.Generator
+    local: LocalDescriptors, words: int, start: str, rng: np.random.Generator
 ) -> Float32[np.ndarray, "K D"]:
     factor = SAMPLES_PER_WORD if start == "kmeans++" else 1
-    count = min(given.total, factor * words)
-    rows = np.sort(rng.choice(given.total, count, replace=False))
-    sample = gather(given, rows)
+    count = min(local.total, factor * words)
+    rows = np.sort(rng.choice(local.total, count, replace=False))
+    sample = gather(local, rows)
     if start == "sample":
         return sample
     try:
         return kmeans.kmeans_plus_plus(sample, words, rng)
     except ValueError as error:
-        raise InputError(f"{given.store.path}: {error}: use fewer words") from None
+        raise InputError(f"{local.store.path}: {error}: use fewer words") from None
 
 
 def _iterate(
-    given: LocalDescriptors,
+    local: LocalDescriptors,
     state: _State,
     batch: int | None,
     seeds: tuple[int, int],
@@ -205,20 +202,20 @@ def _iterate(
     """The state after one more iteration."""
     centroids, weights, history = state
     if batch is None:
-        found = _sum(read_chunks(given, label, progress), centroids, seeds)
+        found = _sum(read_chunks(local, label, progress), centroids, seeds)
         move = kmeans.move_centroids(found, centroids)
     else:
         found, moved, weights = _take_batches(
-            given, state, batch, seeds, label, progress
+            local, state, batch, seeds, label, progress
         )
         move, weights = kmeans.seed_again(found, moved, weights)
-    _check_spares(given, found, move)
-    told = _describe(found, move, centroids)
-    return _State(move.codebook, weights, [*history, told])
+    _check_spares(local, found, move)
+    step = _step_to_json(found, move, centroids)
+    return _State(move.codebook, weights, [*history, step])
 
 
 def _take_batches(
-    given: LocalDescriptors,
+    local: LocalDescriptors,
     state: _State,
     batch: int,
     seeds: tuple[int, int],
@@ -226,18 +223,20 @@ def _take_batches(
     progress: bool,
 ) -> tuple[kmeans.ClusterSums, Float32[np.ndarray, "K D"], Int64[np.ndarray, " K"]]:
     """(what all batches of an iteration gave, centroids, weights)."""
-    total, centroids, weights = None, state.centroids, state.weights
+    total: kmeans.ClusterSums | None = None
+    centroids, weights = state.centroids, state.weights
     count = -(-DRAWN_PER_WORD * len(centroids) // batch)
     with track(label, count, progress=progress) as advance:
         for number in range(count):
             rng = np.random.default_rng([*seeds, number])
-            rows = np.sort(rng.choice(given.total, batch, replace=False))
+            rows = np.sort(rng.choice(local.total, batch, replace=False))
             parts = np.split(rows, range(CHUNK, batch, CHUNK))
-            chunks = (gather(given, part) for part in parts)
+            chunks = (gather(local, part) for part in parts)
             found = _sum(chunks, centroids, (*seeds, number))
             centroids, weights = kmeans.average_in(found, centroids, weights)
             total = found if total is None else kmeans.add_sums(total, found)
             advance()
+    assert total is not None  # There is at least one batch.
     return total, centroids, weights
 
 
@@ -247,28 +246,27 @@ def _sum(
     seeds: tuple[int, ...],
 ) -> kmeans.ClusterSums:
     """What chunks of descriptors give together."""
-    total = None
-    for number, chunk in enumerate(chunks):
-        rng = np.random.default_rng([*seeds, number])
-        found = kmeans.lloyd_pass(chunk, centroids, rng)
-        total = found if total is None else kmeans.add_sums(total, found)
-    return total
+    sums = (
+        kmeans.lloyd_pass(chunk, centroids, np.random.default_rng([*seeds, number]))
+        for number, chunk in enumerate(chunks)
+    )
+    return functools.reduce(kmeans.add_sums, sums)
 
 
 def _check_spares(
-    given: LocalDescriptors, found: kmeans.ClusterSums, move: kmeans.Move
+    local: LocalDescriptors, found: kmeans.ClusterSums, move: kmeans.Move
 ) -> None:
     """InputError if words are empty and every descriptor is a centroid already."""
     if move.empty and not len(found.spares):
         words = len(found.counts)
         raise InputError(
-            f"{given.store.path}: its descriptors collapse: only {words - move.empty} "
+            f"{local.store.path}: its descriptors collapse: only {words - move.empty} "
             f"of {words} words have any, and no other differs: use fewer words, or "
             "look at the model"
         )
 
 
-def _describe(
+def _step_to_json(
     found: kmeans.ClusterSums, move: kmeans.Move, before: Float32[np.ndarray, "K D"]
 ) -> dict[str, Any]:
     """One iteration in numbers."""

@@ -37,8 +37,11 @@ def fit_pca(
     """The settings of extraction that project as fitted, by their names in a config.
 
     Mean and projection are written to `out` as .datum files, for whitening variances
-    too, and pca.json. of: "local" or "global" descriptors. InputError if the store has
-    too few dimensions, or directions to be whitened in which nothing varies.
+    too, and pca.json. InputError if the store has too few dimensions, or directions to
+    be whitened in which nothing varies.
+
+    Args:
+      of: "local" or "global" descriptors.
     """
     images, length, chunks = _open(store, of, progress)
     _check_dimension(images, dimension, length)
@@ -46,7 +49,7 @@ def fit_pca(
     for chunk in chunks:
         moments = whitening.add_moments(moments, whitening.moments_of(chunk))
     if not moments.count:
-        raise InputError(f"{store}: holds no {of} descriptors to fit a PCA to")
+        raise InputError(f"{store}: has no {of} descriptors to fit a PCA to")
     fitted = dict(zip(FILES, whitening.fit_pca(moments, dimension), strict=True))
     if whiten and fitted["variances"][-1] <= 1e-7 * fitted["variances"][0]:
         raise InputError(
@@ -54,7 +57,7 @@ def fit_pca(
             "whitening needs: choose a smaller --dimension"
         )
     total = np.trace(moments.products) / moments.count - fitted["mean"] @ fitted["mean"]
-    told = {
+    info = {
         "of": of,
         "use_whitening": whiten,
         "explained_variance": float(fitted["variances"].sum() / max(total, 1e-30)),
@@ -62,7 +65,7 @@ def fit_pca(
     }
     if not whiten:
         del fitted["variances"]
-    return _write(pathlib.Path(out), fitted, told, images)
+    return _write(pathlib.Path(out), fitted, info, images)
 
 
 def fit_whitening(
@@ -74,8 +77,11 @@ def fit_whitening(
 ) -> dict[str, str]:
     """As `fit_pca`, of global descriptors, learned from images that match [GeM].
 
-    pairs: by the ids of images; None: those in one folder match. dimension: rows kept;
-    None: all. InputError if the store has none of the pairs.
+    InputError if the store has none of the pairs.
+
+    Args:
+      pairs: by the ids of images; None: those in one folder match.
+      dimension: rows kept; None: all.
     """
     images, length, _ = _open(store, "global", False)
     dimension = length if dimension is None else dimension
@@ -86,11 +92,10 @@ def fit_whitening(
     descriptors = _finite(images)
     if not np.any(descriptors[rows[:, 0]] != descriptors[rows[:, 1]]):
         raise InputError(
-            f"{store}: the descriptors of matching images are all the same: there is "
-            "nothing to learn from"
+            f"{store}: matching images have equal descriptors, nothing to learn from"
         )
     mean, projection = whitening.learn_whitening(descriptors, *rows.T)
-    told = {
+    info = {
         "of": "global",
         "use_whitening": False,
         "pairs": len(rows),
@@ -98,7 +103,7 @@ def fit_whitening(
         "pairs_sha256": pairs.sha256 if pairs else "of folders",
     }
     fitted = {"mean": mean, "projection": projection[:dimension]}
-    return _write(pathlib.Path(out), fitted, told, images)
+    return _write(pathlib.Path(out), fitted, info, images)
 
 
 def format_summary(out: str | os.PathLike) -> str:
@@ -130,9 +135,9 @@ def _open(
 ) -> tuple[FeatureStore, int, Iterator[Float32[np.ndarray, "N D"]]]:
     """(store, length of its descriptors, all of them in chunks)."""
     if of == "local":
-        given = open_descriptors(store)
-        images, length = given.store, given.dimension
-        chunks = read_chunks(given, "PCA", progress)
+        local = open_descriptors(store)
+        images, length = local.store, local.dimension
+        chunks = read_chunks(local, "PCA", progress)
     else:
         images = open_store(store)
         length = images.global_descriptors.shape[1]
@@ -149,14 +154,14 @@ def _finite(images: FeatureStore) -> Float32[np.ndarray, "M G"]:
     descriptors = images.global_descriptors
     if not np.isfinite(descriptors).all():
         raise InputError(
-            f"{images.path}: holds descriptors that are not finite: extract them anew"
+            f"{images.path}: has descriptors that are not finite: extract them again"
         )
     return descriptors
 
 
 def _check_dimension(images: FeatureStore, dimension: int, length: int) -> None:
     if not len(images):
-        raise InputError(f"{images.path}: an empty store: nothing can be fitted to it")
+        raise InputError(f"{images.path}: an empty store, nothing to fit to")
     if not 1 <= dimension <= length:
         raise InputError(
             f"--dimension={dimension}: the descriptors of {images.path} have {length}"
@@ -166,10 +171,10 @@ def _check_dimension(images: FeatureStore, dimension: int, length: int) -> None:
 def _write(
     out: pathlib.Path,
     fitted: Mapping[str, np.ndarray],
-    told: Mapping[str, Any],
+    fit: Mapping[str, Any],
     images: FeatureStore,
 ) -> dict[str, str]:
-    """Writes what was fitted, and gives the settings that apply it."""
+    """Writes what was fitted; the settings that apply it."""
     for name, array in fitted.items():
         datum.write_datum(out / FILES[name], array.astype(np.float32))
     info = {
@@ -177,10 +182,10 @@ def _write(
         "dimension": len(fitted["projection"]),
         "sha256": {FILES[name]: sha256_of(out / FILES[name]) for name in fitted},
         **provenance_of(images),
-        **told,
+        **fit,
     }
     write_json(out / INFO, info)
-    chosen = {name: str(out / FILES[name]) for name in fitted}
-    chosen |= {"use_whitening": "true"} if told["use_whitening"] else {}
-    prefix = f"extraction.{SETTINGS[told['of']]}"
-    return {f"{prefix}.{name}": value for name, value in chosen.items()}
+    settings = {name: str(out / FILES[name]) for name in fitted}
+    settings |= {"use_whitening": "true"} if fit["use_whitening"] else {}
+    prefix = f"extraction.{SETTINGS[fit['of']]}"
+    return {f"{prefix}.{name}": value for name, value in settings.items()}

@@ -1,22 +1,21 @@
 """The global descriptors of a store, ready to be searched: in memory, or in one file.
 
 global-<precision>.safetensors, in the folder of the store, holds `values` and, of int8,
-`scales`, one row per image in the order of the ids. It is made when it is first needed,
-made again once the store is another, and mapped: what is read of it is what a search
+`scales`, one row per image in the order of the ids. It is built when first needed,
+rebuilt once the store has changed, and mapped: what is read of it is what a search
 looks at. Its metadata say how many of the most similar images it finds.
 """
 
 import json
 import pathlib
-import struct
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import ml_dtypes
 import numpy as np
 from jaxtyping import Float, Int
 
 from delf_jax.files import InputError, atomic_write
+from delf_jax.formats import tensor_files
 from delf_jax.index.global_search import AGAIN, GlobalIndex, from_array, largest_norm
 from delf_jax.progress import track
 from delf_jax.retrieval import nearest as retrieval_nearest
@@ -30,13 +29,7 @@ IN_MEMORY = 256 * 2**20
 SAMPLED, NEAREST = 64, 100
 # Bytes before the values: a multiple of what devices want arrays to be aligned to.
 _HEADER = 2048
-_PIECE = 4096
-_TYPES = {
-    "F32": np.dtype(np.float32),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I8": np.dtype(np.int8),
-}
-_NAMES = {dtype.name: name for name, dtype in _TYPES.items()}
+_CHUNK = 4096
 
 
 class Recall(NamedTuple):
@@ -54,11 +47,11 @@ def open_descriptors(
 ) -> tuple[GlobalIndex, Recall | None]:
     """What a search needs, and of a reduced precision the recall, where measured.
 
-    InputError if an image has no global descriptor, or one that is no number.
+    InputError if an image has no global descriptor, or one that is not finite.
     """
     if precision not in retrieval_nearest.PRECISIONS:
         known = ", ".join(retrieval_nearest.PRECISIONS)
-        raise InputError(f"precision {precision!r} is none of {known}")
+        raise InputError(f"precision {precision!r}: use one of {known}")
     dimension = store.read_global([0]).shape[1] if len(store) else 0
     if precision == "float32" and 4 * dimension * len(store) <= IN_MEMORY:
         _check_finite(store, 0, store.global_descriptors)
@@ -68,6 +61,8 @@ def open_descriptors(
     if found is None:
         _write(path, store, precision, dimension, progress)
         found = _open(path, store)
+    if found is None:
+        raise InputError(f"{path}: changed while it was opened; run this again")
     rows, metadata = found
     originals = None if precision == "float32" else store.read_global
     recall = Recall(*json.loads(metadata["recall"])) if metadata["recall"] else None
@@ -96,8 +91,12 @@ def _write(
     dimension: int,
     progress: bool,
 ) -> None:
-    """Makes the file, whole or not at all, in one pass over the store."""
+    """Writes the file, whole or not at all, in one pass over the store."""
     count = len(store)
+    shape: tuple[int, ...] = (count, dimension)
+    tensors = {"values": (retrieval_nearest.PRECISIONS[precision], shape)}
+    if precision == "int8":
+        tensors["scales"] = (np.float32, shape[:1])
     measured = None if precision == "float32" else _start_measuring(store)
     scales, norm = [], 0.0
     with (
@@ -105,12 +104,12 @@ def _write(
         track("global descriptors", count, progress=progress) as advance,
     ):
         file.write(b" " * _HEADER)
-        for start in range(0, count, _PIECE):
-            ids = range(start, min(start + _PIECE, count))
+        for start in range(0, count, _CHUNK):
+            ids = range(start, min(start + _CHUNK, count))
             descriptors = store.read_global(ids)
             _check_finite(store, start, descriptors)
             rows = retrieval_nearest.quantize(descriptors, precision)
-            file.write(np.ascontiguousarray(rows.values).view(np.uint8).data)
+            file.write(np.asarray(rows.values).tobytes())
             if rows.scales is not None:
                 scales.append(rows.scales)
             norm = max(norm, largest_norm(rows))
@@ -118,39 +117,15 @@ def _write(
                 measured = _measure(measured, start, Rows(descriptors), rows)
             advance(len(ids))
         for each in scales:
-            file.write(each.data)
+            file.write(each.tobytes())
         metadata = {
             "format": str(FORMAT),
             "state": store.state,
             "norm": repr(norm),
             "recall": json.dumps(_recall(measured)) if measured else "",
         }
-        _write_header(file, precision, (count, dimension), metadata)
-
-
-def _write_header(
-    file: IO, precision: str, shape: tuple[int, int], metadata: dict[str, str]
-) -> None:
-    end = (
-        shape[0] * shape[1] * np.dtype(retrieval_nearest.PRECISIONS[precision]).itemsize
-    )
-    header: dict[str, Any] = {
-        "__metadata__": metadata,
-        "values": {
-            "dtype": _NAMES[precision],
-            "shape": list(shape),
-            "data_offsets": [0, end],
-        },
-    }
-    if precision == "int8":
-        header["scales"] = {
-            "dtype": "F32",
-            "shape": [shape[0]],
-            "data_offsets": [end, end + 4 * shape[0]],
-        }
-    text = json.dumps(header).encode()
-    file.seek(0)
-    file.write(struct.pack("<Q", _HEADER - 8) + text.ljust(_HEADER - 8))
+        file.seek(0)
+        file.write(tensor_files.encode_header(tensors, metadata, _HEADER))
 
 
 def _open(
@@ -158,24 +133,15 @@ def _open(
 ) -> tuple[Rows, dict[str, str]] | None:
     """The mapped file; None if it is absent, damaged, or of another state of the store.
 
-    What can be made again is made again: that is no error.
+    That is no error: the file is rebuilt.
     """
     try:
-        data = np.asarray(np.memmap(path, np.uint8, mode="r"))
-        header = json.loads(bytes(data[8:_HEADER]))
-        metadata = header.pop("__metadata__")
-        arrays = {
-            name: data[_HEADER:][slice(*each["data_offsets"])]
-            .view(_TYPES[each["dtype"]])
-            .reshape(each["shape"])
-            for name, each in header.items()
-        }
-        rows = Rows(arrays["values"], arrays.get("scales"))
-        whole = len(data) == _HEADER + sum(array.nbytes for array in arrays.values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        tensors, metadata = tensor_files.map_tensors(path)
+        rows = Rows(tensors["values"], tensors.get("scales"))
+    except (OSError, InputError, KeyError):
         return None
     known = metadata.get("format"), metadata.get("state")
-    return (rows, metadata) if whole and known == (str(FORMAT), store.state) else None
+    return (rows, metadata) if known == (str(FORMAT), store.state) else None
 
 
 def _check_finite(
@@ -184,8 +150,8 @@ def _check_finite(
     bad = np.flatnonzero(~np.isfinite(descriptors).all(axis=1))
     if len(bad):
         raise InputError(
-            f"{store.path}: the global descriptor of {store.ids[start + bad[0]]} is no "
-            "number; remove that image from the index, or index it again"
+            f"{store.path}: the global descriptor of {store.ids[start + bad[0]]} is "
+            "not finite; remove that image from the index, or index it again"
         )
 
 
@@ -211,12 +177,14 @@ def _start_measuring(store: FeatureStore) -> _Measured | None:
     return _Measured(
         photos,
         store.read_global(photos),
-        *(retrieval_nearest.nothing_yet(count, each) for each in (k, k, AGAIN * k)),
+        expected=retrieval_nearest.nothing_yet(count, k),
+        plain=retrieval_nearest.nothing_yet(count, k),
+        again=retrieval_nearest.nothing_yet(count, AGAIN * k),
     )
 
 
 def _measure(known: _Measured, start: int, rows: Rows, quantized: Rows) -> _Measured:
-    """With a further piece of the index."""
+    """With a further chunk of the index."""
     precise, coarse = (
         _products(
             each,

@@ -37,7 +37,7 @@ class GlobalIndex(NamedTuple):
     """all of `rows`, on the devices"""
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         return len(self.rows.values)
 
 
@@ -50,7 +50,7 @@ def from_array(descriptors: Float[np.ndarray, "M G"], precision: str) -> GlobalI
 
 
 def largest_norm(rows: Rows) -> float:
-    """The largest length of a row; NaN if one is no number."""
+    """The largest length of a row; NaN if one is not finite."""
     found = [
         nearest.norms(nearest.take(rows, slice(start, start + _ROWS_AT_ONCE))).max()
         for start in range(0, len(rows.values), _ROWS_AT_ONCE)
@@ -60,7 +60,7 @@ def largest_norm(rows: Rows) -> float:
 
 def take_part(index: GlobalIndex, part: int, parts: int) -> GlobalIndex:
     """What one of several processes holds; parts are equal but for a row."""
-    start, end = (index.count * each // parts for each in (part, part + 1))
+    start, end = (index.size * each // parts for each in (part, part + 1))
     return index._replace(
         rows=nearest.take(index.rows, slice(start, end)), first=index.first + start
     )
@@ -71,10 +71,10 @@ def hold(
 ) -> GlobalIndex:
     """The index with its rows on accelerators, for many searches, if there is room.
 
-    On a CPU there is nothing to hold: rows are used where they are.
+    On a CPU nothing is held: rows are used where they are.
     """
     devices = list(devices or jax.local_devices())
-    if not index.count or sum(each.nbytes for each in jax.tree.leaves(index.rows)) > (
+    if not index.size or sum(each.nbytes for each in jax.tree.leaves(index.rows)) > (
         sum(map(device_chunks.room, devices))
     ):
         return index
@@ -97,14 +97,14 @@ def find_nearest(
     Under jax.distributed all processes call this, each with its part, and with the same
     queries; all get the answer for the whole.
 
-    devices: those of this process by default; those that hold the index, if any do.
-    memory: bytes for pieces of the index on the devices, unless they hold all.
+    Args:
+      devices: those of this process by default; those that hold the index, if any do.
+      memory: bytes for chunks of the index on the devices, unless they hold all.
     """
     queries = np.asarray(queries, np.float32)
     _check(index, queries)
-    again = index.originals is not None
     quantized = nearest.quantize(queries, nearest.precision_of(index.rows))
-    wanted = AGAIN * k if again else k
+    wanted = k if index.originals is None else AGAIN * k
     devices = list(devices or jax.local_devices())
     found = [
         _find_here(
@@ -115,9 +115,11 @@ def find_nearest(
             memory,
         )
         for start in range(0, len(queries), TOGETHER)
-    ] or [nearest.nothing_yet(0, min(wanted, index.count))]
+    ] or [nearest.nothing_yet(0, min(wanted, index.size))]
     best = Best(*(np.concatenate(each) for each in zip(*found, strict=True)))
-    similarities = _compared_again(index, queries, best) if again else best.similarities
+    similarities = best.similarities
+    if index.originals is not None:
+        similarities = _compare_again(index.originals, queries, best)
     if jax.process_count() > 1:
         best, similarities = _gather(best, similarities, wanted)
     order = nearest.order_best(similarities, best.ids, k)
@@ -130,11 +132,11 @@ def find_nearest(
 def _check(index: GlobalIndex, queries: Float[np.ndarray, "Q G"]) -> None:
     bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))
     if len(bad):
-        raise InputError(f"the global descriptor of query {bad[0]} is no number")
+        raise InputError(f"the global descriptor of query {bad[0]} is not finite")
     if not np.isfinite(index.largest_norm):
-        raise InputError("a global descriptor of the index is no number; index again")
+        raise InputError("a global descriptor of the index is not finite; index again")
     dimension = index.rows.values.shape[1]
-    if index.count and queries.shape[1] != dimension:
+    if index.size and queries.shape[1] != dimension:
         raise InputError(
             f"the query has a global descriptor of {queries.shape[1]} dimensions, the "
             f"index of {dimension}: search with the model that the index was made by"
@@ -149,8 +151,8 @@ def _find_here(
     memory: int,
 ) -> Best:
     """The best of the rows that this process holds, by `compare`, in their order."""
-    k = min(k, index.count)
-    count = min(k + MARGIN, index.count)
+    k = min(k, index.size)
+    count = min(k + MARGIN, index.size)
     if k == 0:
         return nearest.nothing_yet(len(queries.values), 0)
     kept = _keep_products(index, queries, count, devices, memory)
@@ -163,12 +165,12 @@ def _find_here(
         for some, products, low in zip(kept.ids, kept.similarities, least, strict=True)
     ]
     hidden = np.flatnonzero(kept.similarities.min(axis=1) >= least)
-    if len(hidden) and count < index.count:
+    if len(hidden) and count < index.size:
         some = nearest.take(queries, hidden)
         found = _all_above(index, some, least[hidden], devices, memory)
         for query, each in zip(hidden.tolist(), found, strict=True):
             ids[query] = each
-    best = _compared(index, queries, ids, k)
+    best = _compare(index, queries, ids, k)
     return best._replace(ids=best.ids + index.first)
 
 
@@ -187,11 +189,11 @@ def _keep_products(
     placed = index.held or device_chunks.place(index.rows, devices, memory)
     best = [nearest.nothing_yet(len(block.values), count) for block in blocks]
     for start, found in device_chunks.scan(placed, blocks, devices, pick):
-        for number, piece in enumerate(found):
+        for number, products in enumerate(found):
             if pick is None:
-                best[number] = nearest.keep_best(best[number], piece, start)
+                best[number] = nearest.keep_best(best[number], products, start)
             else:
-                best[number] = nearest.merge_best(best[number], piece)
+                best[number] = nearest.merge_best(best[number], products)
     return Best(*(np.concatenate(each) for each in zip(*best, strict=True)))
 
 
@@ -213,7 +215,7 @@ def _all_above(
     return [np.concatenate(each) for each in ids]
 
 
-def _compared(
+def _compare(
     index: GlobalIndex, queries: Rows, ids: Sequence[Int[np.ndarray, " _"]], k: int
 ) -> Best:
     """The best k of the images of each query, by `compare`."""
@@ -227,13 +229,15 @@ def _compared(
     return Best(values, best)
 
 
-def _compared_again(
-    index: GlobalIndex, queries: Float[np.ndarray, "Q G"], best: Best
+def _compare_again(
+    originals: Callable[[Int[np.ndarray, " _"]], np.ndarray],
+    queries: Float[np.ndarray, "Q G"],
+    best: Best,
 ) -> Float[np.ndarray, "Q K"]:
     """Similarities of the candidates by their originals."""
     found = np.empty(best.ids.shape, np.float32)
     for query, ids in enumerate(best.ids):
-        rows = Rows(index.originals(ids))
+        rows = Rows(originals(ids))
         found[query] = nearest.compare(Rows(queries[query : query + 1]), rows)
     return found
 
@@ -262,12 +266,11 @@ def _gather(
     best: Best, similarities: Float[np.ndarray, "Q K"], k: int
 ) -> tuple[Best, Float[np.ndarray, "Q L"]]:
     """The best k of all processes, with the similarities that go with them."""
-    more = ((0, 0), (0, k - best.ids.shape[1]))
-    nothing = {"mode": "constant", "constant_values": -np.inf}
+    more, least = ((0, 0), (0, k - best.ids.shape[1])), -np.inf
     mine = (
-        np.pad(best.similarities, more, **nothing),
+        np.pad(best.similarities, more, constant_values=least),
         np.pad(best.ids, more, constant_values=np.iinfo(np.int32).max).astype(np.int32),
-        np.pad(similarities, more, **nothing),
+        np.pad(similarities, more, constant_values=least),
     )
     values, ids, similarities = (
         np.concatenate(each, axis=1) for each in multihost_utils.process_allgather(mine)

@@ -3,11 +3,9 @@
 The store is read once. Aggregated images are gathered until they fill a small shard,
 and small shards are merged into larger ones, a list at a time: memory does not grow
 with the store. The manifest names what is finished after each of these steps, so a
-build that was killed goes on there.
+build that was killed resumes there.
 """
 
-import hashlib
-import json
 import os
 import pathlib
 import time
@@ -16,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from delf_jax.files import InputError, sha256_of, write_json
+from delf_jax.files import InputError, digest, sha256_of, write_json
 from delf_jax.formats import tensor_files
 from delf_jax.index import aggregation, inverted_file, inverted_shards
 from delf_jax.index.aggregation import Vocabulary
@@ -43,23 +41,25 @@ def update_inverted_file(
     thorough: bool = True,
     progress: bool = True,
 ) -> StoreReport:
-    """Brings an inverted file up to date with a store, and says what was done.
+    """Brings an inverted file up to date with a store; what was done.
 
-    What is there already and unchanged is kept; all is made anew for another codebook
-    or other options. Searching it gives what searching one made at once would. For one
+    What is there already and unchanged is kept; for another codebook or other options
+    all is rebuilt. Searching it gives what searching one built at once would. For one
     process at a time.
-    rule: `default_rule` if none is given.
-    thorough: read all lists to see whether they are sound; damaged shards are dropped,
-    and only their images are aggregated again.
+
+    Args:
+      rule: `default_rule` by default.
+      thorough: read all lists to see whether they are sound; damaged shards are
+        dropped, and only their images are aggregated again.
     """
     out = pathlib.Path(out)
     aggregation.check_words(words, images)
     rule = rule or default_rule(words.regional)
-    info = _describe(images, words, binary, rule)
+    info = _manifest(images, words, binary, rule)
     (out / SHARDS).mkdir(parents=True, exist_ok=True)
     shards, useless, other = _find_shards(out, info, thorough)
     if other and progress:
-        print(f"{out}: was made with another codebook or options; all is made anew")
+        print(f"{out}: built with another codebook or options; rebuilding all")
     _write_codebook(out, words, info)
     writer = Writer(out, info, shards)
     for name in useless:
@@ -74,8 +74,8 @@ def update_inverted_file(
             for row in todo:
                 id = images.ids[row]
                 where = f"{images.path}, image {id}"
-                made = aggregation.aggregate(images[row], words, kind, where)
-                writer.add(id, current[id], made)
+                aggregated = aggregation.aggregate(images[row], words, kind, where)
+                writer.add(id, current[id], aggregated)
                 advance()
     finally:
         writer.flush()
@@ -93,9 +93,9 @@ def inverted_file_of_index(
     *,
     progress: bool = True,
 ) -> InvertedFile:
-    """The inverted file that an index keeps of its photos, made or brought up to date.
+    """The inverted file that an index keeps of its photos, built or brought up to date.
 
-    Without a codebook the one that it was made with is used, and so are its options
+    Without a codebook the one that it was built with is used, and so are its options
     unless the codebook is another. With features of boxes it is one of R-ASMK*, whose
     queries are plain [D2R]. InputError if there is neither codebook nor file.
     """
@@ -106,21 +106,27 @@ def inverted_file_of_index(
     elif codebook is None:
         raise InputError(
             f"{directory}: has no visual words: name a codebook with --codebook (`fit "
-            "codebook` makes one)"
+            "codebook` fits one)"
         )
     source = path / CODEBOOK if codebook is None else codebook
     regional = images.manifest.get("with_boxes", False)
     words = aggregation.load_words(source)._replace(regional=regional)
-    options: dict[str, Any] = {}
-    alike = known and known.get("regional", False) == regional
-    if alike and known["codebook_sha256"] == _digest(words):
+    binary, rule = True, default_rule(regional)
+    same = known and known.get("regional", False) == regional
+    if same and known["codebook_sha256"] == digest(words.codebook.centroids.data):
         words = words._replace(assignments=known["assignments"])
-        options = {"binary": known["binary"], "rule": Rule(**known["rule"])}
-    current = _open_current(path, images, words, **options)
+        binary, rule = known["binary"], Rule(**known["rule"])
+    current = _open_current(path, images, words, binary, rule)
     if current is not None:
         return current
     update_inverted_file(
-        images, words, path, **options, thorough=False, progress=progress
+        images,
+        words,
+        path,
+        binary=binary,
+        rule=rule,
+        thorough=False,
+        progress=progress,
     )
     return inverted_file.open_inverted_file(path)
 
@@ -130,34 +136,29 @@ def default_rule(regional: bool) -> Rule:
     return Rule(normalize=not regional)
 
 
-def _describe(
+def _manifest(
     images: FeatureStore, words: Vocabulary, binary: bool, rule: Rule
 ) -> dict[str, Any]:
     count, dimension = words.codebook.centroids.shape
     parts = {
         "features_key": images.manifest["key"],
-        "codebook_sha256": _digest(words),
+        "codebook_sha256": digest(words.codebook.centroids.data),
         "words": count,
         "dimension": dimension,
         "assignments": words.assignments,
         "binary": binary,
         **({"regional": True} if words.regional else {}),
     }
-    text = json.dumps([inverted_file.FORMAT, parts])
     return {
         "format": inverted_file.FORMAT,
         "finished": False,
-        "key": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "key": digest([inverted_file.FORMAT, parts], 16),
         "model": images.manifest["model"],
         "settings": images.manifest["settings"],
         **parts,
         "rule": rule._asdict(),
         "norms": None,
     }
-
-
-def _digest(words: Vocabulary) -> str:
-    return hashlib.sha256(words.codebook.centroids).hexdigest()
 
 
 def _find_shards(
@@ -168,17 +169,17 @@ def _find_shards(
         return [], [], False
     known = inverted_file.read_manifest(out)
     if known["key"] != info["key"]:
-        return [], [described["name"] for described in known["shards"]], True
+        return [], [entry["name"] for entry in known["shards"]], True
     layout = inverted_file.layout_of(info)
     shards, broken = [], []
-    for described in known["shards"]:
+    for entry in known["shards"]:
         try:
-            shard = inverted_shards.open_shard(out / SHARDS, described, layout)
+            shard = inverted_shards.open_shard(out / SHARDS, entry, layout)
             if thorough:
                 checked(shard)
             shards.append(shard)
         except InputError:
-            broken.append(described["name"])
+            broken.append(entry["name"])
     return shards, broken, False
 
 
@@ -201,18 +202,21 @@ def _write_codebook(out: pathlib.Path, words: Vocabulary, info: dict[str, Any]) 
 
 
 def _open_current(
-    path: pathlib.Path, images: FeatureStore, words: Vocabulary, **options: Any
+    path: pathlib.Path,
+    images: FeatureStore,
+    words: Vocabulary,
+    binary: bool,
+    rule: Rule,
 ) -> InvertedFile | None:
     """The inverted file, if it is that of a store, and sound as far as is seen."""
     try:
         index = inverted_file.open_inverted_file(path)
     except InputError:
         return None
-    options = {"binary": True, "rule": default_rule(words.regional)} | options
-    same = index.info["key"] == _describe(images, words, **options)["key"]
+    same = index.info["key"] == _manifest(images, words, binary, rule)["key"]
     known = {image for shard in index.shards for image in shard.images}
-    given = set(zip(images.ids, images.stamps, strict=True))
-    return index if same and known == given else None
+    current = set(zip(images.ids, images.stamps, strict=True))
+    return index if same and known == current else None
 
 
 # Of aggregated images that are gathered, and a killed build loses: 6000 with 500 words
@@ -300,22 +304,21 @@ class Writer:
 
     def _take(self, old: list[Shard], images: list, counts: Any, lists: Any) -> None:
         """Writes a shard in place of others; the manifest names what is there."""
-        names = {shard.described["name"] for shard in old}
-        self.shards = [s for s in self.shards if s.described["name"] not in names]
+        names = {shard.entry["name"] for shard in old}
+        self.shards = [s for s in self.shards if s.entry["name"] not in names]
         folder = self.out / SHARDS
         if images:
-            described = inverted_shards.write_shard(folder, images, counts, lists)
-            made = inverted_shards.open_shard(folder, described, self.layout)
-            self.shards.append(made)
+            entry = inverted_shards.write_shard(folder, images, counts, lists)
+            self.shards.append(inverted_shards.open_shard(folder, entry, self.layout))
         self._save()
         for name in names:
             inverted_shards.remove_shard(folder, name)
 
     def _save(self) -> None:
-        described = [shard.described for shard in self.shards]
-        self.info["shards"] = described
-        self.info["images"] = sum(each["images"] for each in described)
-        self.info["postings"] = sum(each["postings"] for each in described)
+        entries = [shard.entry for shard in self.shards]
+        self.info["shards"] = entries
+        self.info["images"] = sum(entry["images"] for entry in entries)
+        self.info["postings"] = sum(entry["postings"] for entry in entries)
         write_json(self.out / MANIFEST, self.info)
 
     def _clear(self) -> None:
@@ -329,7 +332,7 @@ def checked(shard: Shard) -> inverted.Lists:
 
 
 def _size(shard: Shard) -> int:
-    return shard.described["bytes"]
+    return shard.entry["bytes"]
 
 
 def _small(shards: Sequence[Shard]) -> list[Shard]:
@@ -347,7 +350,7 @@ def _write_norms(out: pathlib.Path, info: dict[str, Any], shards: list[Shard]) -
     )
     weights = inverted.word_weights(counts, info["images"])
     norms = {
-        shard.described["name"]: inverted.squared_norms(checked(shard), weights)
+        shard.entry["name"]: inverted.squared_norms(checked(shard), weights)
         for shard in shards
     }
     tensor_files.write_tensors(out / NORMS, norms, {})
@@ -356,7 +359,7 @@ def _write_norms(out: pathlib.Path, info: dict[str, Any], shards: list[Shard]) -
 
 def _clear_away(out: pathlib.Path, shards: Sequence[Shard]) -> None:
     """Deletes files of no shard, unless they may still be written."""
-    names = {shard.described["name"] for shard in shards}
+    names = {shard.entry["name"] for shard in shards}
     for path in (out / SHARDS).iterdir():
         stale = time.time() - path.stat().st_mtime > _STALE_SECONDS
         if path.stem not in names and stale:

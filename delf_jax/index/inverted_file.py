@@ -5,7 +5,7 @@
     shards/             the lists of many images each, see inverted_shards.py
     norms.safetensors   with idf alone: of each image the weights of its words, summed
 
-See inverted_build.py for how one is made. Similarities are those of
+`inverted_builder.py` builds one. Similarities are those of
 `retrieval.similarity.asmk_similarities`, to the same bits, however many shards there
 are: an image lies in one shard, and its words are added up in ascending order.
 """
@@ -28,18 +28,15 @@ from delf_jax.retrieval.aggregation import Aggregated
 from delf_jax.retrieval.inverted import Layout, Rule
 
 FORMAT = 1
-MANIFEST, CODEBOOK, SHARDS, NORMS = (
-    "inverted.json",
-    "codebook",
-    "shards",
-    "norms.safetensors",
-)
+MANIFEST, CODEBOOK, SHARDS = "inverted.json", "codebook", "shards"
+NORMS = "norms.safetensors"
 
 _FIELDS = {
     **dict.fromkeys(("finished", "binary"), bool),
     **dict.fromkeys(("words", "dimension", "assignments", "images", "postings"), int),
     **dict.fromkeys(("key", "codebook_sha256", "codebook_file"), str),
-    **{"rule": dict, "shards": list},
+    "rule": dict,
+    "shards": list,
 }
 
 
@@ -71,7 +68,7 @@ def open_inverted_file(path: str | os.PathLike) -> InvertedFile:
     path = pathlib.Path(path)
     info = read_manifest(path)
     if not info["finished"]:
-        raise InputError(f"{path}: not finished: run `aggregate` again to go on")
+        raise InputError(f"{path}: not finished: resume with `aggregate`")
     words = aggregation.load_words(path / CODEBOOK, info["assignments"])
     words = words._replace(regional=info.get("regional", False))
     if words.codebook.info.get("sha256") != info["codebook_file"]:
@@ -122,8 +119,8 @@ def search(
         found = _shard_similarities(index, place, query)
         # Those that can be among the first k, all that tie at the border included.
         if k < len(found):
-            chosen = np.flatnonzero(found >= np.partition(found, -k)[-k])
-            of_shard, found = of_shard[chosen], found[chosen]
+            kept = np.flatnonzero(found >= np.partition(found, -k)[-k])
+            of_shard, found = of_shard[kept], found[kept]
         rows = np.concatenate([rows, of_shard])
         values = np.concatenate([values, found])
         best = np.lexsort((rows, -values))[:k]
@@ -134,11 +131,12 @@ def search(
 def read_manifest(path: pathlib.Path) -> dict[str, Any]:
     """inverted.json; InputError if it is absent or of another format."""
     if not (path / MANIFEST).is_file():
-        raise InputError(f"{path}: no inverted file here (inverted.json is missing)")
+        raise InputError(f"{path}: no inverted file here ({MANIFEST} is missing)")
     info = read_json(path / MANIFEST)
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise InputError(
-            f"{path / MANIFEST}: not of an inverted file of format {FORMAT}"
+            f"{path / MANIFEST}: not the manifest of an inverted file of format "
+            f"{FORMAT}"
         )
     if not info.keys() >= _FIELDS.keys() or not all(
         isinstance(info[name], kind) for name, kind in _FIELDS.items()
@@ -191,4 +189,4 @@ def _read_norms(
     if not file.is_file() or sha256_of(file) != info["norms"]:
         raise InputError(f"{file}: damaged or missing; run `aggregate` again")
     tensors, _ = tensor_files.read_tensors(file)
-    return [tensors[shard.described["name"]] for shard in shards]
+    return [tensors[shard.entry["name"]] for shard in shards]

@@ -31,8 +31,8 @@ POSTINGS, TENSORS = ".postings", ".safetensors"
 class Shard(NamedTuple):
     """A shard whose lists are mapped, not read."""
 
-    described: dict[str, Any]
-    """its line of the manifest"""
+    entry: dict[str, Any]
+    """of the manifest"""
     path: pathlib.Path
     """of the lists"""
     images: list[tuple[str, str]]
@@ -51,14 +51,14 @@ def write_shard(
     word_counts: Int32[np.ndarray, " M"],
     lists: Iterable[tuple[int, UInt64[np.ndarray, " n"]]],
 ) -> dict[str, Any]:
-    """Writes a shard, one list after the other, and gives its line of the manifest."""
+    """Writes a shard, one list after the other; its entry of the manifest."""
     name = uuid.uuid4().hex[:12]
     path = folder / (name + POSTINGS)
     counts, checksums = [], []
     with atomic_write(path) as file:
         for count, block in lists:
             counts.append(count)
-            checksums.append(zlib.crc32(block))
+            checksums.append(zlib.crc32(block.data))
             file.write(block)
     text = json.dumps(list(images)).encode()
     tensors = {
@@ -77,18 +77,16 @@ def write_shard(
     }
 
 
-def open_shard(
-    folder: pathlib.Path, described: dict[str, Any], layout: Layout
-) -> Shard:
+def open_shard(folder: pathlib.Path, entry: dict[str, Any], layout: Layout) -> Shard:
     """A shard, mapped; InputError if it is absent, truncated or damaged."""
-    small = folder / (described["name"] + TENSORS)
-    path = folder / (described["name"] + POSTINGS)
+    small = folder / (entry["name"] + TENSORS)
+    path = folder / (entry["name"] + POSTINGS)
     for file in (small, path):
         if not file.is_file():
             raise damaged(file)
-    if path.stat().st_size != described["bytes"]:
+    if path.stat().st_size != entry["bytes"]:
         raise damaged(path)
-    if sha256_of(small) != described["sha256"]:
+    if sha256_of(small) != entry["sha256"]:
         raise damaged(small)
     tensors, _ = read_tensors(small)
     images = [tuple(image) for image in json.loads(tensors["images"].tobytes())]
@@ -100,7 +98,7 @@ def open_shard(
     except ValueError:
         raise damaged(path) from None
     checksums, checked = tensors["checksums"], np.zeros(len(counts), bool)
-    return Shard(described, path, images, mapped, lists, checksums, checked)
+    return Shard(entry, path, images, mapped, lists, checksums, checked)
 
 
 def check_lists(shard: Shard, words: Int[np.ndarray, " W"]) -> Lists:
@@ -113,7 +111,7 @@ def check_lists(shard: Shard, words: Int[np.ndarray, " W"]) -> Lists:
     for start, end, checksum in zip(
         lists.starts[todo].tolist(), ends, expected, strict=True
     ):
-        if zlib.crc32(lists.data[start:end]) != checksum:
+        if zlib.crc32(lists.data[start:end].data) != checksum:
             raise damaged(shard.path)
     shard.checked[todo] = True
     return lists
@@ -127,7 +125,7 @@ def _map(path: pathlib.Path) -> mmap.mmap | None:
 
 
 def _read_ahead(shard: Shard, words: Int[np.ndarray, " W"]) -> None:
-    """Asks the system for all lists at once, where it takes such wishes.
+    """Asks the system for all lists at once, where it can be asked.
 
     A disk then serves them side by side: a first query of 500 lists of 1 GB on it took
     0.05 to 0.15 s, and 1.3 s when it waited for one after the other.
@@ -150,5 +148,5 @@ def damaged(path: pathlib.Path) -> InputError:
     what = "is damaged or truncated; delete it and" if path.exists() else "is missing;"
     return InputError(
         f"{path}: {what} run the same command again: only the images of this shard are "
-        "aggregated anew"
+        "aggregated again"
     )

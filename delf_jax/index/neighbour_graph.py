@@ -1,9 +1,9 @@
 """The neighbour graph of a store, the part of diffusion that knows no query, on disk.
 
-    neighbours.npz  beside the shards: the graph, and of what and how it was made
+    neighbours.npz  beside the shards: the graph, and the key of photos and settings
 
-It is made when first asked for, and again when the photos are others, when another
-number asks for it, or when the file is damaged: nothing in it is worth more than that.
+It is built when first needed, and rebuilt when the photos or the settings have changed
+or the file is damaged: nothing in it is worth more than that.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ def graph_path(store: FeatureStore) -> pathlib.Path:
 def stored_graph(
     path: pathlib.Path | None, index: Float[np.ndarray, "M G"], **options: Any
 ) -> scipy.sparse.csr_array:
-    """`reranking.neighbour_graph` of an index, from the file if it is that; else made.
+    """`reranking.neighbour_graph` of an index, from the file if it is that.
 
-    What was made is written to the file. None: there is no file.
+    Else it is built, and written to the file. None: there is no file.
     """
     if path is None:
         return reranking.neighbour_graph(index, **options)
@@ -47,14 +47,14 @@ def stored_graph(
 
 def _key(index: Float[np.ndarray, "M G"], options: dict[str, Any]) -> str:
     """What a graph depends on, as a hex string."""
-    made_of = repr((FORMAT, index.shape, index.dtype.str, sorted(options.items())))
-    digest = hashlib.sha256(made_of.encode())
+    settings = repr((FORMAT, index.shape, index.dtype.str, sorted(options.items())))
+    digest = hashlib.sha256(settings.encode())
     digest.update(np.ascontiguousarray(index).data)
     return digest.hexdigest()
 
 
 def _read(path: pathlib.Path, key: str, count: int) -> scipy.sparse.csr_array | None:
-    """The graph with this key; None if the file has another, or is none or damaged."""
+    """The graph with this key; None if the file has another, is absent or damaged."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             if str(arrays["key"]) != key:

@@ -1,7 +1,7 @@
-"""The index of a folder of photos: made, grown, shrunk, opened.
+"""The index of a folder of photos: built, grown, shrunk, opened.
 
 An index is a folder: `store/` holds the features and says which model made them (see
-store.py), and `index.json` says where the photos are.
+feature_store.py), and `index.json` says where the photos are.
 """
 
 import os
@@ -58,8 +58,8 @@ def make_index(
 ) -> StoreReport:
     """Indexes images and folders; what is there already and unchanged is kept.
 
-    Photos of the index whose file is gone are forgotten. InputError if `directory`
-    holds an index of another folder.
+    Photos of the index whose file is gone are removed. InputError if `directory` has
+    an index of another folder.
     """
     found = images.find_images(paths)
     image, path = found[0]
@@ -69,7 +69,7 @@ def make_index(
         places = _read_places(directory)
         if places.root not in (root, *root.parents):
             raise InputError(
-                f"{directory}: holds an index of {places.root}; use --add, or another "
+                f"{directory}: has an index of {places.root}; use --add, or another "
                 "folder for another index"
             )
     return _update(found, pathlib.Path(directory), places, model, settings, progress)
@@ -113,7 +113,7 @@ def check_model(index: Index, model: Model, settings: ExtractionSettings) -> Non
     made_by = index.store.manifest["model"]
     if made_by["fingerprint"] == "":
         raise InputError(
-            f"{index.directory}: holds features from files ({made_by['name']}), which "
+            f"{index.directory}: has features from files ({made_by['name']}), which "
             "cannot be compared with those of a model; index the photos themselves"
         )
     if made_by["fingerprint"] != model.fingerprint:
@@ -125,7 +125,7 @@ def check_model(index: Index, model: Model, settings: ExtractionSettings) -> Non
     boxes = index.store.manifest.get("with_boxes", False)
     if feature_store.store_key(model, settings, boxes) != index.store.manifest["key"]:
         raise InputError(
-            f"{index.directory}: was indexed with other settings; give the same "
+            f"{index.directory}: was indexed with other settings; pass the same "
             "--config, or index again"
         )
 
@@ -151,7 +151,7 @@ def _update(
     settings: ExtractionSettings,
     progress: bool,
 ) -> StoreReport:
-    """Extracts what is new or changed, and forgets photos whose file is gone."""
+    """Extracts what is new or changed, and removes photos whose file is gone."""
     files, outside = {}, dict(places.outside)
     for image, path in found:
         if path.is_relative_to(places.root):

@@ -41,17 +41,17 @@ def read_pairs(path: str | os.PathLike) -> ImagePairs:
     path = pathlib.Path(path)
     if path.suffix == ".pkl":
         parts = sfm120k.read_sfm120k(path)
-        part = next(
-            (parts[name] for name in ("whiten", "train") if name in parts), None
-        )
+        part = parts.get("whiten", parts.get("train"))
         if part is None:
-            raise InputError(f"{path}: has no pairs for training; it has {list(parts)}")
+            raise InputError(
+                f"{path}: expected pairs of whiten or train, got {list(parts)}"
+            )
         ids = np.array(part.images)
         pairs = list(
             zip(ids[part.queries].tolist(), ids[part.positives].tolist(), strict=True)
         )
     else:
-        pairs = [tuple(row) for row in tables.read_rows(path, _Row)]
+        pairs = [(row.query, row.positive) for row in tables.read_rows(path, _Row)]
     if not pairs:
         raise InputError(f"{path}: lists no pairs")
     return ImagePairs(pairs, str(path), sha256_of(path))
@@ -88,7 +88,7 @@ def locate(
         names = dict.fromkeys(name for pair in pairs.pairs for name in pair)
         missing = [name for name in names if name not in places]
         raise InputError(
-            f"{where}: holds no two images of the pairs ({pairs.source})"
+            f"{where}: has no two images of the pairs ({pairs.source})"
             + (f"; {', '.join(missing[:_NAMED])} are missing" if missing else "")
         )
     return np.array(rows, np.int64), len(found) - len(rows)

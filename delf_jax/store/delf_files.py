@@ -5,28 +5,26 @@
 
 NAME is the id of an image without its extension, folders included. Numbers are carried
 over as they are: in both, locations are (y, x) in pixels of the original image (unless
-extraction was told use_resized_coordinates) and scales are 1 / image scale; the
-original leaves the resize before the pyramid out of scales, as extraction here does
-with locations "delf". Files say neither how large an image is nor its whole id:
-images.json beside them does, where they came from a store. Orientations, which the
-original never computes, are written as 0 and not read.
+extracted with use_resized_coordinates) and scales are 1 / image scale; the original
+leaves the resize before the pyramid out of scales, as extraction here does with
+locations "delf". Files have neither the size of an image nor its whole id: images.json
+beside them has, where they came from a store. Orientations, which the original never
+computes, are written as 0 and not read.
 
 Features of boxes are written as the original does, to NAME_0.delf and so on, with
 locations in pixels of the crop, and index_mapping.csv says which belong together [D2R].
 Such files are read as images of their own.
 """
 
-import hashlib
-import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from delf_jax.features import Features, LocalFeatures, crops_of
-from delf_jax.files import InputError, atomic_write, read_json, write_json
+from delf_jax.files import InputError, atomic_write, digest, read_json, write_json
 from delf_jax.formats.delf import datum
 from delf_jax.formats.delf.features import (
     DelfFeatures,
@@ -64,14 +62,14 @@ def write_files(
     *,
     progress: bool = True,
 ) -> StoreReport:
-    """Writes the features of a store as files, and says how many.
+    """Writes the features of a store as files; how many.
 
-    Files that hold the same bytes already are left alone. InputError if two images
-    would share a name, or the layout has no file for what the store holds.
+    Files that have the same bytes already are left alone. InputError if two images
+    would share a name, or the layout has no file for what the store has.
     """
     images = feature_store.open_store(source)
     names = file_names(images.ids, source)
-    out, written, described = pathlib.Path(out), 0, {}
+    out, written, sidecar = pathlib.Path(out), 0, {}
     mapping: list[IndexBox] = []
     known = set(names)
     with track("features", len(names), progress=progress) as advance:
@@ -89,13 +87,13 @@ def write_files(
             }
             if not files:
                 raise InputError(
-                    f"{source}: holds no local features; --to=delg takes global ones"
+                    f"{source}: has no local features; --to=delg takes global ones"
                 )
             written += any([_update(out / file, data) for file, data in files.items()])
-            described[name] = [id, *features.image_size]
+            sidecar[name] = [id, *features.image_size]
             advance()
     made_by = {key: images.manifest[key] for key in ("model", "settings")}
-    write_json(out / SIDECAR, {"made_by": made_by, "images": described})
+    write_json(out / SIDECAR, {"made_by": made_by, "images": sidecar})
     if images.manifest.get("with_boxes"):
         write_index_mapping(out / MAPPING, mapping)
     return StoreReport(written, len(names) - written, 0, dict(images.failed))
@@ -109,18 +107,21 @@ def read_files(
     name: str = "delf files",
     progress: bool = True,
 ) -> StoreReport:
-    """Brings a store up to date with the files of a folder, and says what was done.
+    """Brings a store up to date with the files of a folder; what was done.
 
-    name: of what made the features. Such a store has no fingerprint of a model: it is
-    not searched with one, and is not mixed with other features. The size of an image
-    that images.json does not know is (0, 0). Damaged files are reported, and so are
-    those whose descriptors differ in length from the first. Images whose files are gone
-    are forgotten. InputError if all files of a kind are damaged.
+    Such a store has no fingerprint of a model: it is not searched with one, and is not
+    mixed with other features. The size of an image that images.json does not have is
+    (0, 0). Damaged files are reported, and so are those whose descriptors differ in
+    length from the first. Images whose files are gone are removed. InputError if all
+    files of a kind are damaged.
+
+    Args:
+      name: of what made the features.
     """
     folder, out = pathlib.Path(folder), pathlib.Path(out)
     found = _find(folder, layout)
     known_images = _read_sidecar(folder / SIDECAR)
-    kind = common_kind(found.values())
+    kind = common_kind(list(found.values()))
     manifest = _manifest(name, layout, kind)
     begin(out, manifest)
     key = manifest["key"]
@@ -128,11 +129,11 @@ def read_files(
     writer = Writer(out, key, known.values())
     todo, gone = [], {id for id, p in known.items() if p.record.outcome != "removed"}
     for stem, paths in sorted(found.items()):
-        id, *size = known_images.get(stem, (stem, 0, 0))
+        id, height, width = known_images.get(stem, (stem, 0, 0))
         gone.discard(id)
         record = _look_at(paths, Record(id, writer.sequence, "extracted"))
         if id not in known or not _same_files(known[id].record, record):
-            todo.append((record, paths, tuple(size)))
+            todo.append((record, paths, (height, width)))
     for id in sorted(gone):
         writer.add(Record(id, writer.sequence, "removed"))
     failed = {}
@@ -153,12 +154,12 @@ def read_files(
 
 
 def file_names(ids: Sequence[str], source: str | os.PathLike) -> list[str]:
-    """The ids without extensions; InputError if one is no place in a folder."""
+    """The ids without extensions; InputError if one is not a path within a folder."""
     owners: dict[str, str] = {}
     for id in ids:
         path = pathlib.PurePosixPath(id)
         if path.is_absolute() or ".." in path.parts or not path.name:
-            raise InputError(f"{source}: image {id!r} is no path within a folder")
+            raise InputError(f"{source}: image {id!r} is not a path within a folder")
         name = str(path.with_suffix(""))
         if name in owners:
             raise InputError(
@@ -183,7 +184,7 @@ def _stems(name: str, features: Features, known: set[str]) -> list[str]:
 
 
 def _update(path: pathlib.Path, data: bytes) -> bool:
-    """Whether the file was written: not if it holds these bytes already."""
+    """Whether the file was written: not if it has these bytes already."""
     if path.is_file() and path.stat().st_size == len(data):
         if path.read_bytes() == data:
             return False
@@ -203,7 +204,7 @@ def _find(folder: pathlib.Path, layout: str) -> dict[str, dict[str, pathlib.Path
             found.setdefault(name, {})[branch] = path
     if not found:
         wanted = " or ".join(SUFFIXES[layout].values())
-        raise InputError(f"{folder}: holds no {wanted} files")
+        raise InputError(f"{folder}: has no {wanted} files")
     return found
 
 
@@ -217,7 +218,7 @@ def _read_sidecar(path: pathlib.Path) -> dict[str, list]:
         isinstance(row, list) and [type(x) for x in row] == [str, int, int]
         for row in images.values()
     ):
-        raise InputError(f"{path}: damaged; without it, names of files are ids")
+        raise InputError(f"{path}: damaged; remove it to use names of files as ids")
     if len({row[0] for row in images.values()}) < len(images):
         raise InputError(f"{path}: damaged: two images have one id")
     return images
@@ -238,12 +239,11 @@ def _same_files(known: Record, now: Record) -> bool:
 
 
 def _manifest(name: str, layout: str, kind: Kind) -> dict[str, Any]:
-    """What a store says of features that no model of ours made."""
+    """The manifest of features that no model of ours made."""
     settings = {"files": layout, "local": kind.local, "global": kind.globe}
-    made_by = json.dumps([FORMAT, name, settings]).encode()
     return {
         "format": FORMAT,
-        "key": hashlib.sha256(made_by).hexdigest()[:16],
+        "key": digest([FORMAT, name, settings], 16),
         "model": {"name": name, "fingerprint": ""},
         "settings": settings,
         "images": 0,
@@ -252,7 +252,7 @@ def _manifest(name: str, layout: str, kind: Kind) -> dict[str, Any]:
 
 
 LOCAL, GLOBAL = "local", "global"
-# What the files of an image are called, by layout.
+# Endings of the files of an image, by layout.
 SUFFIXES = {
     "delf": {LOCAL: ".delf"},
     "delg": {LOCAL: ".delg_local", GLOBAL: ".delg_global"},
@@ -271,24 +271,24 @@ def encode_image(features: Features, layout: str) -> dict[str, bytes]:
     return files
 
 
-def common_kind(images: Any) -> Kind:
+def common_kind(images: Collection[Paths]) -> Kind:
     """What the images have: branches of any, lengths of the first that say them.
 
     InputError if a branch has damaged files alone.
     """
     lengths: dict[str, int] = {}
     for branch in sorted({branch for paths in images for branch in paths}):
-        damage = None
+        damages = []
         for path in sorted(paths[branch] for paths in images if branch in paths):
             try:
                 lengths[branch] = _read_branch(branch, path).shape[-1]
             except InputError as error:
-                damage = damage or error
+                damages.append(error)
                 continue
             if lengths[branch]:
                 break
         if branch not in lengths:
-            raise damage
+            raise damages[0]
     return Kind(lengths.get(LOCAL), lengths.get(GLOBAL))
 
 
@@ -298,7 +298,7 @@ def _read_branch(branch: str, path: pathlib.Path) -> np.ndarray:
         return read_delf_features(path).descriptors
     descriptor = datum.read_datum(path)
     if descriptor.ndim != 1 or descriptor.dtype != np.float32 or not len(descriptor):
-        raise InputError(f"{path}: holds no global descriptor")
+        raise InputError(f"{path}: has no global descriptor")
     return descriptor
 
 
@@ -325,5 +325,6 @@ def read_image(paths: Paths, kind: Kind, size: tuple[int, int]) -> Features:
 def _check_length(path: pathlib.Path, length: int, wanted: int) -> None:
     if length != wanted:
         raise InputError(
-            f"{path}: descriptors of {length} dimensions, where others have {wanted}"
+            f"{path}: expected descriptors of {wanted} dimensions, as in other files, "
+            f"got {length}"
         )

@@ -3,13 +3,12 @@
     manifest.json        model, settings, number of images, what failed and why
     shards/*.safetensors see shards.py
 
-A shard is written whole and never changed, so a killed job leaves a good store and goes
-on where it was, and processes that fill one store do not meet: each adds shards of its
-own. What is known of an image is the record of the latest run that touched it.
+A shard is written whole and never changed, so a killed job leaves a good store and
+resumes where it was, and processes that fill one store do not meet: each adds shards of
+its own. What is known of an image is the record of the latest run that touched it.
 """
 
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -26,11 +25,11 @@ from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.regions import extract_regions
 from delf_jax.extraction.settings import ExtractionSettings, settings_to_json
 from delf_jax.features import Features
-from delf_jax.files import InputError
+from delf_jax.files import InputError, digest
 from delf_jax.images import find_images
 from delf_jax.progress import track
 from delf_jax.store import writer as store_files
-from delf_jax.store.shards import FORMAT, Record, digest, is_changed, look_at
+from delf_jax.store.shards import FORMAT, Record, checksum, is_changed, look_at
 from delf_jax.store.writer import Place
 
 __all__ = [
@@ -99,15 +98,14 @@ class FeatureStore:
         for place in (self._places[row] for row in rows):
             descriptors = place.shard.arrays.get("global_descriptors")
             if descriptors is None:
-                raise InputError(f"{self.path}: holds no global descriptors")
+                raise InputError(f"{self.path}: has no global descriptors")
             found.append(descriptors[place.row])
         return np.stack(found) if found else np.zeros((0, 0), np.float32)
 
     @property
     def stamps(self) -> list[str]:
-        """One per image, in the order of `ids`: another once it is extracted anew."""
-        records = (json.dumps(place.record).encode() for place in self._places)
-        return [hashlib.sha256(record).hexdigest()[:16] for record in records]
+        """One per image, in the order of `ids`: another once it is extracted again."""
+        return [digest(place.record, 16) for place in self._places]
 
     @property
     def global_descriptors(self) -> Float[np.ndarray, "M G"]:
@@ -118,13 +116,10 @@ class FeatureStore:
 
     @functools.cached_property
     def state(self) -> str:
-        """A short hex string that is another once an image is another."""
-        digest = hashlib.sha256(str(self.manifest["key"]).encode())
-        for place in self._places:
-            record = place.record
-            made = [record.id, record.sequence, record.sha256, record.modified]
-            digest.update(json.dumps(made).encode())
-        return digest.hexdigest()[:16]
+        """A short hex string that changes with the images."""
+        records = (place.record for place in self._places)
+        parts = [json.dumps([r.id, r.sequence, r.sha256, r.modified]) for r in records]
+        return digest("".join([str(self.manifest["key"]), *parts]), 16)
 
 
 def open_store(
@@ -141,14 +136,13 @@ def open_store(
 
 
 def join_stores(first: FeatureStore, second: FeatureStore) -> FeatureStore:
-    """The images of both as one store, which says of itself what the first says.
+    """The images of both as one store, with the manifest of the first.
 
-    InputError if both have an image of one id, or were made differently.
+    InputError if both have an image of one id, or differ in model or settings.
     """
     if first.manifest["key"] != second.manifest["key"]:
         raise InputError(
-            f"{second.path}: holds features of another model or other settings than "
-            f"{first.path}"
+            f"{second.path}: model or settings do not match those of {first.path}"
         )
     twice = sorted(first.records.keys() & {*second.ids})
     if twice:
@@ -171,27 +165,30 @@ def extract_to_store(
     progress: bool = True,
     threads: int | None = None,
 ) -> StoreReport:
-    """Brings a store up to date with (id, path) of images, and says what was done.
+    """Brings a store up to date with (id, path) of images; what was done.
 
     Images whose file is as it was are not extracted again, unless the model or a
-    setting is another; those that failed are tried again. boxes: of the images, whose
-    features are extracted, too; where they change, again. With part (i, n), every n-th
-    image: n processes side by side give the store that one would; by default a process
-    takes its part under jax.distributed, else all. prune: forget images that are not
-    among those given. progress: report progress. However it ends, what was finished is
-    written.
+    setting is another; those that failed are tried again. However it ends, what was
+    finished is written.
+
+    Args:
+      boxes: of the images, whose features are extracted, too; where they change, again.
+      part: (i, n) takes every n-th image: n processes side by side give the store that
+        one would. By default a process takes its part under jax.distributed, else all.
+      prune: remove images of the store that are not among `images`.
+      threads: that decode images.
     """
     out = pathlib.Path(out)
     part = part or (jax.process_index(), jax.process_count())
     manifest = _manifest(model, settings, boxes is not None)
     key = manifest["key"]
     if store_files.begin(out, manifest) and progress:
-        print(f"{out}: was made by another model or other settings; all is made anew")
+        print(f"{out}: made with another model or settings; extracting all again")
     shards, damaged = store_files.open_sound(out, key)
     known = store_files.current_records(shards)
     writer = store_files.Writer(out, key, known.values())
-    given = {id for id, _ in images}
-    others = [id for id, place in known.items() if place.extracted and id not in given]
+    ids = {id for id, _ in images}
+    others = [id for id, place in known.items() if place.extracted and id not in ids]
     removed = sorted(others)[part[0] :: part[1]] if prune else []
     for id in removed:
         writer.add(Record(id, writer.sequence, "removed"))
@@ -221,7 +218,7 @@ def extract_to_store(
 
 
 def remove_from_store(path: str | os.PathLike, ids: Iterable[str]) -> None:
-    """Forgets images; InputError, and nothing is forgotten, if one is not there."""
+    """Removes images; InputError, and none is removed, if one is not there."""
     store = open_store(path)
     ids = list(ids)
     for id in ids:
@@ -241,8 +238,7 @@ def store_key(
 ) -> str:
     """What features depend on beside the image, as a short hex string."""
     made_by = [FORMAT, model.fingerprint, settings_to_json(settings)]
-    made_by += ["boxes"] if with_boxes else []
-    return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
+    return digest(made_by + (["boxes"] if with_boxes else []), 16)
 
 
 def _manifest(
@@ -277,7 +273,7 @@ def _extract(
         if isinstance(result, InputError):
             yield record._replace(outcome="failed", reason=str(result)), None
         else:
-            yield record._replace(sha256=digest(path, record)), result
+            yield record._replace(sha256=checksum(path, record)), result
 
 
 def _has_other_boxes(
@@ -289,9 +285,10 @@ def _has_other_boxes(
     features = place.features()
     try:
         now = boxes_of(boxes, place.record.id, features.image_size, settings)
-    except InputError:  # It is told when the image is extracted.
+    except InputError:  # Raised again when the image is extracted.
         return True
-    return not np.array_equal(features.regions.boxes[1:], now)
+    known = () if features.regions is None else features.regions.boxes[1:]
+    return not np.array_equal(known, now)
 
 
 def provenance_of(images: FeatureStore) -> dict[str, Any]:

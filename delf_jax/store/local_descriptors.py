@@ -29,80 +29,82 @@ class LocalDescriptors(NamedTuple):
 
 
 def open_descriptors(path: str | os.PathLike) -> LocalDescriptors:
-    """The local descriptors of a store; InputError if it has none to offer."""
+    """The local descriptors of a store; InputError if it has none."""
     store = open_store(path)
     counts, dimensions = [], set()
     for features in store:
         if features.local is None:
-            raise InputError(f"{path}: holds no local descriptors")
+            raise InputError(f"{path}: has no local descriptors")
         counts.append(features_per_region(features)[0])
         dimensions.add(features.local.descriptors.shape[1])
     if not counts:
-        raise InputError(f"{path}: an empty store: nothing can be fitted to it")
+        raise InputError(f"{path}: an empty store, nothing to fit to")
     if len(dimensions) > 1:
         raise InputError(
-            f"{path}: descriptors of several dimensions: extract them anew"
+            f"{path}: descriptors of several dimensions: extract them again"
         )
     return LocalDescriptors(store, np.array(counts, np.int64), dimensions.pop())
 
 
 def gather(
-    given: LocalDescriptors, rows: Int64[np.ndarray, " S"]
+    local: LocalDescriptors, rows: Int64[np.ndarray, " S"]
 ) -> Float32[np.ndarray, "S D"]:
     """Descriptors by their ascending numbers, counted through all images."""
-    ends = np.cumsum(given.counts)
+    ends = np.cumsum(local.counts)
     of_rows = np.searchsorted(ends, rows, side="right")
     images, starts = np.unique(of_rows, return_index=True)
-    first = (ends - given.counts)[images]
+    first = (ends - local.counts)[images]
     sample = np.concatenate(
         [
-            _descriptors(given.store[image])[inside - start]
+            _descriptors(local.store[image])[inside - start]
             for image, inside, start in zip(
                 images.tolist(), np.split(rows, starts[1:]), first, strict=True
             )
         ]
     )
-    _check_finite(given, sample)
+    _check_finite(local, sample)
     return sample
 
 
 def read_chunks(
-    given: LocalDescriptors, label: str, progress: bool
+    local: LocalDescriptors, label: str, progress: bool
 ) -> Iterator[Float32[np.ndarray, "N D"]]:
     """All descriptors, in the order of the images, CHUNK at a time."""
-    with track(label, len(given.store), progress=progress) as advance:
-        yield from _rechunk(given, advance)
+    with track(label, len(local.store), progress=progress) as advance:
+        yield from _rechunk(local, advance)
 
 
 def _rechunk(
-    given: LocalDescriptors, advance: Callable[[], None]
+    local: LocalDescriptors, advance: Callable[[], None]
 ) -> Iterator[Float32[np.ndarray, "N D"]]:
     waiting, count = [], 0
-    for features in given.store:
+    for features in local.store:
         waiting.append(_descriptors(features))
         count += len(waiting[-1])
         if count >= CHUNK:
             rows = np.concatenate(waiting)
             full = count - count % CHUNK
             for start in range(0, full, CHUNK):
-                _check_finite(given, rows[start : start + CHUNK])
+                _check_finite(local, rows[start : start + CHUNK])
                 yield rows[start : start + CHUNK]
             waiting, count = [rows[full:]], count - full
         advance()
     if count:
         rows = np.concatenate(waiting)
-        _check_finite(given, rows)
+        _check_finite(local, rows)
         yield rows
 
 
 def _descriptors(features: Features) -> Float32[np.ndarray, "N D"]:
     """Those of the whole image, of which the original makes its codebooks."""
-    return whole_image(features).local.descriptors
+    local = whole_image(features).local
+    assert local is not None  # See `open_descriptors`.
+    return np.asarray(local.descriptors)
 
 
-def _check_finite(given: LocalDescriptors, rows: Float32[np.ndarray, "N D"]) -> None:
+def _check_finite(local: LocalDescriptors, rows: Float32[np.ndarray, "N D"]) -> None:
     if not np.isfinite(rows).all():
         raise InputError(
-            f"{given.store.path}: holds descriptors that are not finite: extract them "
-            "anew"
+            f"{local.store.path}: has descriptors that are not finite: extract them "
+            "again"
         )

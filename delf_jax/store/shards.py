@@ -11,15 +11,14 @@ each image that was extracted, that failed or that was removed.
 import json
 import os
 import pathlib
-import struct
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from delf_jax.features import Features, LocalFeatures, Regions
 from delf_jax.files import InputError, atomic_write, sha256_of
-from delf_jax.formats.tensor_files import DTYPE_NAMES, view_tensor
+from delf_jax.formats import tensor_files
 
 FORMAT = 1
 SUFFIX = ".safetensors"
@@ -45,7 +44,7 @@ class Shard(NamedTuple):
 
     path: pathlib.Path
     key: str
-    """of model and settings; see `store.store_key`"""
+    """of model and settings; see `feature_store.store_key`"""
     records: list[Record]
     arrays: dict[str, np.ndarray]
 
@@ -60,27 +59,15 @@ def write_shard(
 
     `features` belong to the records whose outcome is "extracted", in their order.
     """
-    arrays = _columns(features)
-    header: dict[str, Any] = {
-        "__metadata__": {
-            "format": str(FORMAT),
-            "key": key,
-            "records": json.dumps([list(record) for record in records]),
-        }
+    columns = _columns(features)
+    tensors = {
+        name: (chunks[0].dtype, (sum(map(len, chunks)), *chunks[0].shape[1:]))
+        for name, chunks in columns.items()
     }
-    end = 0
-    for name, (dtype, shape, chunks) in arrays.items():
-        start, end = end, end + sum(chunk.nbytes for chunk in chunks)
-        header[name] = {
-            "dtype": DTYPE_NAMES[dtype],
-            "shape": list(shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    metadata = {"format": str(FORMAT), "key": key, "records": json.dumps(records)}
     with atomic_write(path) as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for _, _, chunks in arrays.values():
+        file.write(tensor_files.encode_header(tensors, metadata))
+        for chunks in columns.values():
             for chunk in chunks:
                 file.write(np.ascontiguousarray(chunk).data)
 
@@ -89,22 +76,13 @@ def open_shard(path: str | os.PathLike) -> Shard:
     """The shard at `path`; InputError if it is truncated or something else."""
     path = pathlib.Path(path)
     try:
-        data = np.memmap(path, np.uint8, mode="r")
-        length = int(data[:8].view("<u8")[0])
-        header = json.loads(bytes(data[8 : 8 + length]))
-        metadata = header.pop("__metadata__")
-        arrays = {
-            name: view_tensor(data[8 + length :], **fields)
-            for name, fields in header.items()
-        }
+        arrays, metadata = tensor_files.map_tensors(path)
         records = [Record(*fields) for fields in json.loads(metadata["records"])]
         return Shard(path, metadata["key"], records, arrays)
-    except FileNotFoundError:
-        raise
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, KeyError, TypeError):
         raise InputError(
             f"{path}: damaged or truncated; index or extract the same photos again: "
-            "only its images are extracted anew"
+            "only its images are extracted again"
         ) from None
 
 
@@ -137,42 +115,38 @@ def read_counts(shard: Shard, row: int) -> tuple[int, int]:
     return end - start, boxes
 
 
-def _columns(features: Sequence[Features]) -> Mapping[str, tuple]:
-    """Name -> (dtype, shape, chunks to be written one after the other)."""
+def _columns(features: Sequence[Features]) -> Mapping[str, list[np.ndarray]]:
+    """Arrays by name, in chunks to be written one after the other."""
     if not features:
         return {}
     counts = [
         0 if image.local is None else len(image.local.scales) for image in features
     ]
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    chunks = {
-        "offsets": [offsets],
+    columns = {
+        "offsets": [_offsets(counts)],
         "image_sizes": [np.array([image.image_size for image in features], np.int32)],
     }
     if features[0].global_descriptor is not None:
-        chunks["global_descriptors"] = [
+        columns["global_descriptors"] = [
             np.asarray(image.global_descriptor, np.float32)[None] for image in features
         ]
     if features[0].local is not None:
         for name in LocalFeatures._fields:
-            chunks[name] = [
+            columns[name] = [
                 np.asarray(getattr(image.local, name), np.float32) for image in features
             ]
-    if features[0].regions is not None:
-        chunks |= _region_columns([image.regions for image in features])
-    return {
-        name: (parts[0].dtype, (sum(map(len, parts)), *parts[0].shape[1:]), parts)
-        for name, parts in chunks.items()
-    }
+    regions = [image.regions for image in features if image.regions is not None]
+    if regions:
+        columns |= {
+            "region_offsets": [_offsets([len(each.counts) for each in regions])],
+            "region_boxes": [np.asarray(each.boxes, np.float32) for each in regions],
+            "region_counts": [np.asarray(each.counts, np.int32) for each in regions],
+        }
+    return columns
 
 
-def _region_columns(regions: Sequence[Regions]) -> dict[str, list[np.ndarray]]:
-    counts = [len(each.counts) for each in regions]
-    return {
-        "region_offsets": [np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)],
-        "region_boxes": [np.asarray(each.boxes, np.float32) for each in regions],
-        "region_counts": [np.asarray(each.counts, np.int32) for each in regions],
-    }
+def _offsets(counts: Sequence[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def look_at(path: pathlib.Path, record: Record) -> Record:
@@ -184,13 +158,13 @@ def look_at(path: pathlib.Path, record: Record) -> Record:
     return record._replace(file_size=status.st_size, modified=status.st_mtime_ns)
 
 
-def digest(path: pathlib.Path, record: Record) -> str:
+def checksum(path: pathlib.Path, record: Record) -> str:
     """The SHA-256 of the file; "" if it has changed since the record was made."""
     try:
-        digest = sha256_of(path)
+        found = sha256_of(path)
     except OSError:
         return ""
-    return digest if look_at(path, record) == record else ""
+    return found if look_at(path, record) == record else ""
 
 
 def is_changed(path: pathlib.Path, known: Record, now: Record) -> bool:
@@ -199,4 +173,4 @@ def is_changed(path: pathlib.Path, known: Record, now: Record) -> bool:
         return True
     if known.modified == now.modified:
         return False
-    return known.sha256 == "" or digest(path, now) != known.sha256
+    return known.sha256 == "" or checksum(path, now) != known.sha256

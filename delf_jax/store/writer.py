@@ -164,7 +164,7 @@ def _write(
             raise
         raise NoRoomError(
             f"{out}: the disk is full; what was finished is kept: make room and run "
-            "the same command again to go on"
+            "the same command again to resume"
         ) from None
     return path
 
@@ -200,9 +200,9 @@ def read_manifest(out: pathlib.Path) -> dict[str, Any]:
 
 
 def begin(out: pathlib.Path, manifest: dict[str, Any]) -> bool:
-    """Makes the folder of a store and its manifest; whether its features are others.
+    """Creates the folder of a store and its manifest; whether its features are old.
 
-    They are if another model made what stands there, or other settings.
+    They are if made with another model or other settings.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file is in the way of the folder of the store")
@@ -213,8 +213,8 @@ def begin(out: pathlib.Path, manifest: dict[str, Any]) -> bool:
         return False
     if known and "" in (_fingerprint(known), _fingerprint(manifest)):
         raise InputError(
-            f"{out}: the features {_origin(known)} that it holds and those "
-            f"{_origin(manifest)} do not mix: name another folder"
+            f"{out}: has features {_origin(known)}, which do not match those "
+            f"{_origin(manifest)}: name another folder"
         )
     write_json(path, manifest)
     return bool(known)
@@ -250,7 +250,8 @@ def open_sound(out: pathlib.Path, key: str) -> tuple[list[Shard], int]:
 def finish(out: pathlib.Path, writer: Writer, *, alone: bool) -> None:
     """Leaves few shards, and a manifest that counts them.
 
-    alone: no other process fills the store, so that what belongs to nobody may go.
+    Args:
+      alone: no other process fills the store: files of no shard may be deleted.
     """
     if alone:
         _clear_away(out, writer.key)

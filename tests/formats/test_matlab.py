@@ -168,7 +168,7 @@ def test_other_files_are_told_by_their_head(tmp_path):
         read_mat(path)
     with path.open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    with pytest.raises(InputError, match="bytes, where at most"):
+    with pytest.raises(InputError, match="bytes, expected at most"):
         read_mat(path)
     with pytest.raises(InputError, match="no such file"):
         read_mat(tmp_path / "nowhere.mat")

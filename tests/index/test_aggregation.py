@@ -47,7 +47,7 @@ def _with(features, descriptors):
 
 def test_features_that_cannot_be_aggregated_are_named(words, features):
     for wrong, reason in (
-        (features._replace(local=None), "photo 7: holds no local descriptors"),
+        (features._replace(local=None), "photo 7: has no local descriptors"),
         (
             _with(features, features.local.descriptors[:, 1:]),
             f"photo 7: descriptors of {DIMENSION - 1} dimensions do not fit a codebook",

@@ -75,7 +75,7 @@ def test_what_is_no_codebook_is_refused(saved, tmp_path):
     info = saved.path / INFO
     digest = sha256_of(saved.path / TENSORS)
     info.write_text(json.dumps(saved.info | {"sha256": digest}))
-    with pytest.raises(InputError, match="holds no centroids"):
+    with pytest.raises(InputError, match="has no centroids"):
         load_codebook(saved.path)
     info.write_text(json.dumps({"format": 9}))
     with pytest.raises(InputError, match="not of a codebook of format 1"):

@@ -204,7 +204,7 @@ def test_interrupted_mini_batches_go_on_to_the_same_bytes(
     assert len(batches) == 5 + 4
     whole, torn = (tmp_path / n / TENSORS for n in ("whole", "torn"))
     assert whole.read_bytes() == torn.read_bytes()
-    # Without weights more iterations start anew, and give the same as if at once.
+    # Without weights more iterations start again, and give the same as if at once.
     further = fit(store, tmp_path / "torn", iterations=5, batch=50)
     at_once = fit(store, tmp_path / "other", iterations=5, batch=50)
     np.testing.assert_array_equal(further.centroids, at_once.centroids)
@@ -302,7 +302,7 @@ def test_a_command_fits_a_codebook(clustered, tmp_path, capsys):
 def test_commands_tell_what_is_wrong(tmp_path, capsys):
     store = make_store(tmp_path / "store", local=0)
     assert cli.main(["fit", "codebook", str(store), f"--out={tmp_path}"]) == 2
-    assert "holds no local descriptors" in capsys.readouterr().err
+    assert "has no local descriptors" in capsys.readouterr().err
 
 
 def test_a_config_of_the_original_says_how_many_words(clustered, tmp_path, capsys):

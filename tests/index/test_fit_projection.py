@@ -99,9 +99,9 @@ def test_a_pca_that_cannot_be_is_refused(clustered, landmarks, tmp_path, rng):
     projected = write_store(tmp_path / "projected", [eye], {"pca": "abc"})
     with pytest.raises(InputError, match="are projected already"):
         fit(projected)
-    with pytest.raises(InputError, match="holds no global descriptors"):
+    with pytest.raises(InputError, match="has no global descriptors"):
         fit(clustered[0], of="global")
-    with pytest.raises(InputError, match="holds no local descriptors"):
+    with pytest.raises(InputError, match="has no local descriptors"):
         fit(landmarks[0])
     empty = write_global_store(tmp_path / "empty", [], [])
     with pytest.raises(InputError, match="an empty store"):
@@ -154,7 +154,7 @@ def test_whitening_that_cannot_be_is_refused(landmarks, tmp_path):
     with pytest.raises(InputError, match="--dimension=9: the descriptors .* have 6"):
         fit_projection.fit_whitening(landmarks[0], None, out, dimension=9)
     same = write_global_store(tmp_path / "same", np.ones((2, 3)), ["a/1", "a/2"])
-    with pytest.raises(InputError, match="are all the same"):
+    with pytest.raises(InputError, match="equal descriptors, nothing to learn from"):
         fit_projection.fit_whitening(same, None, out)
     projected = {"global_pca": "abc"}
     done = write_global_store(tmp_path / "b", np.eye(2), ["a/1", "a/2"], projected)

@@ -68,7 +68,7 @@ def test_a_file_holds_what_is_searched_and_finds_what_memory_finds(
     filled, rows, precision, monkeypatch, rng
 ):
     monkeypatch.setattr(global_index, "IN_MEMORY", 0)
-    monkeypatch.setattr(global_index, "_PIECE", 250)
+    monkeypatch.setattr(global_index, "_CHUNK", 250)
     index, _ = open_quietly(filled, precision)
     expected = global_search.from_array(rows, precision)
     for found, each in zip(index.rows, expected.rows, strict=True):
@@ -95,11 +95,11 @@ def test_the_file_is_made_once_and_again_when_the_store_is_another(filled, rng):
     changed = draw(rng, 2)
     grown = add(filled.path, changed, first=599)
     index, _ = open_quietly(grown, "int8")
-    assert index.count == 601
+    assert index.size == 601
     expected = nearest.quantize(changed, "int8")
     np.testing.assert_array_equal(index.rows.values[-2:], expected.values)
     feature_store.remove_from_store(filled.path, ["000000"])
-    assert open_quietly(feature_store.open_store(filled.path), "int8")[0].count == 600
+    assert open_quietly(feature_store.open_store(filled.path), "int8")[0].size == 600
 
 
 @pytest.mark.parametrize("damage", ["cut", "longer", "empty", "noise", "header"])
@@ -163,7 +163,7 @@ def test_a_descriptor_that_is_no_number_is_refused_by_name(tmp_path, rng, precis
     rows = draw(rng, 20)
     rows[7, 3] = np.nan
     broken = add(tmp_path / "broken", rows)
-    with pytest.raises(InputError, match="global descriptor of 000007 is no number"):
+    with pytest.raises(InputError, match="global descriptor of 000007 is not finite"):
         open_quietly(broken, precision)
     assert not path(broken, precision).exists()
 
@@ -176,7 +176,7 @@ def test_an_empty_store_opens_and_finds_nothing(tmp_path, precision, rng):
 
 
 def test_what_cannot_be_opened_is_refused_in_a_sentence(filled, tmp_path):
-    with pytest.raises(InputError, match="'int4' is none of float32, bfloat16, int8"):
+    with pytest.raises(InputError, match="'int4': use one of float32, bfloat16, int8"):
         open_quietly(filled, "int4")
     local = add(tmp_path / "local", [None])
     with pytest.raises(InputError, match="no global descriptors"):

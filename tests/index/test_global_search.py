@@ -174,11 +174,11 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(rng):
         global_search.find_nearest(index, draw(rng, 1, 64), 3)
     queries = draw(rng, 3)
     queries[1, 4] = np.nan
-    with pytest.raises(InputError, match="query 1 is no number"):
+    with pytest.raises(InputError, match="query 1 is not finite"):
         global_search.find_nearest(index, queries, 3)
     rows = draw(rng, 10)
     rows[4] = np.inf
-    with pytest.raises(InputError, match="of the index is no number"):
+    with pytest.raises(InputError, match="of the index is not finite"):
         global_search.find_nearest(
             global_search.from_array(rows, "float32"), draw(rng, 1), 3
         )

@@ -64,10 +64,10 @@ def test_nothing_is_done_twice(images, words, tmp_path):
     }
 
 
-def test_other_options_make_all_anew(images, words, tmp_path, capsys):
+def test_other_options_rebuild_all(images, words, tmp_path, capsys):
     build(images, words, tmp_path / "out")
     inverted_builder.update_inverted_file(images, words, tmp_path / "out", binary=False)
-    assert "all is made anew" in capsys.readouterr().out
+    assert "rebuilding all" in capsys.readouterr().out
     index = inverted_file.open_inverted_file(tmp_path / "out")
     assert not index.info["binary"]
     assert len(list((tmp_path / "out/shards").iterdir())) == 2
@@ -129,7 +129,7 @@ def test_an_index_keeps_its_inverted_file_up_to_date(
     assert (index.info["binary"], index.rule.alpha) == (False, 2.0)
 
 
-def test_an_index_makes_only_a_deleted_shard_anew(images, words, tmp_path, monkeypatch):
+def test_an_index_rebuilds_only_a_deleted_shard(images, words, tmp_path, monkeypatch):
     in_runs(monkeypatch, 500)
     given = tmp_path, images, tmp_path / "codebook"
     made = inverted_builder.inverted_file_of_index(*given, progress=False)
@@ -138,9 +138,9 @@ def test_an_index_makes_only_a_deleted_shard_anew(images, words, tmp_path, monke
     again = inverted_builder.inverted_file_of_index(
         tmp_path, images, None, progress=False
     )
-    names = {shard.described["name"] for shard in again.shards}
-    assert kept.described["name"] in names
-    assert broken.described["name"] not in names
+    names = {shard.entry["name"] for shard in again.shards}
+    assert kept.entry["name"] in names
+    assert broken.entry["name"] not in names
     query = aggregated_query(again)
     np.testing.assert_array_equal(
         inverted_file.similarities(again, query),

@@ -35,14 +35,14 @@ def spoil(path, how):
 
 @pytest.mark.parametrize("how", ["truncated", "missing", "corrupt"])
 @pytest.mark.parametrize("kind", [inverted_shards.POSTINGS, inverted_shards.TENSORS])
-def test_a_damaged_shard_is_named_and_only_its_images_are_made_anew(
+def test_a_damaged_shard_is_named_and_only_its_images_are_aggregated_again(
     images, words, tmp_path, monkeypatch, how, kind
 ):
     in_runs(monkeypatch, 500)
     _, index = build(images, words, tmp_path / "out")
     query = aggregated_query(index)
     expected = inverted_file.similarities(index, query)
-    broken = next(s for s in index.shards if s.described["postings"])
+    broken = next(s for s in index.shards if s.entry["postings"])
     path = broken.path.with_suffix(kind)
     spoil(path, how)
     with pytest.raises(

@@ -28,7 +28,7 @@ def test_small_shards_are_merged(images, words, tmp_path, monkeypatch):
     _, index = build(images, words, tmp_path / "out")
     assert 1 < len(index.shards) < 7
     names = {path.stem for path in (tmp_path / "out/shards").iterdir()}
-    assert names == {shard.described["name"] for shard in index.shards}
+    assert names == {shard.entry["name"] for shard in index.shards}
     _, one = build(images, words, tmp_path / "one")
     query = aggregated_query(index)
     np.testing.assert_array_equal(

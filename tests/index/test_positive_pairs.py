@@ -37,7 +37,7 @@ def test_pairs_of_sfm120k_are_those_for_training(tmp_path):
     rows, left_out = positive_pairs.locate(pairs, IDS, "store")
     assert rows.tolist() == [[0, 4]] and left_out == 1
     path.write_bytes(pickle.dumps({"val": part}))
-    with pytest.raises(InputError, match=r"no pairs for training; it has \['val'\]"):
+    with pytest.raises(InputError, match=r"expected pairs of whiten or train, got \['val'\]"):
         positive_pairs.read_pairs(path)
 
 
@@ -53,7 +53,7 @@ def test_images_of_a_folder_are_pairs(monkeypatch):
 
 def test_pairs_that_are_nowhere_are_refused(tmp_path):
     path = write_table(tmp_path, "x,y", "c,z")
-    reason = r"store: holds no two images of the pairs .*; x, y, z are missing"
+    reason = r"store: has no two images of the pairs .*; x, y, z are missing"
     with pytest.raises(InputError, match=reason):
         positive_pairs.locate(positive_pairs.read_pairs(path), IDS, "store")
     with pytest.raises(InputError, match="no two images of the pairs .images of one"):

@@ -166,7 +166,7 @@ def test_broken_files_are_named_and_the_others_kept(tmp_path):
     assert report[:3] == (1, 0, 0)
     assert "0.delg_local: damaged" in report.failed["a/0.jpg"]
     assert "other images have global features, too" in report.failed["b/0.jpg"]
-    assert "7 dimensions, where others have 4" in report.failed["b/deep/2.v1.jpg"]
+    assert "expected descriptors of 4 dimensions, as in other files, got 7" in report.failed["b/deep/2.v1.jpg"]
     opened = feature_store.open_store(out)
     assert opened.ids == ["a/1.png"] and opened.failed == report.failed
     write_files(source, files, "delg", progress=False)  # Mends them.
@@ -206,9 +206,9 @@ def test_images_that_failed_in_the_store_are_told(tmp_path):
     ("ids", "words"),
     [
         (["a/1.jpg", "a/1.png"], r"a/1\.jpg and a/1\.png would share a file"),
-        (["../1.jpg"], "is no path within a folder"),
-        (["/etc/1.jpg"], "is no path within a folder"),
-        (["a/../../1.jpg"], "is no path within a folder"),
+        (["../1.jpg"], "is not a path within a folder"),
+        (["/etc/1.jpg"], "is not a path within a folder"),
+        (["a/../../1.jpg"], "is not a path within a folder"),
     ],
 )
 def test_ids_that_make_no_files_are_refused(tmp_path, ids, words):
@@ -220,13 +220,13 @@ def test_ids_that_make_no_files_are_refused(tmp_path, ids, words):
 
 def test_what_a_layout_has_no_file_for_is_told(tmp_path):
     source = make_store(tmp_path / "store", local=0)
-    with pytest.raises(InputError, match="holds no local features; --to=delg"):
+    with pytest.raises(InputError, match="has no local features; --to=delg"):
         write_files(source, tmp_path / "files", "delf", progress=False)
 
 
 def test_folders_without_features_are_refused(tmp_path):
     (tmp_path / "a.delf").write_bytes(b"")
-    with pytest.raises(InputError, match=r"holds no \.delg_local or \.delg_global"):
+    with pytest.raises(InputError, match=r"has no \.delg_local or \.delg_global"):
         read_files(tmp_path, tmp_path / "out", "delg", progress=False)
     with pytest.raises(InputError, match="no such folder"):
         read_files(tmp_path / "absent", tmp_path / "out", "delf", progress=False)
@@ -249,21 +249,21 @@ def test_a_damaged_list_of_images_is_named(tmp_path, images):
         read_files(tmp_path, tmp_path / "out", "delf", progress=False)
 
 
-def test_features_from_files_and_those_of_a_model_do_not_mix(tmp_path, tiny_model):
+def test_features_from_files_do_not_match_those_of_a_model(tmp_path, tiny_model):
     source = make_store(tmp_path / "store")
     write_files(source, tmp_path / "files", "delg", progress=False)
     read_files(tmp_path / "files", tmp_path / "again", "delg", progress=False)
-    with pytest.raises(InputError, match="do not mix: name another folder"):
+    with pytest.raises(InputError, match="do not match .*: name another folder"):
         read_files(tmp_path / "files", source, "delg", progress=False)
     words = (
-        r"from files \(delf files, files delg, local 6, global 4\) that it holds and "
-        r"those from files \(another, files delg, local 6, global 4\) do not mix"
+        r"from files \(delf files, files delg, local 6, global 4\), which do not match "
+        r"those from files \(another, files delg, local 6, global 4\)"
     )
     with pytest.raises(InputError, match=words):
         arguments = tmp_path / "files", tmp_path / "again", "delg"
         read_files(*arguments, name="another", progress=False)
     model, settings = model_folder.load_model(tiny_model), ExtractionSettings()
-    with pytest.raises(InputError, match="holds and those of model .* do not mix"):
+    with pytest.raises(InputError, match="do not match those of model"):
         feature_store.extract_to_store(
             [], tmp_path / "again", model, settings, progress=False
         )
@@ -282,7 +282,7 @@ def test_features_from_files_are_not_searched_with_a_model(tmp_path, tiny_model)
         photo_index.open_index(tmp_path / "index"),
         model_folder.load_model(tiny_model),
     )
-    with pytest.raises(InputError, match=r"holds features from files \(delf files\)"):
+    with pytest.raises(InputError, match=r"has features from files \(delf files\)"):
         next(query.search(index, [], model, ExtractionSettings()))
 
 

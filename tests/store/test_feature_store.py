@@ -129,7 +129,7 @@ def test_a_changed_image_is_extracted_again(folder, tmp_path, model):
 
 
 @pytest.mark.parametrize("what", ["setting", "model"])
-def test_another_setting_or_model_makes_all_anew(folder, tmp_path, model, what):
+def test_another_setting_or_model_extracts_all_again(folder, tmp_path, model, what):
     out = tmp_path / "out"
     _fill(folder, out, model)
     if what == "setting":
@@ -381,7 +381,7 @@ def test_two_stores_are_read_as_one(folder, tmp_path, model):
         feature_store.join_stores(one, one)
     other = SETTINGS._replace(max_features=3)
     feature_store.extract_to_store(good, second, model, other, progress=False)
-    with pytest.raises(InputError, match="another model or other settings"):
+    with pytest.raises(InputError, match="model or settings do not match"):
         feature_store.join_stores(one, feature_store.open_store(second))
 
 

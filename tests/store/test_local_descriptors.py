@@ -30,7 +30,7 @@ def test_descriptors_are_found_by_their_numbers(tmp_path):
 
 def test_a_store_without_local_descriptors_is_refused(tmp_path):
     make_store(tmp_path / "globes", local=0)
-    with pytest.raises(InputError, match="globes: holds no local descriptors"):
+    with pytest.raises(InputError, match="globes: has no local descriptors"):
         local_descriptors.open_descriptors(tmp_path / "globes")
     make_store(tmp_path / "empty", ids=[])
     with pytest.raises(InputError, match="an empty store"):

@@ -8,6 +8,6 @@ with every protobuf from 6.31.1 on. To generate them again, into delf/protos/:
         --pyi_out=. \
         delf/protos/{datum,feature,box,delf_config,aggregation_config}.proto
 
-and let feature_pb2.py and .pyi import datum_pb2 from this package. The files keep the names that
-they have in the original, so that both can be loaded by one program.
+and let feature_pb2.py and .pyi import datum_pb2 from this package. The files keep the
+names that they have in the original, so that both can be loaded by one program.
 """

@@ -252,5 +252,5 @@ def test_a_file_that_is_absent_or_of_another_kind_is_said_to_be(tmp_path):
         read_ground_truth(tmp_path / "folder.pkl")
     with (tmp_path / "gnd.pkl").open("wb") as file:
         file.truncate((1 << 26) + 1)
-    with pytest.raises(InputError, match="at most [0-9]+ make sense"):
+    with pytest.raises(InputError, match="expected at most [0-9]+"):
         read_ground_truth(tmp_path / "gnd.pkl")

@@ -35,5 +35,5 @@ def test_files_that_no_message_can_fill_are_refused(tmp_path):
     path = tmp_path / "large"
     with open(path, "wb") as file:
         file.truncate(messages.MAX_BYTES + 1)  # Takes no room on the disk.
-    with pytest.raises(InputError, match="large: .* bytes, where at most"):
+    with pytest.raises(InputError, match="large: .* bytes, expected at most"):
         messages.read_bytes(path)
