@@ -159,7 +159,8 @@ def _match_pair(
     found = matching.compare_photos(*photos, model, settings)
     local = [features.local for features in found.features]
     title = f"{found.inliers} inliers of {len(found.pair.matches)} matches"
-    figures.draw_matches(*photos, *local, found.pair, title, out / "matches.png")
+    figure = figures.draw_matches(*photos, *local, found.pair, title)
+    figures.write_figure(figure, out / "matches.png")
     right = np.count_nonzero(true_inliers(*pair, matching.inlier_lines(found)))
     print(f"matched a pair: {title}, {right} of them truly the same place")
 

@@ -12,6 +12,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import simplejpeg
@@ -27,7 +28,71 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 # Some cameras pad before the end marker; more than this is damage.
 _HARMLESS_PADDING = 32
 _ORIENTATION_TAG = 0x0112
-_pillow_globals = threading.Lock()
+_pillow_lock = threading.Lock()
+
+
+@runtime_checkable
+class SupportsArray(Protocol):
+    """An array of numpy, JAX or another library."""
+
+    def __array__(self) -> np.ndarray: ...
+
+
+@runtime_checkable
+class SupportsRead(Protocol):
+    """A file object opened in binary mode."""
+
+    def read(self) -> bytes: ...
+
+
+ImageLike = str | os.PathLike | Image.Image | SupportsArray | bytes | SupportsRead
+
+
+def open_image(
+    image: object, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The RGB pixels of an image in a file or in memory.
+
+    InputError if there are none, which names the image only if it is a path.
+
+    Args:
+      image: a path, the bytes of an image file, or a file object opened in binary mode:
+        as `read_image`; a PIL.Image, whose orientation and transparency count, too;
+        or an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (transparent pixels are
+        laid over white) of uint8 or of floats in [0, 1].
+      max_pixels: of a file, or of a PIL.Image.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(image, max_pixels)
+    if isinstance(image, Image.Image):
+        with _decoding():
+            _check_size(image.size, max_pixels)
+            with _pillow_lock:  # it may be given twice, and come to two threads
+                image.load()
+            return _upright_rgb(image)
+    if isinstance(image, SupportsArray):
+        return _open_array(np.asarray(image))
+    if isinstance(image, io.TextIOBase):
+        raise InputError("file opened as text: open it in mode 'rb'")
+    if isinstance(image, SupportsRead):
+        try:
+            image = image.read()
+        except (OSError, ValueError) as error:
+            raise InputError(f"file object cannot be read ({error})") from None
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode_image(bytes(image), max_pixels)
+    raise InputError(
+        "expected a path, a PIL.Image, an array, the bytes of an image file or a "
+        f"binary file object, got {type(image).__name__}"
+    )
+
+
+def image_name(image: object, number: int) -> str:
+    """What messages call an image: its path or file name, else "image 3"."""
+    if isinstance(image, str | os.PathLike):
+        return os.fsdecode(image)
+    name = getattr(image, "filename", None) or getattr(image, "name", None)
+    return name if name and isinstance(name, str) else f"image {number}"
 
 
 def read_image(
@@ -46,8 +111,6 @@ def read_image(
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if not data:
-        raise InputError(f"{path}: the file is empty")
     try:
         return decode_image(data, max_pixels)
     except InputError as error:
@@ -88,26 +151,15 @@ def decode_image(
     data: bytes, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "H W 3"]:
     """As `read_image`, from the bytes of a file."""
-    try:
+    if not data:
+        raise InputError("the file is empty")
+    with _decoding():
         with _quiet_pillow():
             image = Image.open(io.BytesIO(data))
         with image:
             _check_size(image.size, max_pixels)
-            if data[:3] == b"\xff\xd8\xff" and image.mode in ("RGB", "L"):
-                pixels = _decode_jpeg(data)
-            else:
-                image.load()
-                pixels = _to_rgb(image)
-            # After decoding: the metadata of a PNG may stand behind its pixels.
-            orientation = _orientation(image)
-    except InputError:
-        raise
-    except Image.UnidentifiedImageError:
-        raise InputError("not an image of a known format") from None
-    except Exception as error:  # Decoders raise nearly anything on damaged files.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"damaged or unsupported image ({reason})") from None
-    return np.ascontiguousarray(_upright(pixels, orientation))
+            is_jpeg = data[:3] == b"\xff\xd8\xff" and image.mode in ("RGB", "L")
+            return _upright_rgb(image, data if is_jpeg else None)
 
 
 def encode_jpeg(image: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:
@@ -176,8 +228,8 @@ def normalize_pixels(
     height, width, _ = image.shape
     # whole rows at once: six times faster than to broadcast three numbers to each pixel
     rows = image.reshape(height, 3 * width).astype(np.float32)
-    rows -= np.tile(np.float32(mean), width)
-    rows /= np.tile(np.float32(std), width)
+    rows -= np.tile(np.asarray(mean, np.float32), width)
+    rows /= np.tile(np.asarray(std, np.float32), width)
     return rows.reshape(image.shape)
 
 
@@ -236,13 +288,51 @@ def _quiet_pillow() -> Iterator[None]:
 
     Both switches are global: for headers and metadata only, which take no time.
     """
-    with _pillow_globals, warnings.catch_warnings():
+    with _pillow_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextlib.contextmanager
+def _decoding() -> Iterator[None]:
+    """InputError for whatever goes wrong: decoders raise nearly anything on damage."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise InputError("not an image of a known format") from None
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"damaged or unsupported image ({reason})") from None
+
+
+def _open_array(array: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
+    shape = array.shape
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size:
+        raise InputError(
+            "expected an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got "
+            f"{list(shape)}"
+        )
+    if np.issubdtype(array.dtype, np.floating):
+        low, high = array.min(), array.max()
+        if not (low >= 0 and high <= 1):  # nor NaN
+            raise InputError(
+                f"expected float pixels in [0, 1], got {low:g} to {high:g}: divide "
+                "them by their range, or give uint8"
+            )
+        array = np.rint(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise InputError(f"expected uint8, or float in [0, 1], got {array.dtype}")
+    if array.shape[2] == 1:
+        return np.repeat(array, 3, axis=2)
+    return array if array.shape[2] == 3 else _to_rgb(Image.fromarray(array))
 
 
 def _check_size(size_xy: tuple[int, int], max_pixels: int) -> None:
@@ -263,6 +353,19 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
         if padding is None or int(padding[1]) > _HARMLESS_PADDING:
             raise
     return simplejpeg.decode_jpeg(data, "RGB", strict=False)
+
+
+def _upright_rgb(
+    image: Image.Image, jpeg: bytes | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The pixels of a Pillow image, of a JPEG from its bytes."""
+    if jpeg is not None:
+        pixels = _decode_jpeg(jpeg)
+    else:
+        image.load()
+        pixels = _to_rgb(image)
+    # After decoding: the metadata of a PNG may stand behind its pixels.
+    return np.ascontiguousarray(_upright(pixels, _orientation(image)))
 
 
 def _orientation(image: Image.Image) -> int:

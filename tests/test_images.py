@@ -6,6 +6,7 @@ import pathlib
 import struct
 import zlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -283,6 +284,110 @@ def test_a_jpeg_bomb_is_refused_too(tmp_path, photo):
     path = _write(tmp_path / "a.jpg", Image.fromarray(photo))
     with pytest.raises(InputError, match="more than the 0.0005 million"):
         images.read_image(path, max_pixels=500)
+
+
+def _file_of(photo: np.ndarray, form: str = "png", **options) -> io.BytesIO:
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, form, **options)
+    file.seek(0)
+    return file
+
+
+@pytest.mark.parametrize(
+    "image_of",
+    [
+        lambda photo, path: path,
+        lambda photo, path: str(path),
+        lambda photo, path: path.read_bytes(),
+        lambda photo, path: bytearray(path.read_bytes()),
+        lambda photo, path: _file_of(photo),
+        lambda photo, path: Image.open(path),
+        lambda photo, path: Image.fromarray(photo),
+        lambda photo, path: photo,
+        lambda photo, path: photo[:, ::-1][:, ::-1],
+        lambda photo, path: photo / 255,
+        lambda photo, path: np.float32(photo) / np.float32(255),
+        lambda photo, path: jnp.asarray(photo),
+        lambda photo, path: jnp.asarray(photo, jnp.float32) / 255,
+        lambda photo, path: np.dstack([photo, np.full((24, 40), 255, np.uint8)]),
+    ],
+)
+def test_an_image_is_opened_whatever_holds_it(tmp_path, photo, image_of):
+    path = _write(tmp_path / "a.png", Image.fromarray(photo))
+    opened = images.open_image(image_of(photo, path))
+    assert opened.dtype == np.uint8
+    np.testing.assert_array_equal(opened, photo)
+
+
+def test_grey_arrays_become_rgb(photo):
+    grey = photo[..., 0]
+    expected = np.repeat(grey[..., None], 3, axis=2)
+    for array in (grey, grey[..., None], grey / 255):
+        np.testing.assert_array_equal(images.open_image(array), expected)
+
+
+def test_transparent_pixels_of_arrays_and_pillow_images_lie_over_white():
+    rgba = np.full((10, 10, 4), (10, 20, 30, 255), np.uint8)
+    rgba[:, :5, 3] = 0
+    for image in (rgba, rgba / 255, Image.fromarray(rgba)):
+        opened = images.open_image(image)
+        assert (opened[:, :5] == 255).all() and (opened[:, 5:] == [10, 20, 30]).all()
+
+
+def test_a_pillow_image_is_turned_upright_and_left_as_it_was(photo):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.open(_file_of(photo, "jpeg", exif=exif, quality=95))
+    expected = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(images.open_image(image), expected)
+    np.testing.assert_array_equal(images.open_image(image), expected)
+    assert image.size == (40, 24)
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (3, "expected a path, a PIL.Image, .* got int"),
+        (None, "got NoneType"),
+        ([[0, 1], [1, 0]], "got list"),
+        (np.zeros((4, 5, 2), np.uint8), r"expected an array .* got \[4, 5, 2\]"),
+        (np.zeros((3, 40, 50), np.uint8), r"got \[3, 40, 50\]"),
+        (np.zeros((0, 5, 3)), r"got \[0, 5, 3\]"),
+        (np.zeros((4, 5, 3), np.int64), r"expected uint8, .* got int64"),
+        (np.full((4, 5, 3), 2.0), r"expected float pixels in \[0, 1\], got 2 to 2"),
+        (np.full((4, 5, 3), -1.0), r"in \[0, 1\], got -1 to -1"),
+        (np.full((4, 5, 3), np.nan), r"in \[0, 1\], got nan"),
+        (b"", "the file is empty"),
+        (b"no image", "not an image of a known format"),
+        (io.BytesIO(b"no image"), "not an image of a known format"),
+        (io.StringIO("text"), "mode 'rb'"),
+    ],
+)
+def test_what_holds_no_image_is_refused(image, message):
+    with pytest.raises(InputError, match=message):
+        images.open_image(image)
+
+
+def test_damaged_closed_and_large_images_in_memory_are_refused(photo):
+    data = _file_of(photo).getvalue()
+    torn = Image.open(io.BytesIO(data[: len(data) // 2]))
+    with pytest.raises(InputError, match="damaged"):
+        images.open_image(torn)
+    closed = _file_of(photo)
+    closed.close()
+    with pytest.raises(InputError, match="cannot be read"):
+        images.open_image(closed)
+    with pytest.raises(InputError, match="more than the 0.0005 million"):
+        images.open_image(Image.fromarray(photo), max_pixels=500)
+
+
+def test_images_are_called_by_their_files_or_numbers(tmp_path, photo):
+    path = _write(tmp_path / "a.png", Image.fromarray(photo))
+    with open(path, "rb") as file, Image.open(path) as opened:
+        for image in (path, str(path), file, opened):
+            assert images.image_name(image, 3) == str(path)
+    for image in (photo, jnp.asarray(photo), Image.fromarray(photo), b"", None):
+        assert images.image_name(image, 3) == "image 3"
 
 
 def test_floating_point_images_are_refused(tmp_path):

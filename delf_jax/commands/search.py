@@ -119,7 +119,8 @@ def run_match(options: argparse.Namespace) -> int:
         text += f", similarity {found.similarity:.3f}"
     print(text, flush=True)
     local = [features.local for features in found.features]
-    figures.draw_matches(*photos, *local, found.pair, text, options.out)
+    figure = figures.draw_matches(*photos, *local, found.pair, text)
+    figures.write_figure(figure, options.out)
     print(f"figure: {options.out}")
     if options.json:
         files.write_json(options.json, matching.to_json(found, options.images))

@@ -24,8 +24,10 @@ from delf_jax.extraction.settings import ExtractionSettings, settings_for
 from delf_jax.features import Features
 from delf_jax.files import InputError
 from delf_jax.images import (
+    ImageLike,
+    image_name,
     normalize_pixels,
-    read_image,
+    open_image,
     resize_bilinear,
     resize_image,
     resize_rule,
@@ -42,7 +44,7 @@ class Crop(NamedTuple):
     pixels: UInt8[np.ndarray, "H W 3"]
 
 
-Image = str | os.PathLike | np.ndarray | Crop | InputError
+Image = ImageLike | Crop | InputError
 
 __all__ = ["Crop", "ExtractionSettings", "extract_features", "settings_for"]
 
@@ -54,11 +56,14 @@ def extract_features(
     *,
     threads: int | None = None,
 ) -> Iterator[Features | InputError]:
-    """Features of each image (a path or uint8 [H, W, 3]), in the order of the images.
+    """Features of each image, in the order of the images.
 
     In the place of an image that cannot be used stands the InputError that says why, or
-    that was given in its place. `threads` decode ahead of the device, and never more
-    than a few images.
+    that was given in its place.
+
+    Args:
+      images: whatever `images.open_image` takes. No more than a few are opened ahead.
+      threads: that open images ahead of the device.
     """
     if settings.global_scales and not hasattr(model.module, "global_dimension"):
         raise InputError(
@@ -77,7 +82,8 @@ def extract_features(
     pool = concurrent.futures.ThreadPoolExecutor(threads, "images")
     try:
         prepare = functools.partial(_prepare, settings=settings)
-        prepared = ahead(pool, prepare, images, max(window, threads) + 1)
+        numbered = enumerate(images, 1)
+        prepared = ahead(pool, prepare, numbered, max(window, threads) + 1)
         while group := list(itertools.islice(prepared, window)):
             yield from _extract_window(run, pool, model, settings, batch_size, group)
     finally:
@@ -117,15 +123,18 @@ class _Job(NamedTuple):
     size: tuple[int, int]
 
 
-def _prepare(image: Image, settings: ExtractionSettings) -> _Prepared | InputError:
+def _prepare(
+    numbered: tuple[int, Image], settings: ExtractionSettings
+) -> _Prepared | InputError:
     """The decoded and resized image, or why there is none."""
+    number, image = numbered
     if isinstance(image, InputError):
         return image
-    name = os.fspath(image) if isinstance(image, str | os.PathLike) else "image"
+    name = image_name(image, number)
     if isinstance(image, Crop):
         image, settings = image.pixels, settings._replace(global_scales=())
     try:
-        pixels = _read(image, settings.max_pixels)
+        pixels = open_image(image, settings.max_pixels)
         height, width = pixels.shape[:2]
         size = resize_rule(
             (height, width),
@@ -144,18 +153,6 @@ def _prepare(image: Image, settings: ExtractionSettings) -> _Prepared | InputErr
     pixels = resize_image(pixels, size)
     pixels = normalize_pixels(pixels, settings.pixel_mean, settings.pixel_std)
     return _Prepared(name, pixels, (height, width), settings)
-
-
-def _read(
-    image: str | os.PathLike | np.ndarray, max_pixels: int
-) -> UInt8[np.ndarray, "H W 3"]:
-    if not isinstance(image, np.ndarray):
-        return read_image(image, max_pixels)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise InputError(
-            f"expected uint8 [H, W, 3], not {image.dtype} {list(image.shape)}"
-        )
-    return image
 
 
 def _extract_window(

@@ -75,7 +75,7 @@ def extract_regions(
                 continue
             crops = [next(results) for _ in picture.boxes]
             if isinstance(whole, InputError):
-                reason = str(whole).removeprefix("image: ")
+                reason = str(whole).partition(": ")[2]
                 yield InputError(f"{path}: {reason}")
                 continue
             yield _join(whole, crops, picture.boxes)

@@ -1,19 +1,27 @@
 """Figures for a paper: what two photos have in common."""
 
+from __future__ import annotations
+
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from delf_jax.features import LocalFeatures
 from delf_jax.files import InputError, atomic_write
 from delf_jax.retrieval.verification import PairMatch
 
+if TYPE_CHECKING:  # Slow to import, and not needed to match or to search.
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 # Width of the figure in inches: the text width of a two-column page.
 _WIDTH = 7.0
 _GAP = 0.012
+_HEADER = 0.26  # inches, above the photos
 # More lines than these hide the photos; further inliers are dots only.
 _MOST_LINES = 100
 
@@ -24,46 +32,44 @@ def draw_matches(
     features_a: LocalFeatures,
     features_b: LocalFeatures,
     pair_match: PairMatch,
-    title: str | Sequence[str],
-    path: str | os.PathLike[str],
-    *,
-    dpi: int = 200,
-) -> None:
-    """Writes the two photos side by side with their inliers joined by lines.
+    title: str | Sequence[str] = "",
+) -> Figure:
+    """The two photos side by side with their inliers joined by lines.
 
     Both photos get the same height. Features that are not inliers are faint dots. The
     colour of a line follows its place from left to right in the first photo, so that
-    crossing lines can be told apart. All inliers are marked; of more than a hundred,
+    crossing lines can be distinguished. All inliers are marked; of more than a hundred,
     a hundred are joined.
 
     Args:
       title: above the photos; two titles go above one photo each.
-      path: the suffix chooses the format (png, pdf, svg, jpg).
     """
-    form = figure_format(path)
-    # Slow to import, and not needed to match or to search.
     from matplotlib.figure import Figure
 
     ratios = np.array([x.shape[1] / x.shape[0] for x in (image_a, image_b)])
     widths = (1 - _GAP) * ratios / ratios.sum()
     height = _WIDTH * widths[0] / ratios[0]
-    header = 0.26
-    figure = Figure(figsize=(_WIDTH, height + header))
-    top = height / (height + header)
-    lefts = (0, widths[0] + _GAP)
-    axes = [
-        figure.add_axes((left, 0, width, top))
-        for left, width in zip(lefts, widths, strict=True)
-    ]
-    sides = zip(axes, (image_a, image_b), (features_a, features_b), strict=True)
-    for axis, image, features in sides:
-        _draw_photo(axis, image, np.asarray(features.locations))
-    ends = [
-        np.asarray(features.locations)[pair_match.matches[pair_match.inliers, side]]
-        for side, features in enumerate((features_a, features_b))
-    ]
-    _join(figure, axes, ends)
-    _write_titles(figure, title, lefts, widths, height, header)
+    figure = Figure(figsize=(_WIDTH, height + _HEADER))
+    top = height / (height + _HEADER)
+    spans = [(0.0, widths[0]), (widths[0] + _GAP, widths[1])]
+    axes = [figure.add_axes((left, 0, width, top)) for left, width in spans]
+    places = [np.asarray(features.locations) for features in (features_a, features_b)]
+    for axis, image, locations in zip(axes, (image_a, image_b), places, strict=True):
+        _draw_photo(axis, image, locations)
+    inliers = pair_match.matches[pair_match.inliers]
+    _join(figure, axes, [places[side][inliers[:, side]] for side in (0, 1)])
+    titles = [title] if isinstance(title, str) else list(title)
+    if len(titles) == 1:
+        spans = [(0.0, 1.0)]
+    for text, (left, width) in zip(titles, spans, strict=True):
+        x, y = left + width / 2, (1 + top) / 2
+        figure.text(x, y, text, ha="center", va="center", fontsize=8.5, wrap=True)
+    return figure
+
+
+def write_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 200) -> None:
+    """Writes a figure in the format that the suffix names (png, pdf, svg, jpg)."""
+    form = figure_format(path)
     with atomic_write(path) as file:
         figure.savefig(file, format=form, dpi=dpi)
 
@@ -79,7 +85,11 @@ def figure_format(path: str | os.PathLike[str]) -> str:
     return suffix
 
 
-def _draw_photo(axis, image: UInt8[np.ndarray, "H W 3"], locations) -> None:
+def _draw_photo(
+    axis: Axes,
+    image: UInt8[np.ndarray, "H W 3"],
+    locations: Float[np.ndarray, "N 2"],
+) -> None:
     axis.imshow(image, interpolation="antialiased", aspect="auto")
     axis.scatter(
         locations[:, 1], locations[:, 0], s=1.2, c="white", alpha=0.35, linewidths=0
@@ -89,7 +99,9 @@ def _draw_photo(axis, image: UInt8[np.ndarray, "H W 3"], locations) -> None:
     axis.set_axis_off()
 
 
-def _join(figure, axes, ends) -> None:
+def _join(
+    figure: Figure, axes: Sequence[Axes], ends: Sequence[Float[np.ndarray, "P 2"]]
+) -> None:
     """Lines between the photos, with a dark rim that keeps them visible on any sky."""
     from matplotlib import colormaps
     from matplotlib.patches import ConnectionPatch
@@ -118,13 +130,3 @@ def _join(figure, axes, ends) -> None:
     for axis, places in zip(axes, ends, strict=True):
         dots = {"s": 8, "c": colours, "edgecolors": "black", "lw": 0.4}
         axis.scatter(places[:, 1], places[:, 0], clip_on=False, **dots)
-
-
-def _write_titles(figure, title, lefts, widths, height, header) -> None:
-    titles = [title] if isinstance(title, str) else list(title)
-    spans = [(0, 1)] if len(titles) == 1 else zip(lefts, widths, strict=True)
-    y = (height + header / 2) / (height + header)
-    for text, (left, width) in zip(titles, spans, strict=True):
-        figure.text(
-            left + width / 2, y, text, ha="center", va="center", fontsize=8.5, wrap=True
-        )

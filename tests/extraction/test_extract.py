@@ -1,10 +1,13 @@
 """Extraction: the original's numbers, and independence of canvas, batch and order."""
 
 import functools
+import io
 import json
+import re
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -140,12 +143,21 @@ def test_a_bad_image_stands_in_its_place_and_spoils_nothing(model, tmp_path):
     assert "1 x 1 pixels are too few" in str(results[5])
 
 
-@pytest.mark.parametrize(
-    "image", [np.zeros((20, 20, 3), np.float32), np.zeros((20, 20), np.uint8)]
-)
-def test_arrays_that_are_no_rgb_images_are_refused(model, image):
-    (result,) = _extract(model, [image], SETTINGS)
-    assert isinstance(result, InputError) and "expected uint8" in str(result)
+def test_images_are_taken_as_files_and_as_pixels(model, tmp_path):
+    photo = _photo(64, 80)
+    path = tmp_path / "a.png"
+    Image.fromarray(photo).save(path)
+    kinds = [path, Image.open(path), photo, photo / 255, jnp.asarray(photo)]
+    kinds += [path.read_bytes(), io.BytesIO(path.read_bytes())]
+    expected, *others = _extract(model, kinds, SETTINGS)
+    for found in others:
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_arrays_that_are_no_images_are_refused_by_their_number(model):
+    results = _extract(model, [_photo(40, 40), np.full((20, 20, 3), 9.0)], SETTINGS)
+    assert isinstance(results[0], Features)
+    assert re.match(r"image 2: expected float pixels in \[0, 1\]", str(results[1]))
 
 
 def test_an_image_too_small_for_every_scale_is_refused(model):
