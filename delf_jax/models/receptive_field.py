@@ -2,10 +2,13 @@
 
 from typing import Any, NamedTuple
 
+from jaxtyping import Float
+
 from delf_jax.models.resnet import (
     BASIC_DEPTHS,
     STAGES,
     STRIDE_IN_FIRST,
+    ResNet,
     pool_padding,
     unit_strides,
 )
@@ -17,7 +20,7 @@ class ReceptiveField(NamedTuple):
     size: int
     stride: int
     offset: Any
-    """centre of cell 0, in pixels; traced if the image side is"""
+    """centre of cell 0, in pixels; an array or traced if the image side is"""
 
 
 # What the released DELF code uses for block3 of every layout [delf_spec 5.1]: the
@@ -33,7 +36,7 @@ def receptive_field(
     block3_strides: bool = False,
     block4_dilation: int = 1,
 ) -> ReceptiveField:
-    """The receptive field of a stage of `ResNet`, for an image side (traced or not)."""
+    """The receptive field of a stage of `ResNet`, for a side (or sides) of an image."""
     size, stride, start = 1, 1, 0
     layers = _layers(depth, layout, stage, side, block3_strides, block4_dilation)
     for kernel, step, padding in layers:
@@ -41,6 +44,42 @@ def receptive_field(
         start -= padding * stride
         stride *= step
     return ReceptiveField(size, stride, start + (size - 1) // 2)
+
+
+def block3_cells(
+    backbone: ResNet,
+    cells: Float[Any, "N 2"],
+    level_size: Float[Any, "2"],
+    image_size: Float[Any, "2"],
+    *,
+    sampled_at: float,
+    released_scale: Any = None,
+) -> tuple[Float[Any, "N 2"], Any, Any]:
+    """Centres, half the side of a box, and scale of block3's cells, in image pixels.
+
+    Args:
+      backbone: of which the cells are; all arrays are of numpy, or all of JAX, with one
+        floating type, which is also that of the results.
+      cells: (row, column).
+      level_size: (height, width) of the level that the network has seen.
+      image_size: (height, width) of the image that the level is a resized copy of.
+      sampled_at: where in a pixel resizing samples it: 0.5, or 0.0 at its corner.
+      released_scale: the image scale of the level, for the released code's locations:
+        its constants, and no half pixels. None: exact ones.
+    """
+    strides = backbone.block3_strides
+    if released_scale is not None:
+        side, stride, _ = RELEASED_BLOCK3
+        locations = cells * (stride * (2 if strides else 1)) / released_scale
+        scale = 1 / released_scale
+    else:
+        depth, layout, level = backbone.depth, backbone.layout, level_size[None]
+        side, stride, offset = receptive_field(depth, layout, "block3", level, strides)
+        ratio = image_size / level_size
+        centres = cells * stride + offset + sampled_at
+        locations = centres * ratio[None] - sampled_at
+        scale = cells.__array_namespace__().sqrt(ratio[0] * ratio[1])
+    return locations, (side - 1) / 2 * scale, scale
 
 
 def _layers(

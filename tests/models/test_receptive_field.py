@@ -3,7 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from delf_jax.models.receptive_field import RELEASED_BLOCK3, receptive_field
+from delf_jax.models.receptive_field import (
+    RELEASED_BLOCK3,
+    block3_cells,
+    receptive_field,
+)
 from delf_jax.models.resnet import ResNet, stage_sizes
 
 
@@ -81,3 +85,35 @@ def test_field_is_the_support_of_the_gradient(depth, layout, stage, fields, size
         first, last = np.flatnonzero(seen.any(1 - axis))[[0, -1]]
         assert first >= 0 and last < side
         assert (first, last) == (centre - field.size // 2, centre + field.size // 2)
+
+
+@pytest.mark.parametrize("layout", ["keras", "v1.5", "slim"])
+@pytest.mark.parametrize("released", [False, True])
+def test_cells_lie_where_their_fields_do_in_numpy_and_under_jit(layout, released):
+    backbone = ResNet(26, 2, layout, block3_strides=layout == "slim")
+    cells = np.argwhere(np.ones((3, 4))).astype(np.float64)
+    level, image = np.array([97.0, 130.0]), np.array([139.0, 184.0])
+    scale = 0.7071 if released else None
+    expected = block3_cells(
+        backbone, cells, level, image, sampled_at=0.5, released_scale=scale
+    )
+    vertical = receptive_field(26, layout, "block3", 97, layout == "slim")
+    if not released:
+        ratio = 139 / 97
+        centres = (cells[:, 0] * vertical.stride + vertical.offset + 0.5) * ratio - 0.5
+        np.testing.assert_array_equal(expected[0][:, 0], centres)
+        assert expected[2] == np.sqrt(ratio * (184 / 130))
+    else:
+        np.testing.assert_array_equal(
+            expected[0], cells * vertical.stride / np.float64(0.7071)
+        )
+        assert expected[1:] == (145 / 0.7071, 1 / 0.7071)
+
+    @jax.jit
+    def compiled(*arrays):
+        return block3_cells(backbone, *arrays, sampled_at=0.5, released_scale=scale)
+
+    found = compiled(*(jnp.asarray(x, jnp.float32) for x in (cells, level, image)))
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == jnp.float32
+        np.testing.assert_allclose(one, other, rtol=1e-6)
