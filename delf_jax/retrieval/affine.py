@@ -25,7 +25,7 @@ class Matches(NamedTuple):
     """Matches ready for many maps: centred points, moments for fits, columns."""
 
     query: Float[np.ndarray, "P 2"]
-    index: Float[np.ndarray, "P 2"]
+    index: Float[np.ndarray, "P 2"]  # type: ignore[assignment]  # hides tuple.index
     squares: Float[np.ndarray, "P 9"]
     """products of (y, x, 1) of the index location with itself"""
     products: Float[np.ndarray, "P 6"]

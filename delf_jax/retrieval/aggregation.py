@@ -49,8 +49,8 @@ def assign_words(
 ) -> Int32[np.ndarray, "N A"]:
     """The nearest visual words of each descriptor, nearest first (Euclidean).
 
-    Equal centroids are told apart by their ids, the lower one first. ValueError if the
-    codebook has fewer than `assignments` words or another dimension.
+    Of equal centroids the one of lower id comes first. ValueError if the codebook has
+    fewer than `assignments` words or another dimension.
     """
     _check_codebook(descriptors, codebook, assignments)
     parts = [np.zeros((0, assignments), np.int32)]
@@ -63,8 +63,11 @@ def assign_words(
         step = max(1, _AGAIN // (groups.shape[1] * size))
         for start in range(0, len(part), step):
             few = slice(start, min(start + step, len(part)))
-            given = part[few], groups[few], centroids, halves
-            parts.append(_best_words(*given, size, assignments))
+            parts.append(
+                _best_words(
+                    part[few], groups[few], centroids, halves, size, assignments
+                )
+            )
     return np.concatenate(parts)
 
 
@@ -126,8 +129,8 @@ def _sums(
     """The words present, and of each the residual sum, or its mean over regions."""
     _check_codebook(descriptors, codebook, 1)
     centroids = np.asarray(codebook, np.float32)[visual_words]
-    given = np.asarray(descriptors, np.float32)[:, None]
-    residuals = np.subtract(given, centroids, out=centroids)
+    rows = np.asarray(descriptors, np.float32)[:, None]
+    residuals = np.subtract(rows, centroids, out=centroids)
     residuals = residuals.reshape(-1, centroids.shape[-1])
     pairs = visual_words.reshape(-1)
     if features_per_region is None:
@@ -168,7 +171,7 @@ def _regions(
     counts = np.asarray(features_per_region, np.int64)
     if counts.sum() != features or (counts < 0).any():
         raise ValueError(
-            f"the regions have {counts.sum()} features, and {features} were given"
+            f"expected {counts.sum()} features, those of the regions, got {features}"
         )
     return np.repeat(np.arange(len(counts)), counts)
 

@@ -1,5 +1,6 @@
 """How much a mean over few queries would change with other queries."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,16 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+class Estimate(NamedTuple):
+    """A number, how sure it is, and how it compares."""
+
+    value: float
+    interval: Interval | None = None
+    """None if nothing was drawn"""
+    gain: Interval | None = None
+    """of the difference to the first ranking, paired; None for the first"""
 
 
 def resampled_means(
@@ -37,3 +48,18 @@ def interval(means: Float[np.ndarray, " B"], level: float = 0.95) -> Interval:
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(low), float(high))
+
+
+def estimates(
+    values: Sequence[float], resampled: Float[np.ndarray, "W B"]
+) -> list[Estimate]:
+    """The value of each of W rankings with its interval and its gain on the first.
+
+    Args:
+      resampled: the values over B draws, the same for all rankings.
+    """
+    found = []
+    for place, (value, drawn) in enumerate(zip(values, resampled, strict=True)):
+        gain = interval(drawn - resampled[0]) if place else None
+        found.append(Estimate(float(value), interval(drawn), gain))
+    return found

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64, Integer, UInt8,
 
 from delf_jax.retrieval import similarity
 from delf_jax.retrieval.aggregation import Aggregated
+from delf_jax.retrieval.similarity import Rule
 
 # Of residuals that a query compares at a time.
 _BATCH_BYTES = 2**19
@@ -32,17 +33,6 @@ class Layout(NamedTuple):
     def columns(self) -> int:
         """uint64 of a packed residual"""
         return -(-self.dimension // 64)
-
-
-class Rule(NamedTuple):
-    """How similarities are computed; see `similarity.asmk_similarity`."""
-
-    alpha: float = 3.0
-    tau: float = 0.0
-    strict: bool = True
-    normalize: bool = True
-    idf: bool = False
-    """weigh words by idf**2, idf = ln(images / images that have the word)"""
 
 
 class Lists(NamedTuple):
@@ -147,13 +137,12 @@ def scores(
     In float64 by ascending word: the bits of `similarity.asmk_similarities`.
     """
     found = np.zeros(len(lists.word_counts))
-    chosen = {"alpha": rule.alpha, "tau": rule.tau, "strict": rule.strict}
     vectors = _columns(query.residuals, lists.layout)
     if lists.layout.binary:
         # There are few distances: each one's selectivity is computed once.
         distances = np.arange(lists.layout.dimension + 1)
         inner_products = 1 - 2 * distances / lists.layout.dimension
-        table = similarity.selectivity(inner_products, **chosen)
+        table = similarity.selectivity(inner_products, rule)
     for rows in _batches(lists.counts[query.visual_words], vectors):
         words = query.visual_words[rows]
         places = _places(lists, words).tolist()
@@ -162,7 +151,7 @@ def scores(
             values = table.take(_distances(lists, places, vectors[rows], lengths))
         else:
             products = _products(lists, places, vectors[rows], lengths)
-            values = similarity.selectivity(products, **chosen)
+            values = similarity.selectivity(products, rule)
         if weights is not None:
             values = values * np.repeat(weights[words], lengths)
         # Goes from the first to the last; on a CPU a third faster than taking, adding
@@ -242,16 +231,15 @@ def _distances(
     lengths: Int32[np.ndarray, " W"],
 ) -> Integer[np.ndarray, " n"]:
     """Hamming distances, column by column: the longer axis is the fast one."""
-    found = None
+    # Sums of four may not fit into uint8.
+    kind = np.uint8 if vectors.shape[1] <= 3 else np.uint16
+    found = np.zeros(lengths.sum(), kind)
     for column, of_words in enumerate(vectors.T):
         residuals = np.concatenate(
             [lists.data[m + column * n : m + (column + 1) * n] for n, _, m in places]
         )
         residuals ^= np.repeat(of_words, lengths)
-        counts = np.bitwise_count(residuals)
-        if vectors.shape[1] > 3:  # Sums of four may not fit into uint8.
-            counts = counts.astype(np.uint16)
-        found = counts if found is None else found + counts
+        found += np.bitwise_count(residuals)
     return found
 
 

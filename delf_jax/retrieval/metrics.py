@@ -60,9 +60,9 @@ def recall_at(positions: Int[np.ndarray, " K"], k: int) -> float:
 
 def mean_over_queries(values: Sequence[float] | Float[np.ndarray, " Q"]) -> float:
     """Mean of one value per query; queries without positives (NaN) are left out."""
-    values = np.asarray(values, np.float64)
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else float("nan")
+    numbers = np.asarray(values, np.float64)
+    numbers = numbers[~np.isnan(numbers)]
+    return float(numbers.mean()) if len(numbers) else float("nan")
 
 
 def macro_mean(
@@ -128,7 +128,9 @@ def revisited_metrics(
         mean_over_queries(averages),
         np.array([mean_over_queries(column) for column in precisions.T]),
         np.array([mean_over_queries(column) for column in recalls.T]),
-        *(averages, precisions, recalls),
+        averages,
+        precisions,
+        recalls,
     )
 
 

@@ -12,10 +12,27 @@ from jaxtyping import Float, Float32, Float64, Int, Int32, Int64, UInt8
 
 from delf_jax.retrieval.aggregation import Aggregated
 
-# What the released code does and the papers do not say, to be given to asmk_similarity:
+# What the released code does and the papers do not say, for `asmk_similarity`:
 # bits that only fill up the last byte of a residual count as equal dimensions, and an
 # image without words is less similar than any that shares none.
 RELEASED_RULES: dict[str, Any] = {"count_padding_bits": True, "without_words": -1.0}
+
+
+class Rule(NamedTuple):
+    """How similarities are computed from the residuals of common words [ASMK]."""
+
+    alpha: float = 3.0
+    tau: float = 0.0
+    strict: bool = True
+    """above tau means > as in the paper and the released code; else >="""
+    normalize: bool = True
+    """divide by the root of the product of the numbers of words"""
+    idf: bool = False
+    """weigh words by idf**2, idf = ln(images / images that have the word); of an
+    inverted file only, which knows these numbers"""
+
+
+ASMK = Rule()
 
 
 class Postings(NamedTuple):
@@ -42,19 +59,12 @@ def vlad_similarity(
 
 
 def selectivity(
-    inner_products: Float[np.ndarray, "*shape"],
-    *,
-    alpha: float = 3.0,
-    tau: float = 0.0,
-    strict: bool = True,
+    inner_products: Float[np.ndarray, "*shape"], rule: Rule = ASMK
 ) -> Float64[np.ndarray, "*shape"]:
-    """sign(u) |u|^alpha where u is above tau, else 0 [ASMK].
-
-    strict: above means > as in the paper and the released code; else >=.
-    """
+    """sign(u) |u|^alpha where u is above tau, else 0 [ASMK]."""
     u = np.asarray(inner_products, np.float64)
-    above = u > tau if strict else u >= tau
-    return np.where(above, np.sign(u) * np.abs(u) ** alpha, 0)
+    above = u > rule.tau if rule.strict else u >= rule.tau
+    return np.where(above, np.sign(u) * np.abs(u) ** rule.alpha, 0)
 
 
 def binary_inner_products(
@@ -76,12 +86,9 @@ def binary_inner_products(
 def asmk_similarity(
     query: Aggregated,
     index: Aggregated,
+    rule: Rule = ASMK,
     *,
     dimension: int | None = None,
-    alpha: float = 3.0,
-    tau: float = 0.0,
-    strict: bool = True,
-    normalize: bool = True,
     count_padding_bits: bool = False,
     without_words: float = 0.0,
 ) -> float:
@@ -91,18 +98,14 @@ def asmk_similarity(
 
     Args:
       dimension: of the descriptors; packed residuals need it.
-      normalize: divides by the root of the product of the numbers of words.
       count_padding_bits: see `binary_inner_products`.
       without_words: the result if either image has no words.
     """
     similarities = asmk_similarities(
         query,
         postings_of([index]),
+        rule,
         dimension=dimension,
-        alpha=alpha,
-        tau=tau,
-        strict=strict,
-        normalize=normalize,
         count_padding_bits=count_padding_bits,
         without_words=without_words,
     )
@@ -128,12 +131,9 @@ def postings_of(images: Sequence[Aggregated]) -> Postings:
 def asmk_similarities(
     query: Aggregated,
     index: Postings,
+    rule: Rule = ASMK,
     *,
     dimension: int | None = None,
-    alpha: float = 3.0,
-    tau: float = 0.0,
-    strict: bool = True,
-    normalize: bool = True,
     count_padding_bits: bool = False,
     without_words: float = 0.0,
 ) -> Float64[np.ndarray, " M"]:
@@ -142,31 +142,30 @@ def asmk_similarities(
     Summed in float64, by ascending word whatever the index holds beside an image, so
     that an image's similarity does not depend on the others.
     """
-    _check_kinds(query, index, dimension)
+    _check_kinds(query, index)
     ranges = _common_words(query.visual_words, index)
-    rule = {"alpha": alpha, "tau": tau, "strict": strict}
     if index.residuals.dtype == np.uint8:
         bits = _compared_bits(
             query.residuals, index.residuals, dimension, count_padding_bits
         )
         # There are few distances: each one's selectivity is computed once.
         distances = np.arange(8 * _width(query) + 1)
-        table = selectivity(1 - 2 * distances / bits, **rule)
+        table = selectivity(1 - 2 * distances / bits, rule)
         found = [
             table[_hamming(query.residuals[r], index.residuals[p])] for r, p in ranges
         ]
     else:
         found = [
-            selectivity(_products(query.residuals[r], index.residuals[p]), **rule)
+            selectivity(_products(query.residuals[r], index.residuals[p]), rule)
             for r, p in ranges
         ]
     images = [index.images[p] for _, p in ranges]
-    similarities = np.bincount(
+    similarities: Float64[np.ndarray, " M"] = np.bincount(
         np.concatenate([np.zeros(0, np.int32), *images]),
         np.concatenate([np.zeros(0), *found]),
         len(index.word_counts),
     )
-    if normalize:
+    if rule.normalize:
         squares = len(query.visual_words) * index.word_counts.astype(np.float64)
         similarities = similarities / np.sqrt(np.maximum(squares, 1))
     nothing = (index.word_counts == 0) | (len(query.visual_words) == 0)
@@ -210,10 +209,12 @@ def _hamming(
 def _compared_bits(
     query: UInt8[np.ndarray, "*q B"],
     index: UInt8[np.ndarray, "*i B2"],
-    dimension: int,
+    dimension: int | None,
     count_padding_bits: bool,
 ) -> int:
     """By how many bits a Hamming distance is divided."""
+    if dimension is None:
+        raise ValueError("packed residuals need the dimension of the descriptors")
     stored = query.shape[-1]
     if stored != index.shape[-1] or stored != -(-dimension // 8):
         raise ValueError(
@@ -223,15 +224,13 @@ def _compared_bits(
     return min(dimension, 8) * stored if count_padding_bits else dimension
 
 
-def _check_kinds(query: Aggregated, index: Postings, dimension: int | None) -> None:
+def _check_kinds(query: Aggregated, index: Postings) -> None:
     kinds = query.residuals.dtype, index.residuals.dtype
     if kinds[0] != kinds[1]:
         raise ValueError(
             f"residuals of {kinds[0]} and {kinds[1]} do not compare: make both binary "
             "or neither"
         )
-    if kinds[0] == np.uint8 and dimension is None:
-        raise ValueError("packed residuals need the dimension of the descriptors")
     if _width(query) != index.residuals.shape[1]:
         raise ValueError(
             f"residuals have {_width(query)} and {index.residuals.shape[1]} columns: "

@@ -19,20 +19,27 @@ from delf_jax.retrieval.matching import match_descriptors
 
 
 class VerificationSettings(NamedTuple):
-    """How two photos are compared, and what that is worth; see `verify_pair`."""
+    """How two photos are compared, and what that is worth.
+
+    The defaults are for DELF features, a cell every 16 pixels; for SIFT: ratio=0.9,
+    threshold=10.0, spacing=5.0.
+    """
 
     max_distance: float | None = None
+    """as of `match_descriptors`, like the next two"""
     ratio: float | None = 0.95
     """instead of a largest distance: with delg_tiny, photos of landmarks kept out of
     its training rank better, and unrelated ones share 7 inliers"""
     mutual: bool = True
     threshold: float = 20.0
-    """pixels"""
+    """pixels; as of `estimate_affine`"""
     spacing: float | None = 16.0
-    """pixels"""
+    """pixels that two inliers must be apart to count twice; None: all count"""
     use_scales: bool = True
+    """each match alone proposes a map, by its scales"""
     trials: int = 2000
     min_matches: int = 3
+    """fewer confirm nothing"""
     at_extraction_size: bool = True
     """in pixels of the photos as they were extracted, not of the files"""
     candidates: int = 100
@@ -99,53 +106,41 @@ class PairMatch(NamedTuple):
 def verify_pair(
     query: LocalFeatures,
     index: LocalFeatures,
-    *,
-    max_distance: float | None = 0.8,
-    ratio: float | None = None,
-    mutual: bool = True,
-    threshold: float = 20.0,
-    spacing: float | None = 16.0,
-    use_scales: bool = True,
-    trials: int = 2000,
-    min_matches: int = 3,
+    settings: VerificationSettings = VERIFICATION["default"],
 ) -> PairMatch:
     """Matches of two images by descriptors, and those of them that geometry confirms.
 
-    `spacing`, in pixels, is how far apart two inliers must be to count twice; None: all
-    count. Fewer matches than `min_matches` confirm nothing. The other arguments are
-    those of match_descriptors and estimate_affine, which is seeded by `pair_seed`;
-    `use_scales` adds the one-match hypotheses. The defaults are for DELF features, a
-    cell every 16 pixels (0.8 is the distance of the released match_images); for SIFT:
-    max_distance=None, ratio=0.9, threshold=10.0, spacing=5.0.
+    The estimate is seeded by `pair_seed`.
     """
     matches = match_descriptors(
         query.descriptors,
         index.descriptors,
-        max_distance=max_distance,
-        ratio=ratio,
-        mutual=mutual,
+        max_distance=settings.max_distance,
+        ratio=settings.ratio,
+        mutual=settings.mutual,
     )
-    if len(matches) < max(min_matches, 3):
-        return PairMatch(matches, *_nothing(len(matches)))
+    if len(matches) < max(settings.min_matches, 3):
+        return PairMatch(matches, *_no_map(len(matches)))
+    use_scales = settings.use_scales
     query_locations = np.asarray(query.locations)[matches[:, 0]]
     index_locations = np.asarray(index.locations)[matches[:, 1]]
     geometry = estimate_affine(
         query_locations,
         index_locations,
-        threshold=threshold,
+        threshold=settings.threshold,
         seed=pair_seed(query, index),
-        trials=trials,
+        trials=settings.trials,
         query_scales=np.asarray(query.scales)[matches[:, 0]] if use_scales else None,
         index_scales=np.asarray(index.scales)[matches[:, 1]] if use_scales else None,
     )
     inliers = geometry.inliers
-    if spacing and inliers.any():
+    if settings.spacing and inliers.any():
         errors = residuals(geometry.affine, query_locations, index_locations)
         inliers = inliers & keep_distinct(
             query_locations,
             index_locations,
             np.where(inliers, errors, np.inf),
-            spacing=spacing,
+            spacing=settings.spacing,
         )
     return PairMatch(matches, geometry.affine, inliers)
 
@@ -179,18 +174,19 @@ def estimate_affine(
     """
     count = len(query_locations)
     if count < 3:
-        return _nothing(count)
-    scaled = query_scales is not None and index_scales is not None
-    zooms = np.asarray(query_scales) / np.asarray(index_scales) if scaled else None
+        return _no_map(count)
+    zooms = None
+    if query_scales is not None and index_scales is not None:
+        zooms = np.asarray(query_scales) / np.asarray(index_scales)
     # In a canonical order the sampled triples do not depend on the order given.
     keys = [*np.transpose(index_locations), *np.transpose(query_locations)]
-    order = np.lexsort([zooms, *keys] if scaled else keys)
+    order = np.lexsort(keys if zooms is None else [zooms, *keys])
     query = np.asarray(query_locations, np.float64)[order]
     index = np.asarray(index_locations, np.float64)[order]
     query_centre, index_centre = query.mean(axis=0), index.mean(axis=0)
     matches = prepare_matches(query - query_centre, index - index_centre, threshold)
     best, score = None, 0.0
-    if scaled:
+    if zooms is not None:
         proposed = maps_of_zooms(matches, zooms[order])
         best, score = improve(best, score, proposed, matches)
     triples = np.random.default_rng(seed).integers(count, size=(trials, 3))
@@ -201,13 +197,13 @@ def estimate_affine(
         needed = min(trials, _trials_needed(score / count, confidence))
         start, stop = stop, math.ceil(needed)
     if best is None:
-        return _nothing(count)
+        return _no_map(count)
     inliers = score_matches(best[None], matches)[0] > 0
     if not (
         _spread_out(matches.query[inliers], threshold)
         and _spread_out(matches.index[inliers], threshold)
     ):
-        return _nothing(count)
+        return _no_map(count)
     shift = best[:, 2] + query_centre - best[:, :2] @ index_centre
     unsorted = np.empty(count, bool)
     unsorted[order] = inliers
@@ -256,7 +252,7 @@ def pair_seed(query: LocalFeatures, index: LocalFeatures) -> int:
     return seed
 
 
-def _nothing(matches: int) -> Geometry:
+def _no_map(matches: int) -> Geometry:
     return Geometry(np.full((2, 3), np.nan), np.zeros(matches, bool))
 
 

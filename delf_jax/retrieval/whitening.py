@@ -12,7 +12,7 @@ _EPSILON = 1e-6
 class Moments(NamedTuple):
     """Sums over descriptors that a PCA needs; those of two sets can be added up."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     sums: Float64[np.ndarray, "D"]
     products: Float64[np.ndarray, "D D"]
     """sum of the outer products"""

@@ -38,3 +38,12 @@ def test_queries_without_positives_are_left_out(rng):
     nothing = bootstrap.resampled_means(np.full((1, 3), np.nan), rng, samples=10)
     assert np.isnan(nothing).all()
     assert np.isnan(bootstrap.interval(nothing[0])).all()
+
+
+def test_the_first_has_an_interval_and_the_others_a_paired_gain(rng):
+    values = rng.random((2, 20))
+    drawn = bootstrap.resampled_means(values, rng, samples=100)
+    first, second = bootstrap.estimates(values.mean(axis=1).tolist(), drawn)
+    assert (first.value, first.gain) == (values[0].mean(), None)
+    assert second.interval == bootstrap.interval(drawn[1])
+    assert second.gain == bootstrap.interval(drawn[1] - drawn[0])

@@ -86,11 +86,8 @@ def test_scores_are_the_unnormalised_similarities_to_the_bit(
     expected = similarity.asmk_similarities(
         query,
         similarity.postings_of(images),
+        rule._replace(normalize=False),
         dimension=layout.dimension,
-        normalize=False,
-        alpha=alpha,
-        tau=tau,
-        strict=strict,
     )
     np.testing.assert_array_equal(found, expected)
 

@@ -5,6 +5,7 @@ import pytest
 
 from delf_jax.retrieval import aggregation, similarity
 from delf_jax.retrieval.aggregation import Aggregated
+from delf_jax.retrieval.similarity import Rule
 
 
 def draw(rng, images=6, words=30, dimension=16):
@@ -18,10 +19,9 @@ def draw(rng, images=6, words=30, dimension=16):
     return drawn
 
 
-def naive_similarity(
-    a, b, alpha=3.0, tau=0.0, strict=True, normalize=True, without_words=0.0
-):
+def naive_similarity(a, b, rule, without_words):
     """By looping over words, of residuals that are not packed."""
+    alpha, tau, strict, normalize, _ = rule
     if not len(a.visual_words) or not len(b.visual_words):
         return without_words
     total = 0.0
@@ -41,33 +41,39 @@ def signs(image):
 
 
 RULES = [
-    {},
-    {"normalize": False},
-    {"alpha": 1.0, "tau": 0.25},
-    {"alpha": 1.0, "tau": 0.25, "strict": False},
-    {"alpha": 2.0, "tau": -2.0, "without_words": -1.0},
+    (Rule(), 0.0),
+    (Rule(normalize=False), 0.0),
+    (Rule(alpha=1.0, tau=0.25), 0.0),
+    (Rule(alpha=1.0, tau=0.25, strict=False), 0.0),
+    (Rule(alpha=2.0, tau=-2.0), -1.0),
 ]
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_asmk_is_what_a_loop_gives(rng, rule):
+@pytest.mark.parametrize(("rule", "without_words"), RULES)
+def test_asmk_is_what_a_loop_gives(rng, rule, without_words):
     images = draw(rng)
     index = similarity.postings_of(images)
     for query in images:
-        expected = [naive_similarity(query, image, **rule) for image in images]
-        found = similarity.asmk_similarities(query, index, **rule)
+        expected = [naive_similarity(query, b, rule, without_words) for b in images]
+        found = similarity.asmk_similarities(
+            query, index, rule, without_words=without_words
+        )
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("rule", "without_words"), RULES)
 @pytest.mark.parametrize("dimension", [4, 12, 16, 64])
-def test_binary_asmk_is_what_a_loop_gives(rng, rule, dimension):
+def test_binary_asmk_is_what_a_loop_gives(rng, rule, without_words, dimension):
     images = draw(rng, dimension=dimension)
     packed = [aggregation.binarize(image) for image in images]
     index = similarity.postings_of(packed)
     for query, bits in zip(map(signs, images), packed, strict=True):
-        expected = [naive_similarity(query, signs(b), **rule) for b in images]
-        found = similarity.asmk_similarities(bits, index, dimension=dimension, **rule)
+        expected = [
+            naive_similarity(query, signs(b), rule, without_words) for b in images
+        ]
+        found = similarity.asmk_similarities(
+            bits, index, rule, dimension=dimension, without_words=without_words
+        )
         np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
@@ -113,10 +119,10 @@ def test_images_without_words_make_an_index(rng):
 
 def test_a_threshold_is_strict_unless_asked_otherwise():
     u = np.array([-0.5, 0.0, 0.25, 0.5])
-    assert similarity.selectivity(u, alpha=2.0, tau=0.25).tolist() == [0, 0, 0, 0.25]
-    found = similarity.selectivity(u, alpha=2.0, tau=0.25, strict=False)
+    assert similarity.selectivity(u, Rule(2.0, 0.25)).tolist() == [0, 0, 0, 0.25]
+    found = similarity.selectivity(u, Rule(2.0, 0.25, strict=False))
     assert found.tolist() == [0, 0, 0.0625, 0.25]
-    found = similarity.selectivity(u, alpha=2.0, tau=-1.0)
+    found = similarity.selectivity(u, Rule(2.0, tau=-1.0))
     assert found.tolist() == [-0.25, 0, 0.0625, 0.25]
 
 
@@ -169,10 +175,12 @@ def test_similarities_are_the_originals(golden):
         else:
             found = similarity.asmk_similarity(
                 *images,
+                Rule(
+                    alpha=float(alpha.removeprefix("alpha=")),
+                    tau=float(tau.removeprefix("tau=")),
+                    normalize=l2 == "l2=True",
+                ),
                 dimension=arrays[f"{case}/codebook"].shape[1],
-                alpha=float(alpha.removeprefix("alpha=")),
-                tau=float(tau.removeprefix("tau=")),
-                normalize=l2 == "l2=True",
                 **similarity.RELEASED_RULES,
             )
         # Packed signs leave nothing to rounding but the sum.

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from delf_jax.features import LocalFeatures
 from delf_jax.retrieval import affine, verification
 from delf_jax.retrieval.verification import (
+    VerificationSettings,
     estimate_affine,
     keep_distinct,
     pair_seed,
@@ -15,6 +16,8 @@ from delf_jax.retrieval.verification import (
     verify_pair,
 )
 
+# Made-up descriptors have no second nearest to be told from: a distance decides.
+NEAR = VerificationSettings(max_distance=0.8, ratio=None)
 AFFINE = np.array([[1.1, -0.2, 30.0], [0.15, 0.9, -20.0]])
 
 
@@ -170,8 +173,7 @@ def test_features_of_many_scales_at_one_place_count_once(rng):
     pair = verify_pair(
         features(locations, descriptors),
         features(locations + 40, descriptors),
-        threshold=16.0,
-        spacing=8.0,
+        NEAR._replace(threshold=16.0, spacing=8.0),
     )
     assert len(pair.matches) == 90
     assert 25 <= pair.inliers.sum() <= 45
@@ -195,7 +197,7 @@ def test_a_pair_without_features_has_no_matches():
     nothing = features(np.zeros((0, 2)), np.zeros((0, 4)))
     something = features(np.ones((3, 2)), np.eye(3, 4))
     for query, index in ((nothing, something), (something, nothing)):
-        pair = verify_pair(query, index)
+        pair = verify_pair(query, index, NEAR)
         assert pair.matches.shape == (0, 2) and pair.inliers.shape == (0,)
 
 
@@ -208,7 +210,7 @@ def test_a_pair_verifies_the_same_in_any_order_of_its_features(rng):
     shuffled = LocalFeatures(*(field[order] for field in one))
     assert pair_seed(one, other) == pair_seed(shuffled, other)
     assert pair_seed(one, other) != pair_seed(other, one)
-    first, second = verify_pair(one, other), verify_pair(shuffled, other)
+    first, second = (verify_pair(each, other, NEAR) for each in (one, shuffled))
     inliers = {tuple(match) for match in first.matches[first.inliers].tolist()}
     again = second.matches[second.inliers]
     assert inliers == {(order[a], b) for a, b in again.tolist()} != set()
@@ -217,15 +219,17 @@ def test_a_pair_verifies_the_same_in_any_order_of_its_features(rng):
 def test_without_spacing_every_inlier_counts(rng):
     points = rng.uniform(0, 60, (40, 2))
     one = features(points, np.eye(40))
-    few = verify_pair(one, one, threshold=4.0, spacing=16.0).inliers.sum()
-    assert few <= 16 < verify_pair(one, one, threshold=4.0, spacing=None).inliers.sum()
+    apart = NEAR._replace(threshold=4.0, spacing=16.0)
+    few = verify_pair(one, one, apart).inliers.sum()
+    all_ = verify_pair(one, one, apart._replace(spacing=None)).inliers.sum()
+    assert few <= 16 < all_
 
 
 def test_fewer_matches_than_asked_for_confirm_nothing():
     points = np.array([[0, 0], [0, 400], [400, 0], [400, 400.0]])
     four = features(points, np.eye(4))
-    assert verify_pair(four, four, min_matches=4).inliers.sum() == 4
-    pair = verify_pair(four, four, min_matches=5)
+    assert verify_pair(four, four, NEAR._replace(min_matches=4)).inliers.sum() == 4
+    pair = verify_pair(four, four, NEAR._replace(min_matches=5))
     assert len(pair.matches) == 4 and not pair.inliers.any()
     assert np.isnan(pair.affine).all()
 
