@@ -228,7 +228,7 @@ def _take_batches(
     """(what all batches of an iteration gave, centroids, weights)."""
     total, centroids, weights = None, state.centroids, state.weights
     count = -(-DRAWN_PER_WORD * len(centroids) // batch)
-    with track(label, count, progress=progress) as advance:
+    with track(label, count, "batch", progress=progress) as advance:
         for number in range(count):
             rng = np.random.default_rng([*seeds, number])
             rows = np.sort(rng.choice(given.total, batch, replace=False))
