@@ -85,7 +85,7 @@ def rank_with_rootsift(photos: pathlib.Path, truth: Truth) -> Iterator[np.ndarra
     """Rankings by the inliers of an affine map between RootSIFT matches."""
     sift = cv2.SIFT_create(FEATURES)
     found = [_rootsift(photos / "images" / image, sift) for image in truth.images]
-    with track("RootSIFT", len(truth.queries)) as advance:
+    with track("RootSIFT", len(truth.queries), "query") as advance:
         for query in truth.queries:
             inliers = [_count_inliers(found[query], other) for other in found]
             yield ranking.top_k(np.array(inliers, np.float32))
@@ -121,7 +121,7 @@ def rank_with_index(
     """Rankings of `main.py search`, with or without verification."""
     places = {image: place for place, image in enumerate(truth.images)}
     descriptors, _ = global_index.open_descriptors(index.store)
-    with track("search", len(truth.queries)) as advance:
+    with track("search", len(truth.queries), "query") as advance:
         for query in truth.queries:
             own = index.store.row(truth.images[query])
             features = index.store[own]

@@ -1,4 +1,4 @@
-"""The command line: a table of commands, and how their errors are told.
+"""The command line: a table of commands, and how their errors are printed.
 
 Nothing slow is imported here, so that --help and a mistyped option answer at once.
 """
@@ -10,9 +10,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from delf_jax import __version__, progress
 from delf_jax.commands import (
+    completion,
     data,
     evaluation,
     extraction,
@@ -33,7 +35,7 @@ _PROGRAM = {"main.py": "python main.py", "__main__.py": "python -m delf_jax"}.ge
 
 
 class Command(NamedTuple):
-    """One command: what it does, an example, its options, and the function behind."""
+    """One command: what it does, examples, its options, and the function that runs."""
 
     summary: str
     example: str
@@ -44,15 +46,18 @@ class Command(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, even if single images failed; 1 or 2 nothing useful done."""
     parser = _parser()
-    given, rest = parser.parse_known_args(arguments)
+    parsed, rest = parser.parse_known_args(arguments)
     # `--config.FIELD=VALUE` is for the config to check.
-    if rest and not (hasattr(given, "config") and rest[0].startswith("--config.")):
-        parser.error(f"unknown option {rest[0]} (see {given.command} --help)")
-    given.rest = rest
-    # As Ctrl-C: a job that is told to end keeps what it has finished.
+    if rest and not (hasattr(parsed, "config") and rest[0].startswith("--config.")):
+        parser.error(f"unknown option {rest[0]} (see {parsed.command} --help)")
+    parsed.rest = rest
+    # As Ctrl-C: a job that is terminated keeps what it has finished.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    parsed.quiet = getattr(parsed, "quiet", False)
+    json = getattr(parsed, "json", None) == options.STDOUT
     try:
-        return COMMANDS[given.command].run(given)
+        with progress.output(quiet=parsed.quiet, json=json) as parsed.stdout:
+            return COMMANDS[parsed.command].run(parsed)
     except InputError as error:
         return _print_error(str(error), _BAD_INPUT)
     except KeyboardInterrupt:
@@ -81,32 +86,62 @@ def _format_os_error(error: OSError) -> str:
     return f"{where}{error.strerror or error}"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Of the program and of each command: all have --quiet; none takes empty values."""
+
+    def __init__(self, **kwargs: Any):
+        # Indented by two, as is usual, names of nine letters take a line of their own.
+        formatter = functools.partial(
+            argparse.RawDescriptionHelpFormatter, indent_increment=1
+        )
+        super().__init__(formatter_class=formatter, allow_abbrev=False, **kwargs)
+        self.register("type", None, _not_empty)
+        self.add_argument(
+            "-q",
+            "--quiet",
+            action="store_true",
+            # A default of a command would undo what stands before its name.
+            default=argparse.SUPPRESS,
+            help="print results and errors only",
+        )
+
+    def add_subparsers(self, **kwargs: Any) -> Any:
+        parsers = super().add_subparsers(**kwargs)
+        parsers.type = str  # What follows a command is for its own parser to check.
+        return parsers
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a value, got an empty one")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        _PROGRAM,
+    parser = _Parser(
+        prog=_PROGRAM,
         description="Deep local and global image features: match two photos, search "
         "many, train.",
         epilog=f"example:  {_PROGRAM} match a.jpg b.jpg --out=matches.png",
-        # Indented by two, as is usual, names of nine letters take a line of their own.
-        formatter_class=functools.partial(
-            argparse.RawDescriptionHelpFormatter, indent_increment=1
-        ),
-        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"delf_jax {__version__}"
+    )
+    parser.add_argument(
+        "--print-completion",
+        action=completion.PrintCompletion,
+        choices=("bash", "zsh"),
+        metavar="SHELL",
+        help="print a script for bash or zsh that completes commands and options",
     )
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
+        examples = (f"  {_PROGRAM} {e}" for e in command.example.split("\n"))
         subparser = parsers.add_parser(
             name,
             help=command.summary,
             description=command.summary[0].upper() + command.summary[1:] + ".",
-            epilog="\n".join(
-                [
-                    "example:",
-                    *(f"  {_PROGRAM} {e}" for e in command.example.split("\n")),
-                ]
-            ),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
+            epilog="\n".join(["example:", *examples]),
         )
         command.add_options(subparser)
     return parser
@@ -114,13 +149,13 @@ def _parser() -> argparse.ArgumentParser:
 
 COMMANDS = {
     "match": Command(
-        "find what two photos have in common",
+        "match two photos by their local features",
         "match a.jpg b.jpg --out=matches.png",
         search.add_match_options,
         search.run_match,
     ),
     "extract": Command(
-        "extract features of images and folders to a feature store",
+        "extract features of images to a feature store",
         "extract photos --out=features\n"
         "extract a --out=b --config.extraction.max_features=500",
         extraction.add_extract_options,
@@ -141,26 +176,26 @@ COMMANDS = {
         search.run_search,
     ),
     "evaluate": Command(
-        "say how well photos of a dataset with ground truth are found",
+        "score the search of a dataset with ground truth",
         "evaluate gnd_roxford5k.pkl --images=jpg --index=runs/oxford",
         evaluation.add_evaluate_options,
         evaluation.run_evaluate,
     ),
     "reproduce": Command(
-        "run an experiment of a paper, and print its figures beside ours",
+        "run an experiment of a paper, beside its figures",
         "reproduce --config=configs/r50delg_gld.py --data=data",
         evaluation.add_reproduce_options,
         evaluation.run_reproduce,
     ),
     "rerank": Command(
-        "put candidates found elsewhere in a better order",
+        "rerank candidates that another search found",
         "rerank found.json --index=photos_index --out=ranking.json\n"
         "rerank a.csv --index=store --with=superglobal --out=r.json",
         search.add_rerank_options,
         search.run_rerank,
     ),
     "download": Command(
-        "tell where datasets can be fetched, and fetch them if asked to",
+        "list datasets, and download them",
         "download gldv2_test\ndownload gldv2_test --yes --out=data --only='*.csv'",
         data.add_download_options,
         data.run_download,
@@ -173,7 +208,7 @@ COMMANDS = {
         gldv2.run_gldv2,
     ),
     "train": Command(
-        "train a model; again with the same workdir, it goes on",
+        "train a model, or resume its training",
         "train --config=configs/delg_tiny.py --workdir=runs/tiny\n"
         "train --config=my.py --workdir=runs/mine --config.seed=3",
         training.add_train_options,
@@ -193,34 +228,34 @@ COMMANDS = {
         training.run_plot,
     ),
     "prepare": Command(
-        "store photos to train on, shrunk, ready to be read",
+        "resize and store photos for training",
         "prepare --dataset=photos --data=data\n"
         "prepare --dataset=train_clean.csv --data=data --part=0/8",
         data.add_prepare_options,
         data.run_prepare,
     ),
     "convert": Command(
-        "turn released or foreign weights into a model folder",
+        "convert released or foreign weights to a model folder",
         "convert r50delg_gld_20200814 --out=models/r50delg_gld\n"
         "convert resnet50-0676ba61.pth --out=models/resnet50",
         models.add_convert_options,
         models.run_convert,
     ),
     "inspect": Command(
-        "tell what a file, a feature store or a model holds",
+        "show what a file, a feature store or a model contains",
         "inspect resnet50.pth\ninspect photos_index",
         models.add_inspect_options,
         models.run_inspect,
     ),
     "features": Command(
-        "turn a feature store into files of DELF, one per image, and back",
+        "convert a feature store to files of DELF, and back",
         "features photos_store photos_delf --to=delf\n"
         "features photos_delf a_store --from=delf --name=delf_gld",
         extraction.add_features_options,
         extraction.run_features,
     ),
     "export": Command(
-        "write a model in a form that runs without this project",
+        "export a model that runs without this project",
         "export runs/tiny/model --format=stablehlo --out=exported",
         models.add_export_options,
         models.run_export,
@@ -234,14 +269,14 @@ COMMANDS = {
         index.run_fit,
     ),
     "aggregate": Command(
-        "aggregate local features by visual words, to be searched",
+        "aggregate local features by visual words, for search",
         "aggregate index/store --codebook=words --out=index/asmk\n"
         "aggregate features --codebook=words --out=files --to=vlad",
         index.add_aggregate_options,
         index.run_aggregate,
     ),
     "demo": Command(
-        "draw landmarks, match and search them, and say how well it went",
+        "draw landmarks, and match and search them",
         "demo --out=demo",
         search.add_demo_options,
         search.run_demo,

@@ -14,6 +14,7 @@ from delf_jax import files, images
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings, settings_for
 from delf_jax.index import photo_index
+from delf_jax.progress import format_count, print_results
 from delf_jax.report import figures
 from delf_jax.retrieval import metrics, ranking
 from delf_jax.search import matching, page, query
@@ -88,9 +89,9 @@ def run(
     outcome = Outcome(
         *(mean_average_precision(answers, ids, rerank) for rerank in (False, True))
     )
-    print(f"mAP by global descriptors {outcome.before:.3f}")
+    print_results(f"mAP by global descriptors {outcome.before:.3f}")
     if local:
-        print(f"mAP after reranking       {outcome.after:.3f}")
+        print_results(f"mAP after reranking       {outcome.after:.3f}")
     best = [a._replace(results=a.results[:_RESULTS]) for a in answers]
     page.write_page(out / "search.html", best, index.file, "drawn landmarks")
     print(f"photos: {out / 'photos'}")
@@ -158,11 +159,12 @@ def _match_pair(
     photos = [view.image for view in pair]
     found = matching.compare_photos(*photos, model, settings)
     local = [features.local for features in found.features]
-    title = f"{found.inliers} inliers of {len(found.pair.matches)} matches"
+    count = format_count(len(found.pair.matches), "match")
+    title = f"{format_count(found.inliers, 'inlier')} of {count}"
     figure = figures.draw_matches(*photos, *local, found.pair, title)
     figures.write_figure(figure, out / "matches.png")
     right = np.count_nonzero(true_inliers(*pair, matching.inlier_lines(found)))
-    print(f"matched a pair: {title}, {right} of them truly the same place")
+    print_results(f"matched a pair: {title}, {right} of them truly the same place")
 
 
 def true_inliers(a: View, b: View, lines: Float[np.ndarray, "P 4"]) -> np.ndarray:

@@ -1,6 +1,8 @@
 import errno
 import os
 import pathlib
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,8 +10,10 @@ import time
 
 import pytest
 
+import delf_jax
 from delf_jax import cli
 from delf_jax.files import InputError
+from delf_jax.progress import print_results
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -69,6 +73,75 @@ def test_help_does_not_wait_for_jax(arguments):
     imported = {line.split("|")[-1].strip() for line in program.stderr.splitlines()}
     assert "delf_jax.cli" in imported
     assert not imported & {"jax", "numpy", "matplotlib", "absl"}
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"delf_jax {delf_jax.__version__}\n"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_every_command_can_be_quiet(monkeypatch, capsys, before):
+    def behaviour(options):
+        print("a remark")
+        print_results("a result")
+        return 0
+
+    for name, command in cli.COMMANDS.items():
+        words = command.example.splitlines()[0].split()
+        words = ["-q", *words] if before else [*words, "--quiet"]
+        monkeypatch.setitem(cli.COMMANDS, name, command._replace(run=behaviour))
+        assert cli.main(words) == 0
+        assert capsys.readouterr() == ("a result\n", ""), name
+
+
+def complete(*words):
+    """What bash completes a line to, by the script that is printed."""
+    program = shlex.join([sys.executable, "main.py", "--print-completion=bash"])
+    line = shlex.join(["delf_jax", *words])
+    script = (
+        f'eval "$({program})"; COMP_WORDS=({line}); COMP_CWORD={len(words)}; '
+        '_shtab_delf_jax; echo "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_bash_completes_commands_options_choices_and_files():
+    assert complete("") == [*cli.COMMANDS]
+    assert complete("fit", "") == ["codebook", "pca", "whitening"]
+    assert complete("search", "--js") == ["--json"]
+    assert complete("gldv2", "score", "--s") == ["--solution"]
+    assert complete("search", "--precision", "b") == ["bfloat16"]
+    assert complete("match", "READ") == ["README.md"]
+    assert complete("search", "q.jpg", "--index", "conf") == ["configs"]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["match", "a", "b", "--out="], "--out"),
+        (["match", "a", "b", "--json="], "--json"),
+        (["match", "a", ""], "IMAGE"),
+        (["extract", "p", "--out", ""], "--out"),
+        (["index", "--index=i", "--add", "a", ""], "--add"),
+        (["search", "q", "--index="], "--index"),
+        (["train", "--config=c", "--workdir="], "--workdir"),
+        (["prepare", "--dataset=p", "--data="], "--data"),
+        (["fit", "pca", "", "--out=o", "--dimension=2"], "STORE"),
+        (["gldv2", "score", "retrieval", "a.csv", "--solution="], "--solution"),
+    ],
+)
+def test_an_empty_value_is_refused(command, name, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(command)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument {name}: expected a value" in line
 
 
 def test_examples_are_valid_commands(monkeypatch):
@@ -162,15 +235,15 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
         run(monkeypatch, "demo", behaviour=lambda options: 1 / 0)
 
 
-def test_being_told_to_end_is_an_interrupt(monkeypatch, capsys):
+def test_sigterm_is_an_interrupt(monkeypatch, capsys):
     """What catches an interrupt to keep what is finished does so for SIGTERM, too."""
 
-    def told_to_end(options):
+    def terminated(options):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(30)
 
     before = signal.getsignal(signal.SIGTERM)
-    command = cli.COMMANDS["demo"]._replace(run=told_to_end)
+    command = cli.COMMANDS["demo"]._replace(run=terminated)
     monkeypatch.setitem(cli.COMMANDS, "demo", command)
     assert cli.main(["demo"]) == 130
     assert "what was finished is kept" in capsys.readouterr().err

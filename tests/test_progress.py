@@ -35,9 +35,9 @@ def _lines(monkeypatch, capsys, *, total: int, step: float) -> list[str]:
 def test_lines_come_now_and_then_and_at_the_end(monkeypatch, capsys):
     lines = _lines(monkeypatch, capsys, total=25, step=1.0)
     assert lines == [
-        "extract: 10 of 25, 1.0 images/s, 15 s left",
-        "extract: 20 of 25, 1.0 images/s, 5 s left",
-        "extract: 25 of 25, 1.0 images/s, 0 s left",
+        "extract: 10 of 25 images, 1.0 images/s, 15 s left",
+        "extract: 20 of 25 images, 1.0 images/s, 5 s left",
+        "extract: 25 of 25 images in 25 s, 1.0 images/s",
     ]
 
 
@@ -48,19 +48,62 @@ def test_several_images_are_counted_at_once(monkeypatch, capsys):
         advance(40)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "read: 60 of 100, 3.0 images/s, 13 s left",
-        "read: 100 of 100, 2.5 images/s, 0 s left",
+        "read: 60 of 100 images, 3.0 images/s, 13 s left",
+        "read: 100 of 100 images in 40 s, 2.5 images/s",
     ]
 
 
-def test_slow_work_is_told_in_seconds_per_image(monkeypatch, capsys):
+def test_slow_work_is_measured_in_seconds_per_image(monkeypatch, capsys):
     lines = _lines(monkeypatch, capsys, total=200, step=60.0)
-    assert lines[0] == "extract: 1 of 200, 60.0 s/image, 3 h 19 min left"
-    assert lines[-2] == "extract: 199 of 200, 60.0 s/image, 1 min 0 s left"
+    assert lines[0] == "extract: 1 of 200 images, 60.0 s/image, 3 h 19 min left"
+    assert lines[-2] == "extract: 199 of 200 images, 60.0 s/image, 1 min 0 s left"
+
+
+def test_a_job_of_a_moment_has_no_rate(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "time", _Clock(0.3))
+    with track("k-means 1 of 5", 2, "batch") as advance:
+        advance(2)
+    assert capsys.readouterr().err == "k-means 1 of 5: 2 of 2 batches in 0.3 s\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "unit", "text"),
+    [
+        (1, "query", "1 query"),
+        (2, "query", "2 queries"),
+        (0, "match", "0 matches"),
+        (1, "match", "1 match"),
+        (5, "iteration", "5 iterations"),
+    ],
+)
+def test_a_count_has_its_unit(number, unit, text):
+    assert progress.format_count(number, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0 s"),
+        (0.01, "0.1 s"),
+        (0.3, "0.3 s"),
+        (0.96, "1 s"),
+        (7500.0, "2 h 5 min"),
+    ],
+)
+def test_a_duration_is_rounded_to_what_matters(seconds, text):
+    assert progress.format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("done", "text"),
+    [(1, "2.0 s/image"), (5, "2.5 images/s"), (244451, "122k images/s")],
+)
+def test_a_rate_is_rounded_to_what_matters(done, text):
+    assert progress.format_rate(done, 2.0, "image") == text
 
 
 @pytest.mark.parametrize("arguments", [{"total": 0}, {"total": 3, "progress": False}])
-def test_nothing_is_said_where_nothing_is_asked(capsys, arguments):
+def test_nothing_is_printed_where_nothing_is_done_or_progress_is_off(capsys, arguments):
     with track("extract", **arguments) as advance:
         for _ in range(arguments["total"]):
             advance()
@@ -75,3 +118,32 @@ def test_a_terminal_gets_a_bar(monkeypatch):
             advance()
     assert "extract" in terminal.getvalue() and "4/4" in terminal.getvalue()
     assert "images/s" in terminal.getvalue() and "left" in terminal.getvalue()
+
+
+def _work() -> None:
+    """What a command prints: remarks, progress and a result."""
+    print("a remark")
+    with track("extract", 1) as advance:
+        advance()
+    progress.print_results("a table")
+
+
+@pytest.mark.parametrize(
+    ("quiet", "json", "out", "err"),
+    [
+        (False, False, {"a remark", "a table"}, {"extract"}),
+        (True, False, {"a table"}, set()),
+        (False, True, {"{}"}, {"a remark", "a table", "extract"}),
+        (True, True, {"{}"}, set()),
+    ],
+)
+def test_standard_output_has_results_and_json_alone(capsys, quiet, json, out, err):
+    with progress.output(quiet=quiet, json=json) as stdout:
+        _work()
+        if json:
+            print("{}", file=stdout)
+    captured = capsys.readouterr()
+    assert {line.split(":")[0] for line in captured.out.splitlines()} == out
+    assert {line.split(":")[0] for line in captured.err.splitlines()} == err
+    _work()
+    assert capsys.readouterr().out == "a remark\na table\n"

@@ -1,4 +1,4 @@
-"""Commands on datasets of others: download.
+"""Commands on datasets: download, prepare.
 
 Everything slow is imported inside, by the command that needs it.
 """
@@ -9,6 +9,7 @@ import pathlib
 
 from delf_jax.commands.options import FAILED, add_out, add_part
 from delf_jax.files import InputError
+from delf_jax.progress import print_results
 
 
 def add_download_options(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,7 @@ def add_download_options(parser: argparse.ArgumentParser) -> None:
         help="which (none: list what there is)",
     )
     parser.add_argument(
-        "--yes", action="store_true", help="fetch; else only tell what would be fetched"
+        "--yes", action="store_true", help="download; else only list the files"
     )
     add_out(parser, "folder to write to")
     parser.add_argument(
@@ -38,26 +39,28 @@ def run_download(options: argparse.Namespace) -> int:
 
     if not options.datasets:
         for name, each in download_catalogue.DOWNLOADS.items():
-            print(f"{name:<12} {each.about}")
+            print_results(f"{name:<12} {each.about}")
         return 0
     plans = {name: download.plan(name, options.only) for name in options.datasets}
     if not options.yes:
-        for name, chosen in plans.items():
-            print(*download.format_files(name, chosen), sep="\n")
-        print("nothing was fetched; --yes --out=DIR fetches")
+        for name, plan in plans.items():
+            print_results(*download.format_files(name, plan))
+        print("nothing was downloaded; add --yes --out=DIR to download")
         return 0
     if not options.out:
         raise InputError("download: name a folder with --out")
-    chosen = [files for plan in plans.values() for files in plan]
-    if not chosen:
-        raise InputError("download: there is nothing to fetch; see without --yes")
-    report = download.fetch(chosen, options.out, unpack=options.unpack)
-    counts = f"{report.fetched} fetched, {report.present} were there"
+    files = [each for plan in plans.values() for each in plan]
+    if not files:
+        raise InputError("download: nothing to download; see the list without --yes")
+    report = download.fetch(
+        files, options.out, unpack=options.unpack, progress=not options.quiet
+    )
+    counts = f"{report.fetched} fetched, {report.present} present"
     if options.unpack:
         counts += f", {report.unpacked} unpacked"
     if report.failed:
         counts += f", {len(report.failed)} failed"
-    print(f"{options.out}: {counts}")
+    print_results(f"{options.out}: {counts}")
     return FAILED if report.failed else 0
 
 
@@ -72,24 +75,22 @@ def add_prepare_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="DIR",
-        help="where to; train finds it by --config.data.directory=DIR",
+        help="folder to write to: config.data.directory of train",
     )
-    parser.add_argument("--images", default="", metavar="DIR", help="where photos are")
+    parser.add_argument("--images", metavar="DIR", help="folder of the photos")
     parser.add_argument(
         "--label_column", default="label", metavar="NAME", help="of a CSV (label)"
     )
+    parser.add_argument("--split", metavar="PART", help="train | validation (all)")
     parser.add_argument(
-        "--split", default="", metavar="PART", help="train | validation (all)"
-    )
-    parser.add_argument(
-        "--exclude", default="", metavar="FILE", help="as config.data.exclude of train"
+        "--exclude", metavar="FILE", help="as config.data.exclude of train"
     )
     parser.add_argument(
         "--max_side", type=int, default=1024, metavar="N", help="pixels kept (1024)"
     )
     add_part(parser)
     parser.add_argument(
-        "--beam", default="", metavar="RUNNER", help="build with Apache Beam instead"
+        "--beam", metavar="RUNNER", help="build with Apache Beam instead"
     )
 
 
@@ -97,25 +98,30 @@ def run_prepare(options: argparse.Namespace) -> int:
     from delf_jax.data import image_lists, prepare
     from delf_jax.formats import tables
 
-    found = image_lists.list_records(
-        options.dataset, options.images, options.label_column, options.split
+    listed = image_lists.list_records(
+        options.dataset,
+        options.images or "",
+        options.label_column,
+        options.split or "",
     )
     if options.exclude:
         names = set(tables.read_names(options.exclude))
-        found = [record for record in found if str(record.label) not in names]
-    if not found:
+        listed = [image for image in listed if str(image.label) not in names]
+    if not listed:
         raise InputError(f"{options.exclude}: leaves no image of {options.dataset}")
     name = pathlib.Path(options.dataset).resolve().stem
     prepared = prepare.prepare(
-        *(name, found, options.data),
+        name,
+        listed,
+        options.data,
         max_side=options.max_side,
         threads=os.cpu_count() or 1,
         part=options.part or (0, 1),
-        beam=options.beam,
+        beam=options.beam or "",
     )
     ready, failed = len(prepared.images), len(prepared.failures)
-    text = f"{options.data}: {ready} of {len(found)} images ready"
+    text = f"{options.data}: {ready} of {len(listed)} images ready"
     if failed:
         text += f", {failed} cannot be used, listed in {name}-quarantine.csv"
-    print(text)
+    print_results(text)
     return 0

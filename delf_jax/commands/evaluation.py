@@ -1,4 +1,4 @@
-"""Commands of experiments in retrieval: evaluate, reproduce, rerank.
+"""Commands of experiments in retrieval: evaluate, reproduce.
 
 Everything slow is imported inside, by the command that needs it.
 """
@@ -10,12 +10,16 @@ from typing import Any
 from delf_jax.commands.options import (
     add_codebook,
     add_config,
+    add_json,
     add_model,
     add_out,
+    add_verification,
     model_and_settings,
     prepare_jax,
+    write_result,
 )
 from delf_jax.files import InputError
+from delf_jax.progress import print_results
 
 
 def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +35,12 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--index", metavar="DIR", help="folder to keep features in")
     source.add_argument("--ranking", metavar="FILE", help="rankings made elsewhere")
-    ways = "global,verification"
+    pipelines = "global,verification"
     parser.add_argument(
         "--rerank",
-        default=ways,
-        metavar="WAYS",
-        help=f"ways to rank ({ways}), such as superglobal, asmk+verification",
+        default=pipelines,
+        metavar="PIPELINES",
+        help=f"such as asmk+verification ({pipelines})",
     )
     add_verification(parser)
     add_codebook(parser)
@@ -44,9 +48,9 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
         "--boxes", metavar="FILE", help="boxes of index photos, as of extract: R-ASMK*"
     )
     _add_conditions(parser)
-    parser.add_argument("--json", metavar="FILE", help="all results as JSON")
+    add_json(parser)
     parser.add_argument("--metrics", metavar="FILE", help="metrics.txt of the original")
-    parser.add_argument("--html", metavar="FILE", help="results, and failures, as page")
+    parser.add_argument("--html", metavar="FILE", help="results and failures as a page")
     add_config(parser)
     add_model(parser)
 
@@ -67,43 +71,42 @@ def run_evaluate(options: argparse.Namespace) -> int:
         if options.boxes:
             raise InputError("--boxes goes with --index, not with --ranking")
         ranking = read_rankings(options.ranking, dataset)
-        found = evaluation.score(
+        name = pathlib.Path(options.ranking).stem
+        result = evaluation.score(
             dataset,
-            {
-                pathlib.Path(options.ranking).stem: dict.fromkeys(
-                    dataset.protocols, ranking
-                )
-            },
+            {name: dict.fromkeys(dataset.protocols, ranking)},
             depends={"file": files.sha256_of(options.ranking)},
         )
     else:
-        chosen = pipeline.parse_pipelines(options.rerank)
+        pipelines = pipeline.parse_pipelines(options.rerank)
         boxes = open_boxes(options.boxes) if options.boxes else None
         model, settings = model_and_settings(options)
-        found = evaluation.evaluate(
-            *(dataset, options.index, model, settings, chosen),
+        result = evaluation.evaluate(
+            dataset,
+            options.index,
+            model,
+            settings,
+            pipelines,
             distractors=_distractors(options, model, settings, boxes),
             verification=options.verification,
             partial=options.partial,
             codebook=options.codebook,
             boxes=boxes,
         )
-    print(*report.table(found), sep="\n")
-    if options.json:
-        files.write_json(options.json, report.to_json(found))
-        print(f"JSON: {options.json}")
+    print_results(*report.table(result))
+    write_result(options, report.to_json(result))
     if options.metrics:
-        report.write_metrics(options.metrics, found)
+        report.write_metrics(options.metrics, result)
         print(f"metrics: {options.metrics}")
     if options.html:
-        page.write_report(options.html, found)
+        page.write_report(options.html, result)
         print(f"page: {options.html}")
     return 0
 
 
 def _add_conditions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--partial", action="store_true", help="score although photos are missing"
+        "--partial", action="store_true", help="score even if photos are missing"
     )
     parser.add_argument(
         "--distractors",
@@ -113,21 +116,24 @@ def _add_conditions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exclude_queries",
         metavar="FILE",
-        help="queries or landmarks seen in training: also without",
+        help="queries seen in training: score without them, too",
     )
 
 
 def _distractors(
     options: argparse.Namespace, model: Any, settings: Any, boxes: Any
 ) -> Any:
-    """Those that are asked for, with features of photos kept in the index."""
+    """Those of --distractors, whose features are kept in the index."""
     from delf_jax.evaluation import distractors
 
     if not options.distractors:
         return None
     out = pathlib.Path(options.index) / "distractors"
     return distractors.open_distractors(
-        *(options.distractors, out, model, settings),
+        options.distractors,
+        out,
+        model,
+        settings,
         boxes=boxes,
         partial=options.partial,
     )
@@ -162,27 +168,17 @@ def run_reproduce(options: argparse.Namespace) -> int:
     name = pathlib.Path(options.config).stem
     folder = options.model or model_folder(config, config.experiment.weights)
     model = load_model(folder)
-    chosen = chosen_settings(config)
-    sources = reproduce.ExperimentInputs(
+    inputs = reproduce.ExperimentInputs(
         pathlib.Path(options.data),
         pathlib.Path(options.out or pathlib.Path("runs", "reproduce", name)),
         model,
-        settings_for(model, **chosen),
+        settings_for(model, **chosen_settings(config)),
     )
     reproduce.reproduce(
         config.experiment,
-        sources,
+        inputs,
         partial=options.partial,
         others=options.distractors,
         seen=options.exclude_queries,
     )
     return 0
-
-
-def add_verification(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--verification",
-        default="default",
-        metavar="NAME",
-        help="settings of verification: default, delg, d2r",
-    )

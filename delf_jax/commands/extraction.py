@@ -1,4 +1,4 @@
-"""Commands that extract features and turn stores into files: extract, features.
+"""Commands that extract features, and convert stores to files: extract, features.
 
 Everything slow is imported inside, by the command that needs it.
 """
@@ -14,36 +14,6 @@ from delf_jax.commands.options import (
     model_and_settings,
     print_report,
 )
-
-
-def add_features_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="a feature store, or files")
-    parser.add_argument("target", metavar="TARGET", help="folder to write to")
-    kinds = parser.add_mutually_exclusive_group(required=True)
-    layouts = {"choices": ("delf", "delg"), "metavar": "LAYOUT"}
-    kinds.add_argument(
-        "--to",
-        help="delf: NAME.delf; delg: NAME.delg_local, NAME.delg_global",
-        **layouts,
-    )
-    kinds.add_argument(
-        "--from", dest="layout", help="the same, from files to a store", **layouts
-    )
-    parser.add_argument(
-        "--name", default="delf files", help="what the new store says made them"
-    )
-
-
-def run_features(options: argparse.Namespace) -> int:
-    from delf_jax.store import delf_files
-
-    if options.to:
-        report = delf_files.write_files(options.source, options.target, options.to)
-    else:
-        report = delf_files.read_files(
-            options.source, options.target, options.layout, name=options.name
-        )
-    return print_report(report, options.target, done="written")
 
 
 def add_extract_options(parser: argparse.ArgumentParser) -> None:
@@ -75,3 +45,38 @@ def run_extract(options: argparse.Namespace) -> int:
         found, options.out, model, settings, boxes=boxes, part=options.part
     )
     return print_report(report, options.out)
+
+
+def add_features_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="a feature store, or files")
+    parser.add_argument("target", metavar="TARGET", help="folder to write to")
+    kinds = parser.add_mutually_exclusive_group(required=True)
+    layouts = ("delf", "delg")
+    kinds.add_argument(
+        "--to",
+        choices=layouts,
+        metavar="LAYOUT",
+        help="delf: NAME.delf; delg: NAME.delg_local, NAME.delg_global",
+    )
+    kinds.add_argument(
+        "--from",
+        dest="layout",
+        choices=layouts,
+        metavar="LAYOUT",
+        help="the same, from files to a store",
+    )
+    parser.add_argument(
+        "--name", default="delf files", help="name of the model, for the new store"
+    )
+
+
+def run_features(options: argparse.Namespace) -> int:
+    from delf_jax.store import delf_files
+
+    if options.to:
+        report = delf_files.write_files(options.source, options.target, options.to)
+    else:
+        report = delf_files.read_files(
+            options.source, options.target, options.layout, name=options.name
+        )
+    return print_report(report, options.target, done="written")

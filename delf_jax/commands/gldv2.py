@@ -6,8 +6,16 @@ Everything slow is imported inside, by the command that needs it.
 import argparse
 from typing import Any
 
-from delf_jax.commands.options import add_config, add_model, add_out, model_and_settings
+from delf_jax.commands.options import (
+    add_config,
+    add_json,
+    add_model,
+    add_out,
+    model_and_settings,
+    write_result,
+)
 from delf_jax.files import InputError
+from delf_jax.progress import print_results
 
 
 def add_gldv2_options(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +26,7 @@ def add_gldv2_options(parser: argparse.ArgumentParser) -> None:
     recognize = kinds.add_parser(
         "recognize", help="the landmark of each test image, by its nearest in train"
     )
-    score = kinds.add_parser("score", help="predictions, by a solution")
+    score = kinds.add_parser("score", help="score predictions by a solution")
     for kind, others in ((retrieve, "index"), (recognize, "train")):
         kind.add_argument(
             "data",
@@ -26,7 +34,7 @@ def add_gldv2_options(parser: argparse.ArgumentParser) -> None:
             help=f"folder of test.csv, {others}.csv, test/, {others}/ as released",
         )
         kind.add_argument(
-            "--features", required=True, metavar="DIR", help="where to keep features"
+            "--features", required=True, metavar="DIR", help="folder of features"
         )
         add_out(kind, "CSV of the challenge to write", required=True)
         for name in ("test", others):
@@ -35,40 +43,41 @@ def add_gldv2_options(parser: argparse.ArgumentParser) -> None:
             )
         kind.add_argument("--solution", metavar="FILE", help="score by this solution")
         kind.add_argument(
-            "--partial", action="store_true", help="go on although images are missing"
+            "--partial", action="store_true", help="predict even if images are missing"
         )
         _add_exclude(kind)
     retrieve.add_argument(
         "--rerank",
         default="global",
-        metavar="WAY",
-        help="how to rank, such as verification or alpha_qe+verification (global)",
+        metavar="PIPELINE",
+        help="such as verification or alpha_qe+verification (global)",
     )
     recognize.add_argument(
         "--verify", type=int, default=0, metavar="N", help="nearest to verify (0)"
     )
     recognize.add_argument(
-        "--voters", type=int, default=3, metavar="N", help="best that vote (3)"
+        "--voters", type=int, default=3, metavar="N", help="nearest that vote (3)"
     )
     recognize.add_argument(
-        "--non_landmarks", metavar="DIR", help="photos that show none, to demote alike"
+        "--non_landmarks", metavar="DIR", help="photos of none, to demote similar ones"
     )
     for kind in (retrieve, recognize):
         add_config(kind)
         add_model(kind)
     score.add_argument("task", choices=("retrieval", "recognition"))
     score.add_argument(
-        "predictions", nargs="+", metavar="CSV", help="the first, others"
+        "predictions", nargs="+", metavar="CSV", help="others compare with the first"
     )
     score.add_argument(
-        "--solution", required=True, metavar="FILE", help="what is right"
+        "--solution", required=True, metavar="FILE", help="the ground truth"
     )
     score.add_argument(
         "--known", metavar="FILE", help="index or train table that ids must be in"
     )
     _add_exclude(score)
-    score.add_argument("--json", metavar="FILE", help="all results as JSON")
-    score.add_argument(
+    forms = score.add_mutually_exclusive_group()
+    add_json(forms)
+    forms.add_argument(
         "--original", action="store_true", help="print what the original prints, only"
     )
 
@@ -77,7 +86,7 @@ def _add_exclude(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exclude",
         metavar="FILE",
-        help="ids of landmarks to do without, one a line; also scored without them",
+        help="ids of landmarks to leave out, one a line; also scored without them",
     )
 
 
@@ -90,29 +99,33 @@ def run_gldv2(options: argparse.Namespace) -> int:
     model, settings = model_and_settings(options)
     from delf_jax.gldv2 import predict, recognition_task, retrieval_task
 
-    sources = predict.PredictionInputs(
-        *(options.data, options.features, model, settings, options.test_list),
+    inputs = predict.PredictionInputs(
+        options.data,
+        options.features,
+        model,
+        settings,
+        options.test_list,
         other_list=getattr(options, "index_list", getattr(options, "train_list", None)),
         exclude=_excluded(options),
         solution=options.solution,
         partial=options.partial,
     )
     if options.kind == "retrieve":
-        way = retrieval_task.parse_pipeline(options.rerank)
-        said = predict.retrieve(sources, options.out, way)
+        pipeline = retrieval_task.parse_pipeline(options.rerank)
+        lines = predict.retrieve(inputs, options.out, pipeline)
     else:
-        how = recognition_task.Options(options.voters, options.verify)
-        said = predict.recognise(sources, options.out, how, options.non_landmarks)
-    print(*said, sep="\n")
+        voting = recognition_task.Options(options.voters, options.verify)
+        lines = predict.recognise(inputs, options.out, voting, options.non_landmarks)
+    print_results(*lines)
     if options.solution:
         task = "retrieval" if options.kind == "retrieve" else "recognition"
-        known = _shown(options) if options.kind == "retrieve" else None
+        known = _index_landmarks(options) if options.kind == "retrieve" else None
         _print_scores(options, task, [options.out], known)
     return 0
 
 
-def _shown(options: argparse.Namespace) -> Any:
-    """What images of the index show, where that is asked for."""
+def _index_landmarks(options: argparse.Namespace) -> Any:
+    """The landmark of each index image, which --exclude needs."""
     from delf_jax.gldv2 import collection, scores
 
     if not options.exclude:
@@ -123,7 +136,6 @@ def _shown(options: argparse.Namespace) -> Any:
 
 
 def _score(options: argparse.Namespace) -> int:
-    from delf_jax import files
     from delf_jax.gldv2 import report, scores
 
     if options.original:
@@ -131,13 +143,11 @@ def _score(options: argparse.Namespace) -> int:
             found = scores.score(
                 options.task, options.solution, [path], intervals=False
             )
-            print(*report.original_lines(found), sep="\n")
+            print_results(*report.original_lines(found))
         return 0
     known = scores.read_known(options.known) if options.known else None
     found = _print_scores(options, options.task, options.predictions, known)
-    if options.json:
-        files.write_json(options.json, report.to_json(found))
-        print(f"JSON: {options.json}")
+    write_result(options, report.to_json(found))
     return 0
 
 
@@ -147,9 +157,9 @@ def _print_scores(
     from delf_jax.gldv2 import report, scores
 
     found = scores.score(
-        *(task, options.solution, predictions), exclude=_excluded(options), known=known
+        task, options.solution, predictions, exclude=_excluded(options), known=known
     )
-    print(*report.table(found), sep="\n")
+    print_results(*report.table(found))
     return found
 
 

@@ -1,6 +1,6 @@
-"""The command that fits codebooks and projections to descriptors: fit.
+"""Commands on what a search needs: index, fit, aggregate.
 
-Everything slow is imported inside.
+Everything slow is imported inside, by the command that needs it.
 """
 
 import argparse
@@ -17,6 +17,32 @@ from delf_jax.commands.options import (
     print_report,
 )
 from delf_jax.files import InputError
+from delf_jax.progress import format_count, print_results
+
+
+def add_index_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="images or folders")
+    add_index(parser)
+    parser.add_argument("--add", nargs="+", metavar="PATH", help="images to add")
+    parser.add_argument("--remove", nargs="+", metavar="ID", help="images to remove")
+    add_config(parser)
+    add_model(parser)
+
+
+def run_index(options: argparse.Namespace) -> int:
+    from delf_jax.index import photo_index
+
+    if sum(map(bool, (options.paths, options.add, options.remove))) != 1:
+        raise InputError("index: give photos to index, or --add, or --remove")
+    if options.remove:
+        left = photo_index.remove_images(options.index, options.remove)
+        print_results(f"{options.index}: {len(options.remove)} removed, {left} left")
+        return 0
+    model, settings = model_and_settings(options)
+    change = photo_index.add_images if options.add else photo_index.make_index
+    paths = options.add or options.paths
+    report = change(paths, options.index, model, settings)
+    return print_report(report, options.index)
 
 
 def add_fit_options(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +56,10 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
         kind.add_argument("store", metavar="STORE", help="folder of a feature store")
         add_out(kind, "folder to write to", required=True)
     for name, default, meaning in (
-        ("words", None, "visual words (1024, or as --config says)"),
+        ("words", None, "visual words (1024, or as in --config)"),
         ("iterations", 20, "passes over the store, or over as many batches (20)"),
-        ("batch", None, "draw so many at a time; without it all descriptors are taken"),
-        ("seed", 0, "of all that is drawn (0)"),
+        ("batch", None, "descriptors drawn at a time (all, not drawn)"),
+        ("seed", 0, "of the random numbers (0)"),
     ):
         codebook.add_argument(
             f"--{name}", type=int, default=default, metavar="N", help=meaning
@@ -42,10 +68,10 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
         "--start",
         choices=("sample", "kmeans++"),
         default="sample",
-        help="descriptors to start from: any (sample), or some far apart",
+        help="first centroids: random descriptors (sample), or k-means++",
     )
     codebook.add_argument(
-        "--config", metavar="FILE", help="a .pbtxt of DELF that says codebook_size"
+        "--config", metavar="FILE", help="a .pbtxt of DELF with its codebook_size"
     )
     pca.add_argument(
         "--dimension", type=int, required=True, metavar="N", help="components kept"
@@ -71,9 +97,9 @@ def run_fit(options: argparse.Namespace) -> int:
         return _fit_projection(options)
     from delf_jax.index import fit_codebook
 
-    given = {"store": options.store, "out": options.out}
     codebook = fit_codebook.fit_codebook(
-        **given,
+        options.store,
+        options.out,
         words=_words(options),
         iterations=options.iterations,
         batch=options.batch,
@@ -81,10 +107,14 @@ def run_fit(options: argparse.Namespace) -> int:
         start=options.start,
     )
     info = codebook.info
-    print(
-        f"{options.out}: {info['words']} words of {info['dimension']} dimensions, from "
-        f"{info['descriptors']} descriptors of {info['images']} images in "
-        f"{info['iterations']} iterations"
+    dimensions = format_count(info["dimension"], "dimension")
+    words, descriptors, images, iterations = (
+        format_count(info[f"{unit}s"], unit)
+        for unit in ("word", "descriptor", "image", "iteration")
+    )
+    print_results(
+        f"{options.out}: {words} of {dimensions}, from {descriptors} of {images} in "
+        f"{iterations}"
     )
     return 0
 
@@ -93,25 +123,25 @@ def _fit_projection(options: argparse.Namespace) -> int:
     from delf_jax.index import fit_projection, positive_pairs
 
     if options.kind == "pca":
-        chosen = fit_projection.fit_pca(
-            *(options.store, options.out),
+        fields = fit_projection.fit_pca(
+            options.store,
+            options.out,
             dimension=options.dimension,
             of=options.of,
             whiten=options.whiten,
         )
     else:
         pairs = positive_pairs.read_pairs(options.pairs) if options.pairs else None
-        chosen = fit_projection.fit_whitening(
+        fields = fit_projection.fit_whitening(
             options.store, pairs, options.out, dimension=options.dimension
         )
-    print(fit_projection.format_summary(options.out))
-    print("to extract with them:")
-    print(*(f"  --config.{name}={value}" for name, value in chosen.items()), sep="\n")
+    print_results(fit_projection.format_summary(options.out), "to extract with it:")
+    print_results(*(f"  --config.{name}={value}" for name, value in fields.items()))
     return 0
 
 
 def _words(options: argparse.Namespace) -> int:
-    """How many visual words are asked for, by an option or a config of the original."""
+    """How many visual words to fit, by --words or a config of the original."""
     if options.rest:
         raise InputError(f"{options.rest[0]}: fit takes no fields; use --words")
     if not options.config:
@@ -127,32 +157,6 @@ def _words(options: argparse.Namespace) -> int:
             f"descriptors of {options.store} have {found}"
         )
     return config.codebook_size if options.words is None else options.words
-
-
-def add_index_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="*", metavar="PATH", help="images or folders")
-    add_index(parser)
-    parser.add_argument("--add", nargs="+", metavar="PATH", help="images to add")
-    parser.add_argument("--remove", nargs="+", metavar="ID", help="images to remove")
-    add_config(parser)
-    add_model(parser)
-
-
-def run_index(options: argparse.Namespace) -> int:
-    from delf_jax.index import photo_index
-
-    asked = [name for name in ("paths", "add", "remove") if getattr(options, name)]
-    if len(asked) != 1:
-        raise InputError("index: give photos to index, or --add, or --remove")
-    if options.remove:
-        left = photo_index.remove_images(options.index, options.remove)
-        print(f"{options.index}: {len(options.remove)} removed, {left} left")
-        return 0
-    model, settings = model_and_settings(options)
-    change = photo_index.add_images if options.add else photo_index.make_index
-    paths = options.add or options.paths
-    report = change(paths, options.index, model, settings)
-    return print_report(report, options.index)
 
 
 def add_aggregate_options(parser: argparse.ArgumentParser) -> None:
@@ -182,7 +186,7 @@ def run_aggregate(options: argparse.Namespace) -> int:
             f"{options.rest[0]}: aggregate takes no fields; use its options"
         )
     if options.to and (options.float or options.idf):
-        raise InputError("--float and --idf: are of an inverted file, leave out --to")
+        raise InputError("--float, --idf: only of an inverted file; leave out --to")
     config = _read_config(options)
     codebook = options.codebook or (config and config.codebook)
     if not codebook:
@@ -198,7 +202,6 @@ def run_aggregate(options: argparse.Namespace) -> int:
     words = aggregation.load_words(codebook, assignments)._replace(regional=regional)
     _check_size(options, config, words.codebook.centroids.shape)
     images = feature_store.open_store(options.store)
-    given = {"images": images, "words": words, "out": options.out}
     rule = inverted_builder.default_rule(regional)._replace(idf=options.idf)
     if config:
         rule = rule._replace(
@@ -206,18 +209,22 @@ def run_aggregate(options: argparse.Namespace) -> int:
         )
     if options.to:
         report = aggregated_files.write_aggregated(
-            **given, kind=options.to, normalize=config is None or config.normalize
+            images,
+            words,
+            options.out,
+            kind=options.to,
+            normalize=config is None or config.normalize,
         )
     else:
         asmk = options.float or (config and config.aggregation == "asmk")
         report = inverted_builder.update_inverted_file(
-            **given, binary=not asmk, rule=rule
+            images, words, options.out, binary=not asmk, rule=rule
         )
     return print_report(report, options.out, done="aggregated")
 
 
 def _read_config(options: argparse.Namespace) -> Any:
-    """The config of the original, or None; InputError if it says what is not done."""
+    """The config of the original, or None; InputError if the options differ from it."""
     if not options.config:
         return None
     from delf_jax.extraction import delf_config
@@ -226,8 +233,8 @@ def _read_config(options: argparse.Namespace) -> Any:
     kind = config.aggregation
     if options.to and options.to != kind:
         raise InputError(
-            f"{options.config}: aggregation_type is {kind.upper()}, not "
-            f"{options.to.upper()} as --to says"
+            f"{options.config}: aggregation_type is {kind.upper()}, but --to is "
+            f"{options.to.upper()}"
         )
     if not options.to and kind == "vlad":
         raise InputError(
@@ -246,6 +253,6 @@ def _check_size(
     if config and shape != (config.codebook_size, config.dimension):
         raise InputError(
             f"{options.config}: codebook_size {config.codebook_size} and "
-            f"feature_dimensionality {config.dimension} are not those of the codebook, "
-            f"{shape[0]} and {shape[1]}"
+            f"feature_dimensionality {config.dimension} do not match the codebook, "
+            f"which has {shape[0]} words of {shape[1]} dimensions"
         )

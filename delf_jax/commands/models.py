@@ -1,4 +1,4 @@
-"""Commands on models and files of others: convert, inspect, features, export.
+"""Commands on models and files: convert, inspect, export.
 
 Everything slow is imported inside, by the command that needs it.
 """
@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from delf_jax.commands.options import add_choice, add_out, model_and_settings
+from delf_jax.progress import print_results
 
 
 def add_convert_options(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,7 @@ def add_convert_options(parser: argparse.ArgumentParser) -> None:
     )
     add_out(parser, "model folder to write", required=True)
     parser.add_argument(
-        "--mapping", metavar="FILE", help="JSON that names what is not recognised"
+        "--mapping", metavar="FILE", help="JSON with the names of other tensors"
     )
     parser.add_argument(
         "--set",
@@ -50,7 +51,7 @@ def add_inspect_options(parser: argparse.ArgumentParser) -> None:
 def run_inspect(options: argparse.Namespace) -> int:
     from delf_jax.inspection import describe
 
-    print(describe.format_contents(options.path))
+    print_results(describe.format_contents(options.path))
     return 0
 
 
@@ -78,12 +79,12 @@ def run_export(options: argparse.Namespace) -> int:
     from delf_jax.export.options import ExportOptions
 
     names = ExportOptions._fields
-    wishes = ExportOptions(**{name: getattr(options, name) for name in names})
-    written = export.export_model(model, options.format, options.out, wishes)
-    for title, arrays in (("in", written.inputs), ("out", written.outputs)):
+    export_options = ExportOptions(**{name: getattr(options, name) for name in names})
+    summary = export.export_model(model, options.format, options.out, export_options)
+    for title, arrays in (("in", summary.inputs), ("out", summary.outputs)):
         for name, signature in arrays.items():
-            print(f"{title:>4}  {name:<24} {signature}")
-    for note in written.notes:
+            print_results(f"{title:>4}  {name:<24} {signature}")
+    for note in summary.notes:
         print(f"note: {note}")
     print(f"{options.format}: {options.out}")
     return 0

@@ -1,13 +1,17 @@
-"""What several commands share: options, the model, the report of a long job.
+"""What several commands share: options, the model, results as JSON, the last line.
 
 Everything slow is imported inside, by the function that needs it.
 """
 
 import argparse
+import json
 import sys
 from typing import Any
 
+from delf_jax.progress import print_results
+
 FAILED = 1
+STDOUT = "-"  # As the path of --json.
 
 
 def add_paths(
@@ -16,7 +20,7 @@ def add_paths(
     parser.add_argument("paths", nargs="+", metavar=metavar, help=meaning)
 
 
-def add_out(parser: argparse.ArgumentParser, meaning: str, **kwargs) -> None:
+def add_out(parser: argparse.ArgumentParser, meaning: str, **kwargs: Any) -> None:
     parser.add_argument("--out", metavar="OUT", help=meaning, **kwargs)
 
 
@@ -32,6 +36,23 @@ def add_part(parser: argparse.ArgumentParser) -> None:
         type=parse_part,
         metavar="I/N",
         help="do every N-th share only, as one of N processes; I from 0 to N-1",
+    )
+
+
+def add_json(
+    parser: argparse._ActionsContainer, meaning: str = "results as JSON"
+) -> None:
+    parser.add_argument(
+        "--json", metavar="FILE", help=f"{meaning} (-: standard output)"
+    )
+
+
+def add_verification(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--verification",
+        default="default",
+        metavar="NAME",
+        help="settings of verification: default, delg, d2r",
     )
 
 
@@ -61,7 +82,7 @@ def add_choice(
     name: str,
     choices: tuple[str, ...],
     meaning: str = "",
-    **kwargs,
+    **kwargs: Any,
 ) -> None:
     parser.add_argument(
         f"--{name}",
@@ -102,8 +123,20 @@ def prepare_jax() -> None:
     runtime.enable_compilation_cache()
 
 
+def write_result(options: argparse.Namespace, value: Any) -> None:
+    """Writes what --json asks for, if it does."""
+    if options.json == STDOUT:
+        text = json.dumps(value, indent=1, allow_nan=False)
+        print(text, file=options.stdout, flush=True)
+    elif options.json:
+        from delf_jax.files import write_json
+
+        write_json(options.json, value)
+        print(f"JSON: {options.json}")
+
+
 def print_report(report: Any, out: str, done: str = "extracted") -> int:
-    """0, or 1 if none of the images could be used; the failed ones by name."""
+    """Prints what was done, and why images failed; 1 if none could be used, else 0."""
     for reason in report.failed.values():
         print(f"failed: {reason}", file=sys.stderr)
     counts = f"{report.extracted} {done}, {report.unchanged} unchanged"
@@ -113,7 +146,7 @@ def print_report(report: Any, out: str, done: str = "extracted") -> int:
         counts += f", {len(report.failed)} failed"
     if report.damaged:
         counts += f", {report.damaged} damaged shards replaced"
-    print(f"{out}: {counts}")
+    print_results(f"{out}: {counts}")
     return 0 if report.extracted + report.unchanged else FAILED
 
 

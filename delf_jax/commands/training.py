@@ -1,4 +1,4 @@
-"""Commands of training: train, sweep, plot, prepare.
+"""Commands of training: train, sweep, plot.
 
 Everything slow is imported inside, by the command that needs it.
 """
@@ -7,6 +7,7 @@ import argparse
 
 from delf_jax.commands.options import FAILED, add_out, parse_part, prepare_jax
 from delf_jax.files import InputError
+from delf_jax.progress import print_results
 
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +21,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         type=_hosts,
         const=("", None),
         metavar="ADDRESS:PORT,I/N",
-        help="one of N hosts that train together; found out on TPU pods and in Slurm",
+        help="one of N hosts that train together; TPU pods and Slurm need no value",
     )
 
 
@@ -54,7 +55,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         "--config.FIELD",
         dest="unused",
         metavar="VALUE",
-        help="replaces one field of the config, as often as you like",
+        help="replaces one field of the config; can be repeated",
     )
 
 
@@ -75,10 +76,10 @@ def run_sweep(options: argparse.Namespace) -> int:
     from delf_jax.training import sweep
 
     if options.jobs < 1:
-        raise InputError("--jobs: at least one trial must run")
+        raise InputError(f"--jobs={options.jobs}: use a positive number")
     trials = sweep.plan(options.config, options.workdir, options.rest)
     if options.dry_run:
-        print(*sweep.commands(trials), sep="\n")
+        print_results(*sweep.commands(trials))
         return 0
     return 0 if sweep.run(trials, options.workdir, options.jobs) else FAILED
 
@@ -87,7 +88,7 @@ def add_plot_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="workdirs of trainings")
     add_out(parser, "the figure (.png, .pdf, .svg)", required=True)
     parser.add_argument(
-        "--metrics", default="", metavar="NAMES", help="such as loss,validation/mAP"
+        "--metrics", metavar="NAMES", help="such as loss,validation/mAP"
     )
 
 
@@ -96,7 +97,7 @@ def run_plot(options: argparse.Namespace) -> int:
 
     runs = curves.name_runs(options.runs)
     found = {name: curves.read_curves(path) for name, path in runs.items()}
-    chosen = [name for name in options.metrics.split(",") if name]
-    curves.draw_curves(found, options.out, metrics=chosen)
+    metrics = [name for name in (options.metrics or "").split(",") if name]
+    curves.draw_curves(found, options.out, metrics=metrics)
     print(f"curves: {options.out}")
     return 0

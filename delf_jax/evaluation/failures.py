@@ -66,7 +66,8 @@ def find_failures(
     queries = worst_first(row)[:count]
     verify = evaluation.collection is not None and "verification" in row.ranking
     failures = []
-    with track("report", len(queries), progress=progress and verify) as advance:
+    shown = progress and verify
+    with track("report", len(queries), "query", progress=shown) as advance:
         for query in queries:
             failures.append(_failure(evaluation, row, query, verify))
             advance()

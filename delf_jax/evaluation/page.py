@@ -18,6 +18,7 @@ from delf_jax.evaluation import failures, report
 from delf_jax.evaluation.evaluation import Evaluation, Row
 from delf_jax.evaluation.failures import Failure, Found
 from delf_jax.evaluation.overlap import UNSEEN
+from delf_jax.progress import format_count
 from delf_jax.report.html import Thumbnail, breakable, fill_template, read_thumbnail
 
 # About 12 kB a photo, each once: twelve for each query are some 3 MB of page.
@@ -47,8 +48,8 @@ def write_report(
         "settings": _settings(evaluation),
         "precisions": "\n".join(_precisions(evaluation, worst)),
         "intro": html.escape(
-            f"{len(worst)} of {queries} queries, by average precision of the ranking "
-            f"{row.ranking} under the protocol {row.protocol}"
+            f"{len(worst)} of {format_count(queries, 'query')}, by average precision "
+            f"of the ranking {row.ranking} under the protocol {row.protocol}"
         ),
         "queries": "\n".join(_section(evaluation, each, photos) for each in worst),
     }
@@ -126,7 +127,8 @@ def _precisions(evaluation: Evaluation, worst: Sequence[Failure]) -> Iterable[st
         note = f'<p class="quiet">and {more} better ones</p>' if more > 0 else ""
         yield (
             f"<details{' open' if protocol == main.protocol else ''}>"
-            f"<summary>{html.escape(protocol)}: {len(queries)} queries</summary>"
+            f"<summary>{html.escape(protocol)}: "
+            f"{format_count(len(queries), 'query')}</summary>"
             f'<div class="wide" tabindex="0" role="region" aria-label="Average '
             f'precisions, {html.escape(protocol)}"><table class="sortable"><thead><tr>'
             f"{head}</tr></thead><tbody>\n{body}\n</tbody></table>{note}</div></details>"
@@ -262,7 +264,8 @@ def _pair(
         f'<use href="#{name}" x="{left:.1f}" width="{width:.1f}" height="{height}"/>'
         for name, left, width in zip(names, (0, widths[0] + _GAP), widths, strict=True)
     )
-    label = html.escape(f"{found.inliers} matches of the query with {found.image}")
+    matches = format_count(found.inliers, "match")
+    label = html.escape(f"{matches} of the query with {found.image}")
     return (
         f'<svg viewBox="0 0 {sum(widths) + _GAP:.1f} {height}" role="img" '
         f'aria-label="{label}">{uses}<path class="rim" d="{path}"/>'

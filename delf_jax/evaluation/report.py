@@ -11,6 +11,7 @@ from delf_jax.evaluation import datasets
 from delf_jax.evaluation.evaluation import Evaluation, Mean, Row
 from delf_jax.evaluation.overlap import UNSEEN
 from delf_jax.formats.datasets import revisited_metrics
+from delf_jax.progress import format_count
 from delf_jax.retrieval.bootstrap import SAMPLES, Interval
 
 # The original's name for a ranking after geometric verification.
@@ -27,17 +28,17 @@ def notes(evaluation: Evaluation) -> Iterator[str]:
     """Lines that go above the table: what was scored, what was left out."""
     dataset = evaluation.dataset
     yield (
-        f"{dataset.name}: {len(dataset.queries)} queries, {_photos(evaluation)}, "
-        f"ground truth {dataset.version[:10]}"
+        f"{dataset.name}: {format_count(len(dataset.queries), 'query')}, "
+        f"{_photos(evaluation)}, ground truth {dataset.version[:10]}"
     )
     if dataset.seen:
-        left = f"{len(dataset.seen)} of {len(dataset.queries)} queries"
+        left = f"{len(dataset.seen)} of {format_count(len(dataset.queries), 'query')}"
         yield f"unseen: without {left}, as --exclude_queries says"
     if evaluation.missing:
         missing = datasets.format_missing(evaluation.missing)
         yield f"PARTIAL: {missing}; results on the whole are others"
     for protocol, count in _unanswerable(evaluation).items():
-        of = f"{count} of {len(dataset.queries)} queries"
+        of = f"{count} of {format_count(len(dataset.queries), 'query')}"
         yield f"{protocol}: without positives and left out: {of}"
     yield (
         f"per cent; 95 % intervals: {SAMPLES} draws of queries (macro: of landmarks), "
@@ -91,8 +92,9 @@ def write_metrics(path: str | os.PathLike, evaluation: Evaluation) -> None:
 def _photos(evaluation: Evaluation) -> str:
     count, distractors = len(evaluation.dataset.index), evaluation.distractors
     if not distractors:
-        return f"{count} photos"
-    return f"{count - distractors} photos and {distractors} distractors"
+        return format_count(count, "photo")
+    photos = format_count(count - distractors, "photo")
+    return f"{photos} and {format_count(distractors, 'distractor')}"
 
 
 def _unanswerable(evaluation: Evaluation) -> dict[str, int]:

@@ -24,6 +24,7 @@ from delf_jax.files import InputError
 from delf_jax.formats.datasets import oxford
 from delf_jax.images import find_images
 from delf_jax.index import fit_codebook
+from delf_jax.progress import print_results
 from delf_jax.search import pipeline
 from delf_jax.store import feature_store
 
@@ -86,7 +87,7 @@ def reproduce(
         )
         _write(sources.out / name, result, progress)
         compared += compare(name, result, experiment.paper)
-    print(*table(compared), sep="\n")
+    print_results(*table(compared))
     files.write_json(sources.out / "reproduction.json", to_json(compared))
     print(f"results, metrics and pages: {sources.out}")
     return compared
@@ -242,7 +243,7 @@ def _codebook(
 
 def _write(folder: pathlib.Path, result: Evaluation, progress: bool) -> None:
     """Prints the table of a dataset; writes results.json, metrics.txt, report.html."""
-    print(*report.table(result), sep="\n", end="\n\n", flush=True)
+    print_results(*report.table(result), "")
     files.write_json(folder / "results.json", report.to_json(result))
     report.write_metrics(folder / "metrics.txt", result)
     page.write_report(folder / "report.html", result, progress=progress)

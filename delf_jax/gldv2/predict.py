@@ -17,6 +17,7 @@ from delf_jax.formats.datasets.gldv2 import Solution
 from delf_jax.gldv2 import collection, recognition_task, retrieval_task, scores
 from delf_jax.gldv2.collection import Images, Listing
 from delf_jax.images import find_images
+from delf_jax.progress import format_count
 from delf_jax.retrieval import verification, voting
 from delf_jax.search import steps
 from delf_jax.search.query import CANDIDATES
@@ -65,7 +66,8 @@ def retrieve(
     if way[-1] == "verification":
         how["verification"] = [list(verification.VERIFICATION["default"]), CANDIDATES]
     _write(sources, out, "retrieval", predictions, how, index, partial, said[-1])
-    return [*said, f"{out}: {len(predictions)} predictions", *partial]
+    count = format_count(len(predictions), "prediction")
+    return [*said, f"{out}: {count}", *partial]
 
 
 def recognise(
@@ -105,7 +107,8 @@ def recognise(
         "non_landmarks": None if others is None else _digest(others.ids),
     }
     _write(sources, out, "recognition", predictions, how, train, partial, searched)
-    return [*said, f"{out}: {len(predictions)} predictions", *partial]
+    count = format_count(len(predictions), "prediction")
+    return [*said, f"{out}: {count}", *partial]
 
 
 def _described(step: str) -> Any:

@@ -226,7 +226,7 @@ def _take_batches(
     total: kmeans.ClusterSums | None = None
     centroids, weights = state.centroids, state.weights
     count = -(-DRAWN_PER_WORD * len(centroids) // batch)
-    with track(label, count, progress=progress) as advance:
+    with track(label, count, "batch", progress=progress) as advance:
         for number in range(count):
             rng = np.random.default_rng([*seeds, number])
             rows = np.sort(rng.choice(local.total, batch, replace=False))

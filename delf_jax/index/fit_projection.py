@@ -20,6 +20,7 @@ from delf_jax.files import InputError, read_json, sha256_of, write_json
 from delf_jax.formats.delf import datum
 from delf_jax.index import codebook, positive_pairs
 from delf_jax.index.positive_pairs import ImagePairs
+from delf_jax.progress import format_count
 from delf_jax.retrieval import whitening
 from delf_jax.store.feature_store import FeatureStore, open_store, provenance_of
 from delf_jax.store.local_descriptors import CHUNK, open_descriptors, read_chunks
@@ -109,7 +110,7 @@ def fit_whitening(
 def format_summary(out: str | os.PathLike) -> str:
     """What was fitted, in a line, and what its user should know."""
     info = read_json(pathlib.Path(out) / INFO)
-    text = f"{out}: {info['dimension']} components, "
+    text = f"{out}: {format_count(info['dimension'], 'component')}, "
     scales = len((info["settings"] or {}).get("global_scales", ()))
     note = ""
     if info["of"] == "global" and scales > 1:
@@ -119,7 +120,7 @@ def format_summary(out: str | os.PathLike) -> str:
         )
     if "pairs" not in info:
         return f"{text}{info['explained_variance']:.1%} of the variance{note}"
-    text += f"learned from {info['pairs']} pairs"
+    text += f"learned from {format_count(info['pairs'], 'pair')}"
     if info["pairs_left_out"]:
         text += f" ({info['pairs_left_out']} left out: not all images are in the store)"
     if info["pairs"] < info["dimension"]:

@@ -101,7 +101,7 @@ def _write(
     scales, norm = [], 0.0
     with (
         atomic_write(path) as file,
-        track("global descriptors", count, progress=progress) as advance,
+        track("global descriptors", count, "descriptor", progress=progress) as advance,
     ):
         file.write(b" " * _HEADER)
         for start in range(0, count, _CHUNK):

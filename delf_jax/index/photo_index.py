@@ -13,6 +13,7 @@ from delf_jax import images
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError, read_json, write_json
+from delf_jax.progress import format_count
 from delf_jax.store import feature_store
 from delf_jax.store.feature_store import FeatureStore, StoreReport
 
@@ -45,7 +46,7 @@ class Index(NamedTuple):
         return self.places.file(image)
 
     def __str__(self) -> str:
-        return f"{self.directory.name} ({len(self.store)} photos)"
+        return f"{self.directory.name} ({format_count(len(self.store), 'photo')})"
 
 
 def make_index(

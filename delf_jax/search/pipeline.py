@@ -121,7 +121,7 @@ def count_inliers(
     """For each query, the verified matches with the photos of the index wanted."""
     inliers: list[dict[int, int]] = [{} for _ in wanted]
     total = sum(map(len, wanted))
-    with track("verify", total, progress=progress) as advance:
+    with track("verify", total, "candidate", progress=progress) as advance:
         for query, ids in enumerate(wanted):
             images = (collection.store[int(collection.rows[id])] for id in ids)
             asked = collection.queries[query]

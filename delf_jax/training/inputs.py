@@ -58,7 +58,7 @@ def draw_landmarks(drawn: Mapping[str, Any], directory: str) -> str:
             f"drawn landmarks from {landmarks.HELD_OUT} on are for tests: lower `first`"
         )
     folder = pathlib.Path(directory) / f"drawn-{first}-{count}x{views}"
-    with track("drawn landmarks", count) as advance:
+    with track("drawn landmarks", count, "landmark") as advance:
         for seed in range(first, first + count):
             paths = [folder / str(seed) / f"{view}.jpg" for view in range(views)]
             if not all(path.exists() for path in paths):

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from delf_jax.config import read_sweep
 from delf_jax.files import InputError, atomic_write
+from delf_jax.progress import format_count, format_duration, print_results
 from delf_jax.report import curves
 from delf_jax.training.config import read_training_config
 
@@ -122,9 +123,8 @@ def run(trials: Sequence[Trial], workdir: str | os.PathLike, jobs: int = 1) -> i
     Interrupted, it tells the running trials to stop, which keep what they have done.
     """
     todo = [trial for trial in trials if not is_finished(trial)]
-    print(
-        f"{len(trials)} trials, {len(trials) - len(todo)} finished before", flush=True
-    )
+    done = len(trials) - len(todo)
+    print(f"{format_count(len(trials), 'trial')}, {done} finished before", flush=True)
     running: set[subprocess.Popen] = set()
     stopped = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(jobs, "trials") as pool:
@@ -158,11 +158,12 @@ def _run(trial: Trial, running: set[subprocess.Popen], stopped: threading.Event)
         running.add(process)
         status = process.wait()
         running.discard(process)
-    minutes = (time.monotonic() - start) / 60
+    seconds = time.monotonic() - start
     if status:
         return f"{trial.name}: FAILED: {_last_line(trial.workdir / LOG)}"
     done = "finished" if is_finished(trial) else "stopped"
-    return f"{trial.name}: {done} after {minutes:.1f} min; {_format_trial(trial)}"
+    duration = format_duration(seconds)
+    return f"{trial.name}: {done} after {duration}; {_format_trial(trial)}"
 
 
 def _last_line(path: pathlib.Path) -> str:
@@ -194,7 +195,7 @@ def summarize(trials: Sequence[Trial], workdir: str | os.PathLike) -> None:
     """Prints and writes a table of all trials and draws their curves."""
     folder = pathlib.Path(workdir)
     lines = table(trials)
-    print(*lines, sep="\n")
+    print_results(*lines)
     with atomic_write(folder / TABLE, "w") as file:
         file.write("\n".join(lines) + "\n")
     runs = {

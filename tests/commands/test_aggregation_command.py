@@ -78,9 +78,9 @@ def test_regions_are_aggregated_where_a_word_asks_for_it(run, tmp_path, by):
 @pytest.mark.parametrize(
     ("change", "options", "reason"),
     [
-        ("", ["--to=vlad"], "aggregation_type is ASMK_STAR, not VLAD as --to says"),
+        ("", ["--to=vlad"], "aggregation_type is ASMK_STAR, but --to is VLAD"),
         ("aggregation_type: VLAD", [], "no inverted file; write files with --to=vlad"),
-        ("codebook_size: 31", [], "codebook_size 31 .* those of the codebook, 30 and"),
+        ("codebook_size: 31", [], "codebook_size 31 .* do not match the codebook"),
         ("use_regional_aggregation: true", [], "needs features of regions"),
         ("", ["--regional"], "use_regional_aggregation is false: leave out"),
     ],
@@ -100,7 +100,7 @@ def test_a_config_that_does_not_fit_is_refused(run, tmp_path, change, options, r
     ("options", "reason"),
     [
         ([], "name a codebook with --codebook"),
-        (["--codebook=codebook", "--to=asmk", "--idf"], "are of an inverted file"),
+        (["--codebook=codebook", "--to=asmk", "--idf"], "only of an inverted file"),
         (["--codebook=codebook", "--assignments=31"], "has 30 words"),
         (["--codebook=nowhere"], "nowhere"),
     ],

@@ -108,20 +108,20 @@ def test_by_default_nothing_is_fetched_and_all_is_told(
     assert "0.bin to 2, 3 files: 30 bytes, from http://127.0.0.1" in said
     assert "in/a.bin: size not documented, MD5 checked" in said
     assert "in all 30 bytes and what is not known" in said
-    assert "nothing was fetched" in said
+    assert "nothing was downloaded" in said
     assert server.asked == [] and not list(tmp_path.iterdir())
 
 
 def test_the_command_fetches_what_is_asked_for(server, made, tmp_path, capsys):
     arguments = ["download", "made", "--yes", f"--out={tmp_path}", "--only=*.bin"]
     assert cli.main([*arguments[:-1], "--only=[01].bin"]) == 0
-    assert "2 fetched, 0 were there" in capsys.readouterr().out
+    assert "2 fetched, 0 present" in capsys.readouterr().out
     assert cli.main(arguments) == 0
-    assert "2 fetched, 2 were there" in capsys.readouterr().out
+    assert "2 fetched, 2 present" in capsys.readouterr().out
     del server.files["/a.bin"]
     (tmp_path / "in/a.bin").unlink()
     assert cli.main(arguments) == 1
-    assert "3 were there, 1 failed" in capsys.readouterr().out
+    assert "3 present, 1 failed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_command_fetches_what_is_asked_for(server, made, tmp_path, capsys):
         (["nothing"], "no dataset 'nothing'"),
         (["gldv2_test", "--only=*.zip"], "no file of gldv2_test matches"),
         (["gldv2_test", "--yes"], "name a folder with --out"),
-        (["gldv1", "--yes", "--out=x"], "nothing to fetch"),
+        (["gldv1", "--yes", "--out=x"], "nothing to download"),
     ],
 )
 def test_wrong_options_are_refused_in_one_sentence(arguments, message, capsys):

@@ -189,7 +189,9 @@ def test_a_query_without_words_is_like_nothing(images, words, tmp_path):
 def test_what_is_no_inverted_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="no inverted file here"):
         inverted_file.open_inverted_file(tmp_path)
-    with pytest.raises(InputError, match="not the manifest of an inverted file of format"):
+    with pytest.raises(
+        InputError, match="not the manifest of an inverted file of format"
+    ):
         files.write_json(tmp_path / "inverted.json", {"format": 0})
         inverted_file.open_inverted_file(tmp_path)
 

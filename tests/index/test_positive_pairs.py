@@ -37,7 +37,9 @@ def test_pairs_of_sfm120k_are_those_for_training(tmp_path):
     rows, left_out = positive_pairs.locate(pairs, IDS, "store")
     assert rows.tolist() == [[0, 4]] and left_out == 1
     path.write_bytes(pickle.dumps({"val": part}))
-    with pytest.raises(InputError, match=r"expected pairs of whiten or train, got \['val'\]"):
+    with pytest.raises(
+        InputError, match=r"expected pairs of whiten or train, got \['val'\]"
+    ):
         positive_pairs.read_pairs(path)
 
 

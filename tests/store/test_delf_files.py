@@ -166,7 +166,10 @@ def test_broken_files_are_named_and_the_others_kept(tmp_path):
     assert report[:3] == (1, 0, 0)
     assert "0.delg_local: damaged" in report.failed["a/0.jpg"]
     assert "other images have global features, too" in report.failed["b/0.jpg"]
-    assert "expected descriptors of 4 dimensions, as in other files, got 7" in report.failed["b/deep/2.v1.jpg"]
+    assert (
+        "expected descriptors of 4 dimensions, as in other files, got 7"
+        in report.failed["b/deep/2.v1.jpg"]
+    )
     opened = feature_store.open_store(out)
     assert opened.ids == ["a/1.png"] and opened.failed == report.failed
     write_files(source, files, "delg", progress=False)  # Mends them.
