@@ -12,7 +12,7 @@ PARALLEL = -q -n auto --maxprocesses=4 --dist=loadfile
 INSTALLED = $(VENV)/installed
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test lint bench notebooks install
+.PHONY: demo test lint types bench notebooks install
 .DELETE_ON_ERROR:
 
 demo: install
@@ -25,6 +25,9 @@ lint: install
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 
+types: install
+	$(RUN) -m mypy
+
 notebooks: install
 	JAX_PLATFORMS=cpu $(RUN) -m pytest -q -p no:cacheprovider --override-ini=addopts= --nbmake notebooks
 
@@ -33,7 +36,7 @@ bench: install
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints-py311.txt constraints-py312.txt
+$(INSTALLED): pyproject.toml setup.py constraints-py311.txt constraints-py312.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"delf_jax needs Python 3.11 or newer; name one with make PYTHON=python3.12 ...")'
 	@echo "Installing into $(VENV) with $(CONSTRAINTS) (about a gigabyte, a minute or two)"

@@ -14,6 +14,10 @@ from ml_collections import ConfigDict, config_flags
 
 from delf_jax.files import InputError
 
+_HERE = pathlib.Path(__file__).parent
+# The folder of our own configs/: the package in a wheel, the one above in a clone.
+_OURS = _HERE if (_HERE / "configs").is_dir() else _HERE.parent
+
 
 def read_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config of a file, with overrides such as `--config.seed=3`, locked.
@@ -35,7 +39,10 @@ def override_fields(config: ConfigDict, overrides: Sequence[str]) -> None:
 
 
 def run_config(path: str | os.PathLike) -> ConfigDict:
-    """What `get_config()` of the file returns."""
+    """What `get_config()` of the file returns.
+
+    Where there is no configs/NAME.py, the one that comes with the package is meant.
+    """
     with _running(path) as names:
         config = names["get_config"]()
     if not isinstance(config, ConfigDict):
@@ -61,12 +68,14 @@ def read_sweep(path: str | os.PathLike) -> list[dict[str, Any]]:
 @contextlib.contextmanager
 def _running(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
     """The names of a config file that was run; InputError for whatever goes wrong."""
-    path = pathlib.Path(path)
-    if not path.is_file():
+    found = pathlib.Path(path)
+    if not found.is_file() and found.parts[:1] == ("configs",):
+        found = _OURS / path
+    if not found.is_file():
         raise InputError(f"{path}: no such config file")
     try:
-        with _importable(path.resolve().parent.parent):
-            yield runpy.run_path(str(path))
+        with _importable(found.resolve().parent.parent):
+            yield runpy.run_path(str(found))
     except InputError:
         raise
     except Exception as error:  # A config is a program: it may fail in any way.
@@ -94,12 +103,13 @@ def _override(config: ConfigDict, override: str) -> None:
 
 @contextlib.contextmanager
 def _importable(folder: pathlib.Path) -> Iterator[None]:
-    """A config may import its neighbours, whatever the working directory is."""
-    sys.path.insert(0, str(folder))
+    """A config may import its neighbours and ours, from any working directory."""
+    before = sys.path.copy()
+    sys.path[:] = [str(folder), *before, str(_OURS)]
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        sys.path[:] = before
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import sysconfig
 
 import pytest
 
+from tests.helpers.tiny_training import draw_images
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -32,7 +34,8 @@ def installed(tmp_path_factory) -> tuple[pathlib.Path, list[str]]:
     source = folder / "source"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "delf_jax", source / "delf_jax", ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    shutil.copytree(ROOT / "configs", source / "configs", ignore=ignored)
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in ("models", "losses", "retrieval"):  # No packages, though importable.
         (source / name).symlink_to(f"delf_jax/{name}")
@@ -84,3 +87,34 @@ def test_the_wheel_carries_the_bundled_model(installed, tmp_path):
         "from delf_jax.extraction import model_folder as m; print(m.load_model().name)"
     )
     assert _run(python, "-c", code, cwd=tmp_path).strip() == "delg_tiny"
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_the_configs(installed, tmp_path):
+    python, _ = installed
+    images, prepared = tmp_path / "images", tmp_path / "data"
+    draw_images(images)
+    fields = (
+        f"--config.data.sources.images.path={images}",
+        f"--config.data.directory={prepared}",
+        "--config.loss.correspondence=0",
+        "--config.steps=1",
+    )
+    train = (python, "-m", "delf_jax", "train")
+    config = "--config=configs/tiny.py"
+    _run(*train, config, "--workdir=run", *fields, cwd=tmp_path)
+    assert (tmp_path / "run" / "model" / "config.json").exists()
+
+    # A copy of ours, in a folder of the user's: it still finds its neighbours.
+    shutil.copy(ROOT / "configs" / "tiny.py", tmp_path / "mine.py")
+    _run(*train, "--config=mine.py", "--workdir=run", *fields, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_clone_finds_its_configs_from_another_directory(tmp_path):
+    code = (
+        "from delf_jax.config import read_config; "
+        "print(read_config('configs/tiny.py').steps)"
+    )
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"
+    assert _run(sys.executable, "-c", program, cwd=tmp_path).strip() == "6"
