@@ -6,9 +6,9 @@ Each of the three is changed alone, around a small DELG [DELG] that is trained f
 scratch on drawn landmarks, as configs/synthetic.py does, by smaller steps: 640 views of
 20 landmarks. `--dry_run` prints the seven commands.
 
-Cost: 1 to 2 minutes of a core for each. Result: docs/training.md has the table. It is of one
-seed, and an accuracy on 160 views has a standard error of 0.04: crops of 96 pixels are
-better in almost every column, and no other difference says anything yet.
+Cost: 1 to 2 minutes of a core for each. Result: the table in docs/training.md. It is of
+one seed, and an accuracy on 160 views has a standard error of 0.04: crops of 96 pixels
+are better in almost every column, and no other difference says anything yet.
 """
 
 from ml_collections import ConfigDict

@@ -68,7 +68,7 @@ def get_config() -> ConfigDict:
     # test shows, too.
     config.data.exclude = ""
 
-    # What is seen of an image; the fields are those of delf_jax.augment.ViewSettings.
+    # What is seen of an image; the fields are those of ViewSettings, data/augment.py.
     config.views = ConfigDict()
     # Two views of it; or "crop", one; or "tuple", whole images: see config.tuples.
     config.views.kind = "pair"

@@ -5,7 +5,7 @@
 Needs the labelled photos, the small views of ten buildings and the teacher's arrays in
 the folders named below; landmarks are drawn besides. Two views of an image under random
 homographies are the data; the teacher's map and descriptor, the correspondence of the
-views and the classes are the targets. Cost and result: see README.md.
+views and the classes are the targets. Cost and result: docs/training.md.
 """
 
 from ml_collections import ConfigDict

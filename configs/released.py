@@ -5,7 +5,7 @@
 A file of extraction says which model, a folder that `convert` wrote, and which of its
 settings are replaced; `--model` wins. A field that is absent is as the model says, and
 any can be set, as in `--config.extraction.max_features=500`. Paths start from the
-working directory. More fields: ExtractionSettings in delf_jax/settings.py.
+working directory. More fields: ExtractionSettings in delf_jax/extraction/settings.py.
 """
 
 from ml_collections import ConfigDict
