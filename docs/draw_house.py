@@ -40,7 +40,8 @@ def draw_house() -> str:
         _text(-80, bottom - 190, "A dot: the room at the left may", "start"),
         _text(-80, bottom - 170, "import the one below. All lie", "start"),
         _text(-80, bottom - 150, "above the stairs: no circles.", "start"),
-        *(_square(-72, bottom - 115, _SHELL), _square(-72, bottom - 90, _PURE)),
+        _square(-72, bottom - 115, _SHELL),
+        _square(-72, bottom - 90, _PURE),
         _text(-56, bottom - 110, "files, devices, the clock", "start"),
         _text(-56, bottom - 85, "pure functions of arrays", "start"),
     ]
@@ -63,7 +64,9 @@ def draw_house() -> str:
             'font-family="DejaVu Sans, Verdana, sans-serif" font-size="14">',
             f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
             f'<g transform="translate({_LEFT} {_TOP})">',
-            *(*lines, *marks, *names),
+            *lines,
+            *marks,
+            *names,
             "</g>\n</svg>\n",
         ]
     )

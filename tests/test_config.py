@@ -146,3 +146,20 @@ def test_what_may_change_on_the_way_exists_and_the_common_config_says_it():
         for part in name.split("."):
             value = value[part]
         assert name.split(".")[0] in text.split('"""')[1]
+
+
+def test_our_configs_are_found_from_any_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_config("configs/tiny.py").steps == 6
+    with pytest.raises(InputError, match="^configs/none.py: no such config file"):
+        read_config("configs/none.py")
+
+
+def test_a_config_of_ones_own_may_start_from_ours(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, tmp_path / "configs"):
+        folder.mkdir(exist_ok=True)
+        text = (ROOT / "configs" / "tiny.py").read_text("utf-8")
+        (folder / "mine.py").write_text(text.replace("steps = 6", "steps = 7"))
+    assert read_config("mine.py").steps == 7
+    assert read_config("configs/mine.py").steps == 7
