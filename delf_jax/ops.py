@@ -16,8 +16,15 @@ def l2_normalize(
     epsilon: float = 1e-12,
 ) -> Float[Array, "*shape"]:
     """x / sqrt(max(sum of squares, epsilon)): zero vectors stay zero."""
+    x = jnp.asarray(x)
     squares = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squares, epsilon))
+
+
+def normalize_rows(x: Float[np.ndarray, "*shape D"]) -> Float[np.ndarray, "*shape D"]:
+    """`l2_normalize` in numpy, of the last axis."""
+    squares = np.square(x).sum(axis=-1, keepdims=True)
+    return x / np.sqrt(np.maximum(squares, np.float32(1e-12)))
 
 
 def squared_distances(

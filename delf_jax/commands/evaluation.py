@@ -160,19 +160,16 @@ def add_reproduce_options(parser: argparse.ArgumentParser) -> None:
 def run_reproduce(options: argparse.Namespace) -> int:
     prepare_jax()
     from delf_jax.evaluation import experiment, reproduce
-    from delf_jax.extraction.config import chosen_settings, model_folder
-    from delf_jax.extraction.model_folder import load_model
-    from delf_jax.extraction.settings import settings_for
+    from delf_jax.extraction.config import open_model
 
     config = experiment.read_experiment_config(options.config, options.rest)
     name = pathlib.Path(options.config).stem
-    folder = options.model or model_folder(config, config.experiment.weights)
-    model = load_model(folder)
+    model, settings = open_model(config, options.model, config.experiment.weights)
     inputs = reproduce.ExperimentInputs(
         pathlib.Path(options.data),
         pathlib.Path(options.out or pathlib.Path("runs", "reproduce", name)),
         model,
-        settings_for(model, **chosen_settings(config)),
+        settings,
     )
     reproduce.reproduce(
         config.experiment,

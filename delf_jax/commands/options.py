@@ -95,26 +95,12 @@ def add_choice(
 
 def model_and_settings(options: argparse.Namespace) -> tuple[Any, Any]:
     prepare_jax()
-    from delf_jax.extraction import settings
-    from delf_jax.extraction.model_folder import load_model
+    from delf_jax.extraction.config import open_model, read_extraction_config
 
-    folder, chosen, config = options.model, {}, None
-    if options.rest or getattr(options, "config", None):
-        from delf_jax.extraction.config import (
-            check_projections,
-            chosen_settings,
-            model_folder,
-            read_extraction_config,
-        )
-
-        config, lines = read_extraction_config(options.config, options.rest)
-        print(*lines, sep="\n", end="\n" * bool(lines))
-        folder = folder or model_folder(config)
-        chosen = chosen_settings(config)
-    model = load_model(folder)
-    if config is not None:
-        check_projections(config, model)
-    return model, settings.settings_for(model, **chosen)
+    path = getattr(options, "config", None)
+    config, lines = read_extraction_config(path, options.rest)
+    print(*lines, sep="\n", end="\n" * bool(lines))
+    return open_model(config, options.model)
 
 
 def prepare_jax() -> None:

@@ -17,7 +17,6 @@ from delf_jax.evaluation.overlap import UNSEEN
 from delf_jax.evaluation.queries import extract_queries
 from delf_jax.evaluation.ranking import rank
 from delf_jax.extraction.boxes import RegionBoxes, digest, format_coverage
-from delf_jax.extraction.extract import has_local
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
@@ -109,7 +108,7 @@ def evaluate(
     how = matching.verification_settings(verification)
     verified = any(way[-1] == "verification" for way in chosen)
     aggregated = any(way[0] == "asmk" for way in chosen)
-    local = settings.max_features and has_local(model)
+    local = settings.max_features and model.has_local
     if not local and (verified or aggregated):
         what = "verify by" if verified else "aggregate"
         raise InputError(f"model {model.name} gives no local features to {what}")

@@ -10,7 +10,6 @@ from typing import Any
 from delf_jax import __version__
 from delf_jax.export.options import ExportOptions, ExportSummary
 from delf_jax.export.stablehlo import write_stablehlo
-from delf_jax.extraction.extract import has_local
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import (
     ExtractionSettings,
@@ -45,11 +44,11 @@ def export_model(
 
 
 def _check(model: Model, form: str, wishes: ExportOptions) -> None:
-    if wishes.what != "local" and not hasattr(model.module, "global_dimension"):
+    if wishes.what != "local" and not model.has_global:
         raise InputError(
             f"model {model.name} has no global branch: export it with --what=local"
         )
-    if wishes.what != "global" and not has_local(model):
+    if wishes.what != "global" and not model.has_local:
         raise InputError(
             f"model {model.name} has no local branch: export it with --what=global"
         )

@@ -17,7 +17,7 @@ from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.pca import Whitening, check_projection
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.models import resnet
-from delf_jax.models.receptive_field import RELEASED_BLOCK3, receptive_field
+from delf_jax.models.receptive_field import block3_cells
 from delf_jax.ops import l2_normalize
 
 # Sides of canvases are multiples of it: the network halves five times.
@@ -61,9 +61,7 @@ def extract_image(
 
     N is max_features. Zeros stand for a scale at which the network has no cell.
     """
-    mean, std = (
-        np.float32(x)[None, None] for x in (settings.pixel_mean, settings.pixel_std)
-    )
+    mean, std = np.float32([[settings.pixel_mean]]), np.float32([[settings.pixel_std]])
     pixels = (image.astype(jnp.float32) - mean) / std
     if size is None:
         size = jnp.stack(
@@ -108,7 +106,9 @@ def _run_level(
     for axis in (0, 1):
         side = canvas_side(pixels.shape[axis], float(image_scale))
         lengths = size[axis], level[axis]
-        canvas = _stretch(canvas, axis, *lengths, offset[axis], side, settings.resize)
+        canvas = _stretch(
+            canvas, axis, *lengths, offset[axis], side, settings.sampled_at
+        )
     skipped = {} if with_global else {"global_branch": False}
     maps = model.module.apply(model.variables, canvas[None], level[None], **skipped)
     return level, maps
@@ -137,7 +137,7 @@ def _stretch(
     new_length: Int[Array, ""],
     offset: Int[Array, ""],
     side: Any,
-    resize: str,
+    sampled_at: float,
 ) -> Float[Array, "h w 3"]:
     """One axis resized from `length` pixels to `new_length`, on a canvas of zeros.
 
@@ -145,7 +145,7 @@ def _stretch(
     """
     place = jnp.arange(side, dtype=jnp.int32) - offset
     ratio = length.astype(jnp.float32) / new_length.astype(jnp.float32)
-    half = _half(resize)
+    half = sampled_at
     centres = (place.astype(jnp.float32) + half) * ratio - half
     upper = jnp.clip(jnp.ceil(centres).astype(jnp.int32), 0, length - 1)
     lower = jnp.clip(jnp.floor(centres).astype(jnp.int32), 0, upper)
@@ -158,11 +158,6 @@ def _stretch(
     return jnp.where(inside, first + (second - first) * weight, 0)
 
 
-def _half(resize: str) -> float:
-    """Where in a pixel it is sampled."""
-    return 0.0 if resize == "legacy" else 0.5
-
-
 def _cells(
     maps: dict[str, Array],
     level: Int[Array, "2"],
@@ -173,32 +168,28 @@ def _cells(
 ) -> Cells:
     """All cells of one level, row by row, in pixels of the image."""
     backbone = model.module.backbone
-    strides = backbone.block3_strides
     valid = maps["valid"][0]
     places = [
         jax.lax.broadcasted_iota(jnp.float32, valid.shape, axis) for axis in (0, 1)
     ]
     cells = jnp.stack(places, axis=-1).reshape(-1, 2)
+    released = None
     if settings.locations == "delf":
-        side, stride, _ = RELEASED_BLOCK3
-        factor = 1 / jnp.float32(settings.image_scales[scale])
-        locations = cells * (stride * (2 if strides else 1)) * factor
-    else:
-        fields = [
-            receptive_field(backbone.depth, backbone.layout, "block3", length, strides)
-            for length in (level[0], level[1])
-        ]
-        side, stride, _ = fields[0]
-        offset = jnp.stack([jnp.asarray(f.offset, jnp.float32) for f in fields])
-        ratio = size.astype(jnp.float32) / level.astype(jnp.float32)
-        half = _half(settings.resize)
-        locations = (cells * stride + offset[None] + half) * ratio[None] - half
-        factor = jnp.sqrt(ratio[0] * ratio[1])
-    scales = jnp.full(cells.shape[0], factor)
+        released = jnp.float32(settings.image_scales[scale])
+    locations, half_size, feature_scale = block3_cells(
+        backbone,
+        cells,
+        level.astype(jnp.float32),
+        size.astype(jnp.float32),
+        sampled_at=settings.sampled_at,
+        released_scale=released,
+    )
     attention = jnp.where(valid, maps["attention"][0], -1).ravel()
     descriptors = maps["descriptors"][0]
     descriptors = descriptors.reshape(-1, descriptors.shape[-1])
-    return Cells(attention, descriptors, locations, (side - 1) / 2 * scales, scales)
+    half_sizes = jnp.full(cells.shape[0], half_size)
+    scales = jnp.full(cells.shape[0], feature_scale)
+    return Cells(attention, descriptors, locations, half_sizes, scales)
 
 
 def _select(levels: list[Cells], settings: ExtractionSettings) -> dict[str, Array]:

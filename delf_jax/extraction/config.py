@@ -15,11 +15,11 @@ from ml_collections import ConfigDict, config_dict
 
 from delf_jax.config import override_fields, run_config
 from delf_jax.extraction import delf_config, pca
-from delf_jax.extraction.pca import load_pca
-from delf_jax.extraction.settings import PCA_FIELDS, ExtractionSettings
+from delf_jax.extraction.model_folder import Model, load_model
+from delf_jax.extraction.settings import PCA_FIELDS, ExtractionSettings, settings_for
 from delf_jax.files import InputError
 
-# A section of a config that says what is done with the features (see reproduction.py).
+# The section of a config that evaluation/experiment.py reads.
 EXPERIMENT = "experiment"
 # A number in which 0 is no bound.
 BOUNDS = ("max_image_size", "min_image_size", "max_boxes")
@@ -52,7 +52,8 @@ def read_extraction_config(
     InputError for what is misspelt or of another type, in the file or in overrides such
     as `--config.extraction.max_features=500`.
     """
-    config, lines = every_field(), []
+    config = every_field()
+    lines: list[str] = []
     if path is not None and pathlib.Path(path).suffix == ".pbtxt":
         given, lines = delf_config.read_delf_config(path)
         merge(config, given, path)
@@ -63,10 +64,26 @@ def read_extraction_config(
     return config.lock(), lines
 
 
-def model_folder(config: ConfigDict, released: str = "") -> str | None:
+def open_model(
+    config: ConfigDict, folder: str | os.PathLike | None = None, released: str = ""
+) -> tuple[Model, ExtractionSettings]:
+    """The model and the settings that a config chooses.
+
+    Args:
+      config: as `read_extraction_config` gives it, or one with further sections.
+      folder: of a model, in place of the one that the config names.
+      released: as for `model_path`.
+    """
+    model = load_model(folder or model_path(config, released))
+    check_projections(config, model)
+    return model, settings_for(model, **replaced_settings(config))
+
+
+def model_path(config: ConfigDict, released: str = "") -> str | None:
     """The folder of the model that a config names; None is the bundled one.
 
-    released: the artefact that it is made of, for whoever lacks it.
+    Args:
+      released: the download that it is converted from, for messages.
     """
     if not config.model:
         return None
@@ -85,21 +102,21 @@ def model_folder(config: ConfigDict, released: str = "") -> str | None:
     return config.model
 
 
-def chosen_settings(config: ConfigDict) -> dict[str, Any]:
+def replaced_settings(config: ConfigDict) -> dict[str, Any]:
     """The settings that a config replaces, projections loaded: for `settings_for`."""
-    chosen = {}
+    settings: dict[str, Any] = {}
     for name, value in config.extraction.items():
         if name in PCA_FIELDS:
             if value.mean is not None:
-                chosen[name] = load_pca(value) if value.mean else None
+                settings[name] = pca.load_pca(value) if value.mean else None
             elif any(value.values()):
-                raise InputError(f"extraction.{name}: name mean, too")
+                raise InputError(f"extraction.{name}.mean: missing; set it, too")
         elif value is not None:
-            chosen[name] = None if name in BOUNDS and value == 0 else value
-    return chosen
+            settings[name] = None if name in BOUNDS and value == 0 else value
+    return settings
 
 
-def check_projections(config: ConfigDict, model: Any) -> None:
+def check_projections(config: ConfigDict, model: Model) -> None:
     """InputError if a projection says that it was fitted to another model's features.
 
     One that says nothing is trusted.

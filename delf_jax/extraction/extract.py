@@ -65,12 +65,12 @@ def extract_features(
       images: whatever `images.open_image` takes. No more than a few are opened ahead.
       threads: that open images ahead of the device.
     """
-    if settings.global_scales and not hasattr(model.module, "global_dimension"):
+    if settings.global_scales and not model.has_global:
         raise InputError(
             f"model {model.name} has no global branch: extraction.global_scales must "
             "be empty"
         )
-    if settings.max_features and not has_local(model):
+    if settings.max_features and not model.has_local:
         raise InputError(
             f"model {model.name} has no local branch: extraction.max_features must be 0"
         )
@@ -88,11 +88,6 @@ def extract_features(
             yield from _extract_window(run, pool, model, settings, batch_size, group)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def has_local(model: Model) -> bool:
-    """Whether the model has a branch of local features."""
-    return hasattr(model.module, "reduced_dimension")
 
 
 def default_batch_size() -> int:

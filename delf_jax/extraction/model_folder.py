@@ -16,9 +16,11 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from delf_jax.extraction.pca import load_pca
 from delf_jax.extraction.settings import PCA_FIELDS
 from delf_jax.files import InputError, atomic_write, read_json, sha256_of, write_json
 from delf_jax.models.architecture import build, expected_shapes, fold_batch_norm
+from delf_jax.models.resnet import BASIC_DEPTHS
 
 FORMAT = 1
 PCA_DEFAULTS = {"variances": "", "dimension": 0, "use_whitening": False}
@@ -35,6 +37,42 @@ class Model(NamedTuple):
     fingerprint: str
     """sha256 of architecture and weights, in hex"""
     name: str
+
+    @property
+    def has_local(self) -> bool:
+        """Whether the network has a branch of local features."""
+        return hasattr(self.module, "reduced_dimension")
+
+    @property
+    def has_global(self) -> bool:
+        """Whether the network has a branch of global descriptors."""
+        return hasattr(self.module, "global_dimension")
+
+    def __repr__(self) -> str:
+        module, backbone = self.module, self.module.backbone
+        millions = sum(x.size for x in jax.tree.leaves(self.variables)) / 1e6
+        gives = []
+        if self.has_local:
+            dimension = self._dimension("pca", module.reduced_dimension, 3)
+            gives.append(f"local descriptors of {dimension} dimensions")
+        if self.has_global:
+            dimension = self._dimension("global_pca", module.global_dimension, 4)
+            gives.append(f"a global descriptor of {dimension}")
+        return (
+            f"{self.name}: {type(module).__name__}, "
+            f"ResNet-{backbone.depth} of width {backbone.width}\n"
+            f"{millions:.1f} million parameters, fingerprint {self.fingerprint[:8]}\n"
+            f"gives {' and '.join(gives)}"
+        )
+
+    def _dimension(self, setting: str, reduced: int, block: int) -> int:
+        """Of descriptors of a block, after a reduction (0: none) and a projection."""
+        pca = self.config.get("extraction", {}).get(setting)
+        if pca is not None:
+            return len(pca.projection)
+        backbone = self.module.backbone
+        expansion = 1 if backbone.depth in BASIC_DEPTHS else 4
+        return reduced or expansion * backbone.width * 2 ** (block - 1)
 
 
 def build_module(
@@ -118,8 +156,6 @@ def _with_projections(
     for field in PCA_FIELDS:
         pca = extraction.get(field)
         if pca is not None:
-            from delf_jax.extraction.pca import load_pca
-
             _check_pca(pca, f"{directory / 'config.json'}: extraction.{field}")
             paths = {
                 key: str(directory / value) if isinstance(value, str) else value

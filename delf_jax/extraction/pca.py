@@ -10,6 +10,16 @@ from ml_collections import ConfigDict
 
 from delf_jax.files import InputError, read_json, sha256_of
 from delf_jax.formats.delf import datum
+from delf_jax.ops import normalize_rows
+
+INFO = "pca.json"
+FILES = {
+    "mean": "mean.datum",
+    "projection": "pca_proj_mat.datum",
+    "variances": "pca_variances.datum",
+}
+# What may be projected, and the setting that does it.
+SETTINGS = {"local": "pca", "global": "global_pca"}
 
 
 class Whitening(NamedTuple):
@@ -18,6 +28,16 @@ class Whitening(NamedTuple):
     mean: Float[np.ndarray, "D"]
     projection: Float[np.ndarray, "E D"]
     variances: Float[np.ndarray, "E"] | None = None
+
+
+def is_projection(pca: Whitening) -> bool:
+    """Whether mean, projection and variances have shapes that fit."""
+    mean, projection = np.shape(pca.mean), np.shape(pca.projection)
+    variances = projection[:1] if pca.variances is None else np.shape(pca.variances)
+    return len(projection) == 2 and (projection[1:], projection[:1]) == (
+        mean,
+        variances,
+    )
 
 
 def load_pca(pca: ConfigDict) -> Whitening:
@@ -56,16 +76,6 @@ def _read(path: str | None) -> np.ndarray:
     return array
 
 
-INFO = "pca.json"
-FILES = {
-    "mean": "mean.datum",
-    "projection": "pca_proj_mat.datum",
-    "variances": "pca_variances.datum",
-}
-# What may be projected, and the setting that does it.
-SETTINGS = {"local": "pca", "global": "global_pca"}
-
-
 def check_model(setting: str, path: str | os.PathLike, model: Any) -> None:
     """InputError if a projection was fitted to features of another model, or kind.
 
@@ -100,7 +110,7 @@ def project(
     projected = (descriptors - pca.mean) @ pca.projection.T
     if pca.variances is not None:
         projected = projected / np.sqrt(pca.variances)
-    return normalize(projected)
+    return normalize_rows(projected)
 
 
 def check_projection(dimension: int, pca: Whitening, setting: str) -> None:
@@ -110,19 +120,3 @@ def check_projection(dimension: int, pca: Whitening, setting: str) -> None:
             f"extraction.{setting} is for descriptors of {len(pca.mean)} dimensions; "
             f"those of this model have {dimension}"
         )
-
-
-def normalize(x: Float[np.ndarray, "*shape D"]) -> Float[np.ndarray, "*shape D"]:
-    """Rows of unit length; rows of zeros stay zero. `ops.l2_normalize` on the host."""
-    squares = np.square(x).sum(axis=-1, keepdims=True)
-    return x / np.sqrt(np.maximum(squares, np.float32(1e-12)))
-
-
-def is_projection(pca: Whitening) -> bool:
-    """Whether mean, projection and variances have shapes that fit."""
-    mean, projection = np.shape(pca.mean), np.shape(pca.projection)
-    variances = projection[:1] if pca.variances is None else np.shape(pca.variances)
-    return len(projection) == 2 and (projection[1:], projection[:1]) == (
-        mean,
-        variances,
-    )

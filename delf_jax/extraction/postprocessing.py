@@ -7,10 +7,11 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Int
 
-from delf_jax.extraction.pca import normalize, project
+from delf_jax.extraction.pca import project
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.features import Features, LocalFeatures
-from delf_jax.models.receptive_field import RELEASED_BLOCK3, receptive_field
+from delf_jax.models.receptive_field import block3_cells
+from delf_jax.ops import normalize_rows
 
 
 class Level(NamedTuple):
@@ -41,11 +42,11 @@ def select_features(
     ]
     descriptor = None
     if raw:
-        scaled = normalize(np.stack(raw))
+        scaled = normalize_rows(np.stack(raw))
         if settings.global_pca is not None:
             scaled = project(scaled, settings.global_pca, "global_pca")
-        descriptor = normalize(scaled.sum(axis=0))
-    return Features(local, descriptor, tuple(original_size))
+        descriptor = normalize_rows(scaled.sum(axis=0))
+    return Features(local, descriptor, original_size)
 
 
 def _select_local(
@@ -69,12 +70,12 @@ def _select_local(
         order = order[suppress(*boxes, settings.nms_iou, settings.max_features)]
     order = order[: settings.max_features]
     descriptors = np.concatenate([level.maps["descriptors"] for level in levels])
-    descriptors = normalize(descriptors[order])
+    descriptors = normalize_rows(descriptors[order])
     if settings.pca is not None:
         descriptors = project(descriptors, settings.pca)
     locations, scales = locations[order], scales[order]
     if not settings.use_resized_coordinates:
-        ratio = np.float64(original_size) / np.float64(resized_size)
+        ratio = np.array(original_size, np.float64) / np.array(resized_size)
         if settings.locations == "delf":
             locations = locations * ratio
         else:
@@ -96,27 +97,18 @@ def _geometry(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each cell, in pixels of the resized image: centre, half box size, scale."""
     cells = level.maps["cells"].astype(np.float64)
-    strides = backbone.block3_strides
+    released = None
     if settings.locations == "delf":
-        size, stride, _ = RELEASED_BLOCK3
-        image_scale = np.float64(np.float32(settings.image_scales[level.scale]))
-        locations = cells * stride * (2 if strides else 1) / image_scale
-        scale = 1 / image_scale
-    else:
-        vertical, horizontal = (
-            receptive_field(backbone.depth, backbone.layout, "block3", side, strides)
-            for side in level.size
-        )
-        size, stride, _ = vertical
-        offset = np.array([vertical.offset, horizontal.offset])
-        ratio = np.float64(resized_size) / np.float64(level.size)
-        # where the pixel of a level with coordinate 0 was sampled
-        half = 0.0 if settings.resize == "legacy" else 0.5
-        locations = (cells * stride + offset + half) * ratio - half
-        scale = np.sqrt(ratio.prod())
-    half_size = (size - 1) / 2 * scale
-    count = len(cells)
-    return locations, np.full(count, half_size), np.full(count, scale)
+        released = np.float64(np.float32(settings.image_scales[level.scale]))
+    locations, half_size, scale = block3_cells(
+        backbone,
+        cells,
+        np.array(level.size, np.float64),
+        np.array(resized_size, np.float64),
+        sampled_at=settings.sampled_at,
+        released_scale=released,
+    )
+    return locations, np.full(len(cells), half_size), np.full(len(cells), scale)
 
 
 def suppress(

@@ -57,7 +57,12 @@ class ExtractionSettings(NamedTuple):
     grid: int = 64
     """step of the canvas sizes in pixels, a multiple of 32; no effect on results"""
     batch_size: int | None = None
-    """canvases computed together; None: chosen by backend; no effect on results"""
+    """canvases computed together; None: depends on the backend; no effect on results"""
+
+    @property
+    def sampled_at(self) -> float:
+        """Where in a pixel resizing samples it."""
+        return 0.0 if self.resize == "legacy" else 0.5
 
 
 PCA_FIELDS = ("pca", "global_pca")

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from delf_jax.extraction.extract import has_local
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
@@ -197,7 +196,7 @@ def _open_non_landmarks(
 
 
 def _check_local(sources: PredictionInputs) -> None:
-    if not (sources.settings.max_features and has_local(sources.model)):
+    if not (sources.settings.max_features and sources.model.has_local):
         raise InputError(
             f"model {sources.model.name} gives no local features to verify by"
         )

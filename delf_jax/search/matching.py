@@ -36,7 +36,7 @@ def compare_photos(
     settings: ExtractionSettings,
 ) -> Comparison:
     """Features, matches and geometry of two photos; InputError if one is unusable."""
-    if not settings.max_features or not extract.has_local(model):
+    if not settings.max_features or not model.has_local:
         raise InputError(
             f"model {model.name} has no local features to match photos by: name "
             "another with --model, or search"

@@ -5,7 +5,7 @@ import pytest
 from delf_jax import cli
 from delf_jax.evaluation.experiment import read_experiment_config
 from delf_jax.extraction import settings
-from delf_jax.extraction.config import chosen_settings, read_extraction_config
+from delf_jax.extraction.config import read_extraction_config, replaced_settings
 from delf_jax.files import InputError
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -42,7 +42,7 @@ def test_the_released_models_have_experiments(name):
     assert config.experiment.datasets == ("roxford5k", "rparis6k")
     ways = {way for _, way, *_ in config.experiment.paper}
     assert ways == set(config.experiment.ways)
-    chosen = chosen_settings(config)
+    chosen = replaced_settings(config)
     assert settings.make_settings(chosen).image_scales == chosen["image_scales"]
 
 

@@ -10,8 +10,9 @@ from delf_jax.export import export
 from delf_jax.export.options import ExportOptions
 from delf_jax.extraction import model_folder
 from delf_jax.extraction.extract import extract_features
-from delf_jax.extraction.pca import Whitening, normalize, project
+from delf_jax.extraction.pca import Whitening, project
 from delf_jax.extraction.settings import ExtractionSettings, settings_for
+from delf_jax.ops import normalize_rows
 from tests.extraction.test_extraction_original import _Original
 from tests.helpers.exported import SETTINGS, assert_matches, noise, photo, small_model
 
@@ -50,12 +51,12 @@ def _extract(signature, image: np.ndarray, settings: ExtractionSettings) -> dict
         found["locations"] = centres / (np.array(size) / image.shape[:2])
         found["scales"] = outputs["scales"]
         found["attention"] = outputs["scores"][:, 0]
-        found["descriptors"] = normalize(outputs["features"])
+        found["descriptors"] = normalize_rows(outputs["features"])
         if settings.pca is not None:
             found["descriptors"] = project(found["descriptors"], settings.pca)
     if "global_descriptors" in outputs:
-        total = normalize(outputs["global_descriptors"]).sum(axis=0)
-        found["global_descriptor"] = normalize(total)
+        total = normalize_rows(outputs["global_descriptors"]).sum(axis=0)
+        found["global_descriptor"] = normalize_rows(total)
     return found
 
 
@@ -186,8 +187,10 @@ def test_fixed_scales_need_the_image_alone(tmp_path, photo):
         alone.append(live.global_descriptor)
     raw = _save(tmp_path / "raw", model, what="global", scales=scales)
     raw = _call(raw, photo, SETTINGS)["global_descriptors"]
-    np.testing.assert_allclose(normalize(raw), alone, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(found, normalize(raw.sum(axis=0)), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(normalize_rows(raw), alone, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        found, normalize_rows(raw.sum(axis=0)), rtol=0, atol=1e-6
+    )
 
 
 def test_the_bundled_model_gives_its_features_of_a_photo(tmp_path, photo):
@@ -211,9 +214,9 @@ def test_a_full_size_export_gives_the_originals_numbers(tmp_path, golden, stride
     np.testing.assert_allclose(outputs["boxes"], original[f"{name}/boxes"], atol=1e-3)
     np.testing.assert_allclose(outputs["scales"], original[f"{name}/scales"])
     original.assert_close(outputs["scores"], f"{name}/scores")
-    found = normalize(outputs["features"])
+    found = normalize_rows(outputs["features"])
     original.assert_close(found, f"{name}/descriptors_no_pca")
-    found = normalize(outputs["global_descriptors"])
+    found = normalize_rows(outputs["global_descriptors"])
     original.assert_close(found, f"{name}/global_per_scale_normalized")
 
 

@@ -8,10 +8,10 @@ from google.protobuf import json_format, text_format
 from delf_jax import cli
 from delf_jax.conversion.convert import PROJECTED
 from delf_jax.extraction.config import (
-    chosen_settings,
     every_field,
-    model_folder,
+    model_path,
     read_extraction_config,
+    replaced_settings,
 )
 from delf_jax.extraction.model_folder import load_model
 from delf_jax.extraction.pca import load_pca
@@ -94,8 +94,8 @@ def test_the_commands_of_the_presets_of_delf_work_one_after_the_other(
     assert cli.main(["convert", str(download / "model"), "--out=models/delf_gld"]) == 0
     for name, dimension in (("delf_gld", 64), ("delf_example", 40)):
         config, _ = read_extraction_config(CONFIGS / f"{name}.py")
-        model = load_model(model_folder(config))
-        settings = settings_for(model, **chosen_settings(config))
+        model = load_model(model_path(config))
+        settings = settings_for(model, **replaced_settings(config))
         assert settings.pca.projection.shape == (dimension, 64)
         assert settings.attention_threshold == 100.0
 
@@ -131,7 +131,7 @@ def test_a_config_of_the_original_with_pca_files_gives_its_settings(golden, tmp_
         "} }"
     )
     config, lines = read_extraction_config(tmp_path / "c.pbtxt")
-    settings = make_settings(chosen_settings(config))
+    settings = make_settings(replaced_settings(config))
     # What tests/test_extraction_original.py extracts its case c with.
     whitening = stored["pca_mean"], stored["pca_matrix"][:40]
     whitening = *whitening, stored["pca_variances"].reshape(-1)[:40]
@@ -155,7 +155,7 @@ def test_a_config_of_the_original_with_pca_files_gives_its_settings(golden, tmp_
 
 def test_without_a_file_nothing_is_replaced():
     config, lines = read_extraction_config(None)
-    assert chosen_settings(config) == {} and model_folder(config) is None
+    assert replaced_settings(config) == {} and model_path(config) is None
     assert lines == []
 
 
@@ -170,7 +170,7 @@ def test_overrides_replace_what_the_file_says():
         "--config.extraction.pca.mean=",
     ]
     config, _ = read_extraction_config(CONFIGS / "delf_gld.py", overrides)
-    settings = make_settings(chosen_settings(config))
+    settings = make_settings(replaced_settings(config))
     assert config.model == "other" and settings.max_features == 7
     assert settings.image_scales == (0.5, 1) and settings.pca is None
     assert settings.attention_threshold == 100.0 and settings.locations == "delf"
@@ -182,15 +182,15 @@ def test_overrides_replace_what_the_file_says():
 )
 def test_fields_of_a_projection_without_a_mean_are_refused(name, field):
     config, _ = read_extraction_config(None, [f"--config.extraction.{name}.{field}"])
-    with pytest.raises(InputError, match=rf"extraction\.{name}: name mean, too"):
-        chosen_settings(config)
+    with pytest.raises(InputError, match=rf"extraction\.{name}\.mean: missing"):
+        replaced_settings(config)
 
 
 def test_a_bound_of_zero_is_none():
     overrides = [f"--config.extraction.{side}_image_size=0" for side in ("max", "min")]
     config, _ = read_extraction_config(None, overrides)
     expected = {"max_image_size": None, "min_image_size": None}
-    assert chosen_settings(config) == expected
+    assert replaced_settings(config) == expected
 
 
 @pytest.mark.parametrize(
@@ -227,12 +227,12 @@ def test_the_config_of_a_training_is_none_of_extraction():
 def test_a_model_that_is_not_converted_is_named(tmp_path, tiny_model):
     config, _ = read_extraction_config(None, [f"--config.model={tmp_path}"])
     with pytest.raises(InputError, match=f"run `convert {tmp_path} --out"):
-        model_folder(config)
+        model_path(config)
     config, _ = read_extraction_config(CONFIGS / "r50delg_gld.py")
     with pytest.raises(InputError, match="run `convert DOWNLOADED --out=models/r50"):
-        model_folder(config)
+        model_path(config)
     config, _ = read_extraction_config(None, [f"--config.model={tiny_model}"])
-    assert model_folder(config) == str(tiny_model)
+    assert model_path(config) == str(tiny_model)
 
 
 def test_a_projection_keeps_its_first_components(projection):

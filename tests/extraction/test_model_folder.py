@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from delf_jax.extraction.model_folder import (
+    Model,
     build_module,
     load_model,
     read_model,
     save_model,
 )
+from delf_jax.extraction.pca import Whitening
 from delf_jax.files import InputError
 from delf_jax.models.architecture import fold_batch_norm
 
@@ -81,6 +83,35 @@ def test_saved_models_come_back_folded_without_the_classifiers(tmp_path):
         build_module(ARCHITECTURE), {**variables, "params": kept}
     )[1]
     jax.tree.map(np.testing.assert_array_equal, model.variables, expected)
+
+
+def test_a_model_prints_in_three_lines(folder):
+    model = load_model(folder)
+    name, parameters, gives = repr(model).splitlines()
+    assert name == "m: DELG, ResNet-18 of width 4"
+    count = sum(x.size for x in jax.tree.leaves(model.variables)) / 1e6
+    assert parameters.startswith(f"{count:.1f} million parameters, fingerprint ")
+    assert model.fingerprint.startswith(parameters.split()[-1])
+    assert gives == (
+        "gives local descriptors of 6 dimensions and a global descriptor of 10"
+    )
+    assert str(model) == repr(model)
+
+
+@pytest.mark.parametrize("depth", [18, 26])
+def test_a_model_says_what_its_network_gives(depth):
+    architecture = {"name": "delf", "depth": depth, "width": 4, "attention_width": 8}
+    variables = random_variables(architecture)
+    module = build_module(architecture)
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    dimension = jax.eval_shape(module.apply, variables, image)["descriptors"].shape[-1]
+    model = Model(module, variables, {}, "0" * 64, "a")
+    assert model.has_local and not model.has_global
+    last = repr(model).splitlines()[-1]
+    assert last == f"gives local descriptors of {dimension} dimensions"
+    pca = Whitening(np.zeros(dimension), np.zeros((3, dimension)))
+    projecting = model._replace(config={"extraction": {"pca": pca}})
+    assert "local descriptors of 3 dimensions" in repr(projecting)
 
 
 def test_transposed_arrays_are_saved_as_they_read(tmp_path):

@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delf_jax.extraction.pca import Whitening, normalize, project
+from delf_jax.extraction.pca import Whitening, project
 from delf_jax.extraction.postprocessing import Level, select_features, suppress
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from delf_jax.models.resnet import ResNet
+from delf_jax.ops import normalize_rows
 
 BACKBONE = ResNet(depth=18, width=8, layout="v1.5")
 SIZE = (64, 96)
@@ -167,7 +168,7 @@ def test_suppression_applies_to_the_features():
 @pytest.mark.parametrize("whiten", [True, False])
 def test_projection_is_pca_between_two_normalisations(whiten):
     rng = np.random.default_rng(0)
-    x = normalize(rng.normal(size=(20, 6)).astype(np.float32))
+    x = normalize_rows(rng.normal(size=(20, 6)).astype(np.float32))
     mean, projection = x.mean(0), np.linalg.qr(rng.normal(size=(6, 6)))[0][:4]
     variances = rng.uniform(0.1, 2, 4)
     pca = Whitening(mean, projection, variances if whiten else None)
@@ -179,4 +180,4 @@ def test_projection_is_pca_between_two_normalisations(whiten):
 
 
 def test_zeros_stay_zero_when_normalised():
-    np.testing.assert_array_equal(normalize(np.zeros((2, 3), np.float32)), 0)
+    np.testing.assert_array_equal(normalize_rows(np.zeros((2, 3), np.float32)), 0)

@@ -7,9 +7,10 @@ from PIL import Image
 from delf_jax import cli
 from delf_jax.extraction.config import (
     check_projections,
-    chosen_settings,
     read_extraction_config,
+    replaced_settings,
 )
+from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.pca import SETTINGS, check_model
 from delf_jax.features import Features
 from delf_jax.files import InputError
@@ -53,7 +54,7 @@ def landmarks(tmp_path, rng):
 def read_settings(chosen, name):
     lines = [f"--config.{field}={value}" for field, value in chosen.items()]
     config, _ = read_extraction_config(None, lines)
-    return config, chosen_settings(config)[name]
+    return config, replaced_settings(config)[name]
 
 
 @pytest.mark.parametrize("whiten", [False, True])
@@ -162,26 +163,23 @@ def test_whitening_that_cannot_be_is_refused(landmarks, tmp_path):
         fit_projection.fit_whitening(done, None, out)
 
 
-class _Model:
-    name, fingerprint = "other", "0" * 64
-
-
 def test_a_projection_of_another_model_or_kind_is_refused(clustered, tmp_path):
     chosen = fit_projection.fit_pca(
         clustered[0], tmp_path / "pca", dimension=3, progress=False
     )
     config, _ = read_settings(chosen, "pca")
+    other = Model(None, {}, {}, "0" * 64, "other")
     with pytest.raises(InputError, match="of the model drawn, not of other: fit one"):
-        check_projections(config, _Model())
+        check_projections(config, other)
     path = chosen["extraction.pca.projection"]
     with pytest.raises(InputError, match="was fitted to local descriptors"):
-        check_model("global_pca", path, _Model())
+        check_model("global_pca", path, other)
     # Of another file pca.json says nothing.
     (tmp_path / "pca" / "mine.datum").write_bytes(b"x")
-    check_model("pca", tmp_path / "pca" / "mine.datum", _Model())
+    check_model("pca", tmp_path / "pca" / "mine.datum", other)
     (tmp_path / "pca" / "pca.json").write_text("[]")
     with pytest.raises(InputError, match=r"pca\.json: damaged"):
-        check_model("pca", path, _Model())
+        check_model("pca", path, other)
 
 
 def test_a_command_learns_whitening_and_extraction_uses_it(
