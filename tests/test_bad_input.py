@@ -79,13 +79,13 @@ def model(folder):
 
 
 def refuse(capsys, *arguments):
-    """The one sentence that a command says when it could do nothing useful."""
+    """The one sentence that a command prints when it could do nothing useful."""
     capsys.readouterr()
     assert cli.main([str(a) for a in arguments]) in (1, 2)
-    said = capsys.readouterr()
-    (line,) = [x for x in said.err.splitlines() if not x.startswith("extract: ")]
+    captured = capsys.readouterr()
+    (line,) = [x for x in captured.err.splitlines() if not x.startswith("extract: ")]
     assert line.startswith("error: ") and line.count("error") == 1
-    assert "Traceback" not in said.err
+    assert "Traceback" not in captured.err
     return line
 
 
@@ -142,14 +142,14 @@ def test_three_good_photos_and_one_corrupt(tiny_model, indexed, tmp_path, capsys
     (photos / "half.jpg").write_bytes(whole[: len(whole) // 2])
     index = f"--index={tmp_path / 'index'}"
     assert cli.main(["index", str(photos), index, *model(tiny_model)]) == 0
-    said = capsys.readouterr()
-    assert "3 extracted" in said.out and "1 failed" in said.out
-    assert "half.jpg" in said.err
+    captured = capsys.readouterr()
+    assert "3 extracted" in captured.out and "1 failed" in captured.out
+    assert "half.jpg" in captured.err
     found = tmp_path / "found.json"
     arguments = ["search", str(photos), index, f"--json={found}", *model(tiny_model)]
     assert cli.main(arguments) == 0
-    said = capsys.readouterr()
-    assert "half.jpg" in said.err and "1 failed" in said.out
+    captured = capsys.readouterr()
+    assert "half.jpg" in captured.err and "1 failed" in captured.out
     queries = json.loads(found.read_text())["queries"]
     names = [pathlib.Path(query["image"]).name for query in queries]
     assert names == ["0.jpg", "1.jpg", "2.jpg"]
@@ -163,9 +163,9 @@ def test_only_corrupt_photos_is_a_failure(tiny_model, tmp_path, capsys):
     index = f"--index={tmp_path / 'index'}"
     arguments = ["index", str(tmp_path / "photos"), index, *model(tiny_model)]
     assert cli.main(arguments) == 1
-    said = capsys.readouterr()
-    assert "2 failed" in said.out
-    assert "x.jpg" in said.err and "y.jpg" in said.err
+    captured = capsys.readouterr()
+    assert "2 failed" in captured.out
+    assert "x.jpg" in captured.err and "y.jpg" in captured.err
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1)])
@@ -285,7 +285,7 @@ def test_a_truncated_model(tiny_model, indexed, tmp_path, capsys):
     assert "model.safetensors" in line
 
 
-def test_wishes_that_contradict_each_other(tiny_model, indexed, tmp_path, capsys):
+def test_options_that_contradict_each_other(tiny_model, indexed, tmp_path, capsys):
     photo, index = indexed / "photos/0.jpg", f"--index={indexed / 'index'}"
     with_model = model(tiny_model)
     line = refuse(capsys, "index", photo, index, "--add", photo, *with_model)

@@ -17,49 +17,57 @@ alpha: 2.0
 """
 
 
+def test_an_index_is_made_grown_and_shrunk(run, photos, index, tmp_path):
+    new = tmp_path / "new.png"
+    new.write_bytes((photos / "2.png").read_bytes())
+    assert "1 extracted, 4 unchanged" in run("index", index, "--add", new)[1]
+    assert "2 removed, 3 left" in run("index", index, "--remove", "0.png", "new.png")[1]
+    assert "1 extracted, 3 unchanged" in run("index", photos, index)[1]
+
+
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def aggregate(tmp_path, monkeypatch, capsys):
     """Runs aggregate on a store: (status, output, error)."""
     fill_store(tmp_path / "store", IDS)
     draw_words(tmp_path / "codebook")
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments):
+    def aggregate(*arguments):
         status = cli.main(["aggregate", "store", *arguments])
         return status, *capsys.readouterr()
 
-    return run
+    return aggregate
 
 
-def test_an_inverted_file_is_built_and_kept(run):
-    status, out, _ = run("--codebook=codebook", "--out=out")
+def test_an_inverted_file_is_built_and_kept(aggregate):
+    status, out, _ = aggregate("--codebook=codebook", "--out=out")
     assert (status, out) == (0, "out: 12 aggregated, 0 unchanged\n")
-    status, out, _ = run("--codebook=codebook", "--out=out")
+    status, out, _ = aggregate("--codebook=codebook", "--out=out")
     assert (status, out) == (0, "out: 0 aggregated, 12 unchanged\n")
     assert inverted_file.open_inverted_file("out").info["binary"]
 
 
-def test_options_choose_the_inverted_file(run):
+def test_options_choose_the_inverted_file(aggregate):
     options = "--float", "--idf", "--assignments=3"
-    assert run("--codebook=codebook", "--out=out", *options)[0] == 0
+    assert aggregate("--codebook=codebook", "--out=out", *options)[0] == 0
     index = inverted_file.open_inverted_file("out")
     assert (index.info["binary"], index.info["assignments"]) == (False, 3)
     assert index.rule.idf
 
 
-def test_a_config_of_the_original_says_the_same(run, tmp_path):
+def test_a_config_of_the_original_sets_the_same(aggregate, tmp_path):
     (tmp_path / "a.pbtxt").write_text(CONFIG)
-    assert run("--config=a.pbtxt", "--out=out")[0] == 0
+    assert aggregate("--config=a.pbtxt", "--out=out")[0] == 0
     index = inverted_file.open_inverted_file("out")
     assert (index.info["binary"], index.info["assignments"]) == (True, 2)
     assert (index.rule.alpha, index.rule.tau, index.rule.normalize) == (2, 0, True)
-    assert run("--config=a.pbtxt", "--out=files", "--to=asmk_star")[0] == 0
+    assert aggregate("--config=a.pbtxt", "--out=files", "--to=asmk_star")[0] == 0
     residuals, words = datum.read_datum_pair(tmp_path / "files" / "a.asmk_star")
     assert residuals.shape == (2 * len(words),)
 
 
 @pytest.mark.parametrize("by", ["option", "config"])
-def test_regions_are_aggregated_where_a_word_asks_for_it(run, tmp_path, by):
+def test_regions_are_aggregated_where_a_word_asks_for_it(aggregate, tmp_path, by):
     shutil.rmtree(tmp_path / "store")
     fill_store(tmp_path / "store", IDS, boxes=True)
     options = "--codebook=codebook", "--regional"
@@ -67,11 +75,11 @@ def test_regions_are_aggregated_where_a_word_asks_for_it(run, tmp_path, by):
         options = ("--config=a.pbtxt",)
         lines = "use_regional_aggregation: true", "use_l2_normalization: false"
         (tmp_path / "a.pbtxt").write_text("\n".join([CONFIG, *lines]))
-    assert run("--out=out", *options)[0] == 0
+    assert aggregate("--out=out", *options)[0] == 0
     index = inverted_file.open_inverted_file("out")
     assert index.info["regional"] and not index.rule.normalize
     to = "asmk_star" if by == "config" else "vlad"
-    assert run("--out=files", f"--to={to}", *options)[0] == 0
+    assert aggregate("--out=files", f"--to={to}", *options)[0] == 0
     assert len(list((tmp_path / "files").glob(f"*.r{to}"))) == len(IDS)
 
 
@@ -85,11 +93,13 @@ def test_regions_are_aggregated_where_a_word_asks_for_it(run, tmp_path, by):
         ("", ["--regional"], "use_regional_aggregation is false: leave out"),
     ],
 )
-def test_a_config_that_does_not_fit_is_refused(run, tmp_path, change, options, reason):
+def test_a_config_that_does_not_fit_is_refused(
+    aggregate, tmp_path, change, options, reason
+):
     field = change.partition(":")[0]
     kept = [line for line in CONFIG.splitlines() if not field or field not in line]
     (tmp_path / "a.pbtxt").write_text("\n".join([*kept, change]))
-    status, _, error = run("--config=a.pbtxt", "--out=out", *options)
+    status, _, error = aggregate("--config=a.pbtxt", "--out=out", *options)
     assert status == 2
     assert len(error.splitlines()) == 1
     assert re.search(reason, error)
@@ -105,7 +115,7 @@ def test_a_config_that_does_not_fit_is_refused(run, tmp_path, change, options, r
         (["--codebook=nowhere"], "nowhere"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(run, options, reason):
-    status, _, error = run("--out=out", *options)
+def test_options_that_do_not_fit_are_refused(aggregate, options, reason):
+    status, _, error = aggregate("--out=out", *options)
     assert status == 2
     assert reason in error

@@ -1,0 +1,42 @@
+import numpy as np
+
+
+def test_prepare_stores_photos_and_lists_the_broken_ones(run, tmp_path):
+    from delf_jax import images
+
+    photos = tmp_path / "photos" / "a"
+    photos.mkdir(parents=True)
+    for number in range(3):
+        pixels = np.full((30, 40, 3), 50 * number, np.uint8)
+        (photos / f"{number}.jpg").write_bytes(images.encode_jpeg(pixels, 90))
+    (photos / "2.jpg").write_bytes(b"no image")
+    data = tmp_path / "data"
+    arguments = f"--dataset={photos.parent}", f"--data={data}"
+    status, out = run("prepare", *arguments, model=False)
+    assert status == 0
+    assert "2 of 3 images ready, 1 cannot be used" in out
+    listed = (data / "photos-quarantine.csv").read_text()
+    assert "a/2.jpg" in listed
+
+
+def test_what_prepare_leaves_out_train_finds_without_preparing_again(
+    run, tmp_path, monkeypatch
+):
+    from delf_jax import images
+    from delf_jax.data import loader, prepare
+
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        encoded = images.encode_jpeg(np.full((30, 40, 3), 90, np.uint8), 90)
+        (tmp_path / "photos" / label / "0.jpg").write_bytes(encoded)
+    names, stored = tmp_path / "names.txt", tmp_path / "data"
+    names.write_text("b\n")
+    arguments = f"--dataset={tmp_path / 'photos'}", f"--data={stored}"
+    status, out = run("prepare", *arguments, f"--exclude={names}", model=False)
+    assert status == 0 and "1 of 1 images ready" in out
+    monkeypatch.delattr(prepare, "_build")
+    settings = {"mine": {"path": str(tmp_path / "photos")}}
+    (source,), _ = loader.open_sources(
+        settings, str(stored), max_side=1024, exclude="b"
+    )
+    assert source.classes == {"a": 0} and len(source) == 1

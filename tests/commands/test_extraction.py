@@ -1,0 +1,80 @@
+import numpy as np
+
+from delf_jax import cli
+from delf_jax.store import feature_store
+
+
+def test_extract_in_parts_gives_the_store_of_one_process(run, photos, tmp_path):
+    assert (
+        "4 extracted, 0 unchanged"
+        in run("extract", photos, f"--out={tmp_path / 'whole'}")[1]
+    )
+    for part in ("0/2", "1/2"):
+        arguments = ["extract", photos, f"--out={tmp_path / 'parts'}", f"--part={part}"]
+        assert "2 extracted" in run(*arguments)[1]
+    whole, parts = (
+        feature_store.open_store(tmp_path / name) for name in ("whole", "parts")
+    )
+    assert whole.ids == parts.ids == [f"{number}.png" for number in range(4)]
+    np.testing.assert_array_equal(whole.global_descriptors, parts.global_descriptors)
+
+
+PBTXT = """
+image_scales: 1 image_scales: 0.5 use_global_features: true max_image_size: 100
+delf_local_config { use_pca: false layer_name: "block3" score_threshold: 0
+                    max_feature_num: 20 }
+delf_global_config { use_pca: false image_scales_ind: 0 }
+"""
+
+
+def test_a_text_config_of_the_original_sets_the_extraction(run, photos, tmp_path):
+    (tmp_path / "a.pbtxt").write_text(PBTXT)
+    out, config = tmp_path / "out", f"--config={tmp_path / 'a.pbtxt'}"
+    override = "--config.extraction.max_features=9"
+    status, printed = run("extract", photos, f"--out={out}", config, override)
+    assert status == 0 and "a.pbtxt: layer_name: block3 has no effect" in printed
+    opened = feature_store.open_store(out)
+    settings = opened.manifest["settings"]
+    assert settings["image_scales"] == [1.0, 0.5] and settings["max_image_size"] == 100
+    assert settings["locations"] == "delf" and settings["global_scales"] == [0]
+    assert {len(image.local.scales) for image in opened} == {9}
+
+
+def test_a_config_names_the_model_unless_the_command_line_does(
+    run, photos, tmp_path, tiny_model, capsys
+):
+    config = tmp_path / "mine.py"
+    config.write_text(
+        "from ml_collections import ConfigDict\n"
+        f"def get_config():\n    return ConfigDict({{'model': '{tiny_model}'}})\n"
+    )
+    arguments = ["extract", photos, f"--out={tmp_path / 'out'}", f"--config={config}"]
+    assert run(*arguments, model=False)[0] == 0
+    name = feature_store.open_store(tmp_path / "out").manifest["model"]["name"]
+    assert name == tiny_model.name
+    other = "--config.model=parameters/r50delg_gld_20200814"
+    assert cli.main([*map(str, arguments), other]) == 2
+    printed = capsys.readouterr().err
+    assert "run `convert DOWNLOADED --out=parameters/r50delg_gld_20200814`" in printed
+    assert run(*arguments, other)[0] == 0  # --model wins.
+
+
+def test_features_go_to_files_and_back(run, photos, tmp_path):
+    paths = features, files, again = [tmp_path / name for name in ("s", "f", "a")]
+    assert run("extract", photos, f"--out={features}")[0] == 0
+
+    def turn(*arguments):
+        return run("features", *arguments, model=False)
+
+    status, printed = turn(features, "--to=delg", files)
+    assert status == 0 and "4 written, 0 unchanged" in printed
+    assert "4 written" in turn(files, again, "--from=delg", "--name=mine")[1]
+    assert (
+        "0 written, 4 unchanged" in turn(files, again, "--from=delg", "--name=mine")[1]
+    )
+    before, after = (
+        feature_store.open_store(paths[0]),
+        feature_store.open_store(paths[2]),
+    )
+    assert before.ids == after.ids and after.manifest["model"]["name"] == "mine"
+    np.testing.assert_array_equal(before.global_descriptors, after.global_descriptors)

@@ -1,0 +1,141 @@
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from delf_jax import cli
+
+
+def test_match_writes_a_figure_and_prints_what_it_found(run, photos, tmp_path):
+    a, b, out = photos / "0.png", photos / "0.png", tmp_path / "new" / "m.png"
+    status, printed = run(
+        "match", a, b, f"--out={out}", f"--json={tmp_path / 'm.json'}"
+    )
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert status == 0
+    assert found["images"] == [str(a), str(b)]
+    assert found["inliers"] == len(found["inlier_locations"]) > 3
+    assert found["similarity"] == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(found["affine"], [[1, 0, 0], [0, 1, 0]], atol=1e-3)
+    assert f"{found['inliers']} inliers of {found['matches']} matches" in printed
+    assert str(out) in printed
+    with Image.open(out) as figure:
+        assert figure.size[0] > figure.size[1]
+
+
+def test_match_with_a_model_without_local_features_is_refused(
+    run, photos, global_model, tmp_path, capsys
+):
+    out, option = f"--out={tmp_path / 'm.png'}", f"--model={global_model}"
+    photo = photos / "0.png"
+    status = cli.main(["match", str(photo), str(photo), out, option])
+    printed = capsys.readouterr().err
+    assert status == 2 and printed.count("\n") == 1
+    assert "model global has no local features" in printed
+
+
+def test_search_prints_a_table_and_writes_json_and_a_page(run, photos, index, tmp_path):
+    outputs = [f"--json={tmp_path / 's.json'}", f"--html={tmp_path / 's.html'}"]
+    # The order of the queries is kept; those of a folder come by name.
+    queries = [photos / "3.png", photos]
+    status, printed = run("search", *queries, index, "--top=2", *outputs)
+    assert status == 0
+    found = json.loads((tmp_path / "s.json").read_text())["queries"]
+    names = [pathlib.Path(query["image"]).name for query in found]
+    assert names == ["3.png", "0.png", "1.png", "2.png", "3.png"]
+    for name, query in zip(names, found, strict=True):
+        assert query["results"][0]["image"] == name
+        assert len(query["results"]) == 2
+    query, header, best, *_ = printed.strip().splitlines()
+    assert query == str(photos / "3.png")
+    assert header.split() == ["inliers", "similarity", "image"]
+    assert best.split()[0] == "1" and best.split()[2:] == ["1.000", "3.png"]
+    assert 'class="card"' in (tmp_path / "s.html").read_text()
+
+
+def test_an_index_is_searched_with_the_config_that_made_it(run, photos, tmp_path):
+    option, few = f"--index={tmp_path / 'few'}", "--config.extraction.max_features=50"
+    assert run("index", photos, option, few)[0] == 0
+    assert run("search", photos / "0.png", option, few)[0] == 0
+    assert run("search", photos / "0.png", option)[0] == 2
+
+
+def test_search_without_reranking_verifies_nothing(run, photos, index, tmp_path):
+    out = tmp_path / "s.json"
+    options = ["--no_rerank", "--top=0", f"--json={out}"]
+    assert run("search", photos / "0.png", index, *options)[0] == 0
+    (query,) = json.loads(out.read_text())["queries"]
+    assert len(query["results"]) == 4
+    assert {result["inliers"] for result in query["results"]} == {None}
+
+
+@pytest.mark.parametrize(("precision", "size"), [("bfloat16", 64), ("int8", 36)])
+def test_search_in_reduced_precision_prints_what_it_saves(
+    run, photos, index, tmp_path, precision, size
+):
+    found = []
+    for name in ("float32", precision):
+        out = tmp_path / f"{name}.json"
+        options = [f"--precision={name}", "--top=0", f"--json={out}"]
+        status, printed = run("search", photos / "0.png", index, *options)
+        assert status == 0
+        found.append(out.read_text())
+    assert printed.startswith(f"{precision}: {size} bytes a photo (float32: 128)\n")
+    assert found[0] == found[1]
+
+
+def test_search_that_is_one_of_several_processes_must_know_them(
+    run, photos, index, capsys, monkeypatch
+):
+    import jax
+
+    def fail():
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    arguments = [photos / "0.png", index, "--distributed"]
+    assert cli.main(["search", *map(str, arguments)]) == 2
+    printed = capsys.readouterr().err
+    assert (
+        printed.startswith("error: --distributed: nothing") and printed.count("\n") == 1
+    )
+
+
+@pytest.mark.slow
+def test_search_by_two_processes_answers_as_by_one(
+    run, photos, index, tiny_model, tmp_path
+):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for process in range(2):
+        # What Slurm tells each of its processes.
+        variables = {
+            **{"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost"},
+            **{"SLURM_NTASKS": "2", "SLURM_PROCID": str(process)},
+            **{"SLURM_LOCALID": "0", "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}"},
+        }
+        command = [sys.executable, "main.py", "search", str(photos), index]
+        options = [f"--json={tmp_path / 's.json'}", f"--model={tiny_model}"]
+        started.append(
+            subprocess.Popen(
+                [*command, *options, "--distributed", "--top=3"],
+                env=os.environ | variables,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=pathlib.Path(__file__).parents[2],
+            )
+        )
+    printed = [process.communicate(timeout=300)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert "JSON" in printed[0] and "JSON" not in printed[1]
+    alone = tmp_path / "alone.json"
+    assert run("search", photos, index, "--top=3", f"--json={alone}")[0] == 0
+    assert (tmp_path / "s.json").read_text() == alone.read_text()
