@@ -35,7 +35,7 @@ def override_fields(config: ConfigDict, overrides: Sequence[str]) -> None:
 
 
 def run_config(path: str | os.PathLike) -> ConfigDict:
-    """What `get_config()` of the file returns."""
+    """The result of `get_config()` of a file."""
     with _running(path) as names:
         config = names["get_config"]()
     if not isinstance(config, ConfigDict):
