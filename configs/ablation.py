@@ -8,7 +8,7 @@ scratch on drawn landmarks, as configs/synthetic.py does, by smaller steps: 640 
 
 Cost: 1 to 2 minutes of a core for each. Result: the table in docs/training.md. It is of
 one seed, and an accuracy on 160 views has a standard error of 0.04: crops of 96 pixels
-are better in almost every column, and no other difference says anything yet.
+are better in almost every column, and no other difference is significant yet.
 """
 
 from ml_collections import ConfigDict

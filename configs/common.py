@@ -3,7 +3,7 @@
 Other files of this folder start from it and change what differs; the result is locked,
 so that a misspelt field is an error that names it.
 
-A workdir with checkpoints goes on with the same config only. What may change:
+A workdir with checkpoints is resumed with the same config only. What may change:
 steps (the schedule follows), log_every, checkpoint_every, keep_checkpoints,
 images_every, devices, parallel, init_from, validation, data.directory, data.threads,
 optimizer.learning_rate and clip_norm, and extraction but for the pixels.
@@ -152,7 +152,7 @@ def get_config() -> ConfigDict:
     # Accuracy on the "validation" part of the sources whose split is "train".
     config.validation.examples = 1000  # of them at most; 0: all.
 
-    # What the exported model extracts with unless told otherwise.
+    # What the exported model extracts with by default.
     config.extraction = ConfigDict()
     config.extraction.image_scales = (0.25, 0.3535, 0.5, 0.7071, 1.0, 1.4142, 2.0)
     config.extraction.global_scales = (3, 4, 5)  # indices of image_scales.

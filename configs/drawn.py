@@ -21,8 +21,11 @@ def get_config() -> ConfigDict:
     config.experiment = experiment.get_config()
     config.experiment.datasets = ("drawn",)
     config.experiment.ways = (
-        *("global", "superglobal", "verification"),
-        *("asmk", "asmk+verification"),
+        "global",
+        "superglobal",
+        "verification",
+        "asmk",
+        "asmk+verification",
     )
     config.experiment.verification = ""
     config.experiment.codebook.words = 64

@@ -2,8 +2,8 @@
 
     python main.py extract photos --config=configs/r50delg_gld.py --out=features
 
-A file of extraction says which model, a folder that `convert` wrote, and which of its
-settings are replaced; `--model` wins. A field that is absent is as the model says, and
+A file of extraction names a model, a folder that `convert` wrote, and which of its
+settings are replaced; `--model` wins. A field that is absent is as in the model, and
 any can be set, as in `--config.extraction.max_features=500`. Paths start from the
 working directory. More fields: ExtractionSettings in delf_jax/extraction/settings.py.
 """

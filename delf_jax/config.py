@@ -39,7 +39,7 @@ def override_fields(config: ConfigDict, overrides: Sequence[str]) -> None:
 
 
 def run_config(path: str | os.PathLike) -> ConfigDict:
-    """What `get_config()` of the file returns.
+    """The result of `get_config()` of a file.
 
     Where there is no configs/NAME.py, the one that comes with the package is meant.
     """

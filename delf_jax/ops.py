@@ -1,5 +1,6 @@
 """The few functions and types that every layer shares: the one leaf of the project."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -40,8 +41,23 @@ def squared_distances(
     return jnp.maximum(squares_a + squares_b - 2 * jnp.matmul(a, b.T), 0)
 
 
+def normalize_pixels(
+    images: Shaped[Array, "*batch H W 3"],
+    mean: Sequence[float],
+    std: Sequence[float],
+    sizes: Int[Array, "B 2"] | None = None,
+) -> Float[Array, "*batch H W 3"]:
+    """float32 (images - mean) / std; zero beside images of `sizes` on a canvas."""
+    shape = (1,) * (images.ndim - 1) + (3,)
+    centre, spread = (jnp.array(x, jnp.float32).reshape(shape) for x in (mean, std))
+    pixels = (images.astype(jnp.float32) - centre) / spread
+    if sizes is None:
+        return pixels
+    return zero_outside(pixels, valid_cells(pixels.shape[-3:-1], sizes))
+
+
 def valid_cells(
-    shape: tuple[Any, Any], sizes: Int[Array, "B 2"] | Int[np.ndarray, "B 2"]
+    shape: tuple[Any, ...], sizes: Int[Array, "B 2"] | Int[np.ndarray, "B 2"]
 ) -> Bool[Array, "B H W"]:
     """True where a cell lies within the first (h, w) rows and columns of its map.
 

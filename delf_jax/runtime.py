@@ -1,4 +1,4 @@
-"""JAX on this machine: compiled programs kept, processes joined, stops noticed."""
+"""JAX on this machine: cache of compiled programs, several processes, stop signals."""
 
 import contextlib
 import ctypes
@@ -40,15 +40,6 @@ def enable_compilation_cache() -> pathlib.Path | None:
     return directory
 
 
-def return_freed_memory() -> None:
-    """Gives back what the C library (glibc) keeps of the memory that was freed.
-
-    Programs that come and go leave holes: 0.2 GB after two hundred of ResNet-50.
-    """
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def cache_directory() -> pathlib.Path | None:
     """The folder for compiled programs on this host; None if they are not kept."""
     value = os.environ.get(VARIABLE)
@@ -62,7 +53,7 @@ def cache_directory() -> pathlib.Path | None:
 
 
 def user_cache() -> pathlib.Path:
-    """The folder in which programs of this user keep what can be made again."""
+    """The folder in which programs of this user keep what can be recomputed."""
     if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
         return pathlib.Path(os.environ["LOCALAPPDATA"])
     if sys.platform == "darwin":
@@ -72,6 +63,71 @@ def user_cache() -> pathlib.Path:
     if os.path.isabs(configured):
         return pathlib.Path(configured)
     return pathlib.Path.home() / ".cache"
+
+
+def return_freed_memory() -> None:
+    """Gives back what the C library (glibc) keeps of the memory that was freed.
+
+    Programs that come and go leave holes: 0.2 GB after two hundred of ResNet-50.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def join_processes(
+    option: str, coordinator: str = "", part: tuple[int, int] | None = None
+) -> bool:
+    """Connects this process with the others of its job; whether it is the first.
+
+    Args:
+      option: of the command line that asks for it, for messages.
+      coordinator: address:port of the first process; without, Cloud TPU, Slurm, Open
+        MPI or Kubernetes names it.
+      part: (i, n), this is the i-th of n.
+    """
+    try:
+        if part is None:
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(coordinator, part[1], part[0])
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        by_hand = ", or give --multihost=ADDRESS:PORT,I/N"
+        raise InputError(
+            f"{option}: {reason}; start the processes by Slurm or MPI or on the hosts "
+            f"of a TPU{by_hand if option == '--multihost' else ''}"
+        ) from None
+    # Processes connect while they are together: later, one that compiles keeps the
+    # others waiting for longer than they would.
+    multihost_utils.sync_global_devices("start")
+    return jax.process_index() == 0
+
+
+def first_host_first(work: Callable[[], Any]) -> Any:
+    """The result of `work`; other hosts start when what the first writes is there."""
+    if jax.process_count() == 1:
+        return work()
+    result = work() if jax.process_index() == 0 else None
+    multihost_utils.sync_global_devices("prepared")
+    return result or work()
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set, instead of ending the program."""
+    stopped = threading.Event()
+    # Several hosts must stop at one step: there orbax listens and informs the others.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if jax.process_count() > 1 or not in_main_thread:
+        yield stopped
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(n, lambda *_: stopped.set()) for n in numbers]
+    try:
+        yield stopped
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _is_writable(directory: pathlib.Path) -> bool:
@@ -97,65 +153,3 @@ def _host_kind() -> str:
     except OSError:
         pass
     return hashlib.sha256(kind.encode()).hexdigest()[:8]
-
-
-def join_hosts(coordinator: str = "", part: tuple[int, int] | None = None) -> None:
-    """Makes this process one of several that train together, on their own devices.
-
-    coordinator: address:port of the first process, and part (i, n) which of all this
-    is; without, Cloud TPU, Slurm, Open MPI or Kubernetes says so.
-    """
-    given = (coordinator, part[1], part[0]) if part else ()
-    try:
-        jax.distributed.initialize(*given)
-    except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise InputError(
-            f"--multihost: {reason}; give --multihost=ADDRESS:PORT,I/N where nothing "
-            "says which hosts belong together"
-        ) from None
-    # Hosts connect while they are together: later, one that compiles keeps the
-    # others waiting for longer than they would.
-    multihost_utils.sync_global_devices("start")
-
-
-def join_processes() -> bool:
-    """Whether this is the first of the processes, which are connected from here on."""
-    try:
-        jax.distributed.initialize()
-    except ValueError:
-        raise InputError(
-            "--distributed: nothing here says which processes there are; start them by "
-            "Slurm or MPI, or on the hosts of a TPU"
-        ) from None
-    return jax.process_index() == 0
-
-
-def first_host_first(work: Callable[[], Any]) -> Any:
-    """What `work` gives; other hosts begin when what the first writes is there."""
-    if jax.process_count() == 1:
-        return work()
-    result = work() if jax.process_index() == 0 else None
-    multihost_utils.sync_global_devices("prepared")
-    return result or work()
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, instead of ending the program."""
-    stopped = threading.Event()
-    # Several hosts must stop at one step: there orbax listens and tells the others.
-    if jax.process_count() > 1 or not _in_main_thread():
-        yield stopped
-        return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(n, lambda *_: stopped.set()) for n in numbers]
-    try:
-        yield stopped
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()

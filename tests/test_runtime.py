@@ -1,10 +1,18 @@
+"""The compilation cache, several hosts, signals to stop."""
+
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import threading
 
+import jax
 import pytest
 
 from delf_jax import runtime
+from delf_jax.files import InputError
+from delf_jax.runtime import stop_signals
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -78,3 +86,60 @@ def test_programs_are_kept_for_the_next_process(monkeypatch, tmp_path):
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
     assert list(tmp_path.glob("xla-*/*"))
+
+
+def test_a_host_that_is_alone_waits_for_nobody():
+    assert runtime.first_host_first(lambda: (1, 2)) == (1, 2)
+
+
+def test_what_the_first_host_made_is_not_made_twice(monkeypatch):
+    order = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    meet = runtime.multihost_utils
+    monkeypatch.setattr(meet, "sync_global_devices", lambda _: order.append("met"))
+    for host, expected in ((0, ["made", "met"]), (1, ["met", "made"])):
+        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        assert runtime.first_host_first(lambda: order.append("made") or [1]) == [1]
+        assert order == expected
+        order.clear()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "passed"), [((), ()), (("10.0.0.1:1", (1, 2)), ("10.0.0.1:1", 2, 1))]
+)
+def test_hosts_that_cannot_meet_name_the_option(monkeypatch, arguments, passed):
+    calls = []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        raise ValueError("coordinator_address should be defined.\nMore.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(InputError, match="defined; .* or give --multihost=ADDR"):
+        runtime.join_processes("--multihost", *arguments)
+    with pytest.raises(InputError, match="--distributed: coordinator.*of a TPU$"):
+        runtime.join_processes("--distributed")
+    assert calls == [passed, ()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_sets_the_event_and_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with stop_signals() as stopped:
+        assert not stopped.is_set()
+        os.kill(os.getpid(), number)
+        assert stopped.wait(timeout=5)
+    assert signal.getsignal(number) is before
+
+
+def test_another_thread_may_train_without_handlers():
+    seen = []
+
+    def run():
+        with stop_signals() as stopped:
+            seen.append(stopped.is_set())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [False]

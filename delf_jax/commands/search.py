@@ -96,7 +96,7 @@ def run_search(options: argparse.Namespace) -> int:
 
     if options.top < 0:
         raise InputError(f"--top={options.top}: use a positive number, or 0 for all")
-    is_first = runtime.join_processes() if options.distributed else True
+    is_first = runtime.join_processes("--distributed") if options.distributed else True
     queries = _query_paths(options.paths)
     index = photo_index.open_index(options.index)
     model, settings = model_and_settings(options)

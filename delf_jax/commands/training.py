@@ -34,7 +34,7 @@ def run_train(options: argparse.Namespace) -> int:
     from delf_jax.training import train
 
     if options.multihost:
-        runtime.join_hosts(*options.multihost)
+        runtime.join_processes("--multihost", *options.multihost)
     train.train(config, options.workdir)
     return 0
 

@@ -1,11 +1,12 @@
-"""Two views of a training image: what an image shows under another camera and light.
+"""What a training sees of an image: two views of it, or a random crop.
 
 A view is a homography (zoom, rotation, shear, perspective) of the image and a change
-of colour, blur and noise. Everything is drawn from the generator that is passed in, so
-that a view depends on the seed and the example alone.
+of colour, blur and noise; a crop is a box of it, as the released code draws them.
+Everything is drawn from the generator that is passed in: a view depends on the seed and
+the example alone.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,14 +16,19 @@ from jaxtyping import Float, UInt8
 from delf_jax.data import teacher
 
 OUTSIDE = -1e5  # coordinates, times 1 or 2, of cells that look past the image's border.
+# Boxes are drawn again until one covers this share of the image, a hundred times at
+# most; then it is the whole image. Of the released code, as the draws themselves.
+_LEAST_COVERED, _ATTEMPTS = 0.1, 100
+
+Box = tuple[int, int, int, int]
 
 
 class ViewSettings(NamedTuple):
     """How views are drawn; lengths in pixels of the view, spreads of logarithms."""
 
     kind: str = "pair"
-    """two views by `views`, or "crop", one by `crops.crop`, which alone has the last
-    three fields and no others but size and colour"""
+    """two views by `views`, or "crop", one by `crop`, which alone has the last three
+    fields and no others but size and colour"""
     size: int = 192
     cell_stride: int = 16
     cell_offset: float = 0.0  # centre of the first cell of the map.
@@ -43,7 +49,7 @@ def views(
     rng: np.random.Generator,
     settings: ViewSettings,
     maps: teacher.TeacherMaps | None = None,
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """Two views of `example["image"]` with what is known about them.
 
     Returns:
@@ -65,8 +71,9 @@ def views(
     centre = np.array([_inside(rng, height, half), _inside(rng, width, half)])
 
     cells = _cells(settings)
-    output = {"image": [], "coordinates": [], "teacher": [], "teacher_valid": []}
-    output["teacher_global"] = []
+    output: dict[str, list[np.ndarray]] = {"image": [], "coordinates": []}
+    if maps is not None:
+        output |= {"teacher": [], "teacher_valid": [], "teacher_global": []}
     for seen in resolutions:
         scale = seen / max(height, width)
         shift = rng.normal(0, settings.shift, 2) * settings.size / scale
@@ -86,8 +93,89 @@ def views(
             output["teacher_valid"].append(valid.reshape(cells.shape[:2]))
             known = features[valid] if valid.any() else features
             output["teacher_global"].append(teacher.global_target(maps, known))
-    arrays = {name: np.stack(value) for name, value in output.items() if value}
+    arrays = {name: np.stack(value) for name, value in output.items()}
     return {**arrays, "label": np.int32(example["label"])}
+
+
+def crop(
+    example: dict, rng: np.random.Generator, settings: ViewSettings
+) -> dict[str, Any]:
+    """A random crop of a JPEG file, `example["encoded"]`: image [1, S, S, 3], label."""
+    encoded = example["encoded"]
+    height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
+    box = draw_box(rng, (height, width), settings)
+    shrink = min(box[2] - box[0], box[3] - box[1]) / settings.size
+    image, scale = _decode(encoded, (height, width), shrink)
+    top, left, bottom, right = (round(side / scale) for side in box)
+    view = resize_area(image[top:bottom, left:right], settings.size)
+    if settings.flip and rng.random() < 0.5:
+        view = np.ascontiguousarray(view[:, ::-1])
+    view = recolour(view, rng, settings.colour)
+    return {"image": view[None], "label": np.int32(example["label"])}
+
+
+def draw_box(
+    rng: np.random.Generator, size: tuple[int, int], settings: ViewSettings
+) -> Box:
+    """(top, left, bottom, right) of a box within an image, in whole pixels.
+
+    An aspect ratio (width / height) is drawn, then the height among all whole numbers
+    for which the area is in its range and the box within the image, then the place:
+    areas are not drawn uniformly. As TensorFlow's sample_distorted_bounding_box does.
+    """
+    height, width = size
+    for _ in range(_ATTEMPTS):
+        aspect = rng.uniform(*settings.aspect)
+        box = _draw_size(rng, size, aspect, settings.area)
+        if box is not None and box[0] * box[1] >= _LEAST_COVERED * height * width:
+            top = int(rng.integers(height - box[0] + 1))
+            left = int(rng.integers(width - box[1] + 1))
+            return top, left, top + box[0], left + box[1]
+    return 0, 0, height, width
+
+
+def recolour(
+    view: np.ndarray, rng: np.random.Generator, strength: float
+) -> UInt8[np.ndarray, "S S 3"]:
+    """Another light, sensor and lens; half of the views lose little."""
+    if strength == 0:
+        return view
+    if rng.random() < 0.3:
+        kernel = 2 * int(rng.integers(1, 3)) + 1
+        view = cv2.GaussianBlur(view, (kernel, kernel), rng.uniform(0.5, 1.6))
+    pixels = view.astype(np.float32) / 255
+    pixels = pixels ** np.float32(np.exp(rng.normal(0, 0.3 * strength)))
+    if rng.random() < 0.5:
+        gains = np.exp(rng.normal(0, 0.12 * strength, 3)).astype(np.float32)
+        pixels *= gains
+    saturation = 0.0 if rng.random() < 0.1 else np.exp(rng.normal(0, 0.3 * strength))
+    grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
+    pixels = grey[..., None] + np.float32(saturation) * (pixels - grey[..., None])
+    contrast = np.exp(rng.normal(0, 0.25 * strength))
+    brightness = rng.normal(0, 0.1 * strength)
+    pixels = (pixels - 0.5) * np.float32(contrast) + np.float32(0.5 + brightness)
+    if rng.random() < 0.3:
+        sigma = np.float32(rng.uniform(0, 0.05 * strength))
+        pixels += sigma * rng.standard_normal(pixels.shape, np.float32)
+    return (np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def resize_area(
+    image: UInt8[np.ndarray, "H W 3"], size: int
+) -> UInt8[np.ndarray, "S S 3"]:
+    """The image squeezed to a square; a pixel is the mean of what it covers.
+
+    As TensorFlow's resize by area, rounded.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) >= size:
+        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    # OpenCV enlarges by another rule.
+    smaller = min(width, size), min(height, size)
+    image = cv2.resize(image.astype(np.float32), smaller, interpolation=cv2.INTER_AREA)
+    for axis in (0, 1):
+        image = _enlarge(image, size, axis)
+    return (image + np.float32(0.5)).astype(np.uint8)
 
 
 def _inside(rng: np.random.Generator, side: int, half: float) -> float:
@@ -149,83 +237,13 @@ def _warp(
     )
 
 
-def recolour(
-    view: np.ndarray, rng: np.random.Generator, strength: float
-) -> UInt8[np.ndarray, "S S 3"]:
-    """Another light, sensor and lens; half of the views lose little."""
-    if strength == 0:
-        return view
-    if rng.random() < 0.3:
-        kernel = 2 * int(rng.integers(1, 3)) + 1
-        view = cv2.GaussianBlur(view, (kernel, kernel), rng.uniform(0.5, 1.6))
-    pixels = view.astype(np.float32) / 255
-    pixels = pixels ** np.float32(np.exp(rng.normal(0, 0.3 * strength)))
-    if rng.random() < 0.5:
-        gains = np.exp(rng.normal(0, 0.12 * strength, 3)).astype(np.float32)
-        pixels *= gains
-    saturation = 0.0 if rng.random() < 0.1 else np.exp(rng.normal(0, 0.3 * strength))
-    grey = pixels @ np.float32([0.299, 0.587, 0.114])
-    pixels = grey[..., None] + np.float32(saturation) * (pixels - grey[..., None])
-    contrast = np.exp(rng.normal(0, 0.25 * strength))
-    brightness = rng.normal(0, 0.1 * strength)
-    pixels = (pixels - 0.5) * np.float32(contrast) + np.float32(0.5 + brightness)
-    if rng.random() < 0.3:
-        sigma = np.float32(rng.uniform(0, 0.05 * strength))
-        pixels += sigma * rng.standard_normal(pixels.shape, np.float32)
-    return (np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-# Boxes are drawn again until one covers this share of the image, a hundred times at
-# most; then it is the whole image. Of the released code, as the draws themselves.
-_LEAST_COVERED, _ATTEMPTS = 0.1, 100
-
-Box = tuple[int, int, int, int]
-
-
-def crop(
-    example: dict, rng: np.random.Generator, settings: ViewSettings
-) -> dict[str, np.ndarray]:
-    """A random crop of a JPEG file, `example["encoded"]`: image [1, S, S, 3], label."""
-    encoded = example["encoded"]
-    height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
-    box = draw_box(rng, (height, width), settings)
-    shrink = min(box[2] - box[0], box[3] - box[1]) / settings.size
-    image, scale = _decode(encoded, (height, width), shrink)
-    top, left, bottom, right = (round(side / scale) for side in box)
-    view = resize_area(image[top:bottom, left:right], settings.size)
-    if settings.flip and rng.random() < 0.5:
-        view = np.ascontiguousarray(view[:, ::-1])
-    view = recolour(view, rng, settings.colour)
-    return {"image": view[None], "label": np.int32(example["label"])}
-
-
-def draw_box(
-    rng: np.random.Generator, size: tuple[int, int], settings: ViewSettings
-) -> Box:
-    """(top, left, bottom, right) of a box within an image, in whole pixels.
-
-    An aspect ratio (width / height) is drawn, then the height among all whole numbers
-    for which the area is in its range and the box within the image, then the place:
-    areas are not drawn uniformly. As TensorFlow's sample_distorted_bounding_box does.
-    """
-    height, width = size
-    for _ in range(_ATTEMPTS):
-        aspect = rng.uniform(*settings.aspect)
-        box = _draw_size(rng, size, aspect, settings.area)
-        if box is not None and box[0] * box[1] >= _LEAST_COVERED * height * width:
-            top = int(rng.integers(height - box[0] + 1))
-            left = int(rng.integers(width - box[1] + 1))
-            return top, left, top + box[0], left + box[1]
-    return 0, 0, height, width
-
-
 def _draw_size(
     rng: np.random.Generator,
     size: tuple[int, int],
     aspect: float,
     area: tuple[float, float],
 ) -> tuple[int, int] | None:
-    """(height, width) of a box, or None if the whole numbers do not let it be."""
+    """(height, width) of a box, or None if no whole numbers fit."""
     whole = size[0] * size[1]
     low, high = (round(np.sqrt(share * whole / aspect)) for share in area)
     high = min(high, size[0], int((size[1] + 0.5 - 1e-7) / aspect))
@@ -248,24 +266,6 @@ def _decode(
     scale = 2 ** int(np.clip(np.log2(max(shrink, 1)), 0, 3))
     least = {"min_height": -(-size[0] // scale), "min_width": -(-size[1] // scale)}
     return simplejpeg.decode_jpeg(encoded, "RGB", **least), scale
-
-
-def resize_area(
-    image: UInt8[np.ndarray, "H W 3"], size: int
-) -> UInt8[np.ndarray, "S S 3"]:
-    """The image squeezed to a square; a pixel is the mean of what it covers.
-
-    As TensorFlow's resize by area, rounded.
-    """
-    height, width = image.shape[:2]
-    if min(height, width) >= size:
-        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-    # OpenCV enlarges by another rule.
-    smaller = min(width, size), min(height, size)
-    image = cv2.resize(image.astype(np.float32), smaller, interpolation=cv2.INTER_AREA)
-    for axis in (0, 1):
-        image = _enlarge(image, size, axis)
-    return (image + np.float32(0.5)).astype(np.uint8)
 
 
 def _enlarge(

@@ -1,4 +1,8 @@
-"""Fetching datasets: in words what would be fetched and, only when asked, the files."""
+"""Datasets of others: what a download would fetch, and the files themselves.
+
+A file that was interrupted resumes where it ended, if it is still the same on the
+server; where an MD5 is published it is checked.
+"""
 
 import contextlib
 import errno
@@ -20,9 +24,15 @@ from delf_jax.data.download_catalogue import DOWNLOADS, Files
 from delf_jax.files import InputError
 from delf_jax.progress import INTERVAL
 
+_CHUNK = 2**20
+_TIMEOUT = 60.0  # seconds without a byte.
+_PAUSE = 2.0  # seconds before the second attempt, twice as many before the third.
+_ATTEMPTS = 4  # of one file, each from where the one before ended.
+_MD5_LIMIT = 2**12  # bytes of a file with an MD5.
+
 
 class Report(NamedTuple):
-    """What became of the files, by numbers and, of those that failed, names."""
+    """Counts of files, and the reasons of those that failed by path."""
 
     fetched: int
     present: int
@@ -47,59 +57,106 @@ def plan(name: str, pattern: str = "*") -> list[Files]:
     return found
 
 
-def format_files(name: str, chosen: Sequence[Files]) -> Iterator[str]:
+def format_files(name: str, files: Sequence[Files]) -> Iterator[str]:
     """Lines of text: what would be fetched, from where, how large."""
     download = DOWNLOADS[name]
     yield f"{name}: {download.about}"
     yield f"  documented at {download.documented}"
-    for files in chosen:
-        first, last = (files.numbers[place] for place in (0, -1))
-        many = f" to {last}, {len(files.numbers)} files" if first != last else ""
-        one = next(files.each())
-        size = size_in_words(
-            None if files.size is None else files.size * len(files.numbers)
-        )
-        checked = ", MD5 checked" if files.md5 else ""
-        yield f"  {one.path}{many}: {size}{checked}, from {one.url}"
-    known = [f.size * len(f.numbers) for f in chosen if f.size is not None]
+    known = []
+    for entry in files:
+        count, one = len(entry.numbers), next(entry.each())
+        many = f" to {entry.numbers[-1]}, {count} files" if count > 1 else ""
+        size = None if entry.size is None else entry.size * count
+        known += [] if size is None else [size]
+        checked = ", MD5 checked" if entry.md5 else ""
+        yield f"  {one.path}{many}: {format_size(size)}{checked}, from {one.url}"
     if known:
-        more = " and what is not known" if len(known) < len(chosen) else ""
-        yield f"  in all {size_in_words(sum(known))}{more}"
+        more = " and what is not documented" if len(known) < len(files) else ""
+        yield f"  in all {format_size(sum(known))}{more}"
 
 
 def fetch(
-    chosen: Sequence[Files],
+    files: Sequence[Files],
     out: str | os.PathLike,
     *,
     unpack: bool = False,
     progress: bool = True,
 ) -> Report:
-    """Fetches the files that are not there, and goes on where one cannot be had.
+    """Fetches the files that are not there; one that fails does not stop the others.
 
-    unpack: archives, too, each once; what would be written elsewhere is refused.
+    Args:
+      files: of `plan`.
+      out: the folder of the dataset.
+      unpack: archives, too, each once; members that lead out of the folder are refused.
+      progress: whether progress is reported.
     """
+    if not os.fspath(out):
+        raise InputError("--out is empty: name a folder for the files")
     out, failed = pathlib.Path(out), {}
-    counts = dict.fromkeys(("fetched", "present", "unpacked"), 0)
-    _check_room(chosen, out)
-    for files in chosen:
-        for each in files.each():
-            target = out / each.path
-            try:
-                if target.exists():
-                    counts["present"] += 1
-                else:
-                    fetch_file(each.url, each.md5, target, progress)
-                    counts["fetched"] += 1
-                if unpack and each.unpack:
-                    counts["unpacked"] += _unpack(target, out / each.unpack)
-            except InputError as error:
-                failed[each.path] = str(error)
-                print(f"failed: {error}", file=sys.stderr, flush=True)
-    return Report(**counts, failed=failed)
+    fetched = present = unpacked = 0
+    singles = [each for entry in files for each in entry.each()]
+    _check_room(singles, out)
+    for each in singles:
+        target = out / each.path
+        try:
+            if target.exists():
+                present += 1
+            else:
+                fetch_file(each.url, each.md5, target, progress)
+                fetched += 1
+            if unpack and each.unpack:
+                unpacked += _unpack(target, out / each.unpack)
+        except InputError as error:
+            failed[each.path] = str(error)
+            print(f"failed: {error}", file=sys.stderr, flush=True)
+    return Report(fetched, present, unpacked, failed)
+
+
+def fetch_file(url: str, md5: str, target: pathlib.Path, progress: bool) -> None:
+    """Writes a file; InputError if it cannot be fetched: what was fetched is kept."""
+    part = target.with_name(f"{target.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    expected = _published_md5(md5) if md5 else None
+    for attempt in range(_ATTEMPTS):
+        time.sleep(_PAUSE * attempt)
+        try:
+            _resume(url, part, progress)
+            break
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and _is_of_disk(error):
+                error.filename = error.filename or str(part)
+                raise
+            if attempt == _ATTEMPTS - 1 or _is_final(error):
+                raise InputError(
+                    f"{url}: {_reason(error)}; what was fetched is kept: run the same "
+                    "command again to resume"
+                ) from None
+    if expected is not None:
+        found = _md5_of(part)
+        if found != expected:
+            part.unlink()
+            raise InputError(
+                f"{url}: MD5 is {found}, not {expected}; the file was removed: run the "
+                "same command again to fetch it"
+            )
+    os.replace(part, target)
+    _tag(part).unlink(missing_ok=True)
+
+
+def format_size(size: int | None) -> str:
+    """A number of bytes for people: 1.9 GB."""
+    if size is None:
+        return "size not documented"
+    count = float(size)
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while count >= 1000 and len(units) > 1:
+        count /= 1000
+        units.pop(0)
+    return f"{count:.{0 if units[0] == 'bytes' else 1}f} {units[0]}"
 
 
 def _unpack(archive: pathlib.Path, folder: pathlib.Path) -> bool:
-    """Whether an archive was unpacked now; NAME.unpacked says that it was before."""
+    """Whether an archive was unpacked now; NAME.unpacked marks one that is already."""
     mark = archive.with_name(f"{archive.name}.unpacked")
     if mark.exists():
         return False
@@ -113,62 +170,19 @@ def _unpack(archive: pathlib.Path, folder: pathlib.Path) -> bool:
     return True
 
 
-def _check_room(chosen: Sequence[Files], out: pathlib.Path) -> None:
+def _check_room(files: Sequence[Files], out: pathlib.Path) -> None:
     """InputError if what is documented of the sizes already exceeds the disk."""
-    needed = sum(
-        each.size or 0
-        for files in chosen
-        for each in files.each()
-        if not (out / each.path).exists()
-    )
+    needed = sum(each.size or 0 for each in files if not (out / each.path).exists())
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
         raise InputError(
-            f"{out}: {size_in_words(needed)} are needed and {size_in_words(free)} "
+            f"{out}: {format_size(needed)} are needed and {format_size(free)} "
             "free; name another folder, or some of the files with --only"
         )
 
 
-_CHUNK = 2**20
-_TIMEOUT = 60.0  # seconds without a byte.
-_PAUSE = 2.0  # seconds before the second attempt, twice as many before the third.
-_ATTEMPTS = 4  # of one file, each from where the one before ended.
-_MD5_LIMIT = 2**12  # bytes of a file that says one.
-
-
-def fetch_file(url: str, md5: str, target: pathlib.Path, progress: bool) -> None:
-    """Writes a file; InputError if it cannot be had whole: what was got is kept."""
-    part = target.with_name(f"{target.name}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    expected = _published_md5(md5) if md5 else None
-    for attempt in range(_ATTEMPTS):
-        time.sleep(_PAUSE * attempt)
-        try:
-            _go_on(url, part, progress)
-            break
-        except (OSError, http.client.HTTPException) as error:
-            if _is_of_disk(error):
-                error.filename = error.filename or str(part)
-                raise
-            if attempt == _ATTEMPTS - 1 or _is_final(error):
-                raise InputError(
-                    f"{url}: {_reason(error)}; what was got is kept: run the same "
-                    "command again to go on"
-                ) from None
-    if expected is not None:
-        found = _md5_of(part)
-        if found != expected:
-            part.unlink()
-            raise InputError(
-                f"{url}: MD5 is {found}, not {expected}; it was removed: run the "
-                "same command again to fetch it anew"
-            )
-    os.replace(part, target)
-    _tag(part).unlink(missing_ok=True)
-
-
-def _go_on(url: str, part: pathlib.Path, progress: bool) -> None:
+def _resume(url: str, part: pathlib.Path, progress: bool) -> None:
     """Appends to a file what it lacks; OSError if the connection ends before."""
     start, tag = _resumable(part)
     headers = {"User-Agent": "delf_jax", "Accept-Encoding": "identity"}
@@ -180,7 +194,7 @@ def _go_on(url: str, part: pathlib.Path, progress: bool) -> None:
             return
         if answer.status == 206 and not _begins_at(answer.headers, start):
             part.unlink(missing_ok=True)
-            raise OSError("the server sent another part of the file than asked for")
+            raise OSError("the server sent another part of the file than requested")
         if answer.status != 206:
             start = 0
         rest = answer.headers.get("Content-Length")
@@ -213,7 +227,7 @@ def _opened(request: urllib.request.Request, start: int) -> Iterator[Any]:
 def _chunks(
     answer: Any, name: str, start: int, total: int | None, progress: bool
 ) -> Iterator[bytes]:
-    """What is read, with a line now and then."""
+    """What is read; prints progress at intervals."""
     name, done, begun = name.removesuffix(".part"), start, time.monotonic()
     last = begun
     while chunk := answer.read(_CHUNK):
@@ -222,14 +236,14 @@ def _chunks(
         now = time.monotonic()
         if progress and (now - last >= INTERVAL or done == total):
             last = now
-            of = "" if total is None else f" of {size_in_words(total)}"
+            of = "" if total is None else f" of {format_size(total)}"
             rate = (done - start) / max(now - begun, 1e-9) / 1e6
-            line = f"{name}: {size_in_words(done)}{of}, {rate:.1f} MB/s"
+            line = f"{name}: {format_size(done)}{of}, {rate:.1f} MB/s"
             print(line, file=sys.stderr, flush=True)
 
 
 def _resumable(part: pathlib.Path) -> tuple[int, str]:
-    """How much of a file is there, and by what the server knows that file again."""
+    """How many bytes of a file are there, and the server's tag of that version."""
     try:
         size, tag = part.stat().st_size, _tag(part).read_text(encoding="utf-8")
     except OSError:
@@ -256,12 +270,12 @@ def _begins_at(headers: Any, start: int) -> bool:
 def _published_md5(url: str) -> str:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
-            words = answer.read(_MD5_LIMIT).decode("ascii", "replace").split()
+            text = answer.read(_MD5_LIMIT).decode("ascii", "replace")
     except (OSError, http.client.HTTPException) as error:
         raise InputError(f"{url}: {_reason(error)}") from None
-    md5 = words[0].lower() if words else ""
+    md5 = text.strip().partition(" ")[0].lower()
     if len(md5) != 32 or set(md5) - set("0123456789abcdef"):
-        raise InputError(f"{url}: says no MD5")
+        raise InputError(f"{url}: no MD5 found")
     return md5
 
 
@@ -270,31 +284,20 @@ def _md5_of(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def _is_of_disk(error: Exception) -> bool:
-    if isinstance(error, urllib.error.URLError) or not isinstance(error, OSError):
+def _is_of_disk(error: OSError) -> bool:
+    if isinstance(error, urllib.error.URLError):
         return False
     return error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether to ask again would be of no use."""
+    """Whether another attempt cannot succeed."""
     return isinstance(error, urllib.error.HTTPError) and error.code < 500
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
-        return f"the server says {error.code} {error.reason}"
+        return f"the server answers {error.code} {error.reason}"
     if isinstance(error, urllib.error.URLError):
         return f"cannot be reached ({error.reason})"
     return str(error) or type(error).__name__
-
-
-def size_in_words(size: int | None) -> str:
-    if size is None:
-        return "size not documented"
-    count = float(size)
-    units = ["bytes", "kB", "MB", "GB", "TB"]
-    while count >= 1000 and len(units) > 1:
-        count /= 1000
-        units.pop(0)
-    return f"{count:.{0 if units[0] == 'bytes' else 1}f} {units[0]}"

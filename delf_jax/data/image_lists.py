@@ -4,7 +4,7 @@ import csv
 import itertools
 import operator
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,7 +48,10 @@ def list_records(
       label_column: of a CSV with a column `image`.
       split: "train" or "validation", a part by `split_records`; empty: all.
     """
+    if not path:
+        raise InputError("path of training images is empty: name a folder or CSV")
     source = pathlib.Path(path)
+    found: Iterable[LabelledImage]
     if shards := tfrecord.find_shards(path):
         found = (record for shard in shards for record in _of_shard(shard))
     elif table := _landmark_table(source):

@@ -1,12 +1,12 @@
 """Labelled images on disk as a seeded, resumable stream of training batches.
 
-What `records` lists, `preparation` stores; grain shuffles, transforms on threads and
+What `image_lists` lists, `prepare` stores; grain shuffles, transforms on threads and
 batches.
 """
 
 import collections
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -17,6 +17,15 @@ from delf_jax.files import InputError
 
 UNLABELLED = -1  # label of an image that belongs to no class.
 Transform = Callable[[dict, np.random.Generator], dict]
+
+
+@runtime_checkable
+class Batches(Iterator[dict[str, np.ndarray]], Protocol):
+    """An endless iterator that can be moved to where an earlier one stood."""
+
+    def get_state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
 
 
 class ImageSource:
@@ -74,12 +83,15 @@ def open_sources(
       directory: where the prepared datasets lie.
       max_side: of a stored image, in pixels.
       threads: that prepare images.
-      part: of the datasets, that is prepared; see `preparation.prepare`.
+      part: of the datasets, that is prepared; see `prepare.prepare`.
       exclude: class names to leave out of all sources; InputError if none has any.
     """
-    sources, failures, first = [], [], 0
-    excluded, found = set(exclude), set()
+    sources: list[ImageSource] = []
+    failures: list[str] = []
+    excluded, found, first = set(exclude), set[str](), 0
     for name, source in settings.items():
+        if not source["path"]:
+            raise InputError(f"data.sources.{name}.path is empty: name a folder or CSV")
         records = list_records(
             source["path"],
             source.get("images", ""),
@@ -95,16 +107,15 @@ def open_sources(
             {str(label) for label in source.get(field, ())}
             for field in ("holdout", "unlabelled")
         )
-        for field, labels in (("holdout", held_out), ("unlabelled", unlabelled)):
-            unknown = sorted(labels - names)
-            if unknown:
+        for field, listed in (("holdout", held_out), ("unlabelled", unlabelled)):
+            if unknown := sorted(listed - names):
                 raise InputError(
                     f"data.sources.{name}.{field}: no class {unknown[0]!r}"
                 )
         if seen := excluded & names:
             kept = [r for r in records if str(r.label) not in seen]
             left = f"{len(records) - len(kept)} images, {len(seen)} classes"
-            failures.append(f"{left} of {name}, as data.exclude says")
+            failures.append(f"{left} of {name}, by data.exclude")
             records, found = kept, found | seen
         records = [r for r in records if str(r.label) not in held_out]
         nameless = {"", *unlabelled}
@@ -115,12 +126,11 @@ def open_sources(
         if not records:
             raise InputError(f"data.sources.{name}: no image is left to train on")
         prepared = prepare.prepare(
-            *(name, records, directory),
-            **{"max_side": max_side, "threads": threads, "part": part},
+            name, records, directory, max_side=max_side, threads=threads, part=part
         )
         failures += prepared.failures.values()
-        listed = collections.Counter(str(record.label) for record in records)
-        counts = [listed[label] for label in classes]
+        images = collections.Counter(str(record.label) for record in records)
+        counts = [images[label] for label in classes]
         sources.append(ImageSource(name, prepared.images, classes, counts))
     if excluded and not found:
         raise InputError("data.exclude: no source has a class of any of these names")

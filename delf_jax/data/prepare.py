@@ -85,16 +85,15 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
             for start in range(0, len(self.records), _AHEAD):
                 records = self.records[start : start + _AHEAD]
                 sides = itertools.repeat(self.max_side)
-                for made in pool.map(_make_example, records, sides):
-                    id, example = made
+                for id, example in pool.map(_make_example, records, sides):
                     if isinstance(example, str):
                         failures[id] = example
                     else:
-                        yield made
+                        yield id, example
                     self.advance()
 
 
-class BeamLabelledImages(LabelledImages, skip_registration=True):
+class BeamLabelledImages(LabelledImages, skip_registration=True):  # type: ignore[call-arg]
     """The same, built by Apache Beam on as many machines as its runner has."""
 
     name = "labelled_images"
@@ -102,7 +101,9 @@ class BeamLabelledImages(LabelledImages, skip_registration=True):
     def _metadata(self) -> tfds.core.MetadataDict:
         return tfds.core.BeamMetadataDict()
 
-    def _split_generators(self, dl_manager: Any, pipeline: Any) -> dict[str, Any]:
+    def _split_generators(  # type: ignore[override]  # tfds looks for `pipeline`.
+        self, dl_manager: Any, pipeline: Any
+    ) -> dict[str, Any]:
         import apache_beam as beam
 
         made = (
@@ -138,7 +139,7 @@ def prepare(
     the images that cannot be used. InputError if that is all, of all parts.
 
     Args:
-      name: of the source, in what is said of it.
+      name: of the source, in messages.
       records: ordered by id.
       directory: where prepared datasets lie.
       max_side: of a stored image, in pixels.
@@ -148,6 +149,8 @@ def prepare(
       beam: a runner of Apache Beam, such as "DirectRunner", that builds all of it.
       progress: whether progress is reported.
     """
+    if not directory:
+        raise InputError("data.directory is empty: name the folder of prepared images")
     if beam:
         _build_by_beam(_builder(records, directory, max_side), beam)
     whole = _builder(records, directory, max_side)
@@ -234,7 +237,7 @@ def _build(builder: LabelledImages, **options: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet_tfds() -> Iterator[None]:
-    """Without tfds' bars, its talk of downloads and its warnings."""
+    """Without tfds' bars, prints and warnings."""
     tfds.disable_progress_bar()
     verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)
@@ -261,7 +264,7 @@ class _Joined(Sequence):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict:  # type: ignore[override]  # no slices
         number = bisect.bisect_right(self._ends, index)
         before = self._ends[number - 1] if number else 0
         return self._sources[number][index - before]

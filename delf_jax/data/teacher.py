@@ -2,7 +2,7 @@
 
 The teacher is a ResNet-101 v2 (pre-activation, [He2016]) cut after its third block:
 1024 channels, stride 16. Its weights are read from a local .npz of arrays; what is
-trained sees its answers on training images and nothing else of it.
+trained sees its maps of training images and nothing else of it.
 """
 
 import pathlib
@@ -132,7 +132,8 @@ def build_maps(
     forward = load_teacher(teacher_path)
     fitted = [forward(_resized(read(), long_sides[0])) for _, read in images[:fit_on]]
     basis = _fit_basis(fitted, dimension)
-    levels, rows, first = {}, [], 0
+    levels: dict[str, list[list[int]]] = {}
+    rows, first = [], 0
     with track("teacher maps", len(images)) as advance:
         for identifier, read in images:
             image, levels[identifier] = read(), []
@@ -148,7 +149,7 @@ def build_maps(
     with files.atomic_write(folder / "maps.npy") as file:
         np.save(file, np.concatenate(rows))
     with files.atomic_write(folder / "basis.npz") as file:
-        np.savez(file, **basis)
+        np.savez(file, **basis)  # type: ignore[arg-type]  # no array is allow_pickle.
     files.write_json(folder / "maps.json", levels)
     return open_maps(directory)
 

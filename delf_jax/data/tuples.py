@@ -6,14 +6,13 @@ the candidates become negatives, on the weights at its start: see `mining`.
 """
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Int, UInt8
-from ml_collections import ConfigDict
 
 from delf_jax import images
 from delf_jax.data import loader
@@ -22,7 +21,7 @@ from delf_jax.formats.datasets import sfm120k
 from delf_jax.losses.mining import hard_negatives
 from delf_jax.progress import track
 
-AHEAD = 2  # batches that are read before they are asked for.
+AHEAD = 2  # batches that are read before they are needed.
 Canvas = tuple[UInt8[np.ndarray, "S S 3"], tuple[int, int]]
 
 
@@ -39,6 +38,16 @@ class Pool(NamedTuple):
     """queries and positives, where they are listed; else any of a cluster are"""
 
 
+class TupleSettings(NamedTuple):
+    """How many of what an epoch has."""
+
+    queries: int
+    pool: int
+    """images that negatives are mined from"""
+    negatives: int
+    """of a query"""
+
+
 class Epoch(NamedTuple):
     """What is drawn for an epoch: numbers of images."""
 
@@ -48,8 +57,15 @@ class Epoch(NamedTuple):
     """of which negatives are mined"""
 
 
-def open_pool(config: ConfigDict, sources: Sequence[loader.ImageSource]) -> Pool:
-    """The images of all sources, ordered by id, with the pairs that SfM-120k lists."""
+def open_pool(
+    sources: Sequence[loader.ImageSource], listings: Mapping[str, str]
+) -> Pool:
+    """The images of all sources, ordered by id, with the pairs that SfM-120k lists.
+
+    Args:
+      sources: all of a training.
+      listings: by name of a source, the .pkl of SfM-120k that it was opened from.
+    """
     found = []
     count = sum(map(len, sources))
     with track("labels of images", count) as advance:
@@ -64,24 +80,24 @@ def open_pool(config: ConfigDict, sources: Sequence[loader.ImageSource]) -> Pool
     unknown = clusters == loader.UNLABELLED
     clusters[unknown] = -1 - np.arange(unknown.sum())
     places = np.array([(i, j) for _, i, j, _ in found], np.int64).reshape(-1, 2)
-    return Pool(sources, places, ids, clusters, _listed_pairs(config, ids))
+    pairs = _listed_pairs(listings, ids) if listings else None
+    return Pool(sources, places, ids, clusters, pairs)
 
 
-def _listed_pairs(config: ConfigDict, ids: list[str]) -> Int[np.ndarray, "P 2"] | None:
-    """The pairs of sources that list some; without images that could not be read."""
+def _listed_pairs(
+    listings: Mapping[str, str], ids: list[str]
+) -> Int[np.ndarray, "P 2"]:
+    """Numbers of the listed queries and positives, of those that could be read."""
     numbers = {id: number for number, id in enumerate(ids)}
     pairs: list[tuple[int, int]] = []
-    listing = False
-    for name, source in config.data.sources.items():
-        if not str(source.get("path", "")).endswith(".pkl"):
-            continue
-        listing, part = True, sfm120k.read_sfm120k(source.path)["train"]
+    for name, path in listings.items():
+        part = sfm120k.read_sfm120k(path)["train"]
         for query, positive in zip(part.queries, part.positives, strict=True):
             both = (f"{name}/{part.images[i]}" for i in (query, positive))
             known = [numbers[id] for id in both if id in numbers]
             if len(known) == 2:
                 pairs.append((known[0], known[1]))
-    return np.array(pairs, np.int64).reshape(-1, 2) if listing else None
+    return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def draw_epoch(pool: Pool, seed: int, epoch: int, queries: int, size: int) -> Epoch:
@@ -130,7 +146,7 @@ def read_canvas(pool: Pool, number: int, size: int) -> Canvas:
     return canvas, image.shape[:2]
 
 
-class TupleBatches:
+class TupleBatches(loader.Batches):
     """An endless iterator of batches with `get_state`; if it is `due`, `mine` first.
 
     A batch has id [B], label int32 [B], image uint8 [B, T, S, S, 3] and size int32
@@ -141,7 +157,7 @@ class TupleBatches:
     def __init__(
         self,
         pool: Pool,
-        settings: ConfigDict,
+        settings: TupleSettings,
         *,
         size: int,
         batch_size: int,
@@ -166,7 +182,7 @@ class TupleBatches:
         return not self._negatives
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` goes on from: plain numbers."""
+        """The position, as plain numbers."""
         return {
             "epoch": self._epoch,
             "batch": self._batch,
@@ -174,12 +190,12 @@ class TupleBatches:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Moves to a state of `get_state`."""
+        """Moves to a position of `get_state`."""
         self._epoch, self._batch = state["epoch"], state["batch"]
         self._negatives = state["negatives"]
         settings = self._settings
         self.drawn = draw_epoch(
-            *(self.pool, self._seed, self._epoch, settings.queries, settings.pool)
+            self.pool, self._seed, self._epoch, settings.queries, settings.pool
         )
         whole = self._batch_size * self._part[1]
         self._batches = len(self.drawn.queries) // whole
@@ -200,9 +216,6 @@ class TupleBatches:
         except ValueError as error:
             raise InputError(f"tuples.negatives: {error}") from None
         self._negatives = drawn.candidates[found].tolist()
-
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        return self
 
     def __next__(self) -> dict[str, np.ndarray]:
         if self.due:

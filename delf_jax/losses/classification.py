@@ -28,6 +28,8 @@ def arcface_logits(
     released code gives NaN: cos(angle + margin) is expanded, and the sine's slope,
     which is infinite there, is cut off. A label that is no column changes nothing.
     """
+    cosine: float | Array
+    sine: float | Array
     if isinstance(margin, jax.Array):
         cosine, sine = jnp.cos(margin)[:, None], jnp.sin(margin)[:, None]
     else:

@@ -20,8 +20,12 @@ from delf_jax.models.how import HOW
 from delf_jax.models.resnet import BASIC_DEPTHS, LAYOUTS, UNITS, ResNet
 
 BACKBONE_FIELDS = (
-    *("depth", "width", "layout", "normalization"),
-    *("block3_strides", "block4_dilation"),
+    "depth",
+    "width",
+    "layout",
+    "normalization",
+    "block3_strides",
+    "block4_dilation",
 )
 MODELS = {"delf": DELF, "delg": DELG, "global": GlobalNet, "how": HOW}
 CHOICES = {
@@ -69,7 +73,7 @@ def _check_types(fields: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
     for field, value in fields.items():
         good = is_of(value, hints.get(field, object))
         if good and isinstance(value, numbers.Real):
-            good = value > 0 if field in POSITIVE else value >= 0
+            good = float(value) > 0 if field in POSITIVE else float(value) >= 0
         if not good:
             raise ValueError(f"architecture.{field}: {value!r} is not allowed")
 
@@ -92,7 +96,7 @@ def is_of(value: Any, hint: Any) -> bool:
 
 
 def _check_layout(architecture: Mapping[str, Any]) -> None:
-    """What the original built with one layout only, others have not."""
+    """ValueError for what only one of the layouts has."""
     slim = architecture.get("layout") == "slim"
     if slim and architecture.get("depth") in BASIC_DEPTHS:
         raise ValueError(

@@ -72,16 +72,13 @@ def convolve(
 ) -> Float[Array, "B h w F"]:
     """The plain convolution with explicit padding; dilated, its taps lie apart."""
     extent = (kernel.shape[0] - 1) * dilation + 1
-    shape = (
-        x.shape[0],
-        *(
-            (side + sum(border) - extent) // stride + 1
-            for side, border in zip(x.shape[1:3], padding, strict=True)
-        ),
+    height, width = (
+        (side + sum(border) - extent) // stride + 1
+        for side, border in zip(x.shape[1:3], padding, strict=True)
     )
     sides = [_missing(_SIDE, side) for side in x.shape[1:3]]
-    cells = shape[1] * shape[2]
-    images = _missing(_ROWS, cells) and _missing(-(-_ROWS // max(cells, 1)), shape[0])
+    cells, count = height * width, x.shape[0]
+    images = _missing(_ROWS, cells) and _missing(-(-_ROWS // max(cells, 1)), count)
     # XLA's CPU convolution of 3 channels to 32 is four times slower than of 4 to 32
     channels = int(x.shape[-1] == 3 and kernel.shape[-1] <= 32)
     x = jnp.pad(x, ((0, images), (0, sides[0]), (0, sides[1]), (0, channels)))
@@ -96,15 +93,15 @@ def convolve(
         rhs_dilation=(dilation, dilation),
         dimension_numbers=_DIMENSIONS,
     )
-    return y[: shape[0], : shape[1], : shape[2], :few]
+    return y[:count, :height, :width, :few]
 
 
-def _missing(wanted: int, count: Any) -> int:
-    """How many more it takes; 0 if the count is symbolic, as when a model is exported.
+def _missing(least: int, count: Any) -> int:
+    """How many lack to `least`; 0 if the count is symbolic, as in an exported model.
 
     An export is to give the same numbers, not the same bits.
     """
-    return max(wanted - count, 0) if isinstance(count, int) else 0
+    return max(least - count, 0) if isinstance(count, int) else 0
 
 
 def max_pool_3x3(

@@ -100,7 +100,7 @@ class LocalBranch(nn.Module):
         if self.reduced_dimension:
             autoencoder = Autoencoder(self.reduced_dimension, name="autoencoder")
             outputs["descriptors"], expanded = autoencoder(block3, expand=learn)
-            if learn:
+            if expanded is not None:
                 outputs["expanded"] = targets = expanded
         if learn:
             outputs["attended"] = attend(targets, attention, valid)

@@ -28,9 +28,9 @@ def smooth(x: Map, valid: Mask) -> Map:
 
 
 class HOW(nn.Module):
-    """Local features that need no attention of their own: the norm of a cell tells.
+    """Local features that need no attention branch: a cell's norm is its attention.
 
-    num_classes is there for what all models are built with: HOW compares images.
+    num_classes is a field that all models have: HOW compares images.
     """
 
     backbone: ResNet

@@ -14,6 +14,7 @@ many sizes then share one compiled program; what lies outside the image is zeroe
 each 3x3, as the padding of the unpadded image would be, so that results are equal.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -208,8 +209,12 @@ class ResNet(nn.Module):
     ) -> dict[str, Map]:
         """Named stages up to `last`.
 
-        images: normalised to [-1, 1). sizes: (h, w) of each image on its canvas, at
-        `canvas_offset`; without, the images fill the array.
+        Args:
+          images: normalised to [-1, 1).
+          sizes: (h, w) of each image on its canvas, at `canvas_offset`; without, the
+            images fill the array.
+          train: whether batch statistics are used.
+          last: the stage to end with.
         """
         if train and sizes is not None and self.normalization == "batch":
             raise ValueError("sizes: batch statistics would count the empty canvas")
@@ -219,13 +224,15 @@ class ResNet(nn.Module):
             axis_name=self.axis_name,
             **LAYOUTS[self.layout],
         )
-        given = images.dtype
-        images = images.astype(self.compute_dtype or given)
+        dtype = images.dtype
+        images = images.astype(self.compute_dtype or dtype)
         x = self._conv1(conv, images, sizes is None, train)
         stages = {"block0": nn.relu(x)}
         x, mask = self._pool(x, sizes)
         stages["block0mp"] = x
-        unit = Basic if self.depth in BASIC_DEPTHS else Bottleneck
+        unit: Callable[..., nn.Module] = Bottleneck
+        if self.depth in BASIC_DEPTHS:
+            unit = Basic
         for block in range(1, STAGES.index(last)):
             width = self.width * 2 ** (block - 1)
             if block == 4 and self.block4_dilation != 1:
@@ -242,7 +249,7 @@ class ResNet(nn.Module):
         subsample = self.block3_strides and self.layout != "slim"
         if subsample and "block3" in stages:
             stages["block3"] = stages["block3"][:, ::2, ::2]
-        return {name: stage.astype(given) for name, stage in stages.items()}
+        return {name: stage.astype(dtype) for name, stage in stages.items()}
 
     def _conv1(self, conv: partial, images: Images, fills: bool, train: bool) -> Map:
         """conv1 and its normalisation."""

@@ -81,7 +81,7 @@ def _gable_house(
     ]
     ground[:2, 1] += 0.15
     surfaces += saddle_roof(tiles, ground, eaves, rise, 0.0 if steps else 0.3)
-    return surfaces, eaves + rise
+    return surfaces, float(eaves + rise)
 
 
 def town_houses(rng: np.random.Generator) -> Building:

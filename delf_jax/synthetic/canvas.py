@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Int32, Real, UInt8
 
-Number = int | float | np.number
+Number = int | float | np.integer | np.floating
 Colour = tuple[Number, Number, Number] | Real[np.ndarray, "3"]
 Outline = Real[np.ndarray, "K 2"]
 _NOISE_SIDE = 512
@@ -52,7 +52,7 @@ def blank(width: Number, height: Number, density: Number, colour: Colour) -> Can
         relief=np.zeros(shape, np.float32),
         glow=np.zeros((*shape, 3), np.uint8),
         alpha=np.full(shape, 255, np.uint8),
-        density=density,
+        density=float(density),
     )
 
 
@@ -133,11 +133,11 @@ def fill(
 ) -> None:
     """Fills an outline, (x, y) in units, with a colour, a relief and a glow.
 
-    Whatever lies under the outline stops glowing unless `glow` is given.
+    Without a glow, whatever lies under the outline stops glowing.
     """
     pixels = [to_pixels(canvas, outline)]
     if colour is not None:
-        value = tuple(float(c) for c in np.clip(colour, 0, 255))
+        value = tuple(float(c) for c in np.clip(np.array(colour), 0, 255))
         cv2.fillPoly(canvas.colour, pixels, value, cv2.LINE_AA, 4)
     if relief is not None:
         cv2.fillPoly(canvas.relief, pixels, float(relief), cv2.LINE_8, 4)
@@ -163,14 +163,15 @@ def write(
     canvas: Canvas, text: str, x: Number, y: Number, height: Number, colour: Colour
 ) -> None:
     """Letters of a height in units, centred on (x, y)."""
-    size = height * canvas.density / 21
+    size = float(height * canvas.density / 21)
     thickness = max(round(height * canvas.density / 9), 1)
     font = cv2.FONT_HERSHEY_TRIPLEX
     (width, _), _ = cv2.getTextSize(text, font, size, thickness)
     left = round(x * canvas.density - width / 2)
     base = round(canvas.relief.shape[0] - (y - height / 2) * canvas.density)
+    ink = tuple(float(c) for c in colour)
     cv2.putText(
-        canvas.colour, text, (left, base), font, size, colour, thickness, cv2.LINE_AA
+        canvas.colour, text, (left, base), font, size, ink, thickness, cv2.LINE_AA
     )
 
 
@@ -222,7 +223,7 @@ def split(canvas: Canvas, parts: int) -> list[Canvas]:
 def finish(canvas: Canvas) -> Texture:
     """The texture of a canvas; light from above is baked in, from a side is not."""
     relief, density = canvas.relief, canvas.density
-    slope = None
+    slope: np.ndarray | None = None
     colour = canvas.colour
     if relief.any():
         above = np.concatenate([relief[:1], relief[:-1]])
@@ -259,12 +260,12 @@ def _shaded(relief: Float[np.ndarray, "H W"], density: Number):
 
 def _halved(level: Level) -> Level:
     height, width = (max(n // 2, 1) for n in level.colour.shape[:2])
-    return Level(
-        *(
-            None if a is None else cv2.resize(a, (width, height), None, 0, 0, 3)
-            for a in level
-        )
-    )
+
+    def halved(array: np.ndarray) -> np.ndarray:
+        return cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA)
+
+    slope, glow, alpha = (None if x is None else halved(x) for x in level[1:])
+    return Level(halved(level.colour), slope, glow, alpha)
 
 
 def to_pixels(canvas: Canvas, outline: Outline) -> Int32[np.ndarray, "K 2"]:

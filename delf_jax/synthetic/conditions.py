@@ -33,7 +33,7 @@ class Conditions(NamedTuple):
     contrast: float
     saturation: float
     blur: float  # standard deviation, pixels of a picture 320 pixels large
-    motion: tuple[Number, Number]  # camera shake (y, x) in such pixels
+    motion: tuple[Number, ...]  # camera shake (y, x) in such pixels
     noise: float  # standard deviation, 0 to 255
     quality: int  # of JPEG; 100 leaves the picture as it is
 
@@ -149,7 +149,7 @@ def sample_conditions(rng: np.random.Generator) -> Conditions:
         sunlight=np.array(hour.sunlight),
         ambient=np.array(hour.ambient),
         shadows=hour.shadows,
-        lamps=hour.lamps,
+        lamps=float(hour.lamps),
         zenith=np.array(hour.zenith, float),
         horizon=np.array(hour.horizon, float),
         cover=rng.uniform(*hour.cover),

@@ -1,4 +1,4 @@
-"""The ornaments that tell one landmark from the next: figures, clocks, words."""
+"""Ornaments that make a landmark distinct: figures, clocks, words."""
 
 import numpy as np
 
@@ -126,7 +126,7 @@ def sign(canvas: Canvas, rng: np.random.Generator, x, y, width, height) -> None:
     )
     letters = max(int(width / (0.55 * height)), 3)
     text = words(rng, int(rng.integers(max(letters // 2, 2), letters + 1)))
-    write(canvas, text, x, y + height / 2, 0.55 * height, tuple(map(float, ink)))
+    write(canvas, text, x, y + height / 2, 0.55 * height, ink)
 
 
 def banner(canvas: Canvas, rng: np.random.Generator, x, y, width, height) -> None:
@@ -158,7 +158,8 @@ def mural(canvas: Canvas, rng: np.random.Generator, x, y, width, height) -> None
          colours[0] * 0.6 + 60, 0.15)  # fmt: skip
     fill(canvas, rectangle(x - width / 2, y, width, height), colours[1] * 0.6 + 70, 0.0)
     spot = rng.uniform((-0.35, 0.6), (0.35, 0.85)) * (width, height) + (x, y)
-    fill(canvas, polygon(*spot, rng.uniform(0.1, 0.2) * height, 16), colours[2])
+    radius = rng.uniform(0.1, 0.2) * height
+    fill(canvas, polygon(spot[0], spot[1], radius, 16), colours[2])
     for layer in range(3):
         heights = rng.uniform(0.1, 0.55 - 0.13 * layer, 7) * height
         ridge = np.stack([np.linspace(-0.5, 0.5, 7) * width + x, heights + y], -1)

@@ -70,7 +70,7 @@ def draw_look(
     wall = tuple(base.clip(20, 245))
     roof = np.array(_ROOFS[rng.integers(len(_ROOFS))]) * rng.uniform(0.85, 1.15)
     style = ornaments.draw_style(rng, wall)
-    return Look(style, wall, material, tuple(roof), min(620 / extent, 48.0))
+    return Look(style, wall, material, tuple(roof), min(float(620 / extent), 48.0))
 
 
 def bare(

@@ -123,7 +123,7 @@ def sample_camera(
 
 
 def render(landmark: Landmark, camera: Camera, weather: Conditions) -> View:
-    """The photo of a landmark that a camera takes under given conditions."""
+    """The photo of a landmark that a camera takes under these conditions."""
     rng = np.random.default_rng((landmark.seed, weather.seed))
     sky = conditions.paint_sky(rng, weather, rendering.upward(camera))
     picture = Picture(

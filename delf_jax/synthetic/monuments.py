@@ -278,13 +278,13 @@ def modern_block(rng: np.random.Generator) -> Building:
     wide = width
     for _ in range(int(rng.integers(2, 4))):
         tall = rng.uniform(3.5, 7)
-        sides = [
+        front, side = (
             finish(_panels(rng, look, length, tall, palette, low == 0))
             for length in (wide, depth)
-        ]
+        )
         top = facades.plain(rng, look, wide, depth, 0.3)
         y = rng.uniform(-1.2, 1.0) if low else 0.0
-        surfaces += box(*sides, top, (x, y, low), (wide, depth, tall))
+        surfaces += box(front, side, top, (x, y, low), (wide, depth, tall))
         low += tall
         wide *= rng.uniform(0.55, 1.0)
         x += rng.uniform(-1, 1.5)

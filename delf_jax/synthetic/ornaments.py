@@ -1,7 +1,7 @@
 """What facades carry: windows, doors, columns, rosettes, statues, clocks, signs.
 
 A landmark chooses its `Style` once; every ornament then takes its look from there and
-its details (figures, letters, hands of a clock) from the generator it is given.
+its details (figures, letters, hands of a clock) from its generator.
 """
 
 from typing import NamedTuple
@@ -145,7 +145,7 @@ def _window_head(canvas: Canvas, style: Style, x: Number, top: Number, width: Nu
         fill(canvas, outline, style.trim, 0.15)
     elif style.head == "keystone":
         wedge = [(-0.12, 0), (0.12, 0), (0.2, 0.36), (-0.2, 0.36)]
-        fill(canvas, np.array(wedge) * width + (x, top), style.trim, 0.25)
+        fill(canvas, np.array(wedge) * width + np.array((x, top)), style.trim, 0.25)
 
 
 def _shutters(canvas: Canvas, style: Style, x, y, width, height) -> None:
@@ -284,15 +284,16 @@ def rosette(canvas: Canvas, motif: int, x: Number, y: Number, radius: Number) ->
             along = np.array((np.cos(turn), np.sin(turn)))
             across = np.array((-along[1], along[0])) * spread * np.pi / petals
             if tip == "disc":
-                spot = along * 0.75 * reach * radius + (x, y)
-                outline = polygon(*spot, 0.5 * spread * reach * radius * 3 / petals, 10)
+                spot = along * 0.75 * reach * radius + np.array((x, y))
+                size = 0.5 * spread * reach * radius * 3 / petals
+                outline = polygon(spot[0], spot[1], size, 10)
             else:
                 middle = 0.5 if tip == "leaf" else inner
                 outline = np.array(
                     [along * inner, along * middle + across * middle, along * reach]
                     + [along * middle - across * middle]
                 )
-                outline = outline * radius + (x, y)
+                outline = outline * radius + np.array((x, y))
             fill(canvas, outline, colours[2 + layer], 0.12)
     fill(canvas, polygon(x, y, inner * 0.8 * radius, 16), colours[5], 0.2)
 

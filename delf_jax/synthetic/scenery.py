@@ -99,7 +99,7 @@ def _ground_ornament(canvas: Canvas, rng: np.random.Generator, square) -> None:
             for _ in range(60):
                 spot = rng.uniform((left, 4), (left + 4, 13))
                 colour = np.array(ornaments.VIVID[rng.integers(9)])
-                fill(canvas, polygon(*spot, 0.14, 6), colour)
+                fill(canvas, polygon(spot[0], spot[1], 0.14, 6), colour)
     mottle(canvas, rng, fine=0.03, coarse=0.06)
     canvas.relief[:] = 0
 

@@ -1,4 +1,4 @@
-"""What a config makes of a training: the modules, the optimiser, the objective."""
+"""From a config: the modules, the optimiser and its schedule, the loss settings."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -14,11 +14,25 @@ from delf_jax.extraction.model_folder import build_module
 from delf_jax.extraction.settings import ExtractionSettings, make_settings
 from delf_jax.files import InputError
 from delf_jax.losses.classification import dynamic_margins
-from delf_jax.training import objective, step
+from delf_jax.training import objective
 from delf_jax.training.inputs import settings_tuple
-from delf_jax.training.step import Static, norm_of
+from delf_jax.training.step import Static, check_train_only, norm_of
 
+Tree = Any
 PRECISIONS = {"float32": None, "bfloat16": "bfloat16"}
+# Learning rates are stated for a batch of so many images, as in [DELG], and grow with
+# the batch.
+REFERENCE_BATCH = 256
+# By loss, the models that have what it needs.
+_NEEDS = {
+    "arcface": ("delg", "global"),
+    "attention": ("delf", "delg"),
+    "reconstruction": ("delf", "delg"),
+    "classification": ("delf",),
+    "contrastive": ("delg", "global", "how"),
+    "triplet": ("delg", "global", "how"),
+}
+WITH_COSINES = _NEEDS["arcface"]
 
 
 def make_static(
@@ -27,15 +41,19 @@ def make_static(
     axis_name: str | None,
     counts: Sequence[int] | None = None,
 ) -> tuple[Static, optax.Schedule]:
-    """The modules, the optimiser and its learning rate.
+    """What the training step is made of, and the learning rate by step.
 
-    counts: images of each class, of which `loss.rare_margin` makes margins.
+    Args:
+      config: of a training.
+      classes: how many there are.
+      axis_name: of the devices under pmap.
+      counts: images of each class, of which `loss.rare_margin` makes margins.
     """
     loss = _loss_settings(config, classes, counts)
-    step.check(config.train_only)
-    chosen = make_settings(config.extraction.to_dict())
+    check_train_only(config.train_only)
+    extraction = make_settings(config.extraction.to_dict())
     if config.model.name == "global":
-        _check_nothing_local(loss, chosen)
+        _check_nothing_local(loss, extraction)
     _check_outputs(config.model.name, loss, axis_name)
     classify = any(getattr(loss, name) for name in objective.CLASSIFYING)
     if classify and not classes:
@@ -53,7 +71,9 @@ def make_static(
         )
     head = objective.TeacherHead(dimension) if loss.distillation else None
     optimizer, schedule = make_optimizer(
-        *(config.optimizer, config.steps, config.batch_size),
+        config.optimizer,
+        config.steps,
+        config.batch_size,
         norm_of(loss.classifier == "sharded", axis_name),
     )
     if config.precision not in PRECISIONS:
@@ -69,23 +89,58 @@ def make_static(
         )
     backbone = module.backbone.clone(compute_dtype=PRECISIONS[config.precision])
     static = Static(
-        *(module.clone(backbone=backbone), head, optimizer, loss, config.ema_decay),
-        *(chosen.pixel_mean, chosen.pixel_std, config.accumulate, config.train_only),
+        module.clone(backbone=backbone),
+        head,
+        optimizer,
+        loss,
+        config.ema_decay,
+        extraction.pixel_mean,
+        extraction.pixel_std,
+        config.accumulate,
+        config.train_only,
     )
     return static, schedule
+
+
+def make_optimizer(
+    settings: ConfigDict,
+    steps: int,
+    batch_size: int,
+    norm: Callable[[Tree], jax.Array] = optax.tree.norm,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimiser of `config.optimizer` and its learning rate by step.
+
+    Args:
+      settings: `config.optimizer`.
+      steps: of the training.
+      batch_size: over all devices and hosts.
+      norm: of gradients, of which a device may hold a part only.
+    """
+    schedule = _make_schedule(settings, steps, batch_size)
+    clip = [_clip(settings.clip_norm, norm)] if settings.clip_norm else []
+    decay = optax.add_decayed_weights(settings.weight_decay, mask=_is_kernel)
+    if settings.name == "adamw":
+        rule = [optax.scale_by_adam(b1=settings.momentum), decay]
+    elif settings.name == "sgd":
+        rule = [decay, optax.trace(settings.momentum)]
+    else:
+        raise InputError(f"optimizer.name is {settings.name!r}: use 'adamw' or 'sgd'")
+    chain = optax.chain(*clip, *rule, optax.scale_by_learning_rate(schedule))
+    update = _with_promotion(chain.update)
+    return optax.GradientTransformation(chain.init, update), _with_promotion(schedule)
 
 
 def _loss_settings(
     config: ConfigDict, classes: int, counts: Sequence[int] | None
 ) -> objective.LossSettings:
-    """The settings of `config.loss`, completed with what the data say."""
+    """The settings of `config.loss`, with the margins and classes of the data."""
     loss = settings_tuple(objective.LossSettings, config.loss, "loss")
     if not loss.active():
         raise InputError("config.loss: every weight is 0, so there is nothing to learn")
-    for field, words in objective.CHOICES.items():
-        if getattr(loss, field) not in words:
+    for field, choices in objective.CHOICES.items():
+        if getattr(loss, field) not in choices:
             raise InputError(
-                f"loss.{field} is {getattr(loss, field)!r}: use {' or '.join(words)}"
+                f"loss.{field} is {getattr(loss, field)!r}: use {' or '.join(choices)}"
             )
     if not (loss.centers >= 1 and 0 <= loss.smoothing < 1):
         raise InputError("loss.centers must be 1 or more, loss.smoothing in [0, 1)")
@@ -93,18 +148,6 @@ def _loss_settings(
         margins = dynamic_margins(np.array(counts), loss.margin, loss.rare_margin)
         loss = loss._replace(margin=margins)
     return loss._replace(classes=classes)
-
-
-# By loss, the models that have what it needs.
-_NEEDS = {
-    "arcface": ("delg", "global"),
-    "attention": ("delf", "delg"),
-    "reconstruction": ("delf", "delg"),
-    "classification": ("delf",),
-    "contrastive": ("delg", "global", "how"),
-    "triplet": ("delg", "global", "how"),
-}
-WITH_COSINES = _NEEDS["arcface"]
 
 
 def _check_outputs(
@@ -125,46 +168,16 @@ def _check_outputs(
 
 
 def _check_nothing_local(
-    loss: objective.LossSettings, chosen: ExtractionSettings
+    loss: objective.LossSettings, extraction: ExtractionSettings
 ) -> None:
     """InputError if something needs the local branch that a global model lacks."""
     wrong = [f"loss.{name}" for name in objective.LOCAL if getattr(loss, name)]
-    if chosen.max_features:
+    if extraction.max_features:
         wrong.append("extraction.max_features")
     if wrong:
         raise InputError(
             f"model.name global has no local branch: {', '.join(wrong)} must be 0"
         )
-
-
-Tree = Any
-# Learning rates are stated for a batch of so many images, as in [DELG], and grow with
-# the batch.
-REFERENCE_BATCH = 256
-
-
-def make_optimizer(
-    settings: ConfigDict,
-    steps: int,
-    batch_size: int,
-    norm: Callable[[Tree], jax.Array] = optax.tree.norm,
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimiser of `config.optimizer` and its learning rate by step.
-
-    norm: of gradients, of which a device may hold a part only.
-    """
-    schedule = _make_schedule(settings, steps, batch_size)
-    clip = [_clip(settings.clip_norm, norm)] if settings.clip_norm else []
-    decay = optax.add_decayed_weights(settings.weight_decay, mask=_is_kernel)
-    if settings.name == "adamw":
-        rule = [optax.scale_by_adam(b1=settings.momentum), decay]
-    elif settings.name == "sgd":
-        rule = [decay, optax.trace(settings.momentum)]
-    else:
-        raise InputError(f"optimizer.name is {settings.name!r}: use 'adamw' or 'sgd'")
-    chain = optax.chain(*clip, *rule, optax.scale_by_learning_rate(schedule))
-    update = _with_promotion(chain.update)
-    return optax.GradientTransformation(chain.init, update), _with_promotion(schedule)
 
 
 def _make_schedule(settings: ConfigDict, steps: int, batch_size: int) -> optax.Schedule:

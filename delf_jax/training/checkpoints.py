@@ -1,4 +1,4 @@
-"""Training states on disk: the one file that knows orbax."""
+"""What a training leaves on disk: states, by orbax, and the model of the best one."""
 
 import contextlib
 import errno
@@ -24,7 +24,7 @@ from delf_jax.training.step import TrainState
 
 Tree = Any
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# How the library below orbax says it, whose errors have no number.
+# Messages of the library below orbax, whose errors have no number.
 _FULL_WORDS = ("No space left", "ENOSPC", "EDQUOT", "quota exceeded", "File too large")
 
 
@@ -92,8 +92,8 @@ def read_run(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
     folder = pathlib.Path(manager.directory) / str(step)
     if not (folder / "run").is_dir():
         raise InputError(
-            f"{folder}: was saved by an older version, without what it takes to go on; "
-            "choose another --workdir, and this one as init_from"
+            f"{folder}: was saved by an older version and cannot be resumed; choose "
+            "another --workdir, and this one as init_from"
         )
     items = ocp.args.Composite(run=ocp.args.JsonRestore())
     return manager.restore(step, args=items).run
@@ -119,7 +119,7 @@ def read_state(directory: str | pathlib.Path, step: int | None = None) -> Tree:
     """The newest state of any training, or that of a step, as dicts of numpy arrays."""
     folder = pathlib.Path(directory)
     if not folder.is_dir():
-        raise InputError(f"{directory}: no such folder of checkpoints to start from")
+        raise InputError(f"{directory}: no such folder of checkpoints")
     with (
         _quiet(),
         ocp.CheckpointManager(
@@ -130,7 +130,7 @@ def read_state(directory: str | pathlib.Path, step: int | None = None) -> Tree:
     ):
         step = manager.latest_step() if step is None else step
         if step is None:
-            raise InputError(f"{directory}: holds no checkpoint to start from")
+            raise InputError(f"{directory}: no checkpoint found")
         meta = manager.item_metadata(step).state.tree
         example = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), meta)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(example))
@@ -139,8 +139,11 @@ def read_state(directory: str | pathlib.Path, step: int | None = None) -> Tree:
 
 @contextlib.contextmanager
 def naming_last_good(manager: ocp.CheckpointManager) -> Iterator[None]:
-    """Waits for what is being written; errors of input and of a full disk then say
-    which checkpoint is whole, in one sentence."""
+    """Waits for what is being written.
+
+    Errors of input and of a full disk become an InputError that names the last
+    checkpoint that is complete.
+    """
     try:
         with _quiet():
             yield
@@ -153,8 +156,52 @@ def naming_last_good(manager: ocp.CheckpointManager) -> Iterator[None]:
         with contextlib.suppress(Exception), _quiet():
             manager.wait_until_finished()
         steps = ocp.utils.checkpoint_steps(manager.directory)
-        last = f"{manager.directory}/{max(steps)}" if steps else "not there yet"
-        raise InputError(f"{reason}; the last good checkpoint is {last}") from error
+        last = "no checkpoint is complete yet"
+        if steps:
+            last = f"the last good checkpoint is {manager.directory}/{max(steps)}"
+        raise InputError(f"{reason}; {last}") from error
+
+
+def write_model(
+    config: ConfigDict,
+    state: TrainState,
+    best: int | None,
+    folder: pathlib.Path,
+    whiten: Callable[[Any, pathlib.Path], dict[str, Any]] | None,
+) -> None:
+    """Writes the averaged model as the folder that every other command reads.
+
+    Args:
+      config: of the training.
+      state: of the last step.
+      best: the step of the checkpoint to write instead, if a validation chose one.
+      folder: the workdir.
+      whiten: from averages and a folder to the whitening's files, if there is one.
+    """
+    step, averages = int(state.step), state.ema
+    if best is not None and best != step:
+        step = best
+        averages = read_state(folder / "checkpoints", best)["ema"]
+    provenance = {"config": as_json(config), "steps": step, "revision": revision()}
+    averages, extraction = jax.tree.map(np.asarray, averages), config.extraction
+    extraction = extraction.to_dict()
+    if whiten is not None:
+        extraction["global_pca"] = whiten(averages, folder / "model")
+    model_folder.save_model(
+        folder / "model", config.model.to_dict(), averages, extraction, provenance
+    )
+    print(f"model of step {step} written to {folder / 'model'}", flush=True)
+
+
+@functools.cache
+def revision() -> str:
+    """The git revision of this code, empty where it is not a checkout."""
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return found.stdout.strip()
 
 
 @contextlib.contextmanager
@@ -194,53 +241,17 @@ def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _check_shapes(stored: dict, wanted: dict, folder: str) -> None:
+def _check_shapes(stored: dict, expected: dict, folder: str) -> None:
     """InputError that names the first parameter that differs."""
-    for name in sorted(stored.keys() | wanted.keys()):
-        there, here = stored.get(name), wanted.get(name)
+    for name in sorted(stored.keys() | expected.keys()):
+        there, here = stored.get(name), expected.get(name)
         if name.startswith("params/") and there != here:
             raise InputError(
-                f"{folder}: a checkpoint of another architecture: {name} is "
-                f"{_format_shape(there)} there and {_format_shape(here)} in this "
-                "config; choose another --workdir or the config that it was made with"
+                f"{folder}: a checkpoint of another architecture: expected {name} "
+                f"{_format_shape(here)}, got {_format_shape(there)}; choose another "
+                "--workdir or the config that it was made with"
             )
 
 
 def _format_shape(shape: tuple[int, ...] | None) -> str:
     return "absent" if shape is None else "x".join(map(str, shape)) or "a number"
-
-
-def write_model(
-    config: ConfigDict,
-    state: TrainState,
-    best: int | None,
-    folder: pathlib.Path,
-    whiten: Callable[[Any, pathlib.Path], dict[str, Any]] | None,
-) -> None:
-    """Writes the averaged model as the folder that every other command reads.
-
-    Where a validation chooses, that of the best checkpoint, else that of the last step.
-    """
-    step, averages = int(state.step), state.ema
-    if best is not None and best != step:
-        step = best
-        averages = read_state(folder / "checkpoints", best)["ema"]
-    provenance = {"config": as_json(config), "steps": step, "revision": revision()}
-    averages, extraction = jax.tree.map(np.asarray, averages), config.extraction
-    extraction = extraction.to_dict()
-    if whiten is not None:
-        extraction["global_pca"] = whiten(averages, folder / "model")
-    rest = averages, extraction, provenance
-    model_folder.save_model(folder / "model", config.model.to_dict(), *rest)
-    print(f"model of step {step} written to {folder / 'model'}", flush=True)
-
-
-@functools.cache
-def revision() -> str:
-    """The git revision of this code, empty where it is not a checkout."""
-    command = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return found.stdout.strip()

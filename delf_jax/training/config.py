@@ -1,4 +1,4 @@
-"""Configs of trainings: read whole, and compared with that of a workdir."""
+"""Configs of trainings: complete ones are read, and compared with a workdir's."""
 
 import os
 import pathlib
@@ -12,39 +12,34 @@ from delf_jax.files import InputError
 
 # What configs/common.py has beside the fields of extraction: model and extraction.
 _OF_TRAINING = (
-    *("seed", "steps", "batch_size", "ema_decay", "log_every", "checkpoint_every"),
-    *("keep_checkpoints", "images_every", "devices", "parallel", "accumulate"),
-    *("precision", "init_from", "data", "views", "loss", "teacher", "optimizer"),
-    "validation",
-    "train_only",
-    "tuples",
-)
+    "seed steps batch_size ema_decay log_every checkpoint_every keep_checkpoints "
+    "images_every devices parallel accumulate precision init_from data views loss "
+    "teacher optimizer validation train_only tuples"
+).split()
 # What may change in a workdir that has checkpoints, as configs/common.py says, too: how
 # long, where and how watched a training runs, what its model is exported with, and the
-# remedies for a loss that is no number.
+# remedies for a loss that is not finite.
 MAY_CHANGE = (
-    *("steps", "log_every", "checkpoint_every", "keep_checkpoints", "images_every"),
-    *("devices", "parallel", "init_from", "validation", "data.directory"),
-    *("data.threads", "optimizer.learning_rate", "optimizer.clip_norm"),
-    *(f"extraction.{name}" for name in ("image_scales", "global_scales")),
-    *(f"extraction.{name}" for name in ("max_image_size", "max_features")),
-    "extraction.attention_threshold",
-)
+    "steps log_every checkpoint_every keep_checkpoints images_every devices parallel "
+    "init_from validation data.directory data.threads optimizer.learning_rate "
+    "optimizer.clip_norm extraction.image_scales extraction.global_scales "
+    "extraction.max_image_size extraction.max_features extraction.attention_threshold"
+).split()
 
 
 def read_training_config(
     path: str | os.PathLike, overrides: Sequence[str] = ()
 ) -> ConfigDict:
-    """What `read_config` gives; InputError if it is no config of a training."""
-    wanted = "train takes one that starts from configs/common.py"
+    """What `read_config` returns; InputError if it is not a config of a training."""
+    expected = "train expects one that starts from configs/common.py"
     if pathlib.Path(path).suffix == ".pbtxt":
-        raise InputError(f"{path}: a text config of the original; {wanted}")
+        raise InputError(f"{path}: a text config of the original; {expected}")
     config = run_config(path)
     missing = [name for name in _OF_TRAINING if name not in config]
     if len(missing) == len(_OF_TRAINING):
-        raise InputError(f"{path}: a config of extraction; {wanted}")
+        raise InputError(f"{path}: a config of extraction; {expected}")
     if missing:
-        raise InputError(f"{path}: has no {', '.join(missing)}; {wanted}")
+        raise InputError(f"{path}: has no {', '.join(missing)}; {expected}")
     override_fields(config, overrides)
     return config.lock()
 
@@ -52,11 +47,14 @@ def read_training_config(
 def check_same_run(
     before: Mapping[str, Any], now: Mapping[str, Any], where: str
 ) -> list[str]:
-    """What differs between two configs, as far as it may.
+    """What differs between two configs, in words.
 
     InputError that names the first field that may not differ (see MAY_CHANGE).
 
-    before: the config of the checkpoint `where`, as JSON holds it, like `now`.
+    Args:
+      before: the config of a checkpoint, as JSON holds it.
+      now: the config to resume with, as JSON holds it.
+      where: the folder of the checkpoint.
     """
     fields = [dict(_fields(config)) for config in (before, now)]
     changes = []
@@ -66,9 +64,9 @@ def check_same_run(
             continue
         if not any(name == may or name.startswith(f"{may}.") for may in MAY_CHANGE):
             raise InputError(
-                f"{where}: was trained with {name} {there}, and this config says "
-                f"{here}; choose another --workdir or the old value "
-                "(configs/common.py lists what may change on the way)"
+                f"{where}: was trained with {name} {there}, this config has {here}; "
+                "choose another --workdir or the old value (configs/common.py lists "
+                "what may change)"
             )
         changes.append(f"{name} {here} instead of {there}")
     return changes

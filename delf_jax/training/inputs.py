@@ -1,10 +1,11 @@
-"""The batches that a config asks for: images, views of them, a teacher's answers."""
+"""The batches of a config: images, views of them, maps of a teacher."""
 
 import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+import typing
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from delf_jax.models.receptive_field import receptive_field
 from delf_jax.models.resnet import stage_sizes
 from delf_jax.progress import track
 from delf_jax.synthetic import landmarks
-from delf_jax.training.objective import COMPARING, LossSettings
+from delf_jax.training.objective import COMPARING, WEIGHTS
 
 DRAWN_SIZE = (288, 384)  # height, width of a drawn view.
 # Losses that need two views or where they lie in the image.
@@ -30,12 +31,15 @@ _NAMED = 100  # images that are named when they are left out; more are counted.
 def open_sources(config: ConfigDict) -> list[loader.ImageSource]:
     """The images of `config.data`, prepared on the first call; prints what failed."""
     settings = config.data
+    if not settings.directory:
+        raise InputError("data.directory is empty: name the folder of prepared images")
     named = settings.sources.to_dict()
     for source in named.values():
         if "landmarks" in source:
             source["path"] = draw_landmarks(source, settings.directory)
     sources, failures = loader.open_sources(
-        *(named, settings.directory),
+        named,
+        settings.directory,
         max_side=settings.max_side,
         threads=settings.threads,
         exclude=tables.read_names(settings.exclude) if settings.exclude else (),
@@ -50,7 +54,9 @@ def open_sources(config: ConfigDict) -> list[loader.ImageSource]:
 def draw_landmarks(drawn: Mapping[str, Any], directory: str) -> str:
     """The folder of views of drawn landmarks, one subfolder each, drawn once.
 
-    drawn: `first`, the seed of the first, how many `landmarks`, `views` of each.
+    Args:
+      drawn: `first`, the seed of the first, how many `landmarks`, `views` of each.
+      directory: above the folder.
     """
     first, count, views = (drawn[n] for n in ("first", "landmarks", "views"))
     if first + count > landmarks.HELD_OUT:
@@ -73,8 +79,8 @@ def draw_landmarks(drawn: Mapping[str, Any], directory: str) -> str:
 
 def open_batches(
     config: ConfigDict, sources: list[loader.ImageSource], devices: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """This host's share of the batches, with the teacher's answers if there is one."""
+) -> loader.Batches:
+    """This host's share of the batches, with the teacher's maps if there is one."""
     hosts = jax.process_count()
     if config.accumulate < 1 or config.batch_size % (
         hosts * devices * config.accumulate
@@ -88,15 +94,23 @@ def open_batches(
     if config.loss.distillation or config.loss.global_distillation:
         maps = _teacher_maps(config, sources)
     settings = view_settings(config)
-    here = {
+    here: dict[str, Any] = {
         "batch_size": config.batch_size // hosts,
         "seed": config.seed,
         "part": (jax.process_index(), hosts),
         "threads": config.data.threads,
     }
     if settings.kind == "tuple":
-        pool = tuples.open_pool(config, sources)
-        return tuples.TupleBatches(pool, config.tuples, size=settings.size, **here)
+        listings = {
+            name: source.path
+            for name, source in config.data.sources.items()
+            if str(source.get("path", "")).endswith(".pkl")
+        }
+        pool = tuples.open_pool(sources, listings)
+        counts = tuples.TupleSettings(
+            config.tuples.queries, config.tuples.pool, config.tuples.negatives
+        )
+        return tuples.TupleBatches(pool, counts, size=settings.size, **here)
     transform: loader.Transform = functools.partial(_crop, settings=settings)
     if settings.kind == "pair":
         transform = functools.partial(_views, settings=settings, maps=maps)
@@ -141,12 +155,12 @@ def view_settings(config: ConfigDict) -> augment.ViewSettings:
 def _check_tuples(config: ConfigDict) -> None:
     """InputError unless tuples are compared, and nothing but tuples is."""
     kind = config.views.kind
-    for name in LossSettings._fields[:10]:
+    for name in WEIGHTS:
         compares = name in COMPARING
         if config.loss[name] and compares != (kind == "tuple"):
-            wanted = "'tuple'" if compares else "'crop' or 'pair'"
+            expected = "'tuple'" if compares else "'crop' or 'pair'"
             raise InputError(
-                f"config.loss.{name} needs views.kind {wanted}, not {kind!r}: set it "
+                f"config.loss.{name} needs views.kind {expected}, not {kind!r}: set it "
                 "to 0 or change views.kind"
             )
     if kind == "tuple" and config.model.normalization == "batch":
@@ -180,6 +194,8 @@ def _teacher_maps(
         for i in range(len(source))
     ]
     settings = config.teacher
+    if not settings.weights:
+        raise InputError("teacher.weights is empty: name the .npz of the teacher")
     identity = json.dumps([settings.to_dict(), [identifier for identifier, _ in named]])
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     return teacher.build_maps(
@@ -196,8 +212,8 @@ def _image_of(source: loader.ImageSource, index: int) -> np.ndarray:
 
 
 def settings_tuple(kind: type, settings: ConfigDict, name: str) -> Any:
-    """The settings as a NamedTuple; a field it does not have is named."""
-    unknown = sorted(set(settings) - set(kind._fields))
+    """The settings as a NamedTuple; InputError for a field that it does not have."""
+    unknown = sorted(set(settings) - set(typing.get_type_hints(kind)))
     if unknown:
         raise InputError(f"config.{name}.{unknown[0]}: no such field")
     return kind(**settings)

@@ -1,4 +1,9 @@
-"""What a training says while it runs, and the check that its numbers are numbers."""
+"""What a training prints and writes while it runs: metrics, costs, pictures.
+
+`TrainingLog` collects the metrics of steps and checks that they are finite;
+`MetricWriter` has the files, `metrics.jsonl` and TensorBoard's events; `look` makes the
+pictures.
+"""
 
 import functools
 import json
@@ -10,7 +15,6 @@ from typing import Any, SupportsFloat
 
 import cv2
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from clu import metrics as clu_metrics
@@ -22,10 +26,18 @@ from tensorboardX import SummaryWriter
 
 from delf_jax.config import as_json
 from delf_jax.files import InputError, atomic_write
-from delf_jax.training import sharded_classifier
-from delf_jax.training.step import Batch, Static, TrainState, create_state, train_step
+from delf_jax.training.step import (
+    Batch,
+    Static,
+    TrainState,
+    create_state,
+    predict,
+    train_step,
+    without_axis,
+)
 
 RUN_AHEAD = 2  # steps handed to the device before an earlier one must have ended.
+SHOWN = 8  # examples of a picture; more are too small to look at.
 
 
 class TrainingLog:
@@ -50,7 +62,7 @@ class TrainingLog:
             self._writer = MetricWriter(folder, last_step=first_step)
             self._writer.write_hparams(as_json(config))
 
-    def describe(self, static: Static, state: TrainState, batch: Batch) -> None:
+    def print_model(self, static: Static, state: TrainState, batch: Batch) -> None:
         """Prints the table of parameters and what a step on the batch costs."""
         if self._writer is None:
             return
@@ -63,12 +75,12 @@ class TrainingLog:
             flush=True,
         )
 
-    def show(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    def add_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Writes pictures for TensorBoard, by name."""
         if self._writer is not None:
             self._writer.write_images(step, images)
 
-    def tell(self, step: int, validated: Mapping[str, float]) -> None:
+    def add_validation(self, step: int, validated: Mapping[str, float]) -> None:
         """Prints and writes the metrics of a validation."""
         named = {f"validation/{name}": value for name, value in validated.items()}
         self.means |= named
@@ -92,7 +104,7 @@ class TrainingLog:
         """
         if not self._pending:
             return
-        merged = None
+        merged: Any = None
         for step, ids, on_device in self._pending:
             metrics = jax.device_get(on_device)
             for name, value in metrics.compute().items():
@@ -103,7 +115,6 @@ class TrainingLog:
                         "lower optimizer.learning_rate"
                     )
             merged = metrics if merged is None else merged.merge(metrics)
-        step = self._pending[-1][0]
         self._pending.clear()
         means = {n: float(v) for n, v in merged.compute().items()}
         means["learning_rate"] = float(self._schedule(step - 1))
@@ -140,14 +151,14 @@ def flops_of_example(static: Static, batch: Batch) -> float:
     As XLA counts them before it optimises, of forward and backward pass: the update
     may know its devices, and takes next to nothing.
     """
-    module = sharded_classifier.undivided(static.module)
-    module = module.clone(backbone=module.backbone.clone(axis_name=None))
-    alone = static._replace(module=module, accumulate=1, optimizer=optax.identity())
+    alone = static._replace(
+        module=without_axis(static.module), accumulate=1, optimizer=optax.identity()
+    )
     start = functools.partial(create_state, alone, view_size=batch["image"].shape[-2])
     key = jax.eval_shape(jax.random.key, 0)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     step = jax.jit(functools.partial(train_step, static=alone))
-    cost = step.lower(jax.eval_shape(start, key), shapes, key).cost_analysis()
+    cost: Any = step.lower(jax.eval_shape(start, key), shapes, key).cost_analysis()
     return cost.get("flops", 0.0) / len(batch["image"])
 
 
@@ -221,24 +232,17 @@ def _truncate(path: pathlib.Path, last_step: int) -> None:
         file.writelines(kept)
 
 
-SHOWN = 8  # examples; more are too small to look at.
-
-
 def look(static: Static, averages: Any, batch: Batch) -> dict[str, np.ndarray]:
     """A sheet of the batch's views and, with a local branch, one of its attention."""
     views = batch["image"][:SHOWN]
     pictures = {"batch": sheet(views)}
     if hasattr(static.module, "reduced_dimension"):
         first = views[:, 0]
-        pixels = static.pixel_mean, static.pixel_std
         variables = jax.tree.map(np.asarray, averages)
-        module = sharded_classifier.undivided(static.module)
-        maps = np.asarray(_attention(module, pixels, variables, first))
-        both = [
-            first,
-            np.stack([overlay(*pair) for pair in zip(first, maps, strict=True)]),
-        ]
-        pictures["attention"] = sheet(np.stack(both, 1))
+        module = without_axis(static.module)
+        maps = np.asarray(_attention(module, static.pixels, variables, first))
+        overlays = np.stack(list(map(overlay, first, maps)))
+        pictures["attention"] = sheet(np.stack([first, overlays], 1))
     return pictures
 
 
@@ -246,9 +250,7 @@ def look(static: Static, averages: Any, batch: Batch) -> dict[str, np.ndarray]:
 def _attention(
     module: nn.Module, pixels: tuple, variables: Mapping, images: jax.Array
 ) -> jax.Array:
-    mean, std = (jnp.array(colour, jnp.float32)[None, None, None] for colour in pixels)
-    images = (images.astype(jnp.float32) - mean) / std
-    return module.apply(variables, images)["attention"]
+    return predict(module, pixels, variables, images)["attention"]
 
 
 def sheet(views: UInt8[np.ndarray, "B V S S 3"]) -> UInt8[np.ndarray, "H W 3"]:
@@ -261,7 +263,8 @@ def overlay(
     image: UInt8[np.ndarray, "S S 3"], attention: Float[np.ndarray, "h w"]
 ) -> UInt8[np.ndarray, "S S 3"]:
     """The image, dark where attention is low; brightest at the map's maximum."""
-    share = attention / max(float(attention.max()), 1e-12)
-    share = cv2.resize(share, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    peak = max(float(attention.max()), 1e-12)
+    size_xy = image.shape[1], image.shape[0]
+    share = cv2.resize(attention / peak, size_xy, interpolation=cv2.INTER_LINEAR)
     heat = cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     return cv2.addWeighted(image, 0.35, heat[..., ::-1], 0.65, 0)

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
@@ -24,7 +23,8 @@ from delf_jax.formats.delf import datum
 from delf_jax.ops import l2_normalize
 from delf_jax.progress import track
 from delf_jax.retrieval import whitening
-from delf_jax.training.step import Static, TrainState, normalize_pixels
+from delf_jax.training.parallel import shardings
+from delf_jax.training.step import Static, TrainState, predict, without_axis
 
 PER_DEVICE = 4  # images at once: nothing is kept for gradients.
 STRONGEST = 1000  # cells of an image that the reduction of [HOW] is fitted to.
@@ -40,16 +40,19 @@ def mine(
 ) -> None:
     """Sets the negatives of the epoch that begins, by the weights as they are."""
     variables = {"params": state.params["model"], "batch_stats": state.batch_stats}
-    batches.mine(
-        functools.partial(
-            describe,
-            *(batches.pool, config.views.size, static, variables, devices),
-            label=f"negatives of epoch {batches.get_state()['epoch']}",
-        )
+    describe = functools.partial(
+        describe_images,
+        batches.pool,
+        config.views.size,
+        static,
+        variables,
+        devices,
+        label=f"negatives of epoch {batches.get_state()['epoch']}",
     )
+    batches.mine(describe)
 
 
-def describe(
+def describe_images(
     pool: tuples.Pool,
     size: int,
     static: Static,
@@ -63,8 +66,9 @@ def describe(
     host, hosts = jax.process_index(), jax.process_count()
     # As many for each host: the first are repeated.
     padded = np.resize(numbers, -(-len(numbers) // hosts) * hosts)
-    rest = size, static, variables, devices, padded[host::hosts]
-    found = np.concatenate(list(_over(_global, pool, *rest, label=label)))
+    mine = padded[host::hosts]
+    rows = _over(_global, pool, size, static, variables, devices, mine, label)
+    found = np.concatenate(list(rows))
     if hosts > 1:
         gathered = multihost_utils.process_allgather(found)
         found = np.moveaxis(gathered, 0, 1).reshape(-1, found.shape[1])
@@ -85,30 +89,21 @@ def _over(
 
     Batches over this host's devices; the rows of the last that are padding are cut.
     """
-    mesh = Mesh(np.array(devices), ("images",))
-    everywhere, split = (
-        NamedSharding(mesh, PartitionSpec(*x)) for x in ((), ["images"])
-    )
+    everywhere, split = shardings(devices)
     variables = jax.device_put(jax.tree.map(np.asarray, variables), everywhere)
-    module = static.module
-    module = module.clone(backbone=module.backbone.clone(axis_name=None), num_classes=0)
-    pixels = static.pixel_mean, static.pixel_std
+    module = without_axis(static.module).clone(num_classes=0)
     count = PER_DEVICE * len(devices)
     tracked = track(label, len(numbers))
     with futures.ThreadPoolExecutor() as threads, tracked as advance:
         for first in range(0, len(numbers), count):
             mine = numbers[first : first + count]
-            read = list(
-                threads.map(
-                    lambda number: tuples.read_canvas(pool, int(number), size),
-                    np.resize(mine, count),
-                )
+            canvases = threads.map(
+                lambda number: tuples.read_canvas(pool, int(number), size),
+                np.resize(mine, count),
             )
-            arrays = np.stack([x for x, _ in read]), np.array([s for _, s in read])
-            images, sizes = jax.device_put(
-                (arrays[0], arrays[1].astype(np.int32)), split
-            )
-            found = function(module, pixels, variables, images, sizes)
+            images, sizes = (np.stack(x) for x in zip(*canvases, strict=True))
+            placed = jax.device_put((images, sizes.astype(np.int32)), split)
+            found = function(module, static.pixels, variables, *placed)
             leaves, tree = jax.tree.flatten(found)
             yield jax.tree.unflatten(tree, [np.asarray(x)[: len(mine)] for x in leaves])
             for _ in mine:
@@ -119,7 +114,7 @@ def _over(
 def _global(
     module: nn.Module, pixels: tuple, variables: Variables, images: Array, sizes: Array
 ) -> Float[Array, "B D"]:
-    outputs = module.apply(variables, normalize_pixels(images, pixels, sizes), sizes)
+    outputs = predict(module, pixels, variables, images, sizes)
     return l2_normalize(outputs["global_descriptor"])
 
 
@@ -128,7 +123,7 @@ def _strongest(
     module: nn.Module, pixels: tuple, variables: Variables, images: Array, sizes: Array
 ) -> tuple[Float[Array, "B K D"], Array]:
     """(descriptors, whether they are cells) of the strongest attention."""
-    outputs = module.apply(variables, normalize_pixels(images, pixels, sizes), sizes)
+    outputs = predict(module, pixels, variables, images, sizes)
     valid = outputs["valid"].reshape(len(images), -1)
     attention = outputs["attention"].reshape(len(images), -1)
     keep = min(STRONGEST, attention.shape[1])
@@ -158,14 +153,22 @@ def set_reduction(
         "kernel": np.eye(channels, dtype=np.float32)[None, None],
         "bias": np.zeros(channels, np.float32),
     }
-    looking = static._replace(module=static.module.clone(reduced_dimension=channels))
+    unreduced = static._replace(module=static.module.clone(reduced_dimension=channels))
     variables = {"params": {**model, "reduce": plain}, "batch_stats": state.batch_stats}
     order = np.random.default_rng(config.seed).permutation(len(pool.ids))
     numbers = order[: config.tuples.reduce_images]
     moments = whitening.Moments(0, np.zeros(channels), np.zeros((channels,) * 2))
-    rest = config.views.size, looking, variables, devices, numbers
-    label = "descriptors for the reduction"
-    for descriptors, valid in _over(_strongest, pool, *rest, label=label):
+    strongest = _over(
+        _strongest,
+        pool,
+        config.views.size,
+        unreduced,
+        variables,
+        devices,
+        numbers,
+        "descriptors for the reduction",
+    )
+    for descriptors, valid in strongest:
         moments = whitening.add_moments(
             moments, whitening.moments_of(descriptors[valid])
         )
@@ -193,14 +196,9 @@ def write_whitening(
     pool, drawn = batches.pool, batches.drawn
     numbers, places = np.unique([drawn.queries, drawn.positives], return_inverse=True)
     # By the host that writes, alone.
-    found = np.concatenate(
-        list(
-            _over(
-                *(_global, pool, config.views.size, static, averages, devices, numbers),
-                label="whitening",
-            )
-        )
-    )
+    size = config.views.size
+    rows = _over(_global, pool, size, static, averages, devices, numbers, "whitening")
+    found = np.concatenate(list(rows))
     query, positive = places.reshape(2, -1)
     learned = whitening.learn_whitening(found, query, positive)
     names = {"mean": "global_mean.datum", "projection": "global_projection.datum"}

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from delf_jax import ops
 from delf_jax.losses import tuplets
 from delf_jax.losses.classification import (
+    Margin,
     arcface_logits,
     cosface_logits,
     sharded_cross_entropy,
@@ -64,9 +65,10 @@ class LossSettings(NamedTuple):
 
     def active(self) -> tuple[str, ...]:
         """The names of the losses whose weight is not 0."""
-        return tuple(name for name in self._fields[:10] if getattr(self, name))
+        return tuple(name for name in WEIGHTS if getattr(self, name))
 
 
+WEIGHTS = LossSettings._fields[:10]
 CHOICES = {
     "margin_kind": ("arcface", "cosface"),
     "classifier": ("dense", "sharded"),
@@ -77,13 +79,16 @@ CLASSIFYING = ("arcface", "attention", "classification")
 COMPARING = ("contrastive", "triplet")
 # What shapes or needs the outputs of a local branch.
 LOCAL = (
-    *("attention", "reconstruction", "correspondence", "matchability"),
+    "attention",
+    "reconstruction",
+    "correspondence",
+    "matchability",
     "descriptors_train_backbone",
 )
 
 
 class TeacherHead(nn.Module):
-    """A linear map from the student's cells to the teacher's: only training has it."""
+    """A linear map from the student's cells to the teacher's: only to train."""
 
     dimension: int  # T, of the teacher's map.
 
@@ -111,7 +116,7 @@ def evaluate(
       axis_name: of the devices that share the batch.
     """
     names = loss.active()
-    metrics = {}
+    metrics: dict[str, Scalar] = {}
     if set(CLASSIFYING) & set(names):
         metrics |= _classify(outputs, batch["label"], loss, axis_name)
     if set(COMPARING) & set(names):
@@ -119,7 +124,7 @@ def evaluate(
     if loss.reconstruction:
         errors = reconstruction_loss(outputs["block3"], outputs["expanded"])
         metrics["reconstruction"] = errors.mean()
-    if loss.distillation:
+    if taught is not None:
         teacher, valid = (_flat(batch[n]) for n in ("teacher", "teacher_valid"))
         losses = jax.vmap(distillation_loss)(taught, teacher.astype(jnp.float32), valid)
         metrics["distillation"] = losses.mean()
@@ -188,25 +193,28 @@ def _with_margin_in_pieces(
     labels = jax.lax.all_gather(labels, axis_name, tiled=True)
     columns = labels - cosines.shape[1] * device
     logits = _margin_logits(cosines, columns, labels, loss)
-    rest = labels, loss.classes, axis_name
-    losses = sharded_cross_entropy(logits, *rest, loss.smoothing)
-    right = sharded_hits(cosines, *rest)
-    first = count * device
-    return tuple(jax.lax.dynamic_slice_in_dim(x, first, count) for x in (losses, right))
+    losses = sharded_cross_entropy(
+        logits, labels, loss.classes, axis_name, loss.smoothing
+    )
+    right = sharded_hits(cosines, labels, loss.classes, axis_name)
+
+    def own(x: Array) -> Array:
+        return jax.lax.dynamic_slice_in_dim(x, count * device, count)
+
+    return own(losses), own(right)
 
 
 def _margin_logits(
     cosines: Float[Array, "B C"], columns: Array, labels: Array, loss: LossSettings
 ) -> Float[Array, "B C"]:
     """Logits with the margin on the column of each label, as wide as its class has."""
-    kinds = {
-        "arcface": arcface_logits,
-        "cosface": cosface_logits,
-    }
-    margin = loss.margin
-    if isinstance(margin, np.ndarray):
-        margin = jnp.asarray(margin)[labels]
-    return kinds[loss.margin_kind](cosines, columns, margin, loss.scale)
+    with_margin = {"arcface": arcface_logits, "cosface": cosface_logits}
+    margin: Margin
+    if isinstance(loss.margin, np.ndarray):
+        margin = jnp.asarray(loss.margin)[labels]
+    else:
+        margin = loss.margin
+    return with_margin[loss.margin_kind](cosines, columns, margin, loss.scale)
 
 
 def _compare(

@@ -1,21 +1,28 @@
-"""A training step divided among devices: by pmap, or by jit and a mesh."""
+"""A training divided among devices: the step by pmap, or by jit and a mesh.
 
+The one module with meshes and placements, and batches that are on their way.
+"""
+
+import collections
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from delf_jax.data.loader import Batches
+from delf_jax.data.tuples import TupleBatches
 from delf_jax.training import sharded_classifier
 from delf_jax.training.step import Batch, Static, TrainState, create_state, train_step
 
 AXIS = "batch"
+AHEAD = 2  # batches that lie on the devices before their step.
 
 
 class Parallel(NamedTuple):
-    """`train_step` over all devices, and how what it takes gets there."""
+    """`train_step` over all devices, and functions that place what it takes."""
 
     step: Callable
     place_state: Callable[[TrainState], TrainState]
@@ -40,16 +47,16 @@ def over_pmap(static: Static, devices: list[jax.Device]) -> Parallel:
         devices=None if len(devices) == jax.local_device_count() else devices,
         donate_argnums=(0,),
     )
-    mesh = Mesh(np.array(devices), (AXIS,))
-    split = NamedSharding(mesh, PartitionSpec(AXIS))
+    everywhere, split = shardings(devices)
 
     def place_batch(batch: Batch) -> Batch:
         return jax.device_put(_split(batch, len(devices)), split)
 
     def place_state(state: TrainState) -> TrainState:
         if static.sharded:
-            return sharded_classifier.split(state, devices, AXIS, static.loss.centers)
-        return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+            centers = static.loss.centers
+            return sharded_classifier.split(state, everywhere, split, centers)
+        return jax.device_put(state, everywhere)
 
     return Parallel(step, place_state, place_batch)
 
@@ -59,9 +66,7 @@ def over_jit(static: Static, devices: list[jax.Device]) -> Parallel:
 
     The module has no axis name: means over the batch are over all devices as it is.
     """
-    mesh = Mesh(np.array(_on_all_hosts(len(devices))), (AXIS,))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec(AXIS))
+    everywhere, split = shardings(_on_all_hosts(len(devices)))
     step = jax.jit(
         functools.partial(train_step, static=static),
         donate_argnums=(0,),
@@ -78,6 +83,46 @@ def over_jit(static: Static, devices: list[jax.Device]) -> Parallel:
     return Parallel(step, place_state, place_batch)
 
 
+PARALLEL = {"pmap": (over_pmap, AXIS), "jit": (over_jit, None)}
+
+
+def shardings(devices: Sequence[jax.Device]) -> tuple[NamedSharding, NamedSharding]:
+    """Placements: a copy on each device; the first axis divided among them."""
+    mesh = Mesh(np.array(devices), (AXIS,))
+    everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
+    return NamedSharding(mesh, everywhere), NamedSharding(mesh, split)
+
+
+class DeviceBatch(NamedTuple):
+    """A batch whose arrays are on the devices."""
+
+    batch: Batch
+    host: Batch
+    """the same on this host, where it can be looked at"""
+    ids: np.ndarray
+    position: dict[str, Any]
+    """of the data after this batch"""
+
+
+def prefetch(
+    batches: Batches, place: Callable[[Batch], Batch]
+) -> Iterator[DeviceBatch]:
+    """Batches on the devices, the next ones already on their way there."""
+    ahead: collections.deque[DeviceBatch] = collections.deque()
+    while True:
+        # An epoch of tuples is mined when its predecessor's steps are done.
+        while len(ahead) < AHEAD and not (ahead and needs_mining(batches)):
+            batch = dict(next(batches))
+            ids = batch.pop("id")
+            ahead.append(DeviceBatch(place(batch), batch, ids, batches.get_state()))
+        yield ahead.popleft()
+
+
+def needs_mining(batches: Batches) -> TypeGuard[TupleBatches]:
+    """Whether the next batch is of tuples whose negatives are not mined yet."""
+    return isinstance(batches, TupleBatches) and batches.due
+
+
 def _on_all_hosts(count: int) -> list[jax.Device]:
     """The first `count` devices of each host."""
     hosts: dict[int, list[jax.Device]] = {}
@@ -89,6 +134,3 @@ def _on_all_hosts(count: int) -> list[jax.Device]:
 def _split(batch: Batch, devices: int) -> Batch:
     """The batch with an axis for the devices in front."""
     return {n: x.reshape(devices, -1, *x.shape[1:]) for n, x in batch.items()}
-
-
-PARALLEL = {"pmap": (over_pmap, AXIS), "jit": (over_jit, None)}

@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from delf_jax.training.objective import LossSettings
 
@@ -32,21 +31,27 @@ def axes(state: Tree) -> Tree:
     )
 
 
-def split(state: Tree, devices: list[jax.Device], axis_name: str, centers: int) -> Tree:
+def split(
+    state: Tree, everywhere: NamedSharding, pieces: NamedSharding, centers: int
+) -> Tree:
     """The state on this host's devices: each has its piece, and all the rest.
 
     Classes are divided among the devices of all hosts; the last pieces are padded.
+
+    Args:
+      state: in whole.
+      everywhere: puts a copy on each of this host's devices.
+      pieces: divides the first axis among them.
+      centers: of each class.
     """
-    mesh = Mesh(np.array(devices), (axis_name,))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    pieces = NamedSharding(mesh, PartitionSpec(axis_name))
-    here, hosts = jax.process_index() * len(devices), jax.process_count()
+    devices = pieces.num_devices
+    first, all_devices = jax.process_index() * devices, jax.process_count() * devices
 
     def place(path: tuple, leaf: Any) -> jax.Array:
         if not _is_kernel(path):
             return jax.device_put(leaf, everywhere)
-        leaf = _cut(np.asarray(leaf), hosts * len(devices), centers)
-        return jax.device_put(leaf[here : here + len(devices)], pieces)
+        leaf = _cut(np.asarray(leaf), all_devices, centers)
+        return jax.device_put(leaf[first : first + devices], pieces)
 
     return jax.tree_util.tree_map_with_path(place, state)
 
@@ -77,12 +82,6 @@ def whole(state: Tree, loss: LossSettings) -> Tree:
         return np.moveaxis(leaf, 0, 1).reshape(leaf.shape[1], -1)[:, :columns]
 
     return jax.tree_util.tree_map_with_path(join, state)
-
-
-def undivided(module: nn.Module) -> nn.Module:
-    """The module with all classes on one device, as it starts and is looked at."""
-    divided = getattr(module, "classifier_axis", None) is not None
-    return module.clone(classifier_axis=None) if divided else module
 
 
 def mean_gradients(gradients: Tree, axis_name: str, sharded: bool) -> Tree:

@@ -1,4 +1,8 @@
-"""One training step: pure, and the same on one device and on many."""
+"""One training step: pure, and the same on one device and on many.
+
+What a step is made of (`Static`), what it changes (`TrainState`), and which part of the
+model it leaves as it is (`train_only`).
+"""
 
 import functools
 from collections.abc import Callable
@@ -18,9 +22,18 @@ from delf_jax.training import objective, sharded_classifier
 Tree = Any
 Batch = dict[str, Any]
 
+# By `train_only`: how names of what is trained begin, and how those of what is not.
+PARTS = {
+    "": ("", ()),
+    # The two stages of [DELF]: what the local branch reads, and what it adds.
+    "descriptors": ("", ("local/",)),
+    "attention": ("local/attention", ()),
+    # Of [HOW]: the layer that reduces is set before.
+    "backbone": ("backbone/", ()),
+}
 
-@flax.struct.dataclass
-class TrainState:
+
+class TrainState(flax.struct.PyTreeNode):
     """All that changes from step to step."""
 
     step: Any  # int32, an array of jax or, from a checkpoint, of numpy.
@@ -43,7 +56,12 @@ class Static(NamedTuple):
     accumulate: int = 1
     """pieces that a device computes its share of a batch in, one after the other"""
     train_only: str = ""
-    """the part of the model that learns: see `frozen`"""
+    """the part of the model that learns: a key of PARTS"""
+
+    @property
+    def pixels(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Mean and standard deviation of R, G and B that the model expects."""
+        return self.pixel_mean, self.pixel_std
 
     @property
     def sharded(self) -> bool:
@@ -55,9 +73,7 @@ def create_state(static: Static, key: jax.Array, *, view_size: int) -> TrainStat
     """The state before the first step."""
     images = jnp.zeros((2, view_size, view_size, 3), jnp.float32)
     module_key, head_key = jax.random.split(key)
-    # Without a device axis there is nothing to average over.
-    module = sharded_classifier.undivided(static.module)
-    module = module.clone(backbone=module.backbone.clone(axis_name=None))
+    module = without_axis(static.module)
     outputs, variables = module.init_with_output(module_key, images, train=True)
     batch_stats = variables.get("batch_stats", {})
     params = {"model": variables["params"]}
@@ -113,7 +129,7 @@ def train_step(
             static.ema_decay,
         ),
     )
-    new = keep(new, state, static.train_only)
+    new = keep_frozen(new, state, static.train_only)
     collection = _collection(tuple(sorted(parts)))
     if axis_name is None:
         return new, collection.single_from_model_output(**parts)
@@ -125,6 +141,64 @@ def norm_of(sharded: bool, axis_name: str | None) -> Callable[[Tree], jax.Array]
     if sharded and axis_name is not None:
         return functools.partial(sharded_classifier.global_norm, axis_name=axis_name)
     return optax.tree.norm
+
+
+def predict(
+    module: nn.Module,
+    pixels: tuple[tuple, tuple],
+    variables: Tree,
+    images: jax.Array,
+    sizes: jax.Array | None = None,
+) -> dict[str, jax.Array]:
+    """Outputs of a module that does not learn, for uint8 images (on canvases)."""
+    normalized = ops.normalize_pixels(images, *pixels, sizes)
+    outputs: Any = module.apply(variables, normalized, sizes)
+    return outputs
+
+
+def without_axis(module: nn.Module) -> nn.Module:
+    """The module on one device: nothing to average over, all classes in one piece."""
+    if getattr(module, "classifier_axis", None) is not None:
+        module = module.clone(classifier_axis=None)
+    return module.clone(backbone=module.backbone.clone(axis_name=None))
+
+
+def check_train_only(train_only: str) -> None:
+    """InputError if there are no such parts."""
+    if train_only not in PARTS:
+        choices = ", ".join(map(repr, PARTS))
+        raise InputError(f"train_only is {train_only!r}: use one of {choices}")
+
+
+def is_trained(name: str, train_only: str) -> bool:
+    """Whether a variable of the model changes: "backbone/conv1/kernel"."""
+    start, without = PARTS[train_only]
+    return name.startswith(start) and not name.startswith(without)
+
+
+def stop_frozen(variables: Tree, train_only: str) -> Tree:
+    """The model's variables, of which the frozen ones have no gradient."""
+    stopped = jax.lax.stop_gradient
+    return _choose(variables, jax.tree.map(stopped, variables), train_only)
+
+
+def keep_frozen(new: Any, old: Any, train_only: str) -> Any:
+    """The new `TrainState`, but the old one's variables where they are frozen.
+
+    No decay, rounding of an average or new statistic gets at them.
+    """
+    if not train_only:
+        return new
+
+    def kept(new: Tree, old: Tree) -> Tree:
+        return _choose(new, old, train_only)
+
+    averages = {name: kept(new.ema[name], old.ema[name]) for name in new.ema}
+    return new.replace(
+        params={**new.params, "model": kept(new.params["model"], old.params["model"])},
+        batch_stats=kept(new.batch_stats, old.batch_stats),
+        ema=averages,
+    )
 
 
 def _gradients(
@@ -142,7 +216,7 @@ def _gradients(
 
     def of_piece(piece: Batch, key: jax.Array) -> tuple[Tree, Tree, dict]:
         def loss_of(params: Tree) -> tuple[jax.Array, tuple]:
-            model = stop_gradients(params["model"], static.train_only)
+            model = stop_frozen(params["model"], static.train_only)
             params = {**params, "model": model}
             seen = _forward(static, params, state.batch_stats, piece, key)
             outputs, taught, stats = seen
@@ -182,10 +256,9 @@ def _forward(
     if sizes is not None:
         sizes = sizes.reshape(-1, 2)
     images = views.reshape(-1, *views.shape[2:])
-    pixels = static.pixel_mean, static.pixel_std
     outputs, updated = static.module.apply(
         {"params": params["model"], "batch_stats": batch_stats},
-        normalize_pixels(images, pixels, sizes),
+        ops.normalize_pixels(images, *static.pixels, sizes),
         sizes,
         train=True,
         mutable=["batch_stats"],
@@ -196,21 +269,10 @@ def _forward(
         reduce = params["model"]["local"]["autoencoder"]["reduce"]
         reduced = outputs["block3"] @ reduce["kernel"][0, 0]
         outputs["descriptors"] = reduced + reduce["bias"].reshape(1, 1, 1, -1)
-    taught = None
+    taught: Any = None
     if static.head is not None:
         taught = static.head.apply({"params": params["head"]}, outputs["block3"])
     return outputs, taught, updated.get("batch_stats", {})
-
-
-def normalize_pixels(
-    images: jax.Array, pixels: tuple, sizes: jax.Array | None
-) -> jax.Array:
-    """The images as the net takes them, zero beside those that fill no canvas."""
-    mean, std = (jnp.array(colour, jnp.float32)[None, None, None] for colour in pixels)
-    images = (images.astype(jnp.float32) - mean) / std
-    if sizes is None:
-        return images
-    return ops.zero_outside(images, ops.valid_cells(images.shape[1:3], sizes))
 
 
 def _averaged(average: Tree, latest: Tree, step: jax.Array, decay: float) -> Tree:
@@ -225,55 +287,6 @@ def _collection(names: tuple[str, ...]) -> type[clu_metrics.Collection]:
     """A clu collection of the averages of `names`."""
     averages = {name: clu_metrics.Average.from_output(name) for name in names}
     return clu_metrics.Collection.create(**averages)
-
-
-# By `train_only`: how names of what is trained begin, and how those of what is not.
-PARTS = {
-    "": ("", ()),
-    # The two stages of [DELF]: what the local branch reads, and what it adds.
-    "descriptors": ("", ("local/",)),
-    "attention": ("local/attention", ()),
-    # Of [HOW]: the layer that reduces is set before.
-    "backbone": ("backbone/", ()),
-}
-
-
-def check(train_only: str) -> None:
-    """InputError if there are no such parts."""
-    if train_only not in PARTS:
-        words = ", ".join(map(repr, PARTS))
-        raise InputError(f"train_only is {train_only!r}: use one of {words}")
-
-
-def is_trained(name: str, train_only: str) -> bool:
-    """Whether a variable of the model changes: "backbone/conv1/kernel"."""
-    start, without = PARTS[train_only]
-    return name.startswith(start) and not name.startswith(without)
-
-
-def stop_gradients(variables: Tree, train_only: str) -> Tree:
-    """The model's variables, of which the frozen ones have no gradient."""
-    stopped = jax.lax.stop_gradient
-    return _choose(variables, jax.tree.map(stopped, variables), train_only)
-
-
-def keep(new: Any, old: Any, train_only: str) -> Any:
-    """The new `TrainState`, but the old one's variables where they are frozen.
-
-    No decay, rounding of an average or new statistic gets at them.
-    """
-    if not train_only:
-        return new
-
-    def kept(new: Tree, old: Tree) -> Tree:
-        return _choose(new, old, train_only)
-
-    averages = {name: kept(new.ema[name], old.ema[name]) for name in new.ema}
-    return new.replace(
-        params={**new.params, "model": kept(new.params["model"], old.params["model"])},
-        batch_stats=kept(new.batch_stats, old.batch_stats),
-        ema=averages,
-    )
 
 
 def _choose(trained: Tree, frozen: Tree, train_only: str) -> Tree:

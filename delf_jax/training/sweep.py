@@ -50,8 +50,12 @@ def plan(
 ) -> list[Trial]:
     """The trials of a sweep, in the order of the config.
 
-    overrides: `--config.FIELD=VALUE`, for all trials; a trial's own count more.
     InputError if a trial names a field that does not exist, or two are the same.
+
+    Args:
+      config: a file with `sweep(add)`.
+      workdir: above those of the trials.
+      overrides: `--config.FIELD=VALUE`, for all trials; a trial's own replace them.
     """
     trials: dict[str, Trial] = {}
     added = read_sweep(config)
@@ -62,18 +66,18 @@ def plan(
         name = _as_folder(",".join(named))
         if name in trials:
             raise InputError(f"{config}: sweep adds the trial {name} twice")
-        given = [*overrides, *(f"--config.{n}={text}" for n, text in fields.items())]
-        whole = read_training_config(config, given)
+        own = [f"--config.{name}={text}" for name, text in fields.items()]
+        whole = read_training_config(config, [*overrides, *own])
         folder = pathlib.Path(workdir) / name
-        arguments = [f"--config={config}", f"--workdir={folder}", *given]
-        command = [*_program(), "train", *arguments]
+        files = [f"--config={config}", f"--workdir={folder}"]
+        command = [*_program(), "train", *files, *overrides, *own]
         whole_json = whole.to_json_best_effort()
         trials[name] = Trial(name, folder, command, fields, whole_json)
     return list(trials.values())
 
 
 def _short_names(added: Sequence[dict]) -> dict[str, str]:
-    """The last parts of the fields' names, where these tell them apart."""
+    """The last parts of the fields' names, where these are unique."""
     names = list(dict.fromkeys(name for values in added for name in values))
     last = [name.split(".")[-1] for name in names]
     return {n: x if last.count(x) == 1 else n for n, x in zip(names, last, strict=True)}
@@ -94,11 +98,8 @@ def _as_folder(name: str) -> str:
 def _program() -> list[str]:
     """How this program was called, for a command that can be pasted."""
     called = pathlib.Path(sys.argv[0])
-    return (
-        ["python", str(called)]
-        if called.name == "main.py"
-        else [*("python", "-m", "delf_jax")]
-    )
+    main = [str(called)] if called.name == "main.py" else ["-m", "delf_jax"]
+    return ["python", *main]
 
 
 def commands(trials: Sequence[Trial]) -> Iterator[str]:
@@ -107,7 +108,7 @@ def commands(trials: Sequence[Trial]) -> Iterator[str]:
 
 
 def is_finished(trial: Trial) -> bool:
-    """Whether the trial has left its model, trained as the config says now."""
+    """Whether the trial has left a model, trained with the config as it is now."""
     path = trial.workdir / "model" / "config.json"
     if not path.is_file():
         return False
@@ -116,11 +117,11 @@ def is_finished(trial: Trial) -> bool:
 
 
 def run(trials: Sequence[Trial], workdir: str | os.PathLike, jobs: int = 1) -> int:
-    """How many trials have finished, after all of them ran; says what becomes of each.
+    """How many trials have finished, after all of them ran; prints how each ended.
 
-    Finished ones are skipped, interrupted ones go on. One that fails is reported with
-    the last line of its log, and the others go on. Leaves a table and a figure of all.
-    Interrupted, it tells the running trials to stop, which keep what they have done.
+    Finished ones are skipped, interrupted ones resume. One that fails is reported with
+    the last line of its log; the others continue. Writes a table and a figure of all.
+    Interrupted, it stops the running trials, which keep what they have done.
     """
     todo = [trial for trial in trials if not is_finished(trial)]
     done = len(trials) - len(todo)
@@ -144,9 +145,9 @@ def run(trials: Sequence[Trial], workdir: str | os.PathLike, jobs: int = 1) -> i
 
 
 def _run(trial: Trial, running: set[subprocess.Popen], stopped: threading.Event) -> str:
-    """Trains one trial to its end; what became of it."""
+    """Trains one trial to its end; returns how it ended."""
     if stopped.is_set():
-        return f"{trial.name}: not begun"
+        return f"{trial.name}: not started"
     trial.workdir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, *trial.command[1:]]
     start = time.monotonic()
@@ -167,9 +168,9 @@ def _run(trial: Trial, running: set[subprocess.Popen], stopped: threading.Event)
 
 
 def _last_line(path: pathlib.Path) -> str:
-    """What a failed trial said last, and where the rest is."""
+    """The last line of a failed trial's log, and where the rest is."""
     lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return f"{lines[-1] if lines else 'it said nothing'} (all of it: {path})"
+    return f"{lines[-1] if lines else 'no output'} (log: {path})"
 
 
 def results(trial: Trial) -> dict[str, float]:
@@ -187,8 +188,8 @@ def results(trial: Trial) -> dict[str, float]:
 
 def _format_trial(trial: Trial) -> str:
     values = results(trial)
-    chosen = {n: x for n, x in values.items() if n.startswith("validation/")} or values
-    return " ".join(f"{name} {value:.4g}" for name, value in chosen.items())
+    validated = {n: x for n, x in values.items() if n.startswith("validation/")}
+    return " ".join(f"{n} {value:.4g}" for n, value in (validated or values).items())
 
 
 def summarize(trials: Sequence[Trial], workdir: str | os.PathLike) -> None:
@@ -219,7 +220,7 @@ def _value(trial: Trial, name: str) -> str:
 
 
 def table(trials: Sequence[Trial]) -> list[str]:
-    """A table in Markdown: fields, how far the trial is, results; the best in bold.
+    """A table in Markdown: fields, state, results; the best in bold.
 
     But for the loss, which a trial's own margin and weights make large or small.
     """

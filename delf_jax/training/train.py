@@ -4,19 +4,18 @@
 checkpoints/ and, once finished, model/, the folder that every other command reads.
 """
 
-import collections
 import contextlib
 import functools
 import pathlib
 import threading
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from delf_jax.config import as_json
+from delf_jax.data.loader import Batches, ImageSource
+from delf_jax.data.tuples import TupleBatches
 from delf_jax.files import InputError, write_json
 from delf_jax.runtime import first_host_first, stop_signals
 from delf_jax.training import (
@@ -31,21 +30,8 @@ from delf_jax.training.checkpoints import revision, write_model
 from delf_jax.training.config import check_same_run
 from delf_jax.training.inputs import open_batches, open_sources
 from delf_jax.training.log import TrainingLog, look
-from delf_jax.training.parallel import PARALLEL, Parallel
-from delf_jax.training.step import Batch, Static, TrainState, create_state
-
-AHEAD = 2  # batches that lie on the devices before their step.
-
-
-class DeviceBatch(NamedTuple):
-    """A batch whose arrays are on the devices."""
-
-    batch: Batch
-    host: Batch
-    """the same on this host, where it can be looked at"""
-    ids: np.ndarray
-    position: dict[str, Any]
-    """of the data after this batch"""
+from delf_jax.training.parallel import PARALLEL, Parallel, needs_mining, prefetch
+from delf_jax.training.step import Static, TrainState, create_state
 
 
 class Run(NamedTuple):
@@ -68,26 +54,14 @@ class Outcome(NamedTuple):
     """means since the line before the last, and of the last validation"""
 
 
-def prefetch(
-    batches: Iterator[Batch], place: Callable[[Batch], Batch]
-) -> Iterator[DeviceBatch]:
-    """Batches on the devices, of which the next ones are on their way already."""
-    ahead: collections.deque[DeviceBatch] = collections.deque()
-    while True:
-        # An epoch of tuples is mined when its predecessor's steps are done.
-        while len(ahead) < AHEAD and not (ahead and getattr(batches, "due", False)):
-            batch = dict(next(batches))
-            ids = batch.pop("id")
-            ahead.append(DeviceBatch(place(batch), batch, ids, batches.get_state()))
-        yield ahead.popleft()
-
-
 def train(config: ConfigDict, workdir: str) -> Outcome:
     """Trains as `config` says, from the newest checkpoint in `workdir` if there is one.
 
     SIGTERM and SIGINT end it after the current step, with a checkpoint; the same call
-    then goes on, to the same numbers as if it had never stopped.
+    then resumes, to the same numbers as if it had never stopped.
     """
+    if not workdir:
+        raise InputError("--workdir is empty: name a folder for checkpoints")
     if config.parallel not in PARALLEL:
         raise InputError(f"parallel is {config.parallel!r}: use 'pmap' or 'jit'")
     parallelize, axis_name = PARALLEL[config.parallel]
@@ -118,7 +92,7 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
             )
         best = manager.best_step() if held_out.chooses else None
     whiten = None
-    if config.tuples.whiten:
+    if config.tuples.whiten and isinstance(batches, TupleBatches):
         whiten = functools.partial(
             mining.write_whitening, batches, config, static, devices
         )
@@ -127,7 +101,9 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
     return Outcome(int(state.step), finished, log.means)
 
 
-def _open_data(config: ConfigDict, devices: int) -> tuple[list, Any, Any]:
+def _open_data(
+    config: ConfigDict, devices: int
+) -> tuple[list[ImageSource], Batches, validation.HeldOut]:
     """Sources, batches, and what is held out; prepared where they are not yet."""
     sources = open_sources(config)
     batches = open_batches(config, sources, devices)
@@ -138,11 +114,11 @@ def _first_state(
     config: ConfigDict,
     static: Static,
     manager: Any,
-    batches: Any,
+    batches: Batches,
     key: jax.Array,
     devices: list[jax.Device],
 ) -> TrainState:
-    """The state to go on from, with the data moved to where it stood."""
+    """The state to start or resume from, with the data moved to where it stood."""
     # One program; eagerly, a hundred small ones.
     start = jax.jit(
         functools.partial(create_state, static, view_size=config.views.size)
@@ -158,32 +134,31 @@ def _first_state(
     state = start(key)
     if config.init_from:
         state = warm_start.start_from(config.init_from, state, static)
-    if config.model.name == "how":
-        pool = batches.pool
-        state = mining.set_reduction(pool, config, static, state, devices)
+    if config.model.name == "how" and isinstance(batches, TupleBatches):
+        state = mining.set_reduction(batches.pool, config, static, state, devices)
     return state
 
 
 def _run(
     run: Run,
     parallel: Parallel,
-    batches: Iterator[Batch],
+    batches: Batches,
     state: TrainState,
     key: jax.Array,
     devices: list[jax.Device],
 ) -> tuple[TrainState, bool]:
     """The state in the end, and whether it is the end that the config names."""
     config, step = run.config, int(state.step)
-    kept = functools.partial(sharded_classifier.whole, loss=run.static.loss)
+    whole = functools.partial(sharded_classifier.whole, loss=run.static.loss)
     first = step
-    state, fed = parallel.place_state(state), prefetch(batches, parallel.place_batch)
+    state, ahead = parallel.place_state(state), prefetch(batches, parallel.place_batch)
     position = batches.get_state()
     while step < config.steps:
-        if getattr(batches, "due", False) and position == batches.get_state():
+        if needs_mining(batches) and position == batches.get_state():
             mining.mine(batches, config, run.static, state, devices)
-        batch, host, ids, position = next(fed)
+        batch, host, ids, position = next(ahead)
         if step == first:
-            run.log.describe(run.static, state, host)
+            run.log.print_model(run.static, state, host)
         state, metrics = parallel.step(state, batch, key)
         step += 1
         run.log.add(step, ids, metrics)
@@ -196,21 +171,21 @@ def _run(
         measure = run.held_out.chooses and due(config.validation.every) and not stop
         save = measure or due(config.checkpoint_every)
         if save or due(config.log_every):
-            run.log.flush()  # raises on a loss that is no number: it is not kept.
+            run.log.flush()  # raises if a loss is not finite: it is not saved.
         if due(config.images_every) and not stop:
-            run.log.show(step, look(run.static, kept(state.ema), host))
+            run.log.add_images(step, look(run.static, whole(state.ema), host))
         measured = None
         if measure:
-            measured = validation.measure(run.held_out, run.static, kept(state.ema))
-            run.log.tell(step, measured)
+            measured = validation.measure(run.held_out, run.static, whole(state.ema))
+            run.log.add_validation(step, measured)
         if save:
-            described = {
+            info = {
                 "position": position,
                 "config": as_json(config),
                 "revision": revision(),
             }
-            checkpoints.save(run.manager, step, kept(state), described, measured)
+            checkpoints.save(run.manager, step, whole(state), info, measured)
         if stop:
-            print(f"stopped at step {step}; the same command goes on", flush=True)
+            print(f"stopped at step {step}; the same command resumes", flush=True)
             break
     return state, step >= config.steps

@@ -3,7 +3,7 @@
 All is measured with the averaged weights, as they will be exported.
 
 Accuracy: of the "validation" part of the sources whose split is "train" (see
-`records.split_records`), the first `validation.examples` of a shuffle; images of
+`image_lists.split_records`), the first `validation.examples` of a shuffle; images of
 classes that are not trained on are left out. Each is squeezed to a square of
 `views.size`, as the released code does. Right is the class of the largest cosine
 (arcface) or logit (attention).
@@ -14,11 +14,11 @@ descriptors, weighted by attention.
 """
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -37,9 +37,8 @@ from delf_jax.files import InputError
 from delf_jax.models import architecture
 from delf_jax.ops import l2_normalize
 from delf_jax.retrieval.ranking import top_k
-from delf_jax.training import sharded_classifier
 from delf_jax.training.inputs import draw_landmarks, open_sources
-from delf_jax.training.step import Static
+from delf_jax.training.step import Static, predict, without_axis
 
 BATCH = 32
 
@@ -60,21 +59,20 @@ class HeldOut(NamedTuple):
 
 
 def open_held_out(config: ConfigDict, sources: Sequence[loader.ImageSource]) -> HeldOut:
-    """What `config.validation` asks for; nothing if it asks for nothing."""
-    chosen = config.validation
+    """What `config.validation` measures on; empty if that is off."""
     settings = make_settings(config.extraction.to_dict())
     if settings.global_scales:
         settings = settings._replace(max_features=0)
     nothing = np.zeros((0, 2), np.int64)
-    if not chosen.every:
+    if not config.validation.every:
         return HeldOut((), nothing, None, settings, 0, (), "")
     parts = _parts(config, sources)
-    places = _places(parts, chosen.examples, config.seed)
+    places = _places(parts, config.validation.examples, config.seed)
     dataset = _dataset(config)
     names = [f"{n}_accuracy" for n in ("arcface", "attention") if config.loss[n]]
     names = names if len(places) else []
     if dataset is not None:
-        names = [*_names_of_map(dataset).values(), *names]
+        names = [*_map_names(dataset).values(), *names]
     if not names:
         raise InputError(
             "validation.every: there is nothing to measure; name a validation.dataset "
@@ -113,12 +111,12 @@ def _places(
 
 
 def _dataset(config: ConfigDict) -> datasets.Dataset | None:
-    chosen = config.validation
-    if chosen.drawn.landmarks:
+    settings = config.validation
+    if settings.drawn.landmarks:
         return _drawn(config)
-    if not chosen.dataset:
+    if not settings.dataset:
         return None
-    dataset = datasets.read_dataset(chosen.dataset, chosen.photos or None)
+    dataset = datasets.read_dataset(settings.dataset, settings.photos or None)
     if missing := datasets.missing_photos(dataset):
         raise InputError(
             f"validation.dataset: {datasets.format_missing(missing)}; name their "
@@ -146,7 +144,7 @@ def _drawn(config: ConfigDict) -> datasets.Dataset:
     return datasets.read_dataset(draw_landmarks(drawn.to_dict(), config.data.directory))
 
 
-def _names_of_map(dataset: datasets.Dataset) -> dict[str, str]:
+def _map_names(dataset: datasets.Dataset) -> dict[str, str]:
     """The metric of each protocol that can be scored."""
     return {
         protocol: "mAP" if protocol == "all" else f"mAP_{protocol}"
@@ -160,9 +158,10 @@ def measure(held_out: HeldOut, static: Static, averages: Any) -> dict[str, float
     values = np.zeros(len(held_out.names), np.float32)
     if jax.process_index() == 0:
         variables = jax.tree.map(np.asarray, averages)
-        found = {}
+        found: dict[str, float] = {}
         if held_out.dataset is not None:
-            found |= retrieval(held_out, static.module, variables)
+            model = _to_extract(static.module, variables)
+            found |= retrieval(held_out.dataset, held_out.settings, model)
         if len(held_out.places):
             found |= accuracy(held_out, static, variables)
         values = np.array([found[name] for name in held_out.names], np.float32)
@@ -173,14 +172,14 @@ def measure(held_out: HeldOut, static: Static, averages: Any) -> dict[str, float
 
 def accuracy(held_out: HeldOut, static: Static, variables: Any) -> dict[str, float]:
     """Shares of the held-out images whose class is right, by classifier."""
-    pixels = static.pixel_mean, static.pixel_std
     module = _plain(static.module)
     right: dict[str, int] = {}
     counted = 0
-    for shown, labels in _batches(held_out):
+    for batch, labels in _batches(held_out):
         known = labels >= 0
         counted += int(known.sum())
-        for name, classes in _predict(module, pixels, variables, shown).items():
+        found = _classify(module, static.pixels, variables, batch)
+        for name, classes in found.items():
             hits = (np.asarray(classes)[: len(labels)] == labels) & known
             right[name] = right.get(name, 0) + int(hits.sum())
     return {name: hits / max(counted, 1) for name, hits in right.items()}
@@ -191,19 +190,19 @@ def _batches(held_out: HeldOut) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for first in range(0, len(held_out.places), BATCH):
         places = held_out.places[first : first + BATCH]
         examples = [held_out.sources[i][int(j)] for i, j in places]
-        shown = np.zeros((BATCH, held_out.size, held_out.size, 3), np.uint8)
+        batch = np.zeros((BATCH, held_out.size, held_out.size, 3), np.uint8)
         for row, example in enumerate(examples):
             image = images.decode_image(example["encoded"])
-            shown[row] = augment.resize_area(image, held_out.size)
-        yield shown, np.array([example["label"] for example in examples])
+            batch[row] = augment.resize_area(image, held_out.size)
+        yield batch, np.array([example["label"] for example in examples])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _predict(
-    module: nn.Module, pixels: tuple, variables: Any, shown: Array
+def _classify(
+    module: nn.Module, pixels: tuple, variables: Any, batch: Array
 ) -> dict[str, Array]:
-    mean, std = (jnp.array(colour, jnp.float32)[None, None, None] for colour in pixels)
-    outputs = module.apply(variables, (shown.astype(jnp.float32) - mean) / std)
+    """The class of each image, by the accuracy that it counts for."""
+    outputs = predict(module, pixels, variables, batch)
     logits = {"arcface": "cosines", "attention": "attention_logits"}
     return {
         f"{name}_accuracy": outputs[key].argmax(-1)
@@ -212,23 +211,24 @@ def _predict(
     }
 
 
-def retrieval(held_out: HeldOut, module: nn.Module, variables: Any) -> dict[str, float]:
-    """mAP of each protocol on the retrieval set."""
-    model = _to_extract(module, variables)
-    dataset, index, asked = _described(held_out.dataset, model, held_out.settings)
-    ranking = top_k(asked @ index.T)
+def retrieval(
+    dataset: datasets.Dataset, settings: ExtractionSettings, model: Model
+) -> dict[str, float]:
+    """mAP of each protocol."""
+    names = _map_names(dataset)
+    dataset, index_descriptors, query_descriptors = _extract(dataset, model, settings)
+    ranking = top_k(query_descriptors @ index_descriptors.T)
     found = evaluation.score(
         dataset, {"all": dict.fromkeys(dataset.protocols, ranking)}
     )
-    names = _names_of_map(held_out.dataset)
     values = {names[row.protocol]: row.mean.value for row in found.rows}
     return dict.fromkeys(names.values(), 0.0) | values
 
 
 def _plain(module: nn.Module) -> nn.Module:
     """The module as it is exported: on one device, in float32."""
-    backbone = module.backbone.clone(axis_name=None, compute_dtype=None)
-    return sharded_classifier.undivided(module).clone(backbone=backbone)
+    module = without_axis(module)
+    return module.clone(backbone=module.backbone.clone(compute_dtype=None))
 
 
 def _to_extract(module: nn.Module, variables: Any) -> Model:
@@ -240,37 +240,42 @@ def _to_extract(module: nn.Module, variables: Any) -> Model:
     return Model(*folded, config={}, fingerprint="", name="in training")
 
 
-def _described(
+def _extract(
     dataset: datasets.Dataset, model: Model, settings: ExtractionSettings
 ) -> tuple[datasets.Dataset, Float[np.ndarray, "M D"], Float[np.ndarray, "Q D"]]:
-    """The dataset without photos that cannot be used, descriptors of index, queries."""
-    extract = functools.partial(extract_features, model)
-    boxes = [None] * len(dataset.queries) if dataset.boxes is None else dataset.boxes
-    crops_of = (
-        queries.crop_query(images.read_image(photo.path), box, settings)
-        for photo, box in zip(dataset.queries, boxes, strict=True)
-    )
-    found = list(extract([photo.path for photo in dataset.index], settings))
+    """The dataset without unusable photos, descriptors of its index, of its queries."""
+    paths = [photo.path for photo in dataset.index if photo.path is not None]
+    found = list(extract_features(model, paths, settings))
     by_id = {p.id: x for p, x in zip(dataset.index, found, strict=True)}
     if dataset.boxes is None and all(photo.id in by_id for photo in dataset.queries):
-        asked = [by_id[photo.id] for photo in dataset.queries]
+        found += [by_id[photo.id] for photo in dataset.queries]
     else:
-        as_they_are = settings._replace(
+        boxes = itertools.repeat(None) if dataset.boxes is None else dataset.boxes
+        crops = (
+            queries.crop_query(images.read_image(photo.path), box, settings)
+            for photo, box in zip(dataset.queries, boxes, strict=False)
+            if photo.path is not None
+        )
+        unresized = settings._replace(
             max_image_size=None, min_image_size=None, use_square_images=False
         )
-        asked = list(extract(crops_of, as_they_are))
+        found += extract_features(model, crops, unresized)
     photos = [*dataset.index, *dataset.queries]
     failed = {
         photo.name: str(features)
-        for photo, features in zip(photos, [*found, *asked], strict=True)
+        for photo, features in zip(photos, found, strict=True)
         if isinstance(features, InputError)
     }
     for reason in failed.values():
         print(f"validation: left out: {reason}", flush=True)
-    names = [photo.name not in failed for photo in photos]
-    rows = [f for f, keep in zip([*found, *asked], names, strict=True) if keep]
+    descriptors = np.stack(
+        [
+            _descriptor(features)
+            for photo, features in zip(photos, found, strict=True)
+            if photo.name not in failed and not isinstance(features, InputError)
+        ]
+    )
     kept = datasets.drop_missing(dataset, failed) if failed else dataset
-    descriptors = np.stack([_descriptor(features) for features in rows])
     return kept, descriptors[: len(kept.index)], descriptors[len(kept.index) :]
 
 
@@ -279,4 +284,5 @@ def _descriptor(features: Features) -> Float[np.ndarray, " D"]:
     if features.global_descriptor is not None:
         return np.asarray(features.global_descriptor)
     local = features.local
+    assert local is not None  # of a model without a global descriptor
     return np.asarray(l2_normalize(local.attention @ local.descriptors))

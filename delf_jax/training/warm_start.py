@@ -20,7 +20,7 @@ _PIXELS = ("pixel_mean", "pixel_std")
 
 
 class Row(NamedTuple):
-    """What became of some tensors of one part of the model."""
+    """Tensors of one part of the model that had the same outcome."""
 
     part: str
     tensors: int
@@ -31,8 +31,8 @@ class Row(NamedTuple):
 def start_from(source: str, state: TrainState, static: Static) -> TrainState:
     """The state with the weights of another training or model, where they fit.
 
-    A table of what was loaded, what was not and why is printed. InputError if nothing
-    fits, or if they expect pixels that are normalised in another way.
+    Prints a table of what was loaded, what was not and why. InputError if nothing fits,
+    or if they expect pixels that are normalised in another way.
     """
     theirs = flax.traverse_util.flatten_dict(_read(source, static), sep="/")
     ours = flax.traverse_util.flatten_dict(state.ema, sep="/")
@@ -62,21 +62,22 @@ def _read(source: str, static: Static) -> dict[str, Any]:
     for name in _PIXELS:
         if getattr(theirs, name) != getattr(static, name):
             raise InputError(
-                f"{source}: was trained with {name} {getattr(theirs, name)}, so "
-                f"extraction.{name} must be that, not {getattr(static, name)}"
+                f"{source}: was trained with {name} {getattr(theirs, name)}; set "
+                f"extraction.{name}, which is {getattr(static, name)}, to that"
             )
     return variables
 
 
 def compare(ours: Shapes, theirs: Shapes) -> list[Row]:
-    """One row for the tensors of each part that met the same fate."""
+    """One row for the tensors of each part that have the same outcome."""
     found: dict[tuple[str, str], list[int]] = {}
     for name in [*ours, *(theirs.keys() - ours.keys())]:
         shape = ours.get(name, theirs.get(name, ()))
-        fate = _outcome(ours.get(name), theirs.get(name))
-        found.setdefault((_part(name), fate), []).append(int(np.prod(shape)))
+        outcome = _outcome(ours.get(name), theirs.get(name))
+        found.setdefault((_part(name), outcome), []).append(int(np.prod(shape)))
     rows = [
-        Row(part, len(sizes), sum(sizes), fate) for (part, fate), sizes in found.items()
+        Row(part, len(sizes), sum(sizes), outcome)
+        for (part, outcome), sizes in found.items()
     ]
     return sorted(rows, key=lambda row: (row.part, row.outcome != "loaded"))
 
@@ -85,11 +86,11 @@ def _outcome(here: tuple | None, there: tuple | None) -> str:
     if here == there:
         return "loaded"
     if there is None:
-        return "from scratch: not there"
+        return "from scratch: not in the source"
     if here is None:
         return "not used: this model has no such part"
     sizes = ("x".join(map(str, shape)) or "a number" for shape in (there, here))
-    return "from scratch: {} there, {} here".format(*sizes)
+    return "from scratch: {} in the source, {} here".format(*sizes)
 
 
 def _part(name: str) -> str:

@@ -34,9 +34,9 @@ def test_a_file_is_fetched_checked_and_not_fetched_again(server, file, tmp_path)
     assert fetch(file, tmp_path) == (1, 0, 0, {})
     assert (tmp_path / "in/a.bin").read_bytes() == CONTENT
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["a.bin"]
-    server.asked.clear()
+    server.requests.clear()
     assert fetch(file, tmp_path) == (0, 1, 0, {})
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_one_file_that_cannot_be_had_does_not_stop_the_others(
@@ -59,7 +59,7 @@ def _tar(members):
     return made.getvalue()
 
 
-def test_an_archive_is_unpacked_once_if_that_is_asked_for(server, tmp_path):
+def test_an_archive_is_unpacked_once_on_request(server, tmp_path):
     server.files["/t.tar"] = _tar({"0/1/2/012.jpg": b"photo"})
     file = Files(f"{server.url}/t.tar", "test/t.tar", unpack="test")
     assert fetch(file, tmp_path).unpacked == 0
@@ -84,10 +84,10 @@ def test_a_damaged_archive_is_named(server, tmp_path):
     assert "cannot be unpacked" in fetch(file, tmp_path, unpack=True).failed["t.tar"]
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything(server, file, tmp_path):
+def test_a_disk_that_is_too_small_is_reported_first(server, file, tmp_path):
     with pytest.raises(InputError, match=r"1\.0 TB are needed"):
         fetch(file._replace(size=10**18 // 10**6), tmp_path)
-    assert server.asked == [] and not list(tmp_path.iterdir())
+    assert server.requests == [] and not list(tmp_path.iterdir())
 
 
 @pytest.fixture
@@ -99,20 +99,20 @@ def made(server, file, monkeypatch):
     monkeypatch.setitem(download_catalogue.DOWNLOADS, "made", entry)
 
 
-def test_by_default_nothing_is_fetched_and_all_is_told(
+def test_by_default_nothing_is_fetched_and_all_is_listed(
     server, made, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["download", "made"]) == 0
-    said = capsys.readouterr().out
-    assert "0.bin to 2, 3 files: 30 bytes, from http://127.0.0.1" in said
-    assert "in/a.bin: size not documented, MD5 checked" in said
-    assert "in all 30 bytes and what is not known" in said
-    assert "nothing was downloaded" in said
-    assert server.asked == [] and not list(tmp_path.iterdir())
+    printed = capsys.readouterr().out
+    assert "0.bin to 2, 3 files: 30 bytes, from http://127.0.0.1" in printed
+    assert "in/a.bin: size not documented, MD5 checked" in printed
+    assert "in all 30 bytes and what is not known" in printed
+    assert "nothing was downloaded" in printed
+    assert server.requests == [] and not list(tmp_path.iterdir())
 
 
-def test_the_command_fetches_what_is_asked_for(server, made, tmp_path, capsys):
+def test_the_command_fetches_what_is_selected(server, made, tmp_path, capsys):
     arguments = ["download", "made", "--yes", f"--out={tmp_path}", "--only=*.bin"]
     assert cli.main([*arguments[:-1], "--only=[01].bin"]) == 0
     assert "2 fetched, 0 present" in capsys.readouterr().out
@@ -141,5 +141,93 @@ def test_wrong_options_are_refused_in_one_sentence(arguments, message, capsys):
 
 def test_without_a_dataset_all_are_listed(capsys):
     assert cli.main(["download"]) == 0
-    said = capsys.readouterr().out
-    assert all(name in said for name in DOWNLOADS)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in DOWNLOADS)
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "in/a.bin"
+
+
+@pytest.fixture
+def part(target):
+    return target.with_name("a.bin.part")
+
+
+def fetch_file(file, target):
+    download.fetch_file(file.url, file.md5, target, progress=False)
+
+
+def test_an_interrupted_file_resumes(server, file, target, part):
+    server.breaks = [100_000]
+    message = "the connection ended after 100000 of 256000 bytes"
+    with pytest.raises(InputError, match=message):
+        fetch_file(file, target)
+    assert not target.exists()
+    assert part.stat().st_size == 100_000
+    fetch_file(file, target)
+    assert server.requests[-1] == ("/a.bin", "bytes=100000-")
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_connection_that_ends_is_tried_again_at_once(
+    server, file, monkeypatch, target
+):
+    monkeypatch.setattr(download, "_ATTEMPTS", 3)
+    server.breaks = [100_000, 50_000]
+    fetch_file(file, target)
+    ranges = [part for path, part in server.requests if path == "/a.bin"]
+    assert ranges == [None, "bytes=100000-", "bytes=150000-"]
+
+
+@pytest.mark.parametrize("fault", ["no ranges", "another file", "no tag"])
+def test_what_cannot_resume_starts_again(server, file, fault, target):
+    server.tag = "" if fault == "no tag" else server.tag
+    server.breaks = [100_000]
+    with pytest.raises(InputError, match="what was fetched is kept"):
+        fetch_file(file, target)
+    if fault == "another file":
+        server.tag = '"2"'
+        server.files["/a.bin"] = CONTENT[::-1]
+        digest = hashlib.md5(CONTENT[::-1]).hexdigest()
+        server.files["/a.md5"] = digest.encode()
+    server.ranges = fault != "no ranges"
+    fetch_file(file, target)
+    assert target.read_bytes() == server.files["/a.bin"]
+
+
+def test_a_whole_file_that_was_not_yet_named_is_named(server, file, target, part):
+    part.parent.mkdir()
+    part.write_bytes(CONTENT)
+    part.with_name("a.bin.part.tag").write_text(server.tag)
+    fetch_file(file, target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_wrong_md5_removes_the_file(server, file, target, part):
+    server.files["/a.bin"] = CONTENT + b"x"
+    with pytest.raises(InputError, match=f"not {hashlib.md5(CONTENT).hexdigest()}"):
+        fetch_file(file, target)
+    assert not target.exists()
+    assert not part.exists()
+
+
+def test_an_md5_that_is_none_is_refused_before_the_file_is_fetched(
+    server, file, target
+):
+    server.files["/a.md5"] = b"<html>"
+    with pytest.raises(InputError, match="no MD5 found"):
+        fetch_file(file, target)
+    assert [path for path, _ in server.requests] == ["/a.md5"]
+
+
+def test_a_server_that_cannot_be_reached_is_named(file, target):
+    nobody = file._replace(url="http://127.0.0.1:9/a", md5="")
+    with pytest.raises(InputError, match="cannot be reached"):
+        fetch_file(nobody, target)
+
+
+def test_sizes_are_in_units_of_a_thousand():
+    sizes = [download.format_size(size) for size in (None, 999, 1000, 5 * 10**15)]
+    assert sizes == ["size not documented", "999 bytes", "1.0 kB", "5000.0 TB"]

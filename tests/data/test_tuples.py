@@ -21,9 +21,9 @@ def draw(path, number, size=(24, 40)):
 
 
 def open_pool(sources, directory):
-    config = ConfigDict({"data": {"sources": sources}})
     opened, _ = loader.open_sources(sources, str(directory), max_side=64)
-    return tuples.open_pool(config, opened)
+    listings = {n: s["path"] for n, s in sources.items() if s["path"].endswith("pkl")}
+    return tuples.open_pool(opened, listings)
 
 
 @pytest.fixture(scope="module")

@@ -11,33 +11,33 @@ CONTENT = bytes(range(256)) * 1000
 
 
 class Server:
-    """What it holds, what is wrong with it, and what it was asked."""
+    """Its files, its faults, and the requests so far."""
 
     def __init__(self):
         self.files: dict[str, bytes] = {}
-        self.ranges = True  # whether it knows Range.
+        self.ranges = True  # whether it honours Range.
         self.tag = '"1"'
         self.breaks: list[int] = []  # after so many bytes it hangs up, once each.
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
         self.url = ""
 
 
 @contextlib.contextmanager
 def serve(monkeypatch):
-    """A server on this machine, asked once for each file and without a pause."""
+    """A server on this machine; downloads make one attempt and no pause."""
     state = Server()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked = self.headers.get("Range")
-            state.asked.append((self.path, asked))
+            wanted = self.headers.get("Range")
+            state.requests.append((self.path, wanted))
             content = state.files.get(self.path)
             if content is None:
                 self.send_error(404)
                 return
             start = 0
-            if asked and state.ranges and self.headers["If-Range"] == state.tag:
-                start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+            if wanted and state.ranges and self.headers["If-Range"] == state.tag:
+                start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
             if start >= len(content) and start:
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{len(content)}")

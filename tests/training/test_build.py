@@ -1,12 +1,15 @@
-"""What a config makes of a training, and what it refuses."""
+"""Modules, optimisers and loss settings of a config, and wrong ones."""
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from ml_collections import ConfigDict
 
 from delf_jax.config import read_config
 from delf_jax.files import InputError
-from delf_jax.training import inputs
-from delf_jax.training.build import make_static
+from delf_jax.training import build, inputs
+from delf_jax.training.build import make_optimizer, make_static
 from tests.helpers.tiny_training import TINY
 
 
@@ -69,3 +72,93 @@ def test_margins_follow_the_images_of_each_class():
     assert isinstance(static.loss.margin, np.ndarray)
     np.testing.assert_allclose(static.loss.margin[[0, 2]], [0.5, 0.1], rtol=1e-6)
     assert static.loss.classes == 3
+
+
+PARAMS = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+NO_GRADIENT = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
+
+
+def settings(**changes) -> ConfigDict:
+    fields = {
+        "name": "sgd",
+        "learning_rate": 1.0,
+        "schedule": "cosine",
+        "warmup_steps": 0,
+        "final_factor": 1.0,
+        "weight_decay": 0.0,
+        "momentum": 0.0,
+        "clip_norm": 0.0,
+    }
+    return ConfigDict(fields | changes)
+
+
+def step(optimizer, gradients):
+    updates, _ = optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)
+    return optax.apply_updates(PARAMS, updates)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_kernels_decay_and_vectors_do_not(name):
+    optimizer, _ = make_optimizer(settings(name=name, weight_decay=0.1), 10, 256)
+    new = step(optimizer, NO_GRADIENT)
+    np.testing.assert_allclose(new["kernel"], 0.9, rtol=1e-6)
+    np.testing.assert_array_equal(new["bias"], 1.0)
+
+
+def test_the_gradient_is_clipped_by_its_norm_over_all_parameters():
+    optimizer, _ = make_optimizer(settings(clip_norm=1.0), 10, 256)
+    new = step(optimizer, {"kernel": jnp.full((2, 2), 10.0), "bias": jnp.zeros(2)})
+    np.testing.assert_allclose(new["kernel"], 1 - 0.5, rtol=1e-6)
+
+
+def test_the_learning_rate_rises_then_falls_along_a_cosine():
+    changes = {"learning_rate": 2.0, "warmup_steps": 10, "final_factor": 0.1}
+    _, schedule = make_optimizer(settings(**changes), 110, 256)
+    rates = [float(schedule(at)) for at in (0, 5, 10, 60, 110)]
+    np.testing.assert_allclose(rates, [0, 1, 2, 1.1, 0.2], rtol=1e-5)
+
+
+def test_an_unknown_optimizer_is_named():
+    with pytest.raises(InputError, match="'adam2'"):
+        make_optimizer(settings(name="adam2"), 10, 256)
+    with pytest.raises(InputError, match="'step': use 'cosine', 'linear' or"):
+        make_optimizer(settings(schedule="step"), 10, 256)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("linear", [0, 1, 2, 1.1, 0.2]), ("constant", [0, 1, 2, 2, 2])],
+)
+def test_the_learning_rate_falls_along_a_line_or_stays(name, expected):
+    changes = {"learning_rate": 2.0, "warmup_steps": 10, "final_factor": 0.1}
+    _, schedule = make_optimizer(settings(**changes, schedule=name), 110, 256)
+    rates = [float(schedule(at)) for at in (0, 5, 10, 60, 110)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant"])
+def test_a_learning_rate_is_stated_for_256_images(name):
+    _, schedule = make_optimizer(settings(schedule=name), 10, 64)
+    np.testing.assert_allclose(schedule(0), 0.25, rtol=1e-6)
+
+
+def test_the_original_schedule_is_linear_to_zero_without_warm_up():
+    changes = {"learning_rate": 0.01, "final_factor": 0.0, "schedule": "linear"}
+    _, schedule = make_optimizer(settings(**changes), 100, 128)
+    for step in (0, 1, 50, 99):
+        expected = 0.005 * (1 - step / 100)
+        np.testing.assert_allclose(schedule(step), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("length", [0.0, 0.5, 20.0])
+def test_clipping_is_that_of_optax(length):
+    gradients = {"a": jnp.array([3.0, 4.0]) * length, "b": jnp.zeros((2, 2))}
+    ours, theirs = (
+        build._clip(2.0, optax.tree.norm),
+        optax.clip_by_global_norm(2.0),
+    )
+    found, expected = (
+        rule.update(gradients, rule.init(gradients))[0] for rule in (ours, theirs)
+    )
+    for name in gradients:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6)

@@ -1,14 +1,19 @@
-"""What a training says, and when it refuses to go on."""
+"""What a training prints and writes, and when it stops."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from clu import metrics
 from ml_collections import ConfigDict
 
+from delf_jax.config import read_config
 from delf_jax.files import InputError
-from delf_jax.training.log import TrainingLog, _format_duration
+from delf_jax.training import log
+from delf_jax.training.log import MetricWriter, TrainingLog, _format_duration
+from tests.helpers.tiny_training import TINY, make_config, plain_static
 
 Loss = metrics.Collection.create(loss=metrics.Average.from_output("loss"))
 
@@ -18,23 +23,23 @@ def loss_of(value: float) -> metrics.Collection:
 
 
 @pytest.fixture
-def log(tmp_path):
-    log = TrainingLog(
+def training_log(tmp_path):
+    training_log = TrainingLog(
         ConfigDict({"steps": 10, "batch_size": 4}), tmp_path, lambda step: 0.5, 0
     )
-    yield log
-    log.close()
+    yield training_log
+    training_log.close()
 
 
 def test_a_flush_writes_and_prints_the_mean_of_the_steps_since_the_last(
-    log, tmp_path, capsys
+    training_log, tmp_path, capsys
 ):
     ids = np.array(["a", "b"])
     for step, value in ((1, 1.0), (2, 3.0)):
-        log.add(step, ids, loss_of(value))
-    log.flush()
-    log.add(3, ids, loss_of(7.0))
-    log.flush()
+        training_log.add(step, ids, loss_of(value))
+    training_log.flush()
+    training_log.add(3, ids, loss_of(7.0))
+    training_log.flush()
     lines = [
         json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().split("\n")[:-1]
     ]
@@ -47,18 +52,18 @@ def test_a_flush_writes_and_prints_the_mean_of_the_steps_since_the_last(
     assert " left" in printed
 
 
-def test_a_flush_without_steps_writes_nothing(log, tmp_path):
-    log.flush()
+def test_a_flush_without_steps_writes_nothing(training_log, tmp_path):
+    training_log.flush()
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_the_first_loss_that_is_no_number_is_named_with_its_images(log, bad):
-    log.add(1, np.array(["a/1.jpg"]), loss_of(1.0))
-    log.add(2, np.array(["b/2.jpg", "c/3.jpg"]), loss_of(bad))
-    log.add(3, np.array(["d/4.jpg"]), loss_of(np.nan))
+def test_the_first_loss_that_is_no_number_is_named_with_its_images(training_log, bad):
+    training_log.add(1, np.array(["a/1.jpg"]), loss_of(1.0))
+    training_log.add(2, np.array(["b/2.jpg", "c/3.jpg"]), loss_of(bad))
+    training_log.add(3, np.array(["d/4.jpg"]), loss_of(np.nan))
     with pytest.raises(InputError, match=r"step 2: .* b/2.jpg, c/3.jpg"):
-        log.flush()
+        training_log.flush()
 
 
 @pytest.mark.parametrize(
@@ -66,3 +71,95 @@ def test_the_first_loss_that_is_no_number_is_named_with_its_images(log, bad):
 )
 def test_durations_are_spoken_in_the_unit_of_their_size(seconds, words):
     assert _format_duration(seconds) == words
+
+
+def read_lines(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def events_of(folder) -> bytes:
+    return b"".join(p.read_bytes() for p in (folder / "events").iterdir())
+
+
+def test_scalars_become_lines_and_events(tmp_path):
+    writer = MetricWriter(tmp_path)
+    writer.write_scalars(3, {"loss": np.float32(0.5), "rate": 2})
+    writer.write_images(3, {"view": np.zeros((4, 5, 3), np.uint8)})
+    writer.write_hparams({"seed": 7})
+    writer.close()
+    assert read_lines(tmp_path) == [{"step": 3, "loss": 0.5, "rate": 2.0}]
+    events = events_of(tmp_path)
+    assert b"loss" in events
+    assert b"view" in events
+    assert b'"seed": 7' in events
+
+
+def test_a_flushed_line_is_readable_before_the_end(tmp_path):
+    writer = MetricWriter(tmp_path)
+    writer.write_scalars(1, {"loss": 1.0})
+    writer.flush()
+    assert read_lines(tmp_path) == [{"step": 1, "loss": 1.0}]
+    writer.close()
+
+
+def test_what_is_no_number_is_null_in_json(tmp_path):
+    writer = MetricWriter(tmp_path)
+    writer.write_scalars(1, {"loss": float("nan"), "norm": float("inf")})
+    writer.close()
+    assert read_lines(tmp_path) == [{"step": 1, "loss": None, "norm": None}]
+
+
+def test_a_resumed_run_drops_steps_after_its_checkpoint_and_broken_lines(tmp_path):
+    writer = MetricWriter(tmp_path)
+    for step in (1, 2, 3):
+        writer.write_scalars(step, {"loss": step})
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    writer = MetricWriter(tmp_path, last_step=2)
+    writer.write_scalars(3, {"loss": 30})
+    writer.close()
+    assert [line["loss"] for line in read_lines(tmp_path)] == [1, 2, 30]
+
+
+def test_importing_needs_no_tensorflow():
+    program = (
+        "import sys, delf_jax.training.log, delf_jax.data.loader\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_sheet_shows_examples_side_by_side_and_views_below():
+    views = np.arange(3 * 2, dtype=np.uint8).reshape(3, 2, 1, 1, 1)
+    views = np.broadcast_to(views, (3, 2, 4, 4, 3))
+    sheet = log.sheet(views)
+    assert sheet.shape == (8, 12, 3)
+    np.testing.assert_array_equal(sheet[::4, ::4, 0], [[0, 2, 4], [1, 3, 5]])
+
+
+def test_an_overlay_is_bright_where_attention_is():
+    image = np.full((32, 32, 3), 100, np.uint8)
+    attention = np.zeros((4, 4), np.float32)
+    attention[3, 0] = 7.0
+    shown = log.overlay(image, attention).sum(-1)
+    assert shown[30, 1] > 2 * shown[1, 30]
+    flat = log.overlay(image, np.zeros((4, 4), np.float32))
+    assert (flat == flat[0, 0]).all()
+
+
+def test_what_a_batch_shows_ends_with_the_eighth_example(monkeypatch):
+    images = np.zeros((9, 2, 16, 16, 3), np.uint8)
+    static = plain_static(make_config("", ""))
+    maps = np.ones((8, 2, 2), np.float32)
+    monkeypatch.setattr(log, "_attention", lambda *rest: maps)
+    shown = log.look(static, {}, {"image": images})
+    assert {name: x.shape for name, x in shown.items()} == {
+        "batch": (32, 128, 3),
+        "attention": (32, 128, 3),
+    }
+    dense = ["--config.loss.classifier=dense"]
+    config = read_config(TINY.parent / "gldv2_arcface_r101.py", dense)
+    static = plain_static(config)
+    assert list(log.look(static, {}, {"image": images})) == ["batch"]

@@ -144,7 +144,7 @@ def test_other_shapes_in_the_workdir_are_refused(finished, config):
         static, _ = make_static(config, 3, None)
         start = functools.partial(create_state, static, view_size=64)
         shapes = jax.eval_shape(start, jax.random.key(0))
-        message = "another architecture: params/model/classifier/kernel is 32x2 there"
+        message = "expected params/model/classifier/kernel 32x3, got 32x2"
         with pytest.raises(InputError, match=message):
             checkpoints.restore(manager, shapes)
 
@@ -214,7 +214,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_images(config, tmp_path
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e30
     config.optimizer.warmup_steps = 0
     config.optimizer.clip_norm = 0.0
-    message = r"step 2: .* images/[ab]/\d.png.*; the last good checkpoint is not there"
+    message = r"step 2: .* images/[ab]/\d.png.*; no checkpoint is complete"
     with pytest.raises(InputError, match=message):
         train.train(config, str(tmp_path))
     with checkpoints.open_checkpoints(tmp_path / "checkpoints", keep=2) as manager:

@@ -127,8 +127,8 @@ def test_accuracy_counts_images_of_known_classes(config, sources, monkeypatch):
 
 def test_held_out_images_come_squeezed_with_the_last_batch_filled_up(config, sources):
     held_out = validation.open_held_out(config, sources)
-    ((shown, labels),) = validation._batches(held_out)
-    assert shown.shape == (validation.BATCH, 64, 64, 3)
+    ((batch, labels),) = validation._batches(held_out)
+    assert batch.shape == (validation.BATCH, 64, 64, 3)
     assert sorted(labels) == [0, 1]
     assert shown[:2].std() > 10 and not shown[2:].any()
 
@@ -143,22 +143,15 @@ def small_set(tmp_path):
     return datasets.read_dataset(draw_images(tmp_path / "set", each=2))
 
 
-def held_out_of(dataset):
-    settings = make_settings({"image_scales": (1.0,), "global_scales": (0,)})
-    places = np.zeros((0, 2), np.int64)
-    names = ("mAP",)
-    return validation.HeldOut((), places, dataset, settings, 64, names, "mAP")
-
-
 @pytest.fixture
 def map_of(tiny_model, small_set, monkeypatch):
     """The mAP, if extraction gives these features of the photos in their order."""
     model = model_folder.load_model(tiny_model)
-    monkeypatch.setattr(validation, "_to_extract", lambda *rest: model)
+    settings = make_settings({"image_scales": (1.0,), "global_scales": (0,)})
 
     def measure(found):
         monkeypatch.setattr(validation, "extract_features", lambda *rest: iter(found))
-        return validation.retrieval(held_out_of(small_set), model.module, {})["mAP"]
+        return validation.retrieval(small_set, settings, model)["mAP"]
 
     return measure
 

@@ -46,8 +46,11 @@ def test_weights_of_a_model_folder_are_taken_where_they_fit(
     printed = " ".join(capsys.readouterr().out.split())
     assert f"weights of {tiny_model}:" in printed
     assert "backbone 100 177,912 loaded" in printed
-    assert "local/attention 1 768 from scratch: 1x1x32x16 there, 1x1x32x24" in printed
-    assert "classifier 1 96 from scratch: not there" in printed
+    assert (
+        "local/attention 1 768 from scratch: 1x1x32x16 in the source, 1x1x32x24"
+        in printed
+    )
+    assert "classifier 1 96 from scratch: not in the source" in printed
 
 
 def test_weights_of_a_workdir_are_the_averages_of_its_newest_checkpoint(
@@ -69,7 +72,7 @@ def test_a_converted_backbone_without_heads_is_a_start(
     name = "backbone/block3_unit1/conv1/kernel"
     taken = by_name(state.params["model"])[name]
     np.testing.assert_array_equal(taken, by_name(theirs)[f"params/{name}"])
-    assert "from scratch: not there" in capsys.readouterr().out
+    assert "from scratch: not in the source" in capsys.readouterr().out
 
 
 def test_a_model_of_which_nothing_fits_is_refused(fresh, static, tmp_path):
@@ -81,7 +84,7 @@ def test_a_model_of_which_nothing_fits_is_refused(fresh, static, tmp_path):
     model_folder.save_model(tmp_path / "m", architecture, variables, {}, PROVENANCE)
     with pytest.raises(InputError, match="no tensor of .*/m has the name and shape"):
         warm_start.start_from(str(tmp_path / "m"), fresh, static)
-    with pytest.raises(InputError, match="no such folder of checkpoints to start"):
+    with pytest.raises(InputError, match="no such folder of checkpoints"):
         warm_start.start_from(str(tmp_path / "absent"), fresh, static)
 
 
@@ -101,8 +104,8 @@ def test_tensors_of_one_fate_share_a_row():
     }
     assert warm_start.compare(ours, theirs) == [
         ("backbone", 2, 16, "loaded"),
-        ("classifier", 1, 16, "from scratch: not there"),
+        ("classifier", 1, 16, "from scratch: not in the source"),
         ("decoder", 1, 25, "not used: this model has no such part"),
-        ("params/gem_power", 1, 1, "from scratch: not there"),
-        ("whitening", 1, 32, "from scratch: 4x6 there, 4x8 here"),
+        ("params/gem_power", 1, 1, "from scratch: not in the source"),
+        ("whitening", 1, 32, "from scratch: 4x6 in the source, 4x8 here"),
     ]
