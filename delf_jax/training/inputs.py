@@ -1,8 +1,6 @@
 """The batches that a config asks for: images, views of them, a teacher's answers."""
 
 import functools
-import hashlib
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +11,7 @@ from ml_collections import ConfigDict
 
 from delf_jax import images
 from delf_jax.data import augment, loader, teacher, tuples
-from delf_jax.files import InputError, atomic_write
+from delf_jax.files import InputError, atomic_write, digest
 from delf_jax.formats import tables
 from delf_jax.models.receptive_field import receptive_field
 from delf_jax.models.resnet import stage_sizes
@@ -180,12 +178,11 @@ def _teacher_maps(
         for i in range(len(source))
     ]
     settings = config.teacher
-    identity = json.dumps([settings.to_dict(), [identifier for identifier, _ in named]])
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    key = digest([settings.to_dict(), [identifier for identifier, _ in named]], 12)
     return teacher.build_maps(
         settings.weights,
         named,
-        str(pathlib.Path(config.data.directory) / f"teacher-{digest}"),
+        str(pathlib.Path(config.data.directory) / f"teacher-{key}"),
         long_sides=settings.long_sides,
         dimension=settings.dimension,
     )
