@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import hashlib
 import os
 import pathlib
 import platform
@@ -15,7 +14,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from delf_jax.files import InputError
+from delf_jax.files import InputError, digest
 
 VARIABLE = "DELF_JAX_CACHE"
 _OFF = ("", "0", "off", "no", "none", "false")
@@ -152,4 +151,4 @@ def _host_kind() -> str:
                 break
     except OSError:
         pass
-    return hashlib.sha256(kind.encode()).hexdigest()[:8]
+    return digest(kind, 8)

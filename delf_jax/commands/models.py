@@ -46,12 +46,15 @@ def run_convert(options: argparse.Namespace) -> int:
 
 def add_inspect_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="a file, folder or prefix")
+    parser.add_argument(
+        "--all", action="store_true", help="list each tensor of weights, too"
+    )
 
 
 def run_inspect(options: argparse.Namespace) -> int:
     from delf_jax.inspection import describe
 
-    print_results(describe.format_contents(options.path))
+    print_results(describe.format_contents(options.path, everything=options.all))
     return 0
 
 

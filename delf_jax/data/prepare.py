@@ -8,7 +8,6 @@ machine has finished is kept. Where that is too slow, Apache Beam builds it in o
 import bisect
 import contextlib
 import csv
-import hashlib
 import io
 import itertools
 import pathlib
@@ -23,7 +22,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
 from delf_jax.data.image_lists import LabelledImage, read_record
-from delf_jax.files import InputError, atomic_write
+from delf_jax.files import InputError, atomic_write, digest
 from delf_jax.images import encode_jpeg
 from delf_jax.progress import track
 
@@ -173,11 +172,11 @@ def prepare(
 def _builder(
     records: Sequence[LabelledImage], directory: str, max_side: int
 ) -> LabelledImages:
-    digest = hashlib.sha256(str(max_side).encode())
+    lines = [str(max_side)]
     for record in records:
         size = record.path.stat().st_size if record.path.is_file() else -1
-        digest.update(f"\n{record.id}\t{record.label}\t{size}".encode())
-    config = tfds.core.BuilderConfig(name=digest.hexdigest()[:16])
+        lines.append(f"{record.id}\t{record.label}\t{size}")
+    config = tfds.core.BuilderConfig(name=digest("\n".join(lines), 16))
     with _quiet_tfds():
         return LabelledImages(
             records=records, max_side=max_side, data_dir=str(directory), config=config

@@ -6,8 +6,6 @@ folders, one for each landmark.
 """
 
 import csv
-import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Collection, Iterable, Sequence
@@ -16,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from delf_jax.files import InputError, sha256_of
+from delf_jax.files import InputError, digest, sha256_of
 from delf_jax.formats.datasets import oxford, revisited
 from delf_jax.images import find_images
 from delf_jax.retrieval import metrics
@@ -189,7 +187,7 @@ def _read_original(folder: pathlib.Path, images: pathlib.Path | None) -> Dataset
     version = [names, [(file.name, sha256_of(file)) for file in files]]
     return Dataset(
         name=folder.resolve().name,
-        version=hashlib.sha256(json.dumps(version).encode()).hexdigest(),
+        version=digest(version),
         index=[_locate(name, known) for name in names],
         queries=[_locate(query.photo, known) for query in queries],
         boxes=np.array([query.box for query in queries]),
@@ -217,10 +215,9 @@ def _read_folders(folder: pathlib.Path) -> Dataset:
     own = [np.array([query], np.int32) for query in queries]
     same = [np.flatnonzero(names == names[i]).astype(np.int32) for i in queries]
     others = [np.setdiff1d(*pair) for pair in zip(same, own, strict=True)]
-    listed = "\n".join(photo.id for photo in photos)
     return Dataset(
         name=folder.resolve().name,
-        version=hashlib.sha256(listed.encode()).hexdigest(),
+        version=digest("\n".join(photo.id for photo in photos)),
         index=photos,
         queries=[photos[query] for query in queries],
         boxes=None,

@@ -1,7 +1,5 @@
 """Retrieval on a dataset with ground truth: features, rankings, what they are worth."""
 
-import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from delf_jax import files
 from delf_jax.evaluation import datasets
 from delf_jax.evaluation.datasets import Dataset
 from delf_jax.evaluation.distractors import Distractors, add_distractors
@@ -138,8 +137,8 @@ def evaluate(
     if boxes is not None:
         depends["boxes"] = digest(boxes)
     if distractors is not None:
-        listed = json.dumps([distractors.store.ids, sorted(distractors.store.failed)])
-        depends["distractors"] = hashlib.sha256(listed.encode()).hexdigest()
+        listed = [distractors.store.ids, sorted(distractors.store.failed)]
+        depends["distractors"] = files.digest(listed)
     scored = score(
         dataset,
         {"+".join(way): each for way, each in zip(chosen, ranked, strict=True)},
@@ -194,7 +193,7 @@ def score(
                 seed,
                 *([dataset.seen] if protocol.endswith(UNSEEN) else []),
             ]
-            key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
+            key = files.digest(parts, 10)
             rows.append(Row(protocol, name, key, result, mean, macro))
     if not rows:
         raise InputError(f"{dataset.name}: no query has a positive among the photos")

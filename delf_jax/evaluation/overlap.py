@@ -11,18 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from delf_jax.evaluation.datasets import Dataset, Protocol
-from delf_jax.files import InputError, read_text
+from delf_jax.files import InputError
+from delf_jax.formats import tables
 
 UNSEEN = "_unseen"
-
-
-def read_seen(path: str | os.PathLike) -> list[str]:
-    """Names of queries or landmarks, one a line; what follows a # is a comment."""
-    names = [line.split("#")[0].strip() for line in read_text(path).splitlines()]
-    names = [name for name in names if name]
-    if not names:
-        raise InputError(f"{path}: names no query or landmark")
-    return names
 
 
 def leave_out(datasets: Sequence[Dataset], path: str | os.PathLike) -> list[Dataset]:
@@ -31,7 +23,7 @@ def leave_out(datasets: Sequence[Dataset], path: str | os.PathLike) -> list[Data
     Queries without positives are left out of all means. InputError if a name of the
     file is of no query or landmark of any dataset.
     """
-    names = read_seen(path)
+    names = tables.read_names(path, unique=False)
     known = {name for dataset in datasets for name in _names(dataset)}
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -1,6 +1,5 @@
 """Models as folders: model.safetensors and config.json, checked and ready to run."""
 
-import hashlib
 import json
 import os
 import pathlib
@@ -18,7 +17,14 @@ from ml_collections import ConfigDict
 
 from delf_jax.extraction.pca import load_pca
 from delf_jax.extraction.settings import PCA_FIELDS
-from delf_jax.files import InputError, atomic_write, read_json, sha256_of, write_json
+from delf_jax.files import (
+    InputError,
+    atomic_write,
+    digest,
+    read_json,
+    sha256_of,
+    write_json,
+)
 from delf_jax.models.architecture import build, expected_shapes, fold_batch_norm
 from delf_jax.models.resnet import BASIC_DEPTHS
 
@@ -132,8 +138,7 @@ def load_model(path: str | os.PathLike | None = None) -> Model:
     module, variables = fold_batch_norm(module, variables)
     variables = jax.tree.map(jnp.asarray, variables)
     identity = json.dumps(architecture, sort_keys=True) + config["sha256"]
-    fingerprint = hashlib.sha256(identity.encode()).hexdigest()
-    return Model(module, variables, config, fingerprint, directory.resolve().name)
+    return Model(module, variables, config, digest(identity), directory.resolve().name)
 
 
 def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,6 +1,5 @@
 """How features are extracted: the settings, where they come from, what is allowed."""
 
-import hashlib
 import typing
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from delf_jax.extraction.pca import Whitening, is_projection
-from delf_jax.files import InputError
+from delf_jax.files import InputError, digest
 from delf_jax.images import MAX_PIXELS
 from delf_jax.models.architecture import is_of
 
@@ -117,7 +116,7 @@ def settings_to_json(settings: ExtractionSettings) -> dict[str, Any]:
         if values.get(name) is not None:
             arrays = [np.asarray(a) for a in values[name] if a is not None]
             data = b"".join(str(a.shape).encode() + a.tobytes() for a in arrays)
-            values[name] = hashlib.sha256(data).hexdigest()
+            values[name] = digest(data)
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in values.items()

@@ -39,7 +39,7 @@ def read_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except InputError:
         raise
     except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: no sound HDF5 file ({error!s:.200})") from None
+        raise InputError(f"{path}: not a valid HDF5 file ({error!s:.200})") from None
     if not weights:
         raise InputError(f"{path}: an HDF5 file without weights")
     return weights
@@ -70,7 +70,7 @@ def _child(group: Any, name: str, path: pathlib.Path) -> Any:
     for part in name.split("/"):
         link = group.get(part, getlink=True)
         if link is None:
-            raise InputError(f"{path}: lacks {name}")
+            raise InputError(f"{path}: has no {name}")
         if type(link).__name__ != "HardLink":
             raise InputError(f"{path}: {name} is a link, which is not followed")
         group = group[part]
@@ -91,9 +91,9 @@ def _texts(group: Any, attribute: str, path: pathlib.Path) -> list[str]:
 
 
 def _take(name: str, dataset: Any, left: int, path: pathlib.Path) -> int:
-    """The bytes left of the file once this dataset is read; InputError if it lacks."""
+    """The bytes left of the file once this dataset is read; InputError if too few."""
     if not hasattr(dataset, "shape") or dataset.dtype.kind not in "biuf":
-        raise InputError(f"{path}: {name} is no array of numbers")
+        raise InputError(f"{path}: {name} is not an array of numbers")
     if dataset.external or dataset.is_virtual:
         raise InputError(f"{path}: {name} lies in another file, which is not read")
     if dataset.nbytes > left:

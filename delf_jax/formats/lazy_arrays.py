@@ -1,4 +1,4 @@
-"""Arrays in a file by name, each read when it is asked for."""
+"""Arrays in a file by name, each read on access."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class Entry(NamedTuple):
 
 
 class LazyArrays(Mapping):
-    """Arrays by name, read when asked for; `entries` tells their types and shapes."""
+    """Arrays by name, read on access; `entries` has their types and shapes."""
 
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         self.entries = entries

@@ -24,17 +24,12 @@ MAX_BYTES = 1 << 26  # of the file, and of each variable once decompressed.
 MAX_DEPTH = 8  # cells in cells.
 _HEADER = 128
 # Numbers of the format's element types and array classes.
-_NUMBERS = {
-    **{1: "<i1", 2: "<u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4"},
-    **{7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"},
-}
+_NUMBERS = dict(enumerate(["<i1", "<u1", "<i2", "<u2", "<i4", "<u4", "<f4"], 1))
+_NUMBERS |= {9: "<f8", 12: "<i8", 13: "<u8"}
 _MATRIX, _COMPRESSED = 14, 15
 _ENCODINGS = {1: "latin-1", 2: "latin-1", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le"}
 _CELL, _STRUCT, _CHAR = 1, 2, 4
-_CLASSES = {
-    **{6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4"},
-    **{14: "i8", 15: "u8"},
-}
+_CLASSES = dict(enumerate("f8 f4 i1 u1 i2 u2 i4 u4 i8 u8".split(), 6))
 _COMPLEX = 1 << 11  # of the flags of an array.
 
 
@@ -66,7 +61,9 @@ def _variables(data: memoryview) -> Iterator[tuple[str, Any]]:
         if element.kind == _COMPRESSED:
             (element,) = _elements(_decompressed(element.data))
         if element.kind != _MATRIX:
-            raise ValueError(f"an element of type {element.kind} where arrays belong")
+            raise ValueError(
+                f"expected an array, got an element of type {element.kind}"
+            )
         yield _array(element.data, 0)
 
 
@@ -89,7 +86,7 @@ def _elements(data: memoryview) -> Iterator[_Element]:
             kind, size = kind & 0xFFFF, kind >> 16
             start, end, place = start - 4, start - 4 + size, start
             if size > 4:
-                raise ValueError(f"{size} bytes where four have room")
+                raise ValueError(f"expected at most 4 bytes, got {size}")
         if end > len(data):
             raise ValueError("an element is longer than the file")
         yield _Element(kind, data[start:end])
@@ -132,7 +129,7 @@ def _cells(content: list[_Element], shape: list[int], depth: int) -> list[Any]:
     if len(content) != _count(shape):
         raise ValueError(f"{len(content)} cells in an array of shape {shape}")
     if any(element.kind != _MATRIX for element in content):
-        raise ValueError("a cell that is no array")
+        raise ValueError("a cell that is not an array")
     return [_array(element.data, depth + 1)[1] for element in content]
 
 

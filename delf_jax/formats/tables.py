@@ -22,7 +22,7 @@ class Line(NamedTuple):
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[Line]:
-    """The rows of a CSV, header and blank ones included; InputError if it is none."""
+    """The rows of a CSV, header and blank ones included; InputError if broken."""
     # Of the whole process; it only ever grows.
     csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_FIELD))
     number = 0
@@ -55,13 +55,12 @@ def read_rows(path: str | os.PathLike, kind: type[Row]) -> Iterator[Row]:
     Fields are str, int, float, or tuple[str, ...], separated by blanks. Other columns
     and blank lines are skipped. InputError names file, line and field.
     """
-    parsers = [_PARSERS[hint] for hint in get_type_hints(kind).values()]
+    hints = get_type_hints(kind)
     header = read_header(path)
-    missing = [name for name in kind._fields if name not in header]
+    missing = [name for name in hints if name not in header]
     if missing:
         raise InputError(f"{path}: the CSV has no column {missing[0]!r}")
-    columns = [header.index(name) for name in kind._fields]
-    steps = list(zip(columns, parsers, strict=True))
+    steps = [(header.index(name), _PARSERS[hint]) for name, hint in hints.items()]
     for line in itertools.islice(read_lines(path), 1, None):
         fields = line.fields
         if not fields:
@@ -100,35 +99,34 @@ _PARSERS: dict[Any, Callable[[str], Any]] = {
 
 def _explain(line: Line, header: Sequence[str], kind: type[tuple]) -> InputError:
     """What is wrong with a row that could not be read."""
-    hints = get_type_hints(kind)
-    for name in kind._fields:
+    for name, hint in get_type_hints(kind).items():
         column = header.index(name)
         if column >= len(line.fields):
             return InputError(f"{line.where}: no field {name!r}")
         try:
-            _PARSERS[hints[name]](line.fields[column])
+            _PARSERS[hint](line.fields[column])
         except ValueError:
             text = line.fields[column]
-            return InputError(f"{line.where}, {name}: {text!r:.80} is no number")
+            return InputError(f"{line.where}, {name}: {text!r:.80} is not a number")
     return InputError(f"{line.where}: not a row of this table")
 
 
-def read_names(path: str | os.PathLike) -> list[str]:
-    """The names in a file, one a line, in its order; after a # stands a comment.
+def read_names(path: str | os.PathLike, *, unique: bool = True) -> list[str]:
+    """The names in a file, one a line, in its order; what follows a # is a comment.
 
-    InputError if there are none, or one comes twice.
+    InputError if there are none, or if of `unique` names one is repeated.
     """
     names: dict[str, int] = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
         name = line.split("#")[0].strip()
-        if name in names:
+        if unique and name in names:
             raise InputError(
-                f"{path}, line {number}: {name!r:.80} stands in line {names[name]}, too"
+                f"{path}, line {number}: {name!r:.80} repeats line {names[name]}"
             )
         if name:
             names[name] = number
     if not names:
-        raise InputError(f"{path}: names nothing to leave out")
+        raise InputError(f"{path}: has no names, which stand one a line")
     return list(names)
 
 
@@ -137,5 +135,7 @@ def read_landmark_ids(path: str | os.PathLike) -> frozenset[int]:
     names = read_names(path)
     for name in names:
         if not name.isdecimal() or not name.isascii():
-            raise InputError(f"{path}: {name!r:.80} is no landmark id, a whole number")
+            raise InputError(
+                f"{path}: {name!r:.80} is not a landmark id, a whole number"
+            )
     return frozenset(map(int, names))

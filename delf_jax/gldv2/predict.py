@@ -1,6 +1,5 @@
 """Predictions for [GLDv2] from its images: features, search or recognition, a CSV."""
 
-import hashlib
 import os
 import pathlib
 from collections.abc import Collection
@@ -10,7 +9,7 @@ import numpy as np
 
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
-from delf_jax.files import InputError
+from delf_jax.files import InputError, digest
 from delf_jax.formats.datasets import gldv2
 from delf_jax.formats.datasets.gldv2 import Solution
 from delf_jax.gldv2 import collection, recognition_task, retrieval_task, scores
@@ -103,7 +102,7 @@ def recognise(
             voting.ENOUGH_INLIERS,
         ],
         "averaged": voting.NON_LANDMARKS,
-        "non_landmarks": None if others is None else _digest(others.ids),
+        "non_landmarks": None if others is None else digest("\n".join(others.ids), 16),
     }
     _write(sources, out, "recognition", predictions, how, train, partial, searched)
     count = format_count(len(predictions), "prediction")
@@ -222,7 +221,7 @@ def _write(
             sources.model, sources.settings
         ),
         **how,
-        "searched": _digest(other.ids),
+        "searched": digest("\n".join(other.ids), 16),
         "excluded": sorted(sources.exclude),
         "partial": sorted(partial),
     }
@@ -236,7 +235,3 @@ def _write(
             "partial": sorted(partial),
         },
     )
-
-
-def _digest(ids: Collection[str]) -> str:
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]

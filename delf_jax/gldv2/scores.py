@@ -1,8 +1,6 @@
 """What predictions for [GLDv2] are worth, with intervals, and by which solution."""
 
 import functools
-import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from delf_jax.files import InputError, read_json, sha256_of, write_json
+from delf_jax.files import InputError, digest, read_json, sha256_of, write_json
 from delf_jax.formats import tables
 from delf_jax.formats.datasets import gldv2
 from delf_jax.formats.datasets.gldv2 import Predictions, Solution
@@ -175,7 +173,7 @@ def _settings_key(path: str | os.PathLike) -> str:
     settings = read_made(path).get("settings")
     if settings is None:  # Made elsewhere.
         return f"file {sha256_of(path)[:_KEY]}"
-    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:_KEY]
+    return digest(settings, _KEY)
 
 
 def _made(path: str | os.PathLike) -> pathlib.Path:

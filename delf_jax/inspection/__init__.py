@@ -3,5 +3,5 @@
 Start with `describe.py`: any path in, lines of text out. `model_files.py` knows our own
 model folders and trainings; files of others are read by the readers of conversion and
 formats; `dataset_files.py` describes ground truths, results and lists of datasets.
-Nothing that is described is changed.
+Nothing is changed.
 """

@@ -1,4 +1,4 @@
-"""Ground truth, results and lists of datasets, told in words and counts."""
+"""Ground truth, results and lists of datasets, in words and counts."""
 
 import pathlib
 import re
@@ -19,7 +19,7 @@ Format = Callable[[pathlib.Path], Iterator[str]]
 
 
 def find_format(path: pathlib.Path) -> Format | None:
-    """What tells of a file, by its name; None if that says nothing."""
+    """The formatter of a file, by its name; None if that is unknown."""
     if _TFRECORD.fullmatch(path.name):
         return _format_tfrecord
     if path.suffix == ".pkl" and weight_files.recognise(path) is not None:
@@ -84,7 +84,8 @@ def _format_csv(path: pathlib.Path) -> Iterator[str]:
         yield from _format_solution(path, header)
         return
     listed = "predictions" if _PREDICTED & {*header} else "images"
-    kinds = {  # The first whose columns are there: those with more come first.
+    # The first whose columns are there: those with more come first.
+    kinds: dict[type[tuple], str] = {
         index_mapping.IndexBox: "index mapping",
         gldv2.Attribution: "authors and licenses of GLDv2",
         gldv2.TrainImage: "training images of GLDv2",
@@ -94,7 +95,7 @@ def _format_csv(path: pathlib.Path) -> Iterator[str]:
         gldv2.Relabelling: "labels in place of landmark ids of GLDv2",
         gldv2.ImageId: f"{listed} of GLDv2",
     }
-    kind = next((k for k in kinds if set(k._fields) <= set(header)), None)
+    kind = next((k for k in kinds if k.__annotations__.keys() <= {*header}), None)
     if kind is None:
         raise InputError(
             f"{path}: a CSV of no kind that is known ({', '.join(header)})"
@@ -106,9 +107,9 @@ def _format_csv(path: pathlib.Path) -> Iterator[str]:
         landmarks.add(getattr(row, "landmark_id", None))
     yield f"{path}: {kinds[kind]}"
     yield f"rows: {rows}"
-    if "images" in kind._fields:
+    if "images" in kind.__annotations__:
         yield f"images: {images}"
-    if "landmark_id" in kind._fields:
+    if "landmark_id" in kind.__annotations__:
         yield f"landmarks: {len(landmarks)}"
 
 

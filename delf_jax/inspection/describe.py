@@ -1,4 +1,4 @@
-"""What a file or folder holds, told in words and tables."""
+"""What a file or folder holds, in words and tables."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ _TITLES = {
 
 @dataclasses.dataclass
 class _Module:
-    """A line of the closing table."""
+    """A row of the table of modules."""
 
     module: str
     tensors: int
@@ -43,31 +43,35 @@ class _Module:
     dtypes: str
 
 
-def format_contents(path: str | os.PathLike) -> str:
+def format_contents(path: str | os.PathLike, *, everything: bool = False) -> str:
     """What `path` holds, ready to be printed; InputError if that is unknown or broken.
 
     Weights of all kinds, ours and others', feature stores and indexes, and the
     original's files of features, boxes, arrays and configs, ground truth and lists.
+
+    Args:
+      everything: of weights also a table of the tensors of each module.
     """
     path = pathlib.Path(path)
-    tells = [tell for name, tell in _FOLDERS.items() if (path / name).is_file()]
+    inside = (found for name, found in _FOLDERS.items() if (path / name).is_file())
+    format_file: Format | None = next(inside, None)
     if path.is_file():
-        tells.append(_SUFFIXES.get(path.suffix) or dataset_files.find_format(path))
-    if tells and tells[0]:
-        return "\n".join(tells[0](path))
-    if model_files.recognise(path):
-        return "\n".join(_format_weights(model_files.read(path)))
-    if path.exists() and weight_files.recognise(path) is None:
+        format_file = _SUFFIXES.get(path.suffix) or dataset_files.find_format(path)
+    if format_file is not None:
+        return "\n".join(format_file(path))
+    source = model_files.read(path)
+    if source is None and path.exists() and weight_files.recognise(path) is None:
         raise InputError(
             f"{path}: {weight_files.not_recognised(path)}; others are feature stores, "
             f"indexes, codebooks, inverted files, {dataset_files.KNOWN}, and files "
             f"that end in {', '.join(_SUFFIXES)}"
         )
-    lines = _format_weights(weight_files.read_weights(path))
-    return "\n".join(lines)
+    return "\n".join(
+        _format_weights(source or weight_files.read_weights(path), everything)
+    )
 
 
-def _format_weights(source: WeightFile) -> Iterator[str]:
+def _format_weights(source: WeightFile, everything: bool) -> Iterator[str]:
     yield f"{source.path}: {_TITLES[source.kind]}"
     # Each is read, and so checked, but only one is kept at a time.
     shapes = {n: _without_values(source.tensors[n]) for n in source.tensors}
@@ -80,11 +84,11 @@ def _format_weights(source: WeightFile) -> Iterator[str]:
     yield from _format_graph(source.details)
     if source.kind == "training":
         yield f"step: {int(source.tensors['step'])}"
-        yield "of its state, the averaged parameters, which become the model:"
+        yield "averaged parameters, which become the model:"
         shapes = _below("ema/", shapes)
     if source.kind in ("model", "training"):
         shapes = _below("params/", shapes) | _below("batch_stats/", shapes)
-    yield from _format_parameters(shapes)
+    yield from _format_parameters(shapes, everything)
 
 
 def _format_graph(details: Mapping[str, Any]) -> Iterator[str]:
@@ -109,16 +113,18 @@ def _without_values(tensor: np.ndarray) -> np.ndarray:
     return np.broadcast_to(np.zeros((), tensor.dtype), tensor.shape)
 
 
-def _format_parameters(tensors: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """A table for each module, and one of all modules with the totals."""
+def _format_parameters(
+    tensors: Mapping[str, np.ndarray], everything: bool
+) -> Iterator[str]:
+    """A table of all modules with the totals, then one for each module."""
     modules = _by_module(tensors)
-    overview = parameter_overview.get_parameter_overview
-    for module, inside in modules.items():
-        table, _, _ = overview(inside, include_stats=False).partition("\nTotal: ")
-        yield f"\n{module}\n{table}"
     rows = [_sum(module, inside.values()) for module, inside in modules.items()]
     rows.append(_sum("total", tensors.values()))
     yield "\n" + parameter_overview.make_table(rows)
+    overview = parameter_overview.get_parameter_overview
+    for module, inside in modules.items() if everything else ():
+        table, _, _ = overview(inside, include_stats=False).partition("\nTotal: ")
+        yield f"\n{module}\n{table}"
 
 
 def _by_module(
@@ -289,7 +295,7 @@ _FOLDERS: dict[str, Format] = {
     "codebook.json": _format_codebook,
     "inverted.json": _format_inverted_file,
 }
-# The original's files do not say what they are; the endings are its own.
+# The original's files do not name their kind; the endings are its own.
 _SUFFIXES: dict[str, Format] = {
     **dict.fromkeys((".datum", ".delg_global", ".vlad", ".rvlad"), _format_datum),
     **dict.fromkeys((".asmk", ".asmk_star", ".rasmk", ".rasmk_star"), _format_pair),

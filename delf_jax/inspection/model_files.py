@@ -11,20 +11,15 @@ from delf_jax.files import InputError
 from delf_jax.training import checkpoints
 
 
-def recognise(path: pathlib.Path) -> str | None:
-    """ "model" or "training", where a path holds one of ours; else None."""
-    if (path / "model.safetensors").is_file():
-        return "model"
-    return "training" if path.is_dir() and _states(path) else None
-
-
-def read(path: pathlib.Path) -> WeightFile:
-    """What `recognise` finds at a path; InputError if it is damaged.
+def read(path: pathlib.Path) -> WeightFile | None:
+    """The model or training at a path, None if it has neither; InputError if damaged.
 
     Names of tensors are those of the tree, with "/"; details: the config of a model.
     """
-    readers = {"model": _read_model, "training": _read_training}
-    return readers[recognise(path)](path)
+    if (path / "model.safetensors").is_file():
+        return _read_model(path)
+    states = _states(path) if path.is_dir() else None
+    return _read_training(*states) if states else None
 
 
 def _states(folder: pathlib.Path) -> tuple[pathlib.Path, int | None] | None:
@@ -43,14 +38,13 @@ def _read_model(folder: pathlib.Path) -> WeightFile:
     return WeightFile("model", folder, stored.tensors, config)
 
 
-def _read_training(folder: pathlib.Path) -> WeightFile:
-    directory, step = _states(folder) or (folder, None)
+def _read_training(directory: pathlib.Path, step: int | None) -> WeightFile:
     try:
         state = checkpoints.read_state(directory, step)
     except InputError:
         raise
     except (ValueError, OSError, LookupError, TypeError) as error:
-        raise InputError(f"{folder}: damaged ({error!s:.200})") from None
+        raise InputError(f"{directory}: damaged ({error!s:.200})") from None
     leaves = jax.tree_util.tree_leaves_with_path(state)
     tensors = {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)

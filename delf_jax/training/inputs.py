@@ -1,8 +1,6 @@
 """The batches of a config: images, views of them, maps of a teacher."""
 
 import functools
-import hashlib
-import json
 import pathlib
 import typing
 from collections.abc import Mapping
@@ -14,7 +12,7 @@ from ml_collections import ConfigDict
 
 from delf_jax import images
 from delf_jax.data import augment, loader, teacher, tuples
-from delf_jax.files import InputError, atomic_write
+from delf_jax.files import InputError, atomic_write, digest
 from delf_jax.formats import tables
 from delf_jax.models.receptive_field import receptive_field
 from delf_jax.models.resnet import stage_sizes
@@ -196,12 +194,11 @@ def _teacher_maps(
     settings = config.teacher
     if not settings.weights:
         raise InputError("teacher.weights is empty: name the .npz of the teacher")
-    identity = json.dumps([settings.to_dict(), [identifier for identifier, _ in named]])
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    key = digest([settings.to_dict(), [identifier for identifier, _ in named]], 12)
     return teacher.build_maps(
         settings.weights,
         named,
-        str(pathlib.Path(config.data.directory) / f"teacher-{digest}"),
+        str(pathlib.Path(config.data.directory) / f"teacher-{key}"),
         long_sides=settings.long_sides,
         dimension=settings.dimension,
     )

@@ -47,7 +47,7 @@ def test_names_must_be_known_to_one_of_the_datasets(tmp_path):
 
 
 def test_a_file_without_names_is_refused(tmp_path):
-    with pytest.raises(InputError, match="names no query or landmark"):
+    with pytest.raises(InputError, match="has no names"):
         leave_out(tmp_path, "# nothing\n", dataset())
     with pytest.raises(InputError, match="no such file"):
         overlap.leave_out([dataset()], tmp_path / "absent.txt")

@@ -75,7 +75,7 @@ def test_the_threshold_and_the_number_of_boxes_are_the_settings(tmp_path):
     [
         ("a,0,0,nan,5", "row 0 .a.: a box needs finite numbers"),
         ("a,5,0,5,9", "y_min < y_max and x_min < x_max"),
-        ("a,0,0,x,5", "line 2, y_max: 'x' is no number"),
+        ("a,0,0,x,5", "line 2, y_max: 'x' is not a number"),
         ("a,0,0", "line 2: no field 'y_max'"),
         ("a,0.1,0.1,0.5,0.9", "its boxes are not in pixels"),
     ],

@@ -22,16 +22,16 @@ def test_names_stand_one_a_line_and_comments_after_a_hash(listed):
 def test_landmark_ids_are_numbers(listed):
     assert tables.read_landmark_ids(listed("7\n007# twice\n12")) == {7, 12}
     for name in ("-1", "1.5", "x", "²"):
-        with pytest.raises(InputError, match="is no landmark id"):
+        with pytest.raises(InputError, match="is not a landmark id"):
             tables.read_landmark_ids(listed(f"7\n{name}\n"))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "names nothing to leave out"),
-        ("# only a comment\n", "names nothing to leave out"),
-        ("a\nb\na # again\n", "line 3: 'a' stands in line 1, too"),
+        ("", "has no names"),
+        ("# only a comment\n", "has no names"),
+        ("a\nb\na # again\n", "line 3: 'a' repeats line 1"),
     ],
 )
 def test_a_bad_list_is_refused_in_one_sentence(listed, text, message):

@@ -107,13 +107,13 @@ def test_objects_text_and_groups_are_no_weights(h5py, tmp_path):
         with h5py.File(path, "r+") as file:
             del file["conv1/conv1/bias:0"]
             file.create_dataset("conv1/conv1/bias:0", (4,), dtype)
-        with pytest.raises(InputError, match="conv1/bias is no array of numbers"):
+        with pytest.raises(InputError, match="conv1/bias is not an array of numbers"):
             keras_h5.read_h5(path)
     path = write(h5py, tmp_path / "a.h5")
     with h5py.File(path, "r+") as file:
         del file["conv1/conv1/bias:0"]
         file.create_group("conv1/conv1/bias:0")
-    with pytest.raises(InputError, match="conv1/bias is no array of numbers"):
+    with pytest.raises(InputError, match="conv1/bias is not an array of numbers"):
         keras_h5.read_h5(path)
 
 
@@ -143,7 +143,7 @@ def test_other_files_say_what_they_are_not(h5py, tmp_path):
     path = tmp_path / "a.h5"
     for content in (b"", b"text", b"\x89HDF\r\n\x1a\n" + bytes(100)):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="a.h5: no sound HDF5 file"):
+        with pytest.raises(InputError, match="a.h5: not a valid HDF5 file"):
             keras_h5.read_h5(path)
     with h5py.File(path, "w"):
         pass

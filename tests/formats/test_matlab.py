@@ -134,10 +134,13 @@ def write(tmp_path, content: bytes):
         (matrix(6, (9, bytes(8)), (9, bytes(8)), flags=1 << 11), "complex"),
         (matrix(3), "arrays of class 3"),
         (matrix(6, (9, bytes(16)), shape=(1, 1)), "cannot reshape"),
-        (matrix(1, (9, bytes(8))), "a cell that is no array"),
-        (struct.pack("<II", 9, 8) + bytes(8), "type 9 where arrays belong"),
+        (matrix(1, (9, bytes(8))), "a cell that is not an array"),
+        (
+            struct.pack("<II", 9, 8) + bytes(8),
+            "expected an array, got an element of type 9",
+        ),
         (struct.pack("<II", 14, 1 << 31), "longer than the file"),
-        (struct.pack("<HHI", 14, 5, 0), "5 bytes where four"),
+        (struct.pack("<HHI", 14, 5, 0), "expected at most 4 bytes, got 5"),
     ],
 )
 def test_what_is_damaged_or_not_read_is_said(tmp_path, content, message):

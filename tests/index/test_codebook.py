@@ -78,10 +78,10 @@ def test_what_is_no_codebook_is_refused(saved, tmp_path):
     with pytest.raises(InputError, match="has no centroids"):
         load_codebook(saved.path)
     info.write_text(json.dumps({"format": 9}))
-    with pytest.raises(InputError, match="not of a codebook of format 1"):
+    with pytest.raises(InputError, match="not a codebook of format 1"):
         load_codebook(saved.path)
     info.unlink()
-    with pytest.raises(InputError, match="codebook: not finished: run"):
+    with pytest.raises(InputError, match="codebook: not finished: resume"):
         load_codebook(saved.path)
     with pytest.raises(InputError):
         load_codebook(tmp_path / "absent")

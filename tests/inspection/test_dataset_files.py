@@ -20,8 +20,8 @@ TRUTH = {
 PAIRS = {"cids": ["a", "b"], "cluster": [0, 0], "qidxs": [0], "pidxs": [1]}
 
 
-def told(path):
-    """What is told of a file, without its name."""
+def contents(path):
+    """What is printed of a file, without its name."""
     return format_contents(path).removeprefix(f"{path}: ")
 
 
@@ -29,7 +29,7 @@ def test_ground_truth_is_counted(tmp_path):
     (tmp_path / "gnd.json").write_text(json.dumps(TRUTH))
     (tmp_path / "gnd.pkl").write_bytes(pickle.dumps(TRUTH, protocol=2))
     for name in ("gnd.json", "gnd.pkl"):
-        assert told(tmp_path / name) == (
+        assert contents(tmp_path / name) == (
             "ground truth\nqueries: 1, index images: 3\n"
             "easy: 1 index images of all queries\nhard: 2 index images of all queries\n"
             "junk: 0 index images of all queries\nboxes of queries: 1"
@@ -37,25 +37,25 @@ def test_ground_truth_is_counted(tmp_path):
 
 
 @pytest.mark.golden
-def test_ground_truth_of_matlab_is_told(golden):
+def test_ground_truth_of_matlab_is_counted(golden):
     for path in sorted((golden / "revisited").glob("*.mat")):
         count = len(revisited.read_ground_truth(path).query_images)
-        assert f"ground truth\nqueries: {count}," in told(path)
+        assert f"ground truth\nqueries: {count}," in contents(path)
 
 
 def test_pairs_are_counted_by_part(tmp_path):
     path = tmp_path / "retrieval-SfM-120k.pkl"
     path.write_bytes(pickle.dumps({"train": PAIRS, "val": PAIRS}, protocol=2))
-    assert told(path) == (
+    assert contents(path) == (
         "pairs of SfM-120k\ntrain: 2 images, 1 pairs\nval: 2 images, 1 pairs"
     )
 
 
-def test_results_are_told_by_protocol(tmp_path):
+def test_results_are_listed_by_protocol(tmp_path):
     path = tmp_path / "metrics.txt"
     write_metrics(path, (1, 5), {"hard": Summary(0.5, np.ones(2), np.ones(2))})
     words = "results on Revisited Oxford and Paris\nprotocols: 1, ranks: 1, 5\n"
-    assert told(path) == f"{words}hard: mAP 50.00"
+    assert contents(path) == f"{words}hard: mAP 50.00"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_results_are_told_by_protocol(tmp_path):
 )
 def test_lists_of_landmarks_are_counted(tmp_path, columns, rows, expected):
     tables.write_rows(tmp_path / "a.csv", columns, rows)
-    assert told(tmp_path / "a.csv").startswith(expected)
+    assert contents(tmp_path / "a.csv").startswith(expected)
 
 
 def test_solutions_and_index_mappings_are_counted(tmp_path):
@@ -85,15 +85,15 @@ def test_solutions_and_index_mappings_are_counted(tmp_path):
     solution = gldv2.Solution({"a": [1]}, {"b": [2], "c": []}, ["d"])
     gldv2.write_solution(path, solution, "recognition")
     expected = "solution of GLDv2 recognition\npublic: 1, private: 2, ignored: 1"
-    assert told(path) == expected
+    assert contents(path) == expected
     index_mapping.write_index_mapping(path, [index_mapping.IndexBox("a_0", 0, -1)])
-    assert told(path) == "index mapping\nrows: 1"
+    assert contents(path) == "index mapping\nrows: 1"
 
 
 def test_tfrecords_are_counted(tmp_path):
     examples = [tfrecord.Example(id, b"jpeg", 7, 4, 5) for id in ("a", "b")]
     (path,) = tfrecord.write_examples(tmp_path, "train", examples, 1)
-    assert told(path) == "TFRecord of training images\nimages: 2\nlabels: 1"
+    assert contents(path) == "TFRecord of training images\nimages: 2\nlabels: 1"
 
 
 def test_what_is_unknown_is_refused_with_the_kinds_that_are_known(tmp_path):

@@ -21,9 +21,9 @@ def training(tmp_path):
     return tmp_path / "run"
 
 
-def test_what_is_not_ours_is_not_recognised(tmp_path):
-    assert model_files.recognise(tmp_path) is None
-    assert model_files.recognise(tmp_path / "none") is None
+def test_what_is_not_ours_is_not_read(tmp_path):
+    assert model_files.read(tmp_path) is None
+    assert model_files.read(tmp_path / "none") is None
 
 
 def test_a_model_folder_gives_its_tensors_as_stored_and_its_config(tiny_model):

@@ -80,7 +80,7 @@ class Solution(NamedTuple):
 
 
 class Recognition(NamedTuple):
-    """The landmark that a test image is said to show."""
+    """The landmark predicted for a test image."""
 
     landmark_id: int
     score: float
@@ -96,7 +96,7 @@ class Predictions(NamedTuple):
 def image_path(root: str | os.PathLike, image_id: str) -> pathlib.Path:
     """root/a/b/c/abc....jpg, for an id that begins with a, b, c."""
     if not _ID.fullmatch(image_id):
-        raise InputError(f"{image_id!r:.80} is no id of an image of GLDv2")
+        raise InputError(f"{image_id!r:.80} is not an id of GLDv2")
     return pathlib.Path(root, *image_id[:3], f"{image_id}.jpg")
 
 
@@ -106,7 +106,7 @@ def relabel(landmark_ids: Iterable[int]) -> list[Relabelling]:
 
 
 def read_train(path: str | os.PathLike) -> Iterator[LabelledImage]:
-    """Image by image, what train.csv or train_clean.csv, told by its header, lists."""
+    """Image by image, what train.csv or train_clean.csv lists, by its header."""
     if "images" not in tables.read_header(path):
         yield from tables.read_rows(path, LabelledImage)
         return
@@ -116,7 +116,7 @@ def read_train(path: str | os.PathLike) -> Iterator[LabelledImage]:
 
 
 def read_solution(path: str | os.PathLike, task: str) -> Solution:
-    """What is right in `task`, "recognition" or "retrieval".
+    """The solution of `task`, "recognition" or "retrieval".
 
     As in the original, the header is not looked at, blank lines are refused, and of
     several lines of one image the last one counts.
@@ -134,8 +134,8 @@ def read_solution(path: str | os.PathLike, task: str) -> Solution:
             parts[usage][image_id] = parse(text, line.where)
         else:
             raise InputError(
-                f"{line.where}, Usage: {usage!r:.80} of test image {image_id} is none "
-                "of Public, Private, Ignored"
+                f"{line.where}, Usage: expected Public, Private or Ignored, got "
+                f"{usage!r:.80} of test image {image_id}"
             )
     return solution
 
@@ -211,7 +211,7 @@ def _landmark_ids(text: str, where: str) -> list[int]:
     try:
         return [int(word) for word in text.split(" ")] if text else []
     except ValueError:
-        raise InputError(f"{where}, landmarks: {text!r:.80} is no number") from None
+        raise InputError(f"{where}, landmarks: {text!r:.80} is not a number") from None
 
 
 def _image_ids(text: str, where: str) -> list[str]:
@@ -245,7 +245,7 @@ def _ranking(text: str, where: str) -> list[str]:
 
 
 class _Task(NamedTuple):
-    """What the second column is called, and how it is read."""
+    """The name of the second column, and its parsers."""
 
     column: str
     parse_solution: Callable[[str, str], list]
@@ -260,5 +260,5 @@ _TASKS = {
 
 def _task(name: str) -> _Task:
     if name not in _TASKS:
-        raise InputError(f"task {name!r} is none of {', '.join(_TASKS)}")
+        raise InputError(f"task {name!r}: use one of {', '.join(_TASKS)}")
     return _TASKS[name]

@@ -33,7 +33,7 @@ class GroundTruth(NamedTuple):
 
 
 def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
-    """The ground truth of a .mat, .pkl or .json file; InputError if it makes no sense.
+    """The ground truth of a .mat, .pkl or .json file; InputError if it is not valid.
 
     A pickle may hold plain data and numpy arrays; all else in it is refused.
     """
@@ -71,7 +71,7 @@ def _checked(content: Any, path: str | os.PathLike, first: int) -> GroundTruth:
     if len(truths) != len(queries):
         raise InputError(f"{path}: gnd has {len(truths)} rows for {len(queries)} names")
     if not all(isinstance(truth, Mapping) for truth in truths):
-        raise InputError(f"{path}: the rows of gnd are no dicts of easy, hard, junk")
+        raise InputError(f"{path}: expected dicts of easy, hard, junk as rows of gnd")
     gnd = f"{path}, gnd"
     read_ids = functools.partial(plain_data.read_ids, first=first, count=len(index))
     lists = [_field(truths, name, read_ids, gnd) for name in _LISTS]
@@ -104,7 +104,7 @@ def _names(content: Mapping, name: str, path: str | os.PathLike) -> list[str]:
     names = _rows(content, name, path)
     for place, each in enumerate(names):
         if not isinstance(each, str):
-            raise InputError(f"{path}, {name}[{place}]: {each!r:.80} is no name")
+            raise InputError(f"{path}, {name}[{place}]: {each!r:.80} is not a name")
     return names
 
 

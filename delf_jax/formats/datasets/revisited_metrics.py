@@ -4,6 +4,7 @@ Four lines for each protocol ("hard", "medium", "hard_after_gv", ...): its name,
 mean precisions and mean recalls at the ranks k, in per cent.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,9 @@ def read_metrics(
         also_at, recalls = _scores(lines[first + 3], "R", where[3])
         ranks |= {at, also_at}
         if len(mean) != 1 or len(ranks) > 1:
-            raise InputError(f"{where[0]}: the ranks k of {protocol!r} are others")
+            raise InputError(
+                f"{where[0]}: the ranks k of {protocol!r} differ from those before"
+            )
         summaries[protocol] = Summary(float(mean[0]), precisions, recalls)
     return ranks.pop(), summaries
 
@@ -81,14 +84,14 @@ def _scores(
 def _shares(text: str, pattern: str, where: str) -> Float[np.ndarray, " _"]:
     """The percentages in the pattern's group, as shares."""
     match = re.fullmatch(pattern, text)
-    try:
-        return np.array([float(word) / 100 for word in match[1].split()])
-    except (TypeError, ValueError):
-        raise InputError(f"{where}: {text!r:.80} is not what belongs here") from None
+    if match:
+        with contextlib.suppress(ValueError):
+            return np.array([float(word) / 100 for word in match[1].split()])
+    raise InputError(f"{where}: expected percentages, got {text!r:.80}")
 
 
 def _printed(array: np.ndarray) -> str:
-    """As numpy prints an array unless told otherwise, but always on one line."""
+    """As numpy prints an array by default, but always on one line."""
     return np.array2string(
         array,
         max_line_width=1 << 30,

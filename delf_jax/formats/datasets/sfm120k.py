@@ -43,17 +43,17 @@ def read_sfm120k(path: str | os.PathLike) -> dict[str, Pairs]:
 def image_path(root: str | os.PathLike, image_id: str) -> pathlib.Path:
     """root/ims/.., by the last six characters of the id, two by two from the end."""
     if not _ID.fullmatch(image_id):
-        raise InputError(f"{image_id!r:.80} is no id of an image of SfM-120k")
+        raise InputError(f"{image_id!r:.80} is not an id of SfM-120k")
     folders = image_id[-2:], image_id[-4:-2], image_id[-6:-4]
     return pathlib.Path(root, "ims", *folders, image_id)
 
 
 def _pairs(content: Any, where: str) -> Pairs:
     if not isinstance(content, Mapping):
-        raise InputError(f"{where}: no dict of cids, qidxs and pidxs")
+        raise InputError(f"{where}: expected a dict of cids, qidxs and pidxs")
     images = content.get("cids", content.get("ids"))
     if not isinstance(images, list) or not all(isinstance(i, str) for i in images):
-        raise InputError(f"{where}: cids is no list of names of images")
+        raise InputError(f"{where}: cids is not a list of names of images")
     queries, positives = (
         plain_data.read_ids(content.get(name), f"{where}.{name}", 0, len(images))
         for name in ("qidxs", "pidxs")

@@ -12,7 +12,7 @@ from delf_jax.formats.protos import box_pb2
 
 
 class Boxes(NamedTuple):
-    """Boxes with what a detector says of them."""
+    """Boxes with the scores and classes of a detector."""
 
     boxes: Float[np.ndarray, "N 4"]
     """(y_min, x_min, y_max, x_max) in parts of the image's height and width"""
@@ -37,8 +37,8 @@ def write_boxes(
 ) -> None:
     """Writes boxes, to the same bytes as the original.
 
-    class_indices may be floats, as detectors give them; InputError if one is no whole
-    number.
+    class_indices may be floats, as detectors give them; InputError if one is not a
+    whole number.
     """
     with np.errstate(invalid="ignore"):  # NaN is refused just below.
         classes = class_indices.astype(np.int32)
@@ -48,7 +48,10 @@ def write_boxes(
     for box, score, index in zip(boxes, scores, classes, strict=True):
         y_min, x_min, y_max, x_max = box.tolist()
         message.box.add(
-            **dict(ymin=y_min, xmin=x_min, ymax=y_max, xmax=x_max),
+            ymin=y_min,
+            xmin=x_min,
+            ymax=y_max,
+            xmax=x_max,
             score=float(score),
             class_index=int(index),
         )

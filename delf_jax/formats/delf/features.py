@@ -25,7 +25,7 @@ class DelfFeatures(NamedTuple):
     """Local features of one image, in the order of the original's functions."""
 
     locations: Float[np.ndarray, "N 2"]
-    """(y, x) in pixels of the original image, unless a config said otherwise"""
+    """(y, x) in pixels of the original image, unless extracted by another config"""
     scales: Float[np.ndarray, "N"]
     """1 / image scale; not corrected for a resize before the pyramid"""
     descriptors: Float[np.ndarray, "N D"]
@@ -37,7 +37,7 @@ class DelfFeatures(NamedTuple):
 def read_delf_features(path: str | os.PathLike) -> DelfFeatures:
     """The float32 features of a file; InputError if it is damaged.
 
-    Without features descriptors are [0, 0]: such a file does not say their length.
+    Without features descriptors are [0, 0]: such a file does not have their length.
     """
     data = messages.read_bytes(path)
     records = _records(data)

@@ -24,7 +24,7 @@ class IndexBox(NamedTuple):
 
 
 def read_index_mapping(path: str | os.PathLike) -> list[IndexBox]:
-    """The lines of a mapping; InputError, by line, if one makes no sense."""
+    """The lines of a mapping; InputError, by line, if a number is out of range."""
     boxes = list(tables.read_rows(path, IndexBox))
     for number, box in enumerate(boxes):
         if box.index_image_id < 0 or box.box_id < WHOLE_IMAGE:

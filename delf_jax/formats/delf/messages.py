@@ -15,7 +15,7 @@ MAX_BYTES = 2**31 - 1
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """The bytes of a file; InputError if it cannot be read or is no single message."""
+    """The bytes of a file; InputError if it cannot be read or is too long."""
     return files.read_bytes(path, MAX_BYTES)
 
 

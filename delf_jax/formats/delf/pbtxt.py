@@ -16,15 +16,15 @@ __all__ = ["AggregationConfig", "DelfConfig", "read_pbtxt"]
 def read_pbtxt(path: str | os.PathLike, kind: Any) -> Any:
     """The message of a class (DelfConfig, AggregationConfig) that a text file holds.
 
-    InputError, naming the line, for a field that does not exist, that is given twice,
-    or whose value is of another type.
+    InputError, naming the line, for a field that does not exist, that is repeated, or
+    whose value is of another type.
     """
     try:
         return text_format.Parse(messages.read_bytes(path).decode(), kind())
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file") from None
     except text_format.ParseError as error:
-        # "3:7 : what is wrong": the place is told in words.
+        # "3:7 : what is wrong": the place is spelled out below.
         reason = str(error).partition(" : ")[2] or str(error)
         reason = reason.replace("delf.protos.", "").rstrip(".")
         line = f", line {error.GetLine()}" if error.GetLine() else ""

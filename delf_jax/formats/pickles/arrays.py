@@ -18,7 +18,7 @@ def dtype_state(state: Any) -> tuple:
 
 
 def array_state(state: Any) -> tuple:
-    """What ndarray.__setstate__ may take: as many bytes as shape and dtype say."""
+    """What ndarray.__setstate__ may take: the bytes of its shape and dtype."""
     version, shape, dtype, is_fortran, raw = state
     raw = _as_bytes(raw)
     _check_size(raw, shape, dtype)

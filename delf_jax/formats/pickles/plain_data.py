@@ -20,7 +20,7 @@ def read_pickle(path: str | os.PathLike) -> Any:
 
 
 def read_numbers(value: Any, where: str) -> Float[np.ndarray, " _"]:
-    """A list or array of finite numbers, flat; InputError if it is none."""
+    """A list or array of finite numbers, flat; InputError if it is not one."""
     try:
         numbers = np.asarray(value)
         if numbers.size and numbers.dtype.kind not in "iuf":
@@ -39,7 +39,7 @@ def read_ids(value: Any, where: str, first: int, count: int) -> Int[np.ndarray, 
     wrong = numbers[(numbers < 0) | (numbers >= count) | (numbers % 1 != 0)]
     if len(wrong):
         raise InputError(
-            f"{where}: {wrong[0] + first:g} is no image; there are {count}, counted "
-            f"from {first}"
+            f"{where}: {wrong[0] + first:g} is not an image; there are {count}, "
+            f"counted from {first}"
         )
     return numbers.astype(np.int32)

@@ -59,8 +59,8 @@ class _Tensor(NamedTuple):
 def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The tensors of a state dict, in its order, mapped or read-only.
 
-    A checkpoint that has its state dict under one of `WRAPPERS` gives that; what is no
-    tensor is left out, and "module." before every name, which nn.DataParallel adds.
+    A checkpoint that has its state dict under one of `WRAPPERS` gives that; other
+    values are left out, and "module." before every name, which nn.DataParallel adds.
     Tensors that were no contiguous ones are views with their strides.
     """
     path = pathlib.Path(path)
@@ -166,9 +166,9 @@ def _unpickle(
     def name_storage(reference: Any) -> _Storage:
         kind, dtype, key, _, size, *view = reference
         if kind != "storage" or not isinstance(dtype, np.dtype) or any(view):
-            raise ValueError(f"a reference to {kind!s:.40} that is no whole storage")
-        storage = named.setdefault(str(key), _Storage(str(key), dtype, size))
-        if storage != (str(key), dtype, size) or type(size) is not int:
+            raise ValueError(f"a reference to {kind!s:.40} that is not a whole storage")
+        storage = _Storage(str(key), dtype, size)
+        if named.setdefault(storage.key, storage) != storage or type(size) is not int:
             raise ValueError("a storage of two types or sizes")
         return storage
 
@@ -199,7 +199,7 @@ def _parameter(tensor: Any, *_: Any) -> _Tensor:
 
 def _size(shape: Any = ()) -> tuple:
     if not isinstance(shape, (list, tuple)):
-        raise TypeError("a torch.Size that is no list")
+        raise TypeError("a torch.Size that is not a list")
     return tuple(shape)
 
 
@@ -219,7 +219,7 @@ _ALLOWED = {
 def _find_tensors(value: Any, path: pathlib.Path) -> dict[str, _Tensor]:
     """The tensors of the state dict, by name."""
     if not isinstance(value, dict):
-        raise InputError(f"{path}: holds a {type(value).__name__}, no state dict")
+        raise InputError(f"{path}: holds a {type(value).__name__}, not a state dict")
     for name in WRAPPERS:
         if isinstance(value.get(name), dict):
             value = value[name]

@@ -1,9 +1,11 @@
 """Pickles of others, read by a machine that can build plain data and nothing else.
 
-A pickle is a program; Python's own machine runs whatever it says. This one knows the
-operations of plain data. Of globals it knows those that the caller names, looked up by
-both names at once: no attribute is ever fetched, no module imported. No operation takes
-memory that the pickle only declares.
+A pickle is a program; Python's own machine runs it. This one knows the operations of
+plain data. Of globals it knows those that the caller names, looked up by both names at
+once: no attribute is ever fetched, no module imported. No operation takes memory that
+the pickle only declares. pickle.Unpickler with a find_class of its own would guard the
+globals alone: not the states that BUILD sets, nor the memory for sizes, places in the
+memo and repetitions that a few bytes declare.
 """
 
 import codecs
@@ -59,25 +61,32 @@ def load(
     persistent_load: Callable[[Any], Any] | None = None,
     name: str = "pickle",
 ) -> Any:
-    """The plain data of a pickle; InputError if it asks for anything else.
+    """The plain data of a pickle; InputError if it has anything else.
 
-    Plain are dict, list, tuple, str, bytes, int, float, bool and None, keys of dicts
-    are no tuples, strings of Python 2 are read as latin-1.
+    Plain are dict, list, tuple, str, bytes, int, float, bool and None; keys of dicts
+    are not tuples, strings of Python 2 are read as latin-1.
 
-    source: the bytes; or a BytesIO or mmap, left behind the pickle; or another binary
-    stream, read to its end.
-    allowed: what stands for the global (module, name), such as `NUMPY`. Functions among
-    the values are called with what the pickle says, so must not trust it, and return no
-    functions.
-    persistent_load: what stands for a persistent id.
-    name: the file, for messages.
+    Args:
+      source: the bytes; or a BytesIO or mmap, left behind the pickle; or another binary
+        stream, read to its end.
+      allowed: what stands for the global (module, name), such as `NUMPY`. Functions
+        among the values are called with arguments of the pickle, which they must not
+        trust, and return no functions.
+      persistent_load: what stands for a persistent id.
+      name: the file, for messages.
     """
     if not isinstance(source, (io.BytesIO, mmap.mmap)):
         source = io.BytesIO(source if isinstance(source, bytes) else source.read())
     start = source.tell()
     end = source.size() if isinstance(source, mmap.mmap) else len(source.getbuffer())
     machine = _Machine(
-        *([], [], {}, allowed, persistent_load, name, Counter()),
+        stack=[],
+        marks=[],
+        memo={},
+        allowed=allowed,
+        persistent_load=persistent_load,
+        name=name,
+        counts=Counter(),
         read=lambda: source.tell() - start,
         size=end - start,
     )
@@ -87,7 +96,7 @@ def load(
     except InputError:
         raise
     except _DAMAGES as error:
-        raise InputError(f"{name}: not a sound pickle ({error!s:.200})") from None
+        raise InputError(f"{name}: not a valid pickle ({error!s:.200})") from None
     _check_extent(value, name)
     return value
 
@@ -100,7 +109,7 @@ def _run(machine: _Machine, operations: Iterable[tuple[str, Any]]) -> Any:
         if operation == "STOP":
             return _pop(machine)
         if operation not in _OPERATIONS:
-            raise ValueError(f"{operation} is no operation of plain data")
+            raise ValueError(f"{operation} is not an operation of plain data")
         machine.counts["operations"] += 1
         _OPERATIONS[operation](machine, argument)
     raise ValueError(f"more than {MAX_OPERATIONS} operations")
@@ -148,7 +157,7 @@ def _last(machine: _Machine, kind: type | tuple[type, ...] = object) -> Any:
         raise IndexError("an item below the mark")
     last = machine.stack[-1]
     if not isinstance(last, kind):
-        raise TypeError(f"{type(last).__name__} where another type belongs")
+        raise TypeError(f"{type(last).__name__} in place of another type")
     return last
 
 
@@ -202,7 +211,7 @@ def _push_global(machine: _Machine, module: Any, qualified_name: Any) -> None:
     key = (module, qualified_name)
     if not all(type(part) is str for part in key) or key not in machine.allowed:
         raise InputError(
-            f"{machine.name}: asks for {module!s:.80}.{qualified_name!s:.80}, which "
+            f"{machine.name}: needs {module!s:.80}.{qualified_name!s:.80}, which "
             "is not plain data, and is refused"
         )
     machine.stack.append(machine.allowed[key])
@@ -216,7 +225,7 @@ def _stack_global(machine: _Machine, _: None) -> None:
 def _call(machine: _Machine, _: None) -> None:
     arguments, function = _pop(machine), _pop(machine)
     if not callable(function) or not isinstance(arguments, tuple):
-        raise TypeError("a call of what is no function")
+        raise TypeError("a call of what is not a function")
     result = function(*arguments)
     if isinstance(result, _CONTAINERS):
         _account(machine, items=len(result))
@@ -226,7 +235,7 @@ def _call(machine: _Machine, _: None) -> None:
 
 
 def _account(machine: _Machine, size: int = 0, items: int = 0) -> None:
-    """ValueError if calls make more than they were given, as bombs do."""
+    """ValueError if calls make more than the pickle has, as bombs do."""
     machine.counts.update(bytes=size, items=items)
     # Protocol 2 has its bytes as text: they are made, then the array of them.
     if machine.counts["bytes"] > 2 * machine.read():
@@ -239,7 +248,8 @@ def _build(machine: _Machine, _: None) -> None:
     """Fills an array or a dtype; what others have beside their items is left out."""
     state, target = _pop(machine), _last(machine)
     if isinstance(target, np.dtype):
-        target.__setstate__(dtype_state(state))
+        # Numpy's stubs do not have it.
+        target.__setstate__(dtype_state(state))  # type: ignore[attr-defined]
     elif isinstance(target, np.ndarray):
         state = array_state(state)
         _account(machine, len(state[-1]))
@@ -261,11 +271,10 @@ def _check_frame(machine: _Machine, size: int) -> None:
 
 
 _PUSHED = (
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
-    *("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING"),
-    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-)
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING "
+    "SHORT_BINSTRING UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINBYTES "
+    "BINBYTES BINBYTES8 BYTEARRAY8"
+).split()
 _OPERATIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     **dict.fromkeys(_PUSHED, _push),
     "NONE": lambda m, _: m.stack.append(None),
@@ -307,6 +316,9 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], Any]] = {
 }
 
 
+_CODES = {operation.code: operation for operation in pickletools.opcodes}
+
+
 def read_operations(
     stream: io.BytesIO | mmap.mmap, known: Container[str]
 ) -> Iterator[tuple[str, Any]]:
@@ -317,7 +329,7 @@ def read_operations(
     """
     while True:
         code = stream.read(1)
-        operation = pickletools.code2op.get(code.decode("latin-1"))
+        operation = _CODES.get(code.decode("latin-1"))
         if operation is None:
             raise ValueError(f"unknown operation {code!r}" if code else "cut short")
         reader = operation.arg and operation.arg.reader
@@ -338,7 +350,7 @@ def _read_string(stream: io.BytesIO | mmap.mmap) -> str:
     """A literal of Python 2, whose bytes are read as latin-1."""
     line = _read_line(stream)
     if len(line) < 2 or line[0] != line[-1] or not _LITERAL.fullmatch(line[1:-1]):
-        raise ValueError(f"{line:.40} is no string")
+        raise ValueError(f"{line:.40} is not a string")
     return codecs.escape_decode(line[1:-1])[0].decode("latin-1")
 
 

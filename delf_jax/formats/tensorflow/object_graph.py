@@ -28,12 +28,14 @@ def keys_of_variables(saved: memoryview, stored: memoryview) -> dict[str, str]:
     variables = _read_objects(saved, _variable_name)
     values = _read_objects(stored, _checkpoint_key)
     pairs = _walk_together(variables, values)
-    found = [
-        (variable.label, values[pairs[number]].label if number in pairs else None)
-        for number, variable in enumerate(variables)
-        if variable.label is not None
-    ]
-    if missing := [name for name, key in found if key is None]:
+    found, missing = [], []
+    for number, variable in enumerate(variables):
+        key = values[pairs[number]].label if number in pairs else None
+        if variable.label is not None and key is not None:
+            found.append((variable.label, key))
+        elif variable.label is not None:
+            missing.append(variable.label)
+    if missing:
         names = ", ".join(missing[:5])
         raise wire.Malformed(f"{len(missing)} variables without a value: {names:.200}")
     counts = collections.Counter(name for name, _ in found)

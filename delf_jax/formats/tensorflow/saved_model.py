@@ -113,11 +113,11 @@ def _read_variables(
         return bundle
     stored = bundle[tensorbundle.OBJECT_GRAPH_KEY]
     if stored.dtype.hasobject and stored.shape == ():
-        keys = object_graph.keys_of_variables(objects, memoryview(stored[()]))
+        keys = object_graph.keys_of_variables(objects, memoryview(stored.item()))
         if unknown := [key for key in keys.values() if key not in bundle]:
             raise wire.Malformed(f"the variables lack {unknown[0]!r:.200}")
         return LazyArrays({name: bundle.entries[key] for name, key in keys.items()})
-    raise wire.Malformed("the graph of objects is no text")
+    raise wire.Malformed("the graph of objects is not text")
 
 
 def _parse_signature(signature: wire.Message) -> Signature:

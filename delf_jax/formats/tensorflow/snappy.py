@@ -1,4 +1,4 @@
-"""Blocks compressed with Snappy, taken apart; raw ones, without the framing format.
+"""Blocks compressed with Snappy, decompressed; without the framing format.
 
 https://github.com/google/snappy/blob/main/format_description.txt
 """
@@ -13,7 +13,7 @@ def decompress(data: bytes | memoryview) -> bytes:
     """What was compressed; at most 22 times as long as `data`, or it is refused."""
     length, place = wire.read_varint(data, 0)
     if length > _LARGEST_RATIO * len(data):
-        raise wire.Malformed("a Snappy block says that it is larger than it can be")
+        raise wire.Malformed("the length of a Snappy block is larger than possible")
     result = bytearray()
     while place < len(data):
         tag = data[place]
@@ -22,9 +22,9 @@ def decompress(data: bytes | memoryview) -> bytes:
         else:
             place = _copy(data, place, result)
         if len(result) > length:
-            raise wire.Malformed("a Snappy block is longer than it says")
+            raise wire.Malformed("a Snappy block is longer than its length")
     if len(result) != length:
-        raise wire.Malformed("a Snappy block is shorter than it says")
+        raise wire.Malformed("a Snappy block is shorter than its length")
     return bytes(result)
 
 

@@ -21,7 +21,9 @@ _MOST_KEY_BYTES = 1 << 26
 def read_table(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """The keys and values of a table, keys in growing order; checksums are compared."""
     if len(data) < _FOOTER or struct.unpack("<Q", data[-8:])[0] != _MAGIC:
-        raise wire.Malformed("not a table of keys, as the last bytes are others")
+        raise wire.Malformed(
+            "not a table of keys: its last bytes are not the magic number"
+        )
     *_, index = _read_handles(memoryview(data)[-_FOOTER:], 2)
     end, last, key_bytes = 0, None, 0
     for _, handle in _read_block(data, *index):
@@ -61,7 +63,7 @@ def _read_block(
     if data[end] == 1:
         block = memoryview(snappy.decompress(block))
     elif data[end] != 0:
-        raise wire.Malformed(f"blocks compressed in way {data[end]}, not with Snappy")
+        raise wire.Malformed(f"a block of compression {data[end]}, expected Snappy")
     return _read_entries(block)
 
 

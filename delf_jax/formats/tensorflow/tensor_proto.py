@@ -35,10 +35,8 @@ _DTYPES = {
 }
 # The field of a TensorProto that lists values, where the bytes are not there as one.
 _FIXED_FIELDS = {1: 5, 2: 6, 8: 9, 18: 12}
-_VARINT_FIELDS = {
-    **dict.fromkeys((3, 4, 5, 6, 17), 7),
-    **{9: 10, 10: 11, 14: 13, 19: 13, 22: 16, 23: 17},
-}
+_VARINT_FIELDS = dict.fromkeys((3, 4, 5, 6, 17), 7)
+_VARINT_FIELDS |= {9: 10, 10: 11, 14: 13, 19: 13, 22: 16, 23: 17}
 # Constants are often one value repeated, which takes no memory here but does where it
 # is computed with; no layer has a constant weight of more. Two and more values, of
 # which the last is repeated, are only met in small constants.
@@ -91,7 +89,7 @@ def array_of(
 
 
 def read_tensor(tensor: wire.Message) -> Shaped[np.ndarray, "..."]:
-    """The array that a TensorProto holds, in whichever of its ways."""
+    """The array that a TensorProto holds, in whichever of its fields."""
     number = wire.integer(tensor, 1)
     check_dtype(number)
     dtype, shape = dtype_of(number), parse_shape(wire.content(tensor, 2))

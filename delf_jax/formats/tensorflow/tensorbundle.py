@@ -116,10 +116,13 @@ def _latest(state: pathlib.Path) -> pathlib.Path:
     Absolute names are of the machine that wrote the file: their last part counts.
     """
     found = _STATE.search(files.read_bytes(state, _LARGEST_STATE))
+    nameless = InputError(f"{state}: names no checkpoint; pass the name of one")
+    if found is None:
+        raise nameless
     try:
         name = found[1].decode("unicode_escape").encode("latin-1").decode("utf-8")
-    except (TypeError, UnicodeError):
-        raise InputError(f"{state}: names no checkpoint; name one yourself") from None
+    except UnicodeError:
+        raise nameless from None
     if re.match(r"/|[A-Za-z]:|\\\\", name):
         name = re.split(r"[/\\]", name)[-1]
     parts = pathlib.PurePosixPath(name).parts
@@ -169,12 +172,15 @@ class _Stored(NamedTuple):
 
 
 def _parse_entry(entry: wire.Message) -> _Stored:
-    """Where and how a tensor is stored, as far as can be seen without its file."""
+    """Where and as what a tensor is stored, as far as seen without its file."""
     stored = _Stored(
         wire.integer(entry, 1),
         tensor_proto.parse_shape(wire.content(entry, 2)),
-        *(wire.integer(entry, number) for number in range(3, 7)),
-        len(wire.contents(entry, 7)),
+        shard=wire.integer(entry, 3),
+        offset=wire.integer(entry, 4),
+        size=wire.integer(entry, 5),
+        checksum=wire.integer(entry, 6),
+        parts=len(wire.contents(entry, 7)),
     )
     if min(stored.shard, stored.offset, stored.size) < 0 or stored.shard > 99999:
         raise wire.Malformed("a tensor at a place that no file has")

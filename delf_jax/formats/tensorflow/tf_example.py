@@ -16,7 +16,7 @@ _BYTES_LIST, _INT64_LIST = 1, 3  # fields of tf.train.Feature.
 
 
 def parse_example(data: memoryview) -> Features:
-    """The features of a serialised example; ValueError if it is none."""
+    """The features of a serialised example; ValueError if it is not one."""
     entries = [
         wire.parse(entry)
         for features in wire.contents(wire.parse(data), 1)

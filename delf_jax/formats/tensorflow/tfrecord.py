@@ -49,15 +49,15 @@ def find_shards(path: str | os.PathLike) -> list[pathlib.Path]:
     Empty if there are none; InputError if a folder has several splits.
     """
     if os.path.isdir(path):
-        inside = (p for p in pathlib.Path(path).iterdir() if p.is_file())
-        found = sorted(p for p in inside if _SHARD.fullmatch(p.name))
-        splits = sorted({_SHARD.fullmatch(p.name)[1] for p in found})
+        inside = [p for p in pathlib.Path(path).iterdir() if p.is_file()]
+        matches = {p: match for p in inside if (match := _SHARD.fullmatch(p.name))}
+        splits = sorted({match[1] for match in matches.values()})
         if len(splits) > 1:
             raise InputError(
                 f"{path}: TFRecords of {' and '.join(splits)}; name those you want, as "
                 f"in {os.path.join(path, splits[-1])}-*"
             )
-        return found
+        return sorted(matches)
     names = [os.fspath(path)] if os.path.isfile(path) else glob.glob(os.fspath(path))
     paths = sorted(pathlib.Path(name) for name in names)
     return [p for p in paths if _SHARD.fullmatch(p.name) or p.suffix == ".tfrecord"]
@@ -92,7 +92,8 @@ def write_examples(
 ) -> list[pathlib.Path]:
     """Writes <split>-00000-of-<shards> and so on, cut as the original cuts them.
 
-    examples: taken one by one, so that a lazy sequence need not fit in memory.
+    Args:
+      examples: taken one by one, so that a lazy sequence need not fit in memory.
     """
     bounds = np.linspace(0, len(examples), shards + 1, dtype=int).tolist()
     paths = []
@@ -128,7 +129,7 @@ def _map(path: str | os.PathLike) -> memoryview:
     try:
         if os.path.getsize(path) == 0:  # which cannot be mapped, and is fine.
             return memoryview(b"")
-        return memoryview(np.memmap(path, np.uint8, mode="r"))
+        return np.memmap(path, np.uint8, mode="r").data
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
@@ -138,7 +139,7 @@ def _map(path: str | os.PathLike) -> memoryview:
 def _records(
     path: str | os.PathLike, *, verified: bool
 ) -> Iterator[tuple[str, int, memoryview]]:
-    """For each record how to call it, where it begins, and its data."""
+    """For each record its name in messages, where it begins, and its data."""
     data, offset, number = _map(path), 0, 0
     while offset < len(data):
         where = f"{path}, record {number}"
@@ -150,14 +151,17 @@ def _records(
 def _record(data: memoryview, offset: int, where: str, *, verified: bool) -> memoryview:
     """The data of a record; InputError if it is cut or a checksum is wrong.
 
-    verified: whether the checksum of the data is looked at, not only the length's.
+    Args:
+      verified: whether the checksum of the data is compared, not only the length's.
     """
     head = bytes(data[offset : offset + _HEAD])
     if len(head) < _HEAD:
         raise InputError(f"{where}: the file ends here; fetch or make it again")
     length, checksum = struct.unpack("<QI", head)
     if masked_crc32c(head[:8]) != checksum:
-        raise InputError(f"{where}: damaged, or no TFRecord (checksum of the length)")
+        raise InputError(
+            f"{where}: damaged, or not a TFRecord (checksum of the length)"
+        )
     start, end = offset + _HEAD, offset + _HEAD + length
     if end + _FOOT > len(data):
         raise InputError(f"{where}: the file ends here; fetch or make it again")
@@ -171,7 +175,7 @@ def _features(record: memoryview, where: str) -> tf_example.Features:
     try:
         return tf_example.parse_example(record)
     except ValueError as error:
-        raise InputError(f"{where}: no tf.train.Example ({error})") from None
+        raise InputError(f"{where}: not a tf.train.Example ({error})") from None
 
 
 def _example(record: memoryview, where: str) -> Example:
@@ -187,7 +191,7 @@ def _id(features: tf_example.Features, where: str) -> str:
     try:
         return str(_value(features, "image/id", memoryview, where), "utf-8")
     except UnicodeDecodeError:
-        raise InputError(f"{where}: its image/id is no text") from None
+        raise InputError(f"{where}: its image/id is not UTF-8") from None
 
 
 def _label(features: tf_example.Features) -> int | None:

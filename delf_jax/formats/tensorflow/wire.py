@@ -83,7 +83,7 @@ def integer(message: Message, number: int, default: int = 0) -> int:
     """The last value of a field as an int64, as protobuf understands repetition."""
     value = message.get(number, [default])[-1]
     if not isinstance(value, int):
-        raise Malformed(f"field {number} is no number")
+        raise Malformed(f"field {number} is not a number")
     return value - (1 << 64) if value >= 1 << 63 else value
 
 

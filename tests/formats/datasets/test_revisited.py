@@ -165,7 +165,7 @@ def test_a_pickle_that_runs_commands_is_refused(tmp_path, protocol):
     trap = tmp_path / "sprung"
     content = CONTENT | {"imlist": Hostile(f"touch {trap}")}
     path = write_pickle(tmp_path, content, protocol)
-    with pytest.raises(InputError, match=r"gnd.pkl: asks for .*system.* is refused"):
+    with pytest.raises(InputError, match=r"gnd.pkl: needs .*system.* is refused"):
         read_ground_truth(path)
     assert not trap.exists()
 
@@ -175,13 +175,13 @@ def test_a_pickle_that_runs_commands_is_refused(tmp_path, protocol):
     [
         ([], "not a ground truth"),
         ({"imlist": ["a"], "gnd": []}, "has no list qimlist"),
-        (changed(imlist=["a", 3]), r"imlist\[1\]: 3 is no name"),
+        (changed(imlist=["a", 3]), r"imlist\[1\]: 3 is not a name"),
         (changed(imlist="abcd"), "has no list imlist"),
         (changed(gnd=[{}]), "gnd has 1 rows for 2 names"),
-        (changed(gnd=[[], []]), "the rows of gnd are no dicts"),
-        (changed(easy=[4]), r"gnd\[0\].easy: 4 is no image; there are 4"),
-        (changed(junk=[-1]), r"gnd\[0\].junk: -1 is no image"),
-        (changed(hard=[1.5]), r"gnd\[0\].hard: 1.5 is no image"),
+        (changed(gnd=[[], []]), "expected dicts of easy, hard, junk"),
+        (changed(easy=[4]), r"gnd\[0\].easy: 4 is not an image; there are 4"),
+        (changed(junk=[-1]), r"gnd\[0\].junk: -1 is not an image"),
+        (changed(hard=[1.5]), r"gnd\[0\].hard: 1.5 is not an image"),
         (changed(hard=["a"]), r"gnd\[0\].hard: not a list of numbers"),
         (changed(hard=[True]), r"gnd\[0\].hard: not a list of numbers"),
         (changed(hard=[[1], [2, 3]]), r"gnd\[0\].hard: not a list of numbers"),
@@ -209,7 +209,7 @@ def test_boxes_and_ids_are_finite(tmp_path, value):
 
 def test_ids_of_matlab_count_from_one(tmp_path):
     path = write_mat(tmp_path, changed(easy=[-1]))
-    with pytest.raises(InputError, match="easy: 0 is no image; .* counted from 1"):
+    with pytest.raises(InputError, match="easy: 0 is not an image; .* counted from 1"):
         read_ground_truth(path)
 
 

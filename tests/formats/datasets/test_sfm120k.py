@@ -47,10 +47,10 @@ def test_images_lie_by_the_end_of_their_id(tmp_path):
     ("content", "message"),
     [
         ([], "not the lists of SfM-120k"),
-        ({"train": []}, "train: no dict of cids"),
-        ({"train": PART | {"cids": [1]}}, "train: cids is no list of names"),
+        ({"train": []}, "train: expected a dict of cids"),
+        ({"train": PART | {"cids": [1]}}, "train: cids is not a list of names"),
         ({"train": {"cids": []}}, "train.qidxs: not a list of numbers"),
-        ({"train": PART | {"qidxs": [3]}}, "train.qidxs: 3 is no image"),
+        ({"train": PART | {"qidxs": [3]}}, "train.qidxs: 3 is not an image"),
         ({"train": PART | {"pidxs": []}}, "train: 1 queries, 0 positives"),
         ({"val": PART | {"cluster": [1]}}, "val.cluster: not a small number"),
     ],

@@ -85,7 +85,7 @@ def test_object_and_structured_arrays_are_refused(array):
 def test_an_array_is_as_large_as_its_bytes(shape):
     sound = pickle.dumps(np.arange(3, dtype=np.uint8), 0)
     assert b"(I3\ntp" in sound
-    with pytest.raises(InputError, match="not a sound pickle"):
+    with pytest.raises(InputError, match="not a valid pickle"):
         unpickler.load(sound.replace(b"(I3\nt", shape, 1), arrays.NUMPY)
 
 

@@ -27,7 +27,9 @@ def test_ids_count_from_zero_whatever_the_file_counts_from():
     assert ids.tolist() == [0, 3]
     assert ids.dtype == np.int32
     for wrong in (0, 5, 1.5):
-        with pytest.raises(InputError, match=f"gnd: {wrong} is no image; there are 4"):
+        with pytest.raises(
+            InputError, match=f"gnd: {wrong} is not an image; there are 4"
+        ):
             plain_data.read_ids([wrong], "gnd", 1, 4)
 
 
@@ -39,5 +41,5 @@ class Hostile:
 def test_a_pickle_that_runs_commands_is_refused(tmp_path):
     path = tmp_path / "x.pkl"
     path.write_bytes(pickle.dumps([Hostile()]))
-    with pytest.raises(InputError, match="x.pkl: asks for .*abort.* is refused"):
+    with pytest.raises(InputError, match="x.pkl: needs .*abort.* is refused"):
         plain_data.read_pickle(path)

@@ -228,7 +228,7 @@ def test_code_in_a_weight_file_is_refused_by_name(tmp_path, write):
 
     value = {"a": Tensor(np.ones(2, np.float32)), "b": Evil()}
     path = write(tmp_path / "a.pth", value)
-    with pytest.raises(InputError, match=rf"a.pth: asks for {os.name}.system"):
+    with pytest.raises(InputError, match=rf"a.pth: needs {os.name}.system"):
         pytorch.read_state_dict(path)
     assert not (tmp_path / "trace").exists()
 
@@ -275,7 +275,7 @@ def rebuilt(offset, shape, strides, size=4, key=("0", "FloatStorage")):
 def test_a_tensor_lies_within_its_storage(tmp_path, offset, shape, strides, size):
     entries = {"data.pkl": rebuilt(offset, shape, strides, size), "data/0": bytes(16)}
     path = write_zip(tmp_path / "a.pth", {}, **entries)
-    with pytest.raises(InputError, match="not a sound pickle|cut short"):
+    with pytest.raises(InputError, match="not a valid pickle|cut short"):
         pytorch.read_state_dict(path)
     sound = {"data.pkl": rebuilt(1, (3,), (1,)), "data/0": bytes(16)}
     read = pytorch.read_state_dict(write_zip(path, {}, **sound))

@@ -51,14 +51,14 @@ def test_a_copy_reaches_more_than_a_byte_back():
     ("data", "reason"),
     [
         (b"", "cut off"),
-        (b"\x02\x00a", "shorter than it says"),
-        (b"\x01\x04ab", "longer than it says"),
+        (b"\x02\x00a", "shorter than its length"),
+        (b"\x01\x04ab", "longer than its length"),
         (b"\x05\x08ab", "literal .* cut off"),
         (b"\x05\xf4\x01", "cut off"),
         (b"\x05\x00a\x05", "cut off"),
         (b"\x05\x00a\x05\x02", "before its beginning"),
         (b"\x05\x00a\x05\x00", "before its beginning"),
-        (b"\xff\xff\xff\xff\x0f\x00a", "larger than it can be"),
+        (b"\xff\xff\xff\xff\x0f\x00a", "larger than possible"),
     ],
 )
 def test_broken_blocks_are_malformed(data, reason):

@@ -89,7 +89,7 @@ def test_a_length_beyond_the_file_takes_no_memory(tmp_path):
     [
         ({"image/id": None}, "has no image/id"),
         ({"image/id": 3}, "has no image/id"),
-        ({"image/id": b"\xff"}, "its image/id is no text"),
+        ({"image/id": b"\xff"}, "its image/id is not UTF-8"),
         ({"image/encoded": None}, "has no image/encoded"),
         ({"image/height": b"3"}, "has no image/height"),
     ],
@@ -105,10 +105,10 @@ def test_an_example_of_something_else_is_told_from_an_image(tmp_path, changes, m
 
 def test_records_of_other_data_and_other_files_are_refused(tmp_path):
     path = write(tmp_path, record(b"\x0b"))
-    with pytest.raises(InputError, match="record 0: no tf.train.Example"):
+    with pytest.raises(InputError, match="record 0: not a tf.train.Example"):
         list(tfrecord.read_examples([path]))
     path = write(tmp_path, b"\x1f\x8b compressed by gzip")
-    with pytest.raises(InputError, match="damaged, or no TFRecord"):
+    with pytest.raises(InputError, match="damaged, or not a TFRecord"):
         list(tfrecord.read_examples([path]))
     with pytest.raises(InputError, match="no such file"):
         list(tfrecord.read_examples([tmp_path / "nowhere"]))

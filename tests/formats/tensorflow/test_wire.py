@@ -82,7 +82,7 @@ def test_values_of_another_kind_are_malformed():
     message = parse(tensorflow_files.message((1, 7), (2, b"\xff")))
     with pytest.raises(wire.Malformed, match="field 1 is a number"):
         wire.content(message, 1)
-    with pytest.raises(wire.Malformed, match="field 2 is no number"):
+    with pytest.raises(wire.Malformed, match="field 2 is not a number"):
         wire.integer(message, 2)
     with pytest.raises(wire.Malformed, match="UTF-8"):
         wire.text(message, 2)
