@@ -99,7 +99,7 @@ def test_every_config_can_be_read_from_any_folder(path, tmp_path, monkeypatch):
 def test_training_takes_configs_with_all_fields_of_the_common_one(path, tmp_path):
     common = read_training_config(ROOT / "configs" / "common.py")
     assert set(common) == {*_OF_TRAINING, "model", "extraction"}
-    words = "train takes one that starts from configs/common.py"
+    words = "train expects one that starts from configs/common.py"
     with pytest.raises(InputError, match=rf"config\.py: has no steps, .*; {words}"):
         read_training_config(path)
     for name in ("delf_gld", "released"):
@@ -124,11 +124,11 @@ def test_a_run_may_become_longer_and_slower():
 @pytest.mark.parametrize(
     ("now", "words"),
     [
-        ({**BEFORE, "seed": 1}, "seed 0, and this config says 1"),
-        ({**BEFORE, "width": 8}, "width absent, and this config says 8"),
+        ({**BEFORE, "seed": 1}, "seed 0, this config has 1"),
+        ({**BEFORE, "width": 8}, "width absent, this config has 8"),
         (
             {**BEFORE, "optimizer": {"momentum": 0.5, "learning_rate": 0.1}},
-            "optimizer.momentum 0.9, and this config says 0.5",
+            "optimizer.momentum 0.9, this config has 0.5",
         ),
     ],
 )
