@@ -1,3 +1,4 @@
+import hashlib
 import os
 import subprocess
 import sys
@@ -118,3 +119,11 @@ def test_text_is_utf8_or_refused(tmp_path):
         files.read_text(tmp_path / "b")
     with pytest.raises(files.InputError, match="c: no such file"):
         files.read_text(tmp_path / "c")
+
+
+def test_a_digest_is_that_of_bytes_of_text_or_of_json():
+    expected = hashlib.sha256(b"[1, null]").hexdigest()
+    values = (b"[1, null]", memoryview(b"[1, null]"), "[1, null]", [1, None])
+    for value in values:
+        assert files.digest(value) == expected
+        assert files.digest(value, 16) == expected[:16]

@@ -1,4 +1,4 @@
-"""CSV files as named tuples."""
+"""CSV files as named tuples, and lists of names."""
 
 from typing import NamedTuple
 
@@ -69,3 +69,53 @@ def test_a_file_that_is_absent_or_no_text_is_said_to_be(tmp_path):
     path.write_text('number,books,place\n1,"a\n' + "b" * (1 << 26) + "\n")
     with pytest.raises(InputError, match="not a CSV .field larger than"):
         list(tables.read_rows(path, Shelf))
+
+
+@pytest.fixture
+def listed(tmp_path):
+    def write(text):
+        path = tmp_path / "seen.txt"
+        path.write_bytes(text.encode("utf-8"))
+        return path
+
+    return write
+
+
+def test_names_stand_one_a_line_and_comments_after_a_hash(listed):
+    path = listed("# seen in training\n12 # Radcliffe Camera\r\n\n  ashmolean \n")
+    assert tables.read_names(path) == ["12", "ashmolean"]
+
+
+def test_landmark_ids_are_numbers(listed):
+    assert tables.read_landmark_ids(listed("7\n007# twice\n12")) == {7, 12}
+    for name in ("-1", "1.5", "x", "²"):
+        with pytest.raises(InputError, match="is not a landmark id"):
+            tables.read_landmark_ids(listed(f"7\n{name}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no names"),
+        ("# only a comment\n", "has no names"),
+        ("a\nb\na # again\n", "line 3: 'a' repeats line 1"),
+    ],
+)
+def test_a_bad_list_is_refused_in_one_sentence(listed, text, message):
+    with pytest.raises(InputError, match=message) as error:
+        tables.read_names(listed(text))
+    assert "\n" not in str(error.value)
+
+
+def test_a_list_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        tables.read_names(tmp_path / "absent")
+    with pytest.raises(InputError, match="cannot be read"):
+        tables.read_names(tmp_path)
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    with pytest.raises(InputError, match="not UTF-8"):
+        tables.read_names(tmp_path / "latin")
+
+
+def test_repeated_names_may_be_allowed(listed):
+    assert tables.read_names(listed("a\nb\na\n"), unique=False) == ["a", "b"]

@@ -4,11 +4,8 @@ import numpy as np
 
 from delf_jax.features import Features, LocalFeatures, Regions
 from delf_jax.index import aggregation, codebook, inverted_builder, inverted_file
-from delf_jax.store import feature_store
-from delf_jax.store.shards import FORMAT, Record
-from delf_jax.store.writer import Writer, begin, current_records, finish, read_shards
+from tests.helpers.stores import MODEL, add_features, with_descriptors
 
-MODEL = {"name": "drawn", "fingerprint": "f" * 64}
 WORDS, DIMENSION = 30, 12
 IDS = [f"{name}.jpg" for name in "abcdefghijkl"]
 
@@ -19,22 +16,16 @@ def fill_store(out, ids, *, sequence=1, seed=0, dimension=DIMENSION, boxes=False
     boxes: the first features are of the whole image, the others of three boxes, of
     which one is empty; the second image has none.
     """
-    manifest = {"format": FORMAT, "key": "drawn", "model": MODEL, "settings": {}}
-    manifest |= {"with_boxes": True} if boxes else {}
-    begin(out, manifest)
-    known = current_records(read_shards(out, "drawn"))
-    writer = Writer(out, "drawn", known.values())
+    features = {}
     for id in ids:
         rng = np.random.default_rng([seed, *id.encode()])
         count = 0 if id.startswith("c") else int(rng.integers(5, 40))
         shapes = (count, 2), count, (count, dimension), count
         local = LocalFeatures(*(rng.normal(size=s).astype(np.float32) for s in shapes))
-        record = Record(id, sequence, "extracted")
         regions = _draw_regions(id, count) if boxes else None
-        writer.add(record, Features(local, None, (40, 60), regions))
-    writer.flush()
-    finish(out, writer, alone=True)
-    return feature_store.open_store(out)
+        features[id] = Features(local, None, (40, 60), regions)
+    manifest = {"with_boxes": True} if boxes else {}
+    return add_features(out, features, sequence=sequence, **manifest)
 
 
 def _draw_regions(id, count):
@@ -70,7 +61,4 @@ def in_runs(monkeypatch, count=1):
 def aggregated_query(index, seed=5):
     rng = np.random.default_rng(seed)
     descriptors = rng.normal(size=(60, DIMENSION)).astype(np.float32)
-    shapes = (60, 2), 60, 60
-    locations, scales, attention = (np.zeros(s, np.float32) for s in shapes)
-    local = LocalFeatures(locations, scales, descriptors, attention)
-    return inverted_file.aggregate_query(index, Features(local, None, (1, 1)))
+    return inverted_file.aggregate_query(index, with_descriptors(descriptors))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from delf_jax.features import Features, LocalFeatures, features_per_region, whole_image
+from delf_jax.features import features_per_region, whole_image
 from delf_jax.files import InputError
 from delf_jax.formats.delf import datum
 from delf_jax.index import aggregated_files, aggregation, codebook
@@ -11,20 +11,13 @@ from delf_jax.retrieval.aggregation import (
     assign_words,
     binarize,
 )
-from delf_jax.store import feature_store
-from delf_jax.store.shards import FORMAT, Record
-from delf_jax.store.writer import Writer, begin
-from tests.helpers.inverted_files import DIMENSION, IDS, WORDS, draw_words, fill_store
+from tests.helpers.inverted_files import DIMENSION, IDS, WORDS, fill_store
+from tests.helpers.stores import add_features, with_descriptors
 
 
 @pytest.fixture
 def images(tmp_path):
     return fill_store(tmp_path / "store", ["deep/a.b.jpg", *IDS[1:5]])
-
-
-@pytest.fixture
-def words(tmp_path):
-    return draw_words(tmp_path / "codebook")
 
 
 def write(images, words, out, kind, **options):
@@ -131,21 +124,13 @@ def test_files_hold_what_the_original_aggregates(golden, tmp_path, case):
     with np.load(golden / "aggregation.npz") as arrays:
         arrays = {k: v for k, v in arrays.items() if k.startswith(f"{case}/")}
     names = {"a": "", "b": "_B", "c": "_C"}
-    path = tmp_path / "store"
-    manifest = {"format": FORMAT, "key": "golden", "model": {}, "settings": {}}
-    begin(path, manifest)
-    writer = Writer(path, "golden", [])
-    for name, suffix in names.items():
-        descriptors = arrays[f"{case}/features{suffix}"]
-        count = len(descriptors)
-        shapes = (count, 2), count, count
-        locations, scales, attention = (np.zeros(s, np.float32) for s in shapes)
-        local = LocalFeatures(locations, scales, descriptors, attention)
-        writer.add(Record(name, 1, "extracted"), Features(local, None, (1, 1)))
-    writer.flush()
+    features = {
+        name: with_descriptors(arrays[f"{case}/features{suffix}"])
+        for name, suffix in names.items()
+    }
+    images = add_features(tmp_path / "store", features, model={})
     codebook.save_codebook(tmp_path / "codebook", arrays[f"{case}/codebook"], {})
     words = aggregation.load_words(tmp_path / "codebook")
-    images = feature_store.open_store(path)
     for kind in aggregation.KINDS:
         write(images, words, tmp_path / kind, kind)
     vlad = datum.read_datum(tmp_path / "vlad" / "a.vlad")

@@ -9,12 +9,7 @@ from delf_jax.retrieval.aggregation import (
     assign_words,
     binarize,
 )
-from tests.helpers.inverted_files import DIMENSION, IDS, draw_words, fill_store
-
-
-@pytest.fixture
-def words(tmp_path):
-    return draw_words(tmp_path / "codebook")
+from tests.helpers.inverted_files import DIMENSION, IDS, fill_store
 
 
 @pytest.fixture

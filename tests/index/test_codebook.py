@@ -87,17 +87,6 @@ def test_what_is_no_codebook_is_refused(saved, tmp_path):
         load_codebook(tmp_path / "absent")
 
 
-def test_tensors_carry_metadata(tmp_path, rng):
-    x = rng.normal(size=(3, 2)).astype(np.float32)
-    tensor_files.write_tensors(tmp_path / "x", {"x": x}, {"a": [1, None]})
-    tensors, metadata = tensor_files.read_tensors(tmp_path / "x")
-    np.testing.assert_array_equal(tensors["x"], x)
-    assert metadata == {"a": [1, None]}
-    (tmp_path / "x").write_bytes(b"something else")
-    with pytest.raises(InputError, match="not a safetensors file"):
-        tensor_files.read_tensors(tmp_path / "x")
-
-
 @pytest.mark.golden
 @pytest.mark.parametrize("name", ["codebook", "tf1_model.ckpt-33"])
 def test_codebooks_of_the_original_are_read(golden, name):

@@ -2,34 +2,13 @@ import numpy as np
 import pytest
 
 from delf_jax import cli
-from delf_jax.features import Features, LocalFeatures
 from delf_jax.files import InputError
 from delf_jax.formats import tensor_files
 from delf_jax.index import fit_codebook
 from delf_jax.index.codebook import TENSORS, UNFINISHED, check_codebook, load_codebook
 from delf_jax.retrieval import kmeans
 from delf_jax.store.local_descriptors import gather, open_descriptors
-from delf_jax.store.shards import FORMAT, Record
-from delf_jax.store.writer import Writer, begin, finish
-from tests.store.test_delf_files import make_store
-
-
-def write_store(out, images, settings=None):
-    """A store of the given descriptors, one array per image."""
-    model = {"name": "drawn", "fingerprint": "f" * 64}
-    manifest = {"format": FORMAT, "key": "drawn", "model": model}
-    begin(out, manifest | {"settings": settings or {}})
-    writer = Writer(out, "drawn", [])
-    for number, descriptors in enumerate(images):
-        count = len(descriptors)
-        others = (np.zeros(shape, np.float32) for shape in ((count, 2), count, count))
-        locations, scales, attention = others
-        local = LocalFeatures(locations, scales, descriptors, attention)
-        record = Record(f"{number:03d}.jpg", 1, "extracted")
-        writer.add(record, Features(local, None, (40, 60)))
-    writer.flush()
-    finish(out, writer, alone=True)
-    return out
+from tests.helpers.stores import draw_store, write_descriptors
 
 
 @pytest.fixture
@@ -40,7 +19,7 @@ def clustered(tmp_path, rng):
         (centres[rng.integers(0, 10, 30)] + rng.normal(size=(30, 6))).astype(np.float32)
         for _ in range(20)
     ]
-    return write_store(tmp_path / "store", images), np.concatenate(images)
+    return write_descriptors(tmp_path / "store", images), np.concatenate(images)
 
 
 def fit(store, out, **options):
@@ -213,7 +192,7 @@ def test_interrupted_mini_batches_go_on_to_the_same_bytes(
 def test_empty_words_of_mini_batches_are_seeded_again(tmp_path, rng, capsys):
     x = rng.normal(size=(100, 4)).astype(np.float32)
     x[:50] = x[0]
-    store = write_store(tmp_path / "store", [x])
+    store = write_descriptors(tmp_path / "store", [x])
     options = {"words": 20, "iterations": 12, "batch": 40, "progress": True}
     history = fit(store, tmp_path / "a", **options).info["history"]
     assert history[0]["empty"] == history[0]["reseeded"] > 0
@@ -221,7 +200,7 @@ def test_empty_words_of_mini_batches_are_seeded_again(tmp_path, rng, capsys):
     assert history[-1]["empty"] <= 2 < history[0]["empty"]
     assert "empty words seeded again" in capsys.readouterr().out
     same = np.repeat(np.eye(4, dtype=np.float32)[:3], 30, axis=0)
-    store = write_store(tmp_path / "same", [same])
+    store = write_descriptors(tmp_path / "same", [same])
     with pytest.raises(InputError, match="only 3 of 10 words have any"):
         fit(store, tmp_path / "b", batch=30)
 
@@ -230,7 +209,7 @@ def test_empty_words_are_seeded_again_and_told(tmp_path, rng, capsys):
     # Half of the descriptors are the same: a sampled start has many equal words.
     x = rng.normal(size=(100, 4)).astype(np.float32)
     x[:50] = x[0]
-    store = write_store(tmp_path / "store", [x])
+    store = write_descriptors(tmp_path / "store", [x])
     found = fit(store, tmp_path / "a", words=20, iterations=12, progress=True)
     history = found.info["history"]
     assert history[0]["empty"] == history[0]["reseeded"] > 0
@@ -242,7 +221,7 @@ def test_empty_words_are_seeded_again_and_told(tmp_path, rng, capsys):
 @pytest.mark.parametrize("start", fit_codebook.STARTS)
 def test_a_collapse_is_an_error(tmp_path, start):
     x = np.repeat(np.eye(4, dtype=np.float32)[:3], 30, axis=0)
-    store = write_store(tmp_path / "store", [x])
+    store = write_descriptors(tmp_path / "store", [x])
     with pytest.raises(InputError, match=r"only 3 (of|different)"):
         fit(store, tmp_path / "a", start=start)
 
@@ -300,7 +279,7 @@ def test_a_command_fits_a_codebook(clustered, tmp_path, capsys):
 
 
 def test_commands_tell_what_is_wrong(tmp_path, capsys):
-    store = make_store(tmp_path / "store", local=0)
+    store = draw_store(tmp_path / "store", local=0)
     assert cli.main(["fit", "codebook", str(store), f"--out={tmp_path}"]) == 2
     assert "has no local descriptors" in capsys.readouterr().err
 

@@ -17,9 +17,7 @@ from delf_jax.files import InputError
 from delf_jax.index import fit_projection, positive_pairs
 from delf_jax.retrieval import whitening
 from delf_jax.store import feature_store
-from delf_jax.store.shards import FORMAT, Record
-from delf_jax.store.writer import Writer, begin, finish
-from tests.index.test_fit_codebook import write_store
+from tests.helpers.stores import add_features, write_descriptors
 
 
 @pytest.fixture
@@ -27,18 +25,15 @@ def clustered(tmp_path, rng):
     """(store, its local descriptors)."""
     images = [rng.normal(size=(30, 6)).astype(np.float32) for _ in range(20)]
     images = [x * np.float32([[6, 5, 4, 3, 2, 1]]) for x in images]
-    return write_store(tmp_path / "store", images), np.concatenate(images)
+    return write_descriptors(tmp_path / "store", images), np.concatenate(images)
 
 
 def write_global_store(out, descriptors, ids, settings=None):
-    model = {"name": "drawn", "fingerprint": "f" * 64}
-    manifest = {"format": FORMAT, "key": "drawn", "model": model}
-    begin(out, manifest | {"settings": settings or {}})
-    writer = Writer(out, "drawn", [])
-    for id, row in zip(ids, descriptors, strict=True):
-        writer.add(Record(id, 1, "extracted"), Features(None, row, (40, 60)))
-    writer.flush()
-    finish(out, writer, alone=True)
+    features = {
+        id: Features(None, row, (40, 60))
+        for id, row in zip(ids, descriptors, strict=True)
+    }
+    add_features(out, features, settings=settings or {})
     return out
 
 
@@ -90,14 +85,14 @@ def test_a_pca_that_cannot_be_is_refused(clustered, landmarks, tmp_path, rng):
     with pytest.raises(InputError, match="--dimension=7: the descriptors .* have 6"):
         fit(clustered[0], 7)
     flat = rng.normal(size=(50, 2)) @ rng.normal(size=(2, 4))
-    flat = write_store(tmp_path / "flat", [flat.astype(np.float32)])
+    flat = write_descriptors(tmp_path / "flat", [flat.astype(np.float32)])
     with pytest.raises(InputError, match="do not vary in 3 directions"):
         fit(flat, whiten=True)
-    none = write_store(tmp_path / "none", [np.zeros((0, 4), np.float32)])
+    none = write_descriptors(tmp_path / "none", [np.zeros((0, 4), np.float32)])
     with pytest.raises(InputError, match="no local descriptors to fit"):
         fit(none)
     eye = np.eye(4, dtype=np.float32)
-    projected = write_store(tmp_path / "projected", [eye], {"pca": "abc"})
+    projected = write_descriptors(tmp_path / "projected", [eye], {"pca": "abc"})
     with pytest.raises(InputError, match="are projected already"):
         fit(projected)
     with pytest.raises(InputError, match="has no global descriptors"):

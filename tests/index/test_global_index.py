@@ -6,16 +6,8 @@ from delf_jax.features import Features
 from delf_jax.files import InputError
 from delf_jax.index import global_index, global_search
 from delf_jax.retrieval import nearest
-from delf_jax.store import feature_store, shards
-from delf_jax.store.shards import Record
-from delf_jax.store.writer import Writer, begin, current_records, finish, read_shards
-
-MANIFEST = {
-    "format": shards.FORMAT,
-    "key": "k",
-    "model": {"name": "m", "fingerprint": "f"},
-    "settings": {},
-}
+from delf_jax.store import feature_store
+from tests.helpers.stores import add_features
 
 
 def draw(rng, count, dimension=48):
@@ -27,15 +19,11 @@ def draw(rng, count, dimension=48):
 
 def add(folder, descriptors, first=0):
     """A store with images named by their number."""
-    begin(folder, MANIFEST)
-    known = current_records(read_shards(folder, "k"))
-    writer = Writer(folder, "k", known.values())
-    for number, row in enumerate(descriptors, first):
-        record = Record(f"{number:06d}", writer.sequence, "extracted")
-        writer.add(record, Features(None, row, (10, 10)))
-    writer.flush()
-    finish(folder, writer, alone=True)
-    return feature_store.open_store(folder)
+    features = {
+        f"{number:06d}": Features(None, row, (10, 10))
+        for number, row in enumerate(descriptors, first)
+    }
+    return add_features(folder, features)
 
 
 @pytest.fixture

@@ -26,16 +26,6 @@ from tests.helpers.inverted_files import (
 )
 
 
-@pytest.fixture
-def images(tmp_path):
-    return fill_store(tmp_path / "store", IDS)
-
-
-@pytest.fixture
-def words(tmp_path):
-    return draw_words(tmp_path / "codebook")
-
-
 def brute_force(images, words, kind, query, rule=similarity.ASMK):
     """By comparing the query with one image after the other, in memory."""
     made = [aggregation.aggregate(each, words, kind, "") for each in images]

@@ -4,23 +4,10 @@ import pytest
 from delf_jax.files import InputError
 from delf_jax.index import inverted_file, inverted_shards
 from tests.helpers.inverted_files import (
-    IDS,
     aggregated_query,
     build,
-    draw_words,
-    fill_store,
     in_runs,
 )
-
-
-@pytest.fixture
-def images(tmp_path):
-    return fill_store(tmp_path / "store", IDS)
-
-
-@pytest.fixture
-def words(tmp_path):
-    return draw_words(tmp_path / "codebook")
 
 
 def spoil(path, how):

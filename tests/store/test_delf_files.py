@@ -1,7 +1,6 @@
 """Stores and files of the original, there and back, with all that can be in the way."""
 
 import json
-import pathlib
 import shutil
 
 import jax
@@ -19,40 +18,12 @@ from delf_jax.index import photo_index
 from delf_jax.search import query
 from delf_jax.store import delf_files, feature_store
 from delf_jax.store.delf_files import read_files, write_files
-from delf_jax.store.shards import FORMAT, Record
-from delf_jax.store.writer import Writer, begin, finish
-
-IDS = ["a/0.jpg", "a/1.png", "b/0.jpg", "b/deep/2.v1.jpg"]
-COUNTS = [3, 0, 1, 5]
-
-
-def make_store(
-    out: pathlib.Path, ids=IDS, *, local: int = 6, globe: int = 4, failed=()
-) -> pathlib.Path:
-    """Random features; 0 dimensions: none of that branch."""
-    model = {"name": "drawn", "fingerprint": "f" * 64}
-    manifest = {"format": FORMAT, "key": "drawn", "model": model, "settings": {}}
-    begin(out, manifest)
-    writer = Writer(out, "drawn", [])
-    rng = np.random.default_rng(0)
-    for number, id in enumerate(ids):
-        count = COUNTS[number % len(COUNTS)]
-        shapes = (count, 2), count, (count, local), count
-        arrays = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
-        features = LocalFeatures(*arrays) if local else None
-        descriptor = rng.normal(size=globe).astype(np.float32) if globe else None
-        record = Record(id, 1, "extracted")
-        writer.add(record, Features(features, descriptor, (40 + number, 60)))
-    for id in failed:
-        writer.add(Record(id, 1, "failed", f"{id}: broken"))
-    writer.flush()
-    finish(out, writer, alone=True)
-    return out
+from tests.helpers.stores import IDS, add_features, draw_store
 
 
 def there_and_back(tmp_path, layout: str, **kinds) -> tuple:
     """A store, and what is left of it after a journey through files."""
-    source = make_store(tmp_path / "store", **kinds)
+    source = draw_store(tmp_path / "store", **kinds)
     write_files(source, tmp_path / "files", layout, progress=False)
     read_files(tmp_path / "files", tmp_path / "again", layout, progress=False)
     return feature_store.open_store(source), feature_store.open_store(
@@ -81,7 +52,7 @@ def test_the_older_layout_carries_local_features_alone(tmp_path):
 
 
 def test_files_are_what_the_originals_readers_expect(tmp_path):
-    source = feature_store.open_store(make_store(tmp_path / "store"))
+    source = feature_store.open_store(draw_store(tmp_path / "store"))
     write_files(source.path, tmp_path / "files", "delg", progress=False)
     expected = source[source.row("a/0.jpg")]
     local = read_delf_features(tmp_path / "files" / "a" / "0.delg_local")
@@ -115,7 +86,7 @@ def test_files_of_the_original_become_a_store(golden, tmp_path):
 
 def test_what_is_complete_and_unchanged_is_left_alone(tmp_path):
     source, files, out = (tmp_path / name for name in ("store", "files", "out"))
-    make_store(source)
+    draw_store(source)
     assert write_files(source, files, "delg", progress=False)[:2] == (4, 0)
     assert read_files(files, out, "delg", progress=False)[:2] == (4, 0)
     times = {path: path.stat().st_mtime_ns for path in files.rglob("*.delg_*")}
@@ -130,7 +101,7 @@ def test_what_is_complete_and_unchanged_is_left_alone(tmp_path):
 
 def test_a_killed_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
     source, files, out = (tmp_path / name for name in ("store", "files", "out"))
-    make_store(source, globe=0)
+    draw_store(source, globe=0)
 
     def killed_at(function, count):
         calls = []
@@ -156,7 +127,7 @@ def test_a_killed_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 def test_broken_files_are_named_and_the_others_kept(tmp_path):
     source, files, out = (tmp_path / name for name in ("store", "files", "out"))
-    make_store(source)
+    draw_store(source)
     write_files(source, files, "delg", progress=False)
     good = (files / "a" / "0.delg_local").read_bytes()
     (files / "a" / "0.delg_local").write_bytes(good[:-3])
@@ -178,7 +149,7 @@ def test_broken_files_are_named_and_the_others_kept(tmp_path):
 
 def test_images_whose_files_are_gone_are_forgotten(tmp_path):
     files, out = tmp_path / "files", tmp_path / "out"
-    write_files(make_store(tmp_path / "store"), files, "delg", progress=False)
+    write_files(draw_store(tmp_path / "store"), files, "delg", progress=False)
     (files / "a" / "0.delg_local").write_bytes(b"half")
     read_files(files, out, "delg", progress=False)
     for path in files.glob("[ab]/0.*"):
@@ -191,7 +162,7 @@ def test_images_whose_files_are_gone_are_forgotten(tmp_path):
 
 def test_the_only_file_of_a_kind_is_named_if_it_is_damaged(tmp_path):
     files, out = tmp_path / "files", tmp_path / "out"
-    write_files(make_store(tmp_path / "store", IDS[:1]), files, "delg", progress=False)
+    write_files(draw_store(tmp_path / "store", IDS[:1]), files, "delg", progress=False)
     read_files(files, out, "delg", progress=False)
     (files / "a" / "0.delg_local").write_bytes(b"half")
     with pytest.raises(InputError, match=r"a/0\.delg_local: damaged"):
@@ -200,7 +171,7 @@ def test_the_only_file_of_a_kind_is_named_if_it_is_damaged(tmp_path):
 
 
 def test_images_that_failed_in_the_store_are_told(tmp_path):
-    source = make_store(tmp_path / "store", failed=["c.jpg"])
+    source = draw_store(tmp_path / "store", failed=["c.jpg"])
     report = write_files(source, tmp_path / "files", "delf", progress=False)
     assert report[:4] == (4, 0, 0, {"c.jpg": "c.jpg: broken"})
 
@@ -215,14 +186,14 @@ def test_images_that_failed_in_the_store_are_told(tmp_path):
     ],
 )
 def test_ids_that_make_no_files_are_refused(tmp_path, ids, words):
-    source = make_store(tmp_path / "store", ids)
+    source = draw_store(tmp_path / "store", ids)
     with pytest.raises(InputError, match=words):
         write_files(source, tmp_path / "files", "delf", progress=False)
     assert not (tmp_path / "files").exists()
 
 
 def test_what_a_layout_has_no_file_for_is_told(tmp_path):
-    source = make_store(tmp_path / "store", local=0)
+    source = draw_store(tmp_path / "store", local=0)
     with pytest.raises(InputError, match="has no local features; --to=delg"):
         write_files(source, tmp_path / "files", "delf", progress=False)
 
@@ -253,7 +224,7 @@ def test_a_damaged_list_of_images_is_named(tmp_path, images):
 
 
 def test_features_from_files_do_not_match_those_of_a_model(tmp_path, tiny_model):
-    source = make_store(tmp_path / "store")
+    source = draw_store(tmp_path / "store")
     write_files(source, tmp_path / "files", "delg", progress=False)
     read_files(tmp_path / "files", tmp_path / "again", "delg", progress=False)
     with pytest.raises(InputError, match="do not match .*: name another folder"):
@@ -296,13 +267,8 @@ def test_features_of_boxes_become_files_of_their_own(tmp_path, rng):
     )
     regions = Regions(boxes, np.array([4, 3, 0], np.int32))
     features = Features(local, np.ones(4, np.float32), (40, 60), regions)
-    manifest = {"format": FORMAT, "key": "k", "with_boxes": True, "settings": {}}
-    begin(tmp_path / "store", manifest | {"model": {"name": "drawn"}})
-    writer = Writer(tmp_path / "store", "k", [])
-    for id in ("a/x.jpg", "b.jpg"):
-        writer.add(Record(id, 1, "extracted"), features)
-    writer.flush()
-    finish(tmp_path / "store", writer, alone=True)
+    images = dict.fromkeys(("a/x.jpg", "b.jpg"), features)
+    add_features(tmp_path / "store", images, with_boxes=True)
     report = write_files(tmp_path / "store", tmp_path / "out", "delg", progress=False)
     assert report.extracted == 2
     mapping = read_index_mapping(tmp_path / "out" / "index_mapping.csv")
@@ -316,12 +282,7 @@ def test_features_of_boxes_become_files_of_their_own(tmp_path, rng):
     assert len(empty.scales) == 0
     assert len(list((tmp_path / "out").rglob("*.delg_global"))) == 2
 
-    ids = ["b.jpg", "b_1.jpg"]
-    begin(tmp_path / "clash", manifest | {"model": {"name": "drawn"}})
-    writer = Writer(tmp_path / "clash", "k", [])
-    for id in ids:
-        writer.add(Record(id, 1, "extracted"), features)
-    writer.flush()
-    finish(tmp_path / "clash", writer, alone=True)
+    images = dict.fromkeys(("b.jpg", "b_1.jpg"), features)
+    add_features(tmp_path / "clash", images, with_boxes=True)
     with pytest.raises(InputError, match="a box of image b and image b_1 would share"):
         write_files(tmp_path / "clash", tmp_path / "o", "delg", progress=False)

@@ -39,7 +39,7 @@ def test_a_file_for_whitening_has_one_part_and_no_clusters(tmp_path):
 def test_images_lie_by_the_end_of_their_id(tmp_path):
     expected = tmp_path / "ims" / "ef" / "cd" / "ab" / "0123abcdef"
     assert image_path(tmp_path, "0123abcdef") == expected
-    with pytest.raises(InputError, match="is no id"):
+    with pytest.raises(InputError, match="is not an id"):
         image_path(tmp_path, "../../../etc")
 
 
