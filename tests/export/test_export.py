@@ -78,7 +78,7 @@ def test_the_description_says_what_goes_in_and_what_comes_out(tmp_path):
     assert described["versions"]["jax"] == jax.__version__
 
 
-def test_bounds_are_told_as_the_resize_factor_makes_them():
+def test_bounds_are_stated_as_the_resize_factor_makes_them():
     chosen = SETTINGS._replace(
         max_image_size=500, min_image_size=100, resize_factor=0.25
     )
@@ -94,7 +94,7 @@ def test_a_projection_of_other_descriptors_is_refused(tmp_path, name, width):
     pca = Whitening(np.zeros(5, np.float32), np.eye(5, dtype=np.float32))
     extraction = {**model.config["extraction"], name: pca}
     model = model._replace(config={"extraction": extraction})
-    words = rf"extraction\.{name} is for .* 5 dimensions; .* have {width}"
+    words = rf"extraction\.{name} expects .* 5 dimensions; .* have {width}"
     with pytest.raises(InputError, match=words):
         export.export_model(model, "stablehlo", tmp_path / "out", ExportOptions())
     assert not list(tmp_path.iterdir())

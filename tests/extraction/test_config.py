@@ -255,7 +255,7 @@ def test_a_projection_that_does_not_fit_is_named(projection, tmp_path):
     with pytest.raises(InputError, match=r"\[6, 6\] does not match the 5"):
         load_pca(_pca(**projection))
     write_datum(tmp_path / "mean.datum", np.full(6, np.nan))
-    with pytest.raises(InputError, match=r"mean\.datum: .* finite floats"):
+    with pytest.raises(InputError, match=r"mean\.datum: expected finite float32"):
         load_pca(_pca(**projection))
 
 
