@@ -1,6 +1,6 @@
 """The demo: draws a small world, matches two of its photos, searches the rest.
 
-What is drawn is known exactly, so the demo can say how well it went.
+What is drawn is known exactly, so the demo measures how well it went.
 """
 
 import os
@@ -67,38 +67,42 @@ def run(
     """Writes photos, an index, a figure and a page to `out`; prints what it found."""
     out = pathlib.Path(out)
     settings = settings_for(model)
+    local = settings.max_features > 0
+
     count = world.landmarks * (world.queries + world.views) + world.distractors
     print(f"drawing {count} photos of {world.landmarks + world.distractors} landmarks")
     queries = _draw_photos(out, world)
-    local = settings.max_features > 0
+
     if local:
-        _match_pair(out, model, settings, world.size)
+        _match_pair(out / "matches.png", model, settings, world.size)
     else:
         print(f"{model.name} has no local features: nothing is matched or reranked")
-    photo_index.make_index(
-        [out / "photos"], out / "index", model, settings, progress=progress
-    )
+
+    photos = [out / "photos"]
+    photo_index.make_index(photos, out / "index", model, settings, progress=progress)
     index = photo_index.open_index(out / "index")
+
     print(f"searching {index} for {len(queries)} queries")
     answers = []
     for answer in query.search(index, queries, model, settings, top=0):
         if isinstance(answer, files.InputError):
             raise answer
         answers.append(answer)
+
     ids = list(index.store.ids)
-    outcome = Outcome(
-        *(mean_average_precision(answers, ids, rerank) for rerank in (False, True))
-    )
-    print_results(f"mAP by global descriptors {outcome.before:.3f}")
+    before = mean_average_precision(answers, ids, reranked=False)
+    after = mean_average_precision(answers, ids, reranked=True)
+    print_results(f"mAP by global descriptors {before:.3f}")
     if local:
-        print_results(f"mAP after reranking       {outcome.after:.3f}")
-    best = [a._replace(results=a.results[:_RESULTS]) for a in answers]
+        print_results(f"mAP after reranking       {after:.3f}")
+
+    best = [answer._replace(results=answer.results[:_RESULTS]) for answer in answers]
     page.write_page(out / "search.html", best, index.file, "drawn landmarks")
     print(f"photos: {out / 'photos'}")
     if local:
         print(f"figure: {out / 'matches.png'}")
     print(f"page:   {out / 'search.html'}")
-    return outcome
+    return Outcome(before, after)
 
 
 def mean_average_precision(
@@ -132,11 +136,11 @@ def _draw_photos(out: pathlib.Path, world: World) -> list[pathlib.Path]:
         views = world.queries + world.views if known else 1
         for i in range(views):
             view = draw_view(landmark, i, world.size)
-            asked = known and i < world.queries
-            folder = out / ("queries" if asked else "photos") / _name(landmark)
+            is_query = known and i < world.queries
+            folder = out / ("queries" if is_query else "photos") / _name(landmark)
             path = folder / f"view-{i}.jpg"
             _write_photo(path, view.image)
-            if asked:
+            if is_query:
                 queries.append(path)
     return queries
 
@@ -151,20 +155,23 @@ def _write_photo(path: pathlib.Path, image: np.ndarray) -> None:
 
 
 def _match_pair(
-    out: pathlib.Path, model: Model, settings: ExtractionSettings, size: tuple[int, int]
+    path: pathlib.Path,
+    model: Model,
+    settings: ExtractionSettings,
+    size: tuple[int, int],
 ) -> None:
-    """Draws the figure, and prints how many inliers are where they should be."""
+    """Draws the figure, and prints how many inliers show the same place."""
     landmark = draw_landmark(HELD_OUT + _PAIR_LANDMARK)
-    pair = [draw_view(landmark, number, size) for number in _PAIR]
-    photos = [view.image for view in pair]
-    found = matching.compare_photos(*photos, model, settings)
-    local = [features.local for features in found.features]
+    a, b = (draw_view(landmark, number, size) for number in _PAIR)
+    found = matching.compare_photos(a.image, b.image, model, settings)
+    right = np.count_nonzero(true_inliers(a, b, matching.inlier_lines(found)))
     count = format_count(len(found.pair.matches), "match")
     title = f"{format_count(found.inliers, 'inlier')} of {count}"
-    figure = figures.draw_matches(*photos, *local, found.pair, title)
-    figures.write_figure(figure, out / "matches.png")
-    right = np.count_nonzero(true_inliers(*pair, matching.inlier_lines(found)))
     print_results(f"matched a pair: {title}, {right} of them truly the same place")
+    local_a, local_b = (features.local for features in found.features)
+    assert local_a is not None and local_b is not None
+    figure = figures.draw_matches(a.image, b.image, local_a, local_b, found.pair, title)
+    figures.write_figure(figure, path)
 
 
 def true_inliers(a: View, b: View, lines: Float[np.ndarray, "P 4"]) -> np.ndarray:

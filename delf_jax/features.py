@@ -27,7 +27,7 @@ class Regions(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What one image gives; None for a branch that was not asked for."""
+    """What one image gives; None for a branch that was left out."""
 
     local: LocalFeatures | None
     global_descriptor: Float[Array, "G"] | Float[np.ndarray, "G"] | None
@@ -60,12 +60,12 @@ def regions_of(features: Features) -> list[Features]:
 
 def crops_of(features: Features) -> list[Features]:
     """As `regions_of`, with locations in pixels of the crops; these alone are local."""
-    first, *others = regions_of(features)
-    crops = [first]
-    for number, part in enumerate(others, 1):
+    crops = regions_of(features)
+    for number, part in enumerate(crops[1:], 1):
+        assert part.local is not None and features.regions is not None
         corner = features.regions.boxes[None, number, :2]
         moved = part.local._replace(locations=part.local.locations - corner)
-        crops.append(part._replace(local=moved, global_descriptor=None))
+        crops[number] = part._replace(local=moved, global_descriptor=None)
     return crops
 
 
@@ -74,6 +74,7 @@ def features_per_region(features: Features) -> list[int]:
 
     Without boxes there is one region, the whole image.
     """
-    if features.regions is None:
-        return [len(features.local.scales)]
-    return features.regions.counts.tolist()
+    if features.regions is not None:
+        return features.regions.counts.tolist()
+    assert features.local is not None
+    return [len(features.local.scales)]

@@ -1,4 +1,4 @@
-"""Which tensor is which, where names alone do not say: by scope, shape and order.
+"""Tensors matched by scope, shape and order, where names alone are not enough.
 
 The code that trained the released DELG models was never published. What is known of
 them: a slim ResNet, attention, an autoencoder, and a whitening layer. All functions
@@ -58,8 +58,11 @@ class Layer(NamedTuple):
 def names_in_graph(nodes: Sequence[tuple]) -> dict[str, str]:
     """{constant: name it would have as a variable} from who computes with it.
 
-    nodes: (name, operation, inputs, ...) of a frozen graph. Its constants may be called
-    anything; a convolution still says its scope: `a/conv1/Conv2D` -> `a/conv1/weights`.
+    Its constants may be called anything; a convolution still has its scope:
+    `a/conv1/Conv2D` -> `a/conv1/weights`.
+
+    Args:
+      nodes: (name, operation, inputs, ...) of a frozen graph.
     """
     sources = {name: name for name, operation, *_ in nodes if operation == "Const"}
     named = {}
@@ -97,7 +100,7 @@ def layers_of(shapes: Shapes) -> tuple[list[Layer], list[str]]:
 
 
 def layers_in_order(shapes: Shapes) -> list[Layer]:
-    """Layers of tensors whose names say nothing: vectors follow their kernel.
+    """Layers of tensors without usable names: vectors follow their kernel.
 
     One vector is a bias, four are a normalisation in the order of its operation; with
     another number the kernel stands alone.
@@ -119,12 +122,13 @@ def match_backbone(
 ) -> dict[str, str]:
     """{our name: source name} if the first layers have the expected sizes, else {}.
 
-    expected: (scope, inputs, outputs) in the order in which the network computes.
+    Args:
+      expected: (scope, inputs, outputs) in the order in which the network computes.
     """
     sizes = [(layer.inputs, layer.outputs) for layer in layers[: len(expected)]]
     if sizes != [(inputs, outputs) for _, inputs, outputs in expected]:
         return {}
-    named = {}
+    named: dict[str, str] = {}
     for layer, (scope, _, _) in zip(layers, expected, strict=False):
         named |= _named(layer, scope)
     return named
@@ -135,7 +139,9 @@ def match_heads(
 ) -> tuple[dict[str, str], list[Layer]]:
     """({our name: source name} of attention, autoencoder and whitening, classifiers).
 
-    block3, block4: channels of these maps, block4 0 if there is none.
+    Args:
+      block3: channels of this map.
+      block4: the same; 0 if there is none.
     """
     classifiers = [x for x in layers if re.search(CLASSIFIER, x.scope, re.I)]
     rest = [layer for layer in layers if layer not in classifiers]
@@ -165,7 +171,7 @@ def match_heads(
     choose("local/autoencoder/reduce", reduce)
     if block4:
         choose("whitening", [x for x in rest if x.inputs == block4])
-    named = {}
+    named: dict[str, str] = {}
     for scope, layer in scopes.items():
         named |= _named(layer, scope)
     return named, classifiers

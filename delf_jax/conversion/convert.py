@@ -20,7 +20,7 @@ from delf_jax.formats.delf import datum
 # codebooks are made for them.
 PROJECTION = ("mean.datum", "pca_proj_mat.datum")
 PROJECTED = 128
-# What a model folder, a state, the states and the workdir of a training of ours hold.
+# In a model folder, a state, the states and the workdir of a training of this project.
 _OURS = ("model.safetensors", "state", "[0-9]*/state", "checkpoints/[0-9]*/state")
 
 
@@ -31,13 +31,16 @@ def convert(
     mapping: str | os.PathLike | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Network:
-    """Writes the model folder `out` from the weights at `path`, and prints an account.
+    """Writes the model folder `out` from the weights at `path`, and prints a report.
 
-    `out` is new, and complete or absent.
-    mapping: a JSON file {our name: theirs} for what is not recognised; its list "drop"
-    names or matches what to leave out. settings: fields of architecture or extraction.
-    InputError if a tensor is left over or one of ours is missing: both sides are then
-    printed, and a mapping to be completed is written to `out`.mapping.json.
+    `out` is new, and complete or absent. InputError if a tensor is left over or one of
+    the network is missing: both sides are then printed, and a mapping to be completed
+    is written to `out`.mapping.json.
+
+    Args:
+      mapping: a JSON file {our name: theirs} for what is not recognised; its list
+        "drop" names or matches what to leave out.
+      settings: fields of architecture or extraction.
     """
     path, out = pathlib.Path(path), pathlib.Path(out)
     with new_folder(out) as folder:
@@ -59,7 +62,7 @@ def _convert(
     if (path / "model" / "saved_model.pb").is_file():  # as DELF's download has it
         path = path / "model"
     if any(next(path.glob(pattern), None) for pattern in _OURS):
-        raise InputError(f"{path}: ours already; give a model folder as --model")
+        raise InputError(f"{path}: no conversion needed: use a model folder as --model")
     source = read_weights(path)
     network = find_network(source, read_mapping(mapping), settings, template)
     projection = _projection_beside(path, network)
@@ -68,7 +71,7 @@ def _convert(
         "converted_from": name,
         "kind": source.kind,
         "family": FAMILIES[network.family].title,
-        "told_apart_by": network.assigned.how,
+        "told_apart_by": network.assigned.evidence,
         "files": [{"name": file.name, "sha256": sha256_of(file)} for file in files],
         "converter": f"delf_jax {__version__}",
     }
@@ -99,13 +102,13 @@ def read_mapping(path: str | os.PathLike | None) -> MappingFile:
         raise InputError(f"{path}: drop must be a list of names or patterns")
     for ours, theirs in content.items():
         if not isinstance(theirs, str):
-            raise InputError(f"{path}: give {ours} the name of a tensor of the source")
+            raise InputError(f"{path}: {ours}: expected the name of a tensor")
     named = {ours: theirs for ours, theirs in content.items() if theirs}
     return MappingFile(family, named, tuple(drop), path)
 
 
 def _projection_beside(path: pathlib.Path, network: Network) -> list[pathlib.Path]:
-    """The PCA that was downloaded with a model, if it fits its local descriptors."""
+    """The PCA that was downloaded with a model, if it matches its local descriptors."""
     architecture = network.architecture
     width = architecture.get("reduced_dimension") or 16 * architecture["width"]
     for folder in (path / "pca", path.parent / "pca"):
@@ -114,7 +117,7 @@ def _projection_beside(path: pathlib.Path, network: Network) -> list[pathlib.Pat
             continue
         if datum.read_datum(files[1]).shape[1:] == (width,):
             return files
-        print(f"left out: {files[1]} is no projection of {width} dimensions")
+        print(f"left out: {files[1]} does not match {width} dimensions")
     return []
 
 

@@ -1,4 +1,4 @@
-"""Whose weights these are, and what network and settings they were made for."""
+"""Families of weights: their names, architecture and settings of extraction."""
 
 import itertools
 import re
@@ -113,7 +113,7 @@ DELF_SCALES = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
 DELG_SCALES = (0.25, 0.35355338, 0.5, 0.70710677, 1.0, 1.4142135, 2.0)
 # What the configs of the released models set [delf_spec 2.6], by the name of the folder
 # that the download unpacks to.
-RELEASED = {
+RELEASED: dict[str, dict[str, Any]] = {
     r"r50delg_gldv2clean": {"attention_threshold": 454.6},
     r"r101delg_gldv2clean": {"attention_threshold": 357.48},
     r"r50delg_gld": {"attention_threshold": 175.0},
@@ -132,13 +132,19 @@ NO_WEIGHTS = {
     r"(^|/)scale_factor$|(^|\.)desc_cls\.t$": "the loss's",
     r"(^|/)mean_rgb$": "the mean of the pixels",
 }
+# The last unit of slim's block3, in ResNet-50 or 101, halves the map, or does not.
+LAST_OF_BLOCK3 = r"block3/unit_(?:6|23)/bottleneck_v1/conv2/Conv2D$"
+BLOCK4 = r"block4/unit_\d+/bottleneck_v1/conv2/"
+# tensorflow/core/framework/attr_value.proto
+_BOOLEAN = 5
 
 
 def recognise(names: Iterable[str], kind: str) -> str | None:
-    """The key of the family of these tensors; None if no pattern fits.
+    """The key of the family of these tensors; None if no pattern matches.
 
-    kind: of the source; Keras' own ResNet-50 and TensorFlow 2's DELG share their names,
-    and only the first comes as an HDF5 file.
+    Args:
+      kind: of the source: Keras' own ResNet-50 and TensorFlow 2's DELG share their
+        names, and only the first comes as an HDF5 file.
     """
     names = list(names)
     for key, family in FAMILIES.items():
@@ -162,7 +168,7 @@ def infer_architecture(
 ) -> dict[str, Any]:
     """The architecture that has variables of these names and shapes.
 
-    InputError if no ResNet that we have is like this.
+    InputError if no ResNet has as many units.
     """
 
     def size(scope: str, axis: int, other: str, other_axis: int, default: int) -> int:
@@ -200,10 +206,11 @@ def default_extraction(
 ) -> dict[str, Any]:
     """Settings of extraction: the family's, and a released config's if it is known.
 
-    folders: names of the source and of the folders it lies in.
+    Args:
+      folders: names of the source and of the folders it lies in.
     """
     name = architecture["name"]
-    settings = {
+    settings: dict[str, Any] = {
         "image_scales": DELF_SCALES if name == "delf" else DELG_SCALES,
         "global_scales": () if name == "delf" else (3, 4, 5),
         "max_features": 0 if name == "global" else 1000,
@@ -238,38 +245,8 @@ def slim_orders() -> Iterator[list[tuple[str, int, int]]]:
         yield layers
 
 
-def _any(pattern: str, names: Iterable[str]) -> bool:
-    return any(re.search(pattern, name) for name in names)
-
-
-def _depth(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """The depth whose blocks have as many units; block4 may be absent."""
-    units = [0, 0, 0, 0]
-    for name in shapes:
-        if found := re.search(r"backbone/block([1-4])_unit(\d+)/", name):
-            block, unit = int(found[1]) - 1, int(found[2])
-            units[block] = max(units[block], unit)
-    bottlenecks = any("/conv3/" in name for name in shapes)
-    for depth, expected in UNITS.items():
-        basic = depth in BASIC_DEPTHS
-        if basic is not bottlenecks and tuple(units) in (expected, (*expected[:3], 0)):
-            return depth
-    known = "; ".join(f"{depth}: {units}" for depth, units in UNITS.items())
-    raise InputError(
-        f"a ResNet with {units} units in its blocks, "
-        f"{'bottlenecks' if bottlenecks else 'of two 3x3'}, is none of ours ({known})"
-    )
-
-
-# The last unit of slim's block3, in ResNet-50 or 101, halves the map, or does not.
-LAST_OF_BLOCK3 = r"block3/unit_(?:6|23)/bottleneck_v1/conv2/Conv2D$"
-BLOCK4 = r"block4/unit_\d+/bottleneck_v1/conv2/"
-# tensorflow/core/framework/attr_value.proto
-_BOOLEAN = 5
-
-
 def architecture_of(nodes: Sequence[graph_def.Node]) -> dict[str, Any]:
-    """block3_strides and block4_dilation as far as the nodes tell."""
+    """block3_strides and block4_dilation, where the nodes of a graph show them."""
     found: dict[str, Any] = {}
     pools = [node for node in nodes if node.op == "MaxPool"]
     slim = [node for node in nodes if re.search(LAST_OF_BLOCK3, node.name)]
@@ -294,3 +271,26 @@ def resize_of(nodes: Sequence[graph_def.Node]) -> dict[str, str]:
             half_pixel = bool(wire.integer(centred, _BOOLEAN))
             return {"resize": "half_pixel" if half_pixel else "legacy"}
     return {}
+
+
+def _any(pattern: str, names: Iterable[str]) -> bool:
+    return any(re.search(pattern, name) for name in names)
+
+
+def _depth(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """The depth whose blocks have as many units; block4 may be absent."""
+    units = [0, 0, 0, 0]
+    for name in shapes:
+        if found := re.search(r"backbone/block([1-4])_unit(\d+)/", name):
+            block, unit = int(found[1]) - 1, int(found[2])
+            units[block] = max(units[block], unit)
+    bottlenecks = any("/conv3/" in name for name in shapes)
+    for depth, expected in UNITS.items():
+        basic = depth in BASIC_DEPTHS
+        if basic is not bottlenecks and tuple(units) in (expected, (*expected[:3], 0)):
+            return depth
+    known = "; ".join(f"{depth}: {units}" for depth, units in UNITS.items())
+    raise InputError(
+        f"a ResNet with {units} units in its blocks, "
+        f"{'bottlenecks' if bottlenecks else 'of two 3x3'}, matches no depth ({known})"
+    )

@@ -1,4 +1,4 @@
-"""What makes up for differences between the layers of others and ours."""
+"""Differences between the layers of others and ours, made up for."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,10 @@ from delf_jax.models.resnet import LAYOUTS
 def to_our_axes(name: str, tensor: np.ndarray, pytorch: bool) -> np.ndarray:
     """A tensor in our order of axes: kernels [h, w, in, out], matrices [in, out].
 
-    name: ours; matrices and 1x1 convolutions are often stored as each other.
+    Matrices and 1x1 convolutions are often stored as each other.
+
+    Args:
+      name: ours.
     """
     tensor = np.asarray(tensor)
     if not name.endswith("/kernel"):
@@ -70,10 +73,11 @@ def adapt(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """(what the layout expects, names of what it has no use for).
 
-    variables: with none missing; those without use are not read. Makes up for what
-    differs and changes no result: a bias before a BatchNorm can be a part of its mean,
-    an epsilon one of its variance, and the order of the colours one of the first
-    kernel.
+    No result changes: a bias before a BatchNorm can be a part of its mean, an epsilon
+    one of its variance, and the order of the colours one of the first kernel.
+
+    Args:
+      variables: with none missing; those without use are not read.
     """
     adapted = {
         name: np.asarray(x, np.float64)

@@ -1,4 +1,4 @@
-"""Names of variables in the checkpoints of the original code, and ours."""
+"""Names of variables in the checkpoints of others -> our names, family by family."""
 
 import re
 
@@ -67,60 +67,6 @@ SLIM_LEAVES = {
     "BatchNorm/moving_mean": "batch_stats/{}/mean",
     "BatchNorm/moving_variance": "batch_stats/{}/var",
 }
-
-
-def keras_name(name: str) -> str | None:
-    """Our name of a variable of the TensorFlow 2 code, or of Keras' first ResNet-50.
-
-    name: a checkpoint key without its suffix, or the name of a Python variable.
-    """
-    name = name.removesuffix(":0")
-    if name.rpartition("/")[2] == "cosine_weights":
-        return "params/classifier/kernel"
-    scope, _, leaf = name.rpartition("/")
-    scope = _keras_scope(scope)
-    # Keras 1 repeated the layer: res2a_branch2a/res2a_branch2a_W. Its running_std holds
-    # a variance all the same.
-    leaf = KERAS_1_LEAVES.get(
-        re.sub(r"^\w*?_(?=W$|b$|gamma|beta|running)", "", leaf), leaf
-    )
-    if scope is None or leaf not in KERAS_LEAVES:
-        return None
-    return KERAS_LEAVES[leaf].format(scope)
-
-
-def _keras_scope(scope: str) -> str | None:
-    """Our scope, of the longest end of theirs that is known."""
-    parts = scope.split("/")
-    for start in range(len(parts)):
-        end = "/".join(parts[start:])
-        if unit := KERAS_UNIT.fullmatch(end):
-            stage = int(unit["stage"] or unit["stage_"])
-            number = _unit_number(unit["unit"] or unit["unit_"])
-            layer = KERAS_LAYERS[unit["layer"]]
-            return f"backbone/block{stage - 1}_unit{number}/{layer}"
-        if end in KERAS_SCOPES:
-            return KERAS_SCOPES[end]
-    return None
-
-
-def _unit_number(letter: str) -> int:
-    """1 for "a" and so on; of ResNet-101 also "a", "b1", "b2", as Caffe has it."""
-    return ord(letter[0]) - ord("a") + 1 if len(letter) == 1 else int(letter[1:]) + 1
-
-
-def slim_name(name: str) -> str | None:
-    """Our name of a variable of the TensorFlow 1 code; None if it is not one."""
-    match = re.fullmatch(r"(.+?)/((?:BatchNorm/)?[^/]+)", name.removesuffix(":0"))
-    scope, leaf = match.groups() if match else ("", "")
-    if leaf not in SLIM_LEAVES:
-        return None
-    for pattern, ours in SLIM_SCOPES.items():
-        if found := re.fullmatch(rf"(?:.+/)?{pattern}", scope):
-            return SLIM_LEAVES[leaf].format(ours.format(*found.groups()))
-    return None
-
-
 # torchvision and timm: layer3.5.conv2.weight -> ours
 TORCH_SCOPES = {
     r"layer([1-4])\.(\d+)\.(?:conv|bn)([123])": "backbone/block{}_unit{}/conv{}",
@@ -155,19 +101,24 @@ TORCH_NORM_LEAVES = TORCH_LEAVES | {
 APPLICATION_LAYERS = ("shortcut", "conv1", "conv2", "conv3")
 
 
-def torch_name(name: str) -> str | None:
-    """Our name of an entry of a torchvision or timm ResNet; None if it is not one."""
-    return _torch_name(name, TORCH_SCOPES)
+def keras_name(name: str) -> str | None:
+    """Our name of a variable of the TensorFlow 2 code, or of Keras' first ResNet-50.
 
-
-def pycls_name(name: str) -> str | None:
-    """Our name of an entry of pycls' ResNet or of the DELG and DOLG that use it.
-
-    Their GeM has its power as a parameter.
+    name: a checkpoint key without its suffix, or the name of a Python variable.
     """
-    if re.search(r"(?:^|\.)(?:head\.pool|pool_g)\.p$", name):
-        return "architecture/gem_power"
-    return _torch_name(name, PYCLS_SCOPES)
+    name = name.removesuffix(":0")
+    if name.rpartition("/")[2] == "cosine_weights":
+        return "params/classifier/kernel"
+    parent, _, leaf = name.rpartition("/")
+    scope = _keras_scope(parent)
+    # Keras 1 repeated the layer: res2a_branch2a/res2a_branch2a_W. Its running_std holds
+    # a variance all the same.
+    leaf = KERAS_1_LEAVES.get(
+        re.sub(r"^\w*?_(?=W$|b$|gamma|beta|running)", "", leaf), leaf
+    )
+    if scope is None or leaf not in KERAS_LEAVES:
+        return None
+    return KERAS_LEAVES[leaf].format(scope)
 
 
 def application_name(name: str) -> str | None:
@@ -186,6 +137,53 @@ def application_name(name: str) -> str | None:
     else:
         return None
     return KERAS_LEAVES[leaf].format(scope)
+
+
+def slim_name(name: str) -> str | None:
+    """Our name of a variable of the TensorFlow 1 code; None if it is not one."""
+    match = re.fullmatch(r"(.+?)/((?:BatchNorm/)?[^/]+)", name.removesuffix(":0"))
+    scope, leaf = match.groups() if match else ("", "")
+    if leaf not in SLIM_LEAVES:
+        return None
+    for pattern, ours in SLIM_SCOPES.items():
+        if found := re.fullmatch(rf"(?:.+/)?{pattern}", scope):
+            return SLIM_LEAVES[leaf].format(ours.format(*found.groups()))
+    return None
+
+
+def torch_name(name: str) -> str | None:
+    """Our name of an entry of a torchvision or timm ResNet; None if it is not one."""
+    return _torch_name(name, TORCH_SCOPES)
+
+
+def pycls_name(name: str) -> str | None:
+    """Our name of an entry of pycls' ResNet or of the DELG and DOLG that use it.
+
+    Their GeM has its power as a parameter.
+    """
+    if re.search(r"(?:^|\.)(?:head\.pool|pool_g)\.p$", name):
+        return "architecture/gem_power"
+    return _torch_name(name, PYCLS_SCOPES)
+
+
+def _keras_scope(scope: str) -> str | None:
+    """Our scope, of the longest end of theirs that is known."""
+    parts = scope.split("/")
+    for start in range(len(parts)):
+        end = "/".join(parts[start:])
+        if unit := KERAS_UNIT.fullmatch(end):
+            stage = int(unit["stage"] or unit["stage_"])
+            number = _unit_number(unit["unit"] or unit["unit_"])
+            layer = KERAS_LAYERS[unit["layer"]]
+            return f"backbone/block{stage - 1}_unit{number}/{layer}"
+        if end in KERAS_SCOPES:
+            return KERAS_SCOPES[end]
+    return None
+
+
+def _unit_number(letter: str) -> int:
+    """1 for "a" and so on; of ResNet-101 also "a", "b1", "b2", as Caffe has it."""
+    return ord(letter[0]) - ord("a") + 1 if len(letter) == 1 else int(letter[1:]) + 1
 
 
 def _torch_name(name: str, scopes: dict[str, str]) -> str | None:

@@ -1,4 +1,4 @@
-"""A network of ours among the tensors of others: every tensor gets a place, or none."""
+"""Our network in the tensors of others: each tensor gets a place, or a reason."""
 
 import fnmatch
 import os
@@ -28,7 +28,7 @@ ONLY_TRAINING = "only training needs it"
 
 
 class MappingFile(NamedTuple):
-    """What a user says of tensors that are not recognised."""
+    """A user's names for tensors that are not recognised."""
 
     family: str | None = None
     named: Mapping[str, str] = {}
@@ -48,8 +48,8 @@ class Assigned(NamedTuple):
     """theirs -> why"""
     left: list[str]
     """theirs that are unknown"""
-    how: str
-    """what told them apart"""
+    evidence: str
+    """what they were matched by"""
 
 
 class Network(NamedTuple):
@@ -62,7 +62,7 @@ class Network(NamedTuple):
     assigned: Assigned
     family: str
     assumed: tuple[str, ...] = ()
-    """fields of the architecture that nothing in the source tells"""
+    """fields of the architecture that the source does not show"""
 
 
 def find_network(
@@ -77,9 +77,9 @@ def find_network(
     if key is None and source.kind not in ("frozen_graph", "saved_model"):
         known = "; ".join(family.title for family in FAMILIES.values())
         raise InputError(
-            f"{source.path}: none of its {len(canonical)} tensors is named as in the "
-            f'weights that we know ({known}); "family" in a --mapping file can say '
-            f"which they are ({', '.join(FAMILIES)})"
+            f"{source.path}: none of its {len(canonical)} tensors is named as in a "
+            f'known family ({known}); set "family" in a --mapping file to one of '
+            f"{', '.join(FAMILIES)}"
         )
     key = key or "slim"
     family = FAMILIES[key]
@@ -125,19 +125,22 @@ def assign(
 ) -> Assigned:
     """A place for every tensor of the source that has one.
 
-    canonical: name in the source -> name to read it by. InputError if two want one
-    place, or the mapping names what is not there.
+    InputError if two match one place, or the mapping names what is not there.
+
+    Args:
+      canonical: name in the source -> name to read it by.
     """
-    for ours, theirs in mapping.named.items():
+    for place, theirs in mapping.named.items():
         if theirs not in shapes:
             raise InputError(
-                f"{mapping.path}: {ours}: the source has no tensor {theirs}"
+                f"{mapping.path}: {place}: the source has no tensor {theirs}"
             )
-    named, dropped, left = dict(mapping.named), {}, []
-    given = set(named.values())
+    named, dropped = dict(mapping.named), dict[str, str]()
+    left: list[str] = []
+    mapped = set(named.values())
     for theirs, name in canonical.items():
         ours = FAMILIES[key].name(name)
-        if theirs in given:
+        if theirs in mapped:
             continue
         if theirs in mapping.drop or any(
             fnmatch.fnmatchcase(theirs, pattern) for pattern in mapping.drop
@@ -171,8 +174,9 @@ def _assign_by_shape(
     canonical: Mapping[str, str],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> Assigned:
-    """What scopes, shapes and order say of the tensors whose names are unknown."""
-    named, dropped, how = dict(assigned.named), dict(assigned.dropped), "names"
+    """Places, by scopes, shapes and order, of the tensors whose names are unknown."""
+    named, dropped = dict(assigned.named), dict(assigned.dropped)
+    evidence = "names"
     theirs = {canonical[name]: name for name in assigned.left}
     unknown = {name: shapes[theirs[name]] for name in theirs}
     layers, _ = assignment.layers_of(unknown)
@@ -182,7 +186,7 @@ def _assign_by_shape(
             found = assignment.match_backbone(layers, expected)
             if found:
                 named |= {ours: theirs[name] for ours, name in found.items()}
-                layers, how = layers[len(expected) :], "order and shapes"
+                layers, evidence = layers[len(expected) :], "order and shapes"
                 break
     outputs = [
         shapes[named[kernel]][-1] if kernel in named else 0
@@ -194,12 +198,14 @@ def _assign_by_shape(
     for ours, name in heads.items():
         if ours not in named:
             named[ours] = theirs[name]
-            how = how if "shapes" in how else "names, scopes and shapes"
+            if "shapes" not in evidence:
+                evidence = "names, scopes and shapes"
     for layer in classifiers:
         for name in (layer.kernel, *layer.vectors.values()):
             dropped[theirs[name]] = ONLY_TRAINING
     placed = {*named.values(), *dropped}
-    return Assigned(named, dropped, [n for n in assigned.left if n not in placed], how)
+    left = [name for name in assigned.left if name not in placed]
+    return Assigned(named, dropped, left, evidence)
 
 
 def stated(source: WeightFile) -> Mapping[str, Any]:
@@ -232,7 +238,7 @@ def _architecture(
     settings: Mapping[str, Any],
     source: WeightFile,
 ) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
-    """(architecture, extraction, what is assumed), with the settings asked for."""
+    """(architecture, extraction, what is assumed), with settings replaced."""
     power = variables.pop("architecture/gem_power", None)
     nodes = source.details.get("nodes", ())
     shapes = {name: x.shape for name, x in variables.items()}
@@ -250,15 +256,15 @@ def _architecture(
         architecture["gem_power"] = float(np.asarray(power).reshape(-1)[0])
     drawn = families.architecture_of(nodes)
     architecture |= {k: v for k, v in drawn.items() if k in architecture}
-    chosen = {k: v for k, v in settings.items() if k in ExtractionSettings._fields}
-    architecture |= {k: v for k, v in settings.items() if k not in chosen}
+    replaced = {k: v for k, v in settings.items() if k in ExtractionSettings._fields}
+    architecture |= {k: v for k, v in settings.items() if k not in replaced}
     extraction = families.default_extraction(
         architecture, family, folders_of(pathlib.Path(source.path))
     )
-    extraction |= families.resize_of(nodes) | chosen
+    extraction |= families.resize_of(nodes) | replaced
     _check_branches(architecture["name"], make_settings(extraction))
-    told = {"block3_strides"} & architecture.keys() - drawn.keys() - settings.keys()
-    return architecture, extraction, tuple(told)
+    assumed = {"block3_strides"} & architecture.keys() - drawn.keys() - settings.keys()
+    return architecture, extraction, tuple(assumed)
 
 
 def _check_branches(name: str, extraction: ExtractionSettings) -> None:
@@ -283,6 +289,6 @@ def _check_values(
             raise InputError(f"{path}: {named.get(ours, ours)} is not finite")
         if ours.endswith("/var") and (value < 0).any():
             raise InputError(
-                f"{path}: {named.get(ours, ours)} has negative values, so it is no "
-                f"variance ({ours}); correct it with a --mapping file"
+                f"{path}: {named.get(ours, ours)} has negative values and cannot be "
+                f"the variance {ours}; correct it with a --mapping file"
             )

@@ -1,4 +1,4 @@
-"""What a conversion tells: what was loaded, what was not and why, what is missing."""
+"""The report of a conversion: what was loaded, left out and why, or is missing."""
 
 import collections
 import fnmatch
@@ -30,9 +30,9 @@ SHOWN = 40
 def print_report(
     path: pathlib.Path, out: pathlib.Path, source: Any, network: Any
 ) -> None:
-    """Prints an account of a conversion and the command to go on with."""
+    """Prints the report of a conversion and the next command."""
     title = FAMILIES[network.family].title
-    print(f"{path}: {title} ({source.kind}, told by {network.assigned.how})")
+    print(f"{path}: {title} ({source.kind}, matched by {network.assigned.evidence})")
     print(f"\n{'module':<28} {'tensors':>7}  {'parameters':>10}")
     modules = collections.defaultdict(list)
     for name, value in network.variables.items():
@@ -59,10 +59,10 @@ def print_report(
 
 
 def print_unmatched(mapping: Any, names: Collection[str]) -> None:
-    """Prints which names and patterns to be dropped are those of no tensor."""
+    """Prints the names and patterns of `drop` that match no tensor."""
     for pattern in mapping.drop:
         if pattern not in names and not fnmatch.filter(names, pattern):
-            print(f"{mapping.path}: no tensor is called like {pattern} of its drop")
+            print(f"{mapping.path}: {pattern} of its drop matches no tensor")
 
 
 def refusal(
@@ -76,9 +76,14 @@ def refusal(
 ) -> InputError:
     """The error, after both sides are printed and the mapping file is begun.
 
-    mapping: of this conversion, whose file may be the one that is written: all that it
-    says stays. Another file that stands there is not touched. shapes: of theirs.
-    missing: ours without a tensor of the right shape.
+    Another file that stands in its place is not touched.
+
+    Args:
+      mapping: of this conversion, whose file may be the one that is written: all of its
+        entries stay.
+      shapes: of theirs.
+      missing: ours without a tensor of the right shape.
+      template: the mapping file to write.
     """
     for ours in missing.keys() & assigned.named.keys():
         theirs = assigned.named[ours]
@@ -97,22 +102,22 @@ def refusal(
         print(f"... and {len(rows) - SHOWN} rows more")
     named = {**dict.fromkeys(ours, ""), **mapping.named}
     drop = list(dict.fromkeys([*mapping.drop, *assigned.left]))
-    unsaid = f"{path}: {len(left)} of its tensors have no place in the network and "
-    unsaid += f"{len(missing)} of the network's have none there; "
+    reason = f"{path}: {len(left)} of its tensors have no place in the network and "
+    reason += f"{len(missing)} of the network's are missing there; "
     if template.exists() and not _is_same(template, mapping.path):
         return InputError(
-            f"{unsaid}{template} of an earlier run is left as it is: give it as "
-            "--mapping, or remove it to begin anew"
+            f"{reason}{template} of an earlier run is kept: use it as --mapping, or "
+            "remove it to start again"
         )
     write_json(template, {"family": family, **named, "drop": drop})
     return InputError(
-        f"{unsaid}say in {template} which of them are which, what "
-        "stays in its drop is left out, and give it as --mapping"
+        f"{reason}match them in {template}, keep in its drop what to leave out, and "
+        "use it as --mapping"
     )
 
 
-def _is_same(template: pathlib.Path, given: str | os.PathLike | None) -> bool:
-    return given is not None and os.path.exists(given) and template.samefile(given)
+def _is_same(template: pathlib.Path, path: str | os.PathLike | None) -> bool:
+    return path is not None and os.path.exists(path) and template.samefile(path)
 
 
 def _by_reason(dropped: Mapping[str, str]) -> dict[str, list[str]]:

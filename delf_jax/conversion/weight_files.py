@@ -29,9 +29,9 @@ class WeightFile(NamedTuple):
     path: pathlib.Path
     """for "tf_checkpoint" the prefix, otherwise the file or folder"""
     tensors: Tensors
-    """by name, in the order of the source; see `read_source` for the names"""
+    """by name, in the order of the source; see `read_weights` for the names"""
     details: dict[str, Any]
-    """what the source says beside its tensors"""
+    """what the source has beside its tensors"""
 
 
 def read_weights(path: str | os.PathLike) -> WeightFile:

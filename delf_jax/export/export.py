@@ -1,7 +1,7 @@
 """Models in forms that run without this project: the command `export`.
 
-Each export is a folder that is complete or absent, with an export.json that says what
-goes in, what comes out, and what has to be done to an image before.
+Each export is a folder that is complete or absent, with an export.json: the inputs, the
+outputs, and the preprocessing of an image.
 """
 
 import os
@@ -22,99 +22,99 @@ FORMAT = 1
 
 
 def export_model(
-    model: Model, form: str, out: str | os.PathLike, wishes: ExportOptions
+    model: Model, form: str, out: str | os.PathLike, options: ExportOptions
 ) -> ExportSummary:
-    """Writes the folder `out`; InputError if it exists or the wishes do not fit."""
+    """Writes the folder `out`; InputError if it exists or the options do not match."""
     with new_folder(out) as folder:
-        _check(model, form, wishes)
-        settings = _settings(model, form, wishes)
+        _check(model, form, options)
+        settings = _settings(model, form, options)
         if form == "savedmodel":
             from delf_jax.export import savedmodel
 
-            written = savedmodel.write(folder, model, settings, wishes)
+            summary = savedmodel.write(folder, model, settings, options)
         elif form == "onnx":
             from delf_jax.export import onnx
 
-            written = onnx.write(folder, model, settings, wishes)
+            summary = onnx.write(folder, model, settings, options)
         else:
-            written = write_stablehlo(folder, model, settings)
-        description = _describe(model, form, settings, wishes, written)
-        write_json(folder / "export.json", description)
-    return written
+            summary = write_stablehlo(folder, model, settings)
+        info = _to_json(model, form, settings, options, summary)
+        write_json(folder / "export.json", info)
+    return summary
 
 
-def _check(model: Model, form: str, wishes: ExportOptions) -> None:
-    if wishes.what != "local" and not model.has_global:
+def _check(model: Model, form: str, options: ExportOptions) -> None:
+    if options.what != "local" and not model.has_global:
         raise InputError(
             f"model {model.name} has no global branch: export it with --what=local"
         )
-    if wishes.what != "global" and not model.has_local:
+    if options.what != "global" and not model.has_local:
         raise InputError(
             f"model {model.name} has no local branch: export it with --what=global"
         )
-    whole = form == "savedmodel" and wishes.what == "global"
-    if (wishes.pool != "none" or wishes.normalize) and not whole:
+    whole = form == "savedmodel" and options.what == "global"
+    if (options.pool != "none" or options.normalize) and not whole:
         raise InputError(
             "--pool and --normalize are for --format=savedmodel --what=global"
         )
-    if form == "savedmodel" and wishes.scales and not whole:
+    if form == "savedmodel" and options.scales and not whole:
         raise InputError(
             "--scales: a SavedModel with local features takes the scales as an input"
         )
-    if wishes.size and form != "onnx":
+    if options.size and form != "onnx":
         raise InputError("--size is for --format=onnx: others take images of any size")
 
 
-def _settings(model: Model, form: str, wishes: ExportOptions) -> ExtractionSettings:
-    """The model's settings, without the branch that is not asked for."""
+def _settings(model: Model, form: str, options: ExportOptions) -> ExtractionSettings:
+    """The model's settings, without the branch that is not exported."""
     overrides: dict[str, Any] = {}
-    if wishes.scales:
-        overrides["image_scales"] = wishes.scales
-        overrides["global_scales"] = tuple(range(len(wishes.scales)))
+    if options.scales:
+        overrides["image_scales"] = options.scales
+        overrides["global_scales"] = tuple(range(len(options.scales)))
     if form == "savedmodel":  # Its inputs, which the user of the export chooses.
         return settings_for(model, **overrides)
-    if wishes.what == "local":
+    if options.what == "local":
         overrides["global_scales"] = ()
-    if wishes.what == "global":
+    if options.what == "global":
         overrides["max_features"] = 0
     settings = settings_for(model, **overrides)
-    if wishes.what != "global" and not settings.max_features:
+    if options.what != "global" and not settings.max_features:
         raise InputError(
             f"the settings of model {model.name} have max_features 0: export it with "
             "--what=global"
         )
-    if wishes.what != "local" and not settings.global_scales:
+    if options.what != "local" and not settings.global_scales:
         raise InputError(
-            f"the settings of model {model.name} have no global_scales: name --scales, "
+            f"the settings of model {model.name} have no global_scales: set --scales, "
             "or export it with --what=local"
         )
     return settings
 
 
-def _describe(
+def _to_json(
     model: Model,
     form: str,
     settings: ExtractionSettings,
-    wishes: ExportOptions,
-    written: ExportSummary,
+    options: ExportOptions,
+    summary: ExportSummary,
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "export": form,
-        "what": wishes.what,
-        "file": written.file,
-        "beside": list(written.beside),
-        "inputs": dict(written.inputs),
-        "outputs": dict(written.outputs),
+        "what": options.what,
+        "file": summary.file,
+        "beside": list(summary.beside),
+        "inputs": dict(summary.inputs),
+        "outputs": dict(summary.outputs),
         "before": _before(settings),
-        "notes": list(written.notes),
+        "notes": list(summary.notes),
         "model": {
             "name": model.name,
             "fingerprint": model.fingerprint,
             "architecture": model.config.get("architecture"),
         },
         "extraction": settings_to_json(settings),
-        "versions": {"delf_jax": __version__} | dict(written.versions),
+        "versions": {"delf_jax": __version__} | dict(summary.versions),
     }
 
 

@@ -28,9 +28,9 @@ def write(
     folder: pathlib.Path,
     model: Model,
     settings: ExtractionSettings,
-    wishes: ExportOptions,
+    options: ExportOptions,
 ) -> ExportSummary:
-    """Writes model.onnx: images of any size up to `wishes.size`, in an array of it."""
+    """Writes model.onnx: images of any size up to `options.size`, in an array of it."""
     if importlib.util.find_spec("jax2onnx") is None:
         raise InputError(
             "ONNX is written by jax2onnx, which needs older versions of some packages "
@@ -38,10 +38,12 @@ def write(
             "'jax<0.11' flax jaxtyping ml-collections pillow safetensors simplejpeg, "
             "and pip install --no-deps delf_jax"
         )
-    sides = wishes.size or (settings.max_image_size,) * 2
-    if not all(sides):
+    sides = options.size
+    if sides is None and settings.max_image_size:
+        sides = settings.max_image_size, settings.max_image_size
+    if not sides:
         raise InputError(
-            f"the settings of model {model.name} bound no image: name --size=HxW"
+            f"the settings of model {model.name} have no max_image_size: set --size=HxW"
         )
     if min(sides) < MIN_SIDE:
         raise InputError(f"--size={sides[0]}x{sides[1]}: sides must have {MIN_SIDE}")

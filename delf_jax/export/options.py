@@ -1,4 +1,4 @@
-"""What an export is asked for, and what it has written."""
+"""The options of an export, and the summary of what it has written."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 class ExportOptions(NamedTuple):
-    """What a user asks for beyond the format."""
+    """Options beyond the format."""
 
     what: str = "both"
     """"local", "global" or "both" """
@@ -22,7 +22,7 @@ class ExportOptions(NamedTuple):
 
 
 class ExportSummary(NamedTuple):
-    """What a format says of its own export."""
+    """What was written: the content of export.json that depends on the format."""
 
     file: str
     inputs: Mapping[str, str]

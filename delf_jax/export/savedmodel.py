@@ -1,12 +1,13 @@
 """Models as SavedModels with the signatures of the original's exports [delf_spec 8].
 
 The network is a StableHLO program within one TensorFlow operation, once for each branch
-that is needed; what is around it are TensorFlow's own: `tensorflow_extraction`.
+that is needed; what is around it are TensorFlow's own: `tf_extraction.py`.
 """
 
 import functools
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,7 +35,7 @@ except ImportError:
 from delf_jax.export.tf_extraction import GRID, Network, extract_global, extract_local
 
 # A version that every TensorFlow with the operation reads. TensorFlow 2.21 knows 1.13,
-# and what JAX 0.11 and 0.12 write if they are not told is newer.
+# and what JAX 0.11 and 0.12 write by default is newer.
 STABLEHLO_VERSION = "1.0.0"
 INPUTS = {
     "input_image": tf.TensorSpec((None, None, 3), tf.uint8, "input_image"),
@@ -56,32 +57,33 @@ def write(
     folder: pathlib.Path,
     model: Model,
     settings: ExtractionSettings,
-    wishes: ExportOptions,
+    options: ExportOptions,
 ) -> ExportSummary:
     """Writes a SavedModel with the one signature `serving_default`.
 
     Of the settings `nms_iou` and what an image goes through before the network matter;
     the others are inputs, as in the original.
-    With `wishes.scales` a global export takes the image alone.
+    With `options.scales` a global export takes the image alone.
     """
     module = tf.Module()
     leaves, tree = jax.tree.flatten(model.variables)
     module.weights = [tf.Variable(leaf, trainable=False) for leaf in leaves]
-    branches = ("local", "both") if wishes.what == "both" else (wishes.what,)
+    branches = ("local", "both") if options.what == "both" else (options.what,)
     network = _network(model, module.weights, tree, branches, settings)
-    pooling = {"pool": wishes.pool, "normalize": wishes.normalize}
-    if wishes.what != "global":
-        names = list(INPUTS)[: 5 if wishes.what == "both" else 4]
+    pooled = functools.partial(
+        extract_global, network, pool=options.pool, normalize=options.normalize
+    )
+    run: Callable[..., dict[str, tf.Tensor]] = pooled
+    if options.what != "global":
+        names = list(INPUTS)[: 5 if options.what == "both" else 4]
         run = functools.partial(extract_local, network)
-    elif wishes.scales is None:
+    elif options.scales is None:
         names = ["input_image", "input_scales", "input_global_scales_ind"]
-        run = functools.partial(extract_global, network, **pooling)
     else:
         names = ["input_image"]
 
         def run(image: tf.Tensor) -> dict[str, tf.Tensor]:
-            scales = tf.constant(wishes.scales, tf.float32)
-            return extract_global(network, image, scales, **pooling)
+            return pooled(image, tf.constant(options.scales, tf.float32))
 
     inputs = [INPUTS[name] for name in names]
     module.extract = tf.function(run, autograph=False, input_signature=inputs)
@@ -96,7 +98,7 @@ def write(
             "tf.saved_model.load(folder).signatures['serving_default'](**inputs)",
             "extraction: what the model was made for; of it the export fixes nms_iou, "
             "pixel_mean, pixel_std, resize"
-            + (", image_scales" if wishes.scales else ""),
+            + (", image_scales" if options.scales else ""),
             "the original's extractor loads it if its DelfConfig says "
             "is_tf2_exported: true",
             "heights and widths are dynamic; XLA compiles the network for each size of "
@@ -122,7 +124,8 @@ def _network(
         jax.ShapeDtypeStruct((GRID * rows, GRID * columns, 3), jnp.float32),
         jax.ShapeDtypeStruct((2,), jnp.int32),
     ]
-    calls, dimensions = {}, {}
+    calls: dict[str, Callable] = {}
+    dimensions: dict[str, int] = {}
     for branch in branches:
         run = functools.partial(_run_branch, model.module, tree, branch)
         exported = jax_export.export(jax.jit(run), platforms=PLATFORMS)(*specs)

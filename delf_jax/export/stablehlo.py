@@ -10,9 +10,7 @@ from delf_jax.export.options import PLATFORMS, ExportSummary, signature
 from delf_jax.export.traced import extract_image
 from delf_jax.extraction.extract import MIN_SIDE
 from delf_jax.extraction.model_folder import Model
-from delf_jax.extraction.settings import (
-    ExtractionSettings,
-)
+from delf_jax.extraction.settings import ExtractionSettings
 
 
 def write_stablehlo(

@@ -39,8 +39,8 @@ def extract_local(
 ) -> dict[str, tf.Tensor]:
     """The original's outputs: boxes, features, scales, scores [, global_descriptors].
 
-    Descriptors are raw; a row of the global ones for each scale whose index is asked
-    for, in the order of the scales.
+    Descriptors are raw; a row of the global ones for each scale in `global_scales`, in
+    the order of the scales.
     """
     pixels = _normalize(image, network.settings)
 
@@ -95,13 +95,13 @@ def extract_global(
 ) -> dict[str, tf.Tensor]:
     """The original's outputs: global_descriptors, or pooled the global_descriptor.
 
-    Raw descriptors of the scales whose indices are asked for (None: of all); "average"
-    or "sum" makes them one; then they are normalised or not.
+    Raw descriptors of the scales with these indices (None: of all); "average" or "sum"
+    makes them one; then they are normalised or not.
     """
     pixels = _normalize(image, network.settings)
     if global_scales is not None:
-        asked = tf.range(tf.size(scales))[:, None] == global_scales[None]
-        scales = tf.boolean_mask(scales, tf.reduce_any(asked, axis=1))
+        chosen = tf.range(tf.size(scales))[:, None] == global_scales[None]
+        scales = tf.boolean_mask(scales, tf.reduce_any(chosen, axis=1))
 
     def step(index: tf.Tensor) -> list[tf.Tensor]:
         return _run_level(network, "global", pixels, scales[index])

@@ -1,8 +1,8 @@
 """Extraction as one pure function of the pixels, whose sizes may be symbolic.
 
 What `extraction` does for many images on the host, here for one image within a program:
-pyramid, canvases, the network, selection. It gives the same features and is what leaves
-the house: another runtime needs nothing but the pixels.
+pyramid, canvases, the network, selection. It gives the same features, and is what is
+exported: another runtime needs nothing but the pixels.
 """
 
 import math
@@ -45,9 +45,6 @@ def extract_image(
 ) -> dict[str, Array]:
     """The features of an image that has been brought to its size for extraction.
 
-    size: (h, w) if the image fills only the first rows and columns; the rest may hold
-    anything.
-
     | key | shape | |
     |---|---|---|
     | count | [] int32 | the first `count` features are real, the others zero |
@@ -60,8 +57,13 @@ def extract_image(
     | global_descriptor | [G] | the normalised sum of the normalised |
 
     N is max_features. Zeros stand for a scale at which the network has no cell.
+
+    Args:
+      size: (h, w) if the image fills only the first rows and columns; the rest may hold
+        anything.
     """
-    mean, std = np.float32([[settings.pixel_mean]]), np.float32([[settings.pixel_std]])
+    mean = np.array(settings.pixel_mean, np.float32)[None, None]
+    std = np.array(settings.pixel_std, np.float32)[None, None]
     pixels = (image.astype(jnp.float32) - mean) / std
     if size is None:
         size = jnp.stack(
@@ -77,7 +79,7 @@ def extract_image(
         if with_global:
             seen = _has_cells(model.module.backbone, level)
             descriptors.append(jnp.where(seen, maps["global_descriptor"][0], 0))
-    features = {}
+    features: dict[str, Array] = {}
     if cells:
         features |= _select(cells, settings)
     if descriptors:
@@ -105,12 +107,19 @@ def _run_level(
     canvas = pixels
     for axis in (0, 1):
         side = canvas_side(pixels.shape[axis], float(image_scale))
-        lengths = size[axis], level[axis]
         canvas = _stretch(
-            canvas, axis, *lengths, offset[axis], side, settings.sampled_at
+            canvas,
+            axis,
+            size[axis],
+            level[axis],
+            offset[axis],
+            side,
+            settings.sampled_at,
         )
-    skipped = {} if with_global else {"global_branch": False}
-    maps = model.module.apply(model.variables, canvas[None], level[None], **skipped)
+    skipped: dict[str, Any] = {} if with_global else {"global_branch": False}
+    maps: Any = model.module.apply(
+        model.variables, canvas[None], level[None], **skipped
+    )
     return level, maps
 
 
@@ -210,14 +219,14 @@ def _select(levels: list[Cells], settings: ExtractionSettings) -> dict[str, Arra
     # Ties go to the lower index, as on the host.
     attention, index = jax.lax.top_k(jnp.where(good, cells.attention, -1), count)
     kept = attention >= 0
-    chosen = jax.tree.map(lambda x: jnp.take(x, index, axis=0, mode="clip"), cells)
-    descriptors = _project(l2_normalize(chosen.descriptors), settings.pca, "pca")
-    half = chosen.half_sizes[:, None]
-    boxes = [chosen.locations - half, chosen.locations + half]
+    best = jax.tree.map(lambda x: jnp.take(x, index, axis=0, mode="clip"), cells)
+    descriptors = _project(l2_normalize(best.descriptors), settings.pca, "pca")
+    half = best.half_sizes[:, None]
+    boxes = [best.locations - half, best.locations + half]
     features = {
-        "locations": chosen.locations,
+        "locations": best.locations,
         "boxes": jnp.concatenate(boxes, axis=1),
-        "scales": chosen.scales,
+        "scales": best.scales,
         "descriptors": descriptors,
         "attention": attention,
     }
@@ -228,7 +237,7 @@ def _select(levels: list[Cells], settings: ExtractionSettings) -> dict[str, Arra
 def _project(
     descriptors: Float[Array, "N D"], pca: Whitening | None, setting: str
 ) -> Float[Array, "N E"]:
-    """`selection.project` in a program; without a PCA, the descriptors themselves."""
+    """`pca.project` in a program; without a PCA, the descriptors themselves."""
     if pca is None:
         return descriptors
     check_projection(descriptors.shape[1], pca, setting)
@@ -247,7 +256,7 @@ def _keep(
 def suppress(
     cells: Cells, good: Bool[Array, "N"], iou: float, count: int
 ) -> Bool[Array, "N"]:
-    """Which `count` good cells at most survive: `selection.suppress` in a program."""
+    """Which good cells survive, `count` at most: as `postprocessing.suppress`."""
     half = cells.half_sizes[:, None]
     low, high = cells.locations - half, cells.locations + half
     areas = jnp.square(2 * cells.half_sizes)

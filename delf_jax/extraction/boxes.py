@@ -1,6 +1,6 @@
 """Boxes of the parts of images whose features are extracted, too, as [D2R] does.
 
-They are given as a CSV with the columns image, y_min, x_min, y_max and x_max, in pixels
+They come as a CSV with the columns image, y_min, x_min, y_max and x_max, in pixels
 of the image, and score, if it has one; or as a folder of the original's .boxes files,
 whose boxes are in parts of height and width. Images are named by their ids, with or
 without extension.
@@ -9,7 +9,7 @@ without extension.
 import hashlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from delf_jax.formats import tables
-from delf_jax.formats.delf import boxes
+from delf_jax.formats.delf import boxes as delf_boxes
 
 SUFFIX = ".boxes"
 
@@ -54,94 +54,97 @@ def open_boxes(path: str | os.PathLike) -> RegionBoxes:
     if path.is_dir():
         return RegionBoxes(path, None)
     if path.suffix == SUFFIX:
-        raise InputError(f"{path}: of one image; give the folder of such files")
-    kind = _ScoredRow if "score" in tables.read_header(path) else _Row
+        raise InputError(f"{path}: boxes of one image; name the folder of such files")
+    rows: Iterator[_Row | _ScoredRow] = tables.read_rows(path, _Row)
+    if "score" in tables.read_header(path):
+        rows = tables.read_rows(path, _ScoredRow)
     table: dict[str, list[tuple[float, ...]]] = {}
-    for number, row in enumerate(tables.read_rows(path, kind)):
-        box = (*row[1:5], *(row[5:] or (1.0,)))
+    for number, row in enumerate(rows):
+        score = row.score if isinstance(row, _ScoredRow) else 1.0
+        box = (row.y_min, row.x_min, row.y_max, row.x_max, score)
         _check(np.array([box]), f"{path}, row {number} ({row.image})")
         table.setdefault(row.image, []).append(box)
     found = {name: np.array(rows) for name, rows in table.items()}
-    if found and max(rows[:, :4].max() for rows in found.values()) <= 1:
+    if found and max(numbers[:, :4].max() for numbers in found.values()) <= 1:
         raise InputError(
             f"{path}: its boxes are not in pixels: multiply them by the height and the "
-            f"width of their images, or give a folder of {SUFFIX} files"
+            f"width of their images, or name a folder of {SUFFIX} files"
         )
     return RegionBoxes(path, found)
 
 
-def format_coverage(given: RegionBoxes, ids: Sequence[str]) -> str:
-    """Of how many images boxes are given; InputError if of none."""
-    if given.table is None:
-        count = sum(_file(given, id) is not None for id in ids)
-        unknown = set()
+def format_coverage(boxes: RegionBoxes, ids: Sequence[str]) -> str:
+    """How many images have boxes; InputError if none has."""
+    if boxes.table is None:
+        count = sum(_file(boxes, id) is not None for id in ids)
+        unknown: set[str] = set()
     else:
-        names = [_names(id).keys() & given.table.keys() for id in ids]
-        count, unknown = sum(map(bool, names)), given.table.keys() - set().union(*names)
+        names = [_names(id).keys() & boxes.table.keys() for id in ids]
+        count, unknown = sum(map(bool, names)), boxes.table.keys() - set().union(*names)
     if not count:
         raise InputError(
-            f"{given.path}: names none of the images, such as {ids[0]}: boxes belong "
-            "to the ids that images have in the store"
+            f"{boxes.path}: names none of the images, such as {ids[0]}: use the "
+            "ids that images have in the store"
         )
-    text = f"{given.path}: boxes of {count} of {len(ids)} images"
+    text = f"{boxes.path}: boxes of {count} of {len(ids)} images"
     if unknown:
-        text += f"; {len(unknown)} names are of no image, such as {min(unknown)}"
+        text += f"; {len(unknown)} names match no image, such as {min(unknown)}"
     return text
 
 
-def digest(given: RegionBoxes) -> str:
+def digest(boxes: RegionBoxes) -> str:
     """Another hex string where the boxes are others."""
     found = hashlib.sha256()
-    if given.table is None:
-        for path in sorted(given.path.rglob(f"*{SUFFIX}")):
-            found.update(path.relative_to(given.path).as_posix().encode())
+    if boxes.table is None:
+        for path in sorted(boxes.path.rglob(f"*{SUFFIX}")):
+            found.update(path.relative_to(boxes.path).as_posix().encode())
             found.update(path.read_bytes())
     else:
-        for name, rows in sorted(given.table.items()):
+        for name, rows in sorted(boxes.table.items()):
             found.update(name.encode())
             found.update(rows.tobytes())
     return found.hexdigest()
 
 
 def boxes_of(
-    given: RegionBoxes, id: str, size: tuple[int, int], settings: ExtractionSettings
+    boxes: RegionBoxes, id: str, size: tuple[int, int], settings: ExtractionSettings
 ) -> Float32[np.ndarray, "R 4"]:
-    """The boxes of an image of (height, width) in whole pixels, as they were given.
+    """The boxes of an image of (height, width) in whole pixels, as they were boxes.
 
     Those below the threshold are left out, and the weakest, if there are too many. As
     in the released code they are rounded outwards; what lies outside of the image is
     cut off. InputError if nothing is left of one.
     """
-    found = _find(given, id, size)
+    found = _find(boxes, id, size)
     kept = np.flatnonzero(np.float32(found[:, 4]) >= np.float32(settings.box_threshold))
     best = kept[np.argsort(-found[kept, 4], kind="stable")][: settings.max_boxes]
-    chosen = found[np.sort(best), :4]
+    rows = found[np.sort(best), :4]
     height, width = size
-    low = np.maximum(np.floor(chosen[:, :2]), 0)
-    high = np.minimum(np.ceil(chosen[:, 2:]), [height, width])
+    low = np.maximum(np.floor(rows[:, :2]), 0)
+    high = np.minimum(np.ceil(rows[:, 2:]), [height, width])
     for number in np.flatnonzero((low >= high).any(axis=1))[:1].tolist():
-        y_min, x_min, y_max, x_max = chosen[number].tolist()
+        y_min, x_min, y_max, x_max = rows[number].tolist()
         raise InputError(
-            f"{given.path}: the box ({x_min:.0f}, {y_min:.0f}) to ({x_max:.0f}, "
-            f"{y_max:.0f}) holds nothing of {id}, which has {width} x {height} pixels"
+            f"{boxes.path}: the box ({x_min:.0f}, {y_min:.0f}) to ({x_max:.0f}, "
+            f"{y_max:.0f}) lies outside of {id}, which has {width} x {height} pixels"
         )
     return np.concatenate([low, high], axis=1).astype(np.float32)
 
 
 def _find(
-    given: RegionBoxes, id: str, size: tuple[int, int]
+    boxes: RegionBoxes, id: str, size: tuple[int, int]
 ) -> Float[np.ndarray, "R 5"]:
     """All boxes of an image in pixels, and their scores."""
     nothing = np.zeros((0, 5))
-    if given.table is not None:
-        rows = [given.table[name] for name in _names(id) if name in given.table]
+    if boxes.table is not None:
+        rows = [boxes.table[name] for name in _names(id) if name in boxes.table]
         return np.concatenate([nothing, *rows])
-    path = _file(given, id)
+    path = _file(boxes, id)
     if path is None:
         return nothing
-    read = boxes.read_boxes(path)
+    read = delf_boxes.read_boxes(path)
     # In float32, as the original multiplies them: ceil and floor depend on it.
-    pixels = read.boxes * np.float32([*size, *size])
+    pixels = read.boxes * np.array([*size, *size], np.float32)
     found = np.concatenate([pixels, read.scores[:, None]], axis=1)
     _check(found, str(path))
     return found
@@ -154,8 +157,8 @@ def _check(found: Float[np.ndarray, "R 5"], where: str) -> None:
         )
 
 
-def _file(given: RegionBoxes, id: str) -> pathlib.Path | None:
-    paths = (given.path / f"{name}{SUFFIX}" for name in _names(id))
+def _file(boxes: RegionBoxes, id: str) -> pathlib.Path | None:
+    paths = (boxes.path / f"{name}{SUFFIX}" for name in _names(id))
     return next((path for path in paths if path.is_file()), None)
 
 

@@ -67,7 +67,7 @@ def extract_canvases(
     """The strongest `keep` cells of each canvas (None: all) and global descriptors.
 
     attention [B, K], -1 where there is no cell; cells [B, K, 2] (row, column) of the
-    map; descriptors [B, K, D]; global_descriptor [B, G] if asked for; all raw.
+    map; descriptors [B, K, D]; with_global also global_descriptor [B, G]; all raw.
     """
     skipped = {} if with_global else {"global_branch": False}
     maps = module.apply(variables, canvases, sizes, **skipped)

@@ -1,7 +1,7 @@
 """Configs of extraction: which model, and which of its settings are replaced.
 
-A config file says what differs: `model`, a folder, and fields of `ExtractionSettings`
-in `extraction`. A text config of the original is taken as well.
+A config file has `model`, a folder, and in `extraction` the fields of
+`ExtractionSettings` that differ. A text config of the original works as well.
 """
 
 import os
@@ -26,7 +26,7 @@ BOUNDS = ("max_image_size", "min_image_size", "max_boxes")
 
 
 def every_field() -> ConfigDict:
-    """All that a config can say; None leaves it to the model.
+    """All fields of a config; None leaves one to the model.
 
     A bound of 0 is none. pca and global_pca are .datum files: the first `dimension`
     rows of a projection (0: all), with `use_whitening` divided by the root of the
@@ -47,7 +47,7 @@ def every_field() -> ConfigDict:
 def read_extraction_config(
     path: str | os.PathLike | None, overrides: Sequence[str] = ()
 ) -> tuple[ConfigDict, list[str]]:
-    """The locked config of a .py or .pbtxt file, and lines that its reader should see.
+    """The locked config of a .py or .pbtxt file, and lines to print about it.
 
     InputError for what is misspelt or of another type, in the file or in overrides such
     as `--config.extraction.max_features=500`.
@@ -55,11 +55,11 @@ def read_extraction_config(
     config = every_field()
     lines: list[str] = []
     if path is not None and pathlib.Path(path).suffix == ".pbtxt":
-        given, lines = delf_config.read_delf_config(path)
-        merge(config, given, path)
+        fields, lines = delf_config.read_delf_config(path)
+        merge(config, fields, path)
     elif path is not None:
-        given = run_config(path).items()
-        merge(config, {name: v for name, v in given if name != EXPERIMENT}, path)
+        fields = run_config(path).items()
+        merge(config, {name: v for name, v in fields if name != EXPERIMENT}, path)
     override_fields(config, overrides)
     return config.lock(), lines
 
@@ -117,9 +117,9 @@ def replaced_settings(config: ConfigDict) -> dict[str, Any]:
 
 
 def check_projections(config: ConfigDict, model: Model) -> None:
-    """InputError if a projection says that it was fitted to another model's features.
+    """InputError if a projection was fitted to the features of another model.
 
-    One that says nothing is trusted.
+    One without a pca.json is trusted.
     """
     for name in PCA_FIELDS:
         for path in (config.extraction[name].mean, config.extraction[name].projection):
@@ -129,12 +129,12 @@ def check_projections(config: ConfigDict, model: Model) -> None:
 
 def merge(
     config: ConfigDict,
-    given: ConfigDict | Mapping[str, Any],
+    fields: ConfigDict | Mapping[str, Any],
     path: Any,
     prefix: str = "",
 ) -> None:
-    """Sets what is given; InputError if the config has no such field."""
-    for name, value in given.items():
+    """Sets fields of a config; InputError if it has no such field."""
+    for name, value in fields.items():
         if name not in config:
             raise InputError(
                 f"{path}: a config of extraction has no field {prefix}{name}; there "

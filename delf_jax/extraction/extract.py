@@ -10,7 +10,7 @@ import concurrent.futures
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -55,11 +55,11 @@ def extract_features(
     settings: ExtractionSettings,
     *,
     threads: int | None = None,
-) -> Iterator[Features | InputError]:
+) -> Generator[Features | InputError, None, None]:
     """Features of each image, in the order of the images.
 
     In the place of an image that cannot be used stands the InputError that says why, or
-    that was given in its place.
+    came in its place.
 
     Args:
       images: whatever `images.open_image` takes. No more than a few are opened ahead.
@@ -156,8 +156,7 @@ def _extract_window(
     """Features of a few images whose equal canvases share batches."""
     groups = collections.defaultdict(list)
     for job in _jobs(window, model):
-        chosen = window[job.image].settings
-        groups[_canvas(job, chosen, model)].append(job)
+        groups[_canvas(job, window[job.image].settings, model)].append(job)
     batches = [
         (canvas, list(jobs[start : start + batch_size]))
         for canvas, jobs in groups.items()
@@ -171,7 +170,7 @@ def _extract_window(
         legacy=settings.resize == "legacy",
     )
     levels: list[dict[int, Level]] = [{} for _ in window]
-    running = collections.deque()
+    running: collections.deque[tuple] = collections.deque()
     drawn = ahead(pool, draw, batches, 2)
     for ((_, _, with_global), jobs), (canvases, sizes) in zip(
         batches, drawn, strict=True
@@ -278,7 +277,7 @@ def ahead(
     pool: concurrent.futures.Executor, function: Callable, items: Iterable, count: int
 ) -> Iterator[Any]:
     """function(item) for each item in order, computed up to `count` items ahead."""
-    futures = collections.deque()
+    futures: collections.deque[concurrent.futures.Future] = collections.deque()
     for item in items:
         futures.append(pool.submit(function, item))
         if len(futures) >= count:

@@ -46,13 +46,13 @@ def load_pca(pca: ConfigDict) -> Whitening:
     projection = _read(pca.projection)
     if projection.ndim != 2 or projection.shape[1] != len(mean):
         raise InputError(
-            f"{pca.projection}: {list(projection.shape)} is no projection of the "
+            f"{pca.projection}: shape {list(projection.shape)} does not match the "
             f"{len(mean)} dimensions of {pca.mean}"
         )
     dimension = pca.dimension or len(projection)
     if not 0 < dimension <= len(projection):
         raise InputError(
-            f"{pca.projection}: has {len(projection)} components, not {dimension}"
+            f"{pca.projection}: expected {dimension} components, got {len(projection)}"
         )
     variances = None
     if pca.use_whitening:
@@ -68,18 +68,22 @@ def _read(path: str | None) -> np.ndarray:
     """Finite floats of a .datum file."""
     if not path:
         raise InputError(
-            "extraction.pca: name mean, projection and, to whiten, variances"
+            "extraction.pca: set mean, projection and, to whiten, variances"
         )
     array = datum.read_datum(path)
     if array.dtype != np.float32 or not np.isfinite(array).all():
-        raise InputError(f"{path}: a projection is made of finite floats")
+        raise InputError(f"{path}: expected finite float32 numbers")
     return array
 
 
 def check_model(setting: str, path: str | os.PathLike, model: Any) -> None:
     """InputError if a projection was fitted to features of another model, or kind.
 
-    path: of the projection, as far as a pca.json beside it speaks of this very file.
+    Args:
+      setting: a value of `SETTINGS`.
+      path: of the projection. Without a pca.json beside it that lists this very file,
+        it is trusted.
+      model: of which the descriptors are.
     """
     path = pathlib.Path(path)
     info_path = path.with_name(INFO)
@@ -117,6 +121,6 @@ def check_projection(dimension: int, pca: Whitening, setting: str) -> None:
     """InputError if a projection is for descriptors of another dimension."""
     if dimension != len(pca.mean):
         raise InputError(
-            f"extraction.{setting} is for descriptors of {len(pca.mean)} dimensions; "
+            f"extraction.{setting} expects descriptors of {len(pca.mean)} dimensions; "
             f"those of this model have {dimension}"
         )

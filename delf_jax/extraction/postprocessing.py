@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Float, Int
 
 from delf_jax.extraction.pca import project
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.features import Features, LocalFeatures
 from delf_jax.models.receptive_field import block3_cells
+from delf_jax.models.resnet import ResNet
 from delf_jax.ops import normalize_rows
 
 
@@ -29,7 +29,7 @@ def select_features(
     original_size: tuple[int, int],
     resized_size: tuple[int, int],
     settings: ExtractionSettings,
-    backbone: nn.Module,
+    backbone: ResNet,
 ) -> Features:
     """The features of one image from its levels, in the order of the image scales."""
     local = None
@@ -54,7 +54,7 @@ def _select_local(
     original_size: tuple[int, int],
     resized_size: tuple[int, int],
     settings: ExtractionSettings,
-    backbone: nn.Module,
+    backbone: ResNet,
 ) -> LocalFeatures:
     attention = np.concatenate([level.maps["attention"] for level in levels])
     geometry = [_geometry(level, resized_size, settings, backbone) for level in levels]
@@ -66,8 +66,13 @@ def _select_local(
     order = np.argsort(-attention, kind="stable")
     order = order[attention[order] >= np.float32(threshold)]
     if settings.nms_iou < 1:
-        boxes = locations[order], half_sizes[order]
-        order = order[suppress(*boxes, settings.nms_iou, settings.max_features)]
+        kept = suppress(
+            locations[order],
+            half_sizes[order],
+            settings.nms_iou,
+            settings.max_features,
+        )
+        order = order[kept]
     order = order[: settings.max_features]
     descriptors = np.concatenate([level.maps["descriptors"] for level in levels])
     descriptors = normalize_rows(descriptors[order])
@@ -93,7 +98,7 @@ def _geometry(
     level: Level,
     resized_size: tuple[int, int],
     settings: ExtractionSettings,
-    backbone: nn.Module,
+    backbone: ResNet,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each cell, in pixels of the resized image: centre, half box size, scale."""
     cells = level.maps["cells"].astype(np.float64)

@@ -1,7 +1,7 @@
 """Local features of an image and of boxes in it, as [D2R] extracts and aggregates them.
 
-They follow each other, those of the whole image first, and `Features.regions` tells
-them apart. All locations are in pixels of the whole image.
+They follow each other, those of the whole image first, and `Features.regions` has
+their numbers. All locations are in pixels of the whole image.
 """
 
 import collections
@@ -9,7 +9,7 @@ import concurrent.futures
 import functools
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,10 +36,10 @@ def extract_regions(
     model: Model,
     found: Sequence[tuple[str, pathlib.Path]],
     settings: ExtractionSettings,
-    given: RegionBoxes,
+    boxes: RegionBoxes,
     *,
     threads: int | None = None,
-) -> Iterator[Features | InputError]:
+) -> Generator[Features | InputError, None, None]:
     """Features of each (id, path) and of its boxes; InputError where there are none.
 
     A crop is resized by the same rule as an image. One that is too small for the
@@ -55,7 +55,7 @@ def extract_regions(
     threads = threads or min(8, os.cpu_count() or 1)
     waiting: collections.deque[_Picture | InputError] = collections.deque()
     pool = concurrent.futures.ThreadPoolExecutor(threads, "boxes")
-    read = functools.partial(_read, given=given, settings=settings)
+    read = functools.partial(_read, boxes=boxes, settings=settings)
 
     def parts() -> Iterator[np.ndarray | Crop | InputError]:
         for picture in extract.ahead(pool, read, found, threads + 1):
@@ -85,12 +85,12 @@ def extract_regions(
 
 
 def _read(
-    image: tuple[str, pathlib.Path], given: RegionBoxes, settings: ExtractionSettings
+    image: tuple[str, pathlib.Path], boxes: RegionBoxes, settings: ExtractionSettings
 ) -> _Picture | InputError:
     id, path = image
     try:
         pixels = images.read_image(path, settings.max_pixels)
-        return _Picture(pixels, boxes_of(given, id, pixels.shape[:2], settings))
+        return _Picture(pixels, boxes_of(boxes, id, pixels.shape[:2], settings))
     except InputError as error:
         return error
 
@@ -108,15 +108,16 @@ def _join(
     boxes: Float32[np.ndarray, "R 4"],
 ) -> Features:
     """The features of an image and those of its boxes, where these have any."""
+    assert whole.local is not None
     parts = [whole.local]
     for crop, box in zip(crops, boxes, strict=True):
-        if isinstance(crop, InputError):
+        if isinstance(crop, InputError) or crop.local is None:
             parts.append(LocalFeatures(*(array[:0] for array in whole.local)))
         else:
             moved = crop.local.locations + box[None, :2]
             parts.append(crop.local._replace(locations=moved))
     local = LocalFeatures(*map(np.concatenate, zip(*parts, strict=True)))
     counts = np.array([len(part.scales) for part in parts], np.int32)
-    everything = np.float32([[0, 0, *whole.image_size]])
+    everything = np.array([[0, 0, *whole.image_size]], np.float32)
     regions = Regions(np.concatenate([everything, boxes]), counts)
     return whole._replace(local=local, regions=regions)

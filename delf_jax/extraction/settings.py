@@ -1,4 +1,4 @@
-"""How features are extracted: the settings, where they come from, what is allowed."""
+"""The settings of extraction: fields, allowed values, and how they become JSON."""
 
 import typing
 from collections.abc import Mapping
@@ -67,10 +67,14 @@ class ExtractionSettings(NamedTuple):
 PCA_FIELDS = ("pca", "global_pca")
 # They decide how fast a result comes, not what it is.
 WITHOUT_EFFECT = ("grid", "batch_size", "max_pixels")
-# Described where they differ from the default: stores that are older keep their key.
+# In the JSON where they differ from the default: older stores keep their key.
 ADDED = (
-    *("global_pca", "pixel_mean", "pixel_std", "resize"),
-    *("box_threshold", "max_boxes"),
+    "global_pca",
+    "pixel_mean",
+    "pixel_std",
+    "resize",
+    "box_threshold",
+    "max_boxes",
 )
 
 

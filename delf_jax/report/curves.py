@@ -1,4 +1,4 @@
-"""Curves of trainings: what their metrics.jsonl say, in one figure."""
+"""Curves of trainings: the metrics of their metrics.jsonl in one figure."""
 
 import json
 import os
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from delf_jax.files import InputError, atomic_write
-from delf_jax.report.figures import figure_format
+from delf_jax.files import InputError
+from delf_jax.report.figures import figure_format, write_figure
 
-# Not drawn unless asked for: they say little of how well a run does.
-_ASKED_FOR = ("learning_rate", "images_per_second", "gradient_norm")
+# Not drawn by default: they say little of how well a run does.
+_BY_NAME_ONLY = ("learning_rate", "images_per_second", "gradient_norm")
 _COLUMNS, _PANEL = 3, (3.6, 2.3)  # inches.
 # Curves with more points are drawn smoothed, above the faint raw ones.
 _MANY, _SPAN = 60, 0.03
@@ -55,14 +55,15 @@ def draw_curves(
     """Writes a figure with a panel for each metric and a line for each run.
 
     Args:
-      runs: curves as of `read_curves`, by the name that the legend gives them.
+      runs: curves as of `read_curves`, by their names in the legend.
       path: the suffix chooses the format.
       metrics: their names, in order; all that any run has, if empty.
       dpi: of a bitmap.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    form = figure_format(path)
+    figure_format(path)  # before any work
     names = list(metrics) or _worth_drawing(runs)
     known = {name for curves in runs.values() for name in curves}
     for name in names:
@@ -77,8 +78,8 @@ def draw_curves(
     entries = min(len(runs), max(1, int(columns * _PANEL[0] * 11 / _widest(runs))))
     legend = 0.17 * -(-len(runs) // entries) + 0.1
     size = columns * _PANEL[0], rows * _PANEL[1] + legend
-    figure = Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(rect=(0, legend / size[1], 1, 1 - legend / size[1]))
+    rect = (0, legend / size[1], 1, 1 - legend / size[1])
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(rect=rect))
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     colours = _colours(len(runs))
     for panel, name in zip(panels, names, strict=False):
@@ -97,18 +98,18 @@ def draw_curves(
     for panel in panels[max(0, len(names) - columns) : len(names)]:
         panel.set_xlabel("step", fontsize=8)
     figure.legend(
-        *([_handle(colour) for colour in colours], list(runs)),
+        handles=[_handle(colour) for colour in colours],
+        labels=list(runs),
         loc="lower center",
         ncols=entries,
         fontsize=8,
         frameon=False,
     )
-    with atomic_write(path) as file:
-        figure.savefig(file, format=form, dpi=dpi)
+    write_figure(figure, path, dpi)
 
 
 def name_runs(paths: Sequence[str | os.PathLike]) -> dict[str, str | os.PathLike]:
-    """The runs by the shortest ends of their paths that tell them apart."""
+    """The runs by the shortest ends of their paths that differ."""
     parts = [pathlib.Path(path).resolve().parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(each[-length:]) for each in parts]
@@ -120,7 +121,7 @@ def name_runs(paths: Sequence[str | os.PathLike]) -> dict[str, str | os.PathLike
 def _worth_drawing(runs: Mapping[str, Mapping[str, Curve]]) -> list[str]:
     """Loss first, then what was validated, then the rest as it comes."""
     names = dict.fromkeys(
-        name for curves in runs.values() for name in curves if name not in _ASKED_FOR
+        name for curves in runs.values() for name in curves if name not in _BY_NAME_ONLY
     )
     return sorted(names, key=lambda n: (n != "loss", not n.startswith("validation/")))
 
@@ -131,11 +132,11 @@ def _widest(runs: Mapping[str, Any]) -> int:
 
 
 def _colours(count: int) -> list[Any]:
-    """Colours that can be told apart; of many, neighbours are alike."""
+    """Colours that differ clearly; of many, neighbours are alike."""
     from matplotlib import colormaps
 
     if count <= 10:
-        return list(colormaps["tab10"].colors[:count])
+        return [colormaps["tab10"](number) for number in range(count)]
     return list(colormaps["turbo"](np.linspace(0.05, 0.95, count)))
 
 

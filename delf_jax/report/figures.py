@@ -117,8 +117,8 @@ def _join(
     for k in joined:
         for thickness, shade, alpha in ((1.6, "black", 0.4), (0.8, colours[k], 1)):
             line = ConnectionPatch(
-                ends[0][k, ::-1],
-                ends[1][k, ::-1],
+                tuple(ends[0][k, ::-1]),
+                tuple(ends[1][k, ::-1]),
                 "data",
                 axesA=axes[0],
                 axesB=axes[1],

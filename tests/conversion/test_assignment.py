@@ -30,7 +30,7 @@ def heads(shapes):
     return named, [layer.scope for layer in classifiers], lost
 
 
-def test_heads_are_told_by_their_shapes():
+def test_heads_are_matched_by_their_shapes():
     named, classifiers, lost = heads(ATTENTION | AUTOENCODER | WHITENING)
     assert not classifiers and not lost
     assert named["params/local/attention/conv1/kernel"] == "att/conv1/weights"
@@ -57,7 +57,7 @@ def test_without_a_decoder_the_one_other_layer_on_block3_reduces():
     assert "params/local/autoencoder/expand/kernel" not in named
 
 
-def test_classifiers_are_told_by_their_scope():
+def test_classifiers_are_matched_by_their_scope():
     shapes = ATTENTION | {
         "block/logits/weights": (1, 1, 1024, 586),
         "arcface/weights": (2048, 81313),
@@ -99,7 +99,7 @@ def opaque(shapes):
 
 @pytest.mark.golden
 @pytest.mark.parametrize("depth", [50, 101])
-def test_a_backbone_without_names_is_told_by_the_order_of_its_graph(golden, depth):
+def test_a_backbone_without_names_is_matched_by_the_order_of_its_graph(golden, depth):
     rows = json.loads((golden / f"variables_slim_r{depth}.json").read_text())
     rows = [row for row in rows if row["name"].startswith("resnet")]
     shapes = opaque(tuple(row["shape"]) for row in rows)

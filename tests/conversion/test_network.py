@@ -269,7 +269,7 @@ def unknown_heads(rng):
     }
 
 
-def test_a_released_delg_is_told_apart_by_its_shapes(rng):
+def test_a_released_delg_is_matched_by_its_shapes(rng):
     heads = unknown_heads(rng)
     named = {f"DELG/{n}": x for n, x in slim_weights(rng).items()} | heads
     network = find(named, path="r50delg_gldv2clean_20200914")
@@ -333,13 +333,13 @@ def test_a_backbone_alone_is_not_asked_for_heads(rng, tmp_path, capsys):
     assert json.loads(template.read_text()) == content
 
 
-def test_what_is_to_be_dropped_and_is_not_there_is_told(rng, capsys):
+def test_what_is_to_be_dropped_and_is_not_there_is_printed(rng, capsys):
     named = naive_resnet.random_weights(TORCHVISION, UNITS, WIDTH, rng)
     named["extra[0]"] = np.ones((3, 3), np.float32)
     mapping = MappingFile(drop=("extra[0]", "fc.*", "layer9*"), path="my.json")
     find(named | {"fc.bias": np.ones(3, np.float32)}, "torch", mapping=mapping)
-    told = capsys.readouterr().out.splitlines()
-    assert told == ["my.json: no tensor is called like layer9* of its drop"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["my.json: layer9* of its drop matches no tensor"]
 
 
 def test_a_missing_tensor_is_refused_and_named(rng, tmp_path, capsys):

@@ -148,7 +148,7 @@ def test_safetensors_keep_their_order_and_half_precision(tmp_path):
         ("shape.datum", b"\x0a\x03\x0a\x01d\x12\x05\x0a\x03Abc"),
     ],
 )
-def test_what_is_no_source_of_weights_is_told_what_would_be(tmp_path, name, content):
+def test_the_error_of_what_holds_no_weights_lists_what_does(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"{name}: a file of no kind.*SavedModel"):
         weight_files.read_weights(tmp_path / name)

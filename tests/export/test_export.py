@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from delf_jax import cli
-from delf_jax.export import export, options
+from delf_jax.export import export
+from delf_jax.export.options import ExportOptions, signature
 from delf_jax.extraction import model_folder, settings
 from delf_jax.extraction.extract import extract_features
 from delf_jax.extraction.pca import Whitening
@@ -32,7 +33,7 @@ def _load(folder):
 @pytest.mark.parametrize("layout, strides", [("v1.5", False), ("keras", True)])
 def test_stablehlo_takes_images_of_any_size(tmp_path, layout, strides):
     model = small_model(layout, strides)
-    export.export_model(model, "stablehlo", tmp_path / "out", options.ExportOptions())
+    export.export_model(model, "stablehlo", tmp_path / "out", ExportOptions())
     loaded = _load(tmp_path / "out")
     assert loaded.platforms == ("cpu", "cuda", "tpu")
     for size in ((131, 179), (96, 64)):
@@ -63,8 +64,8 @@ def test_the_description_says_what_goes_in_and_what_comes_out(tmp_path):
     model = small_model("v1.5")
     model.config["extraction"]["max_image_size"] = 500
     try:
-        wishes = options.ExportOptions(what="local")
-        export.export_model(model, "stablehlo", tmp_path / "out", wishes)
+        options = ExportOptions(what="local")
+        export.export_model(model, "stablehlo", tmp_path / "out", options)
     finally:
         model.config["extraction"]["max_image_size"] = None
     described = json.loads((tmp_path / "out" / "export.json").read_text())
@@ -77,7 +78,7 @@ def test_the_description_says_what_goes_in_and_what_comes_out(tmp_path):
     assert described["versions"]["jax"] == jax.__version__
 
 
-def test_bounds_are_told_as_the_resize_factor_makes_them():
+def test_bounds_are_stated_as_the_resize_factor_makes_them():
     chosen = SETTINGS._replace(
         max_image_size=500, min_image_size=100, resize_factor=0.25
     )
@@ -93,32 +94,30 @@ def test_a_projection_of_other_descriptors_is_refused(tmp_path, name, width):
     pca = Whitening(np.zeros(5, np.float32), np.eye(5, dtype=np.float32))
     extraction = {**model.config["extraction"], name: pca}
     model = model._replace(config={"extraction": extraction})
-    words = rf"extraction\.{name} is for .* 5 dimensions; .* have {width}"
+    words = rf"extraction\.{name} expects .* 5 dimensions; .* have {width}"
     with pytest.raises(InputError, match=words):
-        export.export_model(
-            model, "stablehlo", tmp_path / "out", options.ExportOptions()
-        )
+        export.export_model(model, "stablehlo", tmp_path / "out", ExportOptions())
     assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
-    model, wishes = small_model("v1.5"), options.ExportOptions(what="global")
+    model, options = small_model("v1.5"), ExportOptions(what="global")
     taken = tmp_path / "taken"
     taken.mkdir()
     with pytest.raises(InputError, match="taken exists"):
-        export.export_model(model, "stablehlo", taken, wishes)
+        export.export_model(model, "stablehlo", taken, options)
 
     def fail(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr(export, "write_json", fail)
     with pytest.raises(OSError, match="disk full"):
-        export.export_model(model, "stablehlo", tmp_path / "new", wishes)
+        export.export_model(model, "stablehlo", tmp_path / "new", options)
     assert list(tmp_path.iterdir()) == [taken]
 
 
 @pytest.mark.parametrize(
-    "form, wishes, message",
+    "form, options, message",
     [
         ("stablehlo", {"pool": "sum"}, "--pool and --normalize are for"),
         ("savedmodel", {"normalize": True}, "--pool and --normalize are for"),
@@ -127,34 +126,26 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
         ("stablehlo", {"scales": (-1.0,)}, "image_scales"),
     ],
 )
-def test_wishes_that_do_not_fit_are_refused(tmp_path, form, wishes, message):
+def test_options_that_do_not_match_are_refused(tmp_path, form, options, message):
     model = small_model("v1.5")
     with pytest.raises(InputError, match=message):
-        export.export_model(
-            model, form, tmp_path / "out", options.ExportOptions(**wishes)
-        )
+        export.export_model(model, form, tmp_path / "out", ExportOptions(**options))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_model_without_the_branch_is_refused(tmp_path):
     model = small_model("v1.5", name="delf")
     with pytest.raises(InputError, match="no global branch.*--what=local"):
-        export.export_model(
-            model, "stablehlo", tmp_path / "out", options.ExportOptions()
-        )
+        export.export_model(model, "stablehlo", tmp_path / "out", ExportOptions())
     model = small_model("v1.5")
     extraction = {**model.config["extraction"], "global_scales": ()}
     model = model._replace(config={"extraction": extraction})
     with pytest.raises(InputError, match="no global_scales"):
-        export.export_model(
-            model, "stablehlo", tmp_path / "out", options.ExportOptions()
-        )
+        export.export_model(model, "stablehlo", tmp_path / "out", ExportOptions())
     extraction |= {"global_scales": (0,), "max_features": 0}
     model = model._replace(config={"extraction": extraction})
     with pytest.raises(InputError, match="max_features 0"):
-        export.export_model(
-            model, "stablehlo", tmp_path / "out", options.ExportOptions()
-        )
+        export.export_model(model, "stablehlo", tmp_path / "out", ExportOptions())
 
 
 @pytest.mark.parametrize("option", ["--scales=1,a", "--size=64", "--format=tflite"])
@@ -165,4 +156,4 @@ def test_mistyped_options_are_refused(option, capsys):
 
 
 def test_numbers_are_those_of_numpy():
-    assert options.signature(np.zeros((2, 3), np.float32)) == "float32[2,3]"
+    assert signature(np.zeros((2, 3), np.float32)) == "float32[2,3]"

@@ -27,15 +27,15 @@ needs_onnx = pytest.mark.skipif(
 )
 
 
-def _save(folder, model, **wishes):
+def _save(folder, model, **options):
     """A function (image, size of its array) -> features as onnxruntime finds them."""
     import onnxruntime
 
-    export.export_model(model, "onnx", folder, ExportOptions(**wishes))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    export.export_model(model, "onnx", folder, ExportOptions(**options))
+    session = onnxruntime.SessionOptions()
+    session.log_severity_level = 3
     session = onnxruntime.InferenceSession(
-        folder / "model.onnx", options, providers=["CPUExecutionProvider"]
+        folder / "model.onnx", session, providers=["CPUExecutionProvider"]
     )
     described = json.loads((folder / "export.json").read_text())
     files = {described["file"], *described["beside"], "export.json"}
@@ -45,7 +45,7 @@ def _save(folder, model, **wishes):
     assert set(names) == set(described["outputs"])
 
     def run(image):
-        array = noise(*wishes["size"], seed=9)
+        array = noise(*options["size"], seed=9)
         height, width = image.shape[:2]
         array[:height, :width] = image
         inputs = {"image": array, "size": np.int32([height, width])}
@@ -79,9 +79,9 @@ def test_onnx_of_the_bundled_model_gives_its_features_of_a_photo(tmp_path, photo
 @needs_onnx
 @pytest.mark.parametrize("size, message", [(None, "name --size"), ((9, 80), "9x80")])
 def test_a_size_that_cannot_be_is_refused(tmp_path, size, message):
-    wishes = ExportOptions(size=size)
+    options = ExportOptions(size=size)
     with pytest.raises(InputError, match=message):
-        export.export_model(small_model("v1.5"), "onnx", tmp_path / "out", wishes)
+        export.export_model(small_model("v1.5"), "onnx", tmp_path / "out", options)
     assert not list(tmp_path.iterdir())
 
 
@@ -90,6 +90,6 @@ def test_without_the_converter_the_error_says_what_to_install(tmp_path, monkeypa
     with pytest.raises(
         InputError, match="of its own: .*ml-collections.*and pip install"
     ):
-        wishes = ExportOptions(size=(64, 64))
-        export.export_model(small_model("v1.5"), "onnx", tmp_path / "out", wishes)
+        options = ExportOptions(size=(64, 64))
+        export.export_model(small_model("v1.5"), "onnx", tmp_path / "out", options)
     assert not list(tmp_path.iterdir())

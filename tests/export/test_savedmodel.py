@@ -22,8 +22,8 @@ __all__ = ["photo"]
 DELF = SETTINGS._replace(locations="delf")
 
 
-def _save(folder, model, **wishes):
-    export.export_model(model, "savedmodel", folder, ExportOptions(**wishes))
+def _save(folder, model, **options):
+    export.export_model(model, "savedmodel", folder, ExportOptions(**options))
     return tf.saved_model.load(str(folder)).signatures["serving_default"]
 
 
@@ -229,8 +229,8 @@ def test_pooled_exports_give_the_originals_numbers(tmp_path, golden, pool, norma
     stored = np.load(golden / "extraction_other_exports.npz")
     expected = stored[f"global/pool_{pool}_normalize_{normalized}"]
     model = original.model._replace(config={"extraction": {}})
-    wishes = {"pool": pool.lower(), "normalize": normalized}
-    signature = _save(tmp_path / "saved", model, what="global", **wishes)
+    options = {"pool": pool.lower(), "normalize": normalized}
+    signature = _save(tmp_path / "saved", model, what="global", **options)
     (found,) = _call(signature, original["image"], original.settings).values()
     atol = 2e-5 * np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=0, atol=atol)

@@ -85,9 +85,9 @@ def test_rows_that_make_no_sense_are_refused(tmp_path, row, reason):
         open_boxes(write_table(tmp_path, row))
 
 
-def test_a_box_that_holds_nothing_of_its_image_is_refused(tmp_path):
+def test_a_box_outside_of_its_image_is_refused(tmp_path):
     given = open_boxes(write_table(tmp_path, "a,0,200,50,300"))
-    reason = r"\(200, 0\) to \(300, 50\) holds nothing of a, which has 200 x 100 pixels"
+    reason = r"\(200, 0\) to \(300, 50\) lies outside of a, which has 200 x 100 pixels"
     with pytest.raises(InputError, match=reason):
         boxes_of(given, "a", SIZE, SETTINGS)
 
@@ -98,20 +98,20 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="no column 'x_min'"):
         open_boxes(write_table(tmp_path, header="image,y_min"))
     path = write_file(tmp_path, "a", [[0.5, 0, 0.5, 1]], [1])
-    with pytest.raises(InputError, match="give the folder of such files"):
+    with pytest.raises(InputError, match="name the folder of such files"):
         open_boxes(path)
     with pytest.raises(InputError, match=r"a\.boxes: a box needs finite"):
         boxes_of(open_boxes(tmp_path), "a.jpg", SIZE, SETTINGS)
 
 
-def test_it_is_told_how_many_images_have_boxes(tmp_path):
+def test_the_coverage_says_how_many_images_have_boxes(tmp_path):
     given = open_boxes(write_table(tmp_path, "a.jpg,0,0,5,5", "z.jpg,0,0,5,5"))
-    told = boxes.format_coverage(given, ["a.jpg", "b.jpg"])
-    assert told.endswith(
-        "boxes of 1 of 2 images; 1 names are of no image, such as z.jpg"
+    text = boxes.format_coverage(given, ["a.jpg", "b.jpg"])
+    assert text.endswith(
+        "boxes of 1 of 2 images; 1 names match no image, such as z.jpg"
     )
     with pytest.raises(InputError, match="names none of the images, such as b.jpg"):
         boxes.format_coverage(given, ["b.jpg"])
     write_file(tmp_path, "b", [[0, 0, 1, 1]], [1])
-    told = boxes.format_coverage(open_boxes(tmp_path), ["a.jpg", "b.jpg"])
-    assert told.endswith("boxes of 1 of 2 images")
+    text = boxes.format_coverage(open_boxes(tmp_path), ["a.jpg", "b.jpg"])
+    assert text.endswith("boxes of 1 of 2 images")

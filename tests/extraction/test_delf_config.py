@@ -76,7 +76,7 @@ def test_what_the_original_would_fail_on_is_named(read, text, words):
         read(text)
 
 
-def test_fields_without_effect_are_told(read):
+def test_fields_without_effect_are_listed(read):
     text = 'layer_name: "block3" iou_threshold: 0.5 use_pca: false'
     _, lines = read(f"is_tf2_exported: true delf_local_config {{ {text} }}")
     assert lines == [
@@ -90,7 +90,7 @@ def test_fields_without_effect_are_told(read):
     assert lines == []
 
 
-def test_a_config_of_aggregation_is_told_apart(read):
+def test_a_config_of_aggregation_is_refused_by_its_name(read):
     with pytest.raises(InputError, match="an AggregationConfig; .* a DelfConfig"):
         read("codebook_size: 1024 aggregation_type: VLAD")
     with pytest.raises(InputError, match='no field named "codebook_sise"'):

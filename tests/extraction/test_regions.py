@@ -161,7 +161,7 @@ def test_an_image_with_a_box_elsewhere_fails_alone(folder, model, tmp_path):
     outside = open_boxes(write_table(tmp_path, "a.png,0,90,50,120"))
     report = fill(folder, tmp_path / "store", model, boxes=outside)
     assert report.extracted == 1
-    assert "holds nothing of a.png" in report.failed["a.png"]
+    assert "lies outside of a.png" in report.failed["a.png"]
 
 
 def test_keys_of_stores_without_boxes_are_what_they_were(model):
