@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from delf_jax.conversion import weight_files
 from delf_jax.files import InputError, read_json
+from delf_jax.progress import format_count
 
 KNOWN = (
     "ground truth and lists of datasets (.mat, .pkl, .json), metrics.txt, CSVs of "
@@ -51,7 +52,8 @@ def _format_pickle(path: pathlib.Path) -> Iterator[str]:
     parts = sfm120k.read_sfm120k(path)
     yield f"{path}: pairs of SfM-120k"
     for name, part in parts.items():
-        yield f"{name}: {len(part.images)} images, {len(part.queries)} pairs"
+        images = format_count(len(part.images), "image")
+        yield f"{name}: {images}, {format_count(len(part.queries), 'pair')}"
 
 
 def _format_json(path: pathlib.Path) -> Iterator[str]:

@@ -16,6 +16,7 @@ from delf_jax.conversion.weight_files import WeightFile
 from delf_jax.files import InputError
 from delf_jax.inspection import dataset_files, model_files
 from delf_jax.inspection.dataset_files import Format
+from delf_jax.progress import format_count
 
 _WIDTH, _SHOWN_FAILURES, _LARGEST_MODULE = 84, 10, 64
 _AGGREGATION_FIELDS = (b"aggregation", b"codebook", b"num_assignments")
@@ -180,7 +181,7 @@ def _format_index(folder: pathlib.Path) -> Iterator[str]:
     from delf_jax.index import photo_index
 
     index = photo_index.open_index(folder)
-    yield f"{folder}: index of {len(index.store)} photos"
+    yield f"{folder}: index of {format_count(len(index.store), 'photo')}"
     yield f"photos in: {index.places.root}"
     if index.places.outside:
         yield f"added from elsewhere: {len(index.places.outside)}"

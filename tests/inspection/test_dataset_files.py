@@ -47,7 +47,7 @@ def test_pairs_are_counted_by_part(tmp_path):
     path = tmp_path / "retrieval-SfM-120k.pkl"
     path.write_bytes(pickle.dumps({"train": PAIRS, "val": PAIRS}, protocol=2))
     assert contents(path) == (
-        "pairs of SfM-120k\ntrain: 2 images, 1 pairs\nval: 2 images, 1 pairs"
+        "pairs of SfM-120k\ntrain: 2 images, 1 pair\nval: 2 images, 1 pair"
     )
 
 
