@@ -14,6 +14,9 @@ from typing import IO, Any
 class InputError(ValueError):
     """One sentence for the user: which file or field is wrong, and what to do."""
 
+    image: str | None = None
+    """the name of the image, where one cannot be used"""
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
