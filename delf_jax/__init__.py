@@ -13,10 +13,10 @@
     Features                  what one image gives: .local, .global_descriptor, .image
     InputError                what is wrong with a file or setting, in one sentence
 
-An image is a path, a PIL.Image, an array (numpy or jax, [H, W, 3] or [H, W], uint8 or
-float in [0, 1]), the bytes of an image file, or an open one. docs/python.md shows
-each; `help(delf_jax.extract)` tells more. The folders below are the wings of the
-house: the page of each says where to begin, as in `help("delf_jax.search")`.
+An image is a path, a PIL.Image, an array of numpy or jax ([H, W, 3] or [H, W]; uint8,
+or float in [0, 1]), the bytes of an image file, or an open file. docs/python.md has an
+example of each; help(delf_jax.extract) has more words. The packages below are for those
+who build on them: help("delf_jax.search") says where to begin.
 """
 
 import importlib

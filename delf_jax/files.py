@@ -14,8 +14,10 @@ from typing import IO, Any
 class InputError(ValueError):
     """One sentence for the user: which file or field is wrong, and what to do."""
 
-    image: str | None = None
-    """the name of the image, where one cannot be used"""
+    def __init__(self, message: str, image: str = ""):
+        super().__init__(message)
+        self.image = image
+        """its name, where an image cannot be used"""
 
 
 @contextlib.contextmanager

@@ -19,9 +19,8 @@ Errors = Literal["raise", "return"]
 ModelLike = Model | str | os.PathLike | None
 
 
-# A str is a path, though also an iterable of its letters.
 @overload
-def extract(  # type: ignore[overload-overlap]
+def extract(
     images: ImageLike,
     model: ModelLike = None,
     *,
@@ -94,8 +93,7 @@ def extract_each(
 
     for place, found in enumerate(extract_features(model, named(), settings)):
         if isinstance(found, InputError):
-            found.image = found.image or names[place]
-            yield found
+            yield InputError(str(found), names[place])
         else:
             yield found._replace(image=names[place])
 

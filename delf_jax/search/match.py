@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,10 +23,7 @@ from delf_jax.report import figures
 from delf_jax.search import matching
 
 if TYPE_CHECKING:  # Slow to import, and not needed to match.
-    from matplotlib.figure import Figure
-
-# Of the picture in a notebook, which is 7 inches wide.
-_DPI = 120
+    from delf_jax.report.inline import InlineFigure
 
 
 class Match(NamedTuple):
@@ -66,7 +62,7 @@ class Match(NamedTuple):
         """(y, x) in the first and (y, x) in the second image of each inlier."""
         return matching.inlier_lines(self.comparison)
 
-    def draw(self, path: str | os.PathLike | None = None) -> Figure:
+    def draw(self, path: str | os.PathLike | None = None) -> InlineFigure:
         """The images side by side with their inliers joined, as matplotlib's Figure.
 
         Args:
@@ -74,9 +70,15 @@ class Match(NamedTuple):
         """
         if path is not None:
             figures.figure_format(path)  # before any work
-        pixels = [open_image(source) for source in self.sources]
-        local = [features.local for features in self.features]
-        figure = figures.draw_matches(*pixels, *local, self.comparison.pair, str(self))
+        a, b = self.features
+        figure = figures.draw_matches(
+            open_image(self.sources[0]),
+            open_image(self.sources[1]),
+            a.local,
+            b.local,
+            self.comparison.pair,
+            str(self),
+        )
         if path is not None:
             figures.write_figure(figure, path)
         return figure
@@ -89,12 +91,9 @@ class Match(NamedTuple):
 
     def _repr_png_(self) -> bytes | None:
         try:
-            figure = self.draw()
+            return self.draw()._repr_png_()
         except InputError:  # Features alone, whose image is not at hand.
             return None
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_DPI)
-        return buffer.getvalue()
 
 
 def match(
@@ -117,13 +116,13 @@ def match(
     model = open_model(model)
     chosen = settings_for(model, **settings)
     images = read_once(a), read_once(b)
-    features = list(map(raise_error, features_of(images, model, chosen)))
-    for each in features:
+    first, second = map(raise_error, features_of(images, model, chosen))
+    for each in (first, second):
         if each.local is None:
             raise InputError(
                 f"{each.image or 'image'}: no local features to match by; take a model "
                 "that has them, and max_features above 0"
             )
+    comparison = matching.compare_features(first, second, chosen.max_image_size)
     sources = [x.image if isinstance(x, Features) else x for x in images]
-    comparison = matching.compare_features(*features, chosen.max_image_size)
     return Match(comparison, (sources[0], sources[1]))

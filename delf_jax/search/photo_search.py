@@ -1,18 +1,16 @@
-"""An index of images that is built, searched and shown in a few calls.
+"""An index of images that is built, changed and searched in a few calls.
 
 In memory or in a folder, what is searched is a feature store, and `query.py` ranks. In
 memory the images may be of any kind; in a folder they are files.
 """
 
-import html
 import itertools
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from delf_jax.extraction.extract import has_local
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.one_call import (
     Errors,
@@ -34,50 +32,16 @@ from delf_jax.index.global_search import GlobalIndex
 from delf_jax.index.photo_index import Index, Places
 from delf_jax.progress import track
 from delf_jax.report.html import Thumbnail, read_thumbnail
-from delf_jax.search.query import CANDIDATES, Result, find_first, rank
+from delf_jax.search.query import CANDIDATES, find_first, rank
+from delf_jax.search.results import SearchResults
 from delf_jax.store import memory
 
-# Pictures in a notebook: their longer side in pixels, and how many results at most.
-_SIDE, _MOST_PICTURES = 160, 30
-
-
-class SearchResults(list[Result]):
-    """What was found for one image, best first; prints as a table.
-
-    In a notebook it shows as pictures. `image` is the name of what was searched for.
-    """
-
-    def __init__(
-        self,
-        image: str,
-        results: Iterable[Result],
-        picture: Callable[[str | None], Thumbnail | None],
-    ):
-        super().__init__(results)
-        self.image = image
-        self._picture = picture
-
-    def __repr__(self) -> str:
-        width = max([5, *(len(result.image) for result in self)])
-        lines = [f"{self.image}", f"rank  {'image':{width}}  similarity  inliers"]
-        for place, (image, similarity, inliers, _) in enumerate(self, 1):
-            count = "-" if inliers is None else inliers
-            lines.append(f"{place:4}  {image:{width}}  {similarity:10.3f}  {count:>7}")
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        shown = [_figure(self._picture(None), f"query: {self.image}", "")]
-        for place, result in enumerate(self[:_MOST_PICTURES], 1):
-            facts = f"similarity {result.similarity:.3f}"
-            if result.inliers is not None:
-                facts += f", {result.inliers} inliers"
-            picture = self._picture(result.image)
-            shown.append(_figure(picture, f"{place}. {result.image}", facts))
-        return f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(shown)}</div>'
+# Of pictures in a notebook: the longer side in pixels.
+_SIDE = 160
 
 
 class PhotoIndex:
-    """Images that can be searched: of `build_index` or `open_index`."""
+    """Images that can be searched; `build_index` and `open_index` give one."""
 
     path: pathlib.Path | None
     """its folder; None: in memory"""
@@ -89,6 +53,8 @@ class PhotoIndex:
     ):
         self.model, self.settings, self.path = model, settings, path
         self.failed = {}
+        self._descriptors: GlobalIndex | None = None
+        # Of images in memory that are no files.
         self._thumbnails: dict[str, Thumbnail | None] = {}
         store = memory.empty_store(model, settings)
         self._use(Index(memory.NAME, store, Places(pathlib.Path(), {})))
@@ -98,15 +64,15 @@ class PhotoIndex:
 
     def __repr__(self) -> str:
         failed = f", {len(self.failed)} failed" if self.failed else ""
-        return f"{self._index.directory}: {len(self)} images{failed}"
+        return f"{self.path or memory.NAME}: {len(self)} images{failed}"
 
     @property
     def ids(self) -> list[str]:
-        """The names of the images: of files, paths within the folder they share."""
+        """Names of the images: of files, their paths in the folder they share."""
         return self._index.store.ids
 
     def file(self, id: str) -> pathlib.Path:
-        """Where the image with this id was when it was indexed."""
+        """Where the file with this id was when it was indexed."""
         return self._index.file(id)
 
     def add(
@@ -116,28 +82,22 @@ class PhotoIndex:
         errors: Errors = "return",
         progress: bool = True,
     ) -> None:
-        """Adds an image, several, or all of a folder; as `build_index`."""
-        check_errors(errors)
-        given = list(as_list(images))
-        if self.path is None:
-            failed = self._add_to_memory(given, progress)
-        else:
-            exists = (self.path / "index.json").exists()
-            change = photo_index.add_images if exists else photo_index.make_index
-            failed = self._change_folder(self.path, change, given, progress)
-        _report(failed, errors)
+        """Adds an image, several, or those of a folder; arguments as `build_index`."""
+        self._add(photo_index.add_images, images, errors, progress)
 
     def remove(self, ids: str | Iterable[str]) -> None:
-        """Removes images by id; InputError, and none is removed, if one is absent."""
+        """Removes images; InputError, and none is removed, if one is not there."""
         ids = [ids] if isinstance(ids, str) else list(ids)
         if self.path is not None:
             photo_index.remove_images(self.path, ids)
-            self._open_folder(self.path)
+            self._open(self.path)
             return
         store = memory.without_images(self._index.store, ids)
-        files = _without(self._index.places.outside, ids)
-        self._thumbnails = _without(self._thumbnails, ids)
-        self._use(Index(memory.NAME, store, Places(pathlib.Path(), files)))
+        files = self._index.places.outside
+        for id in ids:
+            files.pop(id, None)
+            self._thumbnails.pop(id, None)
+        self._use(self._index._replace(store=store))
 
     def search(
         self,
@@ -146,9 +106,10 @@ class PhotoIndex:
         *,
         errors: Errors = "raise",
     ) -> Any:
-        """The most similar images to one, as `SearchResults`; of several a list.
+        """The `SearchResults` of an image; of several a list of them.
 
-        The best hundred by global descriptor are verified by local features.
+        Candidates are found by global descriptor; the best hundred of them are verified
+        by local features.
 
         Args:
           images: of any kind that `extract` takes, or features that it gave.
@@ -158,10 +119,10 @@ class PhotoIndex:
         """
         check_errors(errors)
         queries = [read_once(image) for image in as_list(images)]
-        found = features_of(queries, self.model, self.settings)
         answers: list[SearchResults | InputError] = []
+        found = features_of(queries, self.model, self.settings)
         for image, features in zip(queries, found, strict=True):
-            if isinstance(features, Features):
+            if not isinstance(features, InputError):
                 answers.append(self._answer(image, features, top))
             elif errors == "raise":
                 raise features
@@ -172,103 +133,98 @@ class PhotoIndex:
     def _answer(self, image: Any, features: Features, top: int) -> SearchResults:
         store = self._index.store
         if self._descriptors is None:
-            self._descriptors = _open_descriptors(self._index)
+            self._descriptors = _global_descriptors(self._index)
         k = max(top, CANDIDATES + 1) if top else len(store)
         (similarities,), (rows,) = find_first(self._descriptors, [features], k)
+        source = features.image if isinstance(image, Features) else image
         own = -1
-        if isinstance(image, str | os.PathLike):
-            own = photo_index.own_row(self._index, pathlib.Path(image))
+        if isinstance(source, str | os.PathLike):
+            own = photo_index.own_row(self._index, pathlib.Path(source))
         results = rank(store, features, rows, similarities, self.settings, own=own)
 
         def picture(id: str | None) -> Thumbnail | None:
-            if id is not None:
-                return self._thumbnail(id)
-            source = features.image if isinstance(image, Features) else image
-            return read_thumbnail(source, _SIDE)
+            if id in self._thumbnails:
+                return self._thumbnails[id]
+            return read_thumbnail(source if id is None else self.file(id), _SIDE)
 
         return SearchResults(features.image, results[: top or None], picture)
 
-    def _thumbnail(self, id: str) -> Thumbnail | None:
-        if id in self._thumbnails:
-            return self._thumbnails[id]
-        return read_thumbnail(self.file(id), _SIDE)
-
     def _use(self, index: Index) -> None:
-        self._index = index
-        self._descriptors: GlobalIndex | None = None
+        self._index, self._descriptors = index, None
 
-    def _open_folder(self, path: pathlib.Path) -> None:
+    def _open(self, path: pathlib.Path) -> None:
         index = photo_index.open_index(path)
         photo_index.check_model(index, self.model, self.settings)
         self._use(index)
         self.failed = dict(index.store.failed)
 
-    def _change_folder(
+    def _add(
+        self, change: Callable, images: Any, errors: Errors, progress: bool
+    ) -> None:
+        """change: `make_index` or `add_images`, where the index is in a folder."""
+        check_errors(errors)
+        given = list(as_list(images))
+        if self.path is None:
+            failed = self._add_to_memory(given, progress)
+        else:
+            failed = self._add_to_folder(self.path, change, given, progress)
+        if not failed:
+            return
+        image, reason = next(iter(failed.items()))
+        if errors == "raise":
+            raise InputError(reason, image)
+        count = f"{len(failed)} image{'' if len(failed) == 1 else 's'}"
+        warnings.warn(f"{count} left out, see .failed; first: {reason}", stacklevel=3)
+
+    def _add_to_folder(
         self, path: pathlib.Path, change: Callable, images: list, progress: bool
     ) -> dict[str, str]:
-        """What failed, once the files are in the index at `path`."""
+        """What failed, once the others are in the index."""
         if not all(isinstance(image, str | os.PathLike) for image in images):
             raise InputError(
                 f"{path}: an index in a folder takes image files; without a path it "
                 "is in memory and takes images of any kind"
             )
-        missing = {
-            os.fspath(image): f"{os.fspath(image)}: no such file"
-            for image in images
-            if not os.path.exists(image)
-        }
-        files = [image for image in images if os.fspath(image) not in missing]
-        report = None
-        if files or not missing:
-            report = change(
-                files, path, self.model, self.settings, progress=progress
-            )
-            self._open_folder(path)
-        self.failed |= missing
-        return missing | (report.failed if report else {})
+        there, absent = _split(images)
+        failed = absent
+        if there or not absent:
+            report = change(there, path, self.model, self.settings, progress=progress)
+            failed = absent | report.failed
+            self._open(path)
+        self.failed |= absent
+        return failed
 
     def _add_to_memory(self, images: list, progress: bool) -> dict[str, str]:
         """What failed, once the features of the others are here."""
-        named = self._named(images)
-        features, failed, files = {}, {}, {}
+        files = [image for image in images if isinstance(image, str | os.PathLike)]
+        there, failed = _split(files)
+        known = self._index.places.outside
+        named: dict[str, Any] = {}
+        for id, path in find_images(there) if there else ():
+            taken = id in self._index.store.records and known.get(id) != path
+            named[path.as_posix() if taken else id] = path
+        for image in images:
+            if not isinstance(image, str | os.PathLike):
+                name = image_name(image, len(self) + len(named) + 1)
+                named[_free_name(name, {*self.ids, *named})] = read_once(image)
+        features = {}
         with track("extract", len(named), progress=progress) as advance:
-            found = extract_each(
-                (image for _, image in named), self.model, self.settings
-            )
-            for (id, image), each in zip(named, found, strict=True):
+            found = extract_each(named.values(), self.model, self.settings)
+            for (id, image), each in zip(named.items(), found, strict=True):
                 advance()
                 if isinstance(each, InputError):
                     failed[id] = str(each)
                     continue
                 features[id] = each
                 if isinstance(image, pathlib.Path):
-                    files[id] = image
+                    known[id] = image
                 else:
                     self._thumbnails[id] = read_thumbnail(image, _SIDE)
-        self.failed = {id: r for id, r in self.failed.items() if id not in features}
+        self.failed = {i: r for i, r in self.failed.items() if i not in features}
         self.failed |= failed
         store = memory.with_features(self._index.store, features)
-        places = Places(pathlib.Path(), self._index.places.outside | files)
-        self._use(Index(memory.NAME, store, places))
+        self._use(self._index._replace(store=store))
         return failed
-
-    def _named(self, images: list) -> list[tuple[str, Any]]:
-        """(id, image) of each, and of each in the folders; files as absolute paths."""
-        named: dict[str, Any] = {}
-        paths = [image for image in images if isinstance(image, str | os.PathLike)]
-        there = [path for path in paths if os.path.exists(path)]
-        for path in paths:
-            if not os.path.exists(path):
-                named[os.fspath(path)] = pathlib.Path(path)
-        known = self._index.places.outside
-        for id, path in find_images(there) if there else []:
-            named[id if known.get(id, path) == path else path.as_posix()] = path
-        for image in images:
-            if not isinstance(image, str | os.PathLike):
-                name = image_name(image, len(self) + len(named) + 1)
-                names = itertools.chain([name], (f"{name} ({n})" for n in itertools.count(2)))
-                named[next(n for n in names if n not in {*self.ids, *named})] = read_once(image)
-        return list(named.items())
 
 
 def build_index(
@@ -280,36 +236,72 @@ def build_index(
     progress: bool = True,
     **settings: Any,
 ) -> PhotoIndex:
-    """An index of images, in memory; with a path of image files, in that folder.
+    """An index of images, in memory, or with a path, of image files in that folder.
 
-    A folder keeps what is there and unchanged, and forgets files that are gone.
+    What is in the folder and unchanged is kept; files that are gone are forgotten.
 
     Args:
-      images: several, one, or a folder of image files.
-      path: the folder of the index; `open_index` opens it again.
+      images: a folder of image files, several images, or one.
+      path: the folder of the index, which `open_index` opens again.
       model: a model, its folder, or None for the bundled one.
-      errors: images that cannot be used are left out and listed in `.failed`: "return"
-        warns of them, "raise" raises the first InputError once the others are indexed.
+      errors: images that cannot be used are left out and listed in `.failed`; "return"
+        warns of them, "raise" raises the first InputError.
       progress: report progress.
       settings: as of `extract`.
     """
-    check_errors(errors)
     model = open_model(model)
     folder = None if path is None else pathlib.Path(path)
     index = PhotoIndex(model, settings_for(model, **settings), folder)
-    ...
+    index._add(photo_index.make_index, images, errors, progress)
+    return index
 
 
 def open_index(
     path: str | os.PathLike, model: ModelLike = None, **settings: Any
 ) -> PhotoIndex:
-    """The index in a folder, with the settings that it was made with.
+    """The index in a folder, to be searched with the settings that it was made with.
 
     InputError if it is absent, damaged, or was made by another model.
 
     Args:
       path: the folder.
       model: the model that made it, its folder, or None for the bundled one.
-      settings: as of `extract`: those that the index was made with, where they are not
-        of the model nor written in the index (projections).
+      settings: pca and global_pca, if others than the model's were taken.
     """
+    manifest = photo_index.open_index(path).store.manifest
+    stored = {
+        name: value
+        for name, value in (manifest["settings"] or {}).items()
+        if name in ExtractionSettings._fields and name not in PCA_FIELDS
+    }
+    model = open_model(model)
+    chosen = settings_for(model, **stored | settings)
+    index = PhotoIndex(model, chosen, pathlib.Path(path))
+    index._open(pathlib.Path(path))
+    return index
+
+
+def _global_descriptors(index: Index) -> GlobalIndex:
+    if index.directory == memory.NAME:
+        descriptors = index.store.global_descriptors
+        found = global_search.from_array(descriptors, "float32")
+    else:
+        found, _ = global_index.open_descriptors(index.store)
+    return global_search.hold(found)
+
+
+def _split(files: Iterable[str | os.PathLike]) -> tuple[list, dict[str, str]]:
+    """The files and folders that exist, and why the others cannot be used."""
+    there, absent = [], {}
+    for file in files:
+        if os.path.exists(file):
+            there.append(file)
+        else:
+            absent[os.fspath(file)] = f"{os.fspath(file)}: no such file or folder"
+    return there, absent
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """The name, or with a number behind it the first that is not taken."""
+    names = itertools.chain([name], (f"{name} ({n})" for n in itertools.count(2)))
+    return next(each for each in names if each not in taken)
