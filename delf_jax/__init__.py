@@ -1,4 +1,4 @@
-"""Deep local and global image features in JAX: match two photos, search many, train.
+"""Deep local and global image features in JAX: match photos, search many, train.
 
     extract(images)           features of an image, or a list of those of many
     match(a, b)               matches, inliers and affine map of two images; .draw()

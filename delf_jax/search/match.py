@@ -70,14 +70,11 @@ class Match(NamedTuple):
         """
         if path is not None:
             figures.figure_format(path)  # before any work
-        a, b = self.features
+        pixels_a, pixels_b = map(open_image, self.sources)
+        local_a, local_b = (f.local for f in self.features if f.local is not None)
+        pair = self.comparison.pair
         figure = figures.draw_matches(
-            open_image(self.sources[0]),
-            open_image(self.sources[1]),
-            a.local,
-            b.local,
-            self.comparison.pair,
-            str(self),
+            pixels_a, pixels_b, local_a, local_b, pair, title=str(self)
         )
         if path is not None:
             figures.write_figure(figure, path)
