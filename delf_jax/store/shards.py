@@ -93,8 +93,8 @@ def hold_shard(
     features: Sequence[Features],
 ) -> Shard:
     """As `write_shard`, in memory alone: the path is a name for messages."""
-    columns = _columns(features).items()
-    arrays = {name: np.concatenate(chunks) for name, (_, _, chunks) in columns}
+    columns = _columns(features)
+    arrays = {name: np.concatenate(chunks) for name, chunks in columns.items()}
     return Shard(path, key, list(records), arrays)
 
 
