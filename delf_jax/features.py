@@ -35,6 +35,17 @@ class Features(NamedTuple):
     """(height, width) of the original image"""
     regions: Regions | None = None
     """whose local features follow each other; None: all are of the whole image"""
+    image: str = ""
+    """its name: a path, or an id in a store"""
+
+    def __repr__(self) -> str:
+        parts = []
+        if self.local is not None:
+            count, dimension = self.local.descriptors.shape
+            parts.append(f"{count} local features of {dimension} dimensions")
+        if self.global_descriptor is not None:
+            parts.append(f"global descriptor of {len(self.global_descriptor)}")
+        return f"{self.image or 'image'}: {', '.join(parts) or 'no features'}"
 
 
 def whole_image(features: Features) -> Features:

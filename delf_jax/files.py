@@ -14,6 +14,11 @@ from typing import IO, Any
 class InputError(ValueError):
     """One sentence for the user: which file or field is wrong, and what to do."""
 
+    def __init__(self, message: str, image: str = ""):
+        super().__init__(message)
+        self.image = image
+        """its name, where an image cannot be used"""
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:

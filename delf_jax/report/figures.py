@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # Slow to import, and not needed to match or to search.
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from delf_jax.report.inline import InlineFigure
+
 # Width of the figure in inches: the text width of a two-column page.
 _WIDTH = 7.0
 _GAP = 0.012
@@ -33,7 +35,7 @@ def draw_matches(
     features_b: LocalFeatures,
     pair_match: PairMatch,
     title: str | Sequence[str] = "",
-) -> Figure:
+) -> InlineFigure:
     """The two photos side by side with their inliers joined by lines.
 
     Both photos get the same height. Features that are not inliers are faint dots. The
@@ -44,12 +46,12 @@ def draw_matches(
     Args:
       title: above the photos; two titles go above one photo each.
     """
-    from matplotlib.figure import Figure
+    from delf_jax.report.inline import InlineFigure
 
     ratios = np.array([x.shape[1] / x.shape[0] for x in (image_a, image_b)])
     widths = (1 - _GAP) * ratios / ratios.sum()
     height = _WIDTH * widths[0] / ratios[0]
-    figure = Figure(figsize=(_WIDTH, height + _HEADER))
+    figure = InlineFigure(figsize=(_WIDTH, height + _HEADER))
     top = height / (height + _HEADER)
     spans = [(0.0, widths[0]), (widths[0] + _GAP, widths[1])]
     axes = [figure.add_axes((left, 0, width, top)) for left, width in spans]

@@ -5,7 +5,6 @@ import html
 import importlib.resources
 import io
 import os
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -46,10 +45,10 @@ def breakable(name: str) -> str:
     return re.sub("([-_.])", r"\1<wbr>", html.escape(name))
 
 
-def read_thumbnail(path: pathlib.Path, side: int) -> Thumbnail | None:
+def read_thumbnail(photo: images.ImageLike, side: int) -> Thumbnail | None:
     """A small JPEG of a photo; None if it cannot be read any more."""
     try:
-        pixels = images.read_image(path)
+        pixels = images.open_image(photo)
     except InputError:
         return None
     image = Image.fromarray(pixels)

@@ -79,7 +79,7 @@ class FeatureStore:
         return len(self.ids)
 
     def __getitem__(self, row: int) -> Features:
-        return self._places[row].features()
+        return self._places[row].features()._replace(image=self.ids[row])
 
     def __iter__(self) -> Iterator[Features]:
         return (self[row] for row in range(len(self)))
@@ -180,7 +180,7 @@ def extract_to_store(
     """
     out = pathlib.Path(out)
     part = part or (jax.process_index(), jax.process_count())
-    manifest = _manifest(model, settings, boxes is not None)
+    manifest = manifest_for(model, settings, boxes is not None)
     key = manifest["key"]
     if store_files.begin(out, manifest) and progress:
         print(f"{out}: made with another model or settings; extracting all again")
@@ -241,9 +241,10 @@ def store_key(
     return digest(made_by + (["boxes"] if with_boxes else []), 16)
 
 
-def _manifest(
-    model: Model, settings: ExtractionSettings, with_boxes: bool
+def manifest_for(
+    model: Model, settings: ExtractionSettings, with_boxes: bool = False
 ) -> dict[str, Any]:
+    """What manifest.json says of a store that is empty."""
     return {
         "format": FORMAT,
         "key": store_key(model, settings, with_boxes),

@@ -86,6 +86,18 @@ def open_shard(path: str | os.PathLike) -> Shard:
         ) from None
 
 
+def hold_shard(
+    path: pathlib.Path,
+    key: str,
+    records: Sequence[Record],
+    features: Sequence[Features],
+) -> Shard:
+    """As `write_shard`, in memory alone: the path is a name for messages."""
+    columns = _columns(features)
+    arrays = {name: np.concatenate(chunks) for name, chunks in columns.items()}
+    return Shard(path, key, list(records), arrays)
+
+
 def read_features(shard: Shard, row: int) -> Features:
     """Features of image `row` of a shard; the arrays are views of the mapped file."""
     arrays = shard.arrays

@@ -56,7 +56,7 @@ class Place(NamedTuple):
         """What the features of this image take, about."""
         if not self.extracted:
             return 0
-        local, descriptor, _, regions = self.features()
+        local, descriptor, _, regions, _ = self.features()
         arrays = [*(local or ()), *(() if descriptor is None else (descriptor,))]
         arrays += regions or ()
         return sum(array.nbytes for array in arrays)

@@ -1,0 +1,307 @@
+"""An index of images that is built, changed and searched in a few calls.
+
+In memory or in a folder, what is searched is a feature store, and `query.py` ranks. In
+memory the images may be of any kind; in a folder they are files.
+"""
+
+import itertools
+import os
+import pathlib
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from delf_jax.extraction.model_folder import Model
+from delf_jax.extraction.one_call import (
+    Errors,
+    ModelLike,
+    as_list,
+    check_errors,
+    extract_each,
+    features_of,
+    is_image,
+    open_model,
+    read_once,
+)
+from delf_jax.extraction.settings import PCA_FIELDS, ExtractionSettings, settings_for
+from delf_jax.features import Features
+from delf_jax.files import InputError
+from delf_jax.images import ImageLike, find_images, image_name
+from delf_jax.index import global_index, global_search, photo_index
+from delf_jax.index.global_search import GlobalIndex
+from delf_jax.index.photo_index import Index, Places
+from delf_jax.progress import track
+from delf_jax.report.html import Thumbnail, read_thumbnail
+from delf_jax.search.query import CANDIDATES, find_first, rank
+from delf_jax.search.results import SearchResults
+from delf_jax.store import memory
+
+# Of pictures in a notebook: the longer side in pixels.
+_SIDE = 160
+
+
+class PhotoIndex:
+    """Images that can be searched; `build_index` and `open_index` give one."""
+
+    path: pathlib.Path | None
+    """its folder; None: in memory"""
+    failed: dict[str, str]
+    """images that cannot be used: name -> reason"""
+
+    def __init__(
+        self, model: Model, settings: ExtractionSettings, path: pathlib.Path | None
+    ):
+        self.model, self.settings, self.path = model, settings, path
+        self.failed = {}
+        self._descriptors: GlobalIndex | None = None
+        # Of images in memory that are no files.
+        self._thumbnails: dict[str, Thumbnail | None] = {}
+        store = memory.empty_store(model, settings)
+        self._use(Index(memory.NAME, store, Places(pathlib.Path(), {})))
+
+    def __len__(self) -> int:
+        return len(self._index.store)
+
+    def __repr__(self) -> str:
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        return f"{self.path or memory.NAME}: {len(self)} images{failed}"
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the images: of files, their paths in the folder they share."""
+        return self._index.store.ids
+
+    def file(self, id: str) -> pathlib.Path:
+        """Where the file with this id was when it was indexed."""
+        return self._index.file(id)
+
+    def add(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        errors: Errors = "return",
+        progress: bool = True,
+    ) -> None:
+        """Adds an image, several, or those of a folder; arguments as `build_index`."""
+        self._add(photo_index.add_images, images, errors, progress)
+
+    def remove(self, ids: str | Iterable[str]) -> None:
+        """Removes images; InputError, and none is removed, if one is not there."""
+        ids = [ids] if isinstance(ids, str) else list(ids)
+        if self.path is not None:
+            photo_index.remove_images(self.path, ids)
+            self._open(self.path)
+            return
+        store = memory.without_images(self._index.store, ids)
+        files = self._index.places.outside
+        for id in ids:
+            files.pop(id, None)
+            self._thumbnails.pop(id, None)
+        self._use(self._index._replace(store=store))
+
+    def search(
+        self,
+        images: ImageLike | Features | Iterable[ImageLike | Features],
+        top: int = 10,
+        *,
+        errors: Errors = "raise",
+    ) -> Any:
+        """The `SearchResults` of an image; of several a list of them.
+
+        Candidates are found by global descriptor; the best hundred of them are verified
+        by local features.
+
+        Args:
+          images: of any kind that `extract` takes, or features that it gave.
+          top: results of each; 0: all.
+          errors: of an image that cannot be used: "raise" the InputError, or "return"
+            it in the place of the results.
+        """
+        check_errors(errors)
+        queries = [read_once(image) for image in as_list(images)]
+        answers: list[SearchResults | InputError] = []
+        found = features_of(queries, self.model, self.settings)
+        for image, features in zip(queries, found, strict=True):
+            if not isinstance(features, InputError):
+                answers.append(self._answer(image, features, top))
+            elif errors == "raise":
+                raise features
+            else:
+                answers.append(features)
+        return answers[0] if is_image(images) else answers
+
+    def _answer(self, image: Any, features: Features, top: int) -> SearchResults:
+        store = self._index.store
+        if self._descriptors is None:
+            self._descriptors = _global_descriptors(self._index)
+        k = max(top, CANDIDATES + 1) if top else len(store)
+        (similarities,), (rows,) = find_first(self._descriptors, [features], k)
+        source = features.image if isinstance(image, Features) else image
+        own = -1
+        if isinstance(source, str | os.PathLike):
+            own = photo_index.own_row(self._index, pathlib.Path(source))
+        results = rank(store, features, rows, similarities, self.settings, own=own)
+
+        def picture(id: str | None) -> Thumbnail | None:
+            if id in self._thumbnails:
+                return self._thumbnails[id]
+            return read_thumbnail(source if id is None else self.file(id), _SIDE)
+
+        return SearchResults(features.image, results[: top or None], picture)
+
+    def _use(self, index: Index) -> None:
+        self._index, self._descriptors = index, None
+
+    def _open(self, path: pathlib.Path) -> None:
+        index = photo_index.open_index(path)
+        photo_index.check_model(index, self.model, self.settings)
+        self._use(index)
+        self.failed = dict(index.store.failed)
+
+    def _add(
+        self, change: Callable, images: Any, errors: Errors, progress: bool
+    ) -> None:
+        """change: `make_index` or `add_images`, where the index is in a folder."""
+        check_errors(errors)
+        given = list(as_list(images))
+        if self.path is None:
+            failed = self._add_to_memory(given, progress)
+        else:
+            failed = self._add_to_folder(self.path, change, given, progress)
+        if not failed:
+            return
+        image, reason = next(iter(failed.items()))
+        if errors == "raise":
+            raise InputError(reason, image)
+        count = f"{len(failed)} image{'' if len(failed) == 1 else 's'}"
+        warnings.warn(f"{count} left out, see .failed; first: {reason}", stacklevel=3)
+
+    def _add_to_folder(
+        self, path: pathlib.Path, change: Callable, images: list, progress: bool
+    ) -> dict[str, str]:
+        """What failed, once the others are in the index."""
+        if not all(isinstance(image, str | os.PathLike) for image in images):
+            raise InputError(
+                f"{path}: an index in a folder takes image files; without a path it "
+                "is in memory and takes images of any kind"
+            )
+        there, absent = _split(images)
+        failed = absent
+        if there or not absent:
+            report = change(there, path, self.model, self.settings, progress=progress)
+            failed = absent | report.failed
+            self._open(path)
+        self.failed |= absent
+        return failed
+
+    def _add_to_memory(self, images: list, progress: bool) -> dict[str, str]:
+        """What failed, once the features of the others are here."""
+        files = [image for image in images if isinstance(image, str | os.PathLike)]
+        there, failed = _split(files)
+        known = self._index.places.outside
+        named: dict[str, Any] = {}
+        for id, path in find_images(there) if there else ():
+            taken = id in self._index.store.records and known.get(id) != path
+            named[path.as_posix() if taken else id] = path
+        for image in images:
+            if not isinstance(image, str | os.PathLike):
+                name = image_name(image, len(self) + len(named) + 1)
+                named[_free_name(name, {*self.ids, *named})] = read_once(image)
+        features = {}
+        with track("extract", len(named), progress=progress) as advance:
+            found = extract_each(named.values(), self.model, self.settings)
+            for (id, image), each in zip(named.items(), found, strict=True):
+                advance()
+                if isinstance(each, InputError):
+                    failed[id] = str(each)
+                    continue
+                features[id] = each
+                if isinstance(image, pathlib.Path):
+                    known[id] = image
+                else:
+                    self._thumbnails[id] = read_thumbnail(image, _SIDE)
+        self.failed = {i: r for i, r in self.failed.items() if i not in features}
+        self.failed |= failed
+        store = memory.with_features(self._index.store, features)
+        self._use(self._index._replace(store=store))
+        return failed
+
+
+def build_index(
+    images: ImageLike | Iterable[ImageLike],
+    path: str | os.PathLike | None = None,
+    model: ModelLike = None,
+    *,
+    errors: Errors = "return",
+    progress: bool = True,
+    **settings: Any,
+) -> PhotoIndex:
+    """An index of images, in memory, or with a path, of image files in that folder.
+
+    What is in the folder and unchanged is kept; files that are gone are forgotten.
+
+    Args:
+      images: a folder of image files, several images, or one.
+      path: the folder of the index, which `open_index` opens again.
+      model: a model, its folder, or None for the bundled one.
+      errors: images that cannot be used are left out and listed in `.failed`; "return"
+        warns of them, "raise" raises the first InputError.
+      progress: report progress.
+      settings: as of `extract`.
+    """
+    model = open_model(model)
+    folder = None if path is None else pathlib.Path(path)
+    index = PhotoIndex(model, settings_for(model, **settings), folder)
+    index._add(photo_index.make_index, images, errors, progress)
+    return index
+
+
+def open_index(
+    path: str | os.PathLike, model: ModelLike = None, **settings: Any
+) -> PhotoIndex:
+    """The index in a folder, to be searched with the settings that it was made with.
+
+    InputError if it is absent, damaged, or was made by another model.
+
+    Args:
+      path: the folder.
+      model: the model that made it, its folder, or None for the bundled one.
+      settings: pca and global_pca, if others than the model's were taken.
+    """
+    manifest = photo_index.open_index(path).store.manifest
+    stored = {
+        name: value
+        for name, value in (manifest["settings"] or {}).items()
+        if name in ExtractionSettings._fields and name not in PCA_FIELDS
+    }
+    model = open_model(model)
+    chosen = settings_for(model, **stored | settings)
+    index = PhotoIndex(model, chosen, pathlib.Path(path))
+    index._open(pathlib.Path(path))
+    return index
+
+
+def _global_descriptors(index: Index) -> GlobalIndex:
+    if index.directory == memory.NAME:
+        descriptors = index.store.global_descriptors
+        found = global_search.from_array(descriptors, "float32")
+    else:
+        found, _ = global_index.open_descriptors(index.store)
+    return global_search.hold(found)
+
+
+def _split(files: Iterable[str | os.PathLike]) -> tuple[list, dict[str, str]]:
+    """The files and folders that exist, and why the others cannot be used."""
+    there, absent = [], {}
+    for file in files:
+        if os.path.exists(file):
+            there.append(file)
+        else:
+            absent[os.fspath(file)] = f"{os.fspath(file)}: no such file or folder"
+    return there, absent
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """The name, or with a number behind it the first that is not taken."""
+    names = itertools.chain([name], (f"{name} ({n})" for n in itertools.count(2)))
+    return next(each for each in names if each not in taken)

@@ -1,0 +1,55 @@
+"""What was found for one image: a list, a table, and pictures in a notebook."""
+
+import html
+from collections.abc import Callable, Iterable
+
+from delf_jax.report.html import Thumbnail
+from delf_jax.search.query import Result
+
+# More pictures than these make a notebook slow to open.
+_MOST_PICTURES = 30
+
+
+class SearchResults(list[Result]):
+    """Results, best first. Prints as a table; a notebook shows the images."""
+
+    def __init__(
+        self,
+        image: str,
+        results: Iterable[Result],
+        picture: Callable[[str | None], Thumbnail | None],
+    ):
+        """picture: of a result by its id, and of the query by None."""
+        super().__init__(results)
+        self.image = image
+        self._picture = picture
+
+    def __repr__(self) -> str:
+        width = max([len("image"), *(len(result.image) for result in self)])
+        lines = [f"{self.image}:", f"rank  {'image':{width}}  similarity  inliers"]
+        for place, (image, similarity, inliers, _) in enumerate(self, 1):
+            count = "-" if inliers is None else inliers
+            lines.append(f"{place:4}  {image:{width}}  {similarity:10.3f}  {count:>7}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        figures = [_figure(self._picture(None), "query", self.image)]
+        for place, (image, similarity, inliers, _) in enumerate(
+            self[:_MOST_PICTURES], 1
+        ):
+            facts = f"{place}: similarity {similarity:.3f}"
+            facts += "" if inliers is None else f", {inliers} inliers"
+            figures.append(_figure(self._picture(image), facts, image))
+        style = "display:flex;flex-wrap:wrap;gap:12px;align-items:end"
+        return f'<div style="{style}">{"".join(figures)}</div>'
+
+
+def _figure(picture: Thumbnail | None, facts: str, name: str) -> str:
+    shown = "<i>not found</i>"
+    if picture is not None:
+        shown = f'<img src="{picture.source}" alt="">'
+    return (
+        f'<figure style="margin:0;max-width:160px">{shown}<figcaption><b>{facts}</b>'
+        f'<br><span style="overflow-wrap:anywhere">{html.escape(name)}</span>'
+        "</figcaption></figure>"
+    )

@@ -1,0 +1,55 @@
+"""Every snippet of docs/python.md runs, in order, on drawn photos."""
+
+import pathlib
+import re
+
+import jax
+import pytest
+
+from delf_jax import images
+from delf_jax.synthetic import landmarks
+
+PAGE = pathlib.Path(__file__).parent.parent / "docs" / "python.md"
+
+
+def snippets():
+    """Code and the line that it begins at."""
+    text = PAGE.read_text("utf-8")
+    for found in re.finditer(r"^```python\n(.*?)^```$", text, re.M | re.S):
+        yield found[1], text.count("\n", 0, found.start(1)) + 1
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A folder to work in, with a.jpg, b.jpg, broken.jpg and photos/."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(2):
+        landmark = landmarks.draw_landmark(landmarks.HELD_OUT + number)
+        for view in range(2):
+            path = tmp_path / "photos" / str(number) / f"{view}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            drawn = landmarks.draw_view(landmark, view, (144, 192))
+            path.write_bytes(images.encode_jpeg(drawn.image, 92))
+    for view, name in enumerate(("a.jpg", "b.jpg")):
+        (tmp_path / name).write_bytes((tmp_path / f"photos/0/{view}.jpg").read_bytes())
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+
+
+@pytest.mark.usefixtures("photos")
+def test_the_page_runs_from_top_to_bottom(capsys, monkeypatch):
+    monkeypatch.setattr("delf_jax.runtime.enable_compilation_cache", lambda: None)
+    names: dict = {}
+    # Users have JAX as it comes.
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        for code, line in snippets():
+            # Lines of an error are those of the page.
+            exec(compile("\n" * (line - 1) + code, str(PAGE), "exec"), names)
+    printed = capsys.readouterr().out
+    assert "a.jpg: " in printed and " inliers of " in printed
+    assert "broken.jpg - broken.jpg: not an image of a known format" in printed
+    assert "rank  image" in printed and "mAP" in printed
+    assert pathlib.Path("matches.png").stat().st_size > 10_000
+    assert names["attention"].shape == (9, 12)
+    assert names["saliency"].shape == (144, 192)
+    assert names["one_against_many"][0] == pytest.approx(1, abs=1e-5)
+    assert names["on_all"].shape == (2, 1, 256)
