@@ -159,7 +159,7 @@ def test_nothing_but_broken_images_is_reported_in_one_sentence(records, tmp_path
 
 def test_an_empty_folder_is_refused(records):
     with pytest.raises(InputError, match="data.directory is empty"):
-        prepare.prepare("images", records, "", max_side=64)
+        prepare(records, "")
 
 
 @pytest.mark.slow
