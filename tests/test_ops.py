@@ -42,3 +42,17 @@ def test_masked_mean_has_the_same_bits_on_any_canvas(rng):
     np.testing.assert_array_equal(
         ops.masked_mean(jnp.asarray(canvas), mask), ops.masked_mean(jnp.asarray(x))
     )
+
+
+def test_pixels_are_normalised_by_colour_and_zero_beside_an_image(rng):
+    images = rng.integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
+    mean, std = (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)
+    expected = (images - np.float32(mean)) / np.float32(std)
+    found = ops.normalize_pixels(jnp.asarray(images), mean, std)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    one = ops.normalize_pixels(jnp.asarray(images[0]), mean, std)
+    np.testing.assert_allclose(one, expected[0], rtol=1e-6)
+    sizes = jnp.array([[4, 5], [2, 3]], jnp.int32)
+    found = ops.normalize_pixels(jnp.asarray(images), mean, std, sizes)
+    expected[1, 2:] = expected[1, :, 3:] = 0
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -90,7 +90,7 @@ def open_sources(
     failures: list[str] = []
     excluded, found, first = set(exclude), set[str](), 0
     for name, source in settings.items():
-        if not source["path"]:
+        if not source.get("path"):
             raise InputError(f"data.sources.{name}.path is empty: name a folder or CSV")
         records = list_records(
             source["path"],

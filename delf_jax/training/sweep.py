@@ -57,6 +57,8 @@ def plan(
       workdir: above those of the trials.
       overrides: `--config.FIELD=VALUE`, for all trials; a trial's own replace them.
     """
+    if not os.fspath(workdir):
+        raise InputError("--workdir is empty: name a folder for the trials")
     trials: dict[str, Trial] = {}
     added = read_sweep(config)
     short = _short_names(added)

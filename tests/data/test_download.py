@@ -39,13 +39,18 @@ def test_a_file_is_fetched_checked_and_not_fetched_again(server, file, tmp_path)
     assert server.requests == []
 
 
+def test_an_empty_folder_is_refused(file):
+    with pytest.raises(InputError, match="--out is empty"):
+        fetch(file, "")
+
+
 def test_one_file_that_cannot_be_had_does_not_stop_the_others(
     server, file, tmp_path, capsys
 ):
     absent = Files(f"{server.url}/absent", "absent")
     report = download.fetch([absent, file], tmp_path, progress=False)
     assert report.fetched == 1
-    assert "the server says 404" in report.failed["absent"]
+    assert "the server answers 404" in report.failed["absent"]
     assert capsys.readouterr().err.startswith("failed: http://127.0.0.1")
 
 
@@ -107,7 +112,7 @@ def test_by_default_nothing_is_fetched_and_all_is_listed(
     printed = capsys.readouterr().out
     assert "0.bin to 2, 3 files: 30 bytes, from http://127.0.0.1" in printed
     assert "in/a.bin: size not documented, MD5 checked" in printed
-    assert "in all 30 bytes and what is not known" in printed
+    assert "in all 30 bytes and what is not documented" in printed
     assert "nothing was downloaded" in printed
     assert server.requests == [] and not list(tmp_path.iterdir())
 

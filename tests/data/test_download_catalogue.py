@@ -1,4 +1,4 @@
-"""Where datasets are said to be."""
+"""Addresses of datasets."""
 
 from delf_jax.data.download_catalogue import DOWNLOADS
 

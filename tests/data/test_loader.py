@@ -118,7 +118,7 @@ def test_every_image_comes_once_an_epoch_with_new_draws_in_the_next(sources):
     assert all(draws[0][i] != draws[1][i] for i in draws[0])
 
 
-def test_a_resumed_stream_goes_on_where_it_stood(sources):
+def test_a_resumed_stream_continues_where_it_stood(sources):
     iterator = stream(sources)
     take(iterator, 3)
     state = iterator.get_state()
@@ -176,10 +176,10 @@ def test_a_class_without_an_image_to_train_on_is_named(folder, tmp_path):
         (images / "more" / f"{number}.png").write_bytes(pixels)
     for split, missing in (("", ["none"]), ("train", ["none", "one"])):
         settings = {"s": {"path": str(images), "split": split}}
-        (source,), said = loader.open_sources(
+        (source,), failures = loader.open_sources(
             settings, str(tmp_path / "d"), max_side=30
         )
-        assert said == [
+        assert failures == [
             f"class {name} of s, of which there is no image to train on"
             for name in missing
         ]
@@ -204,6 +204,7 @@ def test_labels_of_any_value_are_numbered_from_0(folder, tmp_path):
     ("settings", "message"),
     [
         ({"path": "nowhere"}, "nowhere: no such folder"),
+        ({"path": ""}, "data.sources.s.path is empty"),
         ({"path": "{folder}", "holdout": ("pink",)}, "holdout: no class 'pink'"),
         ({"path": "{empty}"}, "no images found"),
         ({"path": "{table}"}, "no column 'label'"),
@@ -211,7 +212,7 @@ def test_labels_of_any_value_are_numbered_from_0(folder, tmp_path):
         ({"path": "{broken}"}, "no image can be read: .*a.png"),
     ],
 )
-def test_what_cannot_be_trained_on_is_said_in_one_sentence(
+def test_what_cannot_be_trained_on_is_reported_in_one_sentence(
     folder, tmp_path, settings, message
 ):
     (tmp_path / "empty").mkdir()
@@ -238,8 +239,7 @@ def test_excluded_classes_are_left_out_of_all_sources_and_counted(folder, tmp_pa
     assert sources[1].classes == {"blue": 2, "green": 3}
     count = len(list((folder / "red").iterdir()))
     assert failures == [
-        f"{count} images, 1 classes of {name}, as data.exclude says"
-        for name in settings
+        f"{count} images, 1 classes of {name}, by data.exclude" for name in settings
     ]
 
 

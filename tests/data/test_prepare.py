@@ -87,7 +87,7 @@ def test_a_process_that_another_one_overtakes_takes_what_that_has_prepared(
     assert content(prepare(records, tmp_path / "data")) == expected(records)
 
 
-def test_a_killed_job_goes_on_after_the_parts_that_it_finished(
+def test_a_killed_job_resumes_after_the_parts_that_it_finished(
     records, tmp_path, monkeypatch, read
 ):
     whole = preparation._shrunk_jpeg
@@ -150,11 +150,16 @@ def test_a_part_of_broken_images_alone_is_left_out(records, tmp_path):
     assert content(prepared) == expected(records[:3] + records[6:])
 
 
-def test_nothing_but_broken_images_is_said_in_one_sentence(records, tmp_path):
+def test_nothing_but_broken_images_is_reported_in_one_sentence(records, tmp_path):
     for record in records:
         record.path.write_bytes(b"no image")
     with pytest.raises(InputError, match=r"sources\.s: no image can be read: .*0\.png"):
         prepare(records, tmp_path / "data")
+
+
+def test_an_empty_folder_is_refused(records):
+    with pytest.raises(InputError, match="data.directory is empty"):
+        prepare(records, "")
 
 
 @pytest.mark.slow

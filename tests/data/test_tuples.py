@@ -5,12 +5,11 @@ import pickle
 import cv2
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from delf_jax.data import loader, tuples
 from delf_jax.files import InputError
 
-SETTINGS = ConfigDict({"queries": 6, "pool": 9, "negatives": 2})
+SETTINGS = tuples.TupleSettings(queries=6, pool=9, negatives=2)
 SIZE = 32
 
 
@@ -38,8 +37,8 @@ def pool(tmp_path_factory):
 
 
 def batches(pool, settings=SETTINGS, **changes):
-    given = {"size": SIZE, "batch_size": 2, "seed": 3, "threads": 2} | changes
-    return tuples.TupleBatches(pool, settings, **given)
+    arguments = {"size": SIZE, "batch_size": 2, "seed": 3, "threads": 2} | changes
+    return tuples.TupleBatches(pool, settings, **arguments)
 
 
 def describe(numbers):
@@ -80,9 +79,8 @@ def test_a_batch_is_query_positive_and_negatives_on_canvases(pool):
     batch = next(stream)
     assert batch["image"].shape == (2, 4, SIZE, SIZE, 3)
     assert batch["size"].shape == (2, 4, 2)
-    for id, images, sizes, label in zip(
-        *(batch[n] for n in ("id", "image", "size", "label")), strict=True
-    ):
+    columns = batch["id"], batch["image"], batch["size"], batch["label"]
+    for id, images, sizes, label in zip(*columns, strict=True):
         query = pool.ids.index(id)
         assert pool.clusters[query] == label
         # 24 x 40 and 80 x 20, shrunk to 32.
@@ -112,7 +110,7 @@ def assert_same(one, other):
         np.testing.assert_array_equal(images, other_images)
 
 
-def test_it_goes_on_from_any_state_without_mining_again(pool):
+def test_it_resumes_from_any_state_without_mining_again(pool):
     whole = run(batches(pool), 8)
     for stop in (1, 3, 4):  # within the first epoch of three batches, at its end, after
         stream = batches(pool)
@@ -155,8 +153,8 @@ def test_pairs_of_sfm120k_are_kept_without_missing_images(tmp_path):
         ({"queries": 1}, "batch_size 2: an epoch has only 1 queries"),
     ],
 )
-def test_too_little_for_an_epoch_is_told(pool, changes, message):
-    settings = ConfigDict({**SETTINGS.to_dict(), **changes})
+def test_too_little_for_an_epoch_is_reported(pool, changes, message):
+    settings = SETTINGS._replace(**changes)
     with pytest.raises(InputError, match=message):
         batches(pool, settings).mine(describe)
 

@@ -20,7 +20,7 @@ LANDMARKS, VIEWS, QUERIES, OTHERS, TRAINING = 3, 6, 2, 4, 3
 def draw_dataset(folder: pathlib.Path) -> pathlib.Path:
     """Writes FOLDER/drawn: gnd_drawn.json and jpg/; and training/ beside it.
 
-    Of each landmark two views are asked for, the second one cropped; of the others two
+    Of each landmark two views are queries, the second one cropped; of the others two
     are easy, one is hard and one is junk.
     """
     root, others = folder / "drawn", LANDMARKS + OTHERS

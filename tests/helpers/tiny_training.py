@@ -92,10 +92,15 @@ def train_in_process(config_fields, workdir, *, devices=1, multihost=""):
     root = TINY.parent.parent
     fields = [f"--config.{name}={value}" for name, value in config_fields.items()]
     command = [
-        *(sys.executable, "main.py", "train", f"--config={TINY}"),
-        *(f"--workdir={workdir}", *fields),
-        *([f"--multihost={multihost}"] if multihost else []),
+        sys.executable,
+        "main.py",
+        "train",
+        f"--config={TINY}",
+        f"--workdir={workdir}",
+        *fields,
     ]
+    if multihost:
+        command.append(f"--multihost={multihost}")
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags}
     return subprocess.Popen(

@@ -63,7 +63,7 @@ def test_gradients_stop_where_delg_stops_them(small, output, taught):
     assert {name for name, norm in found.items() if norm > 0} == taught
 
 
-def test_learned_power_is_a_parameter_and_starts_where_told():
+def test_learned_power_is_a_parameter_and_starts_where_configured():
     model = SMALL.clone(learn_power=True, gem_power=4.0)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     assert shapes["params"]["gem_power"].shape == ()

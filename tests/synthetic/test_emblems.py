@@ -38,7 +38,7 @@ def test_an_emblem_is_its_generator_s_alone(name):
     assert (first[:4] == WALL).all()  # and stays off the edges of its place
 
 
-def test_inscriptions_have_the_asked_length(rng):
+def test_inscriptions_have_the_requested_length(rng):
     for letters in (2, 7, 20):
         for _ in range(20):
             text = emblems.words(rng, letters)

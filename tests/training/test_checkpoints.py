@@ -46,7 +46,7 @@ def test_the_newest_state_comes_back_with_what_describes_the_run(saved):
 
 
 def test_the_best_state_is_kept_beside_the_newest(tmp_path):
-    """Also by a run that goes on, and beside states that were not measured."""
+    """Also by a resumed run, and beside states that were not measured."""
     values = {1: 0.2, 2: 0.9, 3: None, 4: 0.9, 5: 0.1, 6: None}
     for part in ((1, 2, 3), (4, 5, 6)):
         opened = checkpoints.open_checkpoints(tmp_path, keep=2, best="mAP")
@@ -147,7 +147,7 @@ def test_a_checkpoint_that_was_best_is_taken_and_whitened(
     best = jax.tree.map(np.asarray, state.ema)
     read = []
     monkeypatch.setattr(
-        checkpoints, "read_state", lambda *asked: read.append(asked) or {"ema": best}
+        checkpoints, "read_state", lambda *places: read.append(places) or {"ema": best}
     )
 
     def whiten(averages, folder):

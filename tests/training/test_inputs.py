@@ -106,5 +106,5 @@ def test_landmarks_that_a_file_names_are_not_trained_on(config, tmp_path, capsys
     config.data.exclude = str(tmp_path / "seen.txt")
     (source,) = inputs.open_sources(config)
     assert source.classes == {"0": 0} and len(source) == 2
-    said = capsys.readouterr().out
-    assert "left out: 2 images, 1 classes of drawn, as data.exclude says" in said
+    printed = capsys.readouterr().out
+    assert "left out: 2 images, 1 classes of drawn, by data.exclude" in printed

@@ -14,7 +14,7 @@ from delf_jax.extraction import extract, model_folder, settings
 from delf_jax.losses import mining
 from delf_jax.training import inputs, log, parallel, train
 from delf_jax.training.build import make_static
-from delf_jax.training.mining import _over, _strongest, describe, set_reduction
+from delf_jax.training.mining import _over, _strongest, describe_images, set_reduction
 from delf_jax.training.step import create_state
 from tests.helpers.tiny_training import draw_images, final_state
 
@@ -49,7 +49,7 @@ def test_no_negative_shows_what_the_query_does_and_no_two_the_same(rng):
         assert own not in row and len(set(row)) == 5
 
 
-def test_too_few_clusters_are_told():
+def test_too_few_clusters_are_reported():
     ones = np.ones((3, 2), np.float32)
     with pytest.raises(ValueError, match="the pool has 1 clusters besides"):
         mining.hard_negatives(ones, ones, np.array([0, 0, 1]), np.array([0, 0, 1]), 2)
@@ -97,13 +97,11 @@ def directory(tmp_path_factory):
 def test_the_reduction_of_how_whitens_the_strongest_cells(images, directory):
     config = make_config("how_r50", images, directory)
     batches, static, state = opened(config)
-    rest = static, state, jax.devices()
-    state = set_reduction(batches.pool, config, *rest)
+    state = set_reduction(batches.pool, config, static, state, jax.devices())
     variables = {"params": state.params["model"], "batch_stats": state.batch_stats}
     numbers = np.random.default_rng(config.seed).permutation(9)[:8]
     pieces = _over(
-        *(_strongest, batches.pool, 64, static, variables, jax.devices()),
-        *(numbers, ""),
+        _strongest, batches.pool, 64, static, variables, jax.devices(), numbers, ""
     )
     cells = np.concatenate([x[valid] for x, valid in pieces])
     assert cells.shape == (8 * 12, 6)  # images of 48 x 64 pixels have 3 x 4 cells.
@@ -118,11 +116,10 @@ def test_descriptors_do_not_depend_on_how_many_devices_share_them(images, direct
     batches, static, state = opened(config)
     variables = {"params": state.params["model"], "batch_stats": state.batch_stats}
     found = [
-        describe(
-            *(batches.pool, 64, static, variables, jax.devices()[:n], np.arange(9)),
-            label="",
+        describe_images(
+            batches.pool, 64, static, variables, devices, np.arange(9), label=""
         )
-        for n in (1, 2)
+        for devices in (jax.devices()[:1], jax.devices()[:2])
     ]
     assert found[0].shape == (9, 32)
     np.testing.assert_allclose(np.linalg.norm(found[0], axis=1), 1, rtol=1e-5)

@@ -102,7 +102,7 @@ def test_a_sharded_classifier_needs_pmap_and_classes():
 
 
 @pytest.mark.slow
-def test_a_training_in_pieces_is_kept_whole_and_goes_on_with_other_devices(tmp_path):
+def test_a_training_in_pieces_is_kept_whole_and_resumes_on_other_devices(tmp_path):
     config = make_config(classifier="sharded", centers=2)
     config.steps, config.checkpoint_every, config.log_every = 4, 2, 1
     config.validation.every = 0

@@ -206,7 +206,7 @@ def test_what_needs_a_local_branch_is_refused_without_one(global_config, tmp_pat
 def test_a_start_with_pixels_of_another_kind_is_refused(finished, config, tmp_path):
     config.extraction.pixel_std = (1.0, 1.0, 1.0)
     config.init_from = str(finished[0] / "model")
-    with pytest.raises(InputError, match="trained with pixel_std.*must be that"):
+    with pytest.raises(InputError, match="trained with pixel_std.*; set extraction"):
         train.train(config, str(tmp_path))
 
 
@@ -231,6 +231,9 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_images(config, tmp_path
         ({"optimizer.name": "adam"}, "optimizer.name is 'adam'"),
         ({"optimizer.schedule": "step"}, "optimizer.schedule is 'step'"),
         ({"validation.every": 2}, "there is nothing to measure"),
+        ({"data.directory": ""}, "data.directory is empty"),
+        ({"data.sources.images.path": ""}, "data.sources.images.path is empty"),
+        ({"loss.distillation": 1.0, "teacher.weights": ""}, "teacher.weights is empty"),
         ({"loss.arcfase": 1.0}, "config.loss.arcfase: no such field"),
         ({"views.sise": 64}, "config.views.sise: no such field"),
         (dict.fromkeys(LOSSES, 0.0), "every weight is 0"),
@@ -242,6 +245,11 @@ def test_a_wrong_field_is_named(config, tmp_path, change, message):
         config.update_from_flattened_dict(change)
     with pytest.raises(InputError, match=message):
         train.train(config, str(tmp_path))
+
+
+def test_an_empty_workdir_is_refused(config):
+    with pytest.raises(InputError, match="--workdir is empty"):
+        train.train(config, "")
 
 
 @pytest.mark.slow
@@ -259,10 +267,10 @@ def test_grey_broken_and_lonely_images_and_an_empty_class_stop_nothing(
     config = make_config(images, tmp_path / "data")
     outcome = train.train(config, str(tmp_path / "run"))
     assert outcome.finished and np.isfinite(outcome.metrics["loss"])
-    said = capsys.readouterr().out
-    assert "left out: class empty of images" in said
-    assert re.search(r"left out: .*half\.png: .*\n", said)
-    assert said.count("left out: ") == 2
+    printed = capsys.readouterr().out
+    assert "left out: class empty of images" in printed
+    assert re.search(r"left out: .*half\.png: .*\n", printed)
+    assert printed.count("left out: ") == 2
     kernel = final_state(tmp_path / "run")["params/model/classifier/kernel"]
     assert kernel.shape[1] == 3
 
@@ -283,8 +291,8 @@ def fields_of(images, prepared, **others):
 
 def finish(*programs):
     for program in programs:
-        said, _ = program.communicate(timeout=600)
-        assert program.returncode == 0, said
+        printed, _ = program.communicate(timeout=600)
+        assert program.returncode == 0, printed
 
 
 def free_port():
@@ -331,7 +339,7 @@ def test_devices_hosts_and_how_the_step_is_shared_out_do_not_matter(
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_on_another_number_of_devices(images, prepared, tmp_path):
+def test_a_training_resumes_on_another_number_of_devices(images, prepared, tmp_path):
     """From four devices under pmap to one under jit."""
     fields = fields_of(images, prepared, checkpoint_every=4, devices=0)
     finish(train_in_process({**fields, "steps": 4}, tmp_path / "one"))
@@ -359,7 +367,7 @@ def test_a_training_killed_ten_times_ends_as_one_that_was_not(
     for _ in range(10):
         program = train_in_process(fields, tmp_path / "killed")
         lines = []
-        # It is killed some steps after it has said so many lines.
+        # It is killed some steps after it has printed so many lines.
         for line in program.stdout:
             lines.append(line)
             if line.startswith("step ") and rng.random() < 0.25:
@@ -396,8 +404,8 @@ def test_a_signal_to_one_host_stops_both_with_one_checkpoint(
         if line.startswith("step 3/"):
             break
     hosts[1].terminate()
-    said = [host.communicate(timeout=600)[0] for host in hosts]
-    assert [host.returncode for host in hosts] == [0, 0], said
-    steps = [re.findall(r"stopped at step (\d+)", text) for text in said]
+    printed = [host.communicate(timeout=600)[0] for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], printed
+    steps = [re.findall(r"stopped at step (\d+)", text) for text in printed]
     assert steps[0] == steps[1] != []
     assert final_state(tmp_path / "run")["step"] == int(steps[0][0])

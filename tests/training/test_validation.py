@@ -47,13 +47,13 @@ def test_a_fifth_of_each_class_is_classified_and_not_trained_on(config, sources)
     assert sorted(held_out.places.tolist()) == [[0, 0], [0, 1]]
 
 
-def test_no_more_examples_are_classified_than_asked_for(config, sources):
+def test_no_more_examples_are_classified_than_configured(config, sources):
     config = config.copy_and_resolve_references()
     config.validation.examples = 1
     assert len(validation.open_held_out(config, sources).places) == 1
 
 
-def test_nothing_is_opened_if_nothing_is_asked_for(config, sources):
+def test_nothing_is_opened_if_nothing_is_measured(config, sources):
     config = config.copy_and_resolve_references()
     config.validation.every = 0
     assert validation.open_held_out(config, sources).chooses == ""
@@ -98,7 +98,7 @@ def test_drawn_landmarks_that_are_trained_on_measure_nothing(
         validation.open_held_out(config, sources)
 
 
-def test_missing_photos_are_told_before_the_training_begins(config, sources, tmp_path):
+def test_missing_photos_are_reported_before_the_training(config, sources, tmp_path):
     truth = {
         "imlist": ["a", "b"],
         "qimlist": ["q"],
