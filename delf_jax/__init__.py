@@ -22,20 +22,6 @@ who build on them: help("delf_jax.search") says where to begin.
 import importlib
 import typing
 
-if typing.TYPE_CHECKING:
-    from delf_jax.evaluation.one_call import evaluate as evaluate
-    from delf_jax.extraction.model_folder import load_model as load_model
-    from delf_jax.extraction.one_call import extract as extract
-    from delf_jax.extraction.settings import settings_for as settings_for
-    from delf_jax.features import Features as Features
-    from delf_jax.files import InputError as InputError
-    from delf_jax.images import read_image as read_image
-    from delf_jax.report.figures import draw_matches as draw_matches
-    from delf_jax.search.match import match as match
-    from delf_jax.search.photo_search import build_index as build_index
-    from delf_jax.search.photo_search import open_index as open_index
-    from delf_jax.store.feature_store import open_store as open_store
-
 __version__ = "0.1.0"
 
 # Where each name lies; imported when it is first used, so that --help stays fast.
@@ -54,14 +40,28 @@ _MODULES = {
     "settings_for": "extraction.settings",
 }
 
+if typing.TYPE_CHECKING:
+    from delf_jax.evaluation.one_call import evaluate as evaluate
+    from delf_jax.extraction.model_folder import load_model as load_model
+    from delf_jax.extraction.one_call import extract as extract
+    from delf_jax.extraction.settings import settings_for as settings_for
+    from delf_jax.features import Features as Features
+    from delf_jax.files import InputError as InputError
+    from delf_jax.images import read_image as read_image
+    from delf_jax.report.figures import draw_matches as draw_matches
+    from delf_jax.search.match import match as match
+    from delf_jax.search.photo_search import build_index as build_index
+    from delf_jax.search.photo_search import open_index as open_index
+    from delf_jax.store.feature_store import open_store as open_store
+else:  # A type checker that saw this would take any name.
 
-def __getattr__(name: str) -> typing.Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
-    # Kept: the next use costs nothing.
-    globals()[name] = value = getattr(module, name)
-    return value
+    def __getattr__(name: str) -> typing.Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+        # Kept: the next use costs nothing.
+        globals()[name] = value = getattr(module, name)
+        return value
 
 
 def __dir__() -> list[str]:

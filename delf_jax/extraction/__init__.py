@@ -4,5 +4,5 @@ Start with `extract.py`: pyramid, padded canvases, batches. Then `model_folder.p
 which reads and writes models; `settings.py`, what is extracted; `config.py` and
 `delf_config.py`, files that say so; `canvases.py`, what is compiled;
 `postprocessing.py`, from maps to features; `pca.py`; `boxes.py` and `regions.py`, the
-features of parts of an image [D2R].
+features of parts of an image [D2R]. `one_call.py` is `delf_jax.extract`.
 """

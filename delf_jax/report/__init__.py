@@ -1,7 +1,8 @@
 """Reports: figures, curves and pages.
 
 Start with `figures.py`: the matches of two photos drawn. Then `curves.py`, the metrics
-of trainings over their steps, and `html.py`, pages of one file with photos inside.
+of trainings over their steps, `html.py`, pages of one file with photos inside, and
+`inline.py`, figures that a notebook shows.
 `templates/` has the pages that search and evaluation fill in. What is drawn comes in as
 arrays and numbers.
 """

@@ -9,7 +9,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal, overload
 
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.one_call import (
@@ -98,6 +98,18 @@ class PhotoIndex:
             files.pop(id, None)
             self._thumbnails.pop(id, None)
         self._use(self._index._replace(store=store))
+
+    @overload
+    def search(
+        self,
+        images: ImageLike | Features,
+        top: int = 10,
+        *,
+        errors: Literal["raise"] = "raise",
+    ) -> SearchResults: ...
+
+    @overload
+    def search(self, images: Any, top: int = 10, *, errors: Errors = ...) -> Any: ...
 
     def search(
         self,
