@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import delf_jax
-from delf_jax.extraction.one_call import check_errors, open_model
+from delf_jax.extraction.one_call import as_list, check_errors, open_model
 from delf_jax.search import matching
 from tests.helpers.indexed_photos import NAMES, draw_photo
 
@@ -153,6 +153,8 @@ def test_an_unusable_image_raises_or_is_returned_with_its_name(photo, model):
     assert_same(found[0], found[3])
     assert [error.image for error in found[1:3]] == ["gone.jpg", "image 3"]
     assert all(isinstance(error, delf_jax.InputError) for error in found[1:3])
+    # Taken as an image, so that the error says what an image may be.
+    assert as_list(None) == [None]
     with pytest.raises(delf_jax.InputError, match="errors='ignore'"):
         check_errors("ignore")
     with pytest.raises(delf_jax.InputError, match="max_feature: no such setting"):
@@ -199,6 +201,8 @@ def test_what_cannot_be_matched_is_named(folder, photo, model):
     with pytest.raises(delf_jax.InputError, match="broken.jpg: not an image"):
         delf_jax.match(photo, folder / "photos" / "broken.jpg", model)
     bare = delf_jax.extract(photo, model, max_features=0)
+    with open(__file__) as text, pytest.raises(delf_jax.InputError, match="mode 'rb'"):
+        delf_jax.match(text, photo, model)
     with pytest.raises(delf_jax.InputError, match="3.png: no local features"):
         delf_jax.match(bare, photo, model)
 
@@ -249,6 +253,8 @@ def test_an_index_in_memory_takes_images_of_any_kind(folder, photo, model):
     pixels = delf_jax.read_image(photo)
     index = delf_jax.build_index([], model=model, progress=False, **SETTINGS)
     assert len(index) == 0 and index.search(photo) == []
+    with pytest.raises(delf_jax.InputError, match="nowhere: no such file or folder"):
+        delf_jax.build_index("nowhere", model=model)
     index.add(photo, progress=False)
     index.add([pixels, io.BytesIO(photo.read_bytes())], progress=False)
     index.add(folder / "photos" / "a", progress=False)

@@ -1,5 +1,6 @@
 """Features in one call: images of any kind, the bundled model, settings by name."""
 
+import contextlib
 import functools
 import os
 import typing
@@ -112,8 +113,9 @@ def features_of(
 def is_image(images: Any) -> TypeGuard[ImageLike | Features]:
     """Whether this is one image, or the features of one, and not several."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, Features)
-    array = hasattr(images, "__array__") and getattr(images, "ndim", 0) < 4
-    return isinstance(images, kinds) or hasattr(images, "read") or array
+    array = hasattr(images, "__array__") and getattr(images, "ndim", 4) < 4
+    one = isinstance(images, kinds) or hasattr(images, "read") or array
+    return one or not isinstance(images, Iterable)
 
 
 def as_list(images: Any) -> Iterable[Any]:
@@ -123,7 +125,10 @@ def as_list(images: Any) -> Iterable[Any]:
 
 def read_once(image: Any) -> Any:
     """The image; of an open file its bytes, which can be looked at again."""
-    return image.read() if hasattr(image, "read") else image
+    with contextlib.suppress(OSError, ValueError):  # Extraction says what is wrong.
+        data = image.read() if hasattr(image, "read") else None
+        return data if isinstance(data, bytes) else image
+    return image
 
 
 def open_model(model: ModelLike) -> Model:

@@ -261,6 +261,8 @@ def build_index(
       progress: report progress.
       settings: as of `extract`.
     """
+    if isinstance(images, str | os.PathLike) and not os.path.exists(images):
+        raise InputError(f"{os.fspath(images)}: no such file or folder")
     model = open_model(model)
     folder = None if path is None else pathlib.Path(path)
     index = PhotoIndex(model, settings_for(model, **settings), folder)
