@@ -1,4 +1,4 @@
-"""Every snippet of docs/python.md runs, in order, on drawn photos."""
+"""Every snippet of docs/python.md runs, in order, on drawn photos; so do README's."""
 
 import pathlib
 import re
@@ -9,14 +9,19 @@ import pytest
 from delf_jax import images
 from delf_jax.synthetic import landmarks
 
-PAGE = pathlib.Path(__file__).parent.parent / "docs" / "python.md"
+ROOT = pathlib.Path(__file__).parent.parent
 
 
-def snippets():
-    """Code and the line that it begins at."""
-    text = PAGE.read_text("utf-8")
-    for found in re.finditer(r"^```python\n(.*?)^```$", text, re.M | re.S):
-        yield found[1], text.count("\n", 0, found.start(1)) + 1
+def run(page):
+    """The names that the snippets of a page leave, run one after the other."""
+    text, names = page.read_text("utf-8"), {}
+    # Users have JAX as it comes.
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        for found in re.finditer(r"^```python\n(.*?)^```$", text, re.M | re.S):
+            # Lines of an error are those of the page.
+            before = "\n" * text.count("\n", 0, found.start(1))
+            exec(compile(before + found[1], str(page), "exec"), names)
+    return names
 
 
 @pytest.fixture
@@ -38,12 +43,7 @@ def photos(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("photos")
 def test_the_page_runs_from_top_to_bottom(capsys, monkeypatch):
     monkeypatch.setattr("delf_jax.runtime.enable_compilation_cache", lambda: None)
-    names: dict = {}
-    # Users have JAX as it comes.
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        for code, line in snippets():
-            # Lines of an error are those of the page.
-            exec(compile("\n" * (line - 1) + code, str(PAGE), "exec"), names)
+    names = run(ROOT / "docs" / "python.md")
     printed = capsys.readouterr().out
     assert "a.jpg: " in printed and " inliers of " in printed
     assert "broken.jpg - broken.jpg: not an image of a known format" in printed
@@ -53,3 +53,11 @@ def test_the_page_runs_from_top_to_bottom(capsys, monkeypatch):
     assert names["saliency"].shape == (144, 192)
     assert names["one_against_many"][0] == pytest.approx(1, abs=1e-5)
     assert names["on_all"].shape == (2, 1, 256)
+
+
+@pytest.mark.usefixtures("photos")
+def test_the_snippet_of_the_readme_runs(capsys):
+    pathlib.Path("query.jpg").write_bytes(pathlib.Path("b.jpg").read_bytes())
+    names = run(ROOT / "README.md")
+    assert "b.jpg: " in capsys.readouterr().out
+    assert len(names["index"]) == 4 and pathlib.Path("matches.png").exists()
