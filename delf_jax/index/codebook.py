@@ -79,7 +79,7 @@ def check_codebook(
     """InputError unless a codebook was fitted to descriptors like those of a store.
 
     They must have the same dimension, and come from the same model and the same
-    projection, as far as both sides say what theirs are.
+    projection, as far as both sides have these.
     """
     path, centroids = codebook.path, codebook.centroids
     if centroids.shape[1] != dimension:

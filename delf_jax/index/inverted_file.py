@@ -1,6 +1,6 @@
 """Inverted files on disk: images that are found by the visual words they share.
 
-    inverted.json       what was aggregated how; the shards, with sizes and checksums
+    inverted.json       settings of aggregation; the shards, with sizes and checksums
     codebook/           the visual words
     shards/             the lists of many images each, see inverted_shards.py
     norms.safetensors   with idf alone: of each image the weights of its words, summed

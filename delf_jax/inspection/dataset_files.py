@@ -60,8 +60,7 @@ def _format_json(path: pathlib.Path) -> Iterator[str]:
     content = read_json(path)
     if not isinstance(content, Mapping) or "imlist" not in content:
         raise InputError(
-            f"{path}: JSON of no kind that is known; ground truth has imlist, qimlist "
-            "and gnd"
+            f"{path}: not a known kind of JSON; ground truth has imlist, qimlist, gnd"
         )
     yield from _format_ground_truth(path)
 
@@ -99,9 +98,7 @@ def _format_csv(path: pathlib.Path) -> Iterator[str]:
     }
     kind = next((k for k in kinds if k.__annotations__.keys() <= {*header}), None)
     if kind is None:
-        raise InputError(
-            f"{path}: a CSV of no kind that is known ({', '.join(header)})"
-        )
+        raise InputError(f"{path}: not a known kind of CSV ({', '.join(header)})")
     rows, images, landmarks = 0, 0, set()
     for row in tables.read_rows(path, kind):
         rows += 1

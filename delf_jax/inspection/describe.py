@@ -197,16 +197,16 @@ def _format_store(folder: pathlib.Path) -> Iterator[str]:
     yield f"images: {len(found)}, failed: {len(found.failed)}, bytes: {size:,}"
     yield from _format_fields({n: found.manifest[n] for n in ("model", "settings")})
     if len(found):  # All of its images were extracted alike.
-        local, global_descriptor, _, regions = found[0]
+        first = found[0]
         places = [place for place in found.records.values() if place.extracted]
         features, boxes = map(sum, zip(*(p.counts() for p in places), strict=True))
-        if local is not None:
-            depth = local.descriptors.shape[1]
+        if first.local is not None:
+            depth = first.local.descriptors.shape[1]
             yield f"local features: {features}, {depth} dimensions"
-        if regions is not None:
+        if first.regions is not None:
             yield f"boxes: {boxes}, beside the whole images"
-        if global_descriptor is not None:
-            yield f"global descriptors: {len(global_descriptor)} dimensions"
+        if first.global_descriptor is not None:
+            yield f"global descriptors: {len(first.global_descriptor)} dimensions"
     for id, reason in list(found.failed.items())[:_SHOWN_FAILURES]:
         yield f"failed: {id}: {reason}"
     if len(found.failed) > _SHOWN_FAILURES:

@@ -172,7 +172,7 @@ def _write(
 def read_shards(
     out: pathlib.Path, key: str, damaged: list[pathlib.Path] | None = None
 ) -> list[Shard]:
-    """The shards of a key, oldest run first; damaged ones go to `damaged`, if given."""
+    """The shards of a key, oldest run first; a list `damaged` gets damaged ones."""
     while True:
         shards = []
         try:
@@ -237,8 +237,7 @@ def _fingerprint(manifest: dict[str, Any]) -> str | None:
 def open_sound(out: pathlib.Path, key: str) -> tuple[list[Shard], int]:
     """The shards of a key, and how many damaged ones were deleted.
 
-    A shard takes its name once it is whole: one that is damaged is nobody's work in
-    progress.
+    A shard takes its name once it is whole: a damaged one is not work in progress.
     """
     damaged: list[pathlib.Path] = []
     shards = read_shards(out, key, damaged)

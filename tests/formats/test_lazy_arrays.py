@@ -4,7 +4,7 @@ import pytest
 from delf_jax.formats.lazy_arrays import Entry, LazyArrays, format_arrays
 
 
-def test_arrays_are_read_when_asked_for_and_not_before():
+def test_arrays_are_read_on_access_and_not_before():
     read = []
 
     def entry(name, array):

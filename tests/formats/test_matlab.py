@@ -143,7 +143,7 @@ def write(tmp_path, content: bytes):
         (struct.pack("<HHI", 14, 5, 0), "expected at most 4 bytes, got 5"),
     ],
 )
-def test_what_is_damaged_or_not_read_is_said(tmp_path, content, message):
+def test_what_is_damaged_or_not_read_is_named(tmp_path, content, message):
     path = write(tmp_path, content)
     with pytest.raises(InputError, match=f"made.mat: damaged .*{message}"):
         read_mat(path)
@@ -161,7 +161,7 @@ def test_bombs_do_not_go_off(tmp_path):
         read_mat(write(tmp_path, deep))
 
 
-def test_other_files_are_told_by_their_head(tmp_path):
+def test_other_files_are_known_by_their_head(tmp_path):
     path = tmp_path / "other.mat"
     path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(600))
     with pytest.raises(InputError, match="version 7.3; save it with -v7"):

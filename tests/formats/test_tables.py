@@ -57,7 +57,7 @@ def test_what_is_wrong_is_named_by_file_line_and_field(tmp_path, text, message):
         list(tables.read_rows(write(tmp_path, text), Shelf))
 
 
-def test_a_file_that_is_absent_or_no_text_is_said_to_be(tmp_path):
+def test_a_file_that_is_absent_or_not_text_is_named(tmp_path):
     with pytest.raises(InputError, match="nowhere.csv: no such file"):
         tables.read_header(tmp_path / "nowhere.csv")
     with pytest.raises(InputError, match="cannot be read"):

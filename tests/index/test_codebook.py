@@ -70,7 +70,7 @@ def test_a_damaged_codebook_is_refused(saved):
         load_codebook(saved.path)
 
 
-def test_what_is_no_codebook_is_refused(saved, tmp_path):
+def test_what_is_not_a_codebook_is_refused(saved, tmp_path):
     tensor_files.write_tensors(saved.path / TENSORS, {"a": np.zeros(3)}, {})
     info = saved.path / INFO
     digest = sha256_of(saved.path / TENSORS)

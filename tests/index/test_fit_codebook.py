@@ -71,7 +71,7 @@ def test_the_same_seed_gives_the_same_bytes(clustered, tmp_path, start):
     assert bytes_of["a"] == bytes_of["b"] != bytes_of["c"]
 
 
-def test_an_interrupted_fit_goes_on_to_the_same_bytes(clustered, tmp_path, monkeypatch):
+def test_an_interrupted_fit_resumes_to_the_same_bytes(clustered, tmp_path, monkeypatch):
     store, _ = clustered
     fit(store, tmp_path / "whole", iterations=5)
     passes = []
@@ -107,7 +107,7 @@ def test_what_was_left_by_other_options_or_is_damaged_is_not_used(clustered, tmp
     np.testing.assert_array_equal(found.centroids, expected.centroids)
 
 
-def test_a_finished_fit_goes_on_with_more_iterations(clustered, tmp_path):
+def test_a_finished_fit_resumes_with_more_iterations(clustered, tmp_path):
     store, _ = clustered
     fit(store, tmp_path / "a", iterations=2)
     further = fit(store, tmp_path / "a", iterations=4)
@@ -205,7 +205,7 @@ def test_empty_words_of_mini_batches_are_seeded_again(tmp_path, rng, capsys):
         fit(store, tmp_path / "b", batch=30)
 
 
-def test_empty_words_are_seeded_again_and_told(tmp_path, rng, capsys):
+def test_empty_words_are_seeded_again_and_counted(tmp_path, rng, capsys):
     # Half of the descriptors are the same: a sampled start has many equal words.
     x = rng.normal(size=(100, 4)).astype(np.float32)
     x[:50] = x[0]
@@ -214,8 +214,10 @@ def test_empty_words_are_seeded_again_and_told(tmp_path, rng, capsys):
     history = found.info["history"]
     assert history[0]["empty"] == history[0]["reseeded"] > 0
     assert history[-1]["empty"] == 0
-    told = f"{history[0]['empty']} of {history[0]['empty']} empty words seeded again"
-    assert told in capsys.readouterr().out
+    expected = (
+        f"{history[0]['empty']} of {history[0]['empty']} empty words seeded again"
+    )
+    assert expected in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("start", fit_codebook.STARTS)
@@ -284,7 +286,7 @@ def test_commands_tell_what_is_wrong(tmp_path, capsys):
     assert "has no local descriptors" in capsys.readouterr().err
 
 
-def test_a_config_of_the_original_says_how_many_words(clustered, tmp_path, capsys):
+def test_a_config_of_the_original_sets_the_number_of_words(clustered, tmp_path, capsys):
     path, out = tmp_path / "aggregation.pbtxt", tmp_path / "codebook"
     path.write_text("codebook_size: 7 feature_dimensionality: 6")
     command = ["fit", "codebook", str(clustered[0]), f"--out={out}", f"--config={path}"]

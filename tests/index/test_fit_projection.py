@@ -46,8 +46,8 @@ def landmarks(tmp_path, rng):
     return write_global_store(tmp_path / "landmarks", x, ids), x
 
 
-def read_settings(chosen, name):
-    lines = [f"--config.{field}={value}" for field, value in chosen.items()]
+def read_settings(settings, name):
+    lines = [f"--config.{field}={value}" for field, value in settings.items()]
     config, _ = read_extraction_config(None, lines)
     return config, replaced_settings(config)[name]
 
@@ -56,10 +56,10 @@ def read_settings(chosen, name):
 @pytest.mark.parametrize("of", ["local", "global"])
 def test_a_pca_is_read_by_extraction(clustered, landmarks, tmp_path, whiten, of):
     store, x = clustered if of == "local" else landmarks
-    chosen = fit_projection.fit_pca(
+    settings = fit_projection.fit_pca(
         store, tmp_path / "pca", dimension=3, of=of, whiten=whiten, progress=False
     )
-    _, pca = read_settings(chosen, SETTINGS[of])
+    _, pca = read_settings(settings, SETTINGS[of])
     values, vectors = np.linalg.eigh(np.cov(x.T.astype(float), bias=True))
     np.testing.assert_allclose(pca.mean, x.mean(axis=0), atol=1e-5)
     cosines = np.sum(pca.projection * vectors.T[::-1][:3], axis=1)
@@ -118,22 +118,22 @@ def test_whitening_is_learned_from_pairs(landmarks, tmp_path, dimension):
     path.write_text("query,positive\n0/1,0/3\n2/0.jpg,2/4.jpg\n5/1,gone\n1/1,1/2\n")
     pairs = positive_pairs.read_pairs(path)
     out = tmp_path / "whitening"
-    chosen = fit_projection.fit_whitening(store, pairs, out, dimension=dimension)
-    _, found = read_settings(chosen, "global_pca")
+    settings = fit_projection.fit_whitening(store, pairs, out, dimension=dimension)
+    _, found = read_settings(settings, "global_pca")
     mean, projection = whitening.learn_whitening(x, *PLACES)
     np.testing.assert_allclose(found.mean, mean, rtol=1e-5)
     np.testing.assert_allclose(found.projection, projection[:dimension], rtol=1e-5)
-    told = fit_projection.format_summary(out)
-    assert f"{dimension or 6} components, learned from 3 pairs (1 left out" in told
-    assert "note: 3 pairs are few for" in told
+    text = fit_projection.format_summary(out)
+    assert f"{dimension or 6} components, learned from 3 pairs (1 left out" in text
+    assert "note: 3 pairs are few for" in text
     info = json.loads((out / "pca.json").read_text())
     assert info["pairs_sha256"] == pairs.sha256 and info["features_key"] == "drawn"
 
 
 def test_whitening_of_folders_brings_images_of_one_together(landmarks, tmp_path):
     store, x = landmarks
-    chosen = fit_projection.fit_whitening(store, None, tmp_path / "w")
-    _, found = read_settings(chosen, "global_pca")
+    settings = fit_projection.fit_whitening(store, None, tmp_path / "w")
+    _, found = read_settings(settings, "global_pca")
     white = whitening.apply_whitening(x, found.mean, found.projection)
     same = np.equal.outer(np.arange(40) // 5, np.arange(40) // 5)
 
@@ -159,14 +159,14 @@ def test_whitening_that_cannot_be_is_refused(landmarks, tmp_path):
 
 
 def test_a_projection_of_another_model_or_kind_is_refused(clustered, tmp_path):
-    chosen = fit_projection.fit_pca(
+    settings = fit_projection.fit_pca(
         clustered[0], tmp_path / "pca", dimension=3, progress=False
     )
-    config, _ = read_settings(chosen, "pca")
+    config, _ = read_settings(settings, "pca")
     other = Model(None, {}, {}, "0" * 64, "other")
     with pytest.raises(InputError, match="of the model drawn, not of other: fit one"):
         check_projections(config, other)
-    path = chosen["extraction.pca.projection"]
+    path = settings["extraction.pca.projection"]
     with pytest.raises(InputError, match="was fitted to local descriptors"):
         check_model("global_pca", path, other)
     # Of another file pca.json says nothing.

@@ -91,7 +91,7 @@ def test_the_file_is_made_once_and_again_when_the_store_is_another(filled, rng):
 
 
 @pytest.mark.parametrize("damage", ["cut", "longer", "empty", "noise", "header"])
-def test_a_damaged_file_is_made_again(filled, damage):
+def test_a_damaged_file_is_rebuilt(filled, damage):
     open_quietly(filled, "int8")
     file = path(filled, "int8")
     whole = file.read_bytes()
@@ -147,7 +147,7 @@ def test_of_very_few_photos_nothing_is_measured(tmp_path, rng):
 
 
 @pytest.mark.parametrize("precision", nearest.PRECISIONS)
-def test_a_descriptor_that_is_no_number_is_refused_by_name(tmp_path, rng, precision):
+def test_a_descriptor_that_is_not_finite_is_refused_by_name(tmp_path, rng, precision):
     rows = draw(rng, 20)
     rows[7, 3] = np.nan
     broken = add(tmp_path / "broken", rows)

@@ -62,7 +62,7 @@ def test_other_options_rebuild_all(images, words, tmp_path, capsys):
     assert len(list((tmp_path / "out/shards").iterdir())) == 2
 
 
-def test_a_build_that_is_killed_goes_on(images, words, tmp_path, monkeypatch):
+def test_a_build_that_is_killed_resumes(images, words, tmp_path, monkeypatch):
     in_runs(monkeypatch)
     aggregate, done = aggregation.aggregate, []
 

@@ -176,7 +176,7 @@ def test_a_query_without_words_is_like_nothing(images, words, tmp_path):
     assert not inverted_file.similarities(index, empty).any()
 
 
-def test_what_is_no_inverted_file_is_refused(tmp_path):
+def test_what_is_not_an_inverted_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="no inverted file here"):
         inverted_file.open_inverted_file(tmp_path)
     with pytest.raises(
@@ -187,7 +187,7 @@ def test_what_is_no_inverted_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"words": "30"}, {"shards": None}, {"rule": 3}])
-def test_a_damaged_manifest_is_said(images, words, tmp_path, change):
+def test_a_damaged_manifest_is_named(images, words, tmp_path, change):
     build(images, words, tmp_path / "out")
     path = tmp_path / "out" / "inverted.json"
     files.write_json(path, files.read_json(path) | change)

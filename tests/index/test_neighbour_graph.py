@@ -66,7 +66,7 @@ def spoil_middle(content):
 @pytest.mark.parametrize(
     "spoil", [spoil_tail, spoil_middle, lambda content: b"", lambda content: b"PK no"]
 )
-def test_a_damaged_graph_is_made_again(index, made, tmp_path, spoil):
+def test_a_damaged_graph_is_rebuilt(index, made, tmp_path, spoil):
     path = tmp_path / "neighbours.npz"
     first = neighbour_graph.stored_graph(path, index, **OPTIONS)
     path.write_bytes(spoil(path.read_bytes()))

@@ -98,8 +98,8 @@ def test_tfrecords_are_counted(tmp_path):
 
 def test_what_is_unknown_is_refused_with_the_kinds_that_are_known(tmp_path):
     for name, text, words in (
-        ("a.csv", "x,y\n", r"a CSV of no kind that is known \(x, y\)"),
-        ("a.json", "[]", "JSON of no kind that is known"),
+        ("a.csv", "x,y\n", r"not a known kind of CSV \(x, y\)"),
+        ("a.json", "[]", "not a known kind of JSON"),
         (
             "a.odd",
             "odd",

@@ -99,7 +99,7 @@ def test_what_is_complete_and_unchanged_is_left_alone(tmp_path):
     assert read_files(files, out, "delg", progress=False)[:2] == (0, 4)
 
 
-def test_a_killed_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_a_killed_job_resumes_where_it_stopped(tmp_path, monkeypatch):
     source, files, out = (tmp_path / name for name in ("store", "files", "out"))
     draw_store(source, globe=0)
 
@@ -147,7 +147,7 @@ def test_broken_files_are_named_and_the_others_kept(tmp_path):
     assert read_files(files, out, "delg", progress=False) == (3, 1, 0, {}, 0)
 
 
-def test_images_whose_files_are_gone_are_forgotten(tmp_path):
+def test_images_whose_files_are_gone_are_removed(tmp_path):
     files, out = tmp_path / "files", tmp_path / "out"
     write_files(draw_store(tmp_path / "store"), files, "delg", progress=False)
     (files / "a" / "0.delg_local").write_bytes(b"half")
@@ -170,7 +170,7 @@ def test_the_only_file_of_a_kind_is_named_if_it_is_damaged(tmp_path):
     assert feature_store.open_store(out).ids == IDS[:1]
 
 
-def test_images_that_failed_in_the_store_are_told(tmp_path):
+def test_images_that_failed_in_the_store_are_reported(tmp_path):
     source = draw_store(tmp_path / "store", failed=["c.jpg"])
     report = write_files(source, tmp_path / "files", "delf", progress=False)
     assert report[:4] == (4, 0, 0, {"c.jpg": "c.jpg: broken"})
@@ -192,7 +192,7 @@ def test_ids_that_make_no_files_are_refused(tmp_path, ids, words):
     assert not (tmp_path / "files").exists()
 
 
-def test_what_a_layout_has_no_file_for_is_told(tmp_path):
+def test_what_a_layout_has_no_file_for_is_named(tmp_path):
     source = draw_store(tmp_path / "store", local=0)
     with pytest.raises(InputError, match="has no local features; --to=delg"):
         write_files(source, tmp_path / "files", "delf", progress=False)

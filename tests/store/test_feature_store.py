@@ -235,7 +235,7 @@ feature_store.extract_to_store(found, out, model, settings, part=part, progress=
 """
 
 
-def test_a_killed_job_goes_on_where_it_was(folder, tmp_path, tiny_model, model):
+def test_a_killed_job_resumes_where_it_was(folder, tmp_path, tiny_model, model):
     out = tmp_path / "out"
     process = _start(folder, out, tiny_model)
     for _ in range(5):
@@ -339,7 +339,7 @@ def test_a_truncated_store_is_named_and_mended(folder, tmp_path, model):
     assert len(feature_store.open_store(out)) == 7
 
 
-def test_what_is_no_store_is_named(tmp_path, model):
+def test_what_is_not_a_store_is_named(tmp_path, model):
     with pytest.raises(InputError, match="nowhere: no feature store here"):
         feature_store.open_store(tmp_path / "nowhere")
     (tmp_path / "manifest.json").write_text("[]")

@@ -23,7 +23,7 @@ def test_a_query_has_a_photo_a_box_and_three_lists(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "oxc1_a", "a 1 2 3", "a 1 2 3 x", "a 1 2 3 nan"])
-def test_a_query_that_says_something_else_is_named(tmp_path, text):
+def test_a_query_of_another_form_is_named(tmp_path, text):
     path = write_query(tmp_path, query=text)
     with pytest.raises(InputError, match=f"{path.name}: must hold a name and four"):
         oxford.read_ground_truth(tmp_path)

@@ -241,7 +241,7 @@ def test_every_changed_or_cut_byte_gives_a_ground_truth_or_our_own_error(
     assert refused > len(damaged) / 4
 
 
-def test_a_file_that_is_absent_or_of_another_kind_is_said_to_be(tmp_path):
+def test_a_file_that_is_absent_or_of_another_kind_is_named(tmp_path):
     with pytest.raises(InputError, match="a .mat, .pkl or .json file"):
         read_ground_truth(tmp_path / "gnd.txt")
     for suffix in ("pkl", "json", "mat"):

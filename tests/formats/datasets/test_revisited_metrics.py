@@ -95,7 +95,7 @@ def test_the_line_that_is_wrong_is_named(tmp_path, text, message):
         read_metrics(path)
 
 
-def test_a_file_that_is_absent_or_no_text_is_said_to_be(tmp_path):
+def test_a_file_that_is_absent_or_not_text_is_named(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_metrics(tmp_path / "metrics.txt")
     (tmp_path / "metrics.txt").write_bytes(b"\xff")

@@ -30,7 +30,7 @@ def test_no_damaged_byte_is_more_than_an_error(golden, monkeypatch):
 
 
 @pytest.mark.parametrize("index", [0.5, np.nan, 2.0**40])
-def test_a_class_index_that_is_no_whole_number_is_refused(tmp_path, index):
+def test_a_class_index_that_is_not_a_whole_number_is_refused(tmp_path, index):
     with pytest.raises(InputError, match=r"a\.boxes: class indices must be whole"):
         boxes.write_boxes(
             tmp_path / "a.boxes", np.zeros((1, 4)), np.ones(1), np.array([index])

@@ -78,7 +78,7 @@ def test_defaults_are_the_originals(tmp_path):
     assert config.aggregation_type == AggregationConfig.ASMK_STAR
 
 
-def test_what_is_no_text_is_named(tmp_path):
+def test_what_is_not_text_is_named(tmp_path):
     (tmp_path / "a.pbtxt").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match=r"a\.pbtxt: not a text file"):
         read_pbtxt(tmp_path / "a.pbtxt", DelfConfig)

@@ -17,7 +17,7 @@ def test_lists_and_arrays_of_any_number_become_flat_numbers():
 
 
 @pytest.mark.parametrize("value", ["ab", [None], [True], [[1], [2, 3]], {"a": 1}, 1j])
-def test_what_is_no_list_of_numbers_is_refused(value):
+def test_what_is_not_a_list_of_numbers_is_refused(value):
     with pytest.raises(InputError, match="gnd: not a list of numbers"):
         plain_data.read_numbers(value, "gnd")
 

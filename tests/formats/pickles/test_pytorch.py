@@ -207,7 +207,7 @@ def test_module_is_kept_where_not_all_names_begin_with_it(tmp_path):
 
 
 @WRITERS
-def test_what_holds_no_tensors_says_what_it_holds(tmp_path, write):
+def test_a_file_without_tensors_is_refused_with_its_keys(tmp_path, write):
     for value, words in (
         ({"epoch": 3, "net": {}}, "epoch, net"),
         ({"state_dict": {}}, "nothing"),
@@ -312,7 +312,7 @@ def test_archives_that_are_something_else_say_so(tmp_path, changed, words):
         pytorch.read_state_dict(path)
 
 
-def test_an_archive_without_a_storage_or_pickle_says_so(tmp_path):
+def test_an_archive_without_a_storage_or_pickle_is_refused(tmp_path):
     path = tmp_path / "a.pt"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data.pkl", rebuilt(0, (1,), (1,)))

@@ -163,7 +163,7 @@ def test_deep_nesting_is_refused(open_, close):
         unpickler.load(deep, {})
 
 
-def test_a_deep_tuple_is_no_key():
+def test_a_deep_tuple_is_not_a_key():
     deep = b"}N" + b"\x85" * 20_000 + b"Ns."
     with pytest.raises(InputError, match="key"):
         unpickler.load(deep, {})

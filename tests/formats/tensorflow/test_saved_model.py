@@ -147,7 +147,7 @@ def test_weights_frozen_into_a_graph_are_read_in_its_order(tmp_path, bare):
     np.testing.assert_array_equal(model.constants["b"], KERNEL + 1)
 
 
-def test_the_graph_for_serving_is_chosen(tmp_path):
+def test_the_graph_for_serving_is_read(tmp_path):
     train = meta_graph([tensorflow_files.constant("train", KERNEL)], ["train"])
     serve = meta_graph([tensorflow_files.constant("serve", KERNEL)], ["gpu", "serve"])
     for graphs, name in [((train, serve), "serve"), ((train,), "train")]:

@@ -214,7 +214,7 @@ def test_headers_of_another_kind_are_refused(tmp_path, items, reason):
         tensorbundle.read_bundle(tmp_path / "x")
 
 
-def test_what_cannot_be_read_is_refused_by_name_when_it_is_asked_for(tmp_path):
+def test_what_cannot_be_read_is_refused_by_name_on_access(tmp_path):
     slices = b"".join(tensorflow_files.message((7, b"")) for _ in range(2))
     items = [
         (b"", tensorflow_files.header()),
@@ -282,7 +282,7 @@ def test_a_folder_of_several_lists_them(prefix):
         r"mod\145l.ckpt-3",
     ],
 )
-def test_the_state_file_says_which_is_the_latest(prefix, line):
+def test_the_state_file_names_the_latest(prefix, line):
     tensorflow_files.write_bundle(prefix.with_name("b"), ARRAYS)
     state = f'model_checkpoint_path: "{line}"\nall_model_checkpoint_paths: "b"\n'
     (prefix.parent / "checkpoint").write_text(state)

@@ -57,7 +57,7 @@ def test_integers_may_stand_one_by_one():
         (b"\x0a\x05\x0a\x03\x0a\x01\xff", "not UTF-8"),
     ],
 )
-def test_what_is_no_message_is_a_value_error(data, message):
+def test_what_is_not_a_message_is_a_value_error(data, message):
     with pytest.raises(ValueError, match=message):
         parse_example(memoryview(data))
 

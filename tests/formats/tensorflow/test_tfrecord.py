@@ -94,7 +94,7 @@ def test_a_length_beyond_the_file_takes_no_memory(tmp_path):
         ({"image/height": b"3"}, "has no image/height"),
     ],
 )
-def test_an_example_of_something_else_is_told_from_an_image(tmp_path, changes, message):
+def test_an_example_of_something_else_is_refused(tmp_path, changes, message):
     features = {"image/id": b"a", "image/encoded": b"", "image/height": 1}
     features |= {"image/width": 1} | changes
     kept = {name: value for name, value in features.items() if value is not None}
