@@ -15,7 +15,7 @@ from delf_jax.files import InputError
 from delf_jax.images import find_images
 from delf_jax.retrieval import aggregation
 from delf_jax.store import feature_store, local_descriptors
-from tests.extraction.test_boxes import HEADER, write_file, write_table
+from tests.helpers.box_files import HEADER, write_file, write_table
 
 SETTINGS = ExtractionSettings(
     image_scales=(0.5, 1.0), global_scales=(1,), max_image_size=64, max_features=20
