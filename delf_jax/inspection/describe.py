@@ -197,7 +197,7 @@ def _format_store(folder: pathlib.Path) -> Iterator[str]:
     yield f"images: {len(found)}, failed: {len(found.failed)}, bytes: {size:,}"
     yield from _format_fields({n: found.manifest[n] for n in ("model", "settings")})
     if len(found):  # All of its images were extracted alike.
-        local, global_descriptor, _, regions = found[0]
+        local, global_descriptor, _, regions = found[0][:4]
         places = [place for place in found.records.values() if place.extracted]
         features, boxes = map(sum, zip(*(p.counts() for p in places), strict=True))
         if local is not None:
