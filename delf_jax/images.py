@@ -67,7 +67,7 @@ def open_image(
     if isinstance(image, Image.Image):
         with _decoding():
             _check_size(image.size, max_pixels)
-            with _pillow_lock:  # it may be given twice, and come to two threads
+            with _pillow_lock:  # two threads may open the same one
                 image.load()
             return _upright_rgb(image)
     if isinstance(image, SupportsArray):
@@ -117,20 +117,17 @@ def read_image(
         raise InputError(f"{path}: {error}") from None
 
 
-def find_images(
-    paths: Iterable[str | os.PathLike],
-) -> list[tuple[str, pathlib.Path]]:
+def find_images(paths: Iterable[str | os.PathLike]) -> list[tuple[str, pathlib.Path]]:
     """(id, path) of images and of all images in folders, sorted by id.
 
-    Ids are paths with forward slashes: within the folder if one folder is given, else
-    within the closest folder that holds all that is given. InputError if a path does
-    not exist or a folder holds no image.
+    Ids are paths with forward slashes within the folder, or within the closest one that
+    holds all paths. InputError if a path does not exist or a folder holds no image.
     """
-    given = [pathlib.Path(os.path.abspath(path)) for path in paths]
-    if not given:
+    listed = [pathlib.Path(os.path.abspath(path)) for path in paths]
+    if not listed:
         raise InputError("no images or folders were given")
     found = set()
-    for path in given:
+    for path in listed:
         if path.is_dir():
             inside = sorted(_walk(path))
             if not inside:
@@ -141,9 +138,9 @@ def find_images(
             found.add(path)
         else:
             raise InputError(f"{path}: no such file or folder")
-    root = given[0]
-    if len(given) > 1 or not root.is_dir():
-        root = pathlib.Path(os.path.commonpath([path.parent for path in given]))
+    root = listed[0]
+    if len(listed) > 1 or not root.is_dir():
+        root = pathlib.Path(os.path.commonpath([path.parent for path in listed]))
     return sorted((path.relative_to(root).as_posix(), path) for path in found)
 
 
@@ -325,7 +322,7 @@ def _open_array(array: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
         if not (low >= 0 and high <= 1):  # nor NaN
             raise InputError(
                 f"expected float pixels in [0, 1], got {low:g} to {high:g}: divide "
-                "them by their range, or give uint8"
+                "them by their range, or use uint8"
             )
         array = np.rint(array * 255).astype(np.uint8)
     if array.dtype != np.uint8:
@@ -369,7 +366,7 @@ def _upright_rgb(
 
 
 def _orientation(image: Image.Image) -> int:
-    # A broken EXIF block says nothing about the pixels.
+    # A broken EXIF block does not affect the pixels.
     with contextlib.suppress(Exception), _quiet_pillow():
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     return 1

@@ -3,7 +3,6 @@
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROVENANCE = {"note": "random"}
@@ -77,6 +76,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The folder of a very small DELG with random weights."""
     from delf_jax.extraction import model_folder
+    from tests.helpers.random_models import random_variables
 
     architecture = {
         "name": "delg",
@@ -105,6 +105,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def global_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The folder of a very small model without local features, with random weights."""
     from delf_jax.extraction import model_folder
+    from tests.helpers.random_models import random_variables
 
     architecture = {
         "name": "global",
@@ -124,32 +125,6 @@ def global_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         folder, architecture, random_variables(architecture), extraction, PROVENANCE
     )
     return folder
-
-
-def random_variables(architecture: dict[str, Any]) -> dict[str, Any]:
-    """Variables of a network that does not fade, by shape and name alone."""
-    import jax
-
-    from delf_jax.extraction.model_folder import build_module
-
-    module = build_module(architecture)
-    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), images)
-    # Filled by hand: to compile the network's own initialisation takes seconds.
-    rng = np.random.default_rng(0)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: _random_weights(rng, path[-1].key, x.shape), shapes
-    )
-
-
-def _random_weights(
-    rng: np.random.Generator, name: str, shape: tuple[int, ...]
-) -> np.ndarray:
-    if name == "kernel":
-        fan_in = np.prod(shape[:-1])
-        return rng.normal(0, np.sqrt(2 / fan_in), shape)
-    # Branches are weaker than shortcuts, as in a trained network, and not switched off.
-    return np.full(shape, {"scale": 0.5, "var": 1.0}.get(name, 0.0))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from delf_jax.extraction.pca import Whitening, check_projection
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.models import resnet
 from delf_jax.models.receptive_field import block3_cells
-from delf_jax.ops import l2_normalize
+from delf_jax.ops import l2_normalize, normalize_pixels
 
 # Sides of canvases are multiples of it: the network halves five times.
 GRID = 32
@@ -62,9 +62,7 @@ def extract_image(
       size: (h, w) if the image fills only the first rows and columns; the rest may hold
         anything.
     """
-    mean = np.array(settings.pixel_mean, np.float32)[None, None]
-    std = np.array(settings.pixel_std, np.float32)[None, None]
-    pixels = (image.astype(jnp.float32) - mean) / std
+    pixels = normalize_pixels(image, settings.pixel_mean, settings.pixel_std)
     if size is None:
         size = jnp.stack(
             [jnp.asarray(side).astype(jnp.int32) for side in image.shape[:2]]

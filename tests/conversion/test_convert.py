@@ -13,20 +13,19 @@ from delf_jax.extraction.settings import settings_for
 from delf_jax.files import InputError, sha256_of
 from delf_jax.formats.delf import datum
 from delf_jax.models import architecture
-from tests.conversion.test_network import (
+from tests.helpers import naive_resnet, tensorflow_files
+from tests.helpers.foreign_weights import (
     BLOCK3,
-    SHALLOW,
     UNITS,
     WIDTH,
+    delf_of_tensorflow_1,
     find,
     golden_weights,
     pycls_delg,
-    slim_heads,
     slim_weights,
     tf2_heads,
     unknown_heads,
 )
-from tests.helpers import naive_resnet, tensorflow_files
 from tests.helpers.naive_resnet import APPLICATIONS, KERAS, TF2, TORCHVISION
 from tests.helpers.original_names import variables_from_keras
 
@@ -151,13 +150,6 @@ def test_a_folder_of_checkpoints_gives_its_only_one(delg, tmp_path):
     assert config["provenance"]["converted_from"] == "delf_tf2-ckpt"
 
 
-def delf_of_tensorflow_1(rng, folder):
-    arrays = slim_weights(rng, SHALLOW) | slim_heads(rng)
-    folder.mkdir(parents=True)
-    tensorflow_files.write_bundle(folder / "model.ckpt-33", arrays)
-    return folder
-
-
 def test_a_projection_beside_the_weights_is_used(rng, tmp_path, image):
     source = delf_of_tensorflow_1(rng, tmp_path / "delf_gld_20190411")
     mean = rng.normal(size=BLOCK3).astype(np.float32)
@@ -214,7 +206,7 @@ def test_a_mapping_file_that_is_filled_in_settles_what_was_ambiguous(rng, tmp_pa
         ([], "expected an object"),
         ({"family": "vgg"}, "family 'vgg': use one of"),
         ({"drop": "all"}, "drop must be a list"),
-        ({"params/whitening/kernel": 3}, "params/whitening/kernel the name"),
+        ({"params/whitening/kernel": 3}, "params/whitening/kernel: expected the name"),
     ],
 )
 def test_a_mapping_file_of_another_form_is_refused(tmp_path, content, message):

@@ -8,32 +8,11 @@ import safetensors.numpy
 
 from delf_jax.conversion import weight_files
 from delf_jax.files import InputError
-from delf_jax.formats.delf import messages
 from delf_jax.formats.tensorflow import tensorbundle
 from tests.formats.pickles import test_pytorch
+from tests.helpers.tensorflow_files import frozen_graph, message
 
 NUMBERS = np.arange(6, dtype=np.float32).reshape(2, 3)
-
-
-def message(*fields):
-    """A protobuf message of (number, bytes, or int below 128)."""
-    parts = []
-    for number, value in fields:
-        if isinstance(value, int):
-            parts.append(bytes([number << 3, value]))
-        else:
-            parts.append(messages.field(number, value))
-    return b"".join(parts)
-
-
-def graph(name=b"net/conv1/weights"):
-    """A frozen graph of one constant, and a node that takes it."""
-    sides = [(2, message((1, side))) for side in NUMBERS.shape]
-    tensor = message((1, 1), (2, message(*sides)), (4, NUMBERS.tobytes()))
-    value = message((1, b"value"), (2, message((8, tensor))))
-    constant = message((1, name), (2, b"Const"), (5, value))
-    reader = message((1, name + b"/read"), (2, b"Identity"), (3, name))
-    return message((1, constant), (1, reader))
 
 
 @pytest.mark.golden
@@ -76,7 +55,7 @@ def test_a_saved_model_gives_variables_by_name_and_its_graph(golden):
 
 def test_a_frozen_graph_gives_its_constants_and_nodes(tmp_path):
     path = tmp_path / "model.pb"
-    path.write_bytes(graph())
+    path.write_bytes(frozen_graph(NUMBERS))
     source = weight_files.read_weights(path)
     assert source.kind == "frozen_graph"
     assert list(source.tensors) == ["net/conv1/weights"]
@@ -89,7 +68,7 @@ def test_a_frozen_graph_gives_its_constants_and_nodes(tmp_path):
 
 
 def test_a_saved_model_that_keeps_its_weights_in_the_graph_is_a_frozen_graph(tmp_path):
-    content = message((1, 1), (2, message((2, graph()))))
+    content = message((1, 1), (2, message((2, frozen_graph(NUMBERS)))))
     (tmp_path / "saved_model.pb").write_bytes(content)
     source = weight_files.read_weights(tmp_path)
     assert source.kind == "frozen_graph"

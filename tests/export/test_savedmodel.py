@@ -13,8 +13,8 @@ from delf_jax.extraction.extract import extract_features
 from delf_jax.extraction.pca import Whitening, project
 from delf_jax.extraction.settings import ExtractionSettings, settings_for
 from delf_jax.ops import normalize_rows
-from tests.extraction.test_extraction_original import _Original
 from tests.helpers.exported import SETTINGS, assert_matches, noise, photo, small_model
+from tests.helpers.original_extraction import Original
 
 tf = pytest.importorskip("tensorflow", reason="the extra [tf] is not installed")
 
@@ -205,7 +205,7 @@ def test_the_bundled_model_gives_its_features_of_a_photo(tmp_path, photo):
 @pytest.mark.golden
 @pytest.mark.parametrize("stride", [16, 32])
 def test_a_full_size_export_gives_the_originals_numbers(tmp_path, golden, stride):
-    original = _Original(golden, stride)
+    original = Original(golden, stride)
     model = original.model._replace(config={"extraction": {}})
     signature = _save(tmp_path / "saved", model)
     name = f"stride{stride}/iou1.0/max100"
@@ -225,7 +225,7 @@ def test_a_full_size_export_gives_the_originals_numbers(tmp_path, golden, stride
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("pool", ["None", "average", "sum"])
 def test_pooled_exports_give_the_originals_numbers(tmp_path, golden, pool, normalized):
-    original = _Original(golden, 16)
+    original = Original(golden, 16)
     stored = np.load(golden / "extraction_other_exports.npz")
     expected = stored[f"global/pool_{pool}_normalize_{normalized}"]
     model = original.model._replace(config={"extraction": {}})

@@ -5,25 +5,10 @@ from delf_jax.extraction import boxes
 from delf_jax.extraction.boxes import boxes_of, open_boxes
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
-from delf_jax.formats.delf.boxes import write_boxes
+from tests.helpers.box_files import HEADER, write_file, write_table
 
 SETTINGS = ExtractionSettings()
 SIZE = (100, 200)
-HEADER = "image,y_min,x_min,y_max,x_max"
-
-
-def write_table(tmp_path, *rows, header=HEADER):
-    path = tmp_path / "boxes.csv"
-    path.write_text("\n".join([header, *rows]) + "\n")
-    return path
-
-
-def write_file(folder, name, rows, scores):
-    path = folder / f"{name}.boxes"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = np.array(rows, np.float32).reshape(-1, 4)
-    write_boxes(path, rows, np.float32(scores), np.ones(len(rows)))
-    return path
 
 
 def test_boxes_of_a_table_are_pixels_rounded_outwards_and_cut_to_the_image(tmp_path):

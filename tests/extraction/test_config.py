@@ -19,7 +19,7 @@ from delf_jax.extraction.settings import ExtractionSettings, make_settings, sett
 from delf_jax.files import InputError
 from delf_jax.formats.delf.datum import write_datum
 from delf_jax.formats.protos.delf_config_pb2 import DelfConfig
-from tests.conversion import test_convert
+from tests.helpers.foreign_weights import delf_of_tensorflow_1
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 SHIPPED = {
@@ -88,7 +88,7 @@ def test_the_commands_of_the_presets_of_delf_work_one_after_the_other(
 ):
     monkeypatch.chdir(tmp_path)
     download = pathlib.Path("delf_gld_20190411")
-    test_convert.delf_of_tensorflow_1(rng, download / "model")
+    delf_of_tensorflow_1(rng, download / "model")
     write_datum(download / "pca" / "mean.datum", rng.normal(size=64))
     write_datum(download / "pca" / "pca_proj_mat.datum", rng.normal(size=(64, 64)))
     assert cli.main(["convert", str(download / "model"), "--out=models/delf_gld"]) == 0

@@ -77,6 +77,12 @@ def constant(name, array):
     return node(name, "Const", value=message((8, tensor(array))))
 
 
+def frozen_graph(array, name="net/conv1/weights"):
+    """A frozen graph of one constant, and a node that takes it."""
+    reader = node(f"{name}/read", "Identity", [name])
+    return message((1, constant(name, array)), (1, reader))
+
+
 def compress(data):
     """Snappy with literals and copies of what was seen four bytes long."""
     result, seen, place, start = bytearray(varint(len(data))), {}, 0, 0

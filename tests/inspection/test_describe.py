@@ -13,8 +13,8 @@ from delf_jax.formats.delf.features import DelfFeatures, write_delf_features
 from delf_jax.index import codebook
 from delf_jax.inspection import describe, model_files
 from tests import test_bad_input
-from tests.conversion import test_weight_files
 from tests.helpers.inverted_files import IDS, build, draw_words, fill_store
+from tests.helpers.tensorflow_files import frozen_graph
 from tests.inspection import test_model_files
 
 training = test_model_files.training
@@ -119,7 +119,7 @@ def test_a_saved_model_has_its_signatures(golden):
 
 def test_a_frozen_graph_is_counted(tmp_path):
     path = tmp_path / "frozen.pb"
-    path.write_bytes(test_weight_files.graph())
+    path.write_bytes(frozen_graph(np.ones((2, 3), np.float32)))
     text = describe.format_contents(path)
     assert f"{path}: frozen TensorFlow graph\ngraph: 2 nodes\n" in text
     assert totals(text) == {"net/conv1": [1, 6, 24], "total": [1, 6, 24]}

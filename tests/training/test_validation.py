@@ -15,7 +15,7 @@ from delf_jax.features import Features, LocalFeatures
 from delf_jax.files import InputError
 from delf_jax.training import step, validation
 from delf_jax.training.inputs import open_sources
-from tests.conftest import _random_weights
+from tests.helpers.random_models import random_weights
 from tests.helpers.tiny_training import draw_images, make_config, plain_static
 
 
@@ -196,7 +196,7 @@ def test_a_network_in_training_is_measured_as_it_is_exported(
     start = functools.partial(step.create_state, static, view_size=64)
     shapes = jax.eval_shape(start, jax.random.key(0)).ema
     averages = jax.tree_util.tree_map_with_path(
-        lambda path, x: np.float32(_random_weights(rng, path[-1].key, x.shape)), shapes
+        lambda path, x: np.float32(random_weights(rng, path[-1].key, x.shape)), shapes
     )
     measured = validation.measure(held_out, static, averages)
     assert set(measured) == {"mAP", "arcface_accuracy", "attention_accuracy"}

@@ -9,7 +9,8 @@ import pytest
 from delf_jax.extraction import model_folder
 from delf_jax.files import InputError
 from delf_jax.training import checkpoints, step, warm_start
-from tests.conftest import PROVENANCE, random_variables
+from tests.conftest import PROVENANCE
+from tests.helpers.random_models import random_variables
 from tests.helpers.tiny_training import by_name, make_config, plain_static
 
 
