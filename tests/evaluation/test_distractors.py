@@ -26,9 +26,9 @@ def open_them(path, out, model, how, **options):
 
 def evaluate(drawn, folder, model, how, wrong):
     dataset = datasets.read_dataset(drawn / "drawn" / "gnd_drawn.json")
-    ways = [("global",), ("verification",)]
+    pipelines = [("global",), ("verification",)]
     return evaluation.evaluate(
-        dataset, folder, model, how, ways, distractors=wrong, progress=False
+        dataset, folder, model, how, pipelines, distractors=wrong, progress=False
     )
 
 
@@ -69,7 +69,7 @@ def test_a_store_of_them_serves_as_well_and_is_not_extracted_again(
 def test_features_of_other_settings_are_refused(drawn, tmp_path, model, how):
     other = how._replace(max_features=7)
     open_them(drawn / "training", tmp_path / "others", model, other)
-    with pytest.raises(InputError, match="another model or other settings"):
+    with pytest.raises(InputError, match="model or settings do not match"):
         open_them(tmp_path / "others", tmp_path / "unused", model, how)
 
 

@@ -77,10 +77,8 @@ def made(tmp_path, rng):
     given = {name: {"medium": ranking} for name in ("global", "verification")}
     same = features(rng)
     store = Store([same] * 11)
-    collection = RankingInputs(
-        [same] * 2, store, np.arange(11), np.array([-1, -1]), None
-    )
-    return evaluation.score(dataset, given)._replace(collection=collection)
+    inputs = RankingInputs([same] * 2, store, np.arange(11), np.array([-1, -1]), None)
+    return evaluation.score(dataset, given)._replace(inputs=inputs)
 
 
 def write(made, tmp_path):
@@ -153,7 +151,7 @@ def test_lines_start_in_the_box_of_the_query(made, tmp_path):
 def test_rankings_made_elsewhere_and_photos_that_are_gone_have_a_page(made, tmp_path):
     for number in range(10):
         (tmp_path / f"{number}.png").unlink()
-    reader = Reader(write(made._replace(collection=None), tmp_path))
+    reader = Reader(write(made._replace(inputs=None), tmp_path))
     assert not reader.all("path") and len(reader.all("image")) == 1
     assert "photo not found" in reader.words
 
