@@ -52,8 +52,8 @@ def open_distractors(
     path = pathlib.Path(path)
     photos: dict[str, pathlib.Path] = {}
     if (path / "manifest.json").is_file():
-        made = feature_store.open_store(path)
-        if made.manifest["key"] != feature_store.store_key(
+        store = feature_store.open_store(path)
+        if store.manifest["key"] != feature_store.store_key(
             model, settings, boxes is not None
         ):
             raise InputError(
@@ -75,14 +75,14 @@ def open_distractors(
             prune=True,
             progress=progress,
         )
-        made = feature_store.open_store(out)
-    if made.failed and not partial:
-        name, reason = next(iter(made.failed.items()))
+        store = feature_store.open_store(out)
+    if store.failed and not partial:
+        name, reason = next(iter(store.failed.items()))
         raise InputError(
-            f"{path}: {len(made.failed)} distractors cannot be used, first {name}: "
+            f"{path}: {len(store.failed)} distractors cannot be used, first {name}: "
             f"{reason}; remove them, or leave them out with --partial"
         )
-    return Distractors(made, [Photo(id, id, photos.get(id)) for id in made.ids])
+    return Distractors(store, [Photo(id, id, photos.get(id)) for id in store.ids])
 
 
 def add_distractors(

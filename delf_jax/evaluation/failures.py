@@ -67,8 +67,8 @@ def find_failures(
     queries = worst_first(row)[:count]
     inputs = evaluation.inputs if "verification" in row.ranking else None
     failures = []
-    shown = progress and inputs is not None
-    with track("report", len(queries), "query", progress=shown) as advance:
+    progress = progress and inputs is not None
+    with track("report", len(queries), "query", progress=progress) as advance:
         for query in queries:
             failures.append(_failure(evaluation, row, query, inputs))
             advance()

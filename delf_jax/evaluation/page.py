@@ -264,7 +264,7 @@ def _pair(
         f'<use href="#{name}" x="{left:.1f}" width="{width:.1f}" height="{height}"/>'
         for name, left, width in zip(names, (0, widths[0] + _GAP), widths, strict=True)
     )
-    matches = format_count(found.inliers, "match")
+    matches = format_count(found.inliers or 0, "match")
     label = html.escape(f"{matches} of the query with {found.image}")
     return (
         f'<svg viewBox="0 0 {sum(widths) + _GAP:.1f} {height}" role="img" '

@@ -62,10 +62,10 @@ def extract_queries(
             prune=True,
             progress=progress,
         )
-        made = feature_store.open_store(directory / "queries")
+        store = feature_store.open_store(directory / "queries")
         for number, (name, _) in crops.items():
-            reason = made.failed.get(name)
-            features[number] = InputError(reason) if reason else made[made.row(name)]
+            reason = store.failed.get(name)
+            features[number] = InputError(reason) if reason else store[store.row(name)]
     return [features[number] for number in range(len(dataset.queries))]
 
 

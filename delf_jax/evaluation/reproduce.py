@@ -50,7 +50,7 @@ class ExperimentInputs(NamedTuple):
 
 def reproduce(
     experiment: ConfigDict,
-    sources: ExperimentInputs,
+    inputs: ExperimentInputs,
     *,
     partial: bool = False,
     others: str | os.PathLike | None = None,
@@ -66,44 +66,44 @@ def reproduce(
       others: distractors, photos or a feature store.
       seen: file of queries whose landmarks were trained on, which are also left out.
     """
-    found = _read_datasets(experiment.datasets, sources.data)
+    found = _read_datasets(experiment.datasets, inputs.data)
     if seen is not None:
         left = overlap.leave_out(list(found.values()), seen)
         found = dict(zip(found, left, strict=True))
     for dataset in found.values():
         evaluation.complete(dataset, datasets.missing_photos(dataset), partial)
-    learned_on = _learned_on(experiment, found, sources.data, partial)
-    wrong = None
-    sources = sources._replace(boxes=_open_boxes(experiment, found, sources.data))
+    learned_on = _learned_on(experiment, found, inputs.data, partial)
+    unrelated = None
+    inputs = inputs._replace(boxes=_open_boxes(experiment, found, inputs.data))
     if others is not None:
-        wrong = distractors.open_distractors(
+        unrelated = distractors.open_distractors(
             others,
-            sources.out / "distractors",
-            sources.model,
-            sources.settings,
+            inputs.out / "distractors",
+            inputs.model,
+            inputs.settings,
             boxes=_boxes_of_distractors(experiment, others),
             partial=partial,
             progress=progress,
         )
     compared = []
     for name, dataset in found.items():
-        options = _options(experiment, name, learned_on, sources, partial, progress)
+        options = _options(experiment, name, learned_on, inputs, partial, progress)
         result = evaluation.evaluate(
             dataset,
-            sources.out / name,
-            sources.model,
-            sources.settings,
+            inputs.out / name,
+            inputs.model,
+            inputs.settings,
             read_pipelines(experiment),
-            distractors=wrong,
+            distractors=unrelated,
             partial=partial,
             progress=progress,
             **options,
         )
-        _write(sources.out / name, result, progress)
+        _write(inputs.out / name, result, progress)
         compared += compare(name, result, experiment.paper)
     print_results(*table(compared))
-    files.write_json(sources.out / "reproduction.json", to_json(compared))
-    print(f"results, metrics and pages: {sources.out}")
+    files.write_json(inputs.out / "reproduction.json", to_json(compared))
+    print(f"results, metrics and pages: {inputs.out}")
     return compared
 
 
@@ -205,7 +205,7 @@ def _options(
     experiment: ConfigDict,
     name: str,
     learned_on: Mapping[str, str],
-    sources: ExperimentInputs,
+    inputs: ExperimentInputs,
     partial: bool,
     progress: bool,
 ) -> dict[str, Any]:
@@ -213,11 +213,11 @@ def _options(
     options: dict[str, Any] = {}
     if experiment.verification:
         options["verification"] = verification_settings(experiment.verification)
-    if name in sources.boxes:
-        options["boxes"] = sources.boxes[name]
+    if name in inputs.boxes:
+        options["boxes"] = inputs.boxes[name]
     if name in learned_on:
         options["codebook"] = _codebook(
-            experiment, learned_on[name], sources, partial=partial, progress=progress
+            experiment, learned_on[name], inputs, partial=partial, progress=progress
         )
     return options
 
@@ -225,28 +225,28 @@ def _options(
 def _codebook(
     experiment: ConfigDict,
     name: str,
-    sources: ExperimentInputs,
+    inputs: ExperimentInputs,
     *,
     partial: bool,
     progress: bool,
 ) -> pathlib.Path:
-    """The codebook learned on a dataset or folder, made if it is not there."""
+    """The codebook learned on a dataset or folder, fitted if it does not exist."""
     codebook = experiment.codebook
     if codebook.path:
         return pathlib.Path(codebook.path.replace("{}", name))
-    features = sources.out / name / "store"
-    photos = _training_photos(name, sources.data, partial)
+    features = inputs.out / name / "store"
+    photos = _training_photos(name, inputs.data, partial)
     # With the boxes of a dataset, or this store and that of `evaluate`, which is the
     # same, would be extracted again in turn; visual words are learned on whole photos.
     feature_store.extract_to_store(
         photos,
         features,
-        sources.model,
-        sources.settings,
-        boxes=sources.boxes.get(name),
+        inputs.model,
+        inputs.settings,
+        boxes=inputs.boxes.get(name),
         progress=progress,
     )
-    out = sources.out / "codebooks" / name
+    out = inputs.out / "codebooks" / name
     fit_codebook.fit_codebook(
         features,
         out,

@@ -234,7 +234,7 @@ def _write(
         "excluded": sorted(inputs.exclude),
         "partial": sorted(opened.partial),
     }
-    scores.write_made(
+    scores.write_provenance(
         out,
         {
             "model": inputs.model.name,

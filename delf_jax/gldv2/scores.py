@@ -44,20 +44,20 @@ class Scores(NamedTuple):
     rows: list[Row]
 
 
-def write_made(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
+def write_provenance(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
     """Writes FILE.json beside a file of predictions: how it was made.
 
     "settings" are hashed to what is printed beside every number; "searched", "partial"
     and "excluded" are notes that are printed, too.
     """
-    write_json(_made(path), {**values, "sha256": sha256_of(path)})
+    write_json(_provenance_path(path), {**values, "sha256": sha256_of(path)})
 
 
-def read_made(path: str | os.PathLike) -> dict[str, Any]:
-    """What `write_made` wrote of a file; nothing if the file is another by now."""
-    if not _made(path).exists():
+def read_provenance(path: str | os.PathLike) -> dict[str, Any]:
+    """What `write_provenance` wrote; nothing if the file has changed since."""
+    if not _provenance_path(path).exists():
         return {}
-    values = read_json(_made(path))
+    values = read_json(_provenance_path(path))
     current = isinstance(values, dict) and values.get("sha256") == sha256_of(path)
     return values if current else {}
 
@@ -161,13 +161,13 @@ def score(
 
 
 def _settings_key(path: str | os.PathLike) -> str:
-    settings = read_made(path).get("settings")
+    settings = read_provenance(path).get("settings")
     if settings is None:  # Made elsewhere.
         return f"file {sha256_of(path)[:_KEY]}"
     return digest(settings, _KEY)
 
 
-def _made(path: str | os.PathLike) -> pathlib.Path:
+def _provenance_path(path: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(path)
     return path.with_name(path.name + ".json")
 
@@ -223,12 +223,13 @@ def _notes(
             twice = sum(len(set(ids)) < len(ids) for ids in predicted.values())
             if twice:
                 notes.append(f"{name}: {twice} rankings list an image twice")
-        made = read_made(path)
-        if made.get("searched"):
-            notes.append(f"{name}: {made['searched']}")
-        notes += [f"{name}: PARTIAL, {note}" for note in made.get("partial", ())]
-        if made.get("excluded"):
-            notes.append(f"{name}: made without {made['excluded']}")
+        provenance = read_provenance(path)
+        if provenance.get("searched"):
+            notes.append(f"{name}: {provenance['searched']}")
+        partial = provenance.get("partial", ())
+        notes += [f"{name}: PARTIAL, {note}" for note in partial]
+        if provenance.get("excluded"):
+            notes.append(f"{name}: made without {provenance['excluded']}")
     return notes
 
 

@@ -95,8 +95,8 @@ def search(
     k = max(top, CANDIDATES + 1 if rerank else 0) if top else len(index.store)
     found = extract_features(model, queries, settings)
     size = 1 if aggregated else min(BLOCK, 1 + len(index.store) // _PHOTOS_PER_QUERY)
-    described = zip(queries, found, strict=True)
-    while block := list(itertools.islice(described, size)):
+    extracted = zip(queries, found, strict=True)
+    while block := list(itertools.islice(extracted, size)):
         usable = [each for _, each in block if not isinstance(each, InputError)]
         nearest = iter(find(usable, k))
         for path, features in block:

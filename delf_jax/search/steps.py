@@ -119,13 +119,13 @@ def _rescore(
 
 def _diffuse(state: RankingState, graph: dict[str, Any], **options) -> RankingState:
     index = _in_memory(state)
-    made = neighbour_graph.stored_graph(index.graph, index.descriptors, **graph)
+    neighbours = neighbour_graph.stored_graph(index.graph, index.descriptors, **graph)
     lists = []
     for similarities, ids in zip(*state.best, strict=True):
         known = np.isfinite(similarities)
         row = np.full(len(index.descriptors), -np.inf, similarities.dtype)
         row[ids[known]] = similarities[known]
-        scores = reranking.diffuse(made, row, **options)[ids]
+        scores = reranking.diffuse(neighbours, row, **options)[ids]
         reached = known & (scores > 0)
         lists.append(_promote(similarities, ids, reached, scores[reached]))
     return state._replace(best=_stack(lists))

@@ -3,14 +3,9 @@ import pytest
 
 from delf_jax import cli
 from delf_jax.evaluation import datasets, distractors, evaluation, report
-from delf_jax.extraction import model_folder, settings
+from delf_jax.extraction import settings
 from delf_jax.files import InputError
 from delf_jax.store import feature_store
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model):
-    return model_folder.load_model(tiny_model)
 
 
 @pytest.fixture(scope="module")

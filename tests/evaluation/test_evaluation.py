@@ -52,11 +52,6 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model):
-    return model_folder.load_model(tiny_model)
-
-
-@pytest.fixture(scope="module")
 def how(model):
     return settings.settings_for(model)
 

@@ -3,6 +3,7 @@ import pytest
 
 from delf_jax.files import InputError
 from delf_jax.gldv2 import collection
+from tests.helpers.ranked_photos import Store
 
 A, B, C = "a" * 16, "b" * 16, "c" * 16
 
@@ -85,19 +86,9 @@ def test_what_is_missing_is_counted_and_named():
     assert said.startswith("index: of 3 images, 2 photos missing")
 
 
-class Stored:
-    """A store of global descriptors alone."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def read_global(self, rows):
-        return self.rows[list(rows)]
-
-
 def test_descriptors_are_those_of_the_images(rng):
     rows = rng.normal(size=(5, 3)).astype(np.float32)
-    images = collection.Images([A, B], None, Stored(rows), np.array([4, 1]))
+    images = collection.Images([A, B], None, Store(rows), np.array([4, 1]))
     np.testing.assert_array_equal(collection.descriptors(images), rows[[4, 1]])
     found = collection.descriptors(images, slice(1, 2))
     np.testing.assert_array_equal(found, rows[[1]])

@@ -4,16 +4,7 @@ import pytest
 from delf_jax.gldv2 import retrieval_task
 from delf_jax.gldv2.collection import Images
 from delf_jax.ops import l2_normalize
-
-
-class Stored:
-    """A store of global descriptors alone."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def read_global(self, rows):
-        return self.rows[list(rows)]
+from tests.helpers.ranked_photos import Store
 
 
 def drawn(rng, count, dimension=12):
@@ -22,7 +13,7 @@ def drawn(rng, count, dimension=12):
     rows = np.array(l2_normalize(rows))
     order = rng.permutation(count)
     ids = [f"{place:016x}" for place in range(count)]
-    return Images(ids, None, Stored(rows), order), rows[order]
+    return Images(ids, None, Store(rows), order), rows[order]
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 7, 1000])
@@ -45,7 +36,7 @@ def test_the_nearest_are_those_of_brute_force(rng, rows_at_once, penalised):
 
 def test_of_equals_the_one_that_is_listed_first_comes_first(rng):
     index, descriptors = drawn(rng, 6)
-    same = index._replace(store=Stored(np.tile(descriptors[:1], (6, 1))))
+    same = index._replace(store=Store(np.tile(descriptors[:1], (6, 1))))
     found = retrieval_task.find_nearest(same, descriptors[:1], 6, memory=100)
     assert found.ids.tolist() == [[0, 1, 2, 3, 4, 5]]
 
