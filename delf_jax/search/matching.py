@@ -65,7 +65,7 @@ def verification_settings(name: str) -> VerificationSettings:
     """Those with this name; InputError if there are none."""
     if name not in VERIFICATION:
         known = ", ".join(VERIFICATION)
-        raise InputError(f"--verification: expected one of {known}; got {name!r:.80}")
+        raise InputError(f"verification: expected one of {known}; got {name!r:.80}")
     return VERIFICATION[name]
 
 

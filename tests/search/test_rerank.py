@@ -129,7 +129,7 @@ def test_with_the_settings_of_the_original_inliers_decide_and_then_the_order(
         (
             {"a/0": ["b/2"]},
             ["--verification=x"],
-            "--verification: expected one of default, delg, d2r",
+            "verification: expected one of default, delg, d2r",
         ),
         ({"a/0": "b/2"}, [], "expected a dict {query: [photo, ...]}"),
         (["a/0"], [], "expected a dict {query: [photo, ...]}"),
