@@ -102,6 +102,40 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def model(tiny_model: pathlib.Path) -> Any:
+    """The same, loaded."""
+    from delf_jax.extraction.model_folder import load_model
+
+    return load_model(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def settings(model: Any) -> Any:
+    """Settings of extraction for `model`: fifty features."""
+    from delf_jax.extraction.settings import settings_for
+
+    return settings_for(model, max_features=50)
+
+
+@pytest.fixture(scope="session")
+def indexed(
+    tmp_path_factory: pytest.TempPathFactory, model: Any, settings: Any
+) -> pathlib.Path:
+    """A folder of photos/ and their index/; see indexed_photos.py."""
+    from tests.helpers.indexed_photos import index_photos
+
+    return index_photos(tmp_path_factory.mktemp("search"), model, settings)
+
+
+@pytest.fixture
+def copied(indexed: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of photos and index, to be changed."""
+    from tests.helpers.indexed_photos import copy_photos
+
+    return copy_photos(indexed, tmp_path)
+
+
+@pytest.fixture(scope="session")
 def global_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The folder of a very small model without local features, with random weights."""
     from delf_jax.extraction import model_folder

@@ -60,7 +60,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from delf_jax.evaluation import datasets, evaluation, overlap, page, report
     from delf_jax.evaluation.ranking import read_rankings
     from delf_jax.extraction.boxes import open_boxes
-    from delf_jax.search import pipeline
+    from delf_jax.search import matching, pipeline
 
     dataset = datasets.read_dataset(options.dataset, options.images)
     if options.exclude_queries:
@@ -88,7 +88,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
             settings,
             pipelines,
             distractors=_distractors(options, model, settings, boxes),
-            verification=options.verification,
+            verification=matching.verification_settings(options.verification),
             partial=options.partial,
             codebook=options.codebook,
             boxes=boxes,

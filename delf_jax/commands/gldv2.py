@@ -98,6 +98,7 @@ def run_gldv2(options: argparse.Namespace) -> int:
             raise InputError(f"--{name}={getattr(options, name)}: use a larger number")
     model, settings = model_and_settings(options)
     from delf_jax.gldv2 import predict, recognition_task, retrieval_task
+    from delf_jax.search.pipeline import parse_pipeline
 
     inputs = predict.PredictionInputs(
         options.data,
@@ -111,7 +112,8 @@ def run_gldv2(options: argparse.Namespace) -> int:
         partial=options.partial,
     )
     if options.kind == "retrieve":
-        pipeline = retrieval_task.parse_pipeline(options.rerank)
+        allowed = retrieval_task.ALLOWED
+        pipeline = parse_pipeline(options.rerank, "--rerank", allowed)
         lines = predict.retrieve(inputs, options.out, pipeline)
     else:
         voting = recognition_task.Options(options.voters, options.verify)

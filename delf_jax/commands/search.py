@@ -204,11 +204,12 @@ def add_rerank_options(parser: argparse.ArgumentParser) -> None:
 def run_rerank(options: argparse.Namespace) -> int:
     from delf_jax import files
     from delf_jax.search import matching, rerank
+    from delf_jax.search.pipeline import parse_pipeline
 
     if options.first is not None and options.first < 1:
         raise InputError(f"--first={options.first}: use a positive number")
     candidates = rerank.read_candidates(options.candidates)
-    pipeline = rerank.parse_pipeline(options.pipeline)
+    pipeline = parse_pipeline(options.pipeline, "--with", rerank.STEPS)
     settings = matching.verification_settings(options.verification)
     images = rerank.open_features(options.index)
     queries = _candidate_queries(options, candidates, images)

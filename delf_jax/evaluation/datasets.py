@@ -27,13 +27,14 @@ _PROTOCOLS = ("easy", "medium", "hard")
 _NAMED = 5
 # These of Paris6k's download are no images: nobody has them in the index.
 _DAMAGED = {
-    *(f"paris_louvre_{n:06}" for n in (136, 146)),
-    *("paris_moulinrouge_000422", "paris_museedorsay_001059"),
-    *("paris_notredame_000188", "paris_pantheon_000284"),
-    *(f"paris_pantheon_{n:06}" for n in (960, 974)),
-    *(f"paris_pompidou_{n:06}" for n in (195, 196, 201, 467, 640)),
-    *(f"paris_sacrecoeur_{n:06}" for n in (299, 330, 353)),
-    *(f"paris_triomphe_{n:06}" for n in (662, 833, 863, 867)),
+    f"paris_{name}"
+    for name in (
+        "louvre_000136 louvre_000146 moulinrouge_000422 museedorsay_001059 "
+        "notredame_000188 pantheon_000284 pantheon_000960 pantheon_000974 "
+        "pompidou_000195 pompidou_000196 pompidou_000201 pompidou_000467 "
+        "pompidou_000640 sacrecoeur_000299 sacrecoeur_000330 sacrecoeur_000353 "
+        "triomphe_000662 triomphe_000833 triomphe_000863 triomphe_000867"
+    ).split()
 }
 
 Ids = list[Int[np.ndarray, " _"]]
@@ -63,7 +64,7 @@ class Dataset(NamedTuple):
     name: str
     version: str
     """SHA-256 of the ground truth"""
-    index: list[Photo]
+    index: list[Photo]  # type: ignore[assignment]  # hides tuple.index
     queries: list[Photo]
     boxes: Float[np.ndarray, "Q 4"] | None
     """(y_min, x_min, y_max, x_max) of what is searched for; None: of all of a photo"""
@@ -71,7 +72,7 @@ class Dataset(NamedTuple):
     landmarks: list[str] | None
     """what each query shows, where that is known"""
     seen: tuple[str, ...] = ()
-    """queries that the protocols "..._unseen" leave out; see unseen.py"""
+    """queries that the protocols "..._unseen" leave out; see overlap.py"""
 
 
 def read_dataset(
@@ -80,9 +81,11 @@ def read_dataset(
     """The dataset of a ground truth (.mat, .pkl, .json) or of a folder of folders.
 
     A folder of text files is a ground truth, too: that of Oxford5k or Paris6k.
-    images: where the photos of a ground truth are; else `jpg` or `images` beside it.
     `labels.csv` beside it, with columns image and landmark, names the landmarks of the
     queries. Missing photos are those without a path: see `missing_photos`.
+
+    Args:
+      images: folder of the photos of a ground truth; None: `jpg` or `images` beside it.
     """
     path = pathlib.Path(path)
     if next(path.glob(f"*{oxford.QUERY}"), None) is not None:
@@ -100,6 +103,11 @@ def missing_photos(dataset: Dataset) -> dict[str, str]:
     return {photo.name: "no such file" for photo in photos if photo.path is None}
 
 
+def index_files(dataset: Dataset) -> list[tuple[str, pathlib.Path]]:
+    """(id, path) of the photos of the index that were found."""
+    return [(photo.id, photo.path) for photo in dataset.index if photo.path is not None]
+
+
 def format_missing(missing: Collection[str]) -> str:
     """How many photos are missing, and the names of the first."""
     names, more = list(missing)[:_NAMED], len(missing) - _NAMED
@@ -115,23 +123,23 @@ def drop_missing(dataset: Dataset, missing: Collection[str]) -> Dataset:
     """
     kept = [photo.name not in missing for photo in dataset.index]
     places = np.where(kept, np.cumsum(kept) - 1, -1)
-    asked = [i for i, query in enumerate(dataset.queries) if query.name not in missing]
-    if not any(kept) or not asked:
+    rest = [i for i, query in enumerate(dataset.queries) if query.name not in missing]
+    if not any(kept) or not rest:
         raise InputError(f"{dataset.name}: no {'query' if any(kept) else 'photo'} left")
 
     def renumber(lists: Ids) -> Ids:
-        renumbered = [places[lists[query]] for query in asked]
+        renumbered = [places[lists[query]] for query in rest]
         return [ids[ids >= 0].astype(np.int32) for ids in renumbered]
 
     return dataset._replace(
         index=[p for p, keep in zip(dataset.index, kept, strict=True) if keep],
-        queries=[dataset.queries[query] for query in asked],
-        boxes=None if dataset.boxes is None else dataset.boxes[asked],
+        queries=[dataset.queries[query] for query in rest],
+        boxes=None if dataset.boxes is None else dataset.boxes[rest],
         protocols={
             name: Protocol(*map(renumber, lists))
             for name, lists in dataset.protocols.items()
         },
-        landmarks=dataset.landmarks and [dataset.landmarks[query] for query in asked],
+        landmarks=dataset.landmarks and [dataset.landmarks[query] for query in rest],
     )
 
 
@@ -173,10 +181,10 @@ def _read_original(folder: pathlib.Path, images: pathlib.Path | None) -> Dataset
     known = _find_names(images)
     paths = [] if images is None else find_images([images])
     stems = [path.stem for _, path in paths]
-    names = {*stems, *(query.photo for query in queries)}
+    listed = set(stems)
     for query in queries:
-        names |= {*query.good, *query.ok, *query.junk}
-    names = sorted(names - _DAMAGED)
+        listed |= {query.photo, *query.good, *query.ok, *query.junk}
+    names = sorted(listed - _DAMAGED)
     places = {name: place for place, name in enumerate(names)}
 
     def ids(lists: Iterable[Sequence[str]]) -> Ids:
@@ -261,8 +269,9 @@ def _locate(name: str, known: dict[str, list[tuple[str, pathlib.Path]]]) -> Phot
     exact = [each for each in found if each[0] == name]
     if len(exact or found) > 1:
         paths = ", ".join(str(path) for _, path in found[:2])
-        raise InputError(f"photo {name!r} may be one or the other of {paths}")
-    return Photo(name, *(exact or found)[0]) if found else Photo(name, name, None)
+        raise InputError(f"photo {name!r} is ambiguous: {paths}")
+    id, path = (exact or found)[0] if found else (name, None)
+    return Photo(name, id, path)
 
 
 def _read_landmarks(path: pathlib.Path, queries: Sequence[str]) -> list[str] | None:
@@ -275,9 +284,9 @@ def _read_landmarks(path: pathlib.Path, queries: Sequence[str]) -> list[str] | N
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
     if rows and not {"image", "landmark"} <= rows[0].keys():
-        raise InputError(f"{path}: has no columns image and landmark")
+        raise InputError(f"{path}: expected columns image and landmark")
     landmarks = {row["image"]: row["landmark"] for row in rows}
     for query in queries:
         if not landmarks.get(query):
-            raise InputError(f"{path}: names no landmark of query {query!r}")
+            raise InputError(f"{path}: no landmark for query {query!r}")
     return [landmarks[query] for query in queries]

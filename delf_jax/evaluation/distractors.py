@@ -1,4 +1,4 @@
-"""Photos that show nothing that is asked for, searched with those of any dataset.
+"""Photos that show no landmark of any query, searched with those of any dataset.
 
 Revisited Oxford and Paris have a million of them, R1M [ROP]. Their features are a store
 of its own, which all datasets share.
@@ -41,46 +41,55 @@ def open_distractors(
 ) -> Distractors:
     """The distractors of a feature store, or of a folder of photos.
 
-    What a folder holds is extracted to the store `out`, with `boxes` by region; a store
-    must then be with boxes, too. InputError if a photo cannot be used, unless
-    `partial`, or if the store is of another model or other settings.
+    InputError if a photo cannot be used, or if the store is of another model or other
+    settings.
+
+    Args:
+      out: store that the photos of a folder are extracted to.
+      boxes: extract by region; a store must then be with boxes, too.
+      partial: leave photos out that cannot be used.
     """
     path = pathlib.Path(path)
     photos: dict[str, pathlib.Path] = {}
     if (path / "manifest.json").is_file():
-        made = feature_store.open_store(path)
-        if made.manifest["key"] != feature_store.store_key(
+        store = feature_store.open_store(path)
+        if store.manifest["key"] != feature_store.store_key(
             model, settings, boxes is not None
         ):
             raise InputError(
-                f"{path}: holds features of another model or other settings; extract "
-                "the distractors with those of the dataset, and with boxes where it has"
+                f"{path}: model or settings do not match; extract the distractors with "
+                "those of the dataset, and with boxes where it has some"
             )
     else:
         photos = dict(find_images([path]))
-        given = list(photos.items())
         if boxes is not None:
-            told = format_coverage(boxes, list(photos))
+            coverage = format_coverage(boxes, list(photos))
             if progress:
-                print(told)
+                print(coverage)
         feature_store.extract_to_store(
-            *(given, out, model, settings), boxes=boxes, prune=True, progress=progress
+            list(photos.items()),
+            out,
+            model,
+            settings,
+            boxes=boxes,
+            prune=True,
+            progress=progress,
         )
-        made = feature_store.open_store(out)
-    if made.failed and not partial:
-        name, reason = next(iter(made.failed.items()))
+        store = feature_store.open_store(out)
+    if store.failed and not partial:
+        name, reason = next(iter(store.failed.items()))
         raise InputError(
-            f"{path}: {len(made.failed)} distractors cannot be used, first {name}: "
-            f"{reason}; remove them, or go on without them with --partial"
+            f"{path}: {len(store.failed)} distractors cannot be used, first {name}: "
+            f"{reason}; remove them, or leave them out with --partial"
         )
-    return Distractors(made, [Photo(id, id, photos.get(id)) for id in made.ids])
+    return Distractors(store, [Photo(id, id, photos.get(id)) for id in store.ids])
 
 
 def add_distractors(
-    dataset: Dataset, collection: RankingInputs, distractors: Distractors
+    dataset: Dataset, inputs: RankingInputs, distractors: Distractors
 ) -> tuple[Dataset, RankingInputs]:
     """Both with the distractors at the end of the index."""
-    joined = feature_store.join_stores(collection.store, distractors.store)
+    joined = feature_store.join_stores(inputs.store, distractors.store)
     dataset = dataset._replace(index=[*dataset.index, *distractors.photos])
     rows = np.array([joined.row(photo.id) for photo in dataset.index])
-    return dataset, collection._replace(store=joined, rows=rows)
+    return dataset, inputs._replace(store=joined, rows=rows)

@@ -21,27 +21,19 @@ from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from delf_jax.index import inverted_builder, inverted_file
 from delf_jax.retrieval import bootstrap
-from delf_jax.retrieval.bootstrap import SAMPLES, Interval
+from delf_jax.retrieval.bootstrap import SAMPLES, Estimate
 from delf_jax.retrieval.metrics import (
     RevisitedMetrics,
     group_means,
     mean_over_queries,
     revisited_metrics,
 )
-from delf_jax.search import matching, pipeline
+from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
+from delf_jax.search.pipeline import Pipeline, RankingInputs, needs_global
 from delf_jax.search.steps import STEPS
 from delf_jax.store import feature_store
 
 RANKS = (1, 5, 10)
-
-
-class Mean(NamedTuple):
-    """A mean over queries or landmarks, and how sure it is."""
-
-    value: float
-    interval: Interval
-    gain: Interval | None
-    """of the difference to the first ranking, paired; None for the first"""
 
 
 class Row(NamedTuple):
@@ -52,8 +44,8 @@ class Row(NamedTuple):
     key: str
     """of all that the numbers depend on, as a short hex string"""
     metrics: RevisitedMetrics
-    mean: Mean
-    macro: Mean | None
+    mean: Estimate
+    macro: Estimate | None
     """over landmarks of the mean over their queries, where landmarks are known; its
     intervals are over draws of landmarks, whose queries are too alike to be drawn"""
 
@@ -70,12 +62,11 @@ class Evaluation(NamedTuple):
     rows: list[Row]
     rankings: Mapping[str, Mapping[str, Int[np.ndarray, "Q M"]]]
     """by name, then by protocol"""
-    collection: pipeline.RankingInputs | None = None
+    inputs: RankingInputs | None = None
     """the features; None of rankings that were made elsewhere"""
-    verification: str = "default"
-    """a name of `pairs.VERIFICATION`"""
+    verification: VerificationSettings = VERIFICATION["default"]
     distractors: int = 0
-    """photos at the end of the index that are no photos of the dataset"""
+    """photos at the end of the index that are not of the dataset"""
 
 
 def evaluate(
@@ -83,55 +74,60 @@ def evaluate(
     directory: str | os.PathLike,
     model: Model,
     settings: ExtractionSettings,
-    chosen: Sequence[tuple[str, ...]],
+    pipelines: Sequence[Pipeline],
     *,
     distractors: Distractors | None = None,
-    verification: str = "default",
+    verification: VerificationSettings = VERIFICATION["default"],
     partial: bool = False,
     codebook: str | os.PathLike | None = None,
     boxes: RegionBoxes | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Evaluation:
-    """Scores of a model that ranks in the ways chosen (see ways.py).
+    """Scores of a model that ranks by pipelines (see search/pipeline.py).
 
-    Features are kept in `directory`, an index as of `search` or a folder to be made;
-    what is there and unchanged is not extracted again. Distractors are searched, too.
-    verification: a name of `pairs.VERIFICATION`. codebook: of ASMK*; what was
-    aggregated with it is kept as well. boxes: of photos of the index, whose way "asmk"
-    is then R-ASMK*; verification takes whole photos, as queries are [D2R]. InputError
-    if photos are missing or damaged, unless `partial` lets the others be scored.
+    Features are kept in `directory`, an index as of `search` or a new folder; what is
+    there and unchanged is not extracted again. InputError if photos are missing or
+    damaged.
+
+    Args:
+      distractors: are searched, too.
+      partial: score the others where photos are missing.
+      codebook: of ASMK*; what was aggregated with it is kept as well.
+      boxes: of photos of the index, whose pipeline "asmk" is then R-ASMK*; verification
+        takes whole photos, as queries are [D2R].
     """
-    if any(map(pipeline.needs_global, chosen)) and not settings.global_scales:
+    if any(map(needs_global, pipelines)) and not settings.global_scales:
         raise InputError("evaluate needs global descriptors: set global_scales")
-    how = matching.verification_settings(verification)
-    verified = any(way[-1] == "verification" for way in chosen)
-    aggregated = any(way[0] == "asmk" for way in chosen)
+    verified = any(each[-1] == "verification" for each in pipelines)
+    aggregated = any(each[0] == "asmk" for each in pipelines)
     local = settings.max_features and model.has_local
     if not local and (verified or aggregated):
         what = "verify by" if verified else "aggregate"
         raise InputError(f"model {model.name} gives no local features to {what}")
     missing = datasets.missing_photos(dataset)
     dataset = complete(dataset, missing, partial)
-    dataset, collection, failed = _extract(
+    dataset, inputs, failed = _extract(
         dataset, pathlib.Path(directory), model, settings, boxes, partial, progress
     )
     missing |= failed
     if distractors is not None:
-        dataset, collection = add_distractors(dataset, collection, distractors)
+        dataset, inputs = add_distractors(dataset, inputs, distractors)
     depends: dict[str, Any] = {}
     if aggregated:
-        collection, depends["asmk"] = _with_asmk(
-            collection, directory, codebook, progress
-        )
+        inputs, depends["asmk"] = _with_asmk(inputs, directory, codebook, progress)
     ranked = rank(
-        collection, chosen, dataset.protocols, verification=how, progress=progress
+        inputs,
+        pipelines,
+        dataset.protocols,
+        verification=verification,
+        progress=progress,
     )
     depends |= {
         "model and settings": feature_store.store_key(
             model, settings, boxes is not None
         ),
-        "verification": repr(how),
+        "verification": repr(verification),
         "missing": sorted(missing),
     }
     if boxes is not None:
@@ -141,15 +137,13 @@ def evaluate(
         depends["distractors"] = files.digest(listed)
     scored = score(
         dataset,
-        {"+".join(way): each for way, each in zip(chosen, ranked, strict=True)},
+        {"+".join(each): by for each, by in zip(pipelines, ranked, strict=True)},
         missing=missing,
         depends=depends,
         seed=seed,
     )
     count = 0 if distractors is None else len(distractors.photos)
-    return scored._replace(
-        collection=collection, verification=verification, distractors=count
-    )
+    return scored._replace(inputs=inputs, verification=verification, distractors=count)
 
 
 def score(
@@ -164,7 +158,8 @@ def score(
 
     Protocols under which no query has positives have no rows; InputError if all do.
 
-    depends: what the rankings depend on, to become part of the keys.
+    Args:
+      depends: what the rankings depend on, to become part of the keys.
     """
     ranks = tuple(k for k in RANKS if k <= len(dataset.index))
     rows = []
@@ -177,7 +172,7 @@ def score(
         ]
         values = [each.average_precisions for each in found]
         means = _means(np.array(values), seed)
-        macros: Sequence[Mean | None] = [None] * len(found)
+        macros: Sequence[Estimate | None] = [None] * len(found)
         if dataset.landmarks is not None:
             by_landmark = [group_means(v, dataset.landmarks) for v in values]
             macros = _means(np.array(by_landmark), seed)
@@ -188,11 +183,12 @@ def score(
                 _concerning(name, depends or {}),
                 dataset.version,
                 protocol,
-                _described(name),
+                _numbered(name),
                 SAMPLES,
                 seed,
-                *([dataset.seen] if protocol.endswith(UNSEEN) else []),
             ]
+            if protocol.endswith(UNSEEN):
+                parts.append(dataset.seen)
             key = files.digest(parts, 10)
             rows.append(Row(protocol, name, key, result, mean, macro))
     if not rows:
@@ -206,13 +202,13 @@ def _concerning(name: str, depends: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in depends.items() if key in {*steps, *others}}
 
 
-def _described(name: str) -> Any:
+def _numbered(name: str) -> Any:
     """The steps of a ranking with their numbers."""
     return [(step, STEPS.get(step, (None, None))[1]) for step in name.split("+")]
 
 
 def complete(dataset: Dataset, missing: Mapping[str, str], partial: bool) -> Dataset:
-    """The dataset without what is missing; InputError if that was not asked for."""
+    """The dataset without what is missing; InputError for that unless `partial`."""
     if not missing:
         return dataset
     if not partial:
@@ -232,14 +228,14 @@ def _extract(
     boxes: RegionBoxes | None,
     partial: bool,
     progress: bool,
-) -> tuple[Dataset, pipeline.RankingInputs, dict[str, str]]:
+) -> tuple[Dataset, RankingInputs, dict[str, str]]:
     """The dataset without what failed, its features, and what failed."""
-    photos = [(photo.id, photo.path) for photo in dataset.index]
+    photos = datasets.index_files(dataset)
     out = directory / "store"
     if boxes is not None:
-        told = format_coverage(boxes, [id for id, _ in photos])
+        coverage = format_coverage(boxes, [id for id, _ in photos])
         if progress:
-            print(told)
+            print(coverage)
     feature_store.extract_to_store(
         photos, out, model, settings, boxes=boxes, progress=progress
     )
@@ -257,34 +253,34 @@ def _extract(
         if photo.id not in known:
             failed[photo.name] = images.failed.get(photo.id, "cannot be used")
     kept = complete(dataset, failed, partial)
-    collection = pipeline.RankingInputs(
+    inputs = RankingInputs(
         queries=[
             features
             for photo, features in zip(dataset.queries, found, strict=True)
-            if photo.name not in failed
+            if photo.name not in failed and not isinstance(features, InputError)
         ],
         store=images,
         rows=np.array([images.row(photo.id) for photo in kept.index]),
         own=_own_places(kept),
         max_image_size=settings.max_image_size,
     )
-    return kept, collection, failed
+    return kept, inputs, failed
 
 
 def _with_asmk(
-    collection: pipeline.RankingInputs,
+    inputs: RankingInputs,
     directory: str | os.PathLike,
     codebook: str | os.PathLike | None,
     progress: bool,
-) -> tuple[pipeline.RankingInputs, Any]:
-    """The collection with similarities of ASMK*, and what these depend on."""
+) -> tuple[RankingInputs, Any]:
+    """The inputs with similarities of ASMK*, and what these depend on."""
     index = inverted_builder.inverted_file_of_index(
-        directory, collection.store, codebook, progress=progress
+        directory, inputs.store, codebook, progress=progress
     )
-    queries = [inverted_file.aggregate_query(index, q) for q in collection.queries]
+    queries = [inverted_file.aggregate_query(index, q) for q in inputs.queries]
     found = [inverted_file.similarities(index, query) for query in queries]
-    collection = collection._replace(asmk=np.stack(found)[:, collection.rows])
-    return collection, [index.info["key"], index.info["rule"]]
+    inputs = inputs._replace(asmk=np.stack(found)[:, inputs.rows])
+    return inputs, [index.info["key"], index.info["rule"]]
 
 
 def _own_places(dataset: Dataset) -> Int[np.ndarray, " Q"]:
@@ -298,13 +294,8 @@ def _own_places(dataset: Dataset) -> Int[np.ndarray, " Q"]:
     return np.array(own)
 
 
-def _means(values: Float[np.ndarray, "W _"], seed: int) -> list[Mean]:
+def _means(values: Float[np.ndarray, "W _"], seed: int) -> list[Estimate]:
     """The mean of each ranking over queries or landmarks, with the same draws."""
     rng = np.random.default_rng(seed)
     drawn = bootstrap.resampled_means(values, rng, samples=SAMPLES)
-    means = []
-    for place, (row, sampled) in enumerate(zip(values, drawn, strict=True)):
-        gain = bootstrap.interval(sampled - drawn[0]) if place else None
-        value = mean_over_queries(row)
-        means.append(Mean(value, bootstrap.interval(sampled), gain))
-    return means
+    return bootstrap.estimates([mean_over_queries(row) for row in values], drawn)

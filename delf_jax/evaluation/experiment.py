@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from delf_jax.config import override_fields, run_config
-from delf_jax.evaluation import report
 from delf_jax.evaluation.evaluation import Evaluation, Row
+from delf_jax.evaluation.tables import align, format_interval
 from delf_jax.extraction import config as extraction_config
 from delf_jax.extraction.config import EXPERIMENT
 from delf_jax.files import InputError
-from delf_jax.search import pipeline
+from delf_jax.search.pipeline import Pipeline, parse_pipelines
 
 # Columns of `paper`.
 _PAPER = (str, str, (int, float), (int, float))
@@ -31,25 +31,25 @@ def read_experiment_config(
 ) -> ConfigDict:
     """The locked config of a file: model, extraction, experiment.
 
-    InputError for what is misspelt or makes no sense, in the file or in overrides such
+    InputError for what is misspelt or not allowed, in the file or in overrides such
     as `--config.experiment.codebook.words=1024`.
     """
     wanted = "reproduce takes one with a section experiment, as in configs/"
     if pathlib.Path(path).suffix == ".pbtxt":
         raise InputError(f"{path}: a text config of the original; {wanted}")
-    given = run_config(path)
-    if EXPERIMENT not in given:
-        raise InputError(f"{path}: says nothing of an experiment; {wanted}")
+    read = run_config(path)
+    if EXPERIMENT not in read:
+        raise InputError(f"{path}: no section {EXPERIMENT}; {wanted}")
     config = extraction_config.every_field()
     config[EXPERIMENT] = every_field()
-    extraction_config.merge(config, given, path)
+    extraction_config.merge(config, read, path)
     override_fields(config, overrides)
     _check(config.experiment, path)
     return config.lock()
 
 
 def _check(experiment: ConfigDict, path: Any) -> None:
-    """InputError, naming the field, if one has no meaning."""
+    """InputError, naming the field, if a value is not allowed."""
     numbers = experiment.codebook
     allowed = {
         "datasets": bool(experiment.datasets) and _are(experiment.datasets, str),
@@ -63,12 +63,17 @@ def _check(experiment: ConfigDict, path: Any) -> None:
     for name, good in allowed.items():
         if not good:
             raise InputError(f"{path}: {EXPERIMENT}.{name}: not allowed")
-    chosen = pipeline.parse_pipelines(",".join(experiment.ways))
-    if any(way[0] == "asmk" for way in chosen) and not (numbers.words or numbers.path):
+    starts = [pipeline[0] for pipeline in read_pipelines(experiment, path)]
+    if "asmk" in starts and not (numbers.words or numbers.path):
         raise InputError(
-            f"{path}: way asmk needs visual words: set {EXPERIMENT}.codebook.words, or "
-            f"{EXPERIMENT}.codebook.path to a codebook that is there"
+            f"{path}: pipeline asmk needs visual words: set {EXPERIMENT}.codebook.words"
+            f", or {EXPERIMENT}.codebook.path to a codebook"
         )
+
+
+def read_pipelines(experiment: ConfigDict, path: Any = "config") -> list[Pipeline]:
+    """The pipelines of an experiment; InputError for unknown steps."""
+    return parse_pipelines(",".join(experiment.ways), f"{path}: {EXPERIMENT}.ways")
 
 
 def _are_rows(rows: Any, kinds: Sequence[Any]) -> bool:
@@ -121,16 +126,16 @@ def table(compared: Sequence[Compared]) -> Iterator[str]:
     header = ("dataset", "protocol", "ranking", "paper", "got", "difference", "95 %")
     rows = [[*header, "settings", "ground truth"]]
     for dataset, version, row, published in compared:
-        got, (low, high) = 100 * row.mean.value, row.mean.interval
+        got = 100 * row.mean.value
         paper = difference = "-"
         if published is not None:
             paper = f"{100 * published:.2f}"
             difference = f"{got - 100 * published:+.2f}"
-        spread = f"{100 * low:.1f} to {100 * high:.1f}"
+        spread = format_interval(row.mean.interval)
         cells = (paper, f"{got:.2f}", difference, spread, row.key, version[:10])
         rows.append([dataset, row.protocol, row.ranking, *cells])
     yield "mAP in per cent, published and got"
-    yield from report.align(rows, left=3)
+    yield from align(rows, left=3)
 
 
 def to_json(compared: Sequence[Compared]) -> list[dict[str, Any]]:
@@ -142,7 +147,7 @@ def to_json(compared: Sequence[Compared]) -> list[dict[str, Any]]:
             "ranking": row.ranking,
             "published": published,
             "mAP": row.mean.value,
-            "interval": list(row.mean.interval),
+            "interval": row.mean.interval and list(row.mean.interval),
             "difference": None if published is None else row.mean.value - published,
             "settings": row.key,
             "ground_truth_sha256": version,

@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Float
 
 from delf_jax.evaluation.evaluation import Evaluation, Row
-from delf_jax.features import Features
 from delf_jax.progress import track
 from delf_jax.search import matching
+from delf_jax.search.matching import Verified
+from delf_jax.search.pipeline import RankingInputs
 
 # The protocol by which queries are sorted: the first of these that has results.
 _FIRST = ("medium", "all")
@@ -64,17 +65,20 @@ def find_failures(
     """The worst queries of the main row, worst first; verified where its ranking is."""
     row = main_row(evaluation)
     queries = worst_first(row)[:count]
-    verify = evaluation.collection is not None and "verification" in row.ranking
+    inputs = evaluation.inputs if "verification" in row.ranking else None
     failures = []
-    shown = progress and verify
-    with track("report", len(queries), "query", progress=shown) as advance:
+    progress = progress and inputs is not None
+    with track("report", len(queries), "query", progress=progress) as advance:
         for query in queries:
-            failures.append(_failure(evaluation, row, query, verify))
+            failures.append(_failure(evaluation, row, query, inputs))
             advance()
     return failures
 
 
-def _failure(evaluation: Evaluation, row: Row, query: int, verify: bool) -> Failure:
+def _failure(
+    evaluation: Evaluation, row: Row, query: int, inputs: RankingInputs | None
+) -> Failure:
+    """A query and what was found for it; verified if there are `inputs`."""
     protocol = evaluation.dataset.protocols[row.protocol]
     ranking = evaluation.rankings[row.ranking][row.protocol][query]
     is_junk = np.isin(ranking, protocol.junk[query])
@@ -82,35 +86,23 @@ def _failure(evaluation: Evaluation, row: Row, query: int, verify: bool) -> Fail
     ranks = np.where(is_junk, 0, np.cumsum(~is_junk))
     late = np.flatnonzero(is_right)
     late = late[late >= _TOP][:_LATE].tolist()
+    top = list(range(min(_TOP, len(ranking))))
+    verified: dict[int, Verified] = {}
+    if inputs is not None:
+        (verified,) = matching.verify(
+            [inputs.queries[query]],
+            [ranking[[*top, *late]]],
+            inputs.image,
+            inputs.max_image_size,
+            evaluation.verification,
+        )
 
     def found(place: int) -> Found:
         photo = evaluation.dataset.index[ranking[place]]
         kind = "junk" if is_junk[place] else "right" if is_right[place] else "wrong"
-        compared = _compare(evaluation, query, int(ranking[place])) if verify else None
-        inliers, lines = compared or (None, np.zeros((0, 4)))
+        inliers, lines = verified.get(int(ranking[place]), (None, np.zeros((0, 4))))
+        if len(lines) > _MOST_LINES:
+            lines = lines[np.linspace(0, len(lines) - 1, _MOST_LINES).astype(int)]
         return Found(photo.name, photo.path, int(ranks[place]), kind, inliers, lines)
 
-    top = [found(place) for place in range(min(_TOP, len(ranking)))]
-    return Failure(query, top, [found(place) for place in late])
-
-
-def _compare(
-    evaluation: Evaluation, query: int, place: int
-) -> tuple[int, Float[np.ndarray, "P 4"]]:
-    """Number of inliers, and where some of them are."""
-    collection = evaluation.collection
-    asked = collection.queries[query]
-    image = collection.store[int(collection.rows[place])]
-    how = matching.verification_settings(evaluation.verification)
-    found = matching.compare_features(asked, image, collection.max_image_size, how=how)
-    lines = matching.inlier_lines(found)
-    if len(lines) > _MOST_LINES:
-        lines = lines[np.linspace(0, len(lines) - 1, _MOST_LINES).astype(int)]
-    return found.inliers, _in_parts(lines, asked, image)
-
-
-def _in_parts(
-    lines: Float[np.ndarray, "P 4"], query: Features, image: Features
-) -> Float[np.ndarray, "P 4"]:
-    sizes = np.array([*query.image_size, *image.image_size], np.float64)
-    return (lines + 0.5) / sizes
+    return Failure(query, list(map(found, top)), list(map(found, late)))

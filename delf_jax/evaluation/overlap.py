@@ -20,16 +20,17 @@ UNSEEN = "_unseen"
 def leave_out(datasets: Sequence[Dataset], path: str | os.PathLike) -> list[Dataset]:
     """The datasets with a protocol beside each that has no positives for queries seen.
 
-    Queries without positives are left out of all means. InputError if a name of the
-    file is of no query or landmark of any dataset.
+    The file has names of queries or landmarks. Queries without positives are left out
+    of all means. InputError if a name is of no query or landmark of any dataset.
     """
     names = tables.read_names(path, unique=False)
     known = {name for dataset in datasets for name in _names(dataset)}
     unknown = [name for name in names if name not in known]
     if unknown:
-        called = ", ".join(dataset.name for dataset in datasets)
+        searched = ", ".join(dataset.name for dataset in datasets)
         raise InputError(
-            f"{path}: {unknown[0]!r:.80} is no query and no landmark of {called}"
+            f"{path}: {unknown[0]!r:.80} not found among queries and landmarks of "
+            f"{searched}"
         )
     return [_with_unseen(dataset, set(names)) for dataset in datasets]
 

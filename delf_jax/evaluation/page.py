@@ -97,8 +97,8 @@ def _results(evaluation: Evaluation) -> str:
 
 def _settings(evaluation: Evaluation) -> str:
     facts = {"ground truth (SHA-256)": evaluation.dataset.version}
-    if evaluation.collection is not None:
-        manifest = evaluation.collection.store.manifest
+    if evaluation.inputs is not None:
+        manifest = evaluation.inputs.store.manifest
         facts["model"] = manifest["model"]["name"]
         facts["weights (SHA-256)"] = manifest["model"]["fingerprint"]
         settings = manifest["settings"]
@@ -152,7 +152,7 @@ def _section(evaluation: Evaluation, failure: Failure, photos: _Photos) -> str:
     """One query with its box, the photos found first, right ones that came later."""
     dataset, query = evaluation.dataset, failure.query
     photo = dataset.queries[query]
-    picture = photos.get(photo.path)
+    picture = photos.get(photo.path) if photo.path else None
     box = _box(evaluation, query, picture and picture[1])
     lists = "".join(
         f"<h4>{title}</h4>\n<ol>\n"
@@ -201,7 +201,7 @@ def _by_protocol(evaluation: Evaluation) -> dict[str, list[Row]]:
 def _card(
     found: Found, query: tuple[str, Thumbnail] | None, box: _Box, photos: _Photos
 ) -> str:
-    photo = photos.get(found.path)
+    photo = photos.get(found.path) if found.path else None
     rank = "junk" if found.kind == "junk" else f"{found.rank}"
     score = ""
     if found.inliers is not None:
@@ -264,7 +264,7 @@ def _pair(
         f'<use href="#{name}" x="{left:.1f}" width="{width:.1f}" height="{height}"/>'
         for name, left, width in zip(names, (0, widths[0] + _GAP), widths, strict=True)
     )
-    matches = format_count(found.inliers, "match")
+    matches = format_count(found.inliers or 0, "match")
     label = html.escape(f"{matches} of the query with {found.image}")
     return (
         f'<svg viewBox="0 0 {sum(widths) + _GAP:.1f} {height}" role="img" '

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from delf_jax import images
-from delf_jax.evaluation.datasets import Dataset
+from delf_jax.evaluation.datasets import Dataset, Photo
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.features import Features, whole_image
@@ -29,39 +29,44 @@ def extract_queries(
     """Features of each query, or why there are none; what was extracted is kept.
 
     A query that is all of a photo of the index has its features from there, those of
-    boxes left out: queries have none [D2R]. Others are
-    cropped, resized and written to `directory`/crops, losslessly, and extracted to the
-    store `directory`/queries, so locations are in pixels of the crops there.
+    boxes left out: queries have none [D2R]. Others are cropped, resized and written to
+    `directory`/crops, losslessly, and extracted to the store `directory`/queries, so
+    locations are in pixels of the crops there.
     """
     directory = pathlib.Path(directory)
     known = set(index.ids)
     boxes = [None] * len(dataset.queries) if dataset.boxes is None else dataset.boxes
-    features: list[Features | InputError] = []
+    features: dict[int, Features | InputError] = {}
     crops: dict[int, tuple[str, pathlib.Path]] = {}
     for number, (photo, box) in enumerate(zip(dataset.queries, boxes, strict=True)):
-        found = None
         if photo.id in known:
-            found = whole_image(index[index.row(photo.id)])
-        if found is None or not _is_whole(box, found.image_size):
-            name = f"{number:06d}.png"
-            path = directory / "crops" / name
-            found = _write_crop(path, photo.path, box, settings)
-            if found is None:
-                crops[number] = name, path
-        features.append(found)
+            stored = whole_image(index[index.row(photo.id)])
+            if _is_whole(box, stored.image_size):
+                features[number] = stored
+                continue
+        path = directory / "crops" / f"{number:06d}.png"
+        try:
+            _write_crop(path, photo, box, settings)
+            crops[number] = path.name, path
+        except InputError as error:
+            features[number] = error
     if crops:
-        as_they_are = settings._replace(
+        unresized = settings._replace(
             max_image_size=None, min_image_size=None, use_square_images=False
         )
-        out, given = directory / "queries", list(crops.values())
         feature_store.extract_to_store(
-            given, out, model, as_they_are, prune=True, progress=progress
+            list(crops.values()),
+            directory / "queries",
+            model,
+            unresized,
+            prune=True,
+            progress=progress,
         )
-        made = feature_store.open_store(out)
+        store = feature_store.open_store(directory / "queries")
         for number, (name, _) in crops.items():
-            reason = made.failed.get(name)
-            features[number] = InputError(reason) if reason else made[made.row(name)]
-    return features
+            reason = store.failed.get(name)
+            features[number] = InputError(reason) if reason else store[store.row(name)]
+    return [features[number] for number in range(len(dataset.queries))]
 
 
 def crop_query(
@@ -96,7 +101,7 @@ def _cut(
     top, left, bottom, right = box
     if min(bottom, height) <= max(top, 0) or min(right, width) <= max(left, 0):
         raise InputError(
-            f"box ({left}, {top}) to ({right}, {bottom}) holds nothing of a photo of "
+            f"box ({left}, {top}) to ({right}, {bottom}) lies outside of the photo of "
             f"{width} x {height} pixels"
         )
     if (bottom - top) * (right - left) > max_pixels:
@@ -110,17 +115,19 @@ def _is_whole(box: Float[np.ndarray, "4"] | None, size: tuple[int, int]) -> bool
 
 def _write_crop(
     path: pathlib.Path,
-    photo: pathlib.Path,
+    photo: Photo,
     box: Float[np.ndarray, "4"] | None,
     settings: ExtractionSettings,
-) -> InputError | None:
-    """Writes the crop of a photo as PNG, or says why there is none."""
+) -> None:
+    """Writes the crop of a photo as PNG; InputError if the photo is unusable."""
+    if photo.path is None:
+        raise InputError(f"{photo.name}: no such file")
     try:
         pixels = crop_query(
-            images.read_image(photo, settings.max_pixels), box, settings
+            images.read_image(photo.path, settings.max_pixels), box, settings
         )
     except InputError as error:
-        return InputError(f"{photo}: {str(error).removeprefix(f'{photo}: ')}")
+        reason = str(error).removeprefix(f"{photo.path}: ")
+        raise InputError(f"{photo.path}: {reason}") from None
     with atomic_write(path) as file:
         Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
-    return None

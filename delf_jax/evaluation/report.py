@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Float
 
 from delf_jax.evaluation import datasets
-from delf_jax.evaluation.evaluation import Evaluation, Mean, Row
+from delf_jax.evaluation.evaluation import Evaluation, Row
 from delf_jax.evaluation.overlap import UNSEEN
+from delf_jax.evaluation.tables import align, format_interval
 from delf_jax.formats.datasets import revisited_metrics
 from delf_jax.progress import format_count
-from delf_jax.retrieval.bootstrap import SAMPLES, Interval
+from delf_jax.retrieval.bootstrap import SAMPLES, Estimate
 
 # The original's name for a ranking after geometric verification.
 _SUFFIXES = {"global": "", "verification": "_after_gv"}
@@ -49,17 +50,6 @@ def notes(evaluation: Evaluation) -> Iterator[str]:
 def cells(evaluation: Evaluation) -> list[list[str]]:
     """The table: a header, then a row for each result."""
     return [_header(evaluation), *(_cells(row) for row in evaluation.rows)]
-
-
-def align(rows: Sequence[Sequence[str]], left: int = 2) -> Iterator[str]:
-    """Lines of a table whose first columns are flush left, the others right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        aligned = [
-            cell.ljust(width) if place < left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(aligned).rstrip()
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -100,7 +90,7 @@ def _photos(evaluation: Evaluation) -> str:
 def _unanswerable(evaluation: Evaluation) -> dict[str, int]:
     """How many queries have no positives, by protocol where there are some.
 
-    That a query was seen in training is told once, not for each protocol.
+    That a query was seen in training is counted once, not for each protocol.
     """
     counts, seen = {}, len(evaluation.dataset.seen)
     for name, protocol in evaluation.dataset.protocols.items():
@@ -111,61 +101,54 @@ def _unanswerable(evaluation: Evaluation) -> dict[str, int]:
 
 
 def _header(evaluation: Evaluation) -> list[str]:
-    macro = ["macro-mAP", "95 %", "gain"]
-    return [
-        *("protocol", "ranking", "mAP", "95 %", "gain"),
-        *(macro if evaluation.dataset.landmarks is not None else []),
-        *(f"mP@{k}" for k in evaluation.ranks),
-        *(f"mR@{k}" for k in evaluation.ranks),
-        "settings",
-    ]
+    header = ["protocol", "ranking", "mAP", "95 %", "gain"]
+    if evaluation.dataset.landmarks is not None:
+        header += ["macro-mAP", "95 %", "gain"]
+    header += [f"{name}@{k}" for name in ("mP", "mR") for k in evaluation.ranks]
+    return [*header, "settings"]
 
 
 def _cells(row: Row) -> list[str]:
-    means = [row.mean] if row.macro is None else [row.mean, row.macro]
+    cells = [row.protocol, row.ranking, *_estimate_cells(row.mean)]
+    if row.macro is not None:
+        cells += _estimate_cells(row.macro)
+    cells += map(_percent, row.metrics.mean_precisions)
+    cells += map(_percent, row.metrics.mean_recalls)
+    return [*cells, row.key]
+
+
+def _estimate_cells(estimate: Estimate) -> list[str]:
     return [
-        *(row.protocol, row.ranking),
-        *(cell for mean in means for cell in _mean_cells(mean)),
-        *map(_percent, row.metrics.mean_precisions),
-        *map(_percent, row.metrics.mean_recalls),
-        row.key,
+        _percent(estimate.value),
+        format_interval(estimate.interval),
+        format_interval(estimate.gain, "+"),
     ]
-
-
-def _mean_cells(mean: Mean) -> list[str]:
-    gain = "" if mean.gain is None else _interval(mean.gain, sign="+")
-    return [_percent(mean.value), _interval(mean.interval), gain]
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2f}"
 
 
-def _interval(interval: Interval, sign: str = "-") -> str:
-    low, high = (format(100 * end, f"{sign}.1f") for end in interval)
-    return f"{low} to {high}"
-
-
 def _row_to_json(row: Row) -> dict[str, Any]:
-    described = {
+    values = {
         "protocol": row.protocol,
         "ranking": row.ranking,
         "settings": row.key,
-        "mAP": _mean_to_json(row.mean),
+        "mAP": _estimate_to_json(row.mean),
         "mP": _numbers(row.metrics.mean_precisions),
         "mR": _numbers(row.metrics.mean_recalls),
         "average_precisions": _numbers(row.metrics.average_precisions),
     }
     if row.macro is not None:
-        described["macro_mAP"] = _mean_to_json(row.macro)
-    return described
+        values["macro_mAP"] = _estimate_to_json(row.macro)
+    return values
 
 
-def _mean_to_json(mean: Mean) -> dict[str, Any]:
+def _estimate_to_json(estimate: Estimate) -> dict[str, Any]:
     return {
-        "value": _numbers([mean.value])[0],
-        "interval": _numbers(mean.interval),
-        "gain": None if mean.gain is None else _numbers(mean.gain),
+        "value": _numbers([estimate.value])[0],
+        "interval": estimate.interval and _numbers(estimate.interval),
+        "gain": estimate.gain and _numbers(estimate.gain),
     }
 
 

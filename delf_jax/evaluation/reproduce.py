@@ -16,7 +16,13 @@ from delf_jax import files
 from delf_jax.evaluation import datasets, distractors, evaluation, overlap, page, report
 from delf_jax.evaluation.datasets import Dataset
 from delf_jax.evaluation.evaluation import Evaluation
-from delf_jax.evaluation.experiment import Compared, compare, table, to_json
+from delf_jax.evaluation.experiment import (
+    Compared,
+    compare,
+    read_pipelines,
+    table,
+    to_json,
+)
 from delf_jax.extraction.boxes import RegionBoxes, open_boxes
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
@@ -25,7 +31,7 @@ from delf_jax.formats.datasets import oxford
 from delf_jax.images import find_images
 from delf_jax.index import fit_codebook
 from delf_jax.progress import print_results
-from delf_jax.search import pipeline
+from delf_jax.search.matching import verification_settings
 from delf_jax.store import feature_store
 
 _SUFFIXES = (".pkl", ".mat", ".json")
@@ -44,7 +50,7 @@ class ExperimentInputs(NamedTuple):
 
 def reproduce(
     experiment: ConfigDict,
-    sources: ExperimentInputs,
+    inputs: ExperimentInputs,
     *,
     partial: bool = False,
     others: str | os.PathLike | None = None,
@@ -53,48 +59,56 @@ def reproduce(
 ) -> list[Compared]:
     """Runs an experiment on the datasets that are there; prints and writes all results.
 
-    others: distractors, photos or a feature store; seen: file of queries whose
-    landmarks were trained on, which are also left out. InputError before anything is
-    extracted if no dataset is there, if photos are missing (unless `partial`), or if
-    what a codebook is learned on is missing.
+    InputError before anything is extracted if no dataset is there, if photos are
+    missing (unless `partial`), or if what a codebook is learned on is missing.
+
+    Args:
+      others: distractors, photos or a feature store.
+      seen: file of queries whose landmarks were trained on, which are also left out.
     """
-    found = _read_datasets(experiment.datasets, sources.data)
+    found = _read_datasets(experiment.datasets, inputs.data)
     if seen is not None:
         left = overlap.leave_out(list(found.values()), seen)
         found = dict(zip(found, left, strict=True))
     for dataset in found.values():
         evaluation.complete(dataset, datasets.missing_photos(dataset), partial)
-    learned_on = _learned_on(experiment, found, sources.data, partial)
-    wrong = None
-    sources = sources._replace(boxes=_open_boxes(experiment, found, sources.data))
+    learned_on = _learned_on(experiment, found, inputs.data, partial)
+    unrelated = None
+    inputs = inputs._replace(boxes=_open_boxes(experiment, found, inputs.data))
     if others is not None:
-        wrong = distractors.open_distractors(
-            *(others, sources.out / "distractors", sources.model, sources.settings),
+        unrelated = distractors.open_distractors(
+            others,
+            inputs.out / "distractors",
+            inputs.model,
+            inputs.settings,
             boxes=_boxes_of_distractors(experiment, others),
             partial=partial,
             progress=progress,
         )
     compared = []
     for name, dataset in found.items():
-        options = _options(experiment, name, learned_on, sources, partial, progress)
-        chosen = pipeline.parse_pipelines(",".join(experiment.ways))
+        options = _options(experiment, name, learned_on, inputs, partial, progress)
         result = evaluation.evaluate(
-            *(dataset, sources.out / name, sources.model, sources.settings, chosen),
-            distractors=wrong,
+            dataset,
+            inputs.out / name,
+            inputs.model,
+            inputs.settings,
+            read_pipelines(experiment),
+            distractors=unrelated,
             partial=partial,
             progress=progress,
             **options,
         )
-        _write(sources.out / name, result, progress)
+        _write(inputs.out / name, result, progress)
         compared += compare(name, result, experiment.paper)
     print_results(*table(compared))
-    files.write_json(sources.out / "reproduction.json", to_json(compared))
-    print(f"results, metrics and pages: {sources.out}")
+    files.write_json(inputs.out / "reproduction.json", to_json(compared))
+    print(f"results, metrics and pages: {inputs.out}")
     return compared
 
 
 def find_dataset(data: pathlib.Path, name: str) -> pathlib.Path | None:
-    """The ground truth of a dataset: in a folder of its name, or in the one given."""
+    """The ground truth of a dataset: in a folder of its name, or in `data`."""
     paths = [
         folder / f"gnd_{name}{suffix}"
         for folder in (data / name, data)
@@ -114,14 +128,12 @@ def _read_datasets(names: Sequence[str], data: pathlib.Path) -> dict[str, Datase
     for name in names:
         path = find_dataset(data, name)
         if path is None:
-            print(f"{name}: left out; {data} holds no gnd_{name}.pkl")
+            print(f"{name}: left out; gnd_{name}.pkl not found in {data}")
         else:
             found[name] = datasets.read_dataset(path)
     if not found:
         needed = " or ".join(f"gnd_{name}.pkl with jpg/" for name in names)
-        raise InputError(
-            f"{data}: holds no dataset of this experiment: put {needed} there"
-        )
+        raise InputError(f"{data}: no dataset of this experiment: put {needed} there")
     return found
 
 
@@ -134,13 +146,13 @@ def _learned_on(
     """What the codebook of each dataset is learned on; {} if none is needed."""
     if not (experiment.codebook.words or experiment.codebook.path):
         return {}
-    given = dict(experiment.codebook.learned_on)
+    learned_on = dict(experiment.codebook.learned_on)
     for name in found:
-        if name not in given:
-            raise InputError(f"experiment.codebook.learned_on: says nothing of {name}")
-        if not experiment.codebook.path and given[name] not in found:
-            _training_photos(given[name], data, partial)
-    return given
+        if name not in learned_on:
+            raise InputError(f"experiment.codebook.learned_on: no entry for {name}")
+        if not experiment.codebook.path and learned_on[name] not in found:
+            _training_photos(learned_on[name], data, partial)
+    return learned_on
 
 
 def _open_boxes(
@@ -152,8 +164,9 @@ def _open_boxes(
     found = {}
     for name in names:
         path = find_dataset(data, name)
-        folder = path if path.is_dir() else path.parent
-        found[name] = open_boxes(folder / experiment.boxes)
+        if path is not None:
+            folder = path if path.is_dir() else path.parent
+            found[name] = open_boxes(folder / experiment.boxes)
     return found
 
 
@@ -178,64 +191,68 @@ def _training_photos(
         return find_images([data / name])
     if path is None:
         raise InputError(
-            f"{data}: holds neither gnd_{name}.pkl nor a folder {name}, which a "
-            "codebook is learned on; put one there, or name a codebook with "
+            f"{data}: gnd_{name}.pkl or folder {name}, which a codebook is learned on, "
+            "not found; put one there, or name a codebook with "
             "--config.experiment.codebook.path"
         )
     dataset = datasets.read_dataset(path)
     missing = datasets.missing_photos(dataset)
     dataset = evaluation.complete(dataset, missing, partial)
-    return [(photo.id, photo.path) for photo in dataset.index]
+    return datasets.index_files(dataset)
 
 
 def _options(
     experiment: ConfigDict,
     name: str,
     learned_on: Mapping[str, str],
-    sources: ExperimentInputs,
+    inputs: ExperimentInputs,
     partial: bool,
     progress: bool,
 ) -> dict[str, Any]:
-    """What `evaluate` is told beside the ways, where the experiment says it."""
+    """Options of `evaluate` beside the pipelines, where the experiment has them."""
     options: dict[str, Any] = {}
     if experiment.verification:
-        options["verification"] = experiment.verification
-    if name in sources.boxes:
-        options["boxes"] = sources.boxes[name]
+        options["verification"] = verification_settings(experiment.verification)
+    if name in inputs.boxes:
+        options["boxes"] = inputs.boxes[name]
     if name in learned_on:
-        given = experiment, learned_on[name], sources
-        options["codebook"] = _codebook(*given, partial=partial, progress=progress)
+        options["codebook"] = _codebook(
+            experiment, learned_on[name], inputs, partial=partial, progress=progress
+        )
     return options
 
 
 def _codebook(
     experiment: ConfigDict,
     name: str,
-    sources: ExperimentInputs,
+    inputs: ExperimentInputs,
     *,
     partial: bool,
     progress: bool,
 ) -> pathlib.Path:
-    """The codebook learned on a dataset or folder, made if it is not there."""
-    given = experiment.codebook
-    if given.path:
-        return pathlib.Path(given.path.replace("{}", name))
-    features = sources.out / name / "store"
-    photos = _training_photos(name, sources.data, partial)
+    """The codebook learned on a dataset or folder, fitted if it does not exist."""
+    codebook = experiment.codebook
+    if codebook.path:
+        return pathlib.Path(codebook.path.replace("{}", name))
+    features = inputs.out / name / "store"
+    photos = _training_photos(name, inputs.data, partial)
     # With the boxes of a dataset, or this store and that of `evaluate`, which is the
-    # same, would be made anew in turn; visual words are learned on whole photos.
+    # same, would be extracted again in turn; visual words are learned on whole photos.
     feature_store.extract_to_store(
-        *(photos, features, sources.model, sources.settings),
-        boxes=sources.boxes.get(name),
+        photos,
+        features,
+        inputs.model,
+        inputs.settings,
+        boxes=inputs.boxes.get(name),
         progress=progress,
     )
-    out = sources.out / "codebooks" / name
+    out = inputs.out / "codebooks" / name
     fit_codebook.fit_codebook(
         features,
         out,
-        words=given.words,
-        iterations=given.iterations,
-        seed=given.seed,
+        words=codebook.words,
+        iterations=codebook.iterations,
+        seed=codebook.seed,
         progress=progress,
     )
     return out

@@ -7,7 +7,7 @@ in a store for each of the three, with the same ids as `extract DATA/index` give
 
 import os
 import pathlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from delf_jax.evaluation import datasets
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
+from delf_jax.features import Features
 from delf_jax.files import InputError
 from delf_jax.formats import tables
 from delf_jax.formats.datasets import gldv2
@@ -51,6 +52,10 @@ class Images(NamedTuple):
     rows: Int[np.ndarray, " N"]
     """of the images in the store"""
 
+    def image(self, place: int) -> Features:
+        """The features of one image."""
+        return self.store[int(self.rows[place])]
+
 
 def find_table(
     data: str | os.PathLike,
@@ -61,7 +66,8 @@ def find_table(
 ) -> pathlib.Path:
     """The table of a set, or the one that is named; InputError if that is not clear.
 
-    labelled: of the index the one that says what images show.
+    Args:
+      labelled: of the index the one that says what images show.
     """
     if table is not None:
         return pathlib.Path(table)
@@ -71,11 +77,11 @@ def find_table(
     found = [path for name in names if (path := pathlib.Path(data, name)).is_file()]
     if len(found) > 1:
         raise InputError(
-            f"{data}: holds {names[0]} and {names[1]}; name one with --{split}_list"
+            f"{data}: found {names[0]} and {names[1]}; name one with --{split}_list"
         )
     if not found:
         raise InputError(
-            f"{data}: holds no {' or '.join(names)}; name a table of images with "
+            f"{data}: {' or '.join(names)} not found; name a table of images with "
             f"--{split}_list"
         )
     return found[0]
@@ -90,27 +96,34 @@ def list_images(
 ) -> Listing:
     """The images of "index", "test" or "train", or those of them that a table lists.
 
-    exclude: landmarks whose images are left out. InputError if the table has none, or
-    none of these, if it lists an image twice, or none at all.
+    InputError if the table lists an image twice, or none.
+
+    Args:
+      exclude: landmarks whose images are left out; InputError if the table has none of
+        them.
     """
     path = find_table(data, split, table, labelled=bool(exclude))
     header = tables.read_header(path)
     labelled = "landmark_id" in header
     if (split == "train" or exclude) and not labelled:
-        raise InputError(f"{path}: has no column landmark_id")
-    rows = gldv2.read_train(path) if labelled else tables.read_rows(path, gldv2.ImageId)
+        raise InputError(f"{path}: no column landmark_id")
+    rows: Iterable[tuple[str, int]]
+    if labelled:
+        rows = ((row.id, row.landmark_id) for row in gldv2.read_train(path))
+    else:
+        rows = ((row.id, -1) for row in tables.read_rows(path, gldv2.ImageId))
     ids, landmarks, excluded, known = [], [], 0, set()
-    for row in rows:
-        if row.id in known:
-            raise InputError(f"{path}: lists image {row.id} twice")
-        known.add(row.id)
-        if labelled and row.landmark_id in exclude:
+    for id, landmark in rows:
+        if id in known:
+            raise InputError(f"{path}: lists image {id} twice")
+        known.add(id)
+        if labelled and landmark in exclude:
             excluded += 1
             continue
-        ids.append(row.id)
-        landmarks.append(row.landmark_id if labelled else -1)
+        ids.append(id)
+        landmarks.append(landmark)
     if exclude and not excluded:
-        raise InputError(f"{path}: shows none of the landmarks to exclude")
+        raise InputError(f"{path}: none of the landmarks to exclude found")
     if not ids:
         raise InputError(f"{path}: lists no images")
     found = np.array(landmarks, np.int64) if labelled else None
@@ -145,13 +158,13 @@ def extract(
     out = pathlib.Path(features, listing.split)
     folder = pathlib.Path(data, listing.split)
     known = _known(out, feature_store.store_key(model, settings))
-    given = [
+    photos = [
         (name, path)
         for name, path in _places(listing, folder)
         if name not in known or path.is_file()
     ]
-    if given:
-        feature_store.extract_to_store(given, out, model, settings, progress=progress)
+    if photos:
+        feature_store.extract_to_store(photos, out, model, settings, progress=progress)
     found = feature_store.open_store(out)
     rows, missing = [], {}
     known = set(found.ids)
@@ -174,17 +187,17 @@ def descriptors(
 def check_whole(
     split: str, total: int, missing: dict[str, str], *, partial: bool
 ) -> list[str]:
-    """What is missing, in words, if anything; InputError unless `partial`."""
+    """A note on what is missing, if anything; InputError unless `partial`."""
     if not missing:
         return []
     first = next(iter(missing.values()))
-    said = f"{split}: of {total} images, {datasets.format_missing(missing)}"
+    summary = f"{split}: of {total} images, {datasets.format_missing(missing)}"
     if not partial:
         raise InputError(
-            f"{said}, first: {first}; add them, list others, or go on without them "
-            "with --partial"
+            f"{summary}, first: {first}; add them, list others, or leave them out with "
+            "--partial"
         )
-    return [said]
+    return [summary]
 
 
 def _places(

@@ -47,9 +47,12 @@ def recognise(
 ) -> Iterator[Recognition]:
     """The landmark of each test image, and how sure that is.
 
-    max_image_size: at extraction.
+    Args:
+      max_image_size: at extraction.
     """
-    queries = descriptors(test)
+    if train.landmarks is None:
+        raise ValueError("training images need landmarks")
+    labels, queries = train.landmarks, descriptors(test)
     train_penalties, test_penalties = None, np.zeros(len(test.ids))
     if non_landmarks is not None:
         train_penalties = _penalties(non_landmarks, train, progress)
@@ -58,23 +61,17 @@ def recognise(
     best = retrieval_task.find_nearest(
         train, queries, k, train_penalties, progress=progress
     )
-    total = len(test.ids) if options.verified else 0
-    with track("verify", total, progress=progress) as advance:
-        for place, (ids, scores) in enumerate(
-            zip(best.ids, best.similarities, strict=True)
-        ):
-            if options.verified:
-                first = ids[: options.verified]
-                inliers = retrieval_task.count_inliers(
-                    test, place, train, first, max_image_size
-                )
-                scores = np.array(scores, np.float64)
-                scores[: len(first)] += voting.local_score(inliers)
-                advance()
-            landmark, confidence = voting.vote(
-                train.landmarks[ids], scores, options.voters
-            )
-            yield Recognition(landmark, confidence - float(test_penalties[place]))
+    verified = retrieval_task.verify(
+        test, train, best.ids[:, : options.verified], max_image_size, progress
+    )
+    for similarities, ids, found, penalty in zip(
+        *best, verified, test_penalties, strict=True
+    ):
+        inliers = np.array([each.inliers for each in found.values()], np.int32)
+        scores = np.array(similarities, np.float64)
+        scores[: len(inliers)] += voting.local_score(inliers)
+        landmark, confidence = voting.vote(labels[ids], scores, options.voters)
+        yield Recognition(landmark, confidence - float(penalty))
 
 
 def _penalties(

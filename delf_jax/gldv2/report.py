@@ -1,11 +1,12 @@
-"""Scores for [GLDv2] as a table, as JSON, and in the words of the original."""
+"""Scores for [GLDv2] as a table, as JSON, and as the original prints them."""
 
 from typing import Any
 
 import numpy as np
 
-from delf_jax.gldv2.scores import GAP_SAMPLES, PARTS, RANKS, Row, Scores, Value
-from delf_jax.retrieval.bootstrap import SAMPLES, Interval
+from delf_jax.evaluation.tables import align, format_interval
+from delf_jax.gldv2.scores import GAP_SAMPLES, PARTS, RANKS, Row, Scores
+from delf_jax.retrieval.bootstrap import SAMPLES, Estimate
 
 _SHOWN = 10  # hex digits of a digest.
 
@@ -64,14 +65,7 @@ def table(scores: Scores) -> list[str]:
         f"{scores.seed}" + ("; gain: on the first, paired" if _several(scores) else "")
     )
     cells = [_header(scores), *(_cells(scores, row) for row in scores.rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        aligned = [
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(aligned).rstrip())
-    return lines
+    return [*lines, *align(cells)]
 
 
 def to_json(scores: Scores) -> dict[str, Any]:
@@ -112,19 +106,12 @@ def _cells(scores: Scores, row: Row) -> list[str]:
         factor = 1 if "position" in name else 100
         cells.append(f"{factor * value.value:.2f}")
         if first[name].interval is not None:
-            cells.append(_interval(value.interval, "-"))
-            cells += [_interval(value.gain, "+")] if _several(scores) else []
+            cells.append(format_interval(value.interval))
+            cells += [format_interval(value.gain, "+")] if _several(scores) else []
     return [*cells, f"{scores.solution} {scores.version[:_SHOWN]}", row.settings]
 
 
-def _interval(interval: Interval | None, sign: str) -> str:
-    if interval is None:
-        return ""
-    low, high = (format(100 * end, f"{sign}.1f") for end in interval)
-    return f"{low} to {high}"
-
-
-def _value_to_json(value: Value) -> dict[str, Any]:
+def _value_to_json(value: Estimate) -> dict[str, Any]:
     return {
         "value": None if np.isnan(value.value) else value.value,
         "interval": value.interval and list(value.interval),

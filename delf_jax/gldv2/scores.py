@@ -14,17 +14,7 @@ from delf_jax.formats import tables
 from delf_jax.formats.datasets import gldv2
 from delf_jax.formats.datasets.gldv2 import Predictions, Solution
 from delf_jax.retrieval import bootstrap, gldv2_metrics
-from delf_jax.retrieval.bootstrap import SAMPLES, Interval
-
-
-class Value(NamedTuple):
-    """A number, how sure it is, and how it compares."""
-
-    value: float
-    interval: Interval | None = None
-    gain: Interval | None = None
-    """of the difference to the first predictions, paired; None for the first"""
-
+from delf_jax.retrieval.bootstrap import SAMPLES, Estimate
 
 PARTS = ("Public", "Private")
 _KEY = 10  # hex digits of digests that are shown.
@@ -39,7 +29,7 @@ class Row(NamedTuple):
     """of all that the predictions depend on, as a short hex string"""
     images: int
     predicted: int
-    values: dict[str, Value]
+    values: dict[str, Estimate]
 
 
 class Scores(NamedTuple):
@@ -54,20 +44,20 @@ class Scores(NamedTuple):
     rows: list[Row]
 
 
-def write_made(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
+def write_provenance(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
     """Writes FILE.json beside a file of predictions: how it was made.
 
     "settings" are hashed to what is printed beside every number; "searched", "partial"
-    and "excluded", in words, are printed, too.
+    and "excluded" are notes that are printed, too.
     """
-    write_json(_made(path), {**values, "sha256": sha256_of(path)})
+    write_json(_provenance_path(path), {**values, "sha256": sha256_of(path)})
 
 
-def read_made(path: str | os.PathLike) -> dict[str, Any]:
-    """What `write_made` wrote of a file; nothing if the file is another by now."""
-    if not _made(path).exists():
+def read_provenance(path: str | os.PathLike) -> dict[str, Any]:
+    """What `write_provenance` wrote; nothing if the file has changed since."""
+    if not _provenance_path(path).exists():
         return {}
-    values = read_json(_made(path))
+    values = read_json(_provenance_path(path))
     current = isinstance(values, dict) and values.get("sha256") == sha256_of(path)
     return values if current else {}
 
@@ -108,8 +98,8 @@ def check_ids(
             bad = [id for id in found if id not in known]
         if bad:
             raise InputError(
-                f"{path}: test image {image_id} is said to show {bad[0]!r:.80}, which "
-                "is not in the table of what there is"
+                f"{path}: prediction {bad[0]!r:.80} of test image {image_id} is not "
+                "among the known ids"
             )
 
 
@@ -128,9 +118,10 @@ def score(
     Images that are to be ignored are, and those without a prediction count as not
     found, as in the original.
 
-    exclude: landmarks; a second row for each part leaves out test images of these.
-    known: images, or landmarks, that may be predicted, as of `read_known`. intervals:
-    draw test images, which takes a quarter of a minute on all of [GLDv2].
+    Args:
+      exclude: landmarks; a second row for each part leaves out test images of these.
+      known: images, or landmarks, that may be predicted, as of `read_known`.
+      intervals: draw test images, which takes a quarter of a minute on all of [GLDv2].
     """
     solution = gldv2.read_solution(solution_path, task)
     found = [gldv2.read_predictions(path, solution, task) for path in paths]
@@ -150,15 +141,15 @@ def score(
         answers = getattr(solution, part.lower())
         kept = {id: shown for id, shown in answers.items() if id not in left_out}
         if kept:
-            predictions = [
+            predicted = [
                 {id: p for id, p in getattr(each, part.lower()).items() if id in kept}
                 for each in found
             ]
             name = f"{part}, unseen" if left_out else part
             rng = np.random.default_rng(seed) if intervals else None
-            rows += _rows(task, name, kept, predictions, paths, rng)
+            rows += _rows(task, name, kept, predicted, paths, rng)
     if not rows:
-        raise InputError(f"{solution_path}: has no public or private images")
+        raise InputError(f"{solution_path}: no public or private images")
     return Scores(
         task=task,
         solution=pathlib.Path(solution_path).name,
@@ -170,13 +161,13 @@ def score(
 
 
 def _settings_key(path: str | os.PathLike) -> str:
-    settings = read_made(path).get("settings")
+    settings = read_provenance(path).get("settings")
     if settings is None:  # Made elsewhere.
         return f"file {sha256_of(path)[:_KEY]}"
     return digest(settings, _KEY)
 
 
-def _made(path: str | os.PathLike) -> pathlib.Path:
+def _provenance_path(path: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(path)
     return path.with_name(path.name + ".json")
 
@@ -222,22 +213,23 @@ def _notes(
         )
     for path, predictions in zip(paths, found, strict=True):
         name = pathlib.Path(path).name
-        given = predictions.public | predictions.private
-        if len(given) < len(answers):
+        predicted = predictions.public | predictions.private
+        if len(predicted) < len(answers):
             notes.append(
-                f"{name}: no prediction for {len(answers) - len(given)} of "
+                f"{name}: no prediction for {len(answers) - len(predicted)} of "
                 f"{len(answers)} images, which count as not found"
             )
         if task == "retrieval":
-            twice = sum(len(set(ids)) < len(ids) for ids in given.values())
+            twice = sum(len(set(ids)) < len(ids) for ids in predicted.values())
             if twice:
                 notes.append(f"{name}: {twice} rankings list an image twice")
-        made = read_made(path)
-        if made.get("searched"):
-            notes.append(f"{name}: {made['searched']}")
-        notes += [f"{name}: PARTIAL, {said}" for said in made.get("partial", ())]
-        if made.get("excluded"):
-            notes.append(f"{name}: made without {made['excluded']}")
+        provenance = read_provenance(path)
+        if provenance.get("searched"):
+            notes.append(f"{name}: {provenance['searched']}")
+        partial = provenance.get("partial", ())
+        notes += [f"{name}: PARTIAL, {note}" for note in partial]
+        if provenance.get("excluded"):
+            notes.append(f"{name}: made without {provenance['excluded']}")
     return notes
 
 
@@ -248,8 +240,8 @@ def _seen_notes(seen: set[str]) -> list[str]:
 
 
 RANKS = (1, 5, 10, 50, 100)
-# Draws for precisions over all predictions, each of which ranks 77 000 images anew: the
-# ends of an interval are good to about a thirtieth of its width.
+# Draws for precisions over all predictions, each of which ranks 77 000 images: the ends
+# of an interval are good to about a thirtieth of its width.
 GAP_SAMPLES = 1000
 
 
@@ -258,8 +250,8 @@ def measure(
     predictions: Sequence[Mapping],
     solution: Mapping,
     rng: np.random.Generator | None,
-) -> list[dict[str, Value]]:
-    """The numbers of each of the predictions, by name; intervals if `rng` is given."""
+) -> list[dict[str, Estimate]]:
+    """The numbers of each of the predictions, by name; intervals if there is `rng`."""
     if task == "recognition":
         return _recognition(predictions, solution, rng)
     return _retrieval(predictions, solution, rng)
@@ -267,7 +259,7 @@ def measure(
 
 def _recognition(
     predictions: Sequence[Mapping], solution: Mapping, rng: np.random.Generator | None
-) -> list[dict[str, Value]]:
+) -> list[dict[str, Estimate]]:
     columns = {}
     for name, only in (("GAP", False), ("GAP of landmarks", True)):
         found = [
@@ -276,8 +268,10 @@ def _recognition(
         ]
         draw = functools.partial(
             gldv2_metrics.resampled_global_average_precisions,
-            *(predictions, solution),
-            **{"samples": GAP_SAMPLES, "landmarks_only": only},
+            predictions,
+            solution,
+            samples=GAP_SAMPLES,
+            landmarks_only=only,
         )
         columns[name] = _with_intervals(found, draw, rng)
     hits = np.array([gldv2_metrics.top1_hits(p, solution) for p in predictions])
@@ -291,44 +285,39 @@ def _recognition(
 
 def _retrieval(
     predictions: Sequence[Mapping], solution: Mapping, rng: np.random.Generator | None
-) -> list[dict[str, Value]]:
+) -> list[dict[str, Estimate]]:
     values = np.array(
         [gldv2_metrics.average_precisions(p, solution) for p in predictions]
     )
     draw = functools.partial(bootstrap.resampled_means, values, samples=SAMPLES)
-    columns = {"mAP@100": _with_intervals(values.mean(axis=1), draw, rng)}
+    columns = {"mAP@100": _with_intervals(values.mean(axis=1).tolist(), draw, rng)}
     precisions = [gldv2_metrics.mean_precisions(p, solution) for p in predictions]
     for k in RANKS:
-        columns[f"P@{k}"] = [Value(float(each[k - 1])) for each in precisions]
+        columns[f"P@{k}"] = [Estimate(float(each[k - 1])) for each in precisions]
     positions = [
         gldv2_metrics.mean_and_median_position(p, solution) for p in predictions
     ]
-    columns["mean position"] = [Value(mean) for mean, _ in positions]
-    columns["median position"] = [Value(median) for _, median in positions]
+    columns["mean position"] = [Estimate(mean) for mean, _ in positions]
+    columns["median position"] = [Estimate(median) for _, median in positions]
     return _turned(columns, len(predictions))
 
 
-def _turned(columns: Mapping[str, list[Value]], count: int) -> list[dict[str, Value]]:
+def _turned(
+    columns: Mapping[str, list[Estimate]], count: int
+) -> list[dict[str, Estimate]]:
     return [{name: column[i] for name, column in columns.items()} for i in range(count)]
 
 
 def _with_intervals(
-    values: Sequence[float] | Float[np.ndarray, " W"],
+    values: Sequence[float],
     draw: Callable[..., Float[np.ndarray, "W B"]],
     rng: np.random.Generator | None,
-) -> list[Value]:
+) -> list[Estimate]:
     if rng is None:
-        return [Value(float(value)) for value in values]
+        return [Estimate(float(value)) for value in values]
     drawn = draw(rng=rng)
     # Draws without a landmark say nothing.
     drawn = drawn[:, ~np.isnan(drawn).any(axis=0)]
     if not drawn.shape[1]:
-        return [Value(float(value)) for value in values]
-    return [
-        Value(
-            float(value),
-            bootstrap.interval(row),
-            bootstrap.interval(row - drawn[0]) if place else None,
-        )
-        for place, (value, row) in enumerate(zip(values, drawn, strict=True))
-    ]
+        return [Estimate(float(value)) for value in values]
+    return bootstrap.estimates(values, drawn)

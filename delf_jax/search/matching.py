@@ -1,18 +1,22 @@
-"""Two photos compared: features of both, their matches, and what geometry confirms."""
+"""Two photos compared: features of both, their matches, and what geometry confirms.
+
+Lists of candidates are verified and reranked here, for searches and evaluations alike.
+"""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from delf_jax.extraction import extract
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.features import Features, LocalFeatures, whole_image
 from delf_jax.files import InputError
-from delf_jax.retrieval import verification
+from delf_jax.progress import track
+from delf_jax.retrieval import ranking, verification
 from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
 
 
@@ -27,6 +31,14 @@ class Comparison(NamedTuple):
     @property
     def inliers(self) -> int:
         return int(self.pair.inliers.sum())
+
+
+class Verified(NamedTuple):
+    """What geometry confirms of a candidate."""
+
+    inliers: int
+    lines: Float[np.ndarray, "P 4"]
+    """inliers as (y, x) in the query and (y, x) here, in parts of height and width"""
 
 
 def compare_photos(
@@ -46,14 +58,14 @@ def compare_photos(
         if isinstance(found, InputError):
             raise found
         features.append(found)
-    return compare_features(*features, settings.max_image_size)
+    return compare_features(features[0], features[1], settings.max_image_size)
 
 
 def verification_settings(name: str) -> VerificationSettings:
     """Those with this name; InputError if there are none."""
     if name not in VERIFICATION:
         known = ", ".join(VERIFICATION)
-        raise InputError(f"{name!r:.80}: no such settings of verification; use {known}")
+        raise InputError(f"verification: expected one of {known}; got {name!r:.80}")
     return VERIFICATION[name]
 
 
@@ -61,14 +73,14 @@ def compare_features(
     a: Features,
     b: Features,
     max_image_size: int | None,
-    how: VerificationSettings = VERIFICATION["default"],
+    settings: VerificationSettings = VERIFICATION["default"],
 ) -> Comparison:
     """Matches and geometry of two photos, from features extracted at that size.
 
     Features sit as exactly as the extracted photo was large: a photo of a telephone,
     shrunk for extraction, is verified in pixels of the shrunk one.
     """
-    (found,) = verify_candidates(a, [b], max_image_size, how)
+    (found,) = verify_candidates(a, [b], max_image_size, settings)
     return found
 
 
@@ -76,40 +88,77 @@ def verify_candidates(
     query: Features,
     candidates: Iterable[Features],
     max_image_size: int | None,
-    how: VerificationSettings = VERIFICATION["default"],
+    settings: VerificationSettings = VERIFICATION["default"],
 ) -> Iterator[Comparison]:
     """The query compared with each candidate, as by `compare_features`, in order.
 
     A pair comes out the same whatever it stands among. Features of boxes are left out,
     as in the released code.
     """
-    if not how.at_extraction_size:
+    if not settings.at_extraction_size:
         max_image_size = None
     query = whole_image(query)
     zoom = _shrinking(query, max_image_size)
-    local = _resized(query.local, zoom)
+    local = _resized(query, zoom)
     for image in map(whole_image, candidates):
         index_zoom = _shrinking(image, max_image_size)
-        pair = verification.verify_pair(
-            local,
-            _resized(image.local, index_zoom),
-            max_distance=how.max_distance,
-            ratio=how.ratio,
-            mutual=how.mutual,
-            threshold=how.threshold,
-            spacing=how.spacing,
-            use_scales=how.use_scales,
-            trials=how.trials,
-            min_matches=how.min_matches,
-        )
+        pair = verification.verify_pair(local, _resized(image, index_zoom), settings)
         pair = pair._replace(affine=_at_full_size(pair.affine, zoom, index_zoom))
         yield Comparison((query, image), pair, _similarity(query, image))
+
+
+def verify(
+    queries: Iterable[Features],
+    candidates: Sequence[Int[np.ndarray, " _"]],
+    read: Callable[[int], Features],
+    max_image_size: int | None,
+    settings: VerificationSettings = VERIFICATION["default"],
+    *,
+    progress: bool = False,
+) -> Iterator[dict[int, Verified]]:
+    """For each query what geometry confirms of its candidates, by id, in their order.
+
+    Args:
+      read: the features of an id.
+      max_image_size: at extraction.
+    """
+    total = sum(map(len, candidates))
+    with track("verify", total, "candidate", progress=progress) as advance:
+        for query, ids in zip(queries, candidates, strict=True):
+            images = map(read, ids.tolist())
+            found = verify_candidates(query, images, max_image_size, settings)
+            verified = {}
+            for id, pair in zip(ids.tolist(), found, strict=True):
+                sizes = np.concatenate([image.image_size for image in pair.features])
+                lines = (inlier_lines(pair) + 0.5) / sizes
+                verified[id] = Verified(pair.inliers, lines)
+                advance()
+            yield verified
+
+
+def rerank_verified(
+    ids: Int[np.ndarray, " K"],
+    similarities: Float[np.ndarray, " K"],
+    verified: Mapping[int, Verified],
+    settings: VerificationSettings = VERIFICATION["default"],
+) -> Int[np.ndarray, " K"]:
+    """A ranked list whose first are verified: these by inliers and similarity.
+
+    Equals and the others stay in the order they have.
+    """
+    count = len(verified)
+    inliers = np.array([verified[id].inliers for id in ids[:count].tolist()], np.int32)
+    places = np.arange(count, dtype=np.int32)
+    order = ranking.rerank(
+        places, similarities[:count], inliers, weight=settings.weight
+    )
+    return np.concatenate([ids[:count][order], ids[count:]])
 
 
 def inlier_lines(comparison: Comparison) -> Float[np.ndarray, "P 4"]:
     """(y, x) in the first and (y, x) in the second photo of each inlier, in pixels."""
     matches = comparison.pair.matches[comparison.pair.inliers]
-    a, b = (np.asarray(features.local.locations) for features in comparison.features)
+    a, b = (np.asarray(_local(each).locations) for each in comparison.features)
     return np.concatenate([a[matches[:, 0]], b[matches[:, 1]]], axis=1)
 
 
@@ -136,7 +185,14 @@ def _shrinking(features: Features, max_image_size: int | None) -> float:
     return min(1.0, (max_image_size or np.inf) / max(features.image_size))
 
 
-def _resized(local: LocalFeatures, zoom: float) -> LocalFeatures:
+def _local(features: Features) -> LocalFeatures:
+    if features.local is None:
+        raise InputError("verification needs local features; there are none")
+    return features.local
+
+
+def _resized(features: Features, zoom: float) -> LocalFeatures:
+    local = _local(features)
     # Pixel centres are at integers: half a pixel moves.
     locations = (np.asarray(local.locations, np.float64) + 0.5) * zoom - 0.5
     return local._replace(locations=locations)

@@ -1,9 +1,8 @@
 """Searching an index of photos: candidates by similarity, the best verified.
 
-What is searched is made by photo_index.py.
+What is searched is made by index/photo_index.py.
 """
 
-import functools
 import itertools
 import os
 import pathlib
@@ -22,13 +21,14 @@ from delf_jax.files import InputError
 from delf_jax.index import global_index, global_search, inverted_builder, inverted_file
 from delf_jax.index.global_search import GlobalIndex
 from delf_jax.index.photo_index import Index, check_model, own_row
-from delf_jax.retrieval import ranking, verification
 from delf_jax.retrieval.nearest import BLOCK, Best
+from delf_jax.retrieval.verification import VERIFICATION
 from delf_jax.search import matching
+from delf_jax.search.matching import Verified
 from delf_jax.store.feature_store import FeatureStore
 
 # As many of the most similar photos are verified.
-CANDIDATES = verification.VERIFICATION["default"].candidates
+CANDIDATES = VERIFICATION["default"].candidates
 # One more query for so many photos waits to be searched for together with others: a
 # pass over the index for each would then take longer than its extraction.
 _PHOTOS_PER_QUERY = 4096
@@ -46,7 +46,10 @@ class Result(NamedTuple):
 
 
 # (similarities, rows), best first, of each query, from the queries and how many.
-FirstStage = Callable[[Sequence[Features], int], Best]
+FirstStage = Callable[
+    [Sequence[Features], int],
+    Iterable[tuple[Float[np.ndarray, " K"], Int[np.ndarray, " K"]]],
+]
 
 
 class Answer(NamedTuple):
@@ -71,12 +74,17 @@ def search(
 ) -> Iterator[Answer | InputError]:
     """The answer to each query photo, in order; InputError where one is unusable.
 
-    top: results of each; 0: all. rerank: verify the best by geometry. codebook: compare
-    by ASMK* with its visual words, not by global descriptors; the index keeps what that
-    takes, so where there are no global descriptors it is named once. descriptors: of
-    the index as global_descriptors.py opens them, in float32 by default. Under
-    jax.distributed all processes call this; each searches its part of them. InputError
-    at once if the index was made by another model or with other settings.
+    Under jax.distributed all processes call this; each searches its part of the global
+    descriptors. InputError at once if the index was made by another model or with
+    other settings.
+
+    Args:
+      top: results of each; 0: all.
+      rerank: verify the best by geometry.
+      codebook: compare by ASMK* with its visual words, not by global descriptors; the
+        index keeps what that takes, so where there are no global descriptors it is
+        named once.
+      descriptors: of the index as global_index.py opens them, in float32 by default.
     """
     check_model(index, model, settings)
     aggregated = codebook or not settings.global_scales
@@ -87,19 +95,22 @@ def search(
     k = max(top, CANDIDATES + 1 if rerank else 0) if top else len(index.store)
     found = extract_features(model, queries, settings)
     size = 1 if aggregated else min(BLOCK, 1 + len(index.store) // _PHOTOS_PER_QUERY)
-    asked = zip(queries, found, strict=True)
-    while block := list(itertools.islice(asked, size)):
+    extracted = zip(queries, found, strict=True)
+    while block := list(itertools.islice(extracted, size)):
         usable = [each for _, each in block if not isinstance(each, InputError)]
-        nearest = iter(zip(*find(usable, k), strict=True))
+        nearest = iter(find(usable, k))
         for path, features in block:
             if isinstance(features, InputError):
                 yield features
                 continue
             similarities, rows = next(nearest)
-            own = own_row(index, path)
             results = rank(
-                *(index.store, features, rows, similarities, settings),
-                own=own,
+                index.store,
+                features,
+                rows,
+                similarities,
+                settings,
+                own=own_row(index, path),
                 rerank=rerank,
             )
             yield Answer(str(path), pathlib.Path(path), results[: top or None])
@@ -113,14 +124,11 @@ def _by_words(
         index.directory, index.store, codebook, progress=progress
     )
 
-    def find(queries: Sequence[Features], k: int) -> Best:
-        found = [
-            inverted_file.search(
-                inverted, inverted_file.aggregate_query(inverted, query), k
-            )
-            for query in queries
-        ]
-        return Best([values for _, values in found], [rows for rows, _ in found])
+    def find(queries: Sequence[Features], k: int) -> Iterator[tuple]:
+        for query in queries:
+            aggregated = inverted_file.aggregate_query(inverted, query)
+            rows, similarities = inverted_file.search(inverted, aggregated, k)
+            yield similarities, rows
 
     return find
 
@@ -131,7 +139,7 @@ def _by_global_descriptors(index: Index, descriptors: GlobalIndex | None) -> Fir
         descriptors, _ = global_index.open_descriptors(index.store)
     part = jax.process_index(), jax.process_count()
     held = global_search.hold(global_search.take_part(descriptors, *part))
-    return functools.partial(find_first, held)
+    return lambda queries, k: zip(*find_first(held, queries, k), strict=True)
 
 
 def find_first(descriptors: GlobalIndex, queries: Sequence[Features], k: int) -> Best:
@@ -140,8 +148,8 @@ def find_first(descriptors: GlobalIndex, queries: Sequence[Features], k: int) ->
         raise InputError("search needs global descriptors; set global_scales")
     if not queries:
         return Best(np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int64))
-    asked = np.stack([np.asarray(query.global_descriptor) for query in queries])
-    return global_search.find_nearest(descriptors, asked, k)
+    rows = np.stack([np.asarray(query.global_descriptor) for query in queries])
+    return global_search.find_nearest(descriptors, rows, k)
 
 
 def rank(
@@ -156,22 +164,23 @@ def rank(
 ) -> list[Result]:
     """What a first stage found, best first: the first hundred again by evidence.
 
-    rows, similarities: of images, the most similar first. own: row of the query photo
-    itself, if it is in the index; it is verified, but is none of the hundred.
+    Args:
+      rows, similarities: of images, the most similar first.
+      own: row of the query photo itself, if it is in the index; it is verified, but is
+        none of the hundred.
     """
-    verified: dict[int, tuple[int, Float[np.ndarray, "P 4"]]] = {}
-    order = rows
+    verified: dict[int, Verified] = {}
     if rerank and query.local is not None:
         count = np.count_nonzero(np.cumsum(rows != own) <= CANDIDATES)
-        verified = _verify_all(images, query, rows[:count].tolist(), settings)
-        inliers = np.array([verified[row][0] for row in rows[:count].tolist()], int)
-        best = ranking.rerank(rows[:count], similarities[:count], inliers)
-        order = np.concatenate([best, rows[count:]])
-    nothing = None, np.zeros((0, 4))
+        (verified,) = matching.verify(
+            [query], [rows[:count]], images.__getitem__, settings.max_image_size
+        )
+    ranked = matching.rerank_verified(rows, similarities, verified)
+    unverified = None, np.zeros((0, 4))
     known = dict(zip(rows.tolist(), similarities.tolist(), strict=True))
     return [
-        Result(images.ids[row], known[row], *verified.get(row, nothing))
-        for row in order.tolist()
+        Result(images.ids[row], known[row], *verified.get(row, unverified))
+        for row in ranked.tolist()
     ]
 
 
@@ -193,21 +202,3 @@ def to_json(answers: Iterable[Answer]) -> dict[str, Any]:
             for answer in answers
         ]
     }
-
-
-def _verify_all(
-    images: FeatureStore,
-    query: Features,
-    rows: Sequence[int],
-    settings: ExtractionSettings,
-) -> dict[int, tuple[int, Float[np.ndarray, "P 4"]]]:
-    """For each candidate its inliers, and where they are in parts of height, width."""
-    found = matching.verify_candidates(
-        query, (images[row] for row in rows), settings.max_image_size
-    )
-    verified = {}
-    for row, pair in zip(rows, found, strict=True):
-        sizes = [image.image_size for image in pair.features]
-        lines = (matching.inlier_lines(pair) + 0.5) / np.concatenate(sizes)
-        verified[row] = pair.inliers, lines
-    return verified

@@ -21,11 +21,16 @@ from delf_jax.files import InputError, read_json
 from delf_jax.formats import tables
 from delf_jax.images import find_images
 from delf_jax.retrieval.verification import VerificationSettings
-from delf_jax.search import pipeline, steps
+from delf_jax.search import steps
+from delf_jax.search.pipeline import Pipeline, RankingInputs
+from delf_jax.search.pipeline import rerank as rerank_candidates
 from delf_jax.store import feature_store
 from delf_jax.store.feature_store import FeatureStore
 
 Candidates = Mapping[str, Sequence[str]]
+
+# What can be done with candidates alone.
+STEPS = ("global", *steps.STEPS, "verification")
 
 
 class CandidateRow(NamedTuple):
@@ -49,12 +54,12 @@ def read_candidates(path: str | os.PathLike) -> dict[str, list[str]]:
     if pathlib.Path(path).suffix == ".csv":
         for query, images in tables.read_rows(path, CandidateRow):
             if query in lists:
-                raise InputError(f"{path}: query {query!r:.80} comes twice")
+                raise InputError(f"{path}: duplicate query {query!r:.80}")
             lists[query] = list(images)
     else:
         lists = read_json(path)
     if not isinstance(lists, dict) or not all(map(_are_names, lists.values())):
-        raise InputError(f"{path}: no candidates; it holds no dict of query to photos")
+        raise InputError(f"{path}: expected a dict {{query: [photo, ...]}}")
     for query, names in lists.items():
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
@@ -68,25 +73,11 @@ def open_features(path: str | os.PathLike) -> FeatureStore:
     return feature_store.open_store(inside if inside.is_dir() else path)
 
 
-def parse_pipeline(text: str) -> tuple[str, ...]:
-    """The steps of one way; InputError unless all work on candidates."""
-    try:
-        (way,) = pipeline.parse_pipelines(text)
-    except ValueError as error:
-        several = f"--with={text}: several ways; give one"
-        said = str(error) if isinstance(error, InputError) else several
-        raise InputError(said.replace("--rerank", "--with")) from None
-    for step in way:
-        if step not in (*steps.STEPS, "global", "verification"):
-            raise InputError(f"--with={text}: {step} takes no candidates")
-    return way
-
-
-def stored_queries(lists: Candidates, given: FeatureStore) -> dict[str, Features]:
+def stored_queries(lists: Candidates, store: FeatureStore) -> dict[str, Features]:
     """The features of each query, from a store."""
-    rows = _by_name(given.ids)
+    rows = _by_name(store.ids)
     return {
-        query: given[_find(rows, query, f"query {query!r:.80}", given.path)]
+        query: store[_find(rows, query, f"query {query!r:.80}", store.path)]
         for query in lists
     }
 
@@ -98,16 +89,16 @@ def extracted_queries(
     model: Model,
     settings: ExtractionSettings,
 ) -> dict[str, Features | InputError]:
-    """The features of each query, from its photo, which must be among those given."""
+    """The features of each query, from its photo, which must be among `photos`."""
     if feature_store.store_key(model, settings) != images.manifest["key"]:
         raise InputError(
-            f"{images.path}: was made by another model, or with other settings, than "
-            "the queries would be; name those with --model and --config"
+            f"{images.path}: the model or the settings do not match those of the "
+            "queries; name the index's with --model and --config"
         )
     found = find_images(photos)
     places = _by_name([id for id, _ in found])
     paths = [
-        found[_find(places, query, f"query {query!r:.80}", "the photos given")][1]
+        found[_find(places, query, f"query {query!r:.80}", "--queries")][1]
         for query in lists
     ]
     return dict(zip(lists, extract_features(model, paths, settings), strict=True))
@@ -117,7 +108,7 @@ def rerank(
     lists: Candidates,
     images: FeatureStore,
     queries: Mapping[str, Features | InputError],
-    way: tuple[str, ...],
+    pipeline: Pipeline,
     verification: VerificationSettings,
     *,
     first: int | None = None,
@@ -125,8 +116,11 @@ def rerank(
 ) -> Reranked:
     """The photos listed for each query in a better order: those and no others.
 
-    first: so many of each list are reranked and the others follow as they were; None:
-    all. InputError for a photo that the store does not have, or a list that is shorter.
+    InputError for a photo that the store does not have, or a list shorter than `first`.
+
+    Args:
+      first: so many of each list are reranked, the others follow as they were; None:
+        all.
     """
     known = _by_name(images.ids)
     places = {
@@ -134,22 +128,25 @@ def rerank(
         for query, names in lists.items()
     }
     failed = {q: str(f) for q, f in queries.items() if isinstance(f, InputError)}
-    asked = {q: f for q, f in queries.items() if not isinstance(f, InputError)}
-    if way[-1] == "verification":
-        _check_local(images, asked.values())
-    collection = pipeline.RankingInputs(
-        queries=list(asked.values()),
+    usable = {q: f for q, f in queries.items() if not isinstance(f, InputError)}
+    if pipeline[-1] == "verification":
+        _check_local(images, usable.values())
+    inputs = RankingInputs(
+        queries=list(usable.values()),
         store=images,
         rows=np.arange(len(images)),
-        own=np.full(len(asked), -1),
+        own=np.full(len(usable), -1),
         max_image_size=images.manifest.get("settings", {}).get("max_image_size"),
     )
-    given = [places[query][:first] for query in asked]
-    made = pipeline.rerank(
-        collection, way, given, verification=verification, progress=progress
+    reranked = rerank_candidates(
+        inputs,
+        pipeline,
+        [places[query][:first] for query in usable],
+        verification=verification,
+        progress=progress,
     )
     rankings = {query: list(names) for query, names in lists.items()}
-    for query, best in zip(asked, made, strict=True):
+    for query, best in zip(usable, reranked, strict=True):
         names = dict(zip(places[query].tolist(), lists[query], strict=True))
         moved = [names[place] for place in best.tolist()]
         rankings[query] = moved + rankings[query][len(moved) :]
@@ -161,8 +158,8 @@ def check_same_model(images: FeatureStore, queries: FeatureStore) -> None:
     a, b = (each.manifest.get("model", {}) for each in (images, queries))
     if a.get("fingerprint") != b.get("fingerprint"):
         raise InputError(
-            f"{queries.path}: holds features of model {b.get('name')}, which cannot be "
-            f"compared with those of {a.get('name')} in {images.path}"
+            f"{queries.path}: features of model {b.get('name')} cannot be compared "
+            f"with those of {a.get('name')} in {images.path}"
         )
 
 
@@ -184,7 +181,7 @@ def _by_name(ids: Sequence[str]) -> Callable[[str], int | None]:
 def _find(places: Callable[[str], int | None], name: str, what: str, where: Any) -> int:
     place = places(name)
     if place is None:
-        raise InputError(f"{what} is no photo of {where}")
+        raise InputError(f"{what} not found in {where}")
     return place
 
 
@@ -198,12 +195,12 @@ def _places(
     if first is not None and len(names) < first:
         raise InputError(
             f"query {query!r:.80} lists {len(names)} candidates, fewer than --first="
-            f"{first}; ask for fewer, or for all by leaving it out"
+            f"{first}; use a smaller number, or leave it out for all"
         )
-    what = f"query {query!r:.80} lists"
-    places = [_find(known, n, f"{what} {n!r:.80}, which", where) for n in names]
+    of = f"of query {query!r:.80}"
+    places = [_find(known, n, f"photo {n!r:.80} {of}", where) for n in names]
     if len(set(places)) < len(places):
-        raise InputError(f"{what} one photo by two names")
+        raise InputError(f"query {query!r:.80} lists one photo by two names")
     return np.array(places, np.int32)
 
 

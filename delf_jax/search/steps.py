@@ -1,62 +1,105 @@
-"""The steps of ways to rank: query expansion, augmentation, scoring again, diffusion.
+"""The steps of pipelines: query expansion, augmentation, scoring again, diffusion.
 
-Each step takes the similarities that the steps before it left, and leaves better ones.
+Each step takes the ranked lists that the steps before it left, and leaves better ones.
+The lists may hold the first images of each query or all of the index.
 """
 
 import functools
 import pathlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from delf_jax.index import neighbour_graph
-from delf_jax.retrieval import ranking, reranking
+from delf_jax.retrieval import nearest, ranking, reranking
+from delf_jax.retrieval.nearest import Best
 
 # Of the global descriptors SuperGlobal looks at the first 400 [SuperGlobal], and so
 # does k-reciprocal reranking here, whose cost grows with the square of their number.
 _FIRST = 400
 
 
-class RankingState(NamedTuple):
-    """What a step starts from: global descriptors and the similarities so far."""
+class SearchedIndex(Protocol):
+    """Global descriptors of an index."""
 
-    queries: Float[np.ndarray, "Q G"]
-    index: Float[np.ndarray, "M G"]
-    similarities: Float[np.ndarray, "Q M"]
-    """-inf for what is no answer: a query itself, what is no candidate"""
+    def read(self, ids: Int[np.ndarray, " K"]) -> Float[np.ndarray, "K G"]: ...
+
+    def find(self, queries: Float[np.ndarray, "Q G"]) -> Best:
+        """The most similar images of each query, best first; of equals the lower id."""
+        ...
+
+
+class DenseIndex(NamedTuple):
+    """Global descriptors in memory, all of which are compared with each query."""
+
+    descriptors: Float[np.ndarray, "M G"]
+    own: Int[np.ndarray, " Q"]
+    """id of each query where it is no answer to itself; else -1"""
+    candidates: Sequence[Int[np.ndarray, " _"]] | None = None
+    """of each query, the only answers; None: all are"""
     graph: pathlib.Path | None = None
     """file that keeps the neighbour graph of the index, if it is of the photos alone"""
 
+    def read(self, ids: Int[np.ndarray, " K"]) -> Float[np.ndarray, "K G"]:
+        return self.descriptors[ids]
 
-def compared(
-    queries: Float[np.ndarray, "Q G"], index: Float[np.ndarray, "M G"]
-) -> RankingState:
-    """The similarities of other descriptors."""
-    return RankingState(queries, index, queries @ index.T)
+    def find(self, queries: Float[np.ndarray, "Q G"]) -> Best:
+        return self.rank(queries @ self.descriptors.T)
+
+    def rank(self, similarities: Float[np.ndarray, "Q M"]) -> Best:
+        """Lists by similarities, which are changed: -inf for what is no answer."""
+        queries = np.flatnonzero(self.own >= 0)
+        similarities[queries, self.own[queries]] = -np.inf
+        if self.candidates is None:
+            ids = ranking.top_k(similarities)
+            return Best(np.take_along_axis(similarities, ids, axis=1), ids)
+        longest = max(map(len, self.candidates), default=0)
+        best = nearest.nothing_yet(len(similarities), longest)
+        for query, candidates in enumerate(map(np.sort, self.candidates)):
+            row = similarities[query, candidates]
+            order = ranking.top_k(row)
+            best.similarities[query, : len(order)] = row[order]
+            best.ids[query, : len(order)] = candidates[order]
+        return best
 
 
-def mask_out(state: RankingState, left_out: Any) -> RankingState:
-    """The state, changed in place, with no answer where `left_out` indexes."""
-    state.similarities[left_out] = -np.inf
+class RankingState(NamedTuple):
+    """What a step starts from: global descriptors and the lists so far."""
+
+    queries: Float[np.ndarray, "Q G"]
+    best: Best
+    """similarity -inf for what is no answer: a query itself, what is no candidate"""
+    index: SearchedIndex  # type: ignore[assignment]  # hides tuple.index
+
+
+def follow(pipeline: Iterable[str], state: RankingState) -> RankingState:
+    """What the steps of a pipeline leave, verification aside."""
+    for step in pipeline:
+        if step in STEPS:
+            change, options = STEPS[step]
+            state = change(state, **options)
     return state
 
 
 def _expand(state: RankingState, count: int, alpha: float) -> RankingState:
     queries = []
-    for query, row in zip(state.queries, state.similarities, strict=True):
-        best = ranking.top_k(row, count)
-        best = best[np.isfinite(row[best])]
+    for query, similarities, ids in zip(state.queries, *state.best, strict=True):
+        images = state.index.read(ids[:count][np.isfinite(similarities[:count])])
+        order = np.arange(len(images), dtype=np.int32)[None]
         queries.append(
-            reranking.expand_queries(query[None], state.index, best[None], alpha=alpha)
+            reranking.expand_queries(query[None], images, order, alpha=alpha)
         )
-    return compared(np.concatenate(queries), state.index)._replace(graph=state.graph)
+    expanded = np.concatenate(queries)
+    return state._replace(queries=expanded, best=state.index.find(expanded))
 
 
 def _augment(state: RankingState, count: int, alpha: float) -> RankingState:
-    index = reranking.augment_index(state.index, count=count, alpha=alpha)
-    return compared(state.queries, index)
+    index = _in_memory(state)
+    rows = reranking.augment_index(index.descriptors, count=count, alpha=alpha)
+    index = index._replace(descriptors=rows, graph=None)
+    return state._replace(best=index.find(state.queries), index=index)
 
 
 def _rescore(
@@ -66,35 +109,58 @@ def _rescore(
     **options,
 ) -> RankingState:
     """The first of each query scored again by the descriptors; the rest follow."""
-    rows = []
-    for query, row in zip(state.queries, state.similarities, strict=True):
-        best = ranking.top_k(row, first)
-        best = best[np.isfinite(row[best])]
-        rows.append(_placed(row, best, score(query, state.index[best], **options)))
-    return state._replace(similarities=np.stack(rows))
+    lists = []
+    for query, similarities, ids in zip(state.queries, *state.best, strict=True):
+        chosen = np.isfinite(similarities) & (np.arange(len(ids)) < first)
+        scores = score(query, state.index.read(ids[chosen]), **options)
+        lists.append(_promote(similarities, ids, chosen, scores))
+    return state._replace(best=_stack(lists))
 
 
 def _diffuse(state: RankingState, graph: dict[str, Any], **options) -> RankingState:
-    made = neighbour_graph.stored_graph(state.graph, state.index, **graph)
-    rows = []
-    for row in state.similarities:
-        scores = reranking.diffuse(made, row, **options)
-        reached = np.flatnonzero((scores > 0) & np.isfinite(row)).astype(np.int32)
-        rows.append(_placed(row, reached, scores[reached]))
-    return state._replace(similarities=np.stack(rows))
+    index = _in_memory(state)
+    neighbours = neighbour_graph.stored_graph(index.graph, index.descriptors, **graph)
+    lists = []
+    for similarities, ids in zip(*state.best, strict=True):
+        known = np.isfinite(similarities)
+        row = np.full(len(index.descriptors), -np.inf, similarities.dtype)
+        row[ids[known]] = similarities[known]
+        scores = reranking.diffuse(neighbours, row, **options)[ids]
+        reached = known & (scores > 0)
+        lists.append(_promote(similarities, ids, reached, scores[reached]))
+    return state._replace(best=_stack(lists))
 
 
-def _placed(
-    row: Float[np.ndarray, " M"],
+def _in_memory(state: RankingState) -> DenseIndex:
+    if not isinstance(state.index, DenseIndex):
+        raise TypeError("this step compares all images of an index with each other")
+    return state.index
+
+
+def _promote(
+    similarities: Float[np.ndarray, " K"],
     ids: Int[np.ndarray, " K"],
-    scores: Float[np.ndarray, " K"],
-) -> Float[np.ndarray, " M"]:
-    """The scores of some photos; below these the others, in the order they had."""
-    row = np.array(row, np.float64)
-    if len(ids):
-        row += min(0.0, float(scores.min())) - max(0.0, float(row.max())) - 1
-        row[ids] = scores
-    return row
+    chosen: Bool[np.ndarray, " K"],
+    scores: Float[np.ndarray, " C"],
+) -> tuple[Float[np.ndarray, " K"], Int[np.ndarray, " K"]]:
+    """A list with some by their scores; below these the others, in the order they had.
+
+    Of equal scores the lower id comes first.
+    """
+    scores = np.asarray(scores, np.float64)
+    below = np.array(similarities, np.float64)
+    if len(scores):
+        below += min(0.0, scores.min()) - max(0.0, below.max()) - 1
+    order = np.lexsort((ids[chosen], -scores))
+    return (
+        np.concatenate([scores[order], below[~chosen]]),
+        np.concatenate([ids[chosen][order], ids[~chosen]]),
+    )
+
+
+def _stack(lists: Sequence[tuple[np.ndarray, np.ndarray]]) -> Best:
+    similarities, ids = map(np.stack, zip(*lists, strict=True))
+    return Best(similarities, ids)
 
 
 # Steps by name: what they do, and with which numbers: those of their papers, except
@@ -117,7 +183,12 @@ STEPS: dict[str, tuple[Callable[..., RankingState], dict[str, Any]]] = {
         _diffuse,
         {
             "graph": {"neighbours": 50, "gamma": 3.0},
-            **{"neighbours": 10, "gamma": 3.0, "alpha": 0.99, "iterations": 20},
+            "neighbours": 10,
+            "gamma": 3.0,
+            "alpha": 0.99,
+            "iterations": 20,
         },
     ),
 }
+# These compare all images of the index with each other; lists are enough for the rest.
+WHOLE_INDEX = ("augmentation", "diffusion")

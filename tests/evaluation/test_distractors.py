@@ -3,14 +3,9 @@ import pytest
 
 from delf_jax import cli
 from delf_jax.evaluation import datasets, distractors, evaluation, report
-from delf_jax.extraction import model_folder, settings
+from delf_jax.extraction import settings
 from delf_jax.files import InputError
 from delf_jax.store import feature_store
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model):
-    return model_folder.load_model(tiny_model)
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +21,9 @@ def open_them(path, out, model, how, **options):
 
 def evaluate(drawn, folder, model, how, wrong):
     dataset = datasets.read_dataset(drawn / "drawn" / "gnd_drawn.json")
-    ways = [("global",), ("verification",)]
+    pipelines = [("global",), ("verification",)]
     return evaluation.evaluate(
-        dataset, folder, model, how, ways, distractors=wrong, progress=False
+        dataset, folder, model, how, pipelines, distractors=wrong, progress=False
     )
 
 
@@ -69,7 +64,7 @@ def test_a_store_of_them_serves_as_well_and_is_not_extracted_again(
 def test_features_of_other_settings_are_refused(drawn, tmp_path, model, how):
     other = how._replace(max_features=7)
     open_them(drawn / "training", tmp_path / "others", model, other)
-    with pytest.raises(InputError, match="another model or other settings"):
+    with pytest.raises(InputError, match="model or settings do not match"):
         open_them(tmp_path / "others", tmp_path / "unused", model, how)
 
 

@@ -86,7 +86,11 @@ def test_fields_of_both_sections_are_replaced(tmp_path):
         ('"weights"', '"wights"', r"no field experiment\.wights"),
         ('("a",)', "()", r"experiment\.datasets: not allowed"),
         ('("a",)', "(1,)", r"experiment\.datasets: not allowed"),
-        ('("global",)', '("globl",)', "'globl' is no way to rank"),
+        (
+            '("global",)',
+            '("globl",)',
+            r"\.ways: expected steps .*; got 'globl'",
+        ),
         ('("global",)', "()", r"experiment\.ways: not allowed"),
         ('("global",)', '("asmk",)', r"asmk needs visual words: set experiment\.codeb"),
         ('"mine_2020"', "3", r"own\.py: experiment\.weights: "),
@@ -111,7 +115,7 @@ def test_what_makes_no_sense_is_named(tmp_path, old, new, message):
 
 def test_a_config_without_an_experiment_is_refused(tmp_path):
     for name in ("delf_gld.py", "common.py"):
-        with pytest.raises(InputError, match="says nothing of an experiment"):
+        with pytest.raises(InputError, match="no section experiment"):
             read_experiment_config(CONFIGS / name)
     with pytest.raises(InputError, match="a text config of the original"):
         read_experiment_config(tmp_path / "x.pbtxt")

@@ -1,9 +1,6 @@
 import base64
-import html.parser
 import io
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -13,28 +10,10 @@ from delf_jax.evaluation import evaluation, page
 from delf_jax.evaluation.datasets import Dataset, Photo, Protocol
 from delf_jax.features import Features, LocalFeatures
 from delf_jax.search.pipeline import RankingInputs
+from tests.helpers.pages import Reader, run_in_browser
 
 NASTY = "<b> \"quoted\" & 'so'"
 SIZE = (300, 400)
-
-
-class Reader(html.parser.HTMLParser):
-    """The tags of a page with their attributes, and its text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.words = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    def all(self, tag, **wanted):
-        found = [attributes for name, attributes in self.tags if name == tag]
-        return [x for x in found if wanted.items() <= x.items()]
 
 
 def ids(*lists):
@@ -77,10 +56,8 @@ def made(tmp_path, rng):
     given = {name: {"medium": ranking} for name in ("global", "verification")}
     same = features(rng)
     store = Store([same] * 11)
-    collection = RankingInputs(
-        [same] * 2, store, np.arange(11), np.array([-1, -1]), None
-    )
-    return evaluation.score(dataset, given)._replace(collection=collection)
+    inputs = RankingInputs([same] * 2, store, np.arange(11), np.array([-1, -1]), None)
+    return evaluation.score(dataset, given)._replace(inputs=inputs)
 
 
 def write(made, tmp_path):
@@ -153,7 +130,7 @@ def test_lines_start_in_the_box_of_the_query(made, tmp_path):
 def test_rankings_made_elsewhere_and_photos_that_are_gone_have_a_page(made, tmp_path):
     for number in range(10):
         (tmp_path / f"{number}.png").unlink()
-    reader = Reader(write(made._replace(collection=None), tmp_path))
+    reader = Reader(write(made._replace(inputs=None), tmp_path))
     assert not reader.all("path") and len(reader.all("image")) == 1
     assert "photo not found" in reader.words
 
@@ -178,23 +155,8 @@ def test_a_long_list_of_queries_ends(made, tmp_path):
 
 @pytest.mark.slow
 def test_a_browser_sorts_by_a_ranking(made, tmp_path):
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("needs chromium")
-    text = write(made, tmp_path)
-    click = "document.querySelectorAll('.sortable thead button')[1]"
-    click = f"<script>{click}.click(); {click}.click()</script></body>"
-    (tmp_path / "report.html").write_text(text.replace("</body>", click))
-    options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
-    options += " --disable-background-networking --disable-component-update"
-    options += f" --disable-sync --user-data-dir={tmp_path / 'profile'} --dump-dom"
-    done = subprocess.run(
-        [chromium, *options.split(), (tmp_path / "report.html").as_uri()],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    assert 'aria-sort="descending"' in done.stdout
-    values = re.findall(r'<td class="bar"[^>]*>([\d.]+)</td>', done.stdout)
+    click = "document.querySelectorAll('.sortable thead button')[1].click();"
+    page = run_in_browser(write(made, tmp_path), click + click, tmp_path)
+    assert 'aria-sort="descending"' in page
+    values = re.findall(r'<td class="bar"[^>]*>([\d.]+)</td>', page)
     assert float(values[0]) > float(values[2])

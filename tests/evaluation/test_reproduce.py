@@ -14,6 +14,7 @@ from delf_jax.extraction.boxes import RegionBoxes
 from delf_jax.files import InputError
 from delf_jax.formats.datasets import revisited_metrics
 from delf_jax.index import codebook, inverted_file
+from delf_jax.retrieval.verification import VERIFICATION
 from delf_jax.search import matching
 from delf_jax.store import feature_store
 from tests.evaluation.test_datasets import write_original
@@ -123,7 +124,7 @@ def test_queries_seen_in_training_are_left_out_beside(drawn, tmp_path, tiny):
     protocols = [each.row.protocol for each in compared]
     assert protocols == [x for p in PROTOCOLS for x in (p, f"{p}_unseen")]
     seen.write_text("nobody\n")
-    with pytest.raises(InputError, match="'nobody' is no query and no landmark"):
+    with pytest.raises(InputError, match="'nobody' not found among queries"):
         run(drawn, tmp_path / "out", tiny, *WORDLESS, seen=seen)
 
 
@@ -155,27 +156,31 @@ def test_the_original_oxford_runs_through(drawn, tmp_path, tiny):
     assert results["photos"] == 22 and results["landmarks"] == ["a", "b"]
 
 
-def test_evaluation_is_told_what_the_experiment_says(drawn, tmp_path, tiny):
-    given = RegionBoxes(tmp_path / "boxes.csv", {})
+def test_evaluation_has_the_options_of_the_experiment(drawn, tmp_path, tiny):
+    boxes = RegionBoxes(tmp_path / "boxes.csv", {})
     how = settings.settings_for(tiny)
     sources = reproduce.ExperimentInputs(drawn, tmp_path, tiny, how)
     expected = {
-        "r50delg_gld": {"verification": "delg"},
+        "r50delg_gld": {"verification": VERIFICATION["delg"]},
         "rn101_af_gldv2clean": {},
-        "d2r_asmk": {"verification": "d2r", "boxes": given},
+        "d2r_asmk": {"verification": VERIFICATION["d2r"], "boxes": boxes},
     }
     for name, options in expected.items():
         path = CONFIG.with_name(f"{name}.py")
-        boxes = {"roxford5k": given} if name == "d2r_asmk" else {}
+        by_name = {"roxford5k": boxes} if name == "d2r_asmk" else {}
         experiment = runpy.run_path(str(path))["get_config"]().experiment
         found = reproduce._options(
-            *(experiment, "roxford5k", {}, sources._replace(boxes=boxes)),
-            *(False, False),
+            experiment,
+            "roxford5k",
+            {},
+            sources._replace(boxes=by_name),
+            partial=False,
+            progress=False,
         )
         assert found == options
 
 
-def test_what_is_not_there_is_told_before_anything_is_extracted(
+def test_what_is_missing_is_named_before_anything_is_extracted(
     drawn, tmp_path, tiny, capsys
 ):
     out = tmp_path / "out"
@@ -230,10 +235,10 @@ def test_a_codebook_may_be_there_already_and_needs_photos_otherwise(
     assert options == {"codebook": pathlib.Path("a/training_8/ckpt")}
     data = own_copy(drawn, tmp_path)
     shutil.rmtree(data / "training")
-    with pytest.raises(InputError, match="holds neither gnd_training.pkl nor a folder"):
+    with pytest.raises(InputError, match=r"gnd_training\.pkl or folder training"):
         run(data, tmp_path / "out", tiny, words)
     nothing = "experiment.codebook.learned_on=()"
-    with pytest.raises(InputError, match="learned_on: says nothing of drawn"):
+    with pytest.raises(InputError, match="learned_on: no entry for drawn"):
         run(data, tmp_path / "out", tiny, words, nothing)
 
 

@@ -3,6 +3,7 @@ import pytest
 
 from delf_jax.files import InputError
 from delf_jax.gldv2 import collection
+from tests.helpers.ranked_photos import Store
 
 A, B, C = "a" * 16, "b" * 16, "c" * 16
 
@@ -33,11 +34,11 @@ def test_a_table_that_is_named_replaces_the_usual_one(data):
 def test_landmarks_to_exclude_are_left_out_and_counted(data):
     found = collection.list_images(data, "train", exclude={7, 99})
     assert (found.ids, found.excluded) == ([A], 2)
-    with pytest.raises(InputError, match="shows none of the landmarks to exclude"):
+    with pytest.raises(InputError, match="none of the landmarks to exclude found"):
         collection.list_images(data, "train", exclude={99})
-    with pytest.raises(InputError, match=r"no index_image_to_landmark\.csv"):
+    with pytest.raises(InputError, match=r"index_image_to_landmark\.csv not found"):
         collection.list_images(data, "index", exclude={7})
-    with pytest.raises(InputError, match=r"index\.csv: has no column landmark_id"):
+    with pytest.raises(InputError, match=r"index\.csv: no column landmark_id"):
         collection.list_images(data, "index", data / "index.csv", exclude={7})
 
 
@@ -69,7 +70,7 @@ def test_tables_that_are_absent_or_two_are_asked_for(data):
     with pytest.raises(InputError, match=r"name one with --train_list"):
         collection.list_images(data, "train")
     (data / "test.csv").unlink()
-    with pytest.raises(InputError, match=r"holds no test\.csv; name a table"):
+    with pytest.raises(InputError, match=r"test\.csv not found; name a table"):
         collection.list_images(data, "test")
     with pytest.raises(InputError, match="no such file"):
         collection.list_images(data, "test", data / "absent.csv")
@@ -85,19 +86,9 @@ def test_what_is_missing_is_counted_and_named():
     assert said.startswith("index: of 3 images, 2 photos missing")
 
 
-class Stored:
-    """A store of global descriptors alone."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def read_global(self, rows):
-        return self.rows[list(rows)]
-
-
 def test_descriptors_are_those_of_the_images(rng):
     rows = rng.normal(size=(5, 3)).astype(np.float32)
-    images = collection.Images([A, B], None, Stored(rows), np.array([4, 1]))
+    images = collection.Images([A, B], None, Store(rows), np.array([4, 1]))
     np.testing.assert_array_equal(collection.descriptors(images), rows[[4, 1]])
     found = collection.descriptors(images, slice(1, 2))
     np.testing.assert_array_equal(found, rows[[1]])

@@ -111,13 +111,13 @@ def test_features_of_extract_are_those_that_are_looked_for(
 
 
 @pytest.mark.parametrize(
-    "way", ["verification", "alpha_qe+superglobal", "k_reciprocal+verification"]
+    "pipeline", ["verification", "alpha_qe+superglobal", "k_reciprocal+verification"]
 )
-def test_ways_to_rank_put_all_of_a_small_index_in_order(
-    run, data, features, tmp_path, way
+def test_pipelines_put_all_of_a_small_index_in_order(
+    run, data, features, tmp_path, pipeline
 ):
     out = tmp_path / "r.csv"
-    options = (f"--features={features}", f"--out={out}", f"--rerank={way}")
+    options = (f"--features={features}", f"--out={out}", f"--rerank={pipeline}")
     assert run("retrieve", data, *options)[0] == 0
     listed = sorted(
         row.id for row in tables.read_rows(data / "index.csv", gldv2.ImageId)
@@ -241,8 +241,8 @@ def test_lists_that_leave_out_what_the_solution_needs_are_refused(
 @pytest.mark.parametrize(
     ("kind", "option", "message"),
     [
-        ("retrieve", "--rerank=diffusion", "compares all images of the index"),
-        ("retrieve", "--rerank=global,verification", "name one way"),
+        ("retrieve", "--rerank=diffusion", "got 'diffusion'"),
+        ("retrieve", "--rerank=global,verification", "expected one pipeline"),
         ("retrieve", "--test_list=absent.csv", "absent.csv: no such file"),
         ("recognize", "--voters=0", "use a larger number"),
         ("recognize", "--verify=-1", "use a larger number"),
@@ -262,7 +262,7 @@ def test_test_images_are_no_examples_of_no_landmark(run, data, features, tmp_pat
         *("recognize", data, f"--features={features}", f"--out={tmp_path / 'r.csv'}"),
         f"--non_landmarks={data / 'test'}",
     )
-    assert status == 2 and "to tell the answer" in err
+    assert status == 2 and "give the answer away" in err
 
 
 def test_a_model_without_local_features_cannot_verify(

@@ -4,23 +4,14 @@ from delf_jax.gldv2 import recognition_task
 from delf_jax.gldv2.collection import Images
 from delf_jax.ops import l2_normalize
 from delf_jax.retrieval import voting
-
-
-class Stored:
-    """A store of global descriptors alone."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def read_global(self, rows):
-        return self.rows[list(rows)]
+from tests.helpers.ranked_photos import Store
 
 
 def drawn(rng, count):
     rows = np.array(l2_normalize(rng.normal(size=(count, 6)).astype(np.float32)))
     landmarks = rng.integers(0, 4, count)
     ids = [f"{place:016x}" for place in range(count)]
-    return Images(ids, landmarks, Stored(rows), np.arange(count)), rows
+    return Images(ids, landmarks, Store(rows), np.arange(count)), rows
 
 
 def test_it_is_a_vote_of_the_nearest_less_what_looks_like_no_landmark(rng):

@@ -78,7 +78,7 @@ def test_several_files_are_compared_on_the_same_draws(files, task):
 
 def test_the_solution_and_the_settings_stand_beside_every_number(files):
     path = files / "retrieval_p.csv"
-    gldv2_scores.write_made(path, {"settings": {"k": 1}, "partial": ["index: 3"]})
+    gldv2_scores.write_provenance(path, {"settings": {"k": 1}, "partial": ["index: 3"]})
     scores = score(files, "retrieval", "pq")
     version = sha256_of(files / "retrieval.csv")
     lines = report.table(scores)
@@ -97,10 +97,10 @@ def test_the_solution_and_the_settings_stand_beside_every_number(files):
 
 def test_what_was_said_of_a_file_is_forgotten_when_it_changes(files):
     path = files / "retrieval_p.csv"
-    gldv2_scores.write_made(path, {"settings": {"k": 1}})
-    assert gldv2_scores.read_made(path)["settings"] == {"k": 1}
+    gldv2_scores.write_provenance(path, {"settings": {"k": 1}})
+    assert gldv2_scores.read_provenance(path)["settings"] == {"k": 1}
     gldv2.write_predictions(path, {A: ["x1"]}, "retrieval")
-    assert gldv2_scores.read_made(path) == {}
+    assert gldv2_scores.read_provenance(path) == {}
 
 
 def test_images_of_excluded_landmarks_are_scored_apart(files):
@@ -118,13 +118,15 @@ def test_images_of_excluded_landmarks_are_scored_apart(files):
 def test_ids_that_do_not_exist_are_refused_if_a_table_says_what_does(files):
     (files / "index.csv").write_text("id\nx1\nx2\nx3\nx4\n")
     known = gldv2_scores.read_known(files / "index.csv")
-    with pytest.raises(InputError, match=f"retrieval_p.csv: test image {A} .*'x9'"):
+    with pytest.raises(
+        InputError, match=f"retrieval_p.csv: prediction 'x9' of test image {A} is"
+    ):
         score(files, "retrieval", known=known)
     (files / "train.csv").write_text("id,url,landmark_id\ny1,u,1\ny2,u,3\n")
     known = gldv2_scores.read_known(files / "train.csv")
     assert known == {"y1": 1, "y2": 3}
     score(files, "recognition", "q", known=known)
-    with pytest.raises(InputError, match="is said to show 9"):
+    with pytest.raises(InputError, match="prediction 9 of test image"):
         score(files, "recognition", "p", known=known)
 
 

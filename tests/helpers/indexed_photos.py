@@ -19,26 +19,27 @@ def draw_photo(path, seed):
     image.resize((128, 96), Image.Resampling.BICUBIC).save(path)
 
 
-def index_photos(folder, model, how):
+def index_photos(folder, model, settings):
     """Fills a folder with photos/ and their index."""
     for seed, name in enumerate(NAMES):
         draw_photo(folder / "photos" / name, seed)
     photo_index.make_index(
-        [folder / "photos"], folder / "index", model, how, progress=False
+        [folder / "photos"], folder / "index", model, settings, progress=False
     )
+    return folder
 
 
-def copy_photos(made, tmp_path):
+def copy_photos(folder, tmp_path):
     """A copy of photos and index, to be changed."""
     for name in ("photos", "index"):
-        shutil.copytree(made / name, tmp_path / name, copy_function=shutil.copy2)
+        shutil.copytree(folder / name, tmp_path / name, copy_function=shutil.copy2)
     places = (tmp_path / "index" / "index.json").read_text()
-    moved = places.replace(str(made), str(tmp_path))
+    moved = places.replace(str(folder), str(tmp_path))
     (tmp_path / "index" / "index.json").write_text(moved)
     return tmp_path
 
 
-def ask(folder, model, how, *names, **kwargs):
+def ask(folder, model, settings, *names, **kwargs):
     index = photo_index.open_index(folder / "index")
     queries = [folder / name for name in names]
-    return list(query.search(index, queries, model, how, **kwargs))
+    return list(query.search(index, queries, model, settings, **kwargs))

@@ -1,10 +1,7 @@
 import base64
-import html.parser
 import io
 import json
 import pathlib
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -12,6 +9,7 @@ from PIL import Image
 
 from delf_jax.search import page
 from delf_jax.search.query import Answer, Result
+from tests.helpers.pages import Reader, run_in_browser
 
 NASTY = "a/<b> \"quoted\" & 'so'.jpg"
 
@@ -19,25 +17,6 @@ NASTY = "a/<b> \"quoted\" & 'so'.jpg"
 def result(image, inliers=None, similarity=0.5):
     lines = np.linspace(0, 1, 4 * (inliers or 0)).reshape(-1, 4)
     return Result(image, similarity, inliers, lines)
-
-
-class Reader(html.parser.HTMLParser):
-    """The tags of a page with their attributes, and its text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.words = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    def all(self, tag, css_class=None):
-        found = [attributes for name, attributes in self.tags if name == tag]
-        return [x for x in found if css_class in (None, x.get("class"))]
 
 
 @pytest.fixture
@@ -135,23 +114,9 @@ def test_a_query_without_results_has_its_place(photos):
 
 @pytest.mark.slow
 def test_a_browser_opens_a_photo_with_one_line_per_inlier(photos):
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("needs chromium")
     text = write(photos, [answer(photos, result("y.png", 2), result("x.png", 7))])
-    click = "<script>document.querySelectorAll('.card')[1].click()</script></body>"
-    (photos / "page.html").write_text(text.replace("</body>", click))
-    options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
-    options += " --disable-background-networking --disable-component-update"
-    options += f" --disable-sync --user-data-dir={photos / 'profile'} --dump-dom"
-    done = subprocess.run(
-        [chromium, *options.split(), (photos / "page.html").as_uri()],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    reader = Reader(done.stdout)
+    click = "document.querySelectorAll('.card')[1].click()"
+    reader = Reader(run_in_browser(text, click, photos))
     assert "open" in reader.all("dialog")[0]
     assert len(reader.all("line")) == 7
     assert len(reader.all("circle")) == 14

@@ -77,10 +77,10 @@ def whole_id(name):
     return name if name.endswith(".png") else f"{name}.png"
 
 
-@pytest.mark.parametrize("way", ["global", "superglobal", "alpha_qe+verification"])
-def test_ways_of_evaluate_rerank_candidates(run, way):
+@pytest.mark.parametrize("steps", ["global", "superglobal", "alpha_qe+verification"])
+def test_pipelines_of_evaluate_rerank_candidates(run, steps):
     lists = {"a/0": ["b/2", "b/3", "a/1"]}
-    status, found, _, _ = run(lists, f"--with={way}")
+    status, found, _, _ = run(lists, f"--with={steps}")
     assert status == 0 and sorted(found["a/0"]) == sorted(lists["a/0"])
 
 
@@ -114,21 +114,29 @@ def test_with_the_settings_of_the_original_inliers_decide_and_then_the_order(
 @pytest.mark.parametrize(
     ("lists", "options", "message"),
     [
-        ({"a/0": ["b/2", "no"]}, [], "query 'a/0' lists 'no', which is no photo of"),
+        ({"a/0": ["b/2", "no"]}, [], "photo 'no' of query 'a/0' not found in"),
         ({"a/0": ["b/2", "b/2"]}, [], "query 'a/0' lists 'b/2' twice"),
         ({"a/0": ["b/2", "b/2.png"]}, [], "lists one photo by two names"),
-        ({"who": ["b/2"]}, [], "query 'who' is no photo of"),
+        ({"who": ["b/2"]}, [], "query 'who' not found in"),
         ({"a/0": ["b/2"]}, ["--first=2"], "lists 1 candidates, fewer than --first=2"),
         ({"a/0": ["b/2"]}, ["--first=0"], "--first=0: use a positive number"),
-        ({"a/0": ["b/2"]}, ["--with=magic"], "--with: 'magic' is no way to rank"),
-        ({"a/0": ["b/2"]}, ["--with=global,diffusion"], "several ways; give one"),
-        ({"a/0": ["b/2"]}, ["--verification=x"], "no such settings of verification"),
-        ({"a/0": "b/2"}, [], "no candidates"),
-        (["a/0"], [], "no candidates"),
-        ({"a/0": [2]}, [], "no candidates"),
+        (
+            {"a/0": ["b/2"]},
+            ["--with=magic"],
+            "--with: expected steps of global, average_qe",
+        ),
+        ({"a/0": ["b/2"]}, ["--with=global,diffusion"], "expected one pipeline"),
+        (
+            {"a/0": ["b/2"]},
+            ["--verification=x"],
+            "verification: expected one of default, delg, d2r",
+        ),
+        ({"a/0": "b/2"}, [], "expected a dict {query: [photo, ...]}"),
+        (["a/0"], [], "expected a dict {query: [photo, ...]}"),
+        ({"a/0": [2]}, [], "expected a dict {query: [photo, ...]}"),
     ],
 )
-def test_what_cannot_be_reranked_is_told_in_a_sentence(run, lists, options, message):
+def test_what_cannot_be_reranked_is_refused_in_a_sentence(run, lists, options, message):
     status, found, _, told = run(lists, *options)
     assert status == 2 and found is None
     assert told.count("\n") == 1 and message in told
@@ -136,7 +144,7 @@ def test_what_cannot_be_reranked_is_told_in_a_sentence(run, lists, options, mess
 
 def test_a_query_twice_in_a_csv_is_refused(run):
     status, _, _, told = run("id,images\na/0,b/2\na/0,b/3\n", suffix="csv")
-    assert status == 2 and "query 'a/0' comes twice" in told
+    assert status == 2 and "duplicate query 'a/0'" in told
 
 
 def test_features_of_another_model_are_refused(index, run, tmp_path):
@@ -173,8 +181,8 @@ def test_verification_needs_local_features(index):
 
 def test_no_lists_make_no_rankings(index):
     images = rerank.open_features(index)
-    for way in (("verification",), ("superglobal",)):
-        found = rerank.rerank({}, images, {}, way, DEFAULT, progress=False)
+    for steps in (("verification",), ("superglobal",)):
+        found = rerank.rerank({}, images, {}, steps, DEFAULT, progress=False)
         assert found == rerank.Reranked({}, {})
 
 
