@@ -130,7 +130,7 @@ def list_images(
     return Listing(split, path, ids, found, excluded)
 
 
-def drop_landmarks(listing: Listing, ids: Collection[str]) -> Listing:
+def drop_images(listing: Listing, ids: Collection[str]) -> Listing:
     """The listing without some images; InputError if none is left."""
     kept = [place for place, id in enumerate(listing.ids) if id not in ids]
     if not kept:
@@ -173,7 +173,7 @@ def extract(
             rows.append(found.row(name))
         else:
             missing[id] = found.failed.get(name, f"{folder / name}: no such file")
-    kept = drop_landmarks(listing, missing) if missing else listing
+    kept = drop_images(listing, missing) if missing else listing
     return Images(kept.ids, kept.landmarks, found, np.array(rows)), missing
 
 

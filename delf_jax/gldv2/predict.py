@@ -136,7 +136,7 @@ def _open(inputs: PredictionInputs, split: str, task: str, progress: bool) -> _O
         solution = gldv2.read_solution(inputs.solution, task)
         ignored = set(solution.ignored) & set(listing.ids)
         if ignored:
-            listing = collection.drop_landmarks(listing, ignored)
+            listing = collection.drop_images(listing, ignored)
             summary.append(f"test: {len(ignored)} images that the solution ignores")
         partial += _not_listed(inputs, solution, listing, other)
     opened = []

@@ -44,10 +44,10 @@ def test_landmarks_to_exclude_are_left_out_and_counted(data):
 
 def test_a_listing_without_some_images_keeps_order_and_landmarks(data):
     train = collection.list_images(data, "train")
-    found = collection.drop_landmarks(train, {A})
+    found = collection.drop_images(train, {A})
     assert found.ids == [B, C] and found.landmarks.tolist() == [7, 7]
     with pytest.raises(InputError, match="no images are left"):
-        collection.drop_landmarks(train, {A, B, C})
+        collection.drop_images(train, {A, B, C})
 
 
 @pytest.mark.parametrize(

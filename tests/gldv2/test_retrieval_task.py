@@ -4,6 +4,7 @@ import pytest
 from delf_jax.gldv2 import retrieval_task
 from delf_jax.gldv2.collection import Images
 from delf_jax.ops import l2_normalize
+from delf_jax.search import steps
 from tests.helpers.ranked_photos import Store
 
 
@@ -51,6 +52,17 @@ def test_a_hundred_are_ranked_and_of_a_small_index_all(rng):
     for step in ("average_qe", "alpha_qe", "superglobal", "k_reciprocal"):
         for row in retrieval_task.rank(test, few, (step,), None, progress=False):
             assert sorted(row) == few.ids
+
+
+@pytest.mark.parametrize("step", ["alpha_qe", "superglobal", "k_reciprocal"])
+def test_lists_of_the_first_are_ranked_as_those_of_all(rng, step):
+    index, descriptors = drawn(rng, 600)
+    test, queries = drawn(rng, 3)
+    dense = steps.DenseIndex(descriptors, np.full(3, -1))
+    start = steps.RankingState(queries, dense.find(queries), dense)
+    expected = steps.follow((step,), start).best.ids[:, :100]
+    found = retrieval_task.rank(test, index, (step,), None, progress=False)
+    assert list(found) == [[index.ids[id] for id in row] for row in expected.tolist()]
 
 
 def test_query_expansion_searches_with_what_was_found(rng):
