@@ -3,6 +3,7 @@
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROVENANCE = {"note": "random"}
