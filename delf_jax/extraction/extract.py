@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, UInt8
 from delf_jax.extraction.canvases import bucket_side, kept_cells, program
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.postprocessing import Level, select_features
-from delf_jax.extraction.settings import ExtractionSettings, settings_for
+from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.features import Features
 from delf_jax.files import InputError
 from delf_jax.images import (
@@ -45,8 +45,6 @@ class Crop(NamedTuple):
 
 
 Image = ImageLike | Crop | InputError
-
-__all__ = ["Crop", "ExtractionSettings", "extract_features", "settings_for"]
 
 
 def extract_features(
