@@ -14,6 +14,7 @@ import numpy as np
 from delf_jax.data import prepare
 from delf_jax.data.image_lists import classes_without_images, list_records
 from delf_jax.files import InputError
+from delf_jax.progress import format_count
 
 UNLABELLED = -1  # label of an image that belongs to no class.
 Transform = Callable[[dict, np.random.Generator], dict]
@@ -114,7 +115,8 @@ def open_sources(
                 )
         if seen := excluded & names:
             kept = [r for r in records if str(r.label) not in seen]
-            left = f"{len(records) - len(kept)} images, {len(seen)} classes"
+            left = format_count(len(records) - len(kept), "image")
+            left += f", {format_count(len(seen), 'class')}"
             failures.append(f"{left} of {name}, by data.exclude")
             records, found = kept, found | seen
         records = [r for r in records if str(r.label) not in held_out]

@@ -16,7 +16,7 @@ from delf_jax.files import InputError, atomic_write, digest
 from delf_jax.formats import tables
 from delf_jax.models.receptive_field import receptive_field
 from delf_jax.models.resnet import stage_sizes
-from delf_jax.progress import track
+from delf_jax.progress import format_count, track
 from delf_jax.synthetic import landmarks
 from delf_jax.training.objective import COMPARING, WEIGHTS
 
@@ -45,7 +45,8 @@ def open_sources(config: ConfigDict) -> list[loader.ImageSource]:
     for failure in failures[:_NAMED]:
         print(f"left out: {failure}", flush=True)
     if len(failures) > _NAMED:
-        print(f"left out: {len(failures) - _NAMED} more images", flush=True)
+        more = format_count(len(failures) - _NAMED, "more image")
+        print(f"left out: {more}", flush=True)
     return sources
 
 

@@ -26,6 +26,7 @@ from tensorboardX import SummaryWriter
 
 from delf_jax.config import as_json
 from delf_jax.files import InputError, atomic_write
+from delf_jax.progress import format_duration, format_rate
 from delf_jax.training.step import (
     Batch,
     Static,
@@ -133,11 +134,9 @@ class TrainingLog:
         self._writer.write_scalars(step, {**means, "images_per_second": rate})
         self._writer.flush()
         parts = " ".join(f"{name} {value:.4g}" for name, value in means.items())
-        left = _format_duration((self._steps - step) * seconds)
-        print(
-            f"step {step}/{self._steps} {parts} | {rate:.1f} images/s, {left} left",
-            flush=True,
-        )
+        speed = format_rate(self._batch_size, self._speeds[-1], "image")
+        left = format_duration((self._steps - step) * seconds)
+        print(f"step {step}/{self._steps} {parts} | {speed}, {left} left", flush=True)
 
     def close(self) -> None:
         """Closes the files."""
@@ -160,13 +159,6 @@ def flops_of_example(static: Static, batch: Batch) -> float:
     step = jax.jit(functools.partial(train_step, static=alone))
     cost: Any = step.lower(jax.eval_shape(start, key), shapes, key).cost_analysis()
     return cost.get("flops", 0.0) / len(batch["image"])
-
-
-def _format_duration(seconds: float) -> str:
-    """A duration for people: 45 s, 12 min, 3.4 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class MetricWriter:

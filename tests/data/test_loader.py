@@ -239,7 +239,7 @@ def test_excluded_classes_are_left_out_of_all_sources_and_counted(folder, tmp_pa
     assert sources[1].classes == {"blue": 2, "green": 3}
     count = len(list((folder / "red").iterdir()))
     assert failures == [
-        f"{count} images, 1 classes of {name}, by data.exclude" for name in settings
+        f"{count} images, 1 class of {name}, by data.exclude" for name in settings
     ]
 
 

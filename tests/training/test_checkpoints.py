@@ -100,7 +100,7 @@ def test_what_a_killed_run_was_writing_is_not_a_state(saved):
 
 def test_another_architecture_is_refused_in_one_sentence(saved):
     with checkpoints.open_checkpoints(saved, keep=2) as manager:
-        with pytest.raises(InputError, match="params/kernel is 2x3 there and 5x3"):
+        with pytest.raises(InputError, match="expected params/kernel 5x3, got 2x3"):
             checkpoints.restore(manager, make_state(shape=(5, 3)))
 
 

@@ -107,4 +107,4 @@ def test_landmarks_that_a_file_names_are_not_trained_on(config, tmp_path, capsys
     (source,) = inputs.open_sources(config)
     assert source.classes == {"0": 0} and len(source) == 2
     printed = capsys.readouterr().out
-    assert "left out: 2 images, 1 classes of drawn, by data.exclude" in printed
+    assert "left out: 2 images, 1 class of drawn, by data.exclude" in printed

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from delf_jax.config import read_config
 from delf_jax.files import InputError
 from delf_jax.training import log
-from delf_jax.training.log import MetricWriter, TrainingLog, _format_duration
+from delf_jax.training.log import MetricWriter, TrainingLog
 from tests.helpers.tiny_training import TINY, make_config, plain_static
 
 Loss = metrics.Collection.create(loss=metrics.Average.from_output("loss"))
@@ -64,13 +64,6 @@ def test_the_first_loss_that_is_no_number_is_named_with_its_images(training_log,
     training_log.add(3, np.array(["d/4.jpg"]), loss_of(np.nan))
     with pytest.raises(InputError, match=r"step 2: .* b/2.jpg, c/3.jpg"):
         training_log.flush()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(45.2, "45 s"), (720.0, "12 min"), (12240.0, "3.4 h")]
-)
-def test_durations_are_spoken_in_the_unit_of_their_size(seconds, words):
-    assert _format_duration(seconds) == words
 
 
 def read_lines(folder):

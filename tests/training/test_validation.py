@@ -120,7 +120,7 @@ def test_accuracy_counts_images_of_known_classes(config, sources, monkeypatch):
     batches = [(np.zeros((8, 8, 8, 3), np.uint8), labels)]
     monkeypatch.setattr(validation, "_batches", lambda held_out: batches)
     classes = {"arcface_accuracy": np.array([0, 1, 0, 1, 1, 0, 0, 0])}
-    monkeypatch.setattr(validation, "_predict", lambda *rest: classes)
+    monkeypatch.setattr(validation, "_classify", lambda *rest: classes)
     static = plain_static(config)
     assert validation.accuracy(held_out, static, {}) == {"arcface_accuracy": 3 / 4}
 
@@ -130,7 +130,7 @@ def test_held_out_images_come_squeezed_with_the_last_batch_filled_up(config, sou
     ((batch, labels),) = validation._batches(held_out)
     assert batch.shape == (validation.BATCH, 64, 64, 3)
     assert sorted(labels) == [0, 1]
-    assert shown[:2].std() > 10 and not shown[2:].any()
+    assert batch[:2].std() > 10 and not batch[2:].any()
 
 
 def features(direction):
