@@ -258,7 +258,7 @@ def measure(index: InvertedFile, queries: list[Aggregated], memory: Memory) -> N
         )
     print(f"  peak memory {memory.peak:.2f} GB, mapped lists left out")
     scale = ON_PAPER / len(index.ids)
-    size = sum(shard.described["bytes"] for shard in index.shards) * scale / 1e12
+    size = sum(shard.entry["bytes"] for shard in index.shards) * scale / 1e12
     print(
         f"  on paper, {ON_PAPER / 1e6:.0f} M images: {size:.2f} TB, and a query of "
         f"{np.mean(postings) * scale / 1e6:.0f} M postings, "
