@@ -12,7 +12,7 @@ from delf_jax.files import InputError
 from delf_jax.training import sharded_classifier, train
 from delf_jax.training.build import make_static
 from delf_jax.training.objective import LossSettings
-from delf_jax.training.parallel import AXIS, over_pmap
+from delf_jax.training.parallel import AXIS, over_pmap, shardings
 from delf_jax.training.step import create_state
 from tests.helpers.tiny_training import (
     by_name,
@@ -84,7 +84,8 @@ def test_pieces_go_together_again_and_hold_less_than_the_whole(rng, classes, cen
     loss = LossSettings(classifier="sharded", classes=classes, centers=centers)
     kernel = rng.normal(size=(6, classes * centers)).astype(np.float32)
     state = {"a": {"classifier": {"kernel": kernel}, "bias": kernel[0]}}
-    split = sharded_classifier.split(state, jax.devices(), "batch", centers)
+    placements = shardings(jax.devices())
+    split = sharded_classifier.split(state, *placements, centers)
     pieces = split["a"]["classifier"]["kernel"]
     assert pieces.shape == (2, 6, -(-classes // 2) * centers)
     assert {shard.data.shape[0] for shard in pieces.addressable_shards} == {1}
