@@ -13,7 +13,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from jaxtyping import Float
 
-from delf_jax.files import InputError, atomic_write
+from delf_jax.files import InputError, write_bytes
 from delf_jax.formats.delf import datum, messages
 from delf_jax.formats.protos import feature_pb2
 
@@ -46,9 +46,7 @@ def read_delf_features(path: str | os.PathLike) -> DelfFeatures:
 
 def write_delf_features(path: str | os.PathLike, features: DelfFeatures) -> None:
     """Writes features as float32, to the same bytes as the original."""
-    data = encode_delf_features(features)
-    with atomic_write(path) as file:
-        file.write(data)
+    write_bytes(path, encode_delf_features(features))
 
 
 def encode_delf_features(features: DelfFeatures) -> bytes:
@@ -110,13 +108,9 @@ def _record_size(data: bytes) -> int:
 
 def _columns(records: np.ndarray) -> DelfFeatures:
     """Arrays of their own: the records share one buffer that is not aligned."""
-    return DelfFeatures(
-        np.stack([records["y"], records["x"]], axis=1).astype(np.float32),
-        records["scale"].astype(np.float32),
-        records["descriptor"].astype(np.float32),
-        records["strength"].astype(np.float32),
-        records["orientation"].astype(np.float32),
-    )
+    locations = np.stack([records["y"], records["x"]], axis=1).astype(np.float32)
+    names = ("scale", "descriptor", "strength", "orientation")
+    return DelfFeatures(locations, *(records[n].astype(np.float32) for n in names))
 
 
 def _parse(data: bytes, path: str | os.PathLike) -> DelfFeatures:
@@ -125,13 +119,8 @@ def _parse(data: bytes, path: str | os.PathLike) -> DelfFeatures:
     rows = [datum.to_array(feature.descriptor, path) for feature in features]
     if any(row.ndim != 1 or len(row) != len(rows[0]) for row in rows):
         raise InputError(f"{path}: damaged: its descriptors differ in length")
-    numbers = np.array(
-        [(f.y, f.x, f.scale, f.strength, f.orientation) for f in features]
-    )
-    locations, scales, attention, orientations = np.split(
-        numbers.reshape(-1, 5).astype(np.float32), (2, 3, 4), axis=1
-    )
+    found = [(f.y, f.x, f.scale, f.strength, f.orientation) for f in features]
+    numbers = np.array(found).reshape(-1, 5).astype(np.float32)
     descriptors = np.stack(rows).astype(np.float32) if rows else np.zeros((0, 0), "f4")
-    return DelfFeatures(
-        locations, scales[:, 0], descriptors, attention[:, 0], orientations[:, 0]
-    )
+    scales, attention, orientations = numbers.T[2:]
+    return DelfFeatures(numbers[:, :2], scales, descriptors, attention, orientations)

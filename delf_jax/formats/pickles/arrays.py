@@ -60,10 +60,6 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return _as_bytes(text)
 
 
-def _no_bytes() -> bytes:
-    return b""
-
-
 def _as_bytes(raw: Any) -> bytes:
     """Python 2 has bytes and text in one type, which is read as latin-1."""
     return raw.encode("latin-1") if isinstance(raw, str) else raw
@@ -85,8 +81,8 @@ NUMPY = {
     ("numpy", "ndarray"): _ndarray,
     ("numpy", "dtype"): _dtype,
     ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): _no_bytes,
-    ("builtins", "bytes"): _no_bytes,
+    ("__builtin__", "bytes"): lambda: b"",
+    ("builtins", "bytes"): lambda: b"",
 } | {
     (f"numpy.{core}.{module}", name): function
     for core in ("core", "_core")

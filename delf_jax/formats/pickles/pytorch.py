@@ -130,9 +130,8 @@ def _read_legacy(
     """The pickled value, and the bytes of each storage that it names."""
     if not is_legacy(mapped[:20]):
         raise InputError(f"{path}: not a file that torch.save writes")
-    magic, version, system = (
-        unpickler.load(mapped, {}, name=str(path)) for _ in range(3)
-    )
+    headers = (unpickler.load(mapped, {}, name=str(path)) for _ in range(3))
+    magic, version, system = headers
     if (magic, version) != (_MAGIC_NUMBER, _PROTOCOL_VERSION):
         raise InputError(f"{path}: of a version of torch.save that is not read")
     little = isinstance(system, dict) and system.get("little_endian") is True
@@ -231,12 +230,9 @@ def _find_tensors(value: Any, path: pathlib.Path) -> dict[str, _Tensor]:
             f"{path}: no tensors, neither at its top nor under one of "
             f"{', '.join(WRAPPERS)}; it holds {keys or 'nothing'}"
         )
-    names = [str(name) for name in tensors]
-    prefix = "module." if all(name.startswith("module.") for name in names) else ""
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in zip(names, tensors.values(), strict=True)
-    }
+    tensors = {str(name): tensor for name, tensor in tensors.items()}
+    prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 def _view(

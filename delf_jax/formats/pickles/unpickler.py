@@ -21,9 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from delf_jax.files import InputError
-from delf_jax.formats.pickles.arrays import NUMPY, array_state, dtype_state
-
-__all__ = ["DICTS", "NUMPY", "load"]
+from delf_jax.formats.pickles.arrays import array_state, dtype_state
 
 Allowed = Mapping[tuple[str, str], Any]
 
@@ -139,8 +137,8 @@ def _check_extent(value: Any, name: str) -> None:
 
 
 def _push(machine: _Machine, argument: Any) -> None:
-    is_mutable = isinstance(argument, bytearray)
-    machine.stack.append(bytes(argument) if is_mutable else argument)
+    mutable = isinstance(argument, bytearray)
+    machine.stack.append(bytes(argument) if mutable else argument)
 
 
 def _marked(machine: _Machine) -> list[Any]:
