@@ -54,20 +54,18 @@ def read_mat(path: str | os.PathLike) -> dict[str, Any]:
 def _variables(data: memoryview) -> Iterator[tuple[str, Any]]:
     for element in _elements(data):
         if element.kind == _COMPRESSED:
-            (element,) = _elements(_decompressed(element.data))
+            stream = zlib.decompressobj()
+            plain = stream.decompress(element.data, MAX_BYTES)
+            if not stream.eof:
+                raise ValueError(
+                    f"compressed data are cut, or larger than {MAX_BYTES} bytes"
+                )
+            (element,) = _elements(memoryview(plain))
         if element.kind != _MATRIX:
             raise ValueError(
                 f"expected an array, got an element of type {element.kind}"
             )
         yield _array(element.data, 0)
-
-
-def _decompressed(data: memoryview) -> memoryview:
-    stream = zlib.decompressobj()
-    plain = stream.decompress(data, MAX_BYTES)
-    if not stream.eof:
-        raise ValueError(f"compressed data are cut, or larger than {MAX_BYTES} bytes")
-    return memoryview(plain)
 
 
 def _elements(data: memoryview) -> Iterator[_Element]:

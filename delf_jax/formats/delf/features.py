@@ -16,6 +16,7 @@ from jaxtyping import Float
 from delf_jax.files import InputError, write_bytes
 from delf_jax.formats.delf import datum, messages
 from delf_jax.formats.protos import feature_pb2
+from delf_jax.formats.tensorflow import wire
 
 # The numbers after the descriptor, in the order of the file, and their tags.
 _NUMBERS = {"x": 0x15, "y": 0x1D, "scale": 0x25, "orientation": 0x2D, "strength": 0x35}
@@ -41,7 +42,12 @@ def read_delf_features(path: str | os.PathLike) -> DelfFeatures:
     """
     data = messages.read_bytes(path)
     records = _records(data)
-    return _parse(data, path) if records is None else _columns(records)
+    if records is None:
+        return _parse(data, path)
+    # Arrays of their own: the records share one buffer that is not aligned.
+    locations = np.stack([records["y"], records["x"]], axis=1).astype(np.float32)
+    names = ("scale", "descriptor", "strength", "orientation")
+    return DelfFeatures(locations, *(records[n].astype(np.float32) for n in names))
 
 
 def write_delf_features(path: str | os.PathLike, features: DelfFeatures) -> None:
@@ -79,10 +85,10 @@ def _layout(depth: int) -> tuple[np.ndarray, np.dtype]:
 
 def _records(data: bytes) -> np.ndarray | None:
     """The features as records; None if they are not laid out as the original does."""
-    size = _record_size(data)
     try:
-        first = feature_pb2.DelfFeatures.FromString(data[:size]).feature
-    except DecodeError:
+        length, start = wire.read_varint(data, 1)  # of the first field, if a message.
+        first = feature_pb2.DelfFeatures.FromString(data[: start + length]).feature
+    except (DecodeError, wire.Malformed):
         return None
     if len(first) != 1:
         return None
@@ -94,23 +100,6 @@ def _records(data: bytes) -> np.ndarray | None:
     for name, tag in _NUMBERS.items():
         same &= (records[f"{name}_tag"] == tag).all()
     return records if same else None
-
-
-def _record_size(data: bytes) -> int:
-    """Bytes of the first field, if it is a message: tag, length, content."""
-    length = 0
-    for place, byte in enumerate(data[1:6]):
-        length |= (byte & 0x7F) << 7 * place
-        if byte < 0x80:
-            return 2 + place + length
-    return 0
-
-
-def _columns(records: np.ndarray) -> DelfFeatures:
-    """Arrays of their own: the records share one buffer that is not aligned."""
-    locations = np.stack([records["y"], records["x"]], axis=1).astype(np.float32)
-    names = ("scale", "descriptor", "strength", "orientation")
-    return DelfFeatures(locations, *(records[n].astype(np.float32) for n in names))
 
 
 def _parse(data: bytes, path: str | os.PathLike) -> DelfFeatures:

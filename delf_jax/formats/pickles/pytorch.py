@@ -219,10 +219,7 @@ def _find_tensors(value: Any, path: pathlib.Path) -> dict[str, _Tensor]:
     """The tensors of the state dict, by name."""
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds a {type(value).__name__}, not a state dict")
-    for name in WRAPPERS:
-        if isinstance(value.get(name), dict):
-            value = value[name]
-            break
+    value = next((value[n] for n in WRAPPERS if isinstance(value.get(n), dict)), value)
     tensors = {n: x for n, x in value.items() if isinstance(x, _Tensor)}
     if not tensors:
         keys = ", ".join(f"{key!s:.40}" for key in list(value)[:10])
