@@ -54,7 +54,6 @@ def encode_header(
     """The first bytes of a file, after which the tensors follow in their order.
 
     Args:
-      tensors: dtype and shape of each.
       size: bytes to fill, if the header is shorter.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}

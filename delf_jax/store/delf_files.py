@@ -23,7 +23,7 @@ from delf_jax.progress import track
 from delf_jax.store import feature_store
 from delf_jax.store import writer as store_files
 from delf_jax.store.feature_store import StoreReport
-from delf_jax.store.shards import FORMAT, Record
+from delf_jax.store.shards import FORMAT, Record, look_at
 
 # The file of each branch; lengths of descriptors, by branch, that all images must have.
 Paths = Mapping[str, pathlib.Path]
@@ -109,7 +109,7 @@ def read_files(
     for stem, paths in sorted(found.items()):
         id, height, width = known_images.get(stem, (stem, 0, 0))
         gone.discard(id)
-        record = _look_at(paths, Record(id, now, "extracted"))
+        record = look_at(Record(id, now, "extracted"), *paths.values())
         if id not in known or known[id].record._replace(sequence=now) != record:
             todo.append((record, paths, (height, width)))
     for id in sorted(gone):
@@ -199,15 +199,6 @@ def _read_sidecar(path: pathlib.Path) -> dict[str, list]:
     if len({row[0] for row in images.values()}) < len(images):
         raise InputError(f"{path}: damaged: two images have one id")
     return images
-
-
-def _look_at(paths: Paths, record: Record) -> Record:
-    """The record with the size and the time of the files of an image."""
-    status = [path.stat() for path in paths.values()]
-    return record._replace(
-        file_size=sum(s.st_size for s in status),
-        modified=max(s.st_mtime_ns for s in status),
-    )
 
 
 LOCAL, GLOBAL = "local", "global"

@@ -178,7 +178,7 @@ def extract_to_store(
     mine = sorted(images)[part[0] :: part[1]]
     todo = []
     for id, path in mine:
-        record = look_at(path, Record(id, writer.sequence, "extracted"))
+        record = look_at(Record(id, writer.sequence, "extracted"), path)
         if (
             id not in known
             or is_changed(path, known[id].record, record)

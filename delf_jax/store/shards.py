@@ -155,13 +155,14 @@ def _offsets(counts: Sequence[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def look_at(path: pathlib.Path, record: Record) -> Record:
-    """The record with size and time of the file, if there is one."""
+def look_at(record: Record, *paths: pathlib.Path) -> Record:
+    """The record with size and time of the files, if they are there."""
     try:
-        status = path.stat()
+        status = [path.stat() for path in paths]
     except OSError:
         return record
-    return record._replace(file_size=status.st_size, modified=status.st_mtime_ns)
+    size, modified = sum(s.st_size for s in status), max(s.st_mtime_ns for s in status)
+    return record._replace(file_size=size, modified=modified)
 
 
 def checksum(path: pathlib.Path, record: Record) -> str:
@@ -170,7 +171,7 @@ def checksum(path: pathlib.Path, record: Record) -> str:
         found = sha256_of(path)
     except OSError:
         return ""
-    return found if look_at(path, record) == record else ""
+    return found if look_at(record, path) == record else ""
 
 
 def is_changed(path: pathlib.Path, known: Record, now: Record) -> bool:

@@ -22,7 +22,7 @@ class Boxes(NamedTuple):
 
 def read_boxes(path: str | os.PathLike) -> Boxes:
     """The boxes of a file, float32 and int32; InputError if it is damaged."""
-    found = messages.read(path, box_pb2.Boxes).box
+    found = messages.parse(messages.read_bytes(path), box_pb2.Boxes, path).box
     numbers = np.array([(b.ymin, b.xmin, b.ymax, b.xmax, b.score) for b in found])
     numbers = numbers.reshape(-1, 5).astype(np.float32)
     classes = np.array([box.class_index for box in found], np.int32)

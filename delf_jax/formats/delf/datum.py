@@ -23,12 +23,12 @@ AnyArray = Shaped[np.ndarray, "..."]
 
 def read_datum(path: str | os.PathLike) -> AnyArray:
     """The float32 or uint32 array of a file; InputError if it is damaged."""
-    return to_array(messages.read(path, DatumProto), path)
+    return to_array(messages.parse(messages.read_bytes(path), DatumProto, path), path)
 
 
 def read_datum_pair(path: str | os.PathLike) -> tuple[AnyArray, AnyArray]:
     """Two arrays: in the original, aggregated descriptors and their visual words."""
-    pair = messages.read(path, DatumPairProto)
+    pair = messages.parse(messages.read_bytes(path), DatumPairProto, path)
     return to_array(pair.first, path), to_array(pair.second, path)
 
 

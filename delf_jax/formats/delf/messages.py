@@ -19,11 +19,6 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     return files.read_bytes(path, MAX_BYTES)
 
 
-def read(path: str | os.PathLike, kind: Any) -> Any:
-    """The message of a class `kind` in a file; InputError if there is none."""
-    return parse(read_bytes(path), kind, path)
-
-
 def parse(data: bytes, kind: Any, path: str | os.PathLike) -> Any:
     """The message of a class `kind` in `data`; InputError, naming `path`, if none."""
     try:

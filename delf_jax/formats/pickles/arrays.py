@@ -42,10 +42,8 @@ def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
     return np.empty(0, np.int8)
 
 
-def _scalar(dtype: Any, raw: Any) -> np.generic:
-    raw = _as_bytes(raw)
-    _check_size(raw, (), dtype)
-    return np.frombuffer(raw, dtype)[0]
+def _scalar(dtype: Any, raw: Any) -> Any:
+    return _frombuffer(_as_bytes(raw), dtype, (), "C")[()]
 
 
 def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:

@@ -90,9 +90,9 @@ def parse(data: memoryview) -> Message:
     return message
 
 
-def integer(message: Message, number: int, default: int = 0) -> int:
+def integer(message: Message, number: int) -> int:
     """The last value of a field as an int64, as protobuf understands repetition."""
-    value = message.get(number, [default])[-1]
+    value = message.get(number, [0])[-1]
     if not isinstance(value, int):
         raise Malformed(f"field {number} is not a number")
     return value - (1 << 64) if value >= 1 << 63 else value
