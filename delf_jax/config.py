@@ -14,8 +14,8 @@ from ml_collections import ConfigDict, config_flags
 
 from delf_jax.files import InputError
 
-_HERE = pathlib.Path(__file__).parent
 # The folder of our own configs/: the package in a wheel, the one above in a clone.
+_HERE = pathlib.Path(__file__).parent
 _OURS = _HERE if (_HERE / "configs").is_dir() else _HERE.parent
 
 
@@ -73,13 +73,17 @@ def _running(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
         found = _OURS / path
     if not found.is_file():
         raise InputError(f"{path}: no such config file")
+    before = sys.path.copy()
+    # It may import its neighbours and ours, from any working directory.
+    sys.path[:] = [str(found.resolve().parent.parent), *before, str(_OURS)]
     try:
-        with _importable(found.resolve().parent.parent):
-            yield runpy.run_path(str(found))
+        yield runpy.run_path(str(found))
     except InputError:
         raise
     except Exception as error:  # A config is a program: it may fail in any way.
         raise InputError(f"{path}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path[:] = before
 
 
 def _override(config: ConfigDict, override: str) -> None:
@@ -99,17 +103,6 @@ def _override(config: ConfigDict, override: str) -> None:
     except (flags.Error, TypeError, ValueError) as error:
         reason = str(error).removeprefix(f"flag {override}: ")
         raise InputError(f"{override}: {reason}") from None
-
-
-@contextlib.contextmanager
-def _importable(folder: pathlib.Path) -> Iterator[None]:
-    """A config may import its neighbours and ours, from any working directory."""
-    before = sys.path.copy()
-    sys.path[:] = [str(folder), *before, str(_OURS)]
-    try:
-        yield
-    finally:
-        sys.path[:] = before
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:

@@ -41,7 +41,12 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)
         raise
-    _sync_directory(path.parent)
+    with contextlib.suppress(OSError):  # Where it can be opened, the rename lasts.
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -64,16 +69,20 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         raise
 
 
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Writes a file, atomically."""
+    with atomic_write(path) as file:
+        file.write(data)
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes `value` as indented JSON, atomically; NaN and infinities are refused."""
-    text = json.dumps(value, indent=1, allow_nan=False)
-    with atomic_write(path, "w") as file:
-        file.write(text + "\n")
+    write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: str | os.PathLike) -> Any:
     """The content of a JSON file; InputError if it is absent or broken."""
-    with _reading(path):
+    with reading(path):
         content = pathlib.Path(path).read_bytes()
     try:
         return json.loads(content.decode("utf-8"))
@@ -84,7 +93,7 @@ def read_json(path: str | os.PathLike) -> Any:
 def read_text(path: str | os.PathLike) -> str:
     """The text of a file; InputError if it is absent or not UTF-8."""
     try:
-        with _reading(path):
+        with reading(path):
             return pathlib.Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text") from None
@@ -93,7 +102,7 @@ def read_text(path: str | os.PathLike) -> str:
 def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
     """The bytes of a file; InputError if it is absent or has more than `limit`."""
     path = pathlib.Path(path)
-    with _reading(path):
+    with reading(path):
         size = path.stat().st_size
         if size <= limit:
             return path.read_bytes()
@@ -114,20 +123,11 @@ def sha256_of(path: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
-def _reading(path: str | os.PathLike) -> Iterator[None]:
+def reading(path: str | os.PathLike) -> Iterator[None]:
+    """A context in which a file that cannot be opened is an InputError."""
     try:
         yield
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _sync_directory(directory: pathlib.Path) -> None:
-    """Makes a rename durable, where the system allows opening a directory."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -16,9 +16,6 @@ from jax.experimental import multihost_utils
 
 from delf_jax.files import InputError, digest
 
-VARIABLE = "DELF_JAX_CACHE"
-_OFF = ("", "0", "off", "no", "none", "false")
-
 
 def enable_compilation_cache() -> pathlib.Path | None:
     """The folder that JAX now keeps compiled programs in; None if there is none.
@@ -30,7 +27,11 @@ def enable_compilation_cache() -> pathlib.Path | None:
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     directory = cache_directory()
-    if directory is None or not _is_writable(directory):
+    if directory is None:
+        return None
+    with contextlib.suppress(OSError):
+        directory.mkdir(parents=True, exist_ok=True)
+    if not directory.is_dir() or not os.access(directory, os.W_OK):
         return None
     jax.config.update("jax_compilation_cache_dir", str(directory))
     # A start compiles dozens of small programs: kept as well, they save seconds.
@@ -41,8 +42,9 @@ def enable_compilation_cache() -> pathlib.Path | None:
 
 def cache_directory() -> pathlib.Path | None:
     """The folder for compiled programs on this host; None if they are not kept."""
-    value = os.environ.get(VARIABLE)
-    if value is not None and value.strip().lower() in _OFF:
+    value = os.environ.get("DELF_JAX_CACHE")
+    off = ("", "0", "off", "no", "none", "false")
+    if value is not None and value.strip().lower() in off:
         return None
     try:
         root = pathlib.Path(value).expanduser() if value else user_cache() / "delf_jax"
@@ -84,11 +86,9 @@ def join_processes(
         MPI or Kubernetes names it.
       part: (i, n), this is the i-th of n.
     """
+    job = () if part is None else (coordinator, part[1], part[0])
     try:
-        if part is None:
-            jax.distributed.initialize()
-        else:
-            jax.distributed.initialize(coordinator, part[1], part[0])
+        jax.distributed.initialize(*job)
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         by_hand = ", or give --multihost=ADDRESS:PORT,I/N"
@@ -129,14 +129,6 @@ def stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _is_writable(directory: pathlib.Path) -> bool:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(directory, os.W_OK)
-
-
 def _host_kind() -> str:
     """A short name for processors of one kind.
 
@@ -144,11 +136,7 @@ def _host_kind() -> str:
     one processor may hold instructions that another lacks.
     """
     kind = f"{sys.platform} {platform.machine()} {platform.processor()}"
-    try:
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("flags", "Features")):
-                kind += line
-                break
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        kind += next((x for x in lines if x.startswith(("flags", "Features"))), "")
     return digest(kind, 8)

@@ -2,14 +2,13 @@
 
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from delf_jax.files import InputError
 
-_GROUP = "model_weights"  # of a file that holds the whole model.
 _MAX_NAMES = 100_000
 
 
@@ -45,24 +44,21 @@ def read_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return weights
 
 
-def _datasets(file: Any, path: pathlib.Path) -> Iterable[tuple[str, Any]]:
+def _datasets(file: Any, path: pathlib.Path) -> Iterator[tuple[str, Any]]:
     """Names and datasets of the weights, none of them read."""
-    top = _child(file, _GROUP, path) if _GROUP in file else file
+    whole_model = "model_weights" in file
+    top = _child(file, "model_weights", path) if whole_model else file
     layers = _texts(top, "layer_names", path)
     if not layers:
         found: list[tuple[str, Any]] = []
         # Follows no links, and meets every object once.
         top.visititems(lambda name, item: found.append((name, item)))
-        return [(n.removesuffix(":0"), x) for n, x in found if hasattr(x, "shape")]
-    return (
-        (_name(layer, weight), _child(_child(top, layer, path), weight, path))
-        for layer in layers
-        for weight in _texts(_child(top, layer, path), "weight_names", path)
-    )
-
-
-def _name(layer: str, weight: str) -> str:
-    return f"{layer}/{weight.removeprefix(f'{layer}/').removesuffix(':0')}"
+        yield from ((n.removesuffix(":0"), x) for n, x in found if hasattr(x, "shape"))
+    for layer in layers:
+        group = _child(top, layer, path)
+        for weight in _texts(group, "weight_names", path):
+            name = weight.removeprefix(f"{layer}/").removesuffix(":0")
+            yield f"{layer}/{name}", _child(group, weight, path)
 
 
 def _child(group: Any, name: str, path: pathlib.Path) -> Any:

@@ -8,8 +8,8 @@ copies of a file of 1176 bytes with one byte changed or the end cut off, 133 end
 1.17 by a segmentation fault.
 """
 
+import math
 import os
-import pathlib
 import struct
 import zlib
 from collections.abc import Iterator
@@ -40,39 +40,32 @@ class _Element(NamedTuple):
 
 def read_mat(path: str | os.PathLike) -> dict[str, Any]:
     """The variables of a MAT-file by name; InputError if it is damaged."""
-    path = pathlib.Path(path)
     data = files.read_bytes(path, MAX_BYTES)
-    _check_header(data, path)
+    if data.startswith((b"MATLAB 7.3", b"\x89HDF")):
+        raise InputError(f"{path}: a MAT-file of version 7.3; save it with -v7")
+    if len(data) < _HEADER or data[124:128] != b"\x00\x01IM":
+        raise InputError(f"{path}: not a little-endian MAT-file of version 5 to 7")
     try:
         return dict(_variables(memoryview(data)[_HEADER:]))
     except (ValueError, LookupError, struct.error, zlib.error, OverflowError) as error:
         raise InputError(f"{path}: damaged MAT-file ({error!s:.200})") from None
 
 
-def _check_header(data: bytes, path: pathlib.Path) -> None:
-    if data.startswith(b"MATLAB 7.3") or data.startswith(b"\x89HDF"):
-        raise InputError(f"{path}: a MAT-file of version 7.3; save it with -v7")
-    if len(data) < _HEADER or data[124:128] != b"\x00\x01IM":
-        raise InputError(f"{path}: not a little-endian MAT-file of version 5 to 7")
-
-
 def _variables(data: memoryview) -> Iterator[tuple[str, Any]]:
     for element in _elements(data):
         if element.kind == _COMPRESSED:
-            (element,) = _elements(_decompressed(element.data))
+            stream = zlib.decompressobj()
+            plain = stream.decompress(element.data, MAX_BYTES)
+            if not stream.eof:
+                raise ValueError(
+                    f"compressed data are cut, or larger than {MAX_BYTES} bytes"
+                )
+            (element,) = _elements(memoryview(plain))
         if element.kind != _MATRIX:
             raise ValueError(
                 f"expected an array, got an element of type {element.kind}"
             )
         yield _array(element.data, 0)
-
-
-def _decompressed(data: memoryview) -> memoryview:
-    stream = zlib.decompressobj()
-    plain = stream.decompress(data, MAX_BYTES)
-    if not stream.eof:
-        raise ValueError(f"compressed data are cut, or larger than {MAX_BYTES} bytes")
-    return memoryview(plain)
 
 
 def _elements(data: memoryview) -> Iterator[_Element]:
@@ -113,9 +106,8 @@ def _array(data: memoryview, depth: int) -> tuple[str, Any]:
     elif kind == _CHAR:
         value = _text(content, shape)
     elif kind in _CLASSES:
-        (numbers,) = content
-        values = _numbers(numbers).astype(_CLASSES[kind])
-        value = values.reshape(shape, order="F")
+        (numbers,) = map(_numbers, content)
+        value = numbers.astype(_CLASSES[kind]).reshape(shape, order="F")
     else:
         raise ValueError(f"arrays of class {kind} are not read")
     return bytes(name.data).decode("ascii"), value
@@ -126,7 +118,7 @@ def _numbers(element: _Element) -> np.ndarray:
 
 
 def _cells(content: list[_Element], shape: list[int], depth: int) -> list[Any]:
-    if len(content) != _count(shape):
+    if len(content) != math.prod(shape):
         raise ValueError(f"{len(content)} cells in an array of shape {shape}")
     if any(element.kind != _MATRIX for element in content):
         raise ValueError("a cell that is not an array")
@@ -147,7 +139,7 @@ def _structs(
     ]
     if len(set(fields)) < len(fields):
         raise ValueError("a struct names a field twice")
-    count = _count(shape)
+    count = math.prod(shape)
     if count and not fields:
         raise ValueError("a struct without fields")
     cells = _cells(values, [count, len(fields)], depth)
@@ -160,13 +152,6 @@ def _structs(
 def _text(content: list[_Element], shape: list[int]) -> str:
     (characters,) = content
     text = bytes(characters.data).decode(_ENCODINGS[characters.kind])
-    if len(text) != _count(shape) or len(shape) != 2 or shape[0] > 1:
+    if len(text) != math.prod(shape) or len(shape) != 2 or shape[0] > 1:
         raise ValueError(f"text of {len(text)} characters and shape {shape}")
     return text
-
-
-def _count(shape: list[int]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
-from delf_jax.files import InputError, atomic_write, read_text
+from delf_jax.files import InputError, atomic_write, read_text, reading
 
 Row = TypeVar("Row", bound=tuple)
 # Python's own limit of 131 072 characters is some 7700 image ids; this bounds memory.
@@ -27,15 +27,11 @@ def read_lines(path: str | os.PathLike) -> Iterator[Line]:
     csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_FIELD))
     number = 0
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with reading(path), open(path, newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             for fields in reader:
                 number = reader.line_num
                 yield Line(f"{os.fspath(path)}, line {number}", fields)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}, after line {number}: not UTF-8 text") from None
     except csv.Error as error:
@@ -62,13 +58,11 @@ def read_rows(path: str | os.PathLike, kind: type[Row]) -> Iterator[Row]:
         raise InputError(f"{path}: the CSV has no column {missing[0]!r}")
     steps = [(header.index(name), _PARSERS[hint]) for name, hint in hints.items()]
     for line in itertools.islice(read_lines(path), 1, None):
-        fields = line.fields
-        if not fields:
-            continue
-        try:
-            yield kind(*[parse(fields[column]) for column, parse in steps])
-        except (ValueError, IndexError):
-            raise _explain(line, header, kind) from None
+        if line.fields:
+            try:
+                yield kind(*[parse(line.fields[column]) for column, parse in steps])
+            except (ValueError, IndexError):
+                raise _explain(line, header, kind) from None
 
 
 def write_rows(
@@ -78,23 +72,12 @@ def write_rows(
     with atomic_write(path, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows([_text(value) for value in row] for row in rows)
+        for row in rows:
+            writer.writerow([" ".join(x) if isinstance(x, tuple) else x for x in row])
 
 
-def _text(value: Any) -> Any:
-    return " ".join(value) if isinstance(value, tuple) else value
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-_PARSERS: dict[Any, Callable[[str], Any]] = {
-    str: str,
-    int: int,
-    float: float,
-    tuple[str, ...]: _words,
-}
+_PARSERS: dict[Any, Callable[[str], Any]] = {str: str, int: int, float: float}
+_PARSERS[tuple[str, ...]] = lambda text: tuple(text.split())
 
 
 def _explain(line: Line, header: Sequence[str], kind: type[tuple]) -> InputError:
@@ -103,10 +86,10 @@ def _explain(line: Line, header: Sequence[str], kind: type[tuple]) -> InputError
         column = header.index(name)
         if column >= len(line.fields):
             return InputError(f"{line.where}: no field {name!r}")
+        text = line.fields[column]
         try:
-            _PARSERS[hint](line.fields[column])
+            _PARSERS[hint](text)
         except ValueError:
-            text = line.fields[column]
             return InputError(f"{line.where}, {name}: {text!r:.80} is not a number")
     return InputError(f"{line.where}: not a row of this table")
 

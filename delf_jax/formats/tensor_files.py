@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from delf_jax.files import InputError, atomic_write
+from delf_jax.files import InputError, write_bytes
 
 _DTYPES = {
     "F64": np.dtype(np.float64),
@@ -33,9 +33,8 @@ def write_tensors(
     path: str | os.PathLike, tensors: Mapping[str, np.ndarray], info: Any
 ) -> None:
     """Writes a file with info of any kind that JSON has."""
-    data = safetensors.numpy.save(dict(tensors), {"json": json.dumps(info)})
-    with atomic_write(path) as file:
-        file.write(data)
+    info = {"json": json.dumps(info)}
+    write_bytes(path, safetensors.numpy.save(dict(tensors), info))
 
 
 def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], Any]:
@@ -55,7 +54,6 @@ def encode_header(
     """The first bytes of a file, after which the tensors follow in their order.
 
     Args:
-      tensors: dtype and shape of each.
       size: bytes to fill, if the header is shorter.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
@@ -63,11 +61,8 @@ def encode_header(
     for name, (kind, shape) in tensors.items():
         dtype = np.dtype(kind)
         start, end = end, end + math.prod(shape) * dtype.itemsize
-        header[name] = {
-            "dtype": _NAMES[dtype],
-            "shape": list(shape),
-            "data_offsets": [start, end],
-        }
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape)}
+        header[name]["data_offsets"] = [start, end]
     text = json.dumps(header).encode()
     text = text.ljust(max(size - 8, len(text) + -len(text) % 8))  # Aligns the rest.
     return struct.pack("<Q", len(text)) + text

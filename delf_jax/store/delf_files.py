@@ -3,54 +3,31 @@
     delf  NAME.delf
     delg  NAME.delg_local and NAME.delg_global, or one of them
 
-NAME is the id of an image without its extension, folders included. Numbers are carried
-over as they are: in both, locations are (y, x) in pixels of the original image (unless
-extracted with use_resized_coordinates) and scales are 1 / image scale; the original
-leaves the resize before the pyramid out of scales, as extraction here does with
-locations "delf". Files have neither the size of an image nor its whole id: images.json
-beside them has, where they came from a store. Orientations, which the original never
-computes, are written as 0 and not read.
-
-Features of boxes are written as the original does, to NAME_0.delf and so on, with
-locations in pixels of the crop, and index_mapping.csv says which belong together [D2R].
-Such files are read as images of their own.
+NAME is the id of an image without its extension, folders included; images.json has the
+whole ids and sizes. Numbers are those of the store, see `DelfFeatures`. Features of
+boxes go to NAME_0.delf and so on, in pixels of the crop, listed in index_mapping.csv
+[D2R]; they are read as images of their own.
 """
 
 import os
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from delf_jax.features import Features, LocalFeatures, crops_of
-from delf_jax.files import InputError, atomic_write, digest, read_json, write_json
-from delf_jax.formats.delf import datum
-from delf_jax.formats.delf.features import (
-    DelfFeatures,
-    encode_delf_features,
-    read_delf_features,
-)
-from delf_jax.formats.delf.index_mapping import (
-    WHOLE_IMAGE,
-    IndexBox,
-    write_index_mapping,
-)
+from delf_jax.files import InputError, digest, read_json, write_bytes, write_json
+from delf_jax.formats.delf import datum, index_mapping
+from delf_jax.formats.delf import features as feature_files
 from delf_jax.progress import track
 from delf_jax.store import feature_store
+from delf_jax.store import writer as store_files
 from delf_jax.store.feature_store import StoreReport
-from delf_jax.store.shards import FORMAT, Record
-from delf_jax.store.writer import Writer, begin, current_records, finish, read_shards
+from delf_jax.store.shards import FORMAT, Record, look_at
 
+# The file of each branch; lengths of descriptors, by branch, that all images must have.
 Paths = Mapping[str, pathlib.Path]
-
-
-class Kind(NamedTuple):
-    """What every image of a store must have: lengths of descriptors; None: none."""
-
-    local: int | None
-    globe: int | None
-
+Lengths = Mapping[str, int]
 
 SIDECAR, MAPPING = "images.json", "index_mapping.csv"
 
@@ -70,16 +47,14 @@ def write_files(
     images = feature_store.open_store(source)
     names = file_names(images.ids, source)
     out, written, sidecar = pathlib.Path(out), 0, {}
-    mapping: list[IndexBox] = []
+    mapping: list[index_mapping.IndexBox] = []
     known = set(names)
     with track("features", len(names), progress=progress) as advance:
         for number, name in enumerate(names):
             id, features = images.ids[number], images[number]
             stems = _stems(name, features, known)
-            mapping += [
-                IndexBox(stem, number, box)
-                for box, stem in enumerate(stems, WHOLE_IMAGE)
-            ]
+            boxes = enumerate(stems, index_mapping.WHOLE_IMAGE)
+            mapping += [index_mapping.IndexBox(s, number, box) for box, s in boxes]
             files = {
                 f"{stem}{suffix}": data
                 for stem, part in zip(stems, crops_of(features), strict=True)
@@ -95,7 +70,7 @@ def write_files(
     made_by = {key: images.manifest[key] for key in ("model", "settings")}
     write_json(out / SIDECAR, {"made_by": made_by, "images": sidecar})
     if images.manifest.get("with_boxes"):
-        write_index_mapping(out / MAPPING, mapping)
+        index_mapping.write_index_mapping(out / MAPPING, mapping)
     return StoreReport(written, len(names) - written, 0, dict(images.failed))
 
 
@@ -121,34 +96,37 @@ def read_files(
     folder, out = pathlib.Path(folder), pathlib.Path(out)
     found = _find(folder, layout)
     known_images = _read_sidecar(folder / SIDECAR)
-    kind = common_kind(list(found.values()))
-    manifest = _manifest(name, layout, kind)
-    begin(out, manifest)
-    key = manifest["key"]
-    known = current_records(read_shards(out, key, []))
-    writer = Writer(out, key, known.values())
+    lengths = common_lengths(list(found.values()))
+    branches = {branch: lengths.get(branch) for branch in (LOCAL, GLOBAL)}
+    settings = {"files": layout, **branches}
+    key = digest([FORMAT, name, settings], 16)
+    model = {"name": name, "fingerprint": ""}
+    store_files.begin(out, store_files.empty_manifest(key, model, settings))
+    known = store_files.current_records(store_files.read_shards(out, key, []))
+    writer = store_files.Writer(out, key, known.values())
+    now = writer.sequence
     todo, gone = [], {id for id, p in known.items() if p.record.outcome != "removed"}
     for stem, paths in sorted(found.items()):
         id, height, width = known_images.get(stem, (stem, 0, 0))
         gone.discard(id)
-        record = _look_at(paths, Record(id, writer.sequence, "extracted"))
-        if id not in known or not _same_files(known[id].record, record):
+        record = look_at(Record(id, now, "extracted"), *paths.values())
+        if id not in known or known[id].record._replace(sequence=now) != record:
             todo.append((record, paths, (height, width)))
     for id in sorted(gone):
-        writer.add(Record(id, writer.sequence, "removed"))
+        writer.add(Record(id, now, "removed"))
     failed = {}
     try:
         with track("features", len(todo), progress=progress) as advance:
             for record, paths, size in todo:
                 try:
-                    writer.add(record, read_image(paths, kind, size))
+                    writer.add(record, read_image(paths, lengths, size))
                 except InputError as error:
                     failed[record.id] = str(error)
                     writer.add(record._replace(outcome="failed", reason=str(error)))
                 advance()
     finally:
         writer.flush()
-    finish(out, writer, alone=True)
+    store_files.finish(out, writer, alone=True)
     unchanged = len(found) - len(todo)
     return StoreReport(len(todo) - len(failed), unchanged, len(gone), failed)
 
@@ -185,11 +163,10 @@ def _stems(name: str, features: Features, known: set[str]) -> list[str]:
 
 def _update(path: pathlib.Path, data: bytes) -> bool:
     """Whether the file was written: not if it has these bytes already."""
-    if path.is_file() and path.stat().st_size == len(data):
-        if path.read_bytes() == data:
-            return False
-    with atomic_write(path) as file:
-        file.write(data)
+    is_sized = path.is_file() and path.stat().st_size == len(data)
+    if is_sized and path.read_bytes() == data:
+        return False
+    write_bytes(path, data)
     return True
 
 
@@ -224,33 +201,6 @@ def _read_sidecar(path: pathlib.Path) -> dict[str, list]:
     return images
 
 
-def _look_at(paths: Paths, record: Record) -> Record:
-    """The record with the size and the time of the files of an image."""
-    status = [path.stat() for path in paths.values()]
-    return record._replace(
-        file_size=sum(s.st_size for s in status),
-        modified=max(s.st_mtime_ns for s in status),
-    )
-
-
-def _same_files(known: Record, now: Record) -> bool:
-    same = (known.file_size, known.modified) == (now.file_size, now.modified)
-    return known.outcome == "extracted" and same
-
-
-def _manifest(name: str, layout: str, kind: Kind) -> dict[str, Any]:
-    """The manifest of features that no model of ours made."""
-    settings = {"files": layout, "local": kind.local, "global": kind.globe}
-    return {
-        "format": FORMAT,
-        "key": digest([FORMAT, name, settings], 16),
-        "model": {"name": name, "fingerprint": ""},
-        "settings": settings,
-        "images": 0,
-        "failed": {},
-    }
-
-
 LOCAL, GLOBAL = "local", "global"
 # Endings of the files of an image, by layout.
 SUFFIXES = {
@@ -263,15 +213,15 @@ def encode_image(features: Features, layout: str) -> dict[str, bytes]:
     """The bytes of each file of an image, by its ending."""
     suffixes, files = SUFFIXES[layout], {}
     if features.local is not None:
-        local = DelfFeatures(*map(np.asarray, features.local))
-        files[suffixes[LOCAL]] = encode_delf_features(local)
+        local = feature_files.DelfFeatures(*map(np.asarray, features.local))
+        files[suffixes[LOCAL]] = feature_files.encode_delf_features(local)
     if features.global_descriptor is not None and GLOBAL in suffixes:
         descriptor = np.asarray(features.global_descriptor, np.float32)
         files[suffixes[GLOBAL]] = datum.encode_datum(descriptor)
     return files
 
 
-def common_kind(images: Collection[Paths]) -> Kind:
+def common_lengths(images: Collection[Paths]) -> Lengths:
     """What the images have: branches of any, lengths of the first that say them.
 
     InputError if a branch has damaged files alone.
@@ -289,36 +239,35 @@ def common_kind(images: Collection[Paths]) -> Kind:
                 break
         if branch not in lengths:
             raise damages[0]
-    return Kind(lengths.get(LOCAL), lengths.get(GLOBAL))
+    return lengths
 
 
 def _read_branch(branch: str, path: pathlib.Path) -> np.ndarray:
     """The descriptors [N, D] or the global descriptor [D] of a file."""
     if branch == LOCAL:
-        return read_delf_features(path).descriptors
+        return feature_files.read_delf_features(path).descriptors
     descriptor = datum.read_datum(path)
     if descriptor.ndim != 1 or descriptor.dtype != np.float32 or not len(descriptor):
         raise InputError(f"{path}: has no global descriptor")
     return descriptor
 
 
-def read_image(paths: Paths, kind: Kind, size: tuple[int, int]) -> Features:
-    """The features of an image; InputError if they are not of the common kind."""
-    for branch, wanted in zip((LOCAL, GLOBAL), kind, strict=True):
-        if wanted is not None and branch not in paths:
+def read_image(paths: Paths, lengths: Lengths, size: tuple[int, int]) -> Features:
+    """The features of an image; InputError if they are not like the others'."""
+    for branch in lengths:
+        if branch not in paths:
             other = next(iter(paths.values()))
             raise InputError(f"{other}: other images have {branch} features, too")
     local = descriptor = None
-    if kind.local is not None:
-        read = read_delf_features(paths[LOCAL])
-        descriptors = read.descriptors
-        if not len(descriptors):
-            descriptors = np.zeros((0, kind.local), np.float32)
-        _check_length(paths[LOCAL], descriptors.shape[1], kind.local)
-        local = LocalFeatures(read.locations, read.scales, descriptors, read.attention)
-    if kind.globe is not None:
+    if LOCAL in lengths:
+        local = LocalFeatures(*feature_files.read_delf_features(paths[LOCAL])[:4])
+        if not len(local.descriptors):
+            empty = np.zeros((0, lengths[LOCAL]), np.float32)
+            local = local._replace(descriptors=empty)
+        _check_length(paths[LOCAL], local.descriptors.shape[1], lengths[LOCAL])
+    if GLOBAL in lengths:
         descriptor = _read_branch(GLOBAL, paths[GLOBAL])
-        _check_length(paths[GLOBAL], len(descriptor), kind.globe)
+        _check_length(paths[GLOBAL], len(descriptor), lengths[GLOBAL])
     return Features(local, descriptor, size)
 
 

@@ -26,21 +26,10 @@ from delf_jax.extraction.regions import extract_regions
 from delf_jax.extraction.settings import ExtractionSettings, settings_to_json
 from delf_jax.features import Features
 from delf_jax.files import InputError, digest
-from delf_jax.images import find_images
 from delf_jax.progress import track
 from delf_jax.store import writer as store_files
 from delf_jax.store.shards import FORMAT, Record, checksum, is_changed, look_at
 from delf_jax.store.writer import Place
-
-__all__ = [
-    "FeatureStore",
-    "StoreReport",
-    "extract_to_store",
-    "find_images",
-    "join_stores",
-    "open_store",
-    "remove_from_store",
-]
 
 
 class StoreReport(NamedTuple):
@@ -66,14 +55,10 @@ class FeatureStore:
         self._places = [place for _, place in current if place.extracted]
         self.path = path
         self.ids = [place.record.id for place in self._places]
-        self.failed = {
-            id: place.record.reason
-            for id, place in current
-            if place.record.outcome == "failed"
-        }
+        failed = (p.record for _, p in current if p.record.outcome == "failed")
+        self.failed = {record.id: record.reason for record in failed}
         self.manifest = manifest | {"images": len(self.ids), "failed": self.failed}
         self._rows = {id: row for row, id in enumerate(self.ids)}
-        self._global_descriptors: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -107,12 +92,10 @@ class FeatureStore:
         """One per image, in the order of `ids`: another once it is extracted again."""
         return [digest(place.record, 16) for place in self._places]
 
-    @property
+    @functools.cached_property
     def global_descriptors(self) -> Float[np.ndarray, "M G"]:
         """One row per image, in the order of `ids`; read once, then kept."""
-        if self._global_descriptors is None:
-            self._global_descriptors = self.read_global(range(len(self)))
-        return self._global_descriptors
+        return self.read_global(range(len(self)))
 
     @functools.cached_property
     def state(self) -> str:
@@ -163,7 +146,6 @@ def extract_to_store(
     part: tuple[int, int] | None = None,
     prune: bool = False,
     progress: bool = True,
-    threads: int | None = None,
 ) -> StoreReport:
     """Brings a store up to date with (id, path) of images; what was done.
 
@@ -176,7 +158,6 @@ def extract_to_store(
       part: (i, n) takes every n-th image: n processes side by side give the store that
         one would. By default a process takes its part under jax.distributed, else all.
       prune: remove images of the store that are not among `images`.
-      threads: that decode images.
     """
     out = pathlib.Path(out)
     part = part or (jax.process_index(), jax.process_count())
@@ -184,8 +165,10 @@ def extract_to_store(
     key = manifest["key"]
     if store_files.begin(out, manifest) and progress:
         print(f"{out}: made with another model or settings; extracting all again")
-    shards, damaged = store_files.open_sound(out, key)
-    known = store_files.current_records(shards)
+    damaged: list[pathlib.Path] = []
+    known = store_files.current_records(store_files.read_shards(out, key, damaged))
+    for path in damaged:  # They took their names once whole: no work in progress.
+        path.unlink(missing_ok=True)
     writer = store_files.Writer(out, key, known.values())
     ids = {id for id, _ in images}
     others = [id for id, place in known.items() if place.extracted and id not in ids]
@@ -195,7 +178,7 @@ def extract_to_store(
     mine = sorted(images)[part[0] :: part[1]]
     todo = []
     for id, path in mine:
-        record = look_at(path, Record(id, writer.sequence, "extracted"))
+        record = look_at(Record(id, writer.sequence, "extracted"), path)
         if (
             id not in known
             or is_changed(path, known[id].record, record)
@@ -205,7 +188,7 @@ def extract_to_store(
     failed = {}
     try:
         with track("extract", len(todo), progress=progress) as advance:
-            for record, features in _extract(todo, model, settings, boxes, threads):
+            for record, features in _extract(todo, model, settings, boxes):
                 if features is None:
                     failed[record.id] = record.reason
                 writer.add(record, features)
@@ -213,8 +196,8 @@ def extract_to_store(
     finally:
         writer.flush()
     store_files.finish(out, writer, alone=part[1] == 1)
-    extracted = len(todo) - len(failed)
-    return StoreReport(extracted, len(mine) - len(todo), len(removed), failed, damaged)
+    extracted, unchanged = len(todo) - len(failed), len(mine) - len(todo)
+    return StoreReport(extracted, unchanged, len(removed), failed, len(damaged))
 
 
 def remove_from_store(path: str | os.PathLike, ids: Iterable[str]) -> None:
@@ -225,8 +208,7 @@ def remove_from_store(path: str | os.PathLike, ids: Iterable[str]) -> None:
         if id not in store.failed:
             store.row(id)
     key = store.manifest["key"]
-    known = store_files.current_records(store_files.read_shards(store.path, key))
-    writer = store_files.Writer(store.path, key, known.values())
+    writer = store_files.Writer(store.path, key, store.records.values())
     for id in ids:
         writer.add(Record(id, writer.sequence, "removed"))
     writer.flush()
@@ -245,15 +227,10 @@ def manifest_for(
     model: Model, settings: ExtractionSettings, with_boxes: bool = False
 ) -> dict[str, Any]:
     """What manifest.json says of a store that is empty."""
-    return {
-        "format": FORMAT,
-        "key": store_key(model, settings, with_boxes),
-        "model": {"name": model.name, "fingerprint": model.fingerprint},
-        "settings": settings_to_json(settings),
-        **({"with_boxes": True} if with_boxes else {}),
-        "images": 0,
-        "failed": {},
-    }
+    key = store_key(model, settings, with_boxes)
+    made_by = {"name": model.name, "fingerprint": model.fingerprint}
+    more = {"with_boxes": True} if with_boxes else {}
+    return store_files.empty_manifest(key, made_by, settings_to_json(settings), **more)
 
 
 def _extract(
@@ -261,15 +238,13 @@ def _extract(
     model: Model,
     settings: ExtractionSettings,
     boxes: RegionBoxes | None,
-    threads: int | None,
 ) -> Iterator[tuple[Record, Features | None]]:
     """Records with their features, or with the reason why there are none."""
     if boxes is None:
-        paths = (path for _, path in todo)
-        results = extract_features(model, paths, settings, threads=threads)
+        results = extract_features(model, (path for _, path in todo), settings)
     else:
         found = [(record.id, path) for record, path in todo]
-        results = extract_regions(model, found, settings, boxes, threads=threads)
+        results = extract_regions(model, found, settings, boxes)
     for (record, path), result in zip(todo, results, strict=True):
         if isinstance(result, InputError):
             yield record._replace(outcome="failed", reason=str(result)), None
@@ -278,7 +253,7 @@ def _extract(
 
 
 def _has_other_boxes(
-    place: store_files.Place, boxes: RegionBoxes | None, settings: ExtractionSettings
+    place: Place, boxes: RegionBoxes | None, settings: ExtractionSettings
 ) -> bool:
     """Whether the features of an image are not those of its boxes of now."""
     if boxes is None or not place.extracted:
@@ -294,10 +269,5 @@ def _has_other_boxes(
 
 def provenance_of(images: FeatureStore) -> dict[str, Any]:
     """What features something was fitted to."""
-    manifest = images.manifest
-    return {
-        "model": manifest["model"],
-        "settings": manifest["settings"],
-        "features_key": manifest["key"],
-        "images": len(images),
-    }
+    made_by = {key: images.manifest[key] for key in ("model", "settings")}
+    return {**made_by, "features_key": images.manifest["key"], "images": len(images)}

@@ -1,13 +1,13 @@
 """The local descriptors of a feature store, in chunks or by number."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from delf_jax.features import Features, features_per_region, whole_image
+from delf_jax.features import features_per_region, whole_image
 from delf_jax.files import InputError
 from delf_jax.progress import track
 from delf_jax.store.feature_store import FeatureStore, open_store
@@ -53,16 +53,19 @@ def gather(
     ends = np.cumsum(local.counts)
     of_rows = np.searchsorted(ends, rows, side="right")
     images, starts = np.unique(of_rows, return_index=True)
-    first = (ends - local.counts)[images]
-    sample = np.concatenate(
-        [
-            _descriptors(local.store[image])[inside - start]
-            for image, inside, start in zip(
-                images.tolist(), np.split(rows, starts[1:]), first, strict=True
-            )
-        ]
-    )
-    _check_finite(local, sample)
+    parts = []
+    for image, numbers in zip(images, np.split(rows, starts[1:]), strict=True):
+        # Those of the whole image, of which the original makes its codebooks.
+        found = whole_image(local.store[int(image)]).local
+        assert found is not None  # See `open_descriptors`.
+        start = ends[image] - local.counts[image]
+        parts.append(np.asarray(found.descriptors)[numbers - start])
+    sample = np.concatenate(parts)
+    if not np.isfinite(sample).all():
+        raise InputError(
+            f"{local.store.path}: has descriptors that are not finite: extract them "
+            "again"
+        )
     return sample
 
 
@@ -70,41 +73,10 @@ def read_chunks(
     local: LocalDescriptors, label: str, progress: bool
 ) -> Iterator[Float32[np.ndarray, "N D"]]:
     """All descriptors, in the order of the images, CHUNK at a time."""
+    ends, done = np.cumsum(local.counts), 0
     with track(label, len(local.store), progress=progress) as advance:
-        yield from _rechunk(local, advance)
-
-
-def _rechunk(
-    local: LocalDescriptors, advance: Callable[[], None]
-) -> Iterator[Float32[np.ndarray, "N D"]]:
-    waiting, count = [], 0
-    for features in local.store:
-        waiting.append(_descriptors(features))
-        count += len(waiting[-1])
-        if count >= CHUNK:
-            rows = np.concatenate(waiting)
-            full = count - count % CHUNK
-            for start in range(0, full, CHUNK):
-                _check_finite(local, rows[start : start + CHUNK])
-                yield rows[start : start + CHUNK]
-            waiting, count = [rows[full:]], count - full
-        advance()
-    if count:
-        rows = np.concatenate(waiting)
-        _check_finite(local, rows)
-        yield rows
-
-
-def _descriptors(features: Features) -> Float32[np.ndarray, "N D"]:
-    """Those of the whole image, of which the original makes its codebooks."""
-    local = whole_image(features).local
-    assert local is not None  # See `open_descriptors`.
-    return np.asarray(local.descriptors)
-
-
-def _check_finite(local: LocalDescriptors, rows: Float32[np.ndarray, "N D"]) -> None:
-    if not np.isfinite(rows).all():
-        raise InputError(
-            f"{local.store.path}: has descriptors that are not finite: extract them "
-            "again"
-        )
+        for start in range(0, local.total, CHUNK):
+            stop = min(start + CHUNK, local.total)
+            yield gather(local, np.arange(start, stop))
+            before, done = done, int(np.searchsorted(ends, stop, side="right"))
+            advance(done - before)

@@ -1,11 +1,10 @@
 """A shard: the features of many images in one safetensors file, read by mapping it.
 
-Arrays hold one row per image (`offsets`, `image_sizes`, `global_descriptors`) or per
-local feature (`locations`, `scales`, `attention`, `descriptors`); features of image i
-are rows offsets[i] to offsets[i + 1]. Where features were extracted of boxes, too, one
-row per region is in `region_boxes` and `region_counts`, those of image i are rows
-region_offsets[i] to region_offsets[i + 1]. The metadata hold a list of records, one for
-each image that was extracted, that failed or that was removed.
+Arrays hold one row per image (`offsets`, `image_sizes`, `global_descriptors`), per
+local feature (`locations`, `scales`, `attention`, `descriptors`; of image i from
+offsets[i] to offsets[i + 1]), or, where features are of boxes, too, per region
+(`region_boxes`, `region_counts`; by `region_offsets`). The metadata hold a list of
+records, one for each image that was extracted, that failed or that was removed.
 """
 
 import json
@@ -101,17 +100,15 @@ def hold_shard(
 def read_features(shard: Shard, row: int) -> Features:
     """Features of image `row` of a shard; the arrays are views of the mapped file."""
     arrays = shard.arrays
-    local = None
+    local = descriptor = regions = None
     if "descriptors" in arrays:
-        part = slice(int(arrays["offsets"][row]), int(arrays["offsets"][row + 1]))
+        part = slice(*arrays["offsets"][row : row + 2].tolist())
         local = LocalFeatures(*(arrays[name][part] for name in LocalFeatures._fields))
-    descriptor = None
     if "global_descriptors" in arrays:
         descriptor = arrays["global_descriptors"][row]
-    regions = None
     if "region_offsets" in arrays:
-        start, end = arrays["region_offsets"][row : row + 2].tolist()
-        parts = (arrays[f"region_{name}"][start:end] for name in Regions._fields)
+        part = slice(*arrays["region_offsets"][row : row + 2].tolist())
+        parts = (arrays[f"region_{name}"][part] for name in Regions._fields)
         regions = Regions(*parts)
     height, width = arrays["image_sizes"][row].tolist()
     return Features(local, descriptor, (height, width), regions)
@@ -131,24 +128,21 @@ def _columns(features: Sequence[Features]) -> Mapping[str, list[np.ndarray]]:
     """Arrays by name, in chunks to be written one after the other."""
     if not features:
         return {}
-    counts = [
-        0 if image.local is None else len(image.local.scales) for image in features
-    ]
+    counts = [0 if x.local is None else len(x.local.scales) for x in features]
     columns = {
         "offsets": [_offsets(counts)],
-        "image_sizes": [np.array([image.image_size for image in features], np.int32)],
+        "image_sizes": [np.array([x.image_size for x in features], np.int32)],
     }
     if features[0].global_descriptor is not None:
         columns["global_descriptors"] = [
-            np.asarray(image.global_descriptor, np.float32)[None] for image in features
+            np.asarray(x.global_descriptor, np.float32)[None] for x in features
         ]
     if features[0].local is not None:
-        for name in LocalFeatures._fields:
-            columns[name] = [
-                np.asarray(getattr(image.local, name), np.float32) for image in features
-            ]
-    regions = [image.regions for image in features if image.regions is not None]
-    if regions:
+        columns |= {
+            name: [np.asarray(getattr(x.local, name), np.float32) for x in features]
+            for name in LocalFeatures._fields
+        }
+    if regions := [x.regions for x in features if x.regions is not None]:
         columns |= {
             "region_offsets": [_offsets([len(each.counts) for each in regions])],
             "region_boxes": [np.asarray(each.boxes, np.float32) for each in regions],
@@ -161,13 +155,14 @@ def _offsets(counts: Sequence[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def look_at(path: pathlib.Path, record: Record) -> Record:
-    """The record with size and time of the file, if there is one."""
+def look_at(record: Record, *paths: pathlib.Path) -> Record:
+    """The record with size and time of the files, if they are there."""
     try:
-        status = path.stat()
+        status = [path.stat() for path in paths]
     except OSError:
         return record
-    return record._replace(file_size=status.st_size, modified=status.st_mtime_ns)
+    size, modified = sum(s.st_size for s in status), max(s.st_mtime_ns for s in status)
+    return record._replace(file_size=size, modified=modified)
 
 
 def checksum(path: pathlib.Path, record: Record) -> str:
@@ -176,7 +171,7 @@ def checksum(path: pathlib.Path, record: Record) -> str:
         found = sha256_of(path)
     except OSError:
         return ""
-    return found if look_at(path, record) == record else ""
+    return found if look_at(record, path) == record else ""
 
 
 def is_changed(path: pathlib.Path, known: Record, now: Record) -> bool:

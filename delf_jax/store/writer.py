@@ -57,9 +57,8 @@ class Place(NamedTuple):
         if not self.extracted:
             return 0
         local, descriptor, _, regions, _ = self.features()
-        arrays = [*(local or ()), *(() if descriptor is None else (descriptor,))]
-        arrays += regions or ()
-        return sum(array.nbytes for array in arrays)
+        arrays = [*(local or ()), descriptor, *(regions or ())]
+        return sum(array.nbytes for array in arrays if array is not None)
 
 
 def current_records(shards: Iterable[Shard]) -> dict[str, Place]:
@@ -137,7 +136,8 @@ def merge_small(
     merged = []
     try:
         for batch in batches:
-            merged.append(_write_places(out, key, batch))
+            features = [place.features() for place in batch if place.extracted]
+            merged.append(_write(out, key, [p.record for p in batch], features))
     except NoRoomError:  # Nothing is lost by leaving them as they are.
         for path in merged:
             path.unlink(missing_ok=True)
@@ -145,11 +145,6 @@ def merge_small(
     for path in small:
         path.unlink(missing_ok=True)
     return [path for path in paths if path not in small] + merged
-
-
-def _write_places(out: pathlib.Path, key: str, places: list[Place]) -> pathlib.Path:
-    features = [place.features() for place in places if place.extracted]
-    return _write(out, key, [place.record for place in places], features)
 
 
 def _write(
@@ -220,6 +215,14 @@ def begin(out: pathlib.Path, manifest: dict[str, Any]) -> bool:
     return bool(known)
 
 
+def empty_manifest(
+    key: str, model: dict[str, str], settings: dict[str, Any], **more: Any
+) -> dict[str, Any]:
+    """What manifest.json says of a store that is empty."""
+    made_by = {"format": FORMAT, "key": key, "model": model, "settings": settings}
+    return {**made_by, **more, "images": 0, "failed": {}}
+
+
 def _origin(manifest: dict[str, Any]) -> str:
     """Where features come from, in words."""
     name = manifest.get("model", {}).get("name")
@@ -232,18 +235,6 @@ def _origin(manifest: dict[str, Any]) -> str:
 def _fingerprint(manifest: dict[str, Any]) -> str | None:
     """Of the model; "" if the features were read from files."""
     return manifest.get("model", {}).get("fingerprint")
-
-
-def open_sound(out: pathlib.Path, key: str) -> tuple[list[Shard], int]:
-    """The shards of a key, and how many damaged ones were deleted.
-
-    A shard takes its name once it is whole: a damaged one is not work in progress.
-    """
-    damaged: list[pathlib.Path] = []
-    shards = read_shards(out, key, damaged)
-    for path in damaged:
-        path.unlink(missing_ok=True)
-    return shards, len(damaged)
 
 
 def finish(out: pathlib.Path, writer: Writer, *, alone: bool) -> None:

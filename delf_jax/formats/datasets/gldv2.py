@@ -100,11 +100,6 @@ def image_path(root: str | os.PathLike, image_id: str) -> pathlib.Path:
     return pathlib.Path(root, *image_id[:3], f"{image_id}.jpg")
 
 
-def relabel(landmark_ids: Iterable[int]) -> list[Relabelling]:
-    """Labels 0 to C - 1 by ascending landmark id."""
-    return [Relabelling(*pair) for pair in enumerate(sorted(set(landmark_ids)))]
-
-
 def read_train(path: str | os.PathLike) -> Iterator[LabelledImage]:
     """Image by image, what train.csv or train_clean.csv lists, by its header."""
     if "images" not in tables.read_header(path):
@@ -121,16 +116,16 @@ def read_solution(path: str | os.PathLike, task: str) -> Solution:
     As in the original, the header is not looked at, blank lines are refused, and of
     several lines of one image the last one counts.
     """
-    parse = _task(task).parse_solution
+    _, parse, _ = _task(task)
     solution = Solution({}, {}, [])
+    parts = {"Public": solution.public, "Private": solution.private}
     for line in _below_header(path):
         if len(line.fields) < 3:
             raise InputError(f"{line.where}: needs three columns, the third for Usage")
         image_id, text, usage = line.fields[:3]
         if usage == "Ignored":
             solution.ignored.append(image_id)
-        elif usage in ("Public", "Private"):
-            parts = {"Public": solution.public, "Private": solution.private}
+        elif usage in parts:
             parts[usage][image_id] = parse(text, line.where)
         else:
             raise InputError(
@@ -149,7 +144,7 @@ def read_predictions(
     empty predictions are left out; an image that comes twice, that the solution does
     not know, or whose prediction is malformed is an InputError.
     """
-    parse = _task(task).parse_prediction
+    _, _, parse = _task(task)
     ignored = set(solution.ignored)
     predictions = Predictions({}, {})
     for line in _below_header(path):
@@ -185,7 +180,7 @@ def write_solution(path: str | os.PathLike, solution: Solution, task: str) -> No
         for image_id, values in part.items()
     ]
     rows += [(image_id, "None", "Ignored") for image_id in solution.ignored]
-    tables.write_rows(path, ("id", _task(task).column, "Usage"), rows)
+    tables.write_rows(path, ("id", _task(task)[0], "Usage"), rows)
 
 
 def write_predictions(
@@ -193,7 +188,7 @@ def write_predictions(
 ) -> None:
     """Writes predictions by test image: `Recognition`, or ids of index images."""
     rows = ((image_id, _joined(value)) for image_id, value in predictions.items())
-    tables.write_rows(path, ("id", _task(task).column), rows)
+    tables.write_rows(path, ("id", _task(task)[0]), rows)
 
 
 def _joined(value: Recognition | Iterable[str]) -> str:
@@ -219,14 +214,14 @@ def _image_ids(text: str, where: str) -> list[str]:
     return text.split(" ")
 
 
-def _words(text: str) -> list[str]:
+def _words(text: str, where: str) -> list[str]:
     """Words between single blanks, less an empty one at the end, as in the original."""
     words = text.split(" ")
     return words if words[-1] else words[:-1]
 
 
 def _recognition(text: str, where: str) -> Recognition:
-    words = _words(text)
+    words = _words(text, where)
     if len(words) != 2:
         raise InputError(
             f"{where}, landmarks: a prediction is a landmark id and a score, but "
@@ -240,25 +235,15 @@ def _recognition(text: str, where: str) -> Recognition:
         ) from None
 
 
-def _ranking(text: str, where: str) -> list[str]:
-    return _words(text)
-
-
-class _Task(NamedTuple):
-    """The name of the second column, and its parsers."""
-
-    column: str
-    parse_solution: Callable[[str, str], list]
-    parse_prediction: Callable[[str, str], Any]
-
-
-_TASKS = {
-    "recognition": _Task("landmarks", _landmark_ids, _recognition),
-    "retrieval": _Task("images", _image_ids, _ranking),
+_Parser = Callable[[str, str], Any]
+# By task the name of the second column, its parser in solutions, and in predictions.
+_TASKS: dict[str, tuple[str, _Parser, _Parser]] = {
+    "recognition": ("landmarks", _landmark_ids, _recognition),
+    "retrieval": ("images", _image_ids, _words),
 }
 
 
-def _task(name: str) -> _Task:
+def _task(name: str) -> tuple[str, _Parser, _Parser]:
     if name not in _TASKS:
         raise InputError(f"task {name!r}: use one of {', '.join(_TASKS)}")
     return _TASKS[name]

@@ -14,8 +14,6 @@ from jaxtyping import Float
 from delf_jax.files import InputError, read_text
 
 QUERY = "_query.txt"
-# What Oxford's file names of queries have before the name of the photo.
-_PREFIX = "oxc1_"
 
 
 class Query(NamedTuple):
@@ -50,11 +48,10 @@ def _read_query(path: pathlib.Path) -> Query:
         box = np.zeros(0)
     if len(box) != 4 or not np.isfinite(box).all():
         raise InputError(f"{path}: must hold a name and four numbers")
-    lists = [
-        _read_lines(path.with_name(f"{name}_{kind}.txt"))
-        for kind in ("good", "ok", "junk")
-    ]
-    return Query(name, photo.removeprefix(_PREFIX), box[[1, 0, 3, 2]], *lists)
+    files = (f"{name}_{kind}.txt" for kind in ("good", "ok", "junk"))
+    lists = [_read_lines(path.with_name(file)) for file in files]
+    photo = photo.removeprefix("oxc1_")  # Oxford's files have it before the name.
+    return Query(name, photo, box[[1, 0, 3, 2]], *lists)
 
 
 def _read_lines(path: pathlib.Path) -> list[str]:

@@ -37,11 +37,8 @@ def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
 
     A pickle may hold plain data and numpy arrays; all else in it is refused.
     """
-    readers = {
-        ".mat": matlab.read_mat,
-        ".pkl": plain_data.read_pickle,
-        ".json": read_json,
-    }
+    pickle = plain_data.read_pickle
+    readers = {".mat": matlab.read_mat, ".pkl": pickle, ".json": read_json}
     suffix = pathlib.Path(path).suffix.lower()
     if suffix not in readers:
         raise InputError(f"{path}: ground truth is a .mat, .pkl or .json file")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from delf_jax.files import InputError, atomic_write, read_text
+from delf_jax.files import InputError, read_text, write_bytes
 
 
 class Summary(NamedTuple):
@@ -32,13 +32,9 @@ def write_metrics(
     for protocol, summary in sorted(summaries.items()):
         mean, precisions, recalls = (np.around(np.multiply(x, 100), 2) for x in summary)
         at = _printed(np.array(ranks))
-        lines += [protocol, f"  mAP={mean}"]
-        lines += [
-            f"  mP@k{at} {_printed(precisions)}",
-            f"  mR@k{at} {_printed(recalls)}",
-        ]
-    with atomic_write(path, "w") as file:
-        file.write("".join(f"{line}\n" for line in lines))
+        lines += [protocol, f"  mAP={mean}", f"  mP@k{at} {_printed(precisions)}"]
+        lines.append(f"  mR@k{at} {_printed(recalls)}")
+    write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def read_metrics(

@@ -35,9 +35,7 @@ def read_sfm120k(path: str | os.PathLike) -> dict[str, Pairs]:
         raise InputError(f"{path}: not the lists of SfM-120k")
     if "qidxs" in content:
         return {"whiten": _pairs(content, str(path))}
-    return {
-        str(part): _pairs(value, f"{path}, {part}") for part, value in content.items()
-    }
+    return {str(part): _pairs(x, f"{path}, {part}") for part, x in content.items()}
 
 
 def image_path(root: str | os.PathLike, image_id: str) -> pathlib.Path:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from delf_jax.files import InputError, atomic_write
+from delf_jax.files import InputError, write_bytes
 from delf_jax.formats.delf import messages
 from delf_jax.formats.protos import box_pb2
 
@@ -45,16 +45,8 @@ def write_boxes(
     if not np.array_equal(classes, class_indices):
         raise InputError(f"{path}: class indices must be whole numbers")
     message = box_pb2.Boxes()
+    names = ("ymin", "xmin", "ymax", "xmax", "score")
     for box, score, index in zip(boxes, scores, classes, strict=True):
-        y_min, x_min, y_max, x_max = box.tolist()
-        message.box.add(
-            ymin=y_min,
-            xmin=x_min,
-            ymax=y_max,
-            xmax=x_max,
-            score=float(score),
-            class_index=int(index),
-        )
-    data = message.SerializeToString()
-    with atomic_write(path) as file:
-        file.write(data)
+        numbers = dict(zip(names, [*box.tolist(), float(score)], strict=True))
+        message.box.add(**numbers, class_index=int(index))
+    write_bytes(path, message.SerializeToString())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from delf_jax.files import InputError, atomic_write
+from delf_jax.files import InputError, write_bytes
 from delf_jax.formats.delf import messages
 from delf_jax.formats.protos.datum_pb2 import DatumPairProto, DatumProto
 
@@ -38,9 +38,7 @@ def write_datum(path: str | os.PathLike, array: AnyArray) -> None:
     Of uint64 the lower half is stored, as the original does. InputError for any other
     dtype.
     """
-    data = encode_datum(array, path)
-    with atomic_write(path) as file:
-        file.write(data)
+    write_bytes(path, encode_datum(array, path))
 
 
 def write_datum_pair(
@@ -48,8 +46,7 @@ def write_datum_pair(
 ) -> None:
     """Writes two arrays; the rules are those of `write_datum`."""
     data = [encode_datum(array, path) for array in (first, second)]
-    with atomic_write(path) as file:
-        file.write(messages.field(1, data[0]) + messages.field(2, data[1]))
+    write_bytes(path, messages.field(1, data[0]) + messages.field(2, data[1]))
 
 
 def to_array(datum: DatumProto, path: str | os.PathLike) -> AnyArray:
@@ -78,8 +75,7 @@ def encode_datum(array: AnyArray, path: str | os.PathLike = "array") -> bytes:
     if dtype in (np.float16, np.float32, np.float64):
         number, values = 2, array.astype("<f4").tobytes()
     elif dtype.kind == "u":
-        lower = array.astype(np.uint32).reshape(-1)
-        number, values = 3, messages.encode_varints(lower)
+        number, values = 3, messages.encode_varints(array.astype(np.uint32).ravel())
     else:
         raise InputError(
             f"{path}: arrays of {dtype} cannot be stored; make it float32 or uint32"

@@ -13,9 +13,10 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from jaxtyping import Float
 
-from delf_jax.files import InputError, atomic_write
+from delf_jax.files import InputError, write_bytes
 from delf_jax.formats.delf import datum, messages
 from delf_jax.formats.protos import feature_pb2
+from delf_jax.formats.tensorflow import wire
 
 # The numbers after the descriptor, in the order of the file, and their tags.
 _NUMBERS = {"x": 0x15, "y": 0x1D, "scale": 0x25, "orientation": 0x2D, "strength": 0x35}
@@ -41,14 +42,17 @@ def read_delf_features(path: str | os.PathLike) -> DelfFeatures:
     """
     data = messages.read_bytes(path)
     records = _records(data)
-    return _parse(data, path) if records is None else _columns(records)
+    if records is None:
+        return _parse(data, path)
+    # Arrays of their own: the records share one buffer that is not aligned.
+    locations = np.stack([records["y"], records["x"]], axis=1).astype(np.float32)
+    names = ("scale", "descriptor", "strength", "orientation")
+    return DelfFeatures(locations, *(records[n].astype(np.float32) for n in names))
 
 
 def write_delf_features(path: str | os.PathLike, features: DelfFeatures) -> None:
     """Writes features as float32, to the same bytes as the original."""
-    data = encode_delf_features(features)
-    with atomic_write(path) as file:
-        file.write(data)
+    write_bytes(path, encode_delf_features(features))
 
 
 def encode_delf_features(features: DelfFeatures) -> bytes:
@@ -81,10 +85,10 @@ def _layout(depth: int) -> tuple[np.ndarray, np.dtype]:
 
 def _records(data: bytes) -> np.ndarray | None:
     """The features as records; None if they are not laid out as the original does."""
-    size = _record_size(data)
     try:
-        first = feature_pb2.DelfFeatures.FromString(data[:size]).feature
-    except DecodeError:
+        length, start = wire.read_varint(data, 1)  # of the first field, if a message.
+        first = feature_pb2.DelfFeatures.FromString(data[: start + length]).feature
+    except (DecodeError, wire.Malformed):
         return None
     if len(first) != 1:
         return None
@@ -98,40 +102,14 @@ def _records(data: bytes) -> np.ndarray | None:
     return records if same else None
 
 
-def _record_size(data: bytes) -> int:
-    """Bytes of the first field, if it is a message: tag, length, content."""
-    length = 0
-    for place, byte in enumerate(data[1:6]):
-        length |= (byte & 0x7F) << 7 * place
-        if byte < 0x80:
-            return 2 + place + length
-    return 0
-
-
-def _columns(records: np.ndarray) -> DelfFeatures:
-    """Arrays of their own: the records share one buffer that is not aligned."""
-    return DelfFeatures(
-        np.stack([records["y"], records["x"]], axis=1).astype(np.float32),
-        records["scale"].astype(np.float32),
-        records["descriptor"].astype(np.float32),
-        records["strength"].astype(np.float32),
-        records["orientation"].astype(np.float32),
-    )
-
-
 def _parse(data: bytes, path: str | os.PathLike) -> DelfFeatures:
     """The features of any file that protobuf can read."""
     features = messages.parse(data, feature_pb2.DelfFeatures, path).feature
     rows = [datum.to_array(feature.descriptor, path) for feature in features]
     if any(row.ndim != 1 or len(row) != len(rows[0]) for row in rows):
         raise InputError(f"{path}: damaged: its descriptors differ in length")
-    numbers = np.array(
-        [(f.y, f.x, f.scale, f.strength, f.orientation) for f in features]
-    )
-    locations, scales, attention, orientations = np.split(
-        numbers.reshape(-1, 5).astype(np.float32), (2, 3, 4), axis=1
-    )
+    found = [(f.y, f.x, f.scale, f.strength, f.orientation) for f in features]
+    numbers = np.array(found).reshape(-1, 5).astype(np.float32)
     descriptors = np.stack(rows).astype(np.float32) if rows else np.zeros((0, 0), "f4")
-    return DelfFeatures(
-        locations, scales[:, 0], descriptors, attention[:, 0], orientations[:, 0]
-    )
+    scales, attention, orientations = numbers.T[2:]
+    return DelfFeatures(numbers[:, :2], scales, descriptors, attention, orientations)

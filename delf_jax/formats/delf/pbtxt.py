@@ -7,10 +7,6 @@ from google.protobuf import text_format
 
 from delf_jax.files import InputError
 from delf_jax.formats.delf import messages
-from delf_jax.formats.protos.aggregation_config_pb2 import AggregationConfig
-from delf_jax.formats.protos.delf_config_pb2 import DelfConfig
-
-__all__ = ["AggregationConfig", "DelfConfig", "read_pbtxt"]
 
 
 def read_pbtxt(path: str | os.PathLike, kind: Any) -> Any:

@@ -42,10 +42,8 @@ def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
     return np.empty(0, np.int8)
 
 
-def _scalar(dtype: Any, raw: Any) -> np.generic:
-    raw = _as_bytes(raw)
-    _check_size(raw, (), dtype)
-    return np.frombuffer(raw, dtype)[0]
+def _scalar(dtype: Any, raw: Any) -> Any:
+    return _frombuffer(_as_bytes(raw), dtype, (), "C")[()]
 
 
 def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
@@ -58,10 +56,6 @@ def _encode(text: Any, encoding: Any) -> bytes:
     if encoding not in ("latin1", "latin-1"):
         raise ValueError(f"an encoding {encoding!r:.40}")
     return _as_bytes(text)
-
-
-def _no_bytes() -> bytes:
-    return b""
 
 
 def _as_bytes(raw: Any) -> bytes:
@@ -85,8 +79,8 @@ NUMPY = {
     ("numpy", "ndarray"): _ndarray,
     ("numpy", "dtype"): _dtype,
     ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): _no_bytes,
-    ("builtins", "bytes"): _no_bytes,
+    ("__builtin__", "bytes"): lambda: b"",
+    ("builtins", "bytes"): lambda: b"",
 } | {
     (f"numpy.{core}.{module}", name): function
     for core in ("core", "_core")

@@ -130,9 +130,8 @@ def _read_legacy(
     """The pickled value, and the bytes of each storage that it names."""
     if not is_legacy(mapped[:20]):
         raise InputError(f"{path}: not a file that torch.save writes")
-    magic, version, system = (
-        unpickler.load(mapped, {}, name=str(path)) for _ in range(3)
-    )
+    headers = (unpickler.load(mapped, {}, name=str(path)) for _ in range(3))
+    magic, version, system = headers
     if (magic, version) != (_MAGIC_NUMBER, _PROTOCOL_VERSION):
         raise InputError(f"{path}: of a version of torch.save that is not read")
     little = isinstance(system, dict) and system.get("little_endian") is True
@@ -220,10 +219,7 @@ def _find_tensors(value: Any, path: pathlib.Path) -> dict[str, _Tensor]:
     """The tensors of the state dict, by name."""
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds a {type(value).__name__}, not a state dict")
-    for name in WRAPPERS:
-        if isinstance(value.get(name), dict):
-            value = value[name]
-            break
+    value = next((value[n] for n in WRAPPERS if isinstance(value.get(n), dict)), value)
     tensors = {n: x for n, x in value.items() if isinstance(x, _Tensor)}
     if not tensors:
         keys = ", ".join(f"{key!s:.40}" for key in list(value)[:10])
@@ -231,12 +227,9 @@ def _find_tensors(value: Any, path: pathlib.Path) -> dict[str, _Tensor]:
             f"{path}: no tensors, neither at its top nor under one of "
             f"{', '.join(WRAPPERS)}; it holds {keys or 'nothing'}"
         )
-    names = [str(name) for name in tensors]
-    prefix = "module." if all(name.startswith("module.") for name in names) else ""
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in zip(names, tensors.values(), strict=True)
-    }
+    tensors = {str(name): tensor for name, tensor in tensors.items()}
+    prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 def _view(

@@ -1,11 +1,10 @@
 """Pickles of others, read by a machine that can build plain data and nothing else.
 
-A pickle is a program; Python's own machine runs it. This one knows the operations of
-plain data. Of globals it knows those that the caller names, looked up by both names at
-once: no attribute is ever fetched, no module imported. No operation takes memory that
-the pickle only declares. pickle.Unpickler with a find_class of its own would guard the
-globals alone: not the states that BUILD sets, nor the memory for sizes, places in the
-memo and repetitions that a few bytes declare.
+A pickle is a program. This machine knows the operations of plain data, and globals that
+the caller names, looked up by both names at once: no attribute is ever fetched, no
+module imported. No operation takes memory that the pickle only declares.
+pickle.Unpickler with a find_class of its own would guard the globals alone: not the
+states that BUILD sets, nor memory for sizes, places in the memo and repetitions.
 """
 
 import codecs
@@ -21,9 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from delf_jax.files import InputError
-from delf_jax.formats.pickles.arrays import NUMPY, array_state, dtype_state
-
-__all__ = ["DICTS", "NUMPY", "load"]
+from delf_jax.formats.pickles.arrays import array_state, dtype_state
 
 Allowed = Mapping[tuple[str, str], Any]
 
@@ -139,8 +136,8 @@ def _check_extent(value: Any, name: str) -> None:
 
 
 def _push(machine: _Machine, argument: Any) -> None:
-    is_mutable = isinstance(argument, bytearray)
-    machine.stack.append(bytes(argument) if is_mutable else argument)
+    mutable = isinstance(argument, bytearray)
+    machine.stack.append(bytes(argument) if mutable else argument)
 
 
 def _marked(machine: _Machine) -> list[Any]:
@@ -215,11 +212,6 @@ def _push_global(machine: _Machine, module: Any, qualified_name: Any) -> None:
             "is not plain data, and is refused"
         )
     machine.stack.append(machine.allowed[key])
-
-
-def _stack_global(machine: _Machine, _: None) -> None:
-    qualified_name, module = _pop(machine), _pop(machine)
-    _push_global(machine, module, qualified_name)
 
 
 def _call(machine: _Machine, _: None) -> None:
@@ -297,15 +289,13 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     "APPENDS": lambda m, _: _extend(m, _marked(m)),
     "SETITEM": lambda m, _: _set_items(m, [_pop(m), _pop(m)][::-1]),
     "SETITEMS": lambda m, _: _set_items(m, _marked(m)),
-    "PUT": _memoize,
-    "BINPUT": _memoize,
-    "LONG_BINPUT": _memoize,
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _memoize),
     "MEMOIZE": lambda m, _: _memoize(m, len(m.memo)),
     "GET": lambda m, key: m.stack.append(m.memo[key]),
     "BINGET": lambda m, key: m.stack.append(m.memo[key]),
     "LONG_BINGET": lambda m, key: m.stack.append(m.memo[key]),
     "GLOBAL": lambda m, names: _push_global(m, *names),
-    "STACK_GLOBAL": _stack_global,
+    "STACK_GLOBAL": lambda m, _: _push_global(m, *[_pop(m), _pop(m)][::-1]),
     "REDUCE": _call,
     "NEWOBJ": _call,
     "BUILD": _build,

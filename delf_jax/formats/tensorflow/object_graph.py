@@ -45,19 +45,18 @@ def keys_of_variables(saved: memoryview, stored: memoryview) -> dict[str, str]:
 def _read_objects(
     graph: memoryview, label: Callable[[wire.Message], str | None]
 ) -> list[_Object]:
-    nodes = list(map(wire.parse, wire.contents(wire.parse(graph), 1)))
-    return [_read_object(node, len(nodes), label(node)) for node in nodes]
-
-
-def _read_object(node: wire.Message, count: int, label: str | None) -> _Object:
-    """Edges to the other objects, of which there are `count`."""
-    edges = list(map(wire.parse, wire.contents(node, 1)))
-    slots = list(map(wire.parse, wire.contents(node, 3)))
-    children = {wire.text(edge, 2): wire.integer(edge, 1) for edge in edges}
-    made = {(wire.integer(s, 1), wire.text(s, 2)): wire.integer(s, 3) for s in slots}
-    if not all(0 <= number < count for number in [*children.values(), *made.values()]):
+    objects = []
+    for node in map(wire.parse, wire.contents(wire.parse(graph), 1)):
+        edges, slots = (map(wire.parse, wire.contents(node, n)) for n in (1, 3))
+        children = {wire.text(e, 2): wire.integer(e, 1) for e in edges}
+        made = {
+            (wire.integer(s, 1), wire.text(s, 2)): wire.integer(s, 3) for s in slots
+        }
+        objects.append(_Object(children, made, label(node)))
+    numbers = [n for x in objects for n in (*x.children.values(), *x.slots.values())]
+    if not all(0 <= number < len(objects) for number in numbers):
         raise wire.Malformed("an object that is not there")
-    return _Object(children, made, label)
+    return objects
 
 
 def _variable_name(node: wire.Message) -> str | None:

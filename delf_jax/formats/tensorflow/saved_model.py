@@ -7,8 +7,8 @@ import os
 import pathlib
 from typing import NamedTuple
 
-from delf_jax import files
 from delf_jax.files import InputError
+from delf_jax.formats.delf import messages
 from delf_jax.formats.lazy_arrays import LazyArrays
 from delf_jax.formats.tensorflow import (
     graph_def,
@@ -18,7 +18,6 @@ from delf_jax.formats.tensorflow import (
     wire,
 )
 
-_LARGEST_MESSAGE = (1 << 31) - 1  # protobuf's own limit
 _VARIABLE_OPS = ("VarHandleOp", "VariableV2", "Variable")
 
 
@@ -52,8 +51,11 @@ def read_saved_model(path: str | os.PathLike) -> SavedModel:
     `path` is the folder of a SavedModel, its `saved_model.pb`, or a GraphDef alone.
     Of several graphs in a SavedModel, the one for serving is read.
     """
-    file = find_saved_model(path)
-    data = memoryview(files.read_bytes(file, _LARGEST_MESSAGE))
+    path = pathlib.Path(path)
+    file = path / "saved_model.pb" if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"{path}: no SavedModel, as {file} is absent")
+    data = memoryview(messages.read_bytes(file))
     with wire.blaming(file):
         number, first = next(wire.fields(data), (0, None))
         if number == 1 and isinstance(first, memoryview):
@@ -62,24 +64,13 @@ def read_saved_model(path: str | os.PathLike) -> SavedModel:
             return SavedModel(LazyArrays({}), constants, nodes, {})
         meta_graph = _serving_graph(wire.parse(data))
         nodes = graph_def.graph_nodes(wire.content(meta_graph, 2))
-        return SavedModel(
-            _read_variables(wire.content(meta_graph, 7), nodes, file),
-            graph_def.read_constants(nodes, file),
-            nodes,
-            {
-                name: _parse_signature(wire.parse(signature))
-                for name, signature in wire.mapping(meta_graph, 5).items()
-            },
-        )
-
-
-def find_saved_model(path: str | os.PathLike) -> pathlib.Path:
-    """The file with the graph: `saved_model.pb` in a folder, or `path` itself."""
-    path = pathlib.Path(path)
-    file = path / "saved_model.pb" if path.is_dir() else path
-    if not file.is_file():
-        raise InputError(f"{path}: no SavedModel, as {file} is absent")
-    return file
+        variables = _read_variables(wire.content(meta_graph, 7), nodes, file)
+        constants = graph_def.read_constants(nodes, file)
+        signatures = {
+            name: Signature(*(_parse_infos(wire.parse(data), side) for side in (1, 2)))
+            for name, data in wire.mapping(meta_graph, 5).items()
+        }
+        return SavedModel(variables, constants, nodes, signatures)
 
 
 def _serving_graph(saved_model: wire.Message) -> wire.Message:
@@ -120,12 +111,9 @@ def _read_variables(
     raise wire.Malformed("the graph of objects is not text")
 
 
-def _parse_signature(signature: wire.Message) -> Signature:
-    inputs, outputs = (
-        {name: _parse_info(wire.parse(info)) for name, info in side.items()}
-        for side in (wire.mapping(signature, 1), wire.mapping(signature, 2))
-    )
-    return Signature(inputs, outputs)
+def _parse_infos(signature: wire.Message, side: int) -> dict[str, TensorInfo]:
+    infos = wire.mapping(signature, side).items()
+    return {name: _parse_info(wire.parse(info)) for name, info in infos}
 
 
 def _parse_info(info: wire.Message) -> TensorInfo:

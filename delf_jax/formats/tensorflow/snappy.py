@@ -16,11 +16,8 @@ def decompress(data: bytes | memoryview) -> bytes:
         raise wire.Malformed("the length of a Snappy block is larger than possible")
     result = bytearray()
     while place < len(data):
-        tag = data[place]
-        if tag & 3 == 0:
-            place = _literal(data, place, result)
-        else:
-            place = _copy(data, place, result)
+        append = _copy if data[place] & 3 else _literal
+        place = append(data, place, result)
         if len(result) > length:
             raise wire.Malformed("a Snappy block is longer than its length")
     if len(result) != length:
@@ -30,12 +27,10 @@ def decompress(data: bytes | memoryview) -> bytes:
 
 def _literal(data: bytes | memoryview, place: int, result: bytearray) -> int:
     """Appends bytes that stand in the block themselves."""
-    length = data[place] >> 2
-    place += 1
-    if length >= 60:  # The length itself follows, in one to four bytes.
-        width = length - 59
-        length, place = _number(data, place, width), place + width
-    length += 1
+    length, place = (data[place] >> 2) + 1, place + 1
+    if length > 60:  # The length itself, less one, follows, in one to four bytes.
+        width = length - 60
+        length, place = _number(data, place, width) + 1, place + width
     if length > len(data) - place:
         raise wire.Malformed("a literal of a Snappy block is cut off")
     result += data[place : place + length]
@@ -44,8 +39,7 @@ def _literal(data: bytes | memoryview, place: int, result: bytearray) -> int:
 
 def _copy(data: bytes | memoryview, place: int, result: bytearray) -> int:
     """Appends bytes that came before; they may overlap with what they make."""
-    tag = data[place]
-    place += 1
+    tag, place = data[place], place + 1
     if tag & 3 == 1:
         width, length = 1, (tag >> 2 & 7) + 4
         offset = (tag >> 5) << 8 | _number(data, place, 1)

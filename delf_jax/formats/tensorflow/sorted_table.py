@@ -21,13 +21,13 @@ _MOST_KEY_BYTES = 1 << 26
 def read_table(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """The keys and values of a table, keys in growing order; checksums are compared."""
     if len(data) < _FOOTER or struct.unpack("<Q", data[-8:])[0] != _MAGIC:
-        raise wire.Malformed(
-            "not a table of keys: its last bytes are not the magic number"
-        )
-    *_, index = _read_handles(memoryview(data)[-_FOOTER:], 2)
+        reason = "its last bytes are not the magic number"
+        raise wire.Malformed(f"not a table of keys: {reason}")
+    # Handles: the offset and the size of a block.
+    (_, _, *index), _ = wire.read_varints(memoryview(data)[-_FOOTER:], 4)
     end, last, key_bytes = 0, None, 0
     for _, handle in _read_block(data, *index):
-        [(offset, size)] = _read_handles(handle, 1)
+        (offset, size), _ = wire.read_varints(handle, 2)
         if offset < end:  # Each byte is read once, whatever the file says.
             raise wire.Malformed("blocks that overlap")
         end = offset + size
@@ -38,15 +38,6 @@ def read_table(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
             if key_bytes > _MOST_KEY_BYTES:
                 raise wire.Malformed("keys of more than 64 MiB")
             yield key, value
-
-
-def _read_handles(data: memoryview, count: int) -> list[tuple[int, int]]:
-    """The offset and the size of each of the blocks that the bytes point to."""
-    numbers, place = [], 0
-    for _ in range(2 * count):
-        number, place = wire.read_varint(data, place)
-        numbers.append(number)
-    return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def _read_block(
@@ -74,9 +65,7 @@ def _read_entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     end = len(block) - 4 * (1 + struct.unpack("<I", block[-4:])[0])
     place, key = 0, b""
     while place < end:
-        shared, place = wire.read_varint(block, place)
-        unshared, place = wire.read_varint(block, place)
-        length, place = wire.read_varint(block, place)
+        (shared, unshared, length), place = wire.read_varints(block, 3, place)
         if shared > len(key) or unshared + length > end - place:
             raise wire.Malformed("an entry of a block is cut off")
         key = key[:shared] + bytes(block[place : place + unshared])

@@ -15,24 +15,10 @@ from delf_jax.formats.tensorflow import wire
 FLOATING = (19, 1, 2, 14)
 
 _STRING = 7
-_DTYPES = {
-    1: np.dtype("<f4"),
-    2: np.dtype("<f8"),
-    3: np.dtype("<i4"),
-    4: np.dtype("u1"),
-    5: np.dtype("<i2"),
-    6: np.dtype("i1"),
-    _STRING: np.dtype(object),
-    8: np.dtype("<c8"),
-    9: np.dtype("<i8"),
-    10: np.dtype("?"),
-    14: np.dtype(ml_dtypes.bfloat16),
-    17: np.dtype("<u2"),
-    18: np.dtype("<c16"),
-    19: np.dtype("<f2"),
-    22: np.dtype("<u4"),
-    23: np.dtype("<u8"),
-}
+_CODES = dict(enumerate("<f4 <f8 <i4 u1 <i2 i1 O <c8 <i8 ?".split(), 1))
+_CODES |= {17: "<u2", 18: "<c16", 19: "<f2", 22: "<u4", 23: "<u8"}
+_DTYPES = {number: np.dtype(code) for number, code in _CODES.items()}
+_DTYPES[14] = np.dtype(ml_dtypes.bfloat16)
 # The field of a TensorProto that lists values, where the bytes are not there as one.
 _FIXED_FIELDS = {1: 5, 2: 6, 8: 9, 18: 12}
 _VARINT_FIELDS = dict.fromkeys((3, 4, 5, 6, 17), 7)
@@ -117,11 +103,8 @@ def _fill(
         raise wire.Malformed(f"{len(values)} values for {list(shape)}")
     if len(values) == count:
         return values.reshape(shape)
-    if count > _LARGEST_REPEATED:
+    if count > (_LARGEST_REPEATED if len(values) < 2 else _LARGEST_FILLED):
         raise wire.Malformed(f"only {len(values)} values for {list(shape)}")
     if len(values) < 2:
-        value = values[0] if len(values) else np.zeros((), values.dtype)[()]
-        return np.broadcast_to(np.array(value, values.dtype), shape)
-    if count > _LARGEST_FILLED:
-        raise wire.Malformed(f"only {len(values)} values for {list(shape)}")
+        return np.broadcast_to(np.resize(values, ()), shape)  # Of none it makes 0.
     return np.pad(values, (0, count - len(values)), mode="edge").reshape(shape)

@@ -23,8 +23,6 @@ from delf_jax.formats.tensorflow import sorted_table, tensor_proto, wire
 from delf_jax.formats.tensorflow.crc32c import masked_crc32c
 
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
-
-_VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 # Far above what real checkpoints have: a thousand variables make an index of 30 kB.
 _LARGEST_INDEX = 1 << 28
 _LARGEST_STATE = 1 << 20
@@ -49,14 +47,17 @@ def read_bundle(path: str | os.PathLike) -> LazyArrays:
     with wire.blaming(index):
         table = sorted_table.read_table(files.read_bytes(index, _LARGEST_INDEX))
         shards = _count_shards(*next(table, (b"", memoryview(b""))))
-        size_of = functools.cache(_size_of)
+        size_of = functools.cache(os.path.getsize)
         for key, value in table:
             # Parts of partitioned variables; the whole has an entry of its own.
             if not key.startswith(b"\0"):
                 stored = _parse_entry(wire.parse(value))
                 name = wire.decode(memoryview(key))
-                file = _shard(prefix, stored.shard, shards)
-                if stored.offset + stored.size > size_of(file):
+                suffix = f".data-{stored.shard:05d}-of-{shards:05d}"
+                file = _beside(prefix, suffix)
+                with wire.blaming(file):
+                    size = size_of(file)
+                if stored.offset + stored.size > size:
                     raise InputError(f"{file}: too short, {name} is not all there")
                 read = functools.partial(_read_stored, stored, file, name)
                 dtype = tensor_proto.dtype_of(stored.type)
@@ -92,7 +93,7 @@ def is_bundle(path: str | os.PathLike) -> bool:
 
 def variable_path(key: str) -> str:
     """The key without what object-based checkpoints add: "model/conv1/kernel"."""
-    return key.removesuffix(_VALUE_SUFFIX)
+    return key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
 
 
 def _find_in_folder(folder: pathlib.Path) -> pathlib.Path:
@@ -133,17 +134,6 @@ def _latest(state: pathlib.Path) -> pathlib.Path:
 
 def _beside(prefix: pathlib.Path, suffix: str) -> pathlib.Path:
     return prefix.with_name(prefix.name + suffix)
-
-
-def _shard(prefix: pathlib.Path, shard: int, shards: int) -> pathlib.Path:
-    return _beside(prefix, f".data-{shard:05d}-of-{shards:05d}")
-
-
-def _size_of(file: pathlib.Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
 
 
 def _count_shards(key: bytes, value: memoryview) -> int:
@@ -218,12 +208,10 @@ def _read_text(raw: bytes, stored: _Stored) -> Shaped[np.ndarray, "..."]:
 
     The checksum covers the lengths as numbers of four bytes, not as they are stored.
     """
-    count, place, lengths = math.prod(stored.shape), 0, []
+    count = math.prod(stored.shape)
     if count > len(raw):
         raise wire.Malformed(f"{len(raw)} bytes for {count} texts")
-    for _ in range(count):
-        length, place = wire.read_varint(raw, place)
-        lengths.append(length)
+    lengths, place = wire.read_varints(raw, count)
     start = place + 4
     if sum(lengths) != len(raw) - start:
         raise wire.Malformed("texts that do not fill their place")

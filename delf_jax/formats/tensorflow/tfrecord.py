@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from delf_jax.files import InputError, atomic_write
+from delf_jax.files import InputError, atomic_write, reading
 from delf_jax.formats.tensorflow import tf_example
 from delf_jax.formats.tensorflow.crc32c import masked_crc32c
 
@@ -119,21 +119,16 @@ def _serialize(example: Example) -> bytes:
     if example.label is not None:
         features["image/class/label"] = example.label
     data = tf_example.serialize_example(features)
-    length = struct.pack("<Q", len(data))
-    checksums = (struct.pack("<I", masked_crc32c(part)) for part in (length, data))
-    return b"".join([length, next(checksums), data, next(checksums)])
+    parts = (struct.pack("<Q", len(data)), data)
+    return b"".join(x + struct.pack("<I", masked_crc32c(x)) for x in parts)
 
 
 def _map(path: str | os.PathLike) -> memoryview:
     """The bytes of a file, read where they are looked at."""
-    try:
+    with reading(path):
         if os.path.getsize(path) == 0:  # which cannot be mapped, and is fine.
             return memoryview(b"")
         return np.memmap(path, np.uint8, mode="r").data
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _records(

@@ -15,8 +15,8 @@ from delf_jax.files import InputError
 
 Message = dict[int, list]
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_FIXED_WIDTHS = {_FIXED64: 8, _FIXED32: 4}
+_VARINT, _BYTES = 0, 2
+_FIXED_WIDTHS = {1: 8, 5: 4}
 
 
 class Malformed(ValueError):
@@ -46,6 +46,17 @@ def read_varint(data: bytes | memoryview, place: int) -> tuple[int, int]:
         if byte < 0x80:
             return value & 0xFFFFFFFFFFFFFFFF, place
     raise Malformed("a number of more than ten bytes")
+
+
+def read_varints(
+    data: bytes | memoryview, count: int, place: int = 0
+) -> tuple[list[int], int]:
+    """So many numbers one after the other, and the place behind them."""
+    numbers = []
+    for _ in range(count):
+        number, place = read_varint(data, place)
+        numbers.append(number)
+    return numbers, place
 
 
 def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
@@ -79,9 +90,9 @@ def parse(data: memoryview) -> Message:
     return message
 
 
-def integer(message: Message, number: int, default: int = 0) -> int:
+def integer(message: Message, number: int) -> int:
     """The last value of a field as an int64, as protobuf understands repetition."""
-    value = message.get(number, [default])[-1]
+    value = message.get(number, [0])[-1]
     if not isinstance(value, int):
         raise Malformed(f"field {number} is not a number")
     return value - (1 << 64) if value >= 1 << 63 else value

@@ -159,17 +159,13 @@ def test_a_task_that_does_not_exist_is_refused(tmp_path):
         (gldv2.ImageId, [gldv2.ImageId("0a1"), gldv2.ImageId("0a2")]),
         (gldv2.Category, [gldv2.Category(1, "http://x/Category:Y,_Z")]),
         (gldv2.Attribution, [gldv2.Attribution("a", "b", "ü", "CC BY", 'c "d"\ne')]),
-        (gldv2.Relabelling, gldv2.relabel([9, 10, 2, 9])),
+        (gldv2.Relabelling, [gldv2.Relabelling(0, 2), gldv2.Relabelling(1, 9)]),
     ],
 )
 def test_every_table_is_written_and_read(tmp_path, kind, rows):
     path = tmp_path / "table.csv"
     tables.write_rows(path, kind._fields, rows)
     assert list(tables.read_rows(path, kind)) == rows
-
-
-def test_labels_ascend_with_the_landmark_ids():
-    assert gldv2.relabel([10, 9, 10, 2]) == [(0, 2), (1, 9), (2, 10)]
 
 
 def test_both_lists_of_training_images_read_alike(tmp_path):
