@@ -29,10 +29,7 @@ class LabelledImage(NamedTuple):
 
 
 def list_records(
-    path: str,
-    images: str = "",
-    label_column: str = "label",
-    split: str = "",
+    path: str, images: str = "", label_column: str = "label", split: str = ""
 ) -> list[LabelledImage]:
     """The images of a source of training images, ordered by id.
 
@@ -111,8 +108,7 @@ def split_records(
         by_label.setdefault(record.label, []).append(record)
     train, validation = [], []
     for members in by_label.values():
-        order = np.arange(len(members))
-        rng.shuffle(order)
+        order = rng.permutation(len(members))
         count = max(1, int(share * len(members)))
         validation += [members[i] for i in order[:count]]
         train += [members[i] for i in order[count:]]
@@ -139,8 +135,7 @@ def _of_csv(
 ) -> Iterator[LabelledImage]:
     with source.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
-        missing = {"image", label} - set(rows.fieldnames or ())
-        if missing:
+        if missing := {"image", label} - set(rows.fieldnames or ()):
             raise InputError(f"{source}: the CSV has no column {min(missing)!r}")
         for row in rows:
             yield LabelledImage(row["image"], root / row["image"], row[label])

@@ -5,7 +5,6 @@ dataset is built in parts, each a small dataset of its own: what a killed job or
 machine has finished is kept. Where that is too slow, Apache Beam builds it in one go.
 """
 
-import bisect
 import contextlib
 import csv
 import io
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 import absl.logging
 import cv2
+import grain
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
@@ -49,11 +49,7 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(
-        self,
-        *,
-        records: Sequence[LabelledImage],
-        max_side: int,
-        **kwargs: Any,
+        self, *, records: Sequence[LabelledImage], max_side: int, **kwargs: Any
     ):
         self.records, self.max_side = records, max_side
         self.threads: int = 1
@@ -140,13 +136,10 @@ def prepare(
     Args:
       name: of the source, in messages.
       records: ordered by id.
-      directory: where prepared datasets lie.
       max_side: of a stored image, in pixels.
-      threads: that read and shrink images.
       part: (i, n), builds each n-th part from the i-th, as one of n processes; what is
         returned are the parts that are there.
       beam: a runner of Apache Beam, such as "DirectRunner", that builds all of it.
-      progress: whether progress is reported.
     """
     if not directory:
         raise InputError("data.directory is empty: name the folder of prepared images")
@@ -162,11 +155,13 @@ def prepare(
     for builder in builders:
         failures |= builder.info.metadata.get(_FAILURES) or {}
     _write_quarantine(pathlib.Path(directory, f"{name}-quarantine.csv"), failures)
-    sources = [_data_source(builder) for builder in builders if _is_prepared(builder)]
-    if part == (0, 1) and not sources:
+    there = [builder for builder in builders if _is_prepared(builder)]
+    if part == (0, 1) and not there:
         reason = next(iter(failures.values()))
         raise InputError(f"data.sources.{name}: no image can be read: {reason}")
-    return Prepared(_Joined(sources), failures)
+    sources = [grain.MapDataset.source(_data_source(builder)) for builder in there]
+    joined: Any = grain.MapDataset.concatenate(sources) if sources else ()
+    return Prepared(joined, failures)
 
 
 def _builder(
@@ -253,38 +248,29 @@ def _data_source(builder: LabelledImages) -> Any:
         return builder.as_data_source("train", decoders=decoders)
 
 
-class _Joined(Sequence):
-    """Data sources, one after the other."""
-
-    def __init__(self, sources: Sequence[Any]):
-        self._sources = sources
-        self._ends = list(itertools.accumulate(map(len, sources)))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __getitem__(self, index: int) -> dict:  # type: ignore[override]  # no slices
-        number = bisect.bisect_right(self._ends, index)
-        before = self._ends[number - 1] if number else 0
-        return self._sources[number][index - before]
-
-
 def _make_example(record: LabelledImage, max_side: int) -> tuple[str, dict | str]:
     """Its id and what is stored of it, or why it cannot be used."""
     try:
         encoded = _shrunk_jpeg(read_record(record), max_side)
     except InputError as error:
         return record.id, str(error)
-    label = str(record.label)
-    return record.id, {"id": record.id, "image": encoded, "label": label}
+    example = {"id": record.id, "image": encoded, "label": str(record.label)}
+    return record.id, example
 
 
 def _shrunk_jpeg(image: UInt8[np.ndarray, "H W 3"], max_side: int) -> bytes:
+    return encode_jpeg(shrink(image, max_side), JPEG_QUALITY)
+
+
+def shrink(
+    image: UInt8[np.ndarray, "H W 3"], max_side: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The image with a longer side of at most `max_side`."""
     scale = max_side / max(image.shape[:2])
-    if scale < 1:
-        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return encode_jpeg(image, JPEG_QUALITY)
+    if scale >= 1:
+        return image
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _write_quarantine(path: pathlib.Path, failures: dict[str, str]) -> None:
@@ -292,7 +278,5 @@ def _write_quarantine(path: pathlib.Path, failures: dict[str, str]) -> None:
     if not failures:
         path.unlink(missing_ok=True)
         return
-    text = io.StringIO()
-    csv.writer(text).writerows([("image", "reason"), *sorted(failures.items())])
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+    with atomic_write(path, "w") as file:
+        csv.writer(file).writerows([("image", "reason"), *sorted(failures.items())])

@@ -81,8 +81,7 @@ def save(
     if shutil.disk_usage(manager.directory).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     items = ocp.args.Composite(
-        state=ocp.args.StandardSave(arrays),
-        run=ocp.args.JsonSave(run),
+        state=ocp.args.StandardSave(arrays), run=ocp.args.JsonSave(run)
     )
     manager.save(step, args=items, metrics=metrics, force=True)
 
