@@ -6,6 +6,7 @@ Everything is drawn from the generator that is passed in: a view depends on the 
 the example alone.
 """
 
+import collections
 from typing import Any, NamedTuple
 
 import cv2
@@ -71,9 +72,7 @@ def views(
     centre = np.array([_inside(rng, height, half), _inside(rng, width, half)])
 
     cells = _cells(settings)
-    output: dict[str, list[np.ndarray]] = {"image": [], "coordinates": []}
-    if maps is not None:
-        output |= {"teacher": [], "teacher_valid": [], "teacher_global": []}
+    output: dict[str, list[np.ndarray]] = collections.defaultdict(list)
     for seen in resolutions:
         scale = seen / max(height, width)
         shift = rng.normal(0, settings.shift, 2) * settings.size / scale

@@ -83,10 +83,8 @@ def fetch(
     """Fetches the files that are not there; one that fails does not stop the others.
 
     Args:
-      files: of `plan`.
       out: the folder of the dataset.
       unpack: archives, too, each once; members that lead out of the folder are refused.
-      progress: whether progress is reported.
     """
     if not os.fspath(out):
         raise InputError("--out is empty: name a folder for the files")

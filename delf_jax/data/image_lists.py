@@ -63,7 +63,10 @@ def list_records(
     else:
         raise InputError(f"{path}: no such folder, CSV or TFRecords of training images")
     if split:
-        found = _part_of(list(found), split)
+        train, validation = split_records(list(found))
+        if split not in ("train", "validation"):
+            raise InputError(f"split is {split!r}: use 'train' or 'validation'")
+        found = train if split == "train" else validation
     records = sorted(found, key=operator.attrgetter("id"))
     if not records:
         raise InputError(f"{path}: no images found to train on")
@@ -113,13 +116,6 @@ def split_records(
         validation += [members[i] for i in order[:count]]
         train += [members[i] for i in order[count:]]
     return train, validation
-
-
-def _part_of(records: list[LabelledImage], split: str) -> list[LabelledImage]:
-    parts = dict(zip(("train", "validation"), split_records(records), strict=True))
-    if split not in parts:
-        raise InputError(f"split is {split!r}: use 'train' or 'validation'")
-    return parts[split]
 
 
 def _of_folder(source: pathlib.Path) -> Iterator[LabelledImage]:

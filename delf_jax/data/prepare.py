@@ -47,6 +47,7 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
     """Images, shrunk to a largest side, with their ids and class names."""
 
     VERSION = tfds.core.Version("1.0.0")
+    metadata_kind: type[tfds.core.MetadataDict] = tfds.core.MetadataDict
 
     def __init__(
         self, *, records: Sequence[LabelledImage], max_side: int, **kwargs: Any
@@ -65,11 +66,8 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {"id": text, "image": image, "label": text}
             ),
-            metadata=self._metadata(),
+            metadata=self.metadata_kind(),
         )
-
-    def _metadata(self) -> tfds.core.MetadataDict:
-        return tfds.core.MetadataDict()
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         return {"train": self._generate_examples()}
@@ -92,9 +90,7 @@ class BeamLabelledImages(LabelledImages, skip_registration=True):  # type: ignor
     """The same, built by Apache Beam on as many machines as its runner has."""
 
     name = "labelled_images"
-
-    def _metadata(self) -> tfds.core.MetadataDict:
-        return tfds.core.BeamMetadataDict()
+    metadata_kind = tfds.core.BeamMetadataDict
 
     def _split_generators(  # type: ignore[override]  # tfds looks for `pipeline`.
         self, dl_manager: Any, pipeline: Any
@@ -159,7 +155,10 @@ def prepare(
     if part == (0, 1) and not there:
         reason = next(iter(failures.values()))
         raise InputError(f"data.sources.{name}: no image can be read: {reason}")
-    sources = [grain.MapDataset.source(_data_source(builder)) for builder in there]
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    with _quiet_tfds():
+        found = [each.as_data_source("train", decoders=decoders) for each in there]
+    sources = list(map(grain.MapDataset.source, found))
     joined: Any = grain.MapDataset.concatenate(sources) if sources else ()
     return Prepared(joined, failures)
 
@@ -167,10 +166,9 @@ def prepare(
 def _builder(
     records: Sequence[LabelledImage], directory: str, max_side: int
 ) -> LabelledImages:
-    lines = [str(max_side)]
-    for record in records:
-        size = record.path.stat().st_size if record.path.is_file() else -1
-        lines.append(f"{record.id}\t{record.label}\t{size}")
+    sizes = (r.path.stat().st_size if r.path.is_file() else -1 for r in records)
+    rows = zip(records, sizes, strict=True)
+    lines = [str(max_side), *(f"{r.id}\t{r.label}\t{size}" for r, size in rows)]
     config = tfds.core.BuilderConfig(name=digest("\n".join(lines), 16))
     with _quiet_tfds():
         return LabelledImages(
@@ -240,12 +238,6 @@ def _quiet_tfds() -> Iterator[None]:
             yield
     finally:
         absl.logging.set_verbosity(verbosity)
-
-
-def _data_source(builder: LabelledImages) -> Any:
-    decoders = {"image": tfds.decode.SkipDecoding()}
-    with _quiet_tfds():
-        return builder.as_data_source("train", decoders=decoders)
 
 
 def _make_example(record: LabelledImage, max_side: int) -> tuple[str, dict | str]:

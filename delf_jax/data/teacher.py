@@ -105,7 +105,6 @@ def build_maps(
     """Computes, reduces and stores the teacher's maps of `images`, or finds them there.
 
     Args:
-      teacher_path: the .npz of arrays.
       images: (id, function that reads the image).
       directory: where `maps.npy`, `maps.json` and `basis.npz` are written.
       long_sides: the sizes, in pixels; larger than an image's own side is left out,

@@ -173,22 +173,17 @@ class TupleBatches(loader.Batches):
     @property
     def due(self) -> bool:
         """Whether the next batch needs negatives that are not mined yet."""
-        return not self._negatives
+        return not self._state["negatives"]
 
     def get_state(self) -> dict[str, Any]:
         """The position, as plain numbers."""
-        return {
-            "epoch": self._epoch,
-            "batch": self._batch,
-            "negatives": self._negatives,
-        }
+        return dict(self._state)
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Moves to a position of `get_state`."""
-        self._epoch, self._batch = state["epoch"], state["batch"]
-        self._negatives = state["negatives"]
+        self._state = dict(state)
         counts = self._settings.queries, self._settings.pool
-        self.drawn = draw_epoch(self.pool, self._seed, self._epoch, *counts)
+        self.drawn = draw_epoch(self.pool, self._seed, state["epoch"], *counts)
         self._batches = len(self.drawn.queries) // (self._batch_size * self._part[1])
         self._reading: collections.deque = collections.deque()
 
@@ -206,13 +201,14 @@ class TupleBatches(loader.Batches):
             found = hard_negatives(queries, pool, *shown, self._settings.negatives)
         except ValueError as error:
             raise InputError(f"tuples.negatives: {error}") from None
-        self._negatives = drawn.candidates[found].tolist()
+        self._state["negatives"] = drawn.candidates[found].tolist()
 
     def __next__(self) -> dict[str, np.ndarray]:
         if self.due:
             raise RuntimeError("the negatives of this epoch are not mined yet")
-        last = min(self._batch + AHEAD + 1, self._batches)
-        for number in range(self._batch + len(self._reading), last):
+        first, epoch = self._state["batch"], self._state["epoch"]
+        last = min(first + AHEAD + 1, self._batches)
+        for number in range(first + len(self._reading), last):
             self._reading.append(self._start_reading(number))
         rows, pending = self._reading.popleft()
         canvases, sizes = zip(*(each.result() for each in pending), strict=True)
@@ -223,9 +219,9 @@ class TupleBatches(loader.Batches):
             "image": np.stack(canvases).reshape(len(rows), -1, *canvas),
             "size": np.array(sizes, np.int32).reshape(len(rows), -1, 2),
         }
-        self._batch += 1
-        if self._batch == self._batches:
-            self.set_state({"epoch": self._epoch + 1, "batch": 0, "negatives": []})
+        self._state["batch"] = first + 1
+        if first + 1 == self._batches:
+            self.set_state({"epoch": epoch + 1, "batch": 0, "negatives": []})
         return batch
 
     def _start_reading(self, number: int) -> tuple[np.ndarray, list[futures.Future]]:
@@ -234,7 +230,7 @@ class TupleBatches(loader.Batches):
         first = number * self._batch_size * hosts
         rows = np.arange(first, first + self._batch_size * hosts)[host::hosts]
         queries, positives = self.drawn.queries[rows], self.drawn.positives[rows]
-        negatives = np.array([self._negatives[row] for row in rows])
+        negatives = np.array([self._state["negatives"][row] for row in rows])
         pending = [
             self._threads.submit(read_canvas, self.pool, int(number), self._size)
             for number in np.c_[queries, positives, negatives].ravel()
