@@ -71,7 +71,6 @@ def open_sources(
       settings: by name: `path`, `images`, `label_column`, `split` of `list_records`,
         `holdout`, the class names to leave out, and `unlabelled`, those whose images
         have nothing in common.
-      directory: where the prepared datasets lie.
       max_side: of a stored image, in pixels.
       part: of the datasets, that is prepared; see `prepare.prepare`.
       exclude: class names to leave out of all sources; InputError if none has any.

@@ -31,10 +31,7 @@ class Parallel(NamedTuple):
 
 
 def over_pmap(static: Static, devices: list[jax.Device]) -> Parallel:
-    """Only the batch has an axis for this host's devices, in front.
-
-    And the pieces of a sharded classifier.
-    """
+    """The batch and the pieces of a sharded classifier have an axis of devices."""
     axes = None
     if static.sharded:
         start = functools.partial(create_state, static, view_size=64)

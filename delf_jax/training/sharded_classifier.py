@@ -61,8 +61,7 @@ def split(
 def whole(state: Tree, loss: LossSettings) -> Tree:
     """The state, or a part of it, as it is kept: kernels in one piece, in numpy.
 
-    All hosts call it together, and all get it. A state that has no pieces is kept as it
-    is.
+    All hosts call it together, and all get it. Without pieces it is kept as it is.
     """
     if loss.classifier != "sharded":
         return state
