@@ -6,6 +6,7 @@ Everything is drawn from the generator that is passed in: a view depends on the 
 the example alone.
 """
 
+import collections
 from typing import Any, NamedTuple
 
 import cv2
@@ -71,9 +72,7 @@ def views(
     centre = np.array([_inside(rng, height, half), _inside(rng, width, half)])
 
     cells = _cells(settings)
-    output: dict[str, list[np.ndarray]] = {"image": [], "coordinates": []}
-    if maps is not None:
-        output |= {"teacher": [], "teacher_valid": [], "teacher_global": []}
+    output: dict[str, list[np.ndarray]] = collections.defaultdict(list)
     for seen in resolutions:
         scale = seen / max(height, width)
         shift = rng.normal(0, settings.shift, 2) * settings.size / scale
@@ -146,8 +145,7 @@ def recolour(
     pixels = view.astype(np.float32) / 255
     pixels = pixels ** np.float32(np.exp(rng.normal(0, 0.3 * strength)))
     if rng.random() < 0.5:
-        gains = np.exp(rng.normal(0, 0.12 * strength, 3)).astype(np.float32)
-        pixels *= gains
+        pixels *= np.exp(rng.normal(0, 0.12 * strength, 3)).astype(np.float32)
     saturation = 0.0 if rng.random() < 0.1 else np.exp(rng.normal(0, 0.3 * strength))
     grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     pixels = grey[..., None] + np.float32(saturation) * (pixels - grey[..., None])
@@ -180,8 +178,8 @@ def resize_area(
 
 def _inside(rng: np.random.Generator, side: int, half: float) -> float:
     """A centre along one axis: its window stays inside the image where it can."""
-    low, high = min(half, side / 2), max(side - half, side / 2)
-    return rng.uniform(low, high) - 0.5  # pixel centres are at integers.
+    low = min(half, side / 2)
+    return rng.uniform(low, side - low) - 0.5  # pixel centres are at integers.
 
 
 def _cells(settings: ViewSettings) -> Float[np.ndarray, "h w 2"]:
@@ -198,10 +196,9 @@ def _homography(
     angle = rng.normal(0, settings.rotation)
     shear, stretch = rng.normal(0, settings.shear, 2)
     cosine, sine = np.cos(angle), np.sin(angle)
-    linear = np.array([[cosine, -sine], [sine, cosine]])
-    linear = (
-        linear @ np.array([[np.exp(stretch), shear], [0, np.exp(-stretch)]]) / scale
-    )
+    rotation = np.array([[cosine, -sine], [sine, cosine]])
+    sheared = np.array([[np.exp(stretch), shear], [0, np.exp(-stretch)]])
+    linear = rotation @ sheared / scale
     middle = (settings.size - 1) / 2
     tilt = rng.uniform(-settings.perspective, settings.perspective, 2) / settings.size
     to_middle = np.array([[1, 0, -middle], [0, 1, -middle], [0, 0, 1]])
@@ -228,12 +225,9 @@ def _warp(
         to_small = np.diag([*shrink, 1.0])
         to_small[:2, 2] = (shrink - 1) / 2  # pixel centres are at integers.
         homography = to_small @ homography
+    flags, border = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, cv2.BORDER_REFLECT_101
     return cv2.warpPerspective(
-        image,
-        homography,
-        (size, size),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REFLECT_101,
+        image, homography, (size, size), flags=flags, borderMode=border
     )
 
 

@@ -62,17 +62,15 @@ def format_files(name: str, files: Sequence[Files]) -> Iterator[str]:
     download = DOWNLOADS[name]
     yield f"{name}: {download.about}"
     yield f"  documented at {download.documented}"
-    known = []
-    for entry in files:
+    sizes = [entry.size and entry.size * len(entry.numbers) for entry in files]
+    for entry, size in zip(files, sizes, strict=True):
         count, one = len(entry.numbers), next(entry.each())
         many = f" to {entry.numbers[-1]}, {count} files" if count > 1 else ""
-        size = None if entry.size is None else entry.size * count
-        known += [] if size is None else [size]
         checked = ", MD5 checked" if entry.md5 else ""
         yield f"  {one.path}{many}: {format_size(size)}{checked}, from {one.url}"
-    if known:
-        more = " and what is not documented" if len(known) < len(files) else ""
-        yield f"  in all {format_size(sum(known))}{more}"
+    if any(sizes):
+        more = "" if all(sizes) else " and what is not documented"
+        yield f"  in all {format_size(sum(filter(None, sizes)))}{more}"
 
 
 def fetch(
@@ -85,10 +83,8 @@ def fetch(
     """Fetches the files that are not there; one that fails does not stop the others.
 
     Args:
-      files: of `plan`.
       out: the folder of the dataset.
       unpack: archives, too, each once; members that lead out of the folder are refused.
-      progress: whether progress is reported.
     """
     if not os.fspath(out):
         raise InputError("--out is empty: name a folder for the files")
@@ -126,19 +122,20 @@ def fetch_file(url: str, md5: str, target: pathlib.Path, progress: bool) -> None
             if isinstance(error, OSError) and _is_of_disk(error):
                 error.filename = error.filename or str(part)
                 raise
-            if attempt == _ATTEMPTS - 1 or _is_final(error):
+            final = isinstance(error, urllib.error.HTTPError) and error.code < 500
+            if attempt == _ATTEMPTS - 1 or final:
                 raise InputError(
                     f"{url}: {_reason(error)}; what was fetched is kept: run the same "
                     "command again to resume"
                 ) from None
-    if expected is not None:
-        found = _md5_of(part)
-        if found != expected:
-            part.unlink()
-            raise InputError(
-                f"{url}: MD5 is {found}, not {expected}; the file was removed: run the "
-                "same command again to fetch it"
-            )
+    with open(part, "rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest() if md5 else None
+    if found != expected:
+        part.unlink()
+        raise InputError(
+            f"{url}: MD5 is {found}, not {expected}; the file was removed: run the "
+            "same command again to fetch it"
+        )
     os.replace(part, target)
     _tag(part).unlink(missing_ok=True)
 
@@ -192,19 +189,18 @@ def _resume(url: str, part: pathlib.Path, progress: bool) -> None:
     with _opened(request, start) as answer:
         if answer is None:  # All of it is there.
             return
-        if answer.status == 206 and not _begins_at(answer.headers, start):
-            part.unlink(missing_ok=True)
-            raise OSError("the server sent another part of the file than requested")
+        sent = answer.headers.get("Content-Range", "")
         if answer.status != 206:
             start = 0
+        elif not sent.startswith(f"bytes {start}-"):
+            part.unlink(missing_ok=True)
+            raise OSError("the server sent another part of the file than requested")
         rest = answer.headers.get("Content-Length")
         total = None if rest is None else start + int(rest)
         _tag(part).write_text(_validator(answer.headers), encoding="utf-8")
         with open(part, "ab" if start else "wb") as file:
-            done = start
-            for chunk in _chunks(answer, part.name, start, total, progress):
-                file.write(chunk)
-                done += len(chunk)
+            file.writelines(_chunks(answer, part.stem, start, total, progress))
+            done = file.tell()
             file.flush()
             os.fsync(file.fileno())
         if total is not None and done < total:
@@ -228,7 +224,7 @@ def _chunks(
     answer: Any, name: str, start: int, total: int | None, progress: bool
 ) -> Iterator[bytes]:
     """What is read; prints progress at intervals."""
-    name, done, begun = name.removesuffix(".part"), start, time.monotonic()
+    done, begun = start, time.monotonic()
     last = begun
     while chunk := answer.read(_CHUNK):
         yield chunk
@@ -257,14 +253,8 @@ def _tag(part: pathlib.Path) -> pathlib.Path:
 
 def _validator(headers: Any) -> str:
     """What If-Range takes: a strong entity tag, or the time of the last change."""
-    tag = headers.get("ETag", "")
-    if tag and not tag.startswith("W/"):
-        return tag
-    return headers.get("Last-Modified", "")
-
-
-def _begins_at(headers: Any, start: int) -> bool:
-    return headers.get("Content-Range", "").startswith(f"bytes {start}-")
+    tag, changed = headers.get("ETag", ""), headers.get("Last-Modified", "")
+    return tag if tag and not tag.startswith("W/") else changed
 
 
 def _published_md5(url: str) -> str:
@@ -279,20 +269,10 @@ def _published_md5(url: str) -> str:
     return md5
 
 
-def _md5_of(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
-
-
 def _is_of_disk(error: OSError) -> bool:
     if isinstance(error, urllib.error.URLError):
         return False
     return error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether another attempt cannot succeed."""
-    return isinstance(error, urllib.error.HTTPError) and error.code < 500
 
 
 def _reason(error: Exception) -> str:

@@ -21,9 +21,8 @@ class Files(NamedTuple):
     def each(self) -> Iterator["Files"]:
         """The single files."""
         for number in self.numbers:
-            url, path, md5 = (
-                text.replace("{}", number) for text in (self.url, self.path, self.md5)
-            )
+            texts = (self.url, self.path, self.md5)
+            url, path, md5 = (text.replace("{}", number) for text in texts)
             yield self._replace(url=url, path=path, md5=md5, numbers=("",))
 
 
@@ -144,10 +143,7 @@ DOWNLOADS = {
         "retrieval-SfM-120k: images and pairs to train on",
         "https://github.com/filipradenovic/cnnimageretrieval-pytorch",
         (
-            Files(
-                f"{_SFM}/dbs/retrieval-SfM-120k.pkl",
-                "dbs/retrieval-SfM-120k.pkl",
-            ),
+            Files(f"{_SFM}/dbs/retrieval-SfM-120k.pkl", "dbs/retrieval-SfM-120k.pkl"),
             Files(
                 f"{_SFM}/dbs/retrieval-SfM-120k-whiten.pkl",
                 "dbs/retrieval-SfM-120k-whiten.pkl",

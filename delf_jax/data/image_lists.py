@@ -29,10 +29,7 @@ class LabelledImage(NamedTuple):
 
 
 def list_records(
-    path: str,
-    images: str = "",
-    label_column: str = "label",
-    split: str = "",
+    path: str, images: str = "", label_column: str = "label", split: str = ""
 ) -> list[LabelledImage]:
     """The images of a source of training images, ordered by id.
 
@@ -66,7 +63,10 @@ def list_records(
     else:
         raise InputError(f"{path}: no such folder, CSV or TFRecords of training images")
     if split:
-        found = _part_of(list(found), split)
+        train, validation = split_records(list(found))
+        if split not in ("train", "validation"):
+            raise InputError(f"split is {split!r}: use 'train' or 'validation'")
+        found = train if split == "train" else validation
     records = sorted(found, key=operator.attrgetter("id"))
     if not records:
         raise InputError(f"{path}: no images found to train on")
@@ -111,19 +111,11 @@ def split_records(
         by_label.setdefault(record.label, []).append(record)
     train, validation = [], []
     for members in by_label.values():
-        order = np.arange(len(members))
-        rng.shuffle(order)
+        order = rng.permutation(len(members))
         count = max(1, int(share * len(members)))
         validation += [members[i] for i in order[:count]]
         train += [members[i] for i in order[count:]]
     return train, validation
-
-
-def _part_of(records: list[LabelledImage], split: str) -> list[LabelledImage]:
-    parts = dict(zip(("train", "validation"), split_records(records), strict=True))
-    if split not in parts:
-        raise InputError(f"split is {split!r}: use 'train' or 'validation'")
-    return parts[split]
 
 
 def _of_folder(source: pathlib.Path) -> Iterator[LabelledImage]:
@@ -139,8 +131,7 @@ def _of_csv(
 ) -> Iterator[LabelledImage]:
     with source.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
-        missing = {"image", label} - set(rows.fieldnames or ())
-        if missing:
+        if missing := {"image", label} - set(rows.fieldnames or ()):
             raise InputError(f"{source}: the CSV has no column {min(missing)!r}")
         for row in rows:
             yield LabelledImage(row["image"], root / row["image"], row[label])

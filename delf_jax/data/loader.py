@@ -5,6 +5,7 @@ batches.
 """
 
 import collections
+import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,41 +30,30 @@ class Batches(Iterator[dict[str, np.ndarray]], Protocol):
     def set_state(self, state: dict[str, Any]) -> None: ...
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class ImageSource:
     """Random access to prepared images: {"id", "encoded", a JPEG file, and "label"}."""
 
-    def __init__(
-        self,
-        name: str,
-        encoded: Any,
-        classes: dict[str, int],
-        counts: Sequence[int] = (),
-    ):
-        self.name, self.classes = name, classes
-        self.counts = counts
-        """listed images of each class"""
-        self._encoded = encoded
+    name: str
+    encoded: Any
+    classes: dict[str, int]
+    counts: Sequence[int] = ()
+    """listed images of each class"""
 
     def __len__(self) -> int:
-        return len(self._encoded)
+        return len(self.encoded)
 
     def __getitem__(self, index: int) -> dict:
-        example = self._encoded[int(index)]
-        label = example["label"].decode()
+        example = self.encoded[int(index)]
         return {
-            "id": self.identifier(index),
+            "id": f"{self.name}/{example['id'].decode()}",
             "encoded": bytes(example["image"]),
-            "label": self.classes.get(label, UNLABELLED),
+            "label": self.classes.get(example["label"].decode(), UNLABELLED),
         }
 
-    def label_of(self, index: int) -> tuple[str, int]:
-        """(id, label) of an image, without decoding it."""
-        label = self._encoded[int(index)]["label"].decode()
-        return self.identifier(index), self.classes.get(label, UNLABELLED)
-
     def identifier(self, index: int) -> str:
-        """The image's id, unique among sources, without decoding it."""
-        return f"{self.name}/{self._encoded[int(index)]['id'].decode()}"
+        """The image's id, unique among sources."""
+        return self[index]["id"]
 
 
 def open_sources(
@@ -81,9 +71,7 @@ def open_sources(
       settings: by name: `path`, `images`, `label_column`, `split` of `list_records`,
         `holdout`, the class names to leave out, and `unlabelled`, those whose images
         have nothing in common.
-      directory: where the prepared datasets lie.
       max_side: of a stored image, in pixels.
-      threads: that prepare images.
       part: of the datasets, that is prepared; see `prepare.prepare`.
       exclude: class names to leave out of all sources; InputError if none has any.
     """
@@ -93,25 +81,20 @@ def open_sources(
     for name, source in settings.items():
         if not source.get("path"):
             raise InputError(f"data.sources.{name}.path is empty: name a folder or CSV")
-        records = list_records(
-            source["path"],
-            source.get("images", ""),
-            source.get("label_column", "label"),
-            source.get("split", ""),
-        )
+        known = source.keys() & {"path", "images", "label_column", "split"}
+        records = list_records(**{field: source[field] for field in known})
         failures += [
             f"class {label} of {name}, of which there is no image to train on"
             for label in classes_without_images(source["path"], records)
         ]
         names = {str(record.label) for record in records}
-        held_out, unlabelled = (
-            {str(label) for label in source.get(field, ())}
-            for field in ("holdout", "unlabelled")
-        )
-        for field, listed in (("holdout", held_out), ("unlabelled", unlabelled)):
-            if unknown := sorted(listed - names):
+        listed = {
+            n: set(map(str, source.get(n, ()))) for n in ("holdout", "unlabelled")
+        }
+        for field, labels in listed.items():
+            if unknown := labels - names:
                 raise InputError(
-                    f"data.sources.{name}.{field}: no class {unknown[0]!r}"
+                    f"data.sources.{name}.{field}: no class {min(unknown)!r}"
                 )
         if seen := excluded & names:
             kept = [r for r in records if str(r.label) not in seen]
@@ -119,12 +102,12 @@ def open_sources(
             left += f", {format_count(len(seen), 'class')}"
             failures.append(f"{left} of {name}, by data.exclude")
             records, found = kept, found | seen
-        records = [r for r in records if str(r.label) not in held_out]
-        nameless = {"", *unlabelled}
+        records = [r for r in records if str(r.label) not in listed["holdout"]]
+        nameless = {"", *listed["unlabelled"]}
         # By name, and landmarks by number: their labels ascend with their ids.
-        labels = sorted({r.label for r in records if str(r.label) not in nameless})
-        classes = {str(label): first + i for i, label in enumerate(labels)}
-        first += len(labels)
+        labelled = sorted({r.label for r in records if str(r.label) not in nameless})
+        classes = {str(label): i for i, label in enumerate(labelled, first)}
+        first += len(classes)
         if not records:
             raise InputError(f"data.sources.{name}: no image is left to train on")
         prepared = prepare.prepare(
@@ -156,12 +139,10 @@ def batches(
 
     Args:
       sources: mixed in proportion to `weights`.
-      weights: one for each source.
       transform: from an example of a source to arrays of one shape each.
       batch_size: of this host.
       seed: of the order and of the transforms.
       part: (i, n), this host takes every n-th example from the i-th.
-      threads: that read and transform.
     """
     streams = [
         grain.MapDataset.source(source).seed(seed + number).shuffle().repeat()

@@ -5,7 +5,6 @@ dataset is built in parts, each a small dataset of its own: what a killed job or
 machine has finished is kept. Where that is too slow, Apache Beam builds it in one go.
 """
 
-import bisect
 import contextlib
 import csv
 import io
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 import absl.logging
 import cv2
+import grain
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
@@ -47,13 +47,10 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
     """Images, shrunk to a largest side, with their ids and class names."""
 
     VERSION = tfds.core.Version("1.0.0")
+    metadata_kind: type[tfds.core.MetadataDict] = tfds.core.MetadataDict
 
     def __init__(
-        self,
-        *,
-        records: Sequence[LabelledImage],
-        max_side: int,
-        **kwargs: Any,
+        self, *, records: Sequence[LabelledImage], max_side: int, **kwargs: Any
     ):
         self.records, self.max_side = records, max_side
         self.threads: int = 1
@@ -69,11 +66,8 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {"id": text, "image": image, "label": text}
             ),
-            metadata=self._metadata(),
+            metadata=self.metadata_kind(),
         )
-
-    def _metadata(self) -> tfds.core.MetadataDict:
-        return tfds.core.MetadataDict()
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         return {"train": self._generate_examples()}
@@ -96,9 +90,7 @@ class BeamLabelledImages(LabelledImages, skip_registration=True):  # type: ignor
     """The same, built by Apache Beam on as many machines as its runner has."""
 
     name = "labelled_images"
-
-    def _metadata(self) -> tfds.core.MetadataDict:
-        return tfds.core.BeamMetadataDict()
+    metadata_kind = tfds.core.BeamMetadataDict
 
     def _split_generators(  # type: ignore[override]  # tfds looks for `pipeline`.
         self, dl_manager: Any, pipeline: Any
@@ -140,13 +132,10 @@ def prepare(
     Args:
       name: of the source, in messages.
       records: ordered by id.
-      directory: where prepared datasets lie.
       max_side: of a stored image, in pixels.
-      threads: that read and shrink images.
       part: (i, n), builds each n-th part from the i-th, as one of n processes; what is
         returned are the parts that are there.
       beam: a runner of Apache Beam, such as "DirectRunner", that builds all of it.
-      progress: whether progress is reported.
     """
     if not directory:
         raise InputError("data.directory is empty: name the folder of prepared images")
@@ -162,20 +151,24 @@ def prepare(
     for builder in builders:
         failures |= builder.info.metadata.get(_FAILURES) or {}
     _write_quarantine(pathlib.Path(directory, f"{name}-quarantine.csv"), failures)
-    sources = [_data_source(builder) for builder in builders if _is_prepared(builder)]
-    if part == (0, 1) and not sources:
+    there = [builder for builder in builders if _is_prepared(builder)]
+    if part == (0, 1) and not there:
         reason = next(iter(failures.values()))
         raise InputError(f"data.sources.{name}: no image can be read: {reason}")
-    return Prepared(_Joined(sources), failures)
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    with _quiet_tfds():
+        found = [each.as_data_source("train", decoders=decoders) for each in there]
+    sources = list(map(grain.MapDataset.source, found))
+    joined: Any = grain.MapDataset.concatenate(sources) if sources else ()
+    return Prepared(joined, failures)
 
 
 def _builder(
     records: Sequence[LabelledImage], directory: str, max_side: int
 ) -> LabelledImages:
-    lines = [str(max_side)]
-    for record in records:
-        size = record.path.stat().st_size if record.path.is_file() else -1
-        lines.append(f"{record.id}\t{record.label}\t{size}")
+    sizes = (r.path.stat().st_size if r.path.is_file() else -1 for r in records)
+    rows = zip(records, sizes, strict=True)
+    lines = [str(max_side), *(f"{r.id}\t{r.label}\t{size}" for r, size in rows)]
     config = tfds.core.BuilderConfig(name=digest("\n".join(lines), 16))
     with _quiet_tfds():
         return LabelledImages(
@@ -247,44 +240,29 @@ def _quiet_tfds() -> Iterator[None]:
         absl.logging.set_verbosity(verbosity)
 
 
-def _data_source(builder: LabelledImages) -> Any:
-    decoders = {"image": tfds.decode.SkipDecoding()}
-    with _quiet_tfds():
-        return builder.as_data_source("train", decoders=decoders)
-
-
-class _Joined(Sequence):
-    """Data sources, one after the other."""
-
-    def __init__(self, sources: Sequence[Any]):
-        self._sources = sources
-        self._ends = list(itertools.accumulate(map(len, sources)))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __getitem__(self, index: int) -> dict:  # type: ignore[override]  # no slices
-        number = bisect.bisect_right(self._ends, index)
-        before = self._ends[number - 1] if number else 0
-        return self._sources[number][index - before]
-
-
 def _make_example(record: LabelledImage, max_side: int) -> tuple[str, dict | str]:
     """Its id and what is stored of it, or why it cannot be used."""
     try:
         encoded = _shrunk_jpeg(read_record(record), max_side)
     except InputError as error:
         return record.id, str(error)
-    label = str(record.label)
-    return record.id, {"id": record.id, "image": encoded, "label": label}
+    example = {"id": record.id, "image": encoded, "label": str(record.label)}
+    return record.id, example
 
 
 def _shrunk_jpeg(image: UInt8[np.ndarray, "H W 3"], max_side: int) -> bytes:
+    return encode_jpeg(shrink(image, max_side), JPEG_QUALITY)
+
+
+def shrink(
+    image: UInt8[np.ndarray, "H W 3"], max_side: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The image with a longer side of at most `max_side`."""
     scale = max_side / max(image.shape[:2])
-    if scale < 1:
-        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return encode_jpeg(image, JPEG_QUALITY)
+    if scale >= 1:
+        return image
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _write_quarantine(path: pathlib.Path, failures: dict[str, str]) -> None:
@@ -292,7 +270,5 @@ def _write_quarantine(path: pathlib.Path, failures: dict[str, str]) -> None:
     if not failures:
         path.unlink(missing_ok=True)
         return
-    text = io.StringIO()
-    csv.writer(text).writerows([("image", "reason"), *sorted(failures.items())])
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+    with atomic_write(path, "w") as file:
+        csv.writer(file).writerows([("image", "reason"), *sorted(failures.items())])

@@ -13,6 +13,7 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax import lax
 from jaxtyping import Bool, Float, UInt8
 
@@ -42,17 +43,16 @@ def load_teacher(path: str) -> Callable[[Float[np.ndarray, "H W 3"]], np.ndarray
     """A function from RGB in [-1, 1], sides multiples of 32, to maps [h, w, 1024]."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {
-                name.removeprefix("resnet_v2_101_"): file[name].astype(np.float32)
-                for name in file
-            }
+            found = {name: file[name].astype(np.float32) for name in file}
     except (OSError, ValueError) as error:
         raise files.InputError(
             f"{path}: not readable as teacher weights ({error})"
         ) from None
     arrays = {
-        name: jnp.asarray(_kernel(x) if name.endswith("_weights") else x)
-        for name, x in arrays.items()
+        name.removeprefix("resnet_v2_101_"): jnp.asarray(
+            _kernel(x) if name.endswith("_weights") else x
+        )
+        for name, x in found.items()
     }
     forward = jax.jit(_forward)  # weights as constants would compile for ever.
     return lambda image: np.asarray(forward(arrays, image[None])[0])
@@ -66,12 +66,9 @@ def _kernel(weights: np.ndarray) -> np.ndarray:
 
 def _forward(arrays: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     def conv(x, name, stride=1, pad=0):
+        kernel, layout = arrays[f"{name}_weights"], ("NHWC", "HWIO", "NHWC")
         y = lax.conv_general_dilated(
-            x,
-            arrays[f"{name}_weights"],
-            (stride, stride),
-            ((pad, pad), (pad, pad)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            x, kernel, [stride] * 2, [(pad, pad)] * 2, dimension_numbers=layout
         )
         for suffix in ("_Conv2D_bias", "_biases", "_bias"):
             if name + suffix in arrays:
@@ -82,24 +79,14 @@ def _forward(arrays: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         gain = arrays[f"{name}mul_0_param"].reshape(1, 1, 1, -1)
         return jax.nn.relu(x * gain + arrays[f"{name}add_param"].reshape(1, 1, 1, -1))
 
-    x = conv(x, "conv1", 2, 3)
-    x = lax.reduce_window(
-        x,
-        -jnp.inf,
-        lax.max,
-        (1, 3, 3, 1),
-        (1, 2, 2, 1),
-        ((0, 0), (0, 1), (0, 1), (0, 0)),
-    )
+    x = nn.max_pool(conv(x, "conv1", 2, 3), (3, 3), (2, 2), ((0, 1), (0, 1)))
     for block, units in enumerate(UNITS, 1):
         for unit in range(1, units + 1):
             name = f"block{block}_unit_{unit}_bottleneck_v2_"
             stride = 2 if unit == units and block < 3 else 1
             y = activate(x, f"{name}preact_FusedBatchNorm_")
-            if unit == 1:
-                x = conv(y, f"{name}shortcut", stride)
-            else:
-                x = x[:, ::stride, ::stride]
+            kept = x[:, ::stride, ::stride]
+            x = conv(y, f"{name}shortcut", stride) if unit == 1 else kept
             y = jax.nn.relu(conv(y, f"{name}conv1"))
             y = jax.nn.relu(conv(y, f"{name}conv2", stride, 1))
             x = x + conv(y, f"{name}conv3")
@@ -118,7 +105,6 @@ def build_maps(
     """Computes, reduces and stores the teacher's maps of `images`, or finds them there.
 
     Args:
-      teacher_path: the .npz of arrays.
       images: (id, function that reads the image).
       directory: where `maps.npy`, `maps.json` and `basis.npz` are written.
       long_sides: the sizes, in pixels; larger than an image's own side is left out,
@@ -140,7 +126,8 @@ def build_maps(
             for side in long_sides:
                 if side > max(image.shape[:2]) and levels[identifier]:
                     continue
-                reduced = _reduce(forward(_resized(image, side)), basis)
+                channels = forward(_resized(image, side)) - basis["mean"]
+                reduced = channels @ basis["components"].T * basis["gains"]
                 height, width = reduced.shape[:2]
                 levels[identifier].append([height, width, first])
                 rows.append(reduced.reshape(-1, dimension).astype(np.float16))
@@ -159,9 +146,8 @@ def open_maps(directory: str) -> TeacherMaps:
     folder = pathlib.Path(directory)
     levels = files.read_json(folder / "maps.json")
     with np.load(folder / "basis.npz") as basis:
-        return TeacherMaps(
-            np.load(folder / "maps.npy", mmap_mode="r"), levels, **dict(basis)
-        )
+        cells = np.load(folder / "maps.npy", mmap_mode="r")
+        return TeacherMaps(cells, levels, **basis)
 
 
 def sample(
@@ -173,8 +159,6 @@ def sample(
     """The teacher's reduced features at `points`, and which points its map covers.
 
     Args:
-      maps: of the training images.
-      identifier: of the image.
       points: (y, x), relative to the image's height and width, 0 to 1.
       resolution: long side, in pixels, at which the student sees the whole image; the
         level nearest to it (in ratio) answers, so that both see details equally large.
@@ -186,9 +170,8 @@ def sample(
     y, x = ((pixels - OFFSET) / STRIDE).T
     valid = (y >= -0.5) & (y <= height - 0.5) & (x >= -0.5) & (x <= width - 0.5)
     y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
-    top, left = (
-        np.minimum(a.astype(int), n) for a, n in ((y, height - 2), (x, width - 2))
-    )
+    top = np.minimum(y.astype(int), height - 2)
+    left = np.minimum(x.astype(int), width - 2)
     dy, dx = (y - top)[:, None], (x - left)[:, None]
     corner = first + top * width + left
     taps = [maps.cells[corner + o].astype(np.float32) for o in (0, 1, width, width + 1)]
@@ -218,10 +201,6 @@ def _resized(image: UInt8[np.ndarray, "H W 3"], long_side: int) -> np.ndarray:
     height, width = (max(64, 32 * round(n * scale / 32)) for n in image.shape[:2])
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32) / 127.5 - 1
-
-
-def _reduce(channels: np.ndarray, basis: dict[str, np.ndarray]) -> np.ndarray:
-    return (channels - basis["mean"]) @ basis["components"].T * basis["gains"]
 
 
 def _fit_basis(maps: Iterable[np.ndarray], dimension: int) -> dict[str, np.ndarray]:

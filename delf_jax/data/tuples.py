@@ -10,12 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from delf_jax import images
-from delf_jax.data import loader
+from delf_jax.data import loader, prepare
 from delf_jax.files import InputError
 from delf_jax.formats.datasets import sfm120k
 from delf_jax.losses.mining import hard_negatives
@@ -63,16 +62,14 @@ def open_pool(
     """The images of all sources, ordered by id, with the pairs that SfM-120k lists.
 
     Args:
-      sources: all of a training.
       listings: by name of a source, the .pkl of SfM-120k that it was opened from.
     """
     found = []
-    count = sum(map(len, sources))
-    with track("labels of images", count) as advance:
+    with track("labels of images", sum(map(len, sources))) as advance:
         for i, source in enumerate(sources):
             for j in range(len(source)):
-                id, label = source.label_of(j)
-                found.append((id, i, j, label))
+                example = source[j]
+                found.append((example["id"], i, j, example["label"]))
                 advance()
     found.sort()
     ids = [id for id, *_ in found]
@@ -137,10 +134,7 @@ def read_canvas(pool: Pool, number: int, size: int) -> Canvas:
     """An image, shrunk to a longer side of `size`, on a canvas, and its (h, w)."""
     source, place = pool.places[number]
     image = images.decode_image(pool.sources[source][int(place)]["encoded"])
-    scale = size / max(image.shape[:2])
-    if scale < 1:
-        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    image = prepare.shrink(image, size)
     canvas = np.zeros((size, size, 3), np.uint8)
     canvas[: image.shape[0], : image.shape[1]] = image
     return canvas, image.shape[:2]
@@ -179,26 +173,18 @@ class TupleBatches(loader.Batches):
     @property
     def due(self) -> bool:
         """Whether the next batch needs negatives that are not mined yet."""
-        return not self._negatives
+        return not self._state["negatives"]
 
     def get_state(self) -> dict[str, Any]:
         """The position, as plain numbers."""
-        return {
-            "epoch": self._epoch,
-            "batch": self._batch,
-            "negatives": self._negatives,
-        }
+        return dict(self._state)
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Moves to a position of `get_state`."""
-        self._epoch, self._batch = state["epoch"], state["batch"]
-        self._negatives = state["negatives"]
-        settings = self._settings
-        self.drawn = draw_epoch(
-            self.pool, self._seed, self._epoch, settings.queries, settings.pool
-        )
-        whole = self._batch_size * self._part[1]
-        self._batches = len(self.drawn.queries) // whole
+        self._state = dict(state)
+        counts = self._settings.queries, self._settings.pool
+        self.drawn = draw_epoch(self.pool, self._seed, state["epoch"], *counts)
+        self._batches = len(self.drawn.queries) // (self._batch_size * self._part[1])
         self._reading: collections.deque = collections.deque()
 
     def mine(self, describe: Callable[[Int[np.ndarray, " N"]], np.ndarray]) -> None:
@@ -210,50 +196,43 @@ class TupleBatches(loader.Batches):
             descriptors[np.searchsorted(numbers, each)]
             for each in (drawn.queries, drawn.candidates)
         )
-        rest = clusters[drawn.queries], clusters[drawn.candidates]
+        shown = clusters[drawn.queries], clusters[drawn.candidates]
         try:
-            found = hard_negatives(queries, pool, *rest, self._settings.negatives)
+            found = hard_negatives(queries, pool, *shown, self._settings.negatives)
         except ValueError as error:
             raise InputError(f"tuples.negatives: {error}") from None
-        self._negatives = drawn.candidates[found].tolist()
+        self._state["negatives"] = drawn.candidates[found].tolist()
 
     def __next__(self) -> dict[str, np.ndarray]:
         if self.due:
             raise RuntimeError("the negatives of this epoch are not mined yet")
-        while len(self._reading) <= AHEAD and self._next_read() < self._batches:
-            self._reading.append(self._start_reading(self._next_read()))
+        first, epoch = self._state["batch"], self._state["epoch"]
+        last = min(first + AHEAD + 1, self._batches)
+        for number in range(first + len(self._reading), last):
+            self._reading.append(self._start_reading(number))
         rows, pending = self._reading.popleft()
-        read = [each.result() for each in pending]
-        tuples = len(rows), -1
+        canvases, sizes = zip(*(each.result() for each in pending), strict=True)
+        queries, canvas = self.drawn.queries[rows], (self._size, self._size, 3)
         batch = {
-            "id": np.array([self.pool.ids[q] for q in self.drawn.queries[rows]]),
-            "label": self.pool.clusters[self.drawn.queries[rows]].astype(np.int32),
-            "image": np.stack([image for image, _ in read]).reshape(
-                *tuples, self._size, self._size, 3
-            ),
-            "size": np.array([s for _, s in read], np.int32).reshape(*tuples, 2),
+            "id": np.array([self.pool.ids[query] for query in queries]),
+            "label": self.pool.clusters[queries].astype(np.int32),
+            "image": np.stack(canvases).reshape(len(rows), -1, *canvas),
+            "size": np.array(sizes, np.int32).reshape(len(rows), -1, 2),
         }
-        self._batch += 1
-        if self._batch == self._batches:
-            self.set_state({"epoch": self._epoch + 1, "batch": 0, "negatives": []})
+        self._state["batch"] = first + 1
+        if first + 1 == self._batches:
+            self.set_state({"epoch": epoch + 1, "batch": 0, "negatives": []})
         return batch
-
-    def _next_read(self) -> int:
-        return self._batch + len(self._reading)
 
     def _start_reading(self, number: int) -> tuple[np.ndarray, list[futures.Future]]:
         """This host's tuples of a batch, and what reads their images."""
         host, hosts = self._part
         first = number * self._batch_size * hosts
         rows = np.arange(first, first + self._batch_size * hosts)[host::hosts]
-        drawn = self.drawn
-        numbers = [
-            [drawn.queries[row], drawn.positives[row], *self._negatives[row]]
-            for row in rows
-        ]
+        queries, positives = self.drawn.queries[rows], self.drawn.positives[rows]
+        negatives = np.array([self._state["negatives"][row] for row in rows])
         pending = [
             self._threads.submit(read_canvas, self.pool, int(number), self._size)
-            for each in numbers
-            for number in each
+            for number in np.c_[queries, positives, negatives].ravel()
         ]
         return rows, pending

@@ -1,6 +1,5 @@
 """From a config: the modules, the optimiser and its schedule, the loss settings."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,7 +31,6 @@ _NEEDS = {
     "contrastive": ("delg", "global", "how"),
     "triplet": ("delg", "global", "how"),
 }
-WITH_COSINES = _NEEDS["arcface"]
 
 
 def make_static(
@@ -44,17 +42,13 @@ def make_static(
     """What the training step is made of, and the learning rate by step.
 
     Args:
-      config: of a training.
-      classes: how many there are.
       axis_name: of the devices under pmap.
       counts: images of each class, of which `loss.rare_margin` makes margins.
     """
     loss = _loss_settings(config, classes, counts)
     check_train_only(config.train_only)
     extraction = make_settings(config.extraction.to_dict())
-    if config.model.name == "global":
-        _check_nothing_local(loss, extraction)
-    _check_outputs(config.model.name, loss, axis_name)
+    _check_outputs(config.model.name, loss, extraction, axis_name)
     classify = any(getattr(loss, name) for name in objective.CLASSIFYING)
     if classify and not classes:
         raise InputError(
@@ -70,21 +64,20 @@ def make_static(
             f"loss.global_distillation it must be teacher.dimension, {dimension}"
         )
     head = objective.TeacherHead(dimension) if loss.distillation else None
+    sharded = loss.classifier == "sharded"
+    norm = norm_of(sharded, axis_name)
     optimizer, schedule = make_optimizer(
-        config.optimizer,
-        config.steps,
-        config.batch_size,
-        norm_of(loss.classifier == "sharded", axis_name),
+        config.optimizer, config.steps, config.batch_size, norm
     )
     if config.precision not in PRECISIONS:
         raise InputError(
             f"precision is {config.precision!r}: use {' or '.join(PRECISIONS)}"
         )
     module = build_module(architecture, axis_name=axis_name)
-    if classify and config.model.name in WITH_COSINES:
+    if classify and config.model.name in _NEEDS["arcface"]:
         module = module.clone(
             centers=loss.centers,
-            classifier_axis=axis_name if loss.classifier == "sharded" else None,
+            classifier_axis=axis_name if sharded else None,
             classifier_dtype=loss.classifier_dtype,
         )
     backbone = module.backbone.clone(compute_dtype=PRECISIONS[config.precision])
@@ -111,8 +104,6 @@ def make_optimizer(
     """The optimiser of `config.optimizer` and its learning rate by step.
 
     Args:
-      settings: `config.optimizer`.
-      steps: of the training.
       batch_size: over all devices and hosts.
       norm: of gradients, of which a device may hold a part only.
     """
@@ -126,8 +117,9 @@ def make_optimizer(
     else:
         raise InputError(f"optimizer.name is {settings.name!r}: use 'adamw' or 'sgd'")
     chain = optax.chain(*clip, *rule, optax.scale_by_learning_rate(schedule))
-    update = _with_promotion(chain.update)
-    return optax.GradientTransformation(chain.init, update), _with_promotion(schedule)
+    promoted = jax.numpy_dtype_promotion("standard")  # optax mixes counts and floats.
+    update = promoted(chain.update)
+    return optax.GradientTransformation(chain.init, update), promoted(schedule)
 
 
 def _loss_settings(
@@ -151,9 +143,18 @@ def _loss_settings(
 
 
 def _check_outputs(
-    model: str, loss: objective.LossSettings, axis_name: str | None
+    model: str,
+    loss: objective.LossSettings,
+    extraction: ExtractionSettings,
+    axis_name: str | None,
 ) -> None:
-    """InputError if a loss needs what the model does not put out."""
+    """InputError if something needs what the model does not put out."""
+    local = [f"loss.{name}" for name in objective.LOCAL if getattr(loss, name)]
+    local += ["extraction.max_features"] if extraction.max_features else []
+    if model == "global" and local:
+        raise InputError(
+            f"model.name global has no local branch: {', '.join(local)} must be 0"
+        )
     for name, models in _NEEDS.items():
         if getattr(loss, name) and model not in models:
             raise InputError(
@@ -167,27 +168,13 @@ def _check_outputs(
         )
 
 
-def _check_nothing_local(
-    loss: objective.LossSettings, extraction: ExtractionSettings
-) -> None:
-    """InputError if something needs the local branch that a global model lacks."""
-    wrong = [f"loss.{name}" for name in objective.LOCAL if getattr(loss, name)]
-    if extraction.max_features:
-        wrong.append("extraction.max_features")
-    if wrong:
-        raise InputError(
-            f"model.name global has no local branch: {', '.join(wrong)} must be 0"
-        )
-
-
 def _make_schedule(settings: ConfigDict, steps: int, batch_size: int) -> optax.Schedule:
     """Warm-up from 0, then what `schedule` says until the last step."""
     peak = settings.learning_rate * batch_size / REFERENCE_BATCH
-    warmup = min(settings.warmup_steps, steps - 1)
-    end, left = peak * settings.final_factor, steps - warmup
+    warmup, factor = min(settings.warmup_steps, steps - 1), settings.final_factor
     after = {
-        "cosine": optax.cosine_decay_schedule(peak, left, settings.final_factor),
-        "linear": optax.linear_schedule(peak, end, left),
+        "cosine": optax.cosine_decay_schedule(peak, steps - warmup, factor),
+        "linear": optax.linear_schedule(peak, peak * factor, steps - warmup),
         "constant": optax.constant_schedule(peak),
     }
     if settings.schedule not in after:
@@ -211,17 +198,6 @@ def _clip(
         return jax.tree.map(lambda x: x * factor.astype(x.dtype), gradients), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
-
-
-def _with_promotion(function: Callable) -> Callable:
-    """The function under standard promotion: optax mixes counts and floats."""
-
-    @functools.wraps(function)
-    def promoted(*args: Any) -> Any:
-        with jax.numpy_dtype_promotion("standard"):
-            return function(*args)
-
-    return promoted
 
 
 def _is_kernel(params: Tree) -> Tree:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import operator
 import os
 import pathlib
 import shutil
@@ -36,22 +37,19 @@ def open_checkpoints(
     It keeps the newest `keep`, and the one whose metric of the name `best` is largest.
     """
     policies: list[Any] = [keeping.LatestN(keep)]
+    metric = operator.itemgetter(best)
     if best:
-        policies.append(
-            keeping.BestN(
-                get_metric_fn=lambda metrics: metrics[best],
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            )
+        chosen = keeping.BestN(
+            get_metric_fn=metric, n=1, keep_checkpoints_without_metrics=False
         )
+        policies.append(chosen)
     options = ocp.CheckpointManagerOptions(
         preservation_policy=keeping.AnyPreservationPolicy(policies),
-        best_fn=(lambda metrics: metrics[best]) if best else None,
+        best_fn=metric if best else None,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
     )
-    folder = pathlib.Path(directory).absolute()
-    return ocp.CheckpointManager(folder, options=options, item_handlers=_handlers())
+    return _open(pathlib.Path(directory), options)
 
 
 def save(
@@ -66,8 +64,6 @@ def save(
     On disk for certain after `manager.wait_until_finished()`.
 
     Args:
-      manager: of `open_checkpoints`.
-      step: the number of the checkpoint.
       state: arrays, each in whole on every device.
       run: what JSON holds: the position in the data, the config, the git revision.
       metrics: of a validation at this step.
@@ -81,8 +77,7 @@ def save(
     if shutil.disk_usage(manager.directory).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     items = ocp.args.Composite(
-        state=ocp.args.StandardSave(arrays),
-        run=ocp.args.JsonSave(run),
+        state=ocp.args.StandardSave(arrays), run=ocp.args.JsonSave(run)
     )
     manager.save(step, args=items, metrics=metrics, force=True)
 
@@ -100,19 +95,19 @@ def read_run(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
 
 
 def restore(manager: ocp.CheckpointManager, shapes: Tree) -> Tree:
-    """The newest state, as numpy arrays.
-
-    Args:
-      manager: one that has a `latest_step`.
-      shapes: a tree of arrays, or of their shapes, as the training starts with.
-    """
+    """The newest state, as numpy arrays; `shapes`: as the training starts with."""
     step = manager.latest_step()
-    folder = f"{manager.directory}/{step}"
-    stored = manager.item_metadata(step).state.tree
-    _check_shapes(_shapes(stored), _shapes(shapes), folder)
-    example = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    items = ocp.args.Composite(state=ocp.args.StandardRestore(example))
-    return manager.restore(step, args=items).state
+    trees = manager.item_metadata(step).state.tree, shapes
+    stored, expected = map(_format_shapes, trees)
+    for name in sorted(stored.keys() | expected.keys()):
+        there, here = (x.get(name, "absent") for x in (stored, expected))
+        if name.startswith("params/") and there != here:
+            raise InputError(
+                f"{manager.directory}/{step}: a checkpoint of another architecture: "
+                f"expected {name} {here}, got {there}; choose another --workdir or the "
+                "config that it was made with"
+            )
+    return _restore(manager, step, shapes)
 
 
 def read_state(directory: str | pathlib.Path, step: int | None = None) -> Tree:
@@ -120,21 +115,12 @@ def read_state(directory: str | pathlib.Path, step: int | None = None) -> Tree:
     folder = pathlib.Path(directory)
     if not folder.is_dir():
         raise InputError(f"{directory}: no such folder of checkpoints")
-    with (
-        _quiet(),
-        ocp.CheckpointManager(
-            folder.absolute(),
-            options=ocp.CheckpointManagerOptions(read_only=True),
-            item_handlers=_handlers(),
-        ) as manager,
-    ):
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with _quiet(), _open(folder, options) as manager:
         step = manager.latest_step() if step is None else step
         if step is None:
             raise InputError(f"{directory}: no checkpoint found")
-        meta = manager.item_metadata(step).state.tree
-        example = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), meta)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(example))
-        return manager.restore(step, args=items).state
+        return _restore(manager, step, manager.item_metadata(step).state.tree)
 
 
 @contextlib.contextmanager
@@ -172,19 +158,15 @@ def write_model(
     """Writes the averaged model as the folder that every other command reads.
 
     Args:
-      config: of the training.
-      state: of the last step.
       best: the step of the checkpoint to write instead, if a validation chose one.
-      folder: the workdir.
       whiten: from averages and a folder to the whitening's files, if there is one.
     """
     step, averages = int(state.step), state.ema
     if best is not None and best != step:
-        step = best
-        averages = read_state(folder / "checkpoints", best)["ema"]
+        step, averages = best, read_state(folder / "checkpoints", best)["ema"]
     provenance = {"config": as_json(config), "steps": step, "revision": revision()}
-    averages, extraction = jax.tree.map(np.asarray, averages), config.extraction
-    extraction = extraction.to_dict()
+    averages = jax.tree.map(np.asarray, averages)
+    extraction = config.extraction.to_dict()
     if whiten is not None:
         extraction["global_pca"] = whiten(averages, folder / "model")
     model_folder.save_model(
@@ -227,31 +209,26 @@ def _reason(error: Exception, manager: ocp.CheckpointManager) -> str | None:
     return None
 
 
-def _handlers() -> dict[str, Any]:
-    return {
-        "state": ocp.StandardCheckpointHandler(),
-        "run": ocp.JsonCheckpointHandler(),
-    }
+def _open(
+    folder: pathlib.Path, options: ocp.CheckpointManagerOptions
+) -> ocp.CheckpointManager:
+    state, run = ocp.StandardCheckpointHandler(), ocp.JsonCheckpointHandler()
+    handlers = {"state": state, "run": run}
+    return ocp.CheckpointManager(
+        folder.absolute(), options=options, item_handlers=handlers
+    )
 
 
-def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+def _restore(manager: ocp.CheckpointManager, step: int, shapes: Tree) -> Tree:
+    example = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(example))
+    return manager.restore(step, args=items).state
+
+
+def _format_shapes(tree: Tree) -> dict[str, str]:
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        jax.tree_util.keystr(path, simple=True, separator="/"): (
+            "x".join(map(str, leaf.shape)) or "a number"
+        )
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-
-
-def _check_shapes(stored: dict, expected: dict, folder: str) -> None:
-    """InputError that names the first parameter that differs."""
-    for name in sorted(stored.keys() | expected.keys()):
-        there, here = stored.get(name), expected.get(name)
-        if name.startswith("params/") and there != here:
-            raise InputError(
-                f"{folder}: a checkpoint of another architecture: expected {name} "
-                f"{_format_shape(here)}, got {_format_shape(there)}; choose another "
-                "--workdir or the config that it was made with"
-            )
-
-
-def _format_shape(shape: tuple[int, ...] | None) -> str:
-    return "absent" if shape is None else "x".join(map(str, shape)) or "a number"

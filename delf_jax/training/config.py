@@ -47,14 +47,9 @@ def read_training_config(
 def check_same_run(
     before: Mapping[str, Any], now: Mapping[str, Any], where: str
 ) -> list[str]:
-    """What differs between two configs, in words.
+    """What differs between the config of the checkpoint `where` and that of now.
 
     InputError that names the first field that may not differ (see MAY_CHANGE).
-
-    Args:
-      before: the config of a checkpoint, as JSON holds it.
-      now: the config to resume with, as JSON holds it.
-      where: the folder of the checkpoint.
     """
     fields = [dict(_fields(config)) for config in (before, now)]
     changes = []

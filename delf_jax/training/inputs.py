@@ -44,9 +44,8 @@ def open_sources(config: ConfigDict) -> list[loader.ImageSource]:
     )
     for failure in failures[:_NAMED]:
         print(f"left out: {failure}", flush=True)
-    if len(failures) > _NAMED:
-        more = format_count(len(failures) - _NAMED, "more image")
-        print(f"left out: {more}", flush=True)
+    if more := len(failures[_NAMED:]):
+        print(f"left out: {format_count(more, 'more image')}", flush=True)
     return sources
 
 
@@ -55,7 +54,6 @@ def draw_landmarks(drawn: Mapping[str, Any], directory: str) -> str:
 
     Args:
       drawn: `first`, the seed of the first, how many `landmarks`, `views` of each.
-      directory: above the folder.
     """
     first, count, views = (drawn[n] for n in ("first", "landmarks", "views"))
     if first + count > landmarks.HELD_OUT:
@@ -80,11 +78,9 @@ def open_batches(
     config: ConfigDict, sources: list[loader.ImageSource], devices: int
 ) -> loader.Batches:
     """This host's share of the batches, with the teacher's maps if there is one."""
-    hosts = jax.process_count()
-    if config.accumulate < 1 or config.batch_size % (
-        hosts * devices * config.accumulate
-    ):
-        parts = f" x {config.accumulate} parts" if config.accumulate != 1 else ""
+    hosts, accumulate = jax.process_count(), config.accumulate
+    if accumulate < 1 or config.batch_size % (hosts * devices * accumulate):
+        parts = f" x {accumulate} parts" if accumulate != 1 else ""
         raise InputError(
             f"batch_size {config.batch_size} does not divide among {hosts * devices} "
             f"devices{parts}: change batch_size, devices or accumulate"
@@ -105,10 +101,8 @@ def open_batches(
             for name, source in config.data.sources.items()
             if str(source.get("path", "")).endswith(".pkl")
         }
-        pool = tuples.open_pool(sources, listings)
-        counts = tuples.TupleSettings(
-            config.tuples.queries, config.tuples.pool, config.tuples.negatives
-        )
+        pool, counted = tuples.open_pool(sources, listings), config.tuples
+        counts = tuples.TupleSettings(counted.queries, counted.pool, counted.negatives)
         return tuples.TupleBatches(pool, counts, size=settings.size, **here)
     transform: loader.Transform = functools.partial(_crop, settings=settings)
     if settings.kind == "pair":
@@ -129,15 +123,13 @@ def view_settings(config: ConfigDict) -> augment.ViewSettings:
             f"config.views.kind is {settings.kind!r}: use 'pair', 'crop' or 'tuple'"
         )
     _check_tuples(config)
-    if settings.kind == "tuple":
-        return settings
     paired = [name for name in _OF_PAIRS if config.loss[name]]
     if settings.kind == "crop" and paired:
         raise InputError(
             f"config.loss.{paired[0]} compares two views of an image: set it to 0, or "
             "views.kind to 'pair'"
         )
-    if settings.kind == "crop":
+    if settings.kind != "pair":
         return settings
     model, size = config.model, settings.size
     strides = model.get("block3_strides", False)
@@ -199,7 +191,7 @@ def _teacher_maps(
     return teacher.build_maps(
         settings.weights,
         named,
-        str(pathlib.Path(config.data.directory) / f"teacher-{key}"),
+        f"{pathlib.Path(config.data.directory)}/teacher-{key}",
         long_sides=settings.long_sides,
         dimension=settings.dimension,
     )

@@ -1,10 +1,10 @@
 """What a training prints and writes while it runs: metrics, costs, pictures.
 
-`TrainingLog` collects the metrics of steps and checks that they are finite;
-`MetricWriter` has the files, `metrics.jsonl` and TensorBoard's events; `look` makes the
-pictures.
+`TrainingLog` collects and checks the metrics of steps; `MetricWriter` has the files,
+`metrics.jsonl` and TensorBoard's events; `look` makes the pictures.
 """
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -27,15 +27,8 @@ from tensorboardX import SummaryWriter
 from delf_jax.config import as_json
 from delf_jax.files import InputError, atomic_write
 from delf_jax.progress import format_duration, format_rate
-from delf_jax.training.step import (
-    Batch,
-    Static,
-    TrainState,
-    create_state,
-    predict,
-    train_step,
-    without_axis,
-)
+from delf_jax.training import step as training_step
+from delf_jax.training.step import Batch, Static, TrainState, without_axis
 
 RUN_AHEAD = 2  # steps handed to the device before an earlier one must have ended.
 SHOWN = 8  # examples of a picture; more are too small to look at.
@@ -128,9 +121,9 @@ class TrainingLog:
         self._flushed, self._since = step, now
         # The first flush contains the compilation: the median soon forgets it.
         seconds = float(np.median(self._speeds))
-        rate = self._batch_size / self._speeds[-1]
         if self._writer is None:
             return
+        rate = self._batch_size / self._speeds[-1]
         self._writer.write_scalars(step, {**means, "images_per_second": rate})
         self._writer.flush()
         parts = " ".join(f"{name} {value:.4g}" for name, value in means.items())
@@ -153,10 +146,12 @@ def flops_of_example(static: Static, batch: Batch) -> float:
     alone = static._replace(
         module=without_axis(static.module), accumulate=1, optimizer=optax.identity()
     )
-    start = functools.partial(create_state, alone, view_size=batch["image"].shape[-2])
+    start = functools.partial(
+        training_step.create_state, alone, view_size=batch["image"].shape[-2]
+    )
     key = jax.eval_shape(jax.random.key, 0)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-    step = jax.jit(functools.partial(train_step, static=alone))
+    step = jax.jit(functools.partial(training_step.train_step, static=alone))
     cost: Any = step.lower(jax.eval_shape(start, key), shapes, key).cost_analysis()
     return cost.get("flops", 0.0) / len(batch["image"])
 
@@ -188,15 +183,10 @@ class MetricWriter:
         for name, image in images.items():
             self._events.add_image(name, image, step, dataformats="HWC")
 
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Adds texts, which TensorBoard shows as Markdown, to the events."""
-        for name, text in texts.items():
-            self._events.add_text(name, text, step)
-
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         """Adds the settings of the run to the events, as one indented JSON text."""
         text = json.dumps(dict(hparams), indent=1, default=str)
-        self.write_texts(0, {"config": f"```\n{text}\n```"})
+        self._events.add_text("config", f"```\n{text}\n```", 0)
 
     def flush(self) -> None:
         """Hands everything written so far to the system."""
@@ -215,11 +205,10 @@ def _truncate(path: pathlib.Path, last_step: int) -> None:
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        try:
+        # A killed run may have cut a line short.
+        with contextlib.suppress(ValueError, KeyError):
             if json.loads(line)["step"] <= last_step:
                 kept.append(line + "\n")
-        except (ValueError, KeyError):
-            continue  # a line that a killed run has cut short.
     with atomic_write(path, "w") as file:
         file.writelines(kept)
 
@@ -229,8 +218,7 @@ def look(static: Static, averages: Any, batch: Batch) -> dict[str, np.ndarray]:
     views = batch["image"][:SHOWN]
     pictures = {"batch": sheet(views)}
     if hasattr(static.module, "reduced_dimension"):
-        first = views[:, 0]
-        variables = jax.tree.map(np.asarray, averages)
+        first, variables = views[:, 0], jax.tree.map(np.asarray, averages)
         module = without_axis(static.module)
         maps = np.asarray(_attention(module, static.pixels, variables, first))
         overlays = np.stack(list(map(overlay, first, maps)))
@@ -242,13 +230,12 @@ def look(static: Static, averages: Any, batch: Batch) -> dict[str, np.ndarray]:
 def _attention(
     module: nn.Module, pixels: tuple, variables: Mapping, images: jax.Array
 ) -> jax.Array:
-    return predict(module, pixels, variables, images)["attention"]
+    return training_step.predict(module, pixels, variables, images)["attention"]
 
 
 def sheet(views: UInt8[np.ndarray, "B V S S 3"]) -> UInt8[np.ndarray, "H W 3"]:
     """Examples side by side, the views of each below one another."""
-    rows = [np.concatenate(list(row), 1) for row in views.swapaxes(0, 1)]
-    return np.concatenate(rows, 0)
+    return np.concatenate([np.concatenate(row, 1) for row in views.swapaxes(0, 1)], 0)
 
 
 def overlay(

@@ -97,17 +97,14 @@ def _over(
     with futures.ThreadPoolExecutor() as threads, tracked as advance:
         for first in range(0, len(numbers), count):
             mine = numbers[first : first + count]
-            canvases = threads.map(
-                lambda number: tuples.read_canvas(pool, int(number), size),
-                np.resize(mine, count),
-            )
+            read = functools.partial(tuples.read_canvas, pool, size=size)
+            canvases = threads.map(read, np.resize(mine, count).tolist())
             images, sizes = (np.stack(x) for x in zip(*canvases, strict=True))
             placed = jax.device_put((images, sizes.astype(np.int32)), split)
             found = function(module, static.pixels, variables, *placed)
             leaves, tree = jax.tree.flatten(found)
             yield jax.tree.unflatten(tree, [np.asarray(x)[: len(mine)] for x in leaves])
-            for _ in mine:
-                advance()
+            advance(len(mine))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -125,14 +122,11 @@ def _strongest(
     """(descriptors, whether they are cells) of the strongest attention."""
     outputs = predict(module, pixels, variables, images, sizes)
     valid = outputs["valid"].reshape(len(images), -1)
-    attention = outputs["attention"].reshape(len(images), -1)
-    keep = min(STRONGEST, attention.shape[1])
-    _, index = jax.lax.top_k(jnp.where(valid, attention, -1), keep)
+    attention = jnp.where(valid, outputs["attention"].reshape(valid.shape), -1)
+    _, index = jax.lax.top_k(attention, min(STRONGEST, attention.shape[1]))
     descriptors = outputs["descriptors"].reshape(*valid.shape, -1)
-    return (
-        jnp.take_along_axis(descriptors, index[..., None], 1),
-        jnp.take_along_axis(valid, index, 1),
-    )
+    chosen = jnp.take_along_axis(descriptors, index[..., None], 1)
+    return chosen, jnp.take_along_axis(valid, index, 1)
 
 
 def set_reduction(
@@ -158,20 +152,12 @@ def set_reduction(
     order = np.random.default_rng(config.seed).permutation(len(pool.ids))
     numbers = order[: config.tuples.reduce_images]
     moments = whitening.Moments(0, np.zeros(channels), np.zeros((channels,) * 2))
-    strongest = _over(
-        _strongest,
-        pool,
-        config.views.size,
-        unreduced,
-        variables,
-        devices,
-        numbers,
-        "descriptors for the reduction",
-    )
-    for descriptors, valid in strongest:
-        moments = whitening.add_moments(
-            moments, whitening.moments_of(descriptors[valid])
-        )
+    label, size = "descriptors for the reduction", config.views.size
+    for descriptors, valid in _over(
+        _strongest, pool, size, unreduced, variables, devices, numbers, label
+    ):
+        found = whitening.moments_of(descriptors[valid])
+        moments = whitening.add_moments(moments, found)
     mean, rows, variances = whitening.fit_pca(moments, model["reduce"]["bias"].shape[0])
     rows = rows / np.sqrt(np.maximum(variances, 1e-12))[:, None]
     reduce = {
@@ -199,8 +185,7 @@ def write_whitening(
     size = config.views.size
     rows = _over(_global, pool, size, static, averages, devices, numbers, "whitening")
     found = np.concatenate(list(rows))
-    query, positive = places.reshape(2, -1)
-    learned = whitening.learn_whitening(found, query, positive)
+    learned = whitening.learn_whitening(found, *places.reshape(2, -1))
     names = {"mean": "global_mean.datum", "projection": "global_projection.datum"}
     for name, array in zip(names.values(), learned, strict=True):
         datum.write_datum(folder / name, array.astype(np.float32))

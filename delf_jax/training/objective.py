@@ -5,7 +5,7 @@ one value per example: the mean over devices is then the mean over the whole bat
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from delf_jax import ops
-from delf_jax.losses import tuplets
-from delf_jax.losses.classification import (
-    Margin,
-    arcface_logits,
-    cosface_logits,
-    sharded_cross_entropy,
-    sharded_hits,
-    softmax_cross_entropy,
-)
+from delf_jax.losses import classification, tuplets
 from delf_jax.losses.correspondence import correspondence_loss, matchability_loss
 from delf_jax.losses.distillation import cosine_distance, distillation_loss
 from delf_jax.losses.reconstruction import reconstruction_loss
@@ -112,7 +104,6 @@ def evaluate(
       batch: label [B] (-1: none) and, for the losses that need them, coordinates
         [B, V, h, w, 2], teacher [B, V, h, w, T], teacher_valid [B, V, h, w],
         teacher_global [B, V, G].
-      loss: weights and shapes.
       axis_name: of the devices that share the batch.
     """
     names = loss.active()
@@ -169,7 +160,9 @@ def _classify(
         if output in outputs:
             logits = outputs[output]
             right = logits.argmax(-1) == labels
-            metrics[name] = softmax_cross_entropy(logits, labels, loss.smoothing)
+            metrics[name] = classification.softmax_cross_entropy(
+                logits, labels, loss.smoothing
+            )
             metrics[f"{name}_accuracy"] = right.astype(jnp.float32)
     # An unlabelled view counts as 0: the divisor must not depend on the device.
     return {name: (values * labelled).mean() for name, values in metrics.items()}
@@ -181,7 +174,7 @@ def _with_margin(
     """(loss, whether the label's cosine is the largest) of each example."""
     logits = _margin_logits(cosines, labels, labels, loss)
     right = cosines.argmax(-1) == labels
-    losses = softmax_cross_entropy(logits, labels, loss.smoothing)
+    losses = classification.softmax_cross_entropy(logits, labels, loss.smoothing)
     return losses, right.astype(jnp.float32)
 
 
@@ -193,10 +186,10 @@ def _with_margin_in_pieces(
     labels = jax.lax.all_gather(labels, axis_name, tiled=True)
     columns = labels - cosines.shape[1] * device
     logits = _margin_logits(cosines, columns, labels, loss)
-    losses = sharded_cross_entropy(
+    losses = classification.sharded_cross_entropy(
         logits, labels, loss.classes, axis_name, loss.smoothing
     )
-    right = sharded_hits(cosines, labels, loss.classes, axis_name)
+    right = classification.sharded_hits(cosines, labels, loss.classes, axis_name)
 
     def own(x: Array) -> Array:
         return jax.lax.dynamic_slice_in_dim(x, count * device, count)
@@ -208,13 +201,14 @@ def _margin_logits(
     cosines: Float[Array, "B C"], columns: Array, labels: Array, loss: LossSettings
 ) -> Float[Array, "B C"]:
     """Logits with the margin on the column of each label, as wide as its class has."""
-    with_margin = {"arcface": arcface_logits, "cosface": cosface_logits}
-    margin: Margin
-    if isinstance(loss.margin, np.ndarray):
-        margin = jnp.asarray(loss.margin)[labels]
-    else:
-        margin = loss.margin
-    return with_margin[loss.margin_kind](cosines, columns, margin, loss.scale)
+    arcface = loss.margin_kind == "arcface"
+    of_kind = (
+        classification.arcface_logits if arcface else classification.cosface_logits
+    )
+    margin: Any = loss.margin
+    if isinstance(margin, np.ndarray):
+        margin = jnp.asarray(margin)[labels]
+    return of_kind(cosines, columns, margin, loss.scale)
 
 
 def _compare(
@@ -243,10 +237,9 @@ def _correspond(
 ) -> dict[str, Scalar]:
     """Cells of first views against those of all second views, on all devices."""
     batch, views, height, width, _ = coordinates.shape
-    cells = height * width
 
     def split(x: Array) -> Array:
-        return x.reshape(batch, views, cells, -1)
+        return x.reshape(batch, views, height * width, -1)
 
     descriptors = split(ops.l2_normalize(outputs["descriptors"]))
     others, example = descriptors[:, 1], jnp.arange(batch)
@@ -255,20 +248,14 @@ def _correspond(
         example += batch * jax.lax.axis_index(axis_name)
     places = split(coordinates)
 
-    def one(first: Array, place: Array, counterpart: Array, number: Array) -> tuple:
-        return correspondence_loss(
-            first,
-            place,
-            others,
-            counterpart,
-            number,
-            temperature=loss.temperature,
-            positive_radius=loss.positive_radius,
-            ignore_radius=loss.ignore_radius,
-        )
-
-    losses, paired, right = jax.vmap(one)(
-        descriptors[:, 0], places[:, 0], places[:, 1], example
+    of_example = functools.partial(
+        correspondence_loss,
+        temperature=loss.temperature,
+        positive_radius=loss.positive_radius,
+        ignore_radius=loss.ignore_radius,
+    )
+    losses, paired, right = jax.vmap(of_example, (0, 0, None, 0, 0))(
+        descriptors[:, 0], places[:, 0], others, places[:, 1], example
     )
     attention = split(outputs["attention"][..., None])[:, 0, :, 0]
     matchable = jax.vmap(matchability_loss)(attention, right, paired)

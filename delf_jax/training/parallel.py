@@ -31,10 +31,7 @@ class Parallel(NamedTuple):
 
 
 def over_pmap(static: Static, devices: list[jax.Device]) -> Parallel:
-    """Only the batch has an axis for this host's devices, in front.
-
-    And the pieces of a sharded classifier.
-    """
+    """The batch and the pieces of a sharded classifier have an axis of devices."""
     axes = None
     if static.sharded:
         start = functools.partial(create_state, static, view_size=64)
@@ -50,7 +47,9 @@ def over_pmap(static: Static, devices: list[jax.Device]) -> Parallel:
     everywhere, split = shardings(devices)
 
     def place_batch(batch: Batch) -> Batch:
-        return jax.device_put(_split(batch, len(devices)), split)
+        count = len(devices)
+        arrays = {n: x.reshape(count, -1, *x.shape[1:]) for n, x in batch.items()}
+        return jax.device_put(arrays, split)
 
     def place_state(state: TrainState) -> TrainState:
         if static.sharded:
@@ -66,7 +65,9 @@ def over_jit(static: Static, devices: list[jax.Device]) -> Parallel:
 
     The module has no axis name: means over the batch are over all devices as it is.
     """
-    everywhere, split = shardings(_on_all_hosts(len(devices)))
+    count, hosts = len(devices), range(jax.process_count())
+    chosen = [each for host in hosts for each in jax.local_devices(host)[:count]]
+    everywhere, split = shardings(chosen)
     step = jax.jit(
         functools.partial(train_step, static=static),
         donate_argnums=(0,),
@@ -121,16 +122,3 @@ def prefetch(
 def needs_mining(batches: Batches) -> TypeGuard[TupleBatches]:
     """Whether the next batch is of tuples whose negatives are not mined yet."""
     return isinstance(batches, TupleBatches) and batches.due
-
-
-def _on_all_hosts(count: int) -> list[jax.Device]:
-    """The first `count` devices of each host."""
-    hosts: dict[int, list[jax.Device]] = {}
-    for device in jax.devices():
-        hosts.setdefault(device.process_index, []).append(device)
-    return [device for host in hosts.values() for device in host[:count]]
-
-
-def _split(batch: Batch, devices: int) -> Batch:
-    """The batch with an axis for the devices in front."""
-    return {n: x.reshape(devices, -1, *x.shape[1:]) for n, x in batch.items()}

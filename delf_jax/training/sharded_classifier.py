@@ -17,11 +17,11 @@ from jax.sharding import NamedSharding
 from delf_jax.training.objective import LossSettings
 
 Tree = Any
-_KERNEL = "/classifier/kernel"
 
 
 def _is_kernel(path: tuple) -> bool:
-    return jax.tree_util.keystr(path, simple=True, separator="/").endswith(_KERNEL)
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return name.endswith("/classifier/kernel")
 
 
 def axes(state: Tree) -> Tree:
@@ -39,10 +39,8 @@ def split(
     Classes are divided among the devices of all hosts; the last pieces are padded.
 
     Args:
-      state: in whole.
       everywhere: puts a copy on each of this host's devices.
       pieces: divides the first axis among them.
-      centers: of each class.
     """
     devices = pieces.num_devices
     first, all_devices = jax.process_index() * devices, jax.process_count() * devices
@@ -50,24 +48,20 @@ def split(
     def place(path: tuple, leaf: Any) -> jax.Array:
         if not _is_kernel(path):
             return jax.device_put(leaf, everywhere)
-        leaf = _cut(np.asarray(leaf), all_devices, centers)
-        return jax.device_put(leaf[first : first + devices], pieces)
+        # [D, C K] as [pieces, D, c K], zeros after the last class.
+        depth, columns = leaf.shape
+        width = -(-columns // (centers * all_devices)) * centers
+        padded = np.pad(leaf, ((0, 0), (0, all_devices * width - columns)))
+        cut = np.moveaxis(padded.reshape(depth, all_devices, width), 1, 0)
+        return jax.device_put(cut[first : first + devices], pieces)
 
     return jax.tree_util.tree_map_with_path(place, state)
-
-
-def _cut(kernel: np.ndarray, pieces: int, centers: int) -> np.ndarray:
-    """[D, C K] as [pieces, D, c K], zeros after the last class."""
-    width = -(-kernel.shape[1] // (centers * pieces)) * centers
-    padded = np.pad(kernel, ((0, 0), (0, pieces * width - kernel.shape[1])))
-    return np.moveaxis(padded.reshape(len(kernel), pieces, width), 1, 0)
 
 
 def whole(state: Tree, loss: LossSettings) -> Tree:
     """The state, or a part of it, as it is kept: kernels in one piece, in numpy.
 
-    All hosts call it together, and all get it. A state that has no pieces is kept as it
-    is.
+    All hosts call it together, and all get it. Without pieces it is kept as it is.
     """
     if loss.classifier != "sharded":
         return state

@@ -117,17 +117,13 @@ def train_step(
         gradients, state.opt_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
-    new = state.replace(
+    model = {"params": params["model"], "batch_stats": stats}
+    new = TrainState(
         step=state.step + 1,
         params=params,
         batch_stats=stats,
         opt_state=opt_state,
-        ema=_averaged(
-            state.ema,
-            {"params": params["model"], "batch_stats": stats},
-            state.step,
-            static.ema_decay,
-        ),
+        ema=_averaged(state.ema, model, state.step, static.ema_decay),
     )
     new = keep_frozen(new, state, static.train_only)
     collection = _collection(tuple(sorted(parts)))
@@ -170,18 +166,6 @@ def check_train_only(train_only: str) -> None:
         raise InputError(f"train_only is {train_only!r}: use one of {choices}")
 
 
-def is_trained(name: str, train_only: str) -> bool:
-    """Whether a variable of the model changes: "backbone/conv1/kernel"."""
-    start, without = PARTS[train_only]
-    return name.startswith(start) and not name.startswith(without)
-
-
-def stop_frozen(variables: Tree, train_only: str) -> Tree:
-    """The model's variables, of which the frozen ones have no gradient."""
-    stopped = jax.lax.stop_gradient
-    return _choose(variables, jax.tree.map(stopped, variables), train_only)
-
-
 def keep_frozen(new: Any, old: Any, train_only: str) -> Any:
     """The new `TrainState`, but the old one's variables where they are frozen.
 
@@ -189,10 +173,7 @@ def keep_frozen(new: Any, old: Any, train_only: str) -> Any:
     """
     if not train_only:
         return new
-
-    def kept(new: Tree, old: Tree) -> Tree:
-        return _choose(new, old, train_only)
-
+    kept = functools.partial(_choose, train_only=train_only)
     averages = {name: kept(new.ema[name], old.ema[name]) for name in new.ema}
     return new.replace(
         params={**new.params, "model": kept(new.params["model"], old.params["model"])},
@@ -216,10 +197,11 @@ def _gradients(
 
     def of_piece(piece: Batch, key: jax.Array) -> tuple[Tree, Tree, dict]:
         def loss_of(params: Tree) -> tuple[jax.Array, tuple]:
-            model = stop_frozen(params["model"], static.train_only)
-            params = {**params, "model": model}
-            seen = _forward(static, params, state.batch_stats, piece, key)
-            outputs, taught, stats = seen
+            stopped = jax.lax.stop_gradient(params["model"])
+            model = _choose(params["model"], stopped, static.train_only)
+            outputs, taught, stats = _forward(
+                static, {**params, "model": model}, state.batch_stats, piece, key
+            )
             loss, parts = objective.evaluate(
                 outputs, taught, piece, static.loss, axis_name
             )
@@ -240,11 +222,11 @@ def _gradients(
     pieces = pieces, jax.random.split(key, count)
     shapes = jax.eval_shape(of_piece, *jax.tree.map(lambda x: x[0], pieces))
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    total, _ = jax.lax.scan(
-        lambda sums, piece: (jax.tree.map(jnp.add, sums, of_piece(*piece)), None),
-        nothing,
-        pieces,
-    )
+
+    def add(sums: Tree, piece: tuple[Batch, jax.Array]) -> tuple[Tree, None]:
+        return jax.tree.map(jnp.add, sums, of_piece(*piece)), None
+
+    total, _ = jax.lax.scan(add, nothing, pieces)
     return jax.tree.map(lambda x: x / count, total)
 
 
@@ -290,8 +272,10 @@ def _collection(names: tuple[str, ...]) -> type[clu_metrics.Collection]:
 
 
 def _choose(trained: Tree, frozen: Tree, train_only: str) -> Tree:
+    start, without = PARTS[train_only]
+
     def choose(path: tuple, one: Any, other: Any) -> Any:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return one if is_trained(name, train_only) else other
+        return one if name.startswith(start) and not name.startswith(without) else other
 
     return jax.tree_util.tree_map_with_path(choose, trained, frozen)

@@ -1,19 +1,16 @@
 """Sweeps: one training for each trial of a config, and what came out of them.
 
-The trials are those that `sweep(add)` of the config file adds:
-
-    def sweep(add):
-        for margin in (0.05, 0.1, 0.2):
-            add(**{"loss.margin": margin})
-
-Each is a process of its own, `train` with these fields replaced, in a workdir of its
-own. With --dry_run the commands are printed, one a line, for whatever runs them
-elsewhere: SLURM's array jobs, xmanager, or GNU parallel, which gives each GPU a trial
-by `| parallel -j8 'CUDA_VISIBLE_DEVICES=$(({%} - 1)) {}'`.
+The trials are those that `sweep(add)` of the config file adds, for instance by
+`add(**{"loss.margin": 0.2})`. Each is a process of its own, `train` with these fields
+replaced, in a workdir of its own. With --dry_run the commands are printed, one a line,
+for whatever runs them elsewhere: SLURM's array jobs, xmanager, or GNU parallel, which
+gives each GPU a trial by `| parallel -j8 'CUDA_VISIBLE_DEVICES=$(({%} - 1)) {}'`.
 """
 
 import concurrent.futures
+import functools
 import json
+import operator
 import os
 import pathlib
 import shlex
@@ -53,7 +50,6 @@ def plan(
     InputError if a trial names a field that does not exist, or two are the same.
 
     Args:
-      config: a file with `sweep(add)`.
       workdir: above those of the trials.
       overrides: `--config.FIELD=VALUE`, for all trials; a trial's own replace them.
     """
@@ -64,17 +60,18 @@ def plan(
     short = _short_names(added)
     for values in added:
         fields = {name: _as_text(value) for name, value in values.items()}
-        named = (f"{short[name]}={text}" for name, text in fields.items())
-        name = _as_folder(",".join(named))
+        named = ",".join(f"{short[name]}={text}" for name, text in fields.items())
+        # Nothing that separates folders, or that a shell would take apart.
+        kept = (c if c.isalnum() or c in "=,._-+" else "_" for c in named)
+        name = "".join(kept) or "trial"
         if name in trials:
             raise InputError(f"{config}: sweep adds the trial {name} twice")
         own = [f"--config.{name}={text}" for name, text in fields.items()]
-        whole = read_training_config(config, [*overrides, *own])
+        whole = read_training_config(config, [*overrides, *own]).to_json_best_effort()
         folder = pathlib.Path(workdir) / name
         files = [f"--config={config}", f"--workdir={folder}"]
         command = [*_program(), "train", *files, *overrides, *own]
-        whole_json = whole.to_json_best_effort()
-        trials[name] = Trial(name, folder, command, fields, whole_json)
+        trials[name] = Trial(name, folder, command, fields, whole)
     return list(trials.values())
 
 
@@ -91,17 +88,11 @@ def _as_text(value: object) -> str:
     return str(value)
 
 
-def _as_folder(name: str) -> str:
-    """A name for a folder: no separators, nothing a shell would take apart."""
-    kept = "".join(c if c.isalnum() or c in "=,._-+" else "_" for c in name)
-    return kept or "trial"
-
-
 def _program() -> list[str]:
     """How this program was called, for a command that can be pasted."""
-    called = pathlib.Path(sys.argv[0])
-    main = [str(called)] if called.name == "main.py" else ["-m", "delf_jax"]
-    return ["python", *main]
+    called = sys.argv[0]
+    by_file = pathlib.Path(called).name == "main.py"
+    return ["python", called] if by_file else ["python", "-m", "delf_jax"]
 
 
 def commands(trials: Sequence[Trial]) -> Iterator[str]:
@@ -163,16 +154,13 @@ def _run(trial: Trial, running: set[subprocess.Popen], stopped: threading.Event)
         running.discard(process)
     seconds = time.monotonic() - start
     if status:
-        return f"{trial.name}: FAILED: {_last_line(trial.workdir / LOG)}"
-    done = "finished" if is_finished(trial) else "stopped"
-    duration = format_duration(seconds)
-    return f"{trial.name}: {done} after {duration}; {_format_trial(trial)}"
-
-
-def _last_line(path: pathlib.Path) -> str:
-    """The last line of a failed trial's log, and where the rest is."""
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return f"{lines[-1] if lines else 'no output'} (log: {path})"
+        text = (trial.workdir / LOG).read_text(encoding="utf-8", errors="replace")
+        last = (text.strip().splitlines() or ["no output"])[-1]
+        return f"{trial.name}: FAILED: {last} (log: {trial.workdir / LOG})"
+    done, values = "finished" if is_finished(trial) else "stopped", results(trial)
+    validated = {n: x for n, x in values.items() if n.startswith("validation/")}
+    shown = " ".join(f"{n} {x:.4g}" for n, x in (validated or values).items())
+    return f"{trial.name}: {done} after {format_duration(seconds)}; {shown}"
 
 
 def results(trial: Trial) -> dict[str, float]:
@@ -186,12 +174,6 @@ def results(trial: Trial) -> dict[str, float]:
         elif name == "loss" or name.endswith("_accuracy"):
             found[name] = values[-1]
     return found
-
-
-def _format_trial(trial: Trial) -> str:
-    values = results(trial)
-    validated = {n: x for n, x in values.items() if n.startswith("validation/")}
-    return " ".join(f"{n} {value:.4g}" for n, value in (validated or values).items())
 
 
 def summarize(trials: Sequence[Trial], workdir: str | os.PathLike) -> None:
@@ -213,12 +195,10 @@ def summarize(trials: Sequence[Trial], workdir: str | os.PathLike) -> None:
 
 def _value(trial: Trial, name: str) -> str:
     """A field as the trial changes it, or as the config has it."""
-    if name in trial.fields:
-        return trial.fields[name]
-    value = json.loads(trial.config)
-    for part in name.split("."):
-        value = value[part]
-    return _as_text(value)
+    value = functools.reduce(
+        operator.getitem, name.split("."), json.loads(trial.config)
+    )
+    return trial.fields.get(name, _as_text(value))
 
 
 def table(trials: Sequence[Trial]) -> list[str]:
@@ -232,11 +212,8 @@ def table(trials: Sequence[Trial]) -> list[str]:
         dict.fromkeys(name for values in found for name in values),
         key=lambda name: (not name.startswith("validation/"), name != "loss"),
     )
-    best = {
-        name: max(v[name] for v in found if name in v)
-        for name in names
-        if name != "loss"
-    }
+    measured = (name for name in names if name != "loss")
+    best = {name: max(v[name] for v in found if name in v) for name in measured}
     rows = [[*fields, "state", *names]]
     for trial, values in zip(trials, found, strict=True):
         cells = [_value(trial, name) for name in fields]

@@ -18,20 +18,14 @@ from delf_jax.data.loader import Batches, ImageSource
 from delf_jax.data.tuples import TupleBatches
 from delf_jax.files import InputError, write_json
 from delf_jax.runtime import first_host_first, stop_signals
-from delf_jax.training import (
-    checkpoints,
-    mining,
-    sharded_classifier,
-    validation,
-    warm_start,
-)
+from delf_jax.training import checkpoints, mining, sharded_classifier, validation
 from delf_jax.training.build import make_static
-from delf_jax.training.checkpoints import revision, write_model
 from delf_jax.training.config import check_same_run
 from delf_jax.training.inputs import open_batches, open_sources
 from delf_jax.training.log import TrainingLog, look
 from delf_jax.training.parallel import PARALLEL, Parallel, needs_mining, prefetch
 from delf_jax.training.step import Static, TrainState, create_state
+from delf_jax.training.warm_start import start_from
 
 
 class Run(NamedTuple):
@@ -87,9 +81,8 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
         stopped = stack.enter_context(stop_signals())
         run = Run(config, static, manager, log, held_out, stopped)
         with checkpoints.naming_last_good(manager):
-            state, finished = _run(
-                run, parallelize(static, devices), batches, state, key, devices
-            )
+            parallel = parallelize(static, devices)
+            state, finished = _run(run, parallel, batches, state, key, devices)
         best = manager.best_step() if held_out.chooses else None
     whiten = None
     if config.tuples.whiten and isinstance(batches, TupleBatches):
@@ -97,7 +90,7 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
             mining.write_whitening, batches, config, static, devices
         )
     if finished and jax.process_index() == 0:
-        write_model(config, state, best, folder, whiten)
+        checkpoints.write_model(config, state, best, folder, whiten)
     return Outcome(int(state.step), finished, log.means)
 
 
@@ -119,10 +112,7 @@ def _first_state(
     devices: list[jax.Device],
 ) -> TrainState:
     """The state to start or resume from, with the data moved to where it stood."""
-    # One program; eagerly, a hundred small ones.
-    start = jax.jit(
-        functools.partial(create_state, static, view_size=config.views.size)
-    )
+    start = functools.partial(create_state, static, view_size=config.views.size)
     step = manager.latest_step()
     if step is not None:
         run = checkpoints.read_run(manager, step)
@@ -131,9 +121,9 @@ def _first_state(
             print(f"from step {step} on: {change}", flush=True)
         batches.set_state(run["position"])
         return checkpoints.restore(manager, jax.eval_shape(start, key))
-    state = start(key)
+    state = jax.jit(start)(key)  # one program; eagerly, a hundred small ones.
     if config.init_from:
-        state = warm_start.start_from(config.init_from, state, static)
+        state = start_from(config.init_from, state, static)
     if config.model.name == "how" and isinstance(batches, TupleBatches):
         state = mining.set_reduction(batches.pool, config, static, state, devices)
     return state
@@ -182,7 +172,7 @@ def _run(
             info = {
                 "position": position,
                 "config": as_json(config),
-                "revision": revision(),
+                "revision": checkpoints.revision(),
             }
             checkpoints.save(run.manager, step, whole(state), info, measured)
         if stop:

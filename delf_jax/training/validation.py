@@ -1,18 +1,14 @@
 """What a training is worth so far, on images that it does not learn from.
 
-All is measured with the averaged weights, as they will be exported.
-
-Accuracy: of the "validation" part of the sources whose split is "train" (see
-`image_lists.split_records`), the first `validation.examples` of a shuffle; images of
-classes that are not trained on are left out. Each is squeezed to a square of
-`views.size`, as the released code does. Right is the class of the largest cosine
-(arcface) or logit (attention).
-
-mAP: on `validation.dataset`, or on the landmarks of `validation.drawn`, by global
-descriptors as `extraction` says. A model without any is ranked by the sum of its local
-descriptors, weighted by attention.
+By the averaged weights, as they will be exported. Accuracy: of the first
+`validation.examples` of a shuffle of the "validation" part of the sources whose split
+is "train", without classes that are not trained on, squeezed to squares of `views.size`
+as the released code does. mAP: on `validation.dataset` or `validation.drawn`, by global
+descriptors as `extraction` says; without any, by the sum of local descriptors, weighted
+by attention.
 """
 
+import collections
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -67,10 +63,13 @@ def open_held_out(config: ConfigDict, sources: Sequence[loader.ImageSource]) -> 
     if not config.validation.every:
         return HeldOut((), nothing, None, settings, 0, (), "")
     parts = _parts(config, sources)
-    places = _places(parts, config.validation.examples, config.seed)
+    every = [(i, j) for i, part in enumerate(parts) for j in range(len(part))]
+    order = np.random.default_rng(config.seed).permutation(len(every))
+    order = order[: config.validation.examples or None]
+    places = np.array(every, np.int64).reshape(-1, 2)[order]
     dataset = _dataset(config)
-    names = [f"{n}_accuracy" for n in ("arcface", "attention") if config.loss[n]]
-    names = names if len(places) else []
+    classifiers = ("arcface", "attention") if len(places) else ()
+    names = [f"{n}_accuracy" for n in classifiers if config.loss[n]]
     if dataset is not None:
         names = [*_map_names(dataset).values(), *names]
     if not names:
@@ -100,14 +99,6 @@ def _parts(
     for part in parts:
         part.classes = classes[part.name]
     return parts
-
-
-def _places(
-    parts: Sequence[loader.ImageSource], most: int, seed: int
-) -> Int[np.ndarray, "N 2"]:
-    places = [(i, j) for i, part in enumerate(parts) for j in range(len(part))]
-    order = np.random.default_rng(seed).permutation(len(places))
-    return np.array(places, np.int64).reshape(-1, 2)[order[: most or None]]
 
 
 def _dataset(config: ConfigDict) -> datasets.Dataset | None:
@@ -171,17 +162,16 @@ def measure(held_out: HeldOut, static: Static, averages: Any) -> dict[str, float
 
 
 def accuracy(held_out: HeldOut, static: Static, variables: Any) -> dict[str, float]:
-    """Shares of the held-out images whose class is right, by classifier."""
+    """Shares of images whose class has the largest cosine or logit, by classifier."""
     module = _plain(static.module)
-    right: dict[str, int] = {}
-    counted = 0
+    right, counted = collections.Counter[str](), 0
     for batch, labels in _batches(held_out):
         known = labels >= 0
         counted += int(known.sum())
         found = _classify(module, static.pixels, variables, batch)
         for name, classes in found.items():
             hits = (np.asarray(classes)[: len(labels)] == labels) & known
-            right[name] = right.get(name, 0) + int(hits.sum())
+            right[name] += int(hits.sum())
     return {name: hits / max(counted, 1) for name, hits in right.items()}
 
 
@@ -218,9 +208,8 @@ def retrieval(
     names = _map_names(dataset)
     dataset, index_descriptors, query_descriptors = _extract(dataset, model, settings)
     ranking = top_k(query_descriptors @ index_descriptors.T)
-    found = evaluation.score(
-        dataset, {"all": dict.fromkeys(dataset.protocols, ranking)}
-    )
+    rankings = {"all": dict.fromkeys(dataset.protocols, ranking)}
+    found = evaluation.score(dataset, rankings)
     values = {names[row.protocol]: row.mean.value for row in found.rows}
     return dict.fromkeys(names.values(), 0.0) | values
 
@@ -268,13 +257,12 @@ def _extract(
     }
     for reason in failed.values():
         print(f"validation: left out: {reason}", flush=True)
-    descriptors = np.stack(
-        [
-            _descriptor(features)
-            for photo, features in zip(photos, found, strict=True)
-            if photo.name not in failed and not isinstance(features, InputError)
-        ]
+    usable = (
+        _descriptor(features)
+        for photo, features in zip(photos, found, strict=True)
+        if photo.name not in failed and not isinstance(features, InputError)
     )
+    descriptors = np.stack(list(usable))
     kept = datasets.drop_missing(dataset, failed) if failed else dataset
     return kept, descriptors[: len(kept.index)], descriptors[len(kept.index) :]
 

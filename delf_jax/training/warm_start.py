@@ -75,10 +75,7 @@ def compare(ours: Shapes, theirs: Shapes) -> list[Row]:
         shape = ours.get(name, theirs.get(name, ()))
         outcome = _outcome(ours.get(name), theirs.get(name))
         found.setdefault((_part(name), outcome), []).append(int(np.prod(shape)))
-    rows = [
-        Row(part, len(sizes), sum(sizes), outcome)
-        for (part, outcome), sizes in found.items()
-    ]
+    rows = [Row(part, len(n), sum(n), outcome) for (part, outcome), n in found.items()]
     return sorted(rows, key=lambda row: (row.part, row.outcome != "loaded"))
 
 

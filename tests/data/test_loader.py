@@ -144,7 +144,7 @@ def test_the_order_and_the_draws_do_not_depend_on_the_number_of_hosts(sources, h
 
 
 def test_sources_mix_in_proportion_to_their_weights(sources):
-    twice = [sources[0], loader.ImageSource("copy", sources[0]._encoded, {})]
+    twice = [sources[0], loader.ImageSource("copy", sources[0].encoded, {})]
     iterator = loader.batches(twice, [3.0, 1.0], small, batch_size=8, seed=0)
     identifiers = np.concatenate([batch["id"] for batch in take(iterator, 5)])
     copies = sum(identifier.startswith("copy/") for identifier in identifiers)
