@@ -7,10 +7,13 @@ towards -y.
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from delf_jax.synthetic import emblems, facades, ornaments
 from delf_jax.synthetic.canvas import (
     Number,
+    Random,
+    Texture,
     blank,
     fill,
     finish,
@@ -41,50 +44,47 @@ class Building(NamedTuple):
     height: float
 
 
+def _hall(
+    front: Texture,
+    side: Texture,
+    tiles: Texture,
+    ground: Float[np.ndarray, "4 2"],
+    eaves: Number,
+    rise: Number,
+    over: Number,
+) -> list[Surface]:
+    """A gabled front, the walls behind it and their saddle roof."""
+    a, b, c, d = ground
+    walls = [
+        wall(front, a, b, 0, eaves + rise, two_sided=True),
+        wall(side, b, c, 0, eaves),
+        wall(side, d, a, 0, eaves),
+    ]
+    behind = ground + 0.15 * np.array([(0, 1), (0, 1), (0, 0), (0, 0)])
+    return walls + saddle_roof(tiles, behind, eaves, rise, over)
+
+
 def _gable_house(
-    rng: np.random.Generator, look: Look, x: Number, width: Number, depth: Number
+    rng: Random, look: Look, x: Number, width: Number, depth: Number
 ) -> tuple[list[Surface], float]:
     """A house with its gable to the street, and its height."""
     storeys = int(rng.integers(2, 5))
     eaves = storeys * rng.uniform(2.4, 3.0)
     rise = width * rng.uniform(0.4, 0.75)
-    front = facades.facade(
-        rng,
-        look,
-        width,
-        eaves + rise,
-        storeys=storeys + 1,
-        bays=int(rng.integers(2, 5)),
-    )
+    height, bays = float(eaves + rise), int(rng.integers(2, 5))
+    front = facades.facade(rng, look, width, height, storeys=storeys + 1, bays=bays)
     steps = int(rng.integers(3, 7)) if rng.random() < 0.5 else 0
     facades.gabled(front, eaves, steps)
     attic = min(0.3 * width, 0.4 * rise)
     emblems.emblem(front, rng, look.style, width / 2, eaves + 0.3 * rise, 1.6 * attic)
-    side = facades.facade(
-        rng,
-        look,
-        depth,
-        eaves,
-        storeys=storeys,
-        bays=max(int(depth / 3), 1),
-        entrance=False,
-        detail=0.6,
-    )
-    ground = footprint(x - width / 2, 0, width, depth)
-    corners = [tuple(p) for p in ground]
-    sides = finish(side)
+    bays = max(int(depth / 3), 1)
+    side = finish(facades.flank(rng, look, depth, eaves, storeys=storeys, bays=bays))
     tiles = facades.roof(rng, look, depth, np.hypot(width / 2, rise))
-    surfaces = [
-        wall(finish(front), corners[0], corners[1], 0, eaves + rise, two_sided=True),
-        wall(sides, corners[1], corners[2], 0, eaves),
-        wall(sides, corners[3], corners[0], 0, eaves),
-    ]
-    ground[:2, 1] += 0.15
-    surfaces += saddle_roof(tiles, ground, eaves, rise, 0.0 if steps else 0.3)
-    return surfaces, float(eaves + rise)
+    ground, over = footprint(x - width / 2, 0, width, depth), 0.0 if steps else 0.3
+    return _hall(finish(front), side, tiles, ground, eaves, rise, over), height
 
 
-def town_houses(rng: np.random.Generator) -> Building:
+def town_houses(rng: Random) -> Building:
     """A row of two to four gabled houses."""
     count = int(rng.integers(2, 5))
     widths = rng.uniform(5, 8, count)
@@ -100,7 +100,7 @@ def town_houses(rng: np.random.Generator) -> Building:
 
 
 def _tower(
-    rng: np.random.Generator,
+    rng: Random,
     look: Look,
     corner: tuple[Number, Number],
     width: Number,
@@ -111,27 +111,18 @@ def _tower(
     """A square tower with a spire, a hipped roof or battlements."""
     sides = []
     for _ in range(2):
-        canvas = facades.facade(
-            rng,
-            look,
-            width,
-            height,
-            storeys=storeys,
-            bays=1,
-            entrance=False,
-            decorated=0.2,
+        canvas = facades.flank(
+            rng, look, width, height, 1.0, storeys=storeys, bays=1, decorated=0.2
         )
         if clock:
-            emblems.clock(
-                canvas, rng, look.style, width / 2, 0.86 * height, 0.3 * width
-            )
+            x, y = width / 2, 0.86 * height
+            emblems.clock(canvas, rng, look.style, x, y, 0.3 * width)
         sides.append(canvas)
     kind = rng.integers(3)
     if kind == 0:
         sides = [facades.battlements(c, 0.5, 0.8) for c in sides]
     ground = footprint(*corner, width, width)
-    textures = [finish(c) for c in sides]
-    surfaces = prism(textures, ground, 0, height)
+    surfaces = prism([finish(c) for c in sides], ground, 0, height)
     if kind == 0:
         tiles = facades.roof(rng, look, width, width)
         return surfaces + hip_roof(tiles, ground, height - 0.8, 0.3 * width, -0.1)
@@ -140,11 +131,10 @@ def _tower(
     return surfaces + hip_roof(tiles, ground, height, rise, 0.25)
 
 
-def cathedral(rng: np.random.Generator) -> Building:
+def cathedral(rng: Random) -> Building:
     """A nave behind a west front with portals, a rose window and one or two towers."""
-    look = facades.draw_look(
-        rng, 22, ("sandstone", "limestone", "granite", "red stone")
-    )
+    materials = ("sandstone", "limestone", "granite", "red stone")
+    look = facades.draw_look(rng, 22, materials)
     style = look.style._replace(window="pointed", head="arch", shutters=False)
     look = look._replace(style=style)
     width, depth = rng.uniform(8, 11), rng.uniform(16, 22)
@@ -159,33 +149,14 @@ def cathedral(rng: np.random.Generator) -> Building:
     for i in range(niches):
         x = width * (i + 0.5) / niches
         emblems.statue(front, rng, style, x, 0.4 * eaves + 0.8, 1.5)
-    ornaments.rose_window(
-        front, style, width / 2, 0.4 * eaves + 2.7 + 1.2 * radius, radius
-    )
+    high = 0.4 * eaves + 2.7 + 1.2 * radius
+    ornaments.rose_window(front, style, width / 2, high, radius)
     emblems.emblem(front, rng, style, width / 2, eaves + 0.35 * rise, 0.32 * rise)
     facades.gabled(front, eaves)
-    nave = facades.facade(
-        rng,
-        look,
-        depth,
-        eaves,
-        storeys=2,
-        bays=6,
-        entrance=False,
-        decorated=0.1,
-        detail=0.6,
-    )
-    ground = footprint(-width / 2, 0, width, depth)
-    corners = [tuple(p) for p in ground]
+    nave = facades.flank(rng, look, depth, eaves, storeys=2, bays=6, decorated=0.1)
     tiles = facades.roof(rng, look, depth, np.hypot(width / 2, rise), 0.6)
-    sides = finish(nave)
-    surfaces = [
-        wall(finish(front), corners[0], corners[1], 0, eaves + rise, two_sided=True),
-        wall(sides, corners[1], corners[2], 0, eaves),
-        wall(sides, corners[3], corners[0], 0, eaves),
-    ]
-    ground[:2, 1] += 0.15
-    surfaces += saddle_roof(tiles, ground, eaves, rise, 0.2)
+    ground = footprint(-width / 2, 0, width, depth)
+    surfaces = _hall(finish(front), finish(nave), tiles, ground, eaves, rise, 0.2)
     tower = rng.uniform(3.6, 5)
     storeys, height = int(rng.integers(4, 6)), eaves + rng.uniform(3, 9)
     plan = rng.integers(3)
@@ -201,7 +172,7 @@ def cathedral(rng: np.random.Generator) -> Building:
     return Building(surfaces, total, depth, height + 6)
 
 
-def temple(rng: np.random.Generator) -> Building:
+def temple(rng: Random) -> Building:
     """A colonnade with a carved pediment on a flight of steps."""
     look = facades.draw_look(rng, 20, ("limestone", "sandstone", "granite", "plaster"))
     style = look.style
@@ -212,26 +183,21 @@ def temple(rng: np.random.Generator) -> Building:
     stone = facades.plain(rng, look, 8, 1)
     for i in range(steps):
         out = 0.4 * (steps - 1 - i)
+        corner = (-width / 2 - out, -out, 0.28 * i)
         surfaces += box(
-            stone,
-            stone,
-            stone,
-            (-width / 2 - out, -out, 0.28 * i),
-            (width + 2 * out, depth + out, 0.28),
+            stone, stone, stone, corner, (width + 2 * out, depth + out, 0.28)
         )
     inner = facades.facade(
         rng, look, width - 2, tall, storeys=2, bays=columns - 1, decorated=0.5
     )
-    side = facades.facade(
-        rng, look, depth - porch, tall, storeys=1, bays=4, entrance=False, detail=0.6
-    )
+    side = facades.flank(rng, look, depth - porch, tall, storeys=1, bays=4)
     ground = footprint(-width / 2 + 1, porch, width - 2, depth - porch)
     surfaces += prism([finish(inner), finish(side)], ground, base, tall)
     radius = rng.uniform(0.4, 0.55)
     shaft = blank(1, tall, 24, look.wall)
     for i in range(2):
         groove = rectangle(0.25 + 0.4 * i, 0.3, 0.14, tall - 0.9)
-        fill(shaft, groove, np.array(look.wall) * 0.8, -0.06)
+        fill(shaft, groove, look.wall * 0.8, -0.06)
     for low, high in ((0, 0.25), (tall - 0.5, 0.2), (tall - 0.25, 0.25)):
         fill(shaft, rectangle(0, low, 1, high), style.trim, 0.1)
     mottle(shaft, rng)
@@ -248,35 +214,23 @@ def temple(rng: np.random.Generator) -> Building:
     ends = facades.plain(rng, look, depth, 1.6)
     top = base + tall
     ceiling = panel(stone, (-width / 2, depth, top), (width, 0, 0), (0, -depth, 0))
-    surfaces.append(ceiling)
-    surfaces += prism(
-        [finish(beam), ends], footprint(-width / 2, 0, width, depth), top, 1.6
-    )
+    plan = footprint(-width / 2, 0, width, depth)
+    surfaces += [ceiling, *prism([finish(beam), ends], plan, top, 1.6)]
+    top += 1.6
     gable = facades.bare(rng, look, width, rise)
     figures = int(rng.integers(3, 8))
     for i in range(figures):
         x = width * (0.22 + 0.56 * (i + 0.5) / figures)
         size = 0.82 * rise * (1 - abs(x / width - 0.5) * 2)
-        emblems.figure(gable, rng, np.array(style.trim), x, 0.1, size)
+        emblems.figure(gable, rng, style.trim, x, 0.1, size)
     ornaments.rosette(gable, style.motif, width / 2, 0.42 * rise, 0.2 * rise)
-    for side_sign in (-1, 1):
-        slope = np.array([(0, 0), (width / 2, rise), (width / 2, rise - 0.4), (0.9, 0)])
-        if side_sign < 0:
-            slope = slope * (-1, 1) + (width, 0)
-        fill(gable, slope, style.trim, 0.35)
+    slope = np.array([(0, 0), (width / 2, rise), (width / 2, rise - 0.4), (0.9, 0)])
+    for outline in (slope * (-1, 1) + (width, 0), slope):
+        fill(gable, outline, style.trim, 0.35)
     facades.gabled(gable, 0.0)
-    surfaces.append(
-        wall(
-            finish(gable),
-            (-width / 2, 0.1),
-            (width / 2, 0.1),
-            top + 1.6,
-            rise,
-            two_sided=True,
-        )  # fmt: skip
-    )
+    start, end = (-width / 2, 0.1), (width / 2, 0.1)
+    surfaces.append(wall(finish(gable), start, end, top, rise, two_sided=True))
     tiles = facades.roof(rng, look, depth, np.hypot(width / 2, rise), 0.5)
-    surfaces += saddle_roof(
-        tiles, footprint(-width / 2, 0.2, width, depth), top + 1.6, rise, 0.2
-    )
-    return Building(surfaces, width, depth, top + 1.6 + rise)
+    plan = footprint(-width / 2, 0.2, width, depth)
+    surfaces += saddle_roof(tiles, plan, top, rise, 0.2)
+    return Building(surfaces, width, depth, top + rise)

@@ -6,15 +6,18 @@ lit from any side.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Float, Int32, Real, UInt8
 
+Random = np.random.Generator
 Number = int | float | np.integer | np.floating
-Colour = tuple[Number, Number, Number] | Real[np.ndarray, "3"]
-Outline = Real[np.ndarray, "K 2"]
+Rgb = Real[np.ndarray, "3"]
+Colour = tuple[Number, Number, Number] | Rgb
+Outline = Real[np.ndarray, "K 2"] | Sequence[tuple[Number, Number]]
 _NOISE_SIDE = 512
 _SLOPE_GAIN = 260.0
 
@@ -57,23 +60,19 @@ def blank(width: Number, height: Number, density: Number, colour: Colour) -> Can
 
 
 def noise(
-    rng: np.random.Generator, shape: tuple[int, int], exponent: Number
+    rng: Random, shape: tuple[int, int], exponent: Number
 ) -> Float[np.ndarray, "H W"]:
     """Unit-variance noise with spectrum 1 / f^exponent, cut out of a fixed tile."""
-    tile = _noise_tile(exponent)
-    rows, columns = (
-        (rng.integers(_NOISE_SIDE) + np.arange(n)) % _NOISE_SIDE for n in shape
-    )
-    return tile[rows[:, None], columns]
+    rows, columns = (rng.integers(_NOISE_SIDE) + np.arange(n) for n in shape)
+    return _noise_tile(exponent)[rows[:, None] % _NOISE_SIDE, columns % _NOISE_SIDE]
 
 
 @functools.cache
 def _noise_tile(exponent: Number) -> Float[np.ndarray, "side side"]:
     rng = np.random.default_rng(round(1000 * exponent))
     spectrum = np.fft.rfft2(rng.standard_normal((_NOISE_SIDE, _NOISE_SIDE)))
-    radius = np.hypot(
-        np.fft.fftfreq(_NOISE_SIDE)[:, None], np.fft.rfftfreq(_NOISE_SIDE)
-    )
+    rows, columns = np.fft.fftfreq(_NOISE_SIDE), np.fft.rfftfreq(_NOISE_SIDE)
+    radius = np.hypot(rows[:, None], columns)
     radius[0, 0] = np.inf
     tile = np.fft.irfft2(spectrum / radius**exponent)
     return ((tile - tile.mean()) / tile.std()).astype(np.float32)
@@ -81,7 +80,7 @@ def _noise_tile(exponent: Number) -> Float[np.ndarray, "side side"]:
 
 def masonry(
     canvas: Canvas,
-    rng: np.random.Generator,
+    rng: Random,
     *,
     block: tuple[Number, Number],
     mortar: Number,
@@ -100,20 +99,15 @@ def masonry(
     tones = tones * 0.35 + rng.normal(0, variation, (*tones.shape[:2], 1))
     tones = (1 + tones).clip(0.3, 1.7).astype(np.float32)
     colour = canvas.colour * tones[row[:, None], column]
-    joint = ((x - column) * block[0] < mortar) | (
-        (y - row)[:, None] * block[1] < mortar
-    )
+    joint = (x - column) * block[0] < mortar
+    joint |= (y - row)[:, None] * block[1] < mortar
     colour[joint] = joint_colour
     np.copyto(canvas.colour, colour.clip(0, 255).astype(np.uint8))
     canvas.relief[joint] -= min(0.5 * mortar, 0.03)
 
 
 def mottle(
-    canvas: Canvas,
-    rng: np.random.Generator,
-    *,
-    fine: Number = 0.05,
-    coarse: Number = 0.08,
+    canvas: Canvas, rng: Random, *, fine: Number = 0.05, coarse: Number = 0.08
 ) -> None:
     """Roughens and stains the colour of a canvas, by fractions of its brightness."""
     shape = canvas.relief.shape
@@ -169,10 +163,9 @@ def write(
     (width, _), _ = cv2.getTextSize(text, font, size, thickness)
     left = round(x * canvas.density - width / 2)
     base = round(canvas.relief.shape[0] - (y - height / 2) * canvas.density)
-    ink = tuple(float(c) for c in colour)
-    cv2.putText(
-        canvas.colour, text, (left, base), font, size, ink, thickness, cv2.LINE_AA
-    )
+    ink = tuple(map(float, colour))
+    place = (left, base)
+    cv2.putText(canvas.colour, text, place, font, size, ink, thickness, cv2.LINE_AA)
 
 
 def rectangle(x: Number, y: Number, width: Number, height: Number):
@@ -206,25 +199,25 @@ def opening(kind: str, x: Number, y: Number, width: Number, height: Number):
     return outline + (x, y)
 
 
+def crop(canvas: Canvas, area: slice | tuple[slice, slice]) -> Canvas:
+    """The rows and columns of an area of a canvas."""
+    colour, relief, glow, alpha = (array[area] for array in canvas[:4])
+    return Canvas(colour, relief, glow, alpha, canvas.density)
+
+
 def split(canvas: Canvas, parts: int) -> list[Canvas]:
     """The canvas in vertical strips, left to right: the sides of a round tower."""
     edges = np.linspace(0, canvas.relief.shape[1], parts + 1).round().astype(int)
     return [
-        canvas._replace(
-            colour=canvas.colour[:, a:b],
-            relief=canvas.relief[:, a:b],
-            glow=canvas.glow[:, a:b],
-            alpha=canvas.alpha[:, a:b],
-        )
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
+        crop(canvas, np.s_[:, a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)
     ]
 
 
 def finish(canvas: Canvas) -> Texture:
     """The texture of a canvas; light from above is baked in, from a side is not."""
     relief, density = canvas.relief, canvas.density
-    slope: np.ndarray | None = None
     colour = canvas.colour
+    slope: np.ndarray | None = None
     if relief.any():
         above = np.concatenate([relief[:1], relief[:-1]])
         tone = 1 + (2.2 * (relief - above)).clip(-0.35, 0.35)
@@ -236,13 +229,9 @@ def finish(canvas: Canvas) -> Texture:
         falling[:, 1:-1] = relief[:, :-2] - relief[:, 2:]
         slope = (128 + (_SLOPE_GAIN * falling).clip(-100, 100)).astype(np.uint8)
         slope = cv2.cvtColor(slope, cv2.COLOR_GRAY2RGB)
-    level = Level(
-        np.ascontiguousarray(colour),
-        slope,
-        np.ascontiguousarray(canvas.glow) if canvas.glow.any() else None,
-        np.ascontiguousarray(canvas.alpha) if canvas.alpha.min() < 255 else None,
-    )
-    levels = [level]
+    glow = np.ascontiguousarray(canvas.glow) if canvas.glow.any() else None
+    alpha = np.ascontiguousarray(canvas.alpha) if canvas.alpha.min() < 255 else None
+    levels = [Level(np.ascontiguousarray(colour), slope, glow, alpha)]
     while min(levels[-1].colour.shape[:2]) >= 8 and len(levels) < 6:
         levels.append(_halved(levels[-1]))
     return Texture(tuple(levels))

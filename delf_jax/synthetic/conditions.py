@@ -7,66 +7,47 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from delf_jax.synthetic import canvas, surfaces
-from delf_jax.synthetic.canvas import Level, Number
+from delf_jax.synthetic.canvas import Level, Number, Random, Rgb
 from delf_jax.synthetic.surfaces import Surface
 
 _GAMMA = 2.2
 _SKY_STEP = 4  # skies are smooth: drawn this much smaller
 
 
-class Conditions(NamedTuple):
-    """The circumstances of one photo; light is linear, 1 is full daylight."""
-
-    seed: int
-    sun: Float[np.ndarray, "3"]  # unit vector towards the sun or the floodlights
-    sunlight: Float[np.ndarray, "3"]  # red, green, blue
-    ambient: Float[np.ndarray, "3"]
-    shadows: bool  # whether the light is hard enough to cast them
-    lamps: float  # how brightly windows and lamps shine
-    zenith: Float[np.ndarray, "3"]  # colours of the sky, 0 to 255
-    horizon: Float[np.ndarray, "3"]
-    cover: float  # share of the sky under clouds
-    haze: float  # per unit of distance
-    passers: int  # people and things in the way
-    exposure: float  # factor of brightness
-    balance: Float[np.ndarray, "3"]  # gains of red, green, blue
-    contrast: float
-    saturation: float
-    blur: float  # standard deviation, pixels of a picture 320 pixels large
-    motion: tuple[Number, ...]  # camera shake (y, x) in such pixels
-    noise: float  # standard deviation, 0 to 255
-    quality: int  # of JPEG; 100 leaves the picture as it is
-
-
 def _direction(azimuth: Number, elevation: Number) -> Float[np.ndarray, "3"]:
     """A unit vector; azimuth 0 is behind the visitor, positive to the right."""
-    across = np.cos(elevation)
-    return np.array(
-        [across * np.sin(azimuth), -across * np.cos(azimuth), np.sin(elevation)]
-    )
+    x, y = np.cos(elevation) * np.sin(azimuth), -np.cos(elevation) * np.cos(azimuth)
+    return np.array([x, y, np.sin(elevation)])
 
 
-CLEAN = Conditions(
-    seed=0,
-    sun=_direction(0.6, 0.8),
-    sunlight=np.full(3, 0.75),
-    ambient=np.full(3, 0.5),
-    shadows=True,
-    lamps=0.0,
-    zenith=np.array((96.0, 148, 214)),
-    horizon=np.array((196.0, 214, 230)),
-    cover=0.3,
-    haze=0.0,
-    passers=0,
-    exposure=1.0,
-    balance=np.ones(3),
-    contrast=1.0,
-    saturation=1.0,
-    blur=0.0,
-    motion=(0.0, 0.0),
-    noise=0.0,
-    quality=100,
-)
+class Conditions(NamedTuple):
+    """The circumstances of one photo; light is linear, 1 is full daylight.
+
+    By default a sunny day, seen by a camera that changes nothing.
+    """
+
+    seed: int = 0
+    sun: Float[np.ndarray, "3"] = _direction(0.6, 0.8)  # unit vector to the light
+    sunlight: Rgb = np.full(3, 0.75)
+    ambient: Rgb = np.full(3, 0.5)
+    shadows: bool = True  # whether the light is hard enough to cast them
+    lamps: float = 0.0  # how brightly windows and lamps shine
+    zenith: Rgb = np.array((96.0, 148, 214))  # colours of the sky, 0 to 255
+    horizon: Rgb = np.array((196.0, 214, 230))
+    cover: float = 0.3  # share of the sky under clouds
+    haze: float = 0.0  # per unit of distance
+    passers: int = 0  # people and things in the way
+    exposure: float = 1.0  # factor of brightness
+    balance: Rgb = np.ones(3)  # gains
+    contrast: float = 1.0
+    saturation: float = 1.0
+    blur: float = 0.0  # standard deviation, pixels of a picture 320 pixels large
+    motion: tuple[Number, ...] = (0.0, 0.0)  # camera shake (y, x) in such pixels
+    noise: float = 0.0  # standard deviation, 0 to 255
+    quality: int = 100  # of JPEG; 100 leaves the picture as it is
+
+
+CLEAN = Conditions()
 
 
 class _Hour(NamedTuple):
@@ -83,61 +64,23 @@ class _Hour(NamedTuple):
     lamps: Number = 0.0
 
 
+# fmt: off
 _HOURS = (
-    _Hour(  # sun
-        0.42,
-        (0.5, 1.1),
-        (0.86, 0.82, 0.74),
-        (0.36, 0.4, 0.48),
-        (70, 126, 206),
-        (178, 206, 232),
-        (0, 0.6),
-    ),
-    _Hour(  # clouds
-        0.22,
-        (0.8, 1.0),
-        (0.2, 0.2, 0.2),
-        (0.62, 0.64, 0.68),
-        (150, 158, 168),
-        (208, 212, 216),
-        (0.5, 1),
-        shadows=False,
-    ),
-    _Hour(  # a low sun
-        0.14,
-        (0.2, 0.45),
-        (1.05, 0.72, 0.42),
-        (0.26, 0.28, 0.36),
-        (92, 118, 168),
-        (246, 200, 148),
-        (0.1, 0.6),
-    ),
-    _Hour(  # dusk
-        0.1,
-        (0.4, 0.6),
-        (0.1, 0.08, 0.09),
-        (0.15, 0.17, 0.26),
-        (40, 54, 104),
-        (196, 136, 120),
-        (0.1, 0.8),
-        shadows=False,
-        lamps=0.8,
-    ),
-    _Hour(  # night
-        0.12,
-        (-0.45, -0.25),
-        (0.5, 0.38, 0.2),
-        (0.045, 0.05, 0.075),
-        (10, 12, 26),
-        (34, 32, 46),
-        (0, 0.4),
-        shadows=False,
-        lamps=1.0,
-    ),
+    _Hour(0.42, (0.5, 1.1), (0.86, 0.82, 0.74), (0.36, 0.4, 0.48),  # sun
+          (70, 126, 206), (178, 206, 232), (0, 0.6)),
+    _Hour(0.22, (0.8, 1.0), (0.2, 0.2, 0.2), (0.62, 0.64, 0.68),  # clouds
+          (150, 158, 168), (208, 212, 216), (0.5, 1), shadows=False),
+    _Hour(0.14, (0.2, 0.45), (1.05, 0.72, 0.42), (0.26, 0.28, 0.36),  # a low sun
+          (92, 118, 168), (246, 200, 148), (0.1, 0.6)),
+    _Hour(0.1, (0.4, 0.6), (0.1, 0.08, 0.09), (0.15, 0.17, 0.26),  # dusk
+          (40, 54, 104), (196, 136, 120), (0.1, 0.8), shadows=False, lamps=0.8),
+    _Hour(0.12, (-0.45, -0.25), (0.5, 0.38, 0.2), (0.045, 0.05, 0.075),  # night
+          (10, 12, 26), (34, 32, 46), (0, 0.4), shadows=False, lamps=1.0),
 )
+# fmt: on
 
 
-def sample_conditions(rng: np.random.Generator) -> Conditions:
+def sample_conditions(rng: Random) -> Conditions:
     """A sunny, overcast, golden or dark hour, and a photographer of some skill."""
     hour = _HOURS[rng.choice(len(_HOURS), p=[h.share for h in _HOURS])]
     dim = hour.lamps > 0
@@ -182,7 +125,8 @@ def light(
     ambient = weather.ambient * (0.8 + 0.2 * facing[2])
     direct = max(float(facing @ weather.sun), 0.0)
     lit = cv2.LUT(colour, _gain(ambient + direct * weather.sunlight))
-    if weather.shadows and direct > 0.05 and _area(surface) > 9.0:
+    area = np.linalg.norm(surfaces.cross(surface.across, surface.down))
+    if weather.shadows and direct > 0.05 and area > 9.0:
         mask = shadow(surface, weather.sun, hulls, level.colour.shape[:2])
         if mask is not None:
             cv2.copyTo(cv2.LUT(colour, _gain(ambient)), mask, lit)
@@ -197,10 +141,6 @@ def _gain(light: Float[np.ndarray, "3"]) -> UInt8[np.ndarray, "256 1 3"]:
     return np.rint(table.clip(0, 255)).astype(np.uint8)
 
 
-def _area(surface: Surface) -> float:
-    return float(np.linalg.norm(surfaces.cross(surface.across, surface.down)))
-
-
 def shadow(
     surface: Surface,
     sun: Float[np.ndarray, "3"],
@@ -212,9 +152,8 @@ def shadow(
     height = (hulls - surface.corner) @ facing / (facing @ sun)  # along the light
     axes = np.stack([surface.across, surface.down])
     places = (hulls - height[..., None] * sun - surface.corner) @ np.linalg.pinv(axes)
-    near = (
-        (height.max(1) > 0.08) & (places.max(1) > 0).all(1) & (places.min(1) < 1).all(1)
-    )
+    near = (places.max(1) > 0).all(1) & (places.min(1) < 1).all(1)
+    near &= height.max(1) > 0.08
     if not near.any():
         return None
     mask = np.zeros(shape, np.uint8)
@@ -241,17 +180,13 @@ def _raised(places: Float[np.ndarray, "K 2"], above: Float[np.ndarray, "K"]):
 
 
 def paint_sky(
-    rng: np.random.Generator, weather: Conditions, upward: Float[np.ndarray, "H W"]
+    rng: Random, weather: Conditions, upward: Float[np.ndarray, "H W"]
 ) -> UInt8[np.ndarray, "H W 3"]:
     """A sky with clouds, for the elevations (sines) of the rays of all pixels."""
     size = upward.shape[::-1]
-    shape = upward.shape[1] // _SKY_STEP, upward.shape[0] // _SKY_STEP
-    upward = cv2.resize(upward, shape, None, 0, 0, cv2.INTER_AREA)
-    height, width = upward.shape
-    zenith, horizon = (
-        weather.zenith.astype(np.float32),
-        weather.horizon.astype(np.float32),
-    )
+    width, height = (side // _SKY_STEP for side in size)
+    upward = cv2.resize(upward, (width, height), None, 0, 0, cv2.INTER_AREA)
+    zenith, horizon = np.array((weather.zenith, weather.horizon), np.float32)
     share = np.sqrt(upward.clip(0, 1))[..., None]
     colour = horizon + (zenith - horizon) * share
     puffs = canvas.noise(rng, (height // 2 + 1, width // 4 + 1), 1.4)
@@ -264,7 +199,7 @@ def paint_sky(
 
 
 def develop(
-    rng: np.random.Generator,
+    rng: Random,
     weather: Conditions,
     image: UInt8[np.ndarray, "H W 3"],
     inverse_depth: Float[np.ndarray, "H W"],

@@ -4,8 +4,9 @@ import numpy as np
 
 from delf_jax.synthetic.canvas import (
     Canvas,
-    Colour,
     Number,
+    Random,
+    Rgb,
     fill,
     opening,
     polygon,
@@ -18,43 +19,34 @@ _LETTERS = np.array(list("ABCDEFGHILMNOPRSTUVZ"))
 
 
 def statue(
-    canvas: Canvas,
-    rng: np.random.Generator,
-    style: Style,
-    x: Number,
-    y: Number,
-    height: Number,
+    canvas: Canvas, rng: Random, style: Style, x: Number, y: Number, height: Number
 ) -> None:
     """A robed figure in a niche; what it holds and wears is random."""
     width = 0.5 * height
     niche = opening("round", x, y, width, height)
-    fill(canvas, niche, np.array(style.trim) * 0.5, -0.25)
+    fill(canvas, niche, style.trim * 0.5, -0.25)
     stone = np.array((216, 210, 196)) * rng.uniform(0.75, 1.05)
     figure(canvas, rng, stone, x, y + 0.08 * height, 0.78 * height)
     plinth = rectangle(x - 0.6 * width, y - 0.06 * height, 1.2 * width, 0.14 * height)
     fill(canvas, plinth, style.trim, 0.25)
 
 
-def figure(canvas: Canvas, rng: np.random.Generator, colour, x, y, height) -> None:
+def figure(canvas: Canvas, rng: Random, colour: Rgb, x, y, height) -> None:
     """A standing figure in stone, freely posed."""
     flip = rng.choice((-1, 1))
 
     def part(points, tone, relief):
         outline = np.array(points) * (flip * height, height) + (x, y)
-        fill(canvas, outline, np.asarray(colour) * tone, relief)
+        fill(canvas, outline, colour * tone, relief)
 
     lean, hem = rng.uniform(-0.06, 0.06), rng.uniform(0.12, 0.22)
     if rng.random() < 0.35:
         for side in (-1, 1):
-            part(
-                [(side * 0.05, 0.7), (side * 0.32, 0.88), (side * 0.2, 0.4)], 0.85, 0.0
-            )
-    part(
-        [(-hem, 0), (hem, 0), (0.13 + lean, 0.5), (0.16 + lean, 0.78)]
-        + [(-0.16 + lean, 0.78), (-0.12 + lean, 0.5)],
-        1.0,
-        0.1,
-    )
+            wing = [(side * 0.05, 0.7), (side * 0.32, 0.88), (side * 0.2, 0.4)]
+            part(wing, 0.85, 0.0)
+    robe = [(-hem, 0), (hem, 0), (0.13 + lean, 0.5), (0.16 + lean, 0.78)]
+    robe += [(-0.16 + lean, 0.78), (-0.12 + lean, 0.5)]
+    part(robe, 1.0, 0.1)
     for fold in rng.uniform(-0.8, 0.8, 3):
         low, high = fold * hem, fold * 0.1 + lean
         part([(low, 0), (low + 0.025, 0), (high, 0.6)], 0.68, 0.04)
@@ -74,12 +66,11 @@ def figure(canvas: Canvas, rng: np.random.Generator, colour, x, y, height) -> No
         part([(lean - 0.09, 0.93), (lean + 0.09, 0.93), (lean, 1.06)], 0.8, 0.18)
 
 
-def clock(canvas: Canvas, rng: np.random.Generator, style: Style, x, y, radius) -> None:
+def clock(canvas: Canvas, rng: Random, style: Style, x, y, radius) -> None:
     """A clock that stopped at a time of its own."""
-    pale = rng.random() < 0.6
-    face, ink = (
-        ((236, 230, 212), (28, 26, 30)) if pale else ((30, 36, 58), (222, 190, 96))
-    )
+    face, ink = (30, 36, 58), (222, 190, 96)
+    if rng.random() < 0.6:
+        face, ink = (236, 230, 212), (28, 26, 30)
     fill(canvas, polygon(x, y, 1.22 * radius, 32), style.trim, 0.25)
     fill(canvas, polygon(x, y, 1.06 * radius, 32), style.accent, 0.2)
     fill(canvas, polygon(x, y, radius, 32), face, 0.1, np.array(face) * 0.8)
@@ -98,7 +89,7 @@ def clock(canvas: Canvas, rng: np.random.Generator, style: Style, x, y, radius) 
     hand(time * 2 * np.pi, -0.12, 0.82, 0.035)
 
 
-def words(rng: np.random.Generator, letters: int) -> str:
+def words(rng: Random, letters: int) -> str:
     """A made-up inscription of about so many letters."""
     text = ""
     while len(text) < letters:
@@ -106,95 +97,74 @@ def words(rng: np.random.Generator, letters: int) -> str:
     return text[:letters].strip()
 
 
-def sign(canvas: Canvas, rng: np.random.Generator, x, y, width, height) -> None:
+def sign(canvas: Canvas, rng: Random, x, y, width, height) -> None:
     """A shop sign with a name."""
-    board, ink = (np.array(VIVID[i]) for i in rng.permutation(len(VIVID))[:2])
+    board, ink = VIVID[rng.permutation(len(VIVID))[:2]]
     if abs(board.mean() - ink.mean()) < 50:
-        ink = (
-            np.array((240, 232, 214)) if board.mean() < 128 else np.array((24, 22, 26))
-        )
-    fill(canvas, rectangle(x - width / 2, y, width, height), ink, 0.25)
-    inset = 0.08 * height
-    fill(
-        canvas,
-        rectangle(
-            x - width / 2 + inset, y + inset, width - 2 * inset, height - 2 * inset
-        ),
-        board,
-        0.25,
-        board * 0.35,
-    )
+        ink = np.array((240, 232, 214) if board.mean() < 128 else (24, 22, 26))
+    left, inset = x - width / 2, 0.08 * height
+    fill(canvas, rectangle(left, y, width, height), ink, 0.25)
+    inner = (left + inset, y + inset, width - 2 * inset, height - 2 * inset)
+    fill(canvas, rectangle(*inner), board, 0.25, board * 0.35)
     letters = max(int(width / (0.55 * height)), 3)
     text = words(rng, int(rng.integers(max(letters // 2, 2), letters + 1)))
     write(canvas, text, x, y + height / 2, 0.55 * height, ink)
 
 
-def banner(canvas: Canvas, rng: np.random.Generator, x, y, width, height) -> None:
+def banner(canvas: Canvas, rng: Random, x, y, width, height) -> None:
     """A hanging cloth in two colours with a rosette on it."""
-    field, stripe = (np.array(VIVID[i]) for i in rng.permutation(len(VIVID))[:2])
-    left, right = x - width / 2, x + width / 2
-    outline = [(left, y + height), (left, y), (x, y + 0.12 * height), (right, y)]
-    fill(canvas, np.array([*outline, (right, y + height)]), field, 0.2)
-    kind = rng.integers(3)
-    if kind == 0:
-        fill(canvas, rectangle(left, y + 0.62 * height, width, 0.12 * height), stripe)
-    elif kind == 1:
-        wide = 0.34 * width
-        fill(
-            canvas,
-            rectangle(x - wide / 2, y + 0.12 * height, wide, 0.88 * height),
-            stripe,
-        )
-    else:
-        corners = [(left, y + height), (right, y + height), (left, y + 0.4 * height)]
-        fill(canvas, np.array(corners), stripe)
+    field, stripe = VIVID[rng.permutation(len(VIVID))[:2]]
+    left, right, top = x - width / 2, x + width / 2, y + height
+    low, wide = y + 0.12 * height, 0.34 * width
+    cloth = [(left, top), (left, y), (x, low), (right, y), (right, top)]
+    fill(canvas, cloth, field, 0.2)
+    shapes = (
+        rectangle(left, y + 0.62 * height, width, 0.12 * height),
+        rectangle(x - wide / 2, low, wide, 0.88 * height),
+        [(left, top), (right, top), (left, y + 0.4 * height)],
+    )
+    fill(canvas, shapes[rng.integers(3)], stripe)
     rosette(canvas, int(rng.integers(1 << 30)), x, y + 0.5 * height, 0.32 * width)
 
 
-def mural(canvas: Canvas, rng: np.random.Generator, x, y, width, height) -> None:
+def mural(canvas: Canvas, rng: Random, x, y, width, height) -> None:
     """A framed painting or mosaic: hills, suns and figures in a few colours."""
-    colours = np.array(VIVID)[rng.permutation(len(VIVID))]
-    fill(canvas, rectangle(x - width / 2 - 0.15, y - 0.15, width + 0.3, height + 0.3),
-         colours[0] * 0.6 + 60, 0.15)  # fmt: skip
-    fill(canvas, rectangle(x - width / 2, y, width, height), colours[1] * 0.6 + 70, 0.0)
+    colours, left = VIVID[rng.permutation(len(VIVID))], x - width / 2
+    frame = rectangle(left - 0.15, y - 0.15, width + 0.3, height + 0.3)
+    fill(canvas, frame, colours[0] * 0.6 + 60, 0.15)
+    fill(canvas, rectangle(left, y, width, height), colours[1] * 0.6 + 70, 0.0)
     spot = rng.uniform((-0.35, 0.6), (0.35, 0.85)) * (width, height) + (x, y)
     radius = rng.uniform(0.1, 0.2) * height
     fill(canvas, polygon(spot[0], spot[1], radius, 16), colours[2])
     for layer in range(3):
         heights = rng.uniform(0.1, 0.55 - 0.13 * layer, 7) * height
         ridge = np.stack([np.linspace(-0.5, 0.5, 7) * width + x, heights + y], -1)
-        outline = [*ridge, (x + width / 2, y), (x - width / 2, y)]
-        fill(canvas, np.array(outline), colours[3 + layer])
+        outline = np.array([*ridge, (x + width / 2, y), (left, y)])
+        fill(canvas, outline, colours[3 + layer])
     for _ in range(int(rng.integers(2, 5))):
         place = x + rng.uniform(-0.4, 0.4) * width
         tall = rng.uniform(0.45, 0.8) * height
         figure(canvas, rng, colours[rng.integers(6, 9)], place, y + 0.05 * height, tall)
 
 
-def shield(canvas: Canvas, rng: np.random.Generator, x, y, height) -> None:
+def shield(canvas: Canvas, rng: Random, x, y, height) -> None:
     """A coat of arms around (x, y)."""
-    field, charge, rim = (np.array(VIVID[i]) for i in rng.permutation(len(VIVID))[:3])
+    field, charge, rim = VIVID[rng.permutation(len(VIVID))[:3]]
     turns = np.linspace(0, np.pi, 9)
     bottom = np.stack([0.4 * np.cos(turns), -0.1 - 0.42 * np.sin(turns)], -1)
     outline = np.concatenate([[(0.4, 0.5)], bottom, [(-0.4, 0.5)]])
     fill(canvas, outline * 1.2 * height + (x, y), rim, 0.2)
     fill(canvas, outline * height + (x, y), field, 0.25)
     if rng.random() < 0.5:
-        half = outline[outline[:, 0] >= 0] * height + (x, y)
-        fill(
-            canvas,
-            np.array([*half, (x, y - 0.52 * height), (x, y + 0.5 * height)]),
-            charge,
-        )
+        half = np.array([*outline[outline[:, 0] >= 0], (0, -0.52), (0, 0.5)])
+        fill(canvas, half * height + (x, y), charge)
     if rng.random() < 0.5:
         band = [(-0.4, 0.3), (-0.4, 0.5), (0.36, -0.25), (0.28, -0.42)]
         fill(canvas, np.array(band) * height + (x, y), charge)
     rosette(canvas, int(rng.integers(1 << 30)), x, y + 0.05 * height, 0.2 * height)
 
 
-def emblem(
-    canvas: Canvas, rng: np.random.Generator, style: Style, x, y, size: Number
-) -> None:
+def emblem(canvas: Canvas, rng: Random, style: Style, x, y, size) -> None:
     """One of the ornaments above, chosen at random, within a square around (x, y)."""
     kind = rng.integers(6)
     if kind == 0:
@@ -209,10 +179,3 @@ def emblem(
         clock(canvas, rng, style, x, y, 0.4 * size)
     else:
         banner(canvas, rng, x, y - 0.5 * size, 0.5 * size, size)
-
-
-def graffiti(
-    canvas: Canvas, rng: np.random.Generator, x, y, size, colour: Colour
-) -> None:
-    """A scrawl on a wall."""
-    write(canvas, words(rng, int(rng.integers(2, 6))), x, y, size, colour)

@@ -7,8 +7,9 @@ import numpy as np
 from delf_jax.synthetic import emblems, ornaments
 from delf_jax.synthetic.canvas import (
     Canvas,
-    Colour,
     Number,
+    Random,
+    Rgb,
     Texture,
     blank,
     cut,
@@ -48,15 +49,13 @@ class Look(NamedTuple):
     """What the walls and the roof of a landmark are made of."""
 
     style: Style
-    wall: Colour
+    wall: Rgb
     material: str  # a key of _MATERIALS, or "plaster" or "timber"
-    roof: Colour
+    roof: Rgb
     density: float  # pixels per unit on the main facade
 
 
-def draw_look(
-    rng: np.random.Generator, extent: Number, materials: tuple[str, ...] = ()
-) -> Look:
+def draw_look(rng: Random, extent: Number, materials: tuple[str, ...] = ()) -> Look:
     """A random look, from `materials` if any, for a facade `extent` units large."""
     choices = materials or (*_MATERIALS, "plaster", "plaster", "timber")
     material = str(rng.choice(choices))
@@ -64,21 +63,16 @@ def draw_look(
         base = np.array(_MATERIALS[material][0]) * rng.uniform(0.82, 1.15)
         base = base * rng.uniform(0.93, 1.07, 3)
     else:
-        base = np.array(_PLASTERS[rng.integers(len(_PLASTERS))]) * rng.uniform(
-            0.88, 1.04
-        )
-    wall = tuple(base.clip(20, 245))
+        base = np.array(_PLASTERS[rng.integers(len(_PLASTERS))])
+        base = base * rng.uniform(0.88, 1.04)
+    wall = base.clip(20, 245)
     roof = np.array(_ROOFS[rng.integers(len(_ROOFS))]) * rng.uniform(0.85, 1.15)
     style = ornaments.draw_style(rng, wall)
-    return Look(style, wall, material, tuple(roof), min(float(620 / extent), 48.0))
+    return Look(style, wall, material, roof, min(float(620 / extent), 48.0))
 
 
 def bare(
-    rng: np.random.Generator,
-    look: Look,
-    width: Number,
-    height: Number,
-    detail: Number = 1.0,
+    rng: Random, look: Look, width: Number, height: Number, detail: Number = 1.0
 ) -> Canvas:
     """A wall of the look's material, nothing on it yet."""
     canvas = blank(width, height, look.density * detail, look.wall)
@@ -91,7 +85,7 @@ def bare(
             block=(1.5 * block[0], 1.5 * block[1]),
             mortar=1.3 * mortar,
             variation=variation,
-            joint_colour=tuple((np.array(look.wall) * joint).clip(0, 250)),
+            joint_colour=(look.wall * joint).clip(0, 250),
         )
     elif look.material == "timber":
         _timber(canvas, rng, width, height)
@@ -99,7 +93,7 @@ def bare(
     return canvas
 
 
-def _timber(canvas: Canvas, rng: np.random.Generator, width, height) -> None:
+def _timber(canvas: Canvas, rng: Random, width, height) -> None:
     beam, storey = (82, 56, 40), 2.8
     posts = np.arange(0, width + 0.1, rng.uniform(1.4, 2.2))
     for x in posts:
@@ -107,15 +101,14 @@ def _timber(canvas: Canvas, rng: np.random.Generator, width, height) -> None:
     for y in np.arange(0, height, storey):
         fill(canvas, rectangle(0, y - 0.14, width, 0.28), beam, 0.08)
         for left, right in zip(posts[:-1], posts[1:], strict=True):
-            kind = rng.integers(4)
-            ends = [(left, right), (right, left)][: kind if kind < 3 else 0]
-            for a, b in ends:
-                brace = [(a - 0.1, y), (a + 0.1, y), (b + 0.1, y + storey)]
-                fill(canvas, np.array([*brace, (b - 0.1, y + storey)]), beam, 0.05)
+            kind, top = rng.integers(4), y + storey
+            for a, b in [(left, right), (right, left)][: kind if kind < 3 else 0]:
+                brace = [(a - 0.1, y), (a + 0.1, y), (b + 0.1, top), (b - 0.1, top)]
+                fill(canvas, brace, beam, 0.05)
 
 
 def facade(
-    rng: np.random.Generator,
+    rng: Random,
     look: Look,
     width: Number,
     height: Number,
@@ -133,7 +126,7 @@ def facade(
     canvas = bare(rng, look, width, height, detail)
     style = look.style
     plinth = rectangle(0, 0, width, min(0.9, 0.1 * height))
-    fill(canvas, plinth, np.array(look.wall) * 0.72, 0.12)
+    fill(canvas, plinth, look.wall * 0.72, 0.12)
     crown = min(1.0, 0.1 * height)
     floor, bay = (height - crown) / storeys, width / bays
     if rng.random() < 0.45:
@@ -141,22 +134,27 @@ def facade(
             x = np.clip(i * bay, 0.2, width - 0.2)
             ornaments.pilaster(canvas, style, x, 0.4, 0.35, height - crown - 0.4)
     for storey in range(storeys):
-        _storey(
-            canvas,
-            rng,
-            look,
-            storey * floor,
-            (floor, bay, bays),
-            entrance and storey == 0,
-            decorated,
-        )
+        cell, street = (floor, bay, bays), entrance and storey == 0
+        _storey(canvas, rng, look, storey * floor, cell, street, decorated)
     ornaments.cornice(canvas, style, height - crown, crown)
     return canvas
 
 
+def flank(
+    rng: Random,
+    look: Look,
+    width: Number,
+    height: Number,
+    detail: Number = 0.6,
+    **options,
+) -> Canvas:
+    """A facade without an entrance, by default in less detail."""
+    return facade(rng, look, width, height, detail=detail, entrance=False, **options)
+
+
 def _storey(
     canvas: Canvas,
-    rng: np.random.Generator,
+    rng: Random,
     look: Look,
     low: Number,
     cell: tuple[Number, Number, int],
@@ -178,9 +176,8 @@ def _storey(
         x, y = (i + 0.5) * bay, low + 0.24 * floor
         if entrance and i == bays // 2:
             portal = str(rng.choice(["round", "pointed", "square"]))
-            ornaments.door(
-                canvas, rng, style, x, min(0.55 * bay, 2.4), 0.82 * floor, portal
-            )
+            wide_door = min(0.55 * bay, 2.4)
+            ornaments.door(canvas, rng, style, x, wide_door, 0.82 * floor, portal)
         elif rng.random() < decorated * (0.5 if entrance else 1.0):
             size = min(0.72 * floor, 0.85 * bay)
             emblems.emblem(canvas, rng, style, x, low + 0.52 * floor, size)
@@ -192,46 +189,40 @@ def _storey(
 
 
 def roof(
-    rng: np.random.Generator,
-    look: Look,
-    width: Number,
-    height: Number,
-    detail: Number = 0.8,
+    rng: Random, look: Look, width: Number, height: Number, detail: Number = 0.8
 ) -> Texture:
     """Rows of tiles or slates, some replaced, now and then a dormer."""
     canvas = blank(width, height, look.density * detail, look.roof)
-    joint = tuple(np.array(look.roof) * 0.55)
     masonry(
-        canvas, rng, block=(0.45, 0.34), mortar=0.07, variation=0.14, joint_colour=joint
+        canvas,
+        rng,
+        block=(0.45, 0.34),
+        mortar=0.07,
+        variation=0.14,
+        joint_colour=look.roof * 0.55,
     )
     mottle(canvas, rng, fine=0.06, coarse=0.12)
     if rng.random() < 0.5 and height > 2.5:
         for x in np.arange(1.2, width - 1, rng.uniform(2, 4)):
             y = 0.3 * height
             gable = [(x - 0.6, y), (x + 0.6, y), (x + 0.6, y + 0.8), (x, y + 1.4)]
-            fill(canvas, np.array([*gable, (x - 0.6, y + 0.8)]), look.wall, 0.4)
+            fill(canvas, [*gable, (x - 0.6, y + 0.8)], look.wall, 0.4)
             ornaments.window(canvas, rng, look.style, x, y + 0.1, 0.5, 0.8, "square")
     return finish(canvas)
 
 
-def metal(
-    rng: np.random.Generator, look: Look, width: Number, height: Number
-) -> Texture:
+def metal(rng: Random, look: Look, width: Number, height: Number) -> Texture:
     """Standing seams of copper or lead, for domes and spires."""
     canvas = blank(width, height, look.density * 0.7, look.roof)
     for x in np.linspace(0, width, 4):
         seam = rectangle(x - 0.05, 0, 0.1, height)
-        fill(canvas, seam, np.array(look.roof) * 1.25, 0.08)
+        fill(canvas, seam, look.roof * 1.25, 0.08)
     mottle(canvas, rng, fine=0.04, coarse=0.14)
     return finish(canvas)
 
 
 def plain(
-    rng: np.random.Generator,
-    look: Look,
-    width: Number,
-    height: Number,
-    detail: Number = 0.6,
+    rng: Random, look: Look, width: Number, height: Number, detail: Number = 0.6
 ) -> Texture:
     """A wall without openings, for towers' feet, parapets, columns and copings."""
     return finish(bare(rng, look, width, height, detail))
@@ -241,16 +232,15 @@ def gabled(canvas: Canvas, eaves: Number, steps: int = 0) -> Canvas:
     """The canvas cut to a gable above `eaves`, straight or in steps."""
     height, width = (n / canvas.density for n in canvas.relief.shape)
     middle, rise = width / 2, height - eaves
+    outline: list[tuple[Number, Number]] = [(0, 0)]
+    for i in range(steps):
+        x, y = middle * i / steps, eaves + rise * (i + 1) / steps
+        outline += [(x, y - rise / steps), (x, y)]
     if steps:
-        left = []
-        for i in range(steps):
-            x, y = middle * i / steps, eaves + rise * (i + 1) / steps
-            left += [(x, y - rise / steps), (x, y)]
-        left.append((middle * (steps - 0.5) / steps, height))
+        outline.append((middle * (steps - 0.5) / steps, height))
     else:
-        left = [(0, eaves), (middle, height)]
-    outline = np.array([(0.0, 0.0), *left])
-    mirrored = outline[::-1] * (-1, 1) + (width, 0)
+        outline += [(0, eaves), (middle, height)]
+    mirrored = np.array(outline[::-1]) * (-1, 1) + (width, 0)
     keep(canvas, np.concatenate([outline, mirrored]))
     return canvas
 

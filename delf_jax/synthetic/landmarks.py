@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int16, UInt8
 
 from delf_jax.synthetic import buildings, conditions, monuments, rendering, scenery
+from delf_jax.synthetic.canvas import Random
 from delf_jax.synthetic.conditions import Conditions
 from delf_jax.synthetic.rendering import Camera, Picture
 from delf_jax.synthetic.surfaces import Surface, cross, panel, vertices
@@ -28,6 +29,15 @@ _KINDS = (
     monuments.domed_church,
     monuments.modern_block,
     monuments.palace,
+)
+# kind, width and height of what passes by
+_PASSERS = (
+    ("person", 0.95, 1.8),
+    ("person", 0.95, 1.8),
+    ("person", 0.9, 1.7),
+    ("lamp", 1.0, 5.0),
+    ("tree", 2.6, 4.0),
+    ("stall", 3.6, 2.4),
 )
 
 
@@ -54,25 +64,17 @@ def draw_landmark(seed: int) -> Landmark:
     """The landmark of a seed; its kind is seed modulo the number of kinds."""
     rng = np.random.default_rng((seed, 0))
     building = _KINDS[seed % len(_KINDS)](rng)
-    extent = np.array([building.width, building.depth, building.height])
-    surfaces = [
-        *scenery.ground(rng, building.width, building.depth),
-        *scenery.backdrop(rng, building.width, building.depth),
-        *building.surfaces,
-    ]
+    around = scenery.ground(rng, building.width, building.depth)
+    around += scenery.backdrop(rng, building.width, building.depth)
     count = int(rng.integers(0, 6))
     side = rng.choice((-1, 1), count)
-    trees = np.stack(
-        [
-            side * (0.5 * extent[0] + rng.uniform(0, 8, count)),
-            rng.uniform(-5, 6, count),
-            rng.uniform(0.6, 1.5, count),
-            rng.integers(12, size=count),
-        ],
-        -1,
-    )
+    x = side * (0.5 * building.width + rng.uniform(0, 8, count))
+    y, size = rng.uniform(-5, 6, count), rng.uniform(0.6, 1.5, count)
+    trees = np.stack([x, y, size, rng.integers(12, size=count)], -1)
+    extent = np.array([building.width, building.depth, building.height])
     hulls = [vertices(s)[[0, 1, 2, -1]] for s in building.surfaces]
-    return Landmark(seed, tuple(surfaces), extent, np.stack(hulls), trees)
+    surfaces = (*around, *building.surfaces)
+    return Landmark(seed, surfaces, extent, np.stack(hulls), trees)
 
 
 def draw_view(
@@ -92,9 +94,7 @@ def draw_view(
     return render(landmark, camera, conditions.CLEAN if clean else weather)
 
 
-def sample_camera(
-    rng: np.random.Generator, landmark: Landmark, size: tuple[int, int]
-) -> Camera:
+def sample_camera(rng: Random, landmark: Landmark, size: tuple[int, int]) -> Camera:
     """A visitor's camera: yaw within 50 degrees of the front, zoom 0.5 to 2."""
     width, depth, height = landmark.extent
     yaw = np.deg2rad(rng.uniform(-50, 50))
@@ -200,24 +200,20 @@ def _inverse_depth(
 def _rays(camera: Camera, y: np.ndarray, x: np.ndarray) -> Float[np.ndarray, "N 3"]:
     """Directions in the camera's frame with z = 1."""
     centre = (np.array(camera.size) - 1) / 2
-    return np.stack(
-        [
-            (x - centre[1]) / camera.focal,
-            (y - centre[0]) / camera.focal,
-            np.ones_like(x, dtype=float),
-        ],
-        -1,
-    )
+    directions = [(x - centre[1]) / camera.focal, (y - centre[0]) / camera.focal]
+    return np.stack([*directions, np.ones_like(x, dtype=float)], -1)
 
 
 def _billboards(
-    rng: np.random.Generator, landmark: Landmark, camera: Camera, weather: Conditions
+    rng: Random, landmark: Landmark, camera: Camera, weather: Conditions
 ) -> list[Surface]:
     """Trees and passers-by, turned to the camera."""
     forward = camera.rotation[2] * (1, 1, 0)
     forward /= np.linalg.norm(forward)
     right = np.array([forward[1], -forward[0], 0.0])
-    boards = []
+    boards: list[Surface] = []
+    if not weather.passers:
+        return boards
 
     def stand(kind, number, place, width, height):
         left = np.array([*place, 0.0]) - right * width / 2
@@ -225,8 +221,6 @@ def _billboards(
         up = (0.0, 0.0, height)
         boards.append(panel(texture, left, right * width, up, two_sided=True))
 
-    if not weather.passers:
-        return boards
     for x, y, size, number in landmark.trees:
         stand("tree", number, (x, y), 4 * size, 6 * size)
     reach = max(-camera.position[1] - 1.5, 2.0)
@@ -235,13 +229,7 @@ def _billboards(
         sideways = rng.normal(0, 0.35) * landmark.extent[0] * (0.4 + share)
         place = camera.position[:2] * (1 - share) + right[:2] * sideways
         place[1] = max(min(place[1], -1.0), -reach)
-        kind, size = [
-            ("person", (0.95, 1.8)),
-            ("person", (0.95, 1.8)),
-            ("person", (0.9, 1.7)),
-            ("lamp", (1.0, 5.0)),
-            ("tree", (2.6, 4.0)),
-            ("stall", (3.6, 2.4)),
-        ][rng.choice(6, p=(0.25, 0.25, 0.2, 0.12, 0.1, 0.08))]
-        stand(kind, rng.integers(24), place, *size)
+        passer = rng.choice(6, p=(0.25, 0.25, 0.2, 0.12, 0.1, 0.08))
+        kind, width, height = _PASSERS[passer]
+        stand(kind, rng.integers(24), place, width, height)
     return boards

@@ -1,11 +1,14 @@
 """More kinds of drawn landmarks: castles, arches, towers, domes, modern blocks."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from delf_jax.synthetic import emblems, facades, ornaments
 from delf_jax.synthetic.buildings import Building
 from delf_jax.synthetic.canvas import (
     Number,
+    Random,
     blank,
     cut,
     fill,
@@ -29,7 +32,7 @@ from delf_jax.synthetic.surfaces import (
 )
 
 
-def castle(rng: np.random.Generator) -> Building:
+def castle(rng: Random) -> Building:
     """A curtain wall with round towers, a gate and a keep behind."""
     look = facades.draw_look(rng, 24, ("rubble", "granite", "sandstone", "red stone"))
     style = look.style._replace(shutters=False, flowers=False)
@@ -47,11 +50,8 @@ def castle(rng: np.random.Generator) -> Building:
                 ornaments.window(curtain, rng, style, x, 0.45 * tall, 0.5, 1.5)
     ornaments.cornice(curtain, style, tall - 1.5, 0.5)
     facades.battlements(curtain, rng.uniform(0.45, 0.8), 0.8)
-    walls = wall(
-        finish(curtain), (-width / 2, 0), (width / 2, 0), 0, tall, two_sided=True
-    )
-    surfaces = [walls]
-    sides = 10
+    left, right, sides = (-width / 2, 0), (width / 2, 0), 10
+    surfaces = [wall(finish(curtain), left, right, 0, tall, two_sided=True)]
     for side in (-1, 1):
         around = 2 * radius * np.pi
         skin = facades.bare(rng, look, around, height)
@@ -59,21 +59,18 @@ def castle(rng: np.random.Generator) -> Building:
             x = around * (i + 0.5) / 4
             for y in (0.3, 0.62):
                 if rng.random() < 0.75:
-                    ornaments.window(
-                        skin, rng, style, x + rng.uniform(-1, 1), y * height, 0.45, 1.3
-                    )
+                    place = x + rng.uniform(-1, 1)
+                    ornaments.window(skin, rng, style, place, y * height, 0.45, 1.3)
         if rng.random() < 0.6:
-            emblems.banner(
-                skin, rng, rng.uniform(0.05, 0.4) * around, 0.4 * height, 1, 2
-            )
+            place = rng.uniform(0.05, 0.4) * around
+            emblems.banner(skin, rng, place, 0.4 * height, 1, 2)
         ornaments.cornice(skin, style, height - 1.7, 0.7)
         roofed = rng.random() < 0.5
         if not roofed:
             facades.battlements(skin, 0.5, 0.9)
         centre = (side * width / 2, 0.3 * radius)
         textures = [finish(part) for part in split(skin, sides)]
-        plan = ring(*centre, radius, sides)
-        surfaces += prism(textures, plan, 0, height)
+        surfaces += prism(textures, ring(*centre, radius, sides), 0, height)
         rise = rng.uniform(2.5, 5)
         tiles = facades.roof(rng, look, 2, rise)
         top, out = (height, 1.15) if roofed else (height - 0.9, 0.98)
@@ -81,12 +78,10 @@ def castle(rng: np.random.Generator) -> Building:
         surfaces += lathe([tiles], centre, profile, sides)
     keep = rng.uniform(6, 9)
     high = tall + rng.uniform(4, 8)
-    front = facades.facade(rng, look, keep, high, storeys=4, bays=3, entrance=False)
+    front = facades.flank(rng, look, keep, high, 1.0, storeys=4, bays=3)
     if rng.random() < 0.5:
         facades.battlements(front, 0.6, 0.8)
-    flank = facades.facade(
-        rng, look, keep, high, storeys=4, bays=2, entrance=False, detail=0.6
-    )
+    flank = facades.flank(rng, look, keep, high, storeys=4, bays=2)
     plan = footprint(rng.uniform(-keep, 0), 5, keep, keep)
     surfaces += prism([finish(front), finish(flank)], plan, 0, high)
     tiles = facades.roof(rng, look, keep, 4)
@@ -94,16 +89,15 @@ def castle(rng: np.random.Generator) -> Building:
     return Building(surfaces, width + 2 * radius, 12, high + 3)
 
 
-def arch(rng: np.random.Generator) -> Building:
+def arch(rng: Random) -> Building:
     """A triumphal arch of one or three openings, carved all over."""
-    look = facades.draw_look(
-        rng, 17, ("limestone", "sandstone", "granite", "red stone")
-    )
+    materials = ("limestone", "sandstone", "granite", "red stone")
+    look = facades.draw_look(rng, 17, materials)
     style = look.style
     width, depth, tall = rng.uniform(11, 15), rng.uniform(3, 5), rng.uniform(10, 14)
-    three = rng.random() < 0.45
-    openings = [(0.5, 0.28, 0.62), (0.18, 0.14, 0.4), (0.82, 0.14, 0.4)]
-    openings = openings if three else [(0.5, 0.36, 0.64)]
+    three, openings = rng.random() < 0.45, [(0.5, 0.36, 0.64)]
+    if three:
+        openings = [(0.5, 0.28, 0.62), (0.18, 0.14, 0.4), (0.82, 0.14, 0.4)]
     faces = []
     for _ in range(2):
         face = facades.bare(rng, look, width, tall)
@@ -114,10 +108,8 @@ def arch(rng: np.random.Generator) -> Building:
         for x in (0.04, 0.29, 0.71, 0.96):
             ornaments.pilaster(face, style, x * width, 0.3, 0.6, 0.66 * tall)
         for x in (0.165, 0.835):
-            y = 0.55 * tall if three else 0.2 * tall
-            emblems.emblem(face, rng, style, x * width, y, 0.17 * width)
-            if not three:
-                emblems.emblem(face, rng, style, x * width, 0.48 * tall, 0.17 * width)
+            for y in (0.55,) if three else (0.2, 0.48):
+                emblems.emblem(face, rng, style, x * width, y * tall, 0.17 * width)
         ornaments.cornice(face, style, 0.7 * tall, 0.8)
         text = emblems.words(rng, int(rng.integers(8, 22)))
         write(face, text, width / 2, 0.83 * tall, 0.7, (70, 60, 48))
@@ -142,39 +134,28 @@ def arch(rng: np.random.Generator) -> Building:
         turns = np.linspace(0, np.pi, 7)
         rim = np.stack([np.cos(turns), np.sin(turns)], -1) * wide * width / 2
         rim += ((x - 0.5) * width, spring)
-        for a, b in zip(rim[:-1], rim[1:], strict=True):
-            start, along = (a[0], 0.0, a[1]), (0.0, depth, 0.0)
-            up = (b[0] - a[0], 0.0, b[1] - a[1])
+        for (ax, az), (bx, bz) in pairwise(rim):
+            start, along, up = (ax, 0.0, az), (0.0, depth, 0.0), (bx - ax, 0.0, bz - az)
             surfaces.append(panel(stone, start, along, up, two_sided=True))
     surfaces.append(slab(stone, -width / 2, 0, width, depth, tall))
     if rng.random() < 0.6:
-        block = facades.facade(
-            rng, look, 0.4 * width, 2.2, storeys=1, bays=3, entrance=False, decorated=1
+        corner, size = (-0.2 * width, 0.3, tall), (0.4 * width, depth - 0.6, 2.2)
+        block = facades.flank(
+            rng, look, size[0], size[2], 1.0, storeys=1, bays=3, decorated=1
         )
-        texture = finish(block)
-        corner = (-0.2 * width, 0.3, tall)
-        size = (0.4 * width, depth - 0.6, 2.2)
-        surfaces += box(texture, stone, stone, corner, size)
+        surfaces += box(finish(block), stone, stone, corner, size)
         tall += 2.2
     return Building(surfaces, width, depth, tall)
 
 
-def clock_tower(rng: np.random.Generator) -> Building:
+def clock_tower(rng: Random) -> Building:
     """A town hall whose tower carries a clock."""
     look = facades.draw_look(rng, 22)
     width, depth, tall = rng.uniform(11, 16), rng.uniform(7, 10), rng.uniform(6, 9)
     wide, height = rng.uniform(3.2, 4.4), rng.uniform(15, 21)
-    hall = facades.facade(
-        rng,
-        look,
-        width,
-        tall,
-        storeys=int(rng.integers(2, 4)),
-        bays=int(rng.integers(5, 8)),
-    )
-    flank = facades.facade(
-        rng, look, depth, tall, storeys=2, bays=3, entrance=False, detail=0.6
-    )
+    storeys, bays = int(rng.integers(2, 4)), int(rng.integers(5, 8))
+    hall = facades.facade(rng, look, width, tall, storeys=storeys, bays=bays)
+    flank = facades.flank(rng, look, depth, tall, storeys=2, bays=3)
     plan = footprint(-width / 2, 0, width, depth)
     surfaces = prism([finish(hall), finish(flank)], plan, 0, tall)
     tiles = facades.roof(rng, look, width, depth / 2)
@@ -182,15 +163,9 @@ def clock_tower(rng: np.random.Generator) -> Building:
     x = rng.choice((-width / 2 + 0.5, -wide / 2, width / 2 - wide - 0.5))
     faces = []
     for _ in range(2):
-        face = facades.facade(
-            rng,
-            look,
-            wide,
-            height,
-            storeys=int(rng.integers(4, 6)),
-            bays=1,
-            entrance=False,
-            decorated=0.3,
+        storeys = int(rng.integers(4, 6))
+        face = facades.flank(
+            rng, look, wide, height, 1.0, storeys=storeys, bays=1, decorated=0.3
         )
         emblems.clock(face, rng, look.style, wide / 2, 0.82 * height, 0.36 * wide)
         faces.append(finish(face))
@@ -209,14 +184,12 @@ def clock_tower(rng: np.random.Generator) -> Building:
     return Building(surfaces, width, depth, height + rise)
 
 
-def domed_church(rng: np.random.Generator) -> Building:
+def domed_church(rng: Random) -> Building:
     """A drum with windows under a dome, over a porch with a pediment."""
     look = facades.draw_look(rng, 22, ("limestone", "plaster", "sandstone", "brick"))
     width, depth, tall = rng.uniform(12, 16), rng.uniform(11, 15), rng.uniform(7, 9)
     front = facades.facade(rng, look, width, tall, storeys=2, bays=5, decorated=0.4)
-    flank = facades.facade(
-        rng, look, depth, tall, storeys=2, bays=4, entrance=False, detail=0.6
-    )
+    flank = facades.flank(rng, look, depth, tall, storeys=2, bays=4)
     plan = footprint(-width / 2, 0, width, depth)
     surfaces = prism([finish(front), finish(flank)], plan, 0, tall)
     stone = facades.plain(rng, look, width, depth, 0.4)
@@ -224,16 +197,14 @@ def domed_church(rng: np.random.Generator) -> Building:
     radius, drum = rng.uniform(0.3, 0.38) * width, rng.uniform(2.5, 4)
     centre, sides = (0.0, 0.42 * depth), 12
     around = 2 * np.pi * radius
-    skin = facades.facade(
-        rng, look, around, drum, storeys=1, bays=12, entrance=False, decorated=0.2
+    skin = facades.flank(
+        rng, look, around, drum, 1.0, storeys=1, bays=12, decorated=0.2
     )
     textures = [finish(part) for part in split(skin, sides)]
     surfaces += prism(textures, ring(*centre, radius, sides), tall, drum)
-    bulge = rng.uniform(0.75, 1.3)
+    bulge, foot = rng.uniform(0.75, 1.3) * radius, tall + drum
     turns = np.linspace(0, 0.46 * np.pi, 5)
-    profile = [
-        (radius * np.cos(t), tall + drum + bulge * radius * np.sin(t)) for t in turns
-    ]
+    profile = [(radius * np.cos(t), foot + bulge * np.sin(t)) for t in turns]
     rings = [facades.metal(rng, look, radius / 2, radius / 3) for _ in turns[:-1]]
     surfaces += lathe(rings, centre, profile, sides)
     top = profile[-1][1]
@@ -252,13 +223,11 @@ def domed_church(rng: np.random.Generator) -> Building:
     return Building(surfaces, width, depth, top + 2)
 
 
-def _minarets(
-    rng: np.random.Generator, look: facades.Look, width: Number, tall: Number
-):
+def _minarets(rng: Random, look: facades.Look, width: Number, tall: Number):
     surfaces, height = [], tall + rng.uniform(3, 7)
     for side in (-1, 1):
-        skin = facades.facade(
-            rng, look, 7, height, storeys=5, bays=4, entrance=False, decorated=0.1
+        skin = facades.flank(
+            rng, look, 7, height, 1.0, storeys=5, bays=4, decorated=0.1
         )
         textures = [finish(part) for part in split(skin, 8)]
         centre = (side * (width / 2 + 0.8), 0.8)
@@ -269,13 +238,12 @@ def _minarets(
     return surfaces
 
 
-def modern_block(rng: np.random.Generator) -> Building:
+def modern_block(rng: Random) -> Building:
     """Stacked boxes of coloured panels and glass, with large letters."""
     look = facades.draw_look(rng, 20, ("plaster", "limestone"))
     width, depth = rng.uniform(11, 17), rng.uniform(8, 11)
-    surfaces, low, x = [], 0.0, -width / 2
-    palette = np.array(ornaments.VIVID)[rng.permutation(9)[:4]]
-    wide = width
+    surfaces, low, x, wide = [], 0.0, -width / 2, width
+    palette = ornaments.VIVID[rng.permutation(9)[:4]]
     for _ in range(int(rng.integers(2, 4))):
         tall = rng.uniform(3.5, 7)
         front, side = (
@@ -291,28 +259,26 @@ def modern_block(rng: np.random.Generator) -> Building:
     return Building(surfaces, width, depth, low)
 
 
-def _panels(rng: np.random.Generator, look, width, tall, palette, street: bool):
+def _panels(rng: Random, look, width, tall, palette, street: bool):
     canvas = blank(width, tall, look.density, look.wall)
     columns, rows = max(int(width / rng.uniform(1.1, 2)), 2), max(int(tall / 1.7), 2)
     w, h = width / columns, tall / rows
     glassy = rng.uniform(0.3, 0.7)
     for i in range(columns):
         for j in range(rows):
-            inset = 0.08
-            cell = rectangle(i * w + inset, j * h + inset, w - 2 * inset, h - 2 * inset)
+            cell = rectangle(i * w + 0.08, j * h + 0.08, w - 0.16, h - 0.16)
             if rng.random() < glassy:
                 tone = np.array((70, 92, 112)) * rng.uniform(0.5, 1.5)
                 lit = (255, 230, 180) if rng.random() < 0.4 else None
                 fill(canvas, cell, tone, -0.1, lit)
                 streak = [(i * w + 0.2, j * h + 0.2), (i * w + 0.5, j * h + 0.2)]
                 streak.append((i * w + 0.3 * w + 0.5, (j + 1) * h - 0.15))
-                fill(canvas, np.array(streak), tone * 1.25, None, lit)
+                fill(canvas, streak, tone * 1.25, None, lit)
             elif rng.random() < 0.55:
                 fill(canvas, cell, palette[rng.integers(4)] * 0.8 + 40, 0.06)
     mottle(canvas, rng, fine=0.02, coarse=0.04)
-    emblems.sign(
-        canvas, rng, width * rng.uniform(0.3, 0.7), tall - 1.5, 0.5 * width, 1.2
-    )
+    spot = width * rng.uniform(0.3, 0.7)
+    emblems.sign(canvas, rng, spot, tall - 1.5, 0.5 * width, 1.2)
     if street:
         ornaments.door(canvas, rng, look.style, width / 2, 2.4, 2.3, "square")
     if rng.random() < 0.6:
@@ -321,38 +287,28 @@ def _panels(rng: np.random.Generator, look, width, tall, palette, street: bool):
     return canvas
 
 
-def palace(rng: np.random.Generator) -> Building:
+def palace(rng: Random) -> Building:
     """A long facade with a raised middle and, now and then, corner pavilions."""
     look = facades.draw_look(rng, 22, ("plaster", "plaster", "sandstone", "brick"))
     width, depth, tall = rng.uniform(17, 23), rng.uniform(7, 9), rng.uniform(6.5, 9)
-    storeys = int(rng.integers(2, 4))
+    storeys, bays = int(rng.integers(2, 4)), int(rng.integers(8, 12))
     front = facades.facade(
-        rng,
-        look,
-        width,
-        tall,
-        storeys=storeys,
-        bays=int(rng.integers(8, 12)),
-        decorated=0.2,
+        rng, look, width, tall, storeys=storeys, bays=bays, decorated=0.2
     )
-    flank = facades.facade(
-        rng, look, depth, tall, storeys=storeys, bays=3, entrance=False, detail=0.6
-    )
+    flank = facades.flank(rng, look, depth, tall, storeys=storeys, bays=3)
     plan = footprint(-width / 2, 0, width, depth)
     surfaces = prism([finish(front), finish(flank)], plan, 0, tall)
     tiles = facades.roof(rng, look, width, depth / 2)
     surfaces += hip_roof(tiles, plan, tall, rng.uniform(1.5, 3.5), 0.3)
     places = [0.0] if rng.random() < 0.5 else [-width / 2 + 2, 0.0, width / 2 - 2]
     for x in places:
-        wide = rng.uniform(3.6, 5.5) if x == 0 else 4.0
+        wide, bays = (rng.uniform(3.6, 5.5), 3) if x == 0 else (4.0, 2)
         high = tall + rng.uniform(1, 3.5)
         face = facades.facade(
-            rng, look, wide, high, storeys=storeys + 1, bays=3 if x == 0 else 2,
-            decorated=0.45,
-        )  # fmt: skip
+            rng, look, wide, high, storeys=storeys + 1, bays=bays, decorated=0.45
+        )
         side = facades.plain(rng, look, depth, high)
         ground = footprint(x - wide / 2, -0.8, wide, depth + 1.6)
         surfaces += prism([finish(face), side], ground, 0, high)
-        rise = rng.uniform(1.5, 4)
-        surfaces += hip_roof(tiles, ground, high, rise, 0.25)
+        surfaces += hip_roof(tiles, ground, high, rng.uniform(1.5, 4), 0.25)
     return Building(surfaces, width, depth, tall + 5)

@@ -100,10 +100,8 @@ def upward(camera: Camera) -> Float[np.ndarray, "H W"]:
 
 def _intrinsics(picture: Picture, camera: Camera) -> Float[np.ndarray, "3 3"]:
     height, width = picture.inverse_depth.shape
-    focal = SUPERSAMPLING * camera.focal
-    return np.array(
-        [(focal, 0, (width - 1) / 2), (0, focal, (height - 1) / 2), (0, 0, 1)]
-    )
+    focal, x, y = SUPERSAMPLING * camera.focal, (width - 1) / 2, (height - 1) / 2
+    return np.array([(focal, 0, x), (0, focal, y), (0, 0, 1)])
 
 
 def _outline(surface: Surface, axes: np.ndarray, matrix: np.ndarray):
@@ -127,10 +125,8 @@ def _bounds(pixels: Float[np.ndarray, "K 2"], shape: tuple[int, int]):
 
 def _texture_to_unit(level: Level) -> Float[np.ndarray, "3 3"]:
     """From pixels of a texture, whose centres are at integers, to fractions of it."""
-    rows, columns = level.colour.shape[:2]
-    return np.array(
-        [(1 / columns, 0, 0.5 / columns), (0, 1 / rows, 0.5 / rows), (0, 0, 1)]
-    )
+    y, x = (1 / side for side in level.colour.shape[:2])
+    return np.array([(x, 0, 0.5 * x), (0, y, 0.5 * y), (0, 0, 1)])
 
 
 def _clipped(polygon: Float[np.ndarray, "K 5"]) -> Float[np.ndarray, "L 5"]:
@@ -160,6 +156,5 @@ def _level(
     drawn = cv2.contourArea(pixels.astype(np.float32))
     share = cv2.contourArea(outline.astype(np.float32))
     ratio = rows * columns * share / max(drawn, 1.0)
-    return levels[
-        int(np.clip(0.5 * np.log2(max(ratio, 1e-9)) + 0.35, 0, len(levels) - 1))
-    ]
+    halvings = 0.5 * np.log2(max(ratio, 1e-9)) + 0.35
+    return levels[int(np.clip(halvings, 0, len(levels) - 1))]

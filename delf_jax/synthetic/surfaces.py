@@ -6,6 +6,7 @@ homography and its inverse depth is linear in the image.
 """
 
 from collections.abc import Sequence
+from itertools import cycle, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,9 @@ from jaxtyping import Float
 
 from delf_jax.synthetic.canvas import Number, Texture
 
+Place = tuple[Number, Number] | Float[np.ndarray, "2"]
 Point = tuple[Number, Number, Number] | Float[np.ndarray, "3"]
+Ground = Float[np.ndarray, "_K 2"]  # an outline, counter-clockwise from above
 _SQUARE = np.array([(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
 
 
@@ -52,12 +55,7 @@ def panel(texture: Texture, base_left: Point, across: Point, up: Point, **more):
 
 
 def wall(
-    texture: Texture,
-    start: tuple[Number, Number],
-    end: tuple[Number, Number],
-    base: Number,
-    height: Number,
-    **more,
+    texture: Texture, start: Place, end: Place, base: Number, height: Number, **more
 ) -> Surface:
     """The upright surface over the ground line from `start` (left) to `end` (right)."""
     across = (end[0] - start[0], end[1] - start[1], 0.0)
@@ -66,19 +64,16 @@ def wall(
 
 def facet(
     texture: Texture, left: Point, right: Point, top_right: Point, top_left: Point
-):
+) -> Surface:
     """A symmetric trapezoid (or a triangle) between two horizontal edges."""
     left, right, top_right, top_left = (
         np.asarray(v, np.float64) for v in (left, right, top_right, top_left)
     )
     bottom, top = np.linalg.norm(right - left), np.linalg.norm(top_right - top_left)
     widest = max(bottom, top)
-    direction = (
-        (right - left) / bottom if bottom >= top else (top_right - top_left) / top
-    )
+    direction = (right - left if bottom >= top else top_right - top_left) / widest
     up = (top_left + top_right - left - right) / 2
-    middle = (left + right) / 2
-    corner = middle + up - direction * (widest / 2)
+    corner = (left + right) / 2 + up - direction * (widest / 2)
     b, t = bottom / widest / 2, top / widest / 2
     outline = np.array([(0.5 - t, 0), (0.5 + t, 0), (0.5 + b, 1), (0.5 - b, 1)])
     if t < 1e-6:
@@ -92,8 +87,13 @@ def footprint(
     x: Number, y: Number, width: Number, depth: Number
 ) -> Float[np.ndarray, "4 2"]:
     """A rectangle on the ground, front edge first, counter-clockwise from above."""
-    corners = [(x, y), (x + width, y), (x + width, y + depth), (x, y + depth)]
-    return np.array(corners, np.float64)
+    return _corners(x, y, x + width, y + depth)
+
+
+def _corners(
+    x0: Number, y0: Number, x1: Number, y1: Number
+) -> Float[np.ndarray, "4 2"]:
+    return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], np.float64)
 
 
 def ring(x: Number, y: Number, radius: Number, sides: int) -> Float[np.ndarray, "K 2"]:
@@ -103,17 +103,11 @@ def ring(x: Number, y: Number, radius: Number, sides: int) -> Float[np.ndarray, 
 
 
 def prism(
-    textures: Sequence[Texture],
-    ground: Float[np.ndarray, "K 2"],
-    base: Number,
-    height: Number,
+    textures: Sequence[Texture], ground: Ground, base: Number, height: Number
 ) -> list[Surface]:
     """Walls over every edge of `ground`; the textures are used in turn."""
-    following = np.roll(ground, -1, 0)
-    return [
-        wall(textures[i % len(textures)], tuple(a), tuple(b), base, height)
-        for i, (a, b) in enumerate(zip(ground, following, strict=True))
-    ]
+    edges = zip(cycle(textures), ground, np.roll(ground, -1, 0), strict=False)
+    return [wall(texture, a, b, base, height) for texture, a, b in edges]
 
 
 def slab(
@@ -124,11 +118,7 @@ def slab(
 
 
 def box(
-    front: Texture,
-    side: Texture,
-    top: Texture,
-    corner: tuple[Number, Number, Number],
-    size: tuple[Number, Number, Number],
+    front: Texture, side: Texture, top: Texture, corner: Point, size: Point
 ) -> list[Surface]:
     """Four walls and a lid; `corner` lies front left below, `size` is (w, d, h)."""
     (x, y, z), (width, depth, height) = corner, size
@@ -147,31 +137,25 @@ def lathe(
     One texture per ring, the last one repeated; edges of radius 0 close to a point.
     """
     surfaces = []
-    for i, ((r0, z0), (r1, z1)) in enumerate(
-        zip(profile[:-1], profile[1:], strict=True)
-    ):
-        texture = textures[min(i, len(textures) - 1)]
+    for i, ((r0, z0), (r1, z1)) in enumerate(pairwise(profile)):
         low, high = ring(*centre, r0, sides), ring(*centre, r1, sides)
-        for a in range(sides):
-            b = (a + 1) % sides
-            surfaces.append(
-                facet(
-                    texture,
-                    (*low[a], z0),
-                    (*low[b], z0),
-                    (*high[b], z1),
-                    (*high[a], z1),
-                )
-            )
+        surfaces += _band(textures[min(i, len(textures) - 1)], low, z0, high, z1)
     return surfaces
 
 
+def _band(
+    texture: Texture, low: Ground, base: Number, high: Ground, top: Number
+) -> list[Surface]:
+    """Facets between two outlines with as many corners, at two heights."""
+    edges = zip(low, np.roll(low, -1, 0), np.roll(high, -1, 0), high, strict=True)
+    return [
+        facet(texture, (*a, base), (*b, base), (*c, top), (*d, top))
+        for a, b, c, d in edges
+    ]
+
+
 def saddle_roof(
-    tiles: Texture,
-    ground: Float[np.ndarray, "4 2"],
-    base: Number,
-    rise: Number,
-    over: Number,
+    tiles: Texture, ground: Ground, base: Number, rise: Number, over: Number
 ) -> list[Surface]:
     """Two slopes with the ridge from front to back, `over` units beyond the walls."""
     (x0, y0), (x1, y1) = ground[0], ground[2]
@@ -179,41 +163,23 @@ def saddle_roof(
     drop = rise * over / half
     y0, y1 = y0 - over, y1 + over
     slope = np.array([half + over, 0.0, rise + drop])
-    left = panel(
-        tiles, (x0 - over, y1, base - drop), (0.0, y0 - y1, 0.0), slope, two_sided=True
-    )
-    right = panel(
-        tiles,
-        (x1 + over, y0, base - drop),
-        (0.0, y1 - y0, 0.0),
-        (middle - x1 - over, 0.0, slope[2]),
-        two_sided=True,
-    )
-    return [left, right]
+    left, right = (x0 - over, y1, base - drop), (x1 + over, y0, base - drop)
+    back = (middle - x1 - over, 0.0, slope[2])
+    return [
+        panel(tiles, left, (0.0, y0 - y1, 0.0), slope, two_sided=True),
+        panel(tiles, right, (0.0, y1 - y0, 0.0), back, two_sided=True),
+    ]
 
 
 def hip_roof(
-    tiles: Texture,
-    ground: Float[np.ndarray, "4 2"],
-    base: Number,
-    rise: Number,
-    over: Number,
+    tiles: Texture, ground: Ground, base: Number, rise: Number, over: Number
 ) -> list[Surface]:
     """Four slopes to a ridge along the longer side (a pyramid over a square)."""
     (x0, y0), (x1, y1) = ground[0] - over, ground[2] + over
     width, depth = x1 - x0, y1 - y0
-    inset = min(width, depth) / 2
-    xs = (x0 + inset, x1 - inset) if width > depth else ((x0 + x1) / 2,) * 2
-    ys = ((y0 + y1) / 2,) * 2 if width > depth else (y0 + inset, y1 - inset)
-    top = base + rise
-    low = [(x0, y0, base), (x1, y0, base), (x1, y1, base), (x0, y1, base)]
-    high = [
-        (xs[0], ys[0], top),
-        (xs[1], ys[0], top),
-        (xs[1], ys[1], top),
-        (xs[0], ys[1], top),
-    ]
-    return [
-        facet(tiles, low[a], low[b], high[b], high[a])
-        for a, b in ((0, 1), (1, 2), (2, 3), (3, 0))
-    ]
+    inset, middle = min(width, depth) / 2, ((x0 + x1) / 2, (y0 + y1) / 2)
+    if width > depth:
+        ridge = _corners(x0 + inset, middle[1], x1 - inset, middle[1])
+    else:
+        ridge = _corners(middle[0], y0 + inset, middle[0], y1 - inset)
+    return _band(tiles, _corners(x0, y0, x1, y1), base, ridge, base + rise)
