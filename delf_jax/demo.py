@@ -12,21 +12,14 @@ from jaxtyping import Float
 
 from delf_jax import files, images
 from delf_jax.extraction.model_folder import Model
-from delf_jax.extraction.settings import ExtractionSettings, settings_for
+from delf_jax.extraction.settings import settings_for
 from delf_jax.index import photo_index
 from delf_jax.progress import format_count, print_results
 from delf_jax.report import figures
 from delf_jax.retrieval import metrics, ranking
 from delf_jax.search import matching, page, query
 from delf_jax.search.query import Answer
-from delf_jax.synthetic.landmarks import (
-    HELD_OUT,
-    Landmark,
-    View,
-    draw_landmark,
-    draw_view,
-    project,
-)
+from delf_jax.synthetic import landmarks
 
 # The figure shows this landmark in these two of its views.
 _PAIR_LANDMARK, _PAIR = 8, (0, 3)
@@ -74,7 +67,7 @@ def run(
     queries = _draw_photos(out, world)
 
     if local:
-        _match_pair(out / "matches.png", model, settings, world.size)
+        _match_pair(out / "matches.png", model, world.size)
     else:
         print(f"{model.name} has no local features: nothing is matched or reranked")
 
@@ -110,6 +103,7 @@ def mean_average_precision(
 ) -> float:
     """mAP against the truth, which is the folder of a photo."""
     rows = {image: row for row, image in enumerate(ids)}
+    folders = [pathlib.PurePosixPath(image).parent.name for image in ids]
     precisions = []
     for answer in answers:
         found = np.array([rows[result.image] for result in answer.results])
@@ -117,53 +111,35 @@ def mean_average_precision(
             order = np.argsort(found)
             similarities = [answer.results[i].similarity for i in order]
             found = found[order][ranking.top_k(np.array(similarities, np.float32))]
-        landmark = answer.path.parent.name
-        positives = [row for image, row in rows.items() if _landmark(image) == landmark]
+        truth = answer.path.parent.name
+        positives = [row for row, folder in enumerate(folders) if folder == truth]
         precisions.append(metrics.average_precision(found, positives))
     return metrics.mean_over_queries(precisions)
-
-
-def _landmark(image: str) -> str:
-    return pathlib.PurePosixPath(image).parent.name
 
 
 def _draw_photos(out: pathlib.Path, world: World) -> list[pathlib.Path]:
     """The query photos, once all photos are written."""
     queries = []
     for number in range(world.landmarks + world.distractors):
-        landmark = draw_landmark(HELD_OUT + number)
+        landmark = landmarks.draw_landmark(landmarks.HELD_OUT + number)
         known = number < world.landmarks
-        views = world.queries + world.views if known else 1
-        for i in range(views):
-            view = draw_view(landmark, i, world.size)
+        for i in range(world.queries + world.views if known else 1):
+            view = landmarks.draw_view(landmark, i, world.size)
             is_query = known and i < world.queries
-            folder = out / ("queries" if is_query else "photos") / _name(landmark)
-            path = folder / f"view-{i}.jpg"
-            _write_photo(path, view.image)
+            folder = out / ("queries" if is_query else "photos")
+            path = folder / f"landmark-{number:02d}" / f"view-{i}.jpg"
+            with files.atomic_write(path) as file:
+                file.write(images.encode_jpeg(view.image, quality=92))
             if is_query:
                 queries.append(path)
     return queries
 
 
-def _name(landmark: Landmark) -> str:
-    return f"landmark-{landmark.seed - HELD_OUT:02d}"
-
-
-def _write_photo(path: pathlib.Path, image: np.ndarray) -> None:
-    with files.atomic_write(path) as file:
-        file.write(images.encode_jpeg(image, quality=92))
-
-
-def _match_pair(
-    path: pathlib.Path,
-    model: Model,
-    settings: ExtractionSettings,
-    size: tuple[int, int],
-) -> None:
+def _match_pair(path: pathlib.Path, model: Model, size: tuple[int, int]) -> None:
     """Draws the figure, and prints how many inliers show the same place."""
-    landmark = draw_landmark(HELD_OUT + _PAIR_LANDMARK)
-    a, b = (draw_view(landmark, number, size) for number in _PAIR)
-    found = matching.compare_photos(a.image, b.image, model, settings)
+    landmark = landmarks.draw_landmark(landmarks.HELD_OUT + _PAIR_LANDMARK)
+    a, b = (landmarks.draw_view(landmark, number, size) for number in _PAIR)
+    found = matching.compare_photos(a.image, b.image, model, settings_for(model))
     right = np.count_nonzero(true_inliers(a, b, matching.inlier_lines(found)))
     count = format_count(len(found.pair.matches), "match")
     title = f"{format_count(found.inliers, 'inlier')} of {count}"
@@ -174,7 +150,9 @@ def _match_pair(
     figures.write_figure(figure, path)
 
 
-def true_inliers(a: View, b: View, lines: Float[np.ndarray, "P 4"]) -> np.ndarray:
+def true_inliers(
+    a: landmarks.View, b: landmarks.View, lines: Float[np.ndarray, "P 4"]
+) -> np.ndarray:
     """Which inliers, (y, x) in `a` and (y, x) in `b`, join pictures of one place.
 
     Whether the place is hidden in `b` does not matter: descriptors look around.
@@ -182,7 +160,7 @@ def true_inliers(a: View, b: View, lines: Float[np.ndarray, "P 4"]) -> np.ndarra
     right = np.zeros(len(lines), bool)
     # Errors count in the picture that shows the place smaller, as in verification.
     for first, second, ends in ((a, b, lines), (b, a, np.roll(lines, 2, axis=1))):
-        expected, known = project(first, second, ends[:, :2])
+        expected, known = landmarks.project(first, second, ends[:, :2])
         distances = np.linalg.norm(expected - ends[:, 2:], axis=1)
         right |= known & (distances < _TOLERANCE * max(second.camera.size))
     return right

@@ -58,15 +58,8 @@ def regions_of(features: Features) -> list[Features]:
     if features.regions is None or features.local is None:
         return [features]
     ends = np.cumsum(features.regions.counts)
-    return [
-        features._replace(
-            local=LocalFeatures(
-                *(array[end - count : end] for array in features.local)
-            ),
-            regions=None,
-        )
-        for end, count in zip(ends, features.regions.counts, strict=True)
-    ]
+    parts = zip(*(np.split(array, ends)[:-1] for array in features.local), strict=True)
+    return [features._replace(local=LocalFeatures(*x), regions=None) for x in parts]
 
 
 def crops_of(features: Features) -> list[Features]:

@@ -106,13 +106,11 @@ def read_image(
     memory is taken) or damaged: half an image is never returned.
     """
     try:
-        data = pathlib.Path(path).read_bytes()
+        return decode_image(pathlib.Path(path).read_bytes(), max_pixels)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        return decode_image(data, max_pixels)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -210,9 +208,7 @@ def resize_image(
     """The image at `size` (height, width): Pillow's antialiased bilinear filter."""
     if image.shape[:2] == tuple(size):
         return image
-    resized = Image.fromarray(image).resize(
-        (size[1], size[0]), Image.Resampling.BILINEAR
-    )
+    resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
     return np.asarray(resized)
 
 
@@ -272,8 +268,7 @@ def _taps(
 def _lerp(
     image: np.ndarray, low: np.ndarray, high: np.ndarray, weight: np.ndarray, axis: int
 ) -> np.ndarray:
-    first = np.take(image, low, axis=axis)
-    second = np.take(image, high, axis=axis)
+    first, second = (np.take(image, taps, axis=axis) for taps in (low, high))
     np.subtract(second, first, out=second)
     np.multiply(second, weight, out=second)
     return np.add(first, second, out=second)
@@ -362,25 +357,22 @@ def _upright_rgb(
         image.load()
         pixels = _to_rgb(image)
     # After decoding: the metadata of a PNG may stand behind its pixels.
-    return np.ascontiguousarray(_upright(pixels, _orientation(image)))
-
-
-def _orientation(image: Image.Image) -> int:
-    # A broken EXIF block does not affect the pixels.
-    with contextlib.suppress(Exception), _quiet_pillow():
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    return 1
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The image as the camera was held: EXIF orientations 1 to 8."""
+    orientation = _orientation(image)
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    return pixels
+    return np.ascontiguousarray(pixels)
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the camera was held, as EXIF has it: 1 to 8."""
+    # A broken EXIF block does not affect the pixels.
+    with contextlib.suppress(Exception), _quiet_pillow():
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    return 1
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
@@ -393,6 +385,5 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         raise InputError("floating-point images have no fixed range; save as 8-bit")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image.convert("RGB"))

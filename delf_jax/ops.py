@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-FloatArray = Float[Array, "..."] | Float[np.ndarray, "..."]
-
 
 def l2_normalize(
     x: Float[Array, "*shape"] | Float[np.ndarray, "*shape"],
@@ -28,19 +26,6 @@ def normalize_rows(x: Float[np.ndarray, "*shape D"]) -> Float[np.ndarray, "*shap
     return x / np.sqrt(np.maximum(squares, np.float32(1e-12)))
 
 
-def squared_distances(
-    a: Float[Array, "N D"] | Float[np.ndarray, "N D"],
-    b: Float[Array, "M D"] | Float[np.ndarray, "M D"],
-) -> Float[Array, "N M"]:
-    """Squared Euclidean distances between rows, never negative.
-
-    |a|^2 + |b|^2 - 2ab is one matrix product; rounding can make it a little negative.
-    """
-    squares_a = jnp.sum(jnp.square(a), axis=1)[:, None]
-    squares_b = jnp.sum(jnp.square(b), axis=1)[None, :]
-    return jnp.maximum(squares_a + squares_b - 2 * jnp.matmul(a, b.T), 0)
-
-
 def normalize_pixels(
     images: Shaped[Array, "*batch H W 3"],
     mean: Sequence[float],
@@ -51,9 +36,9 @@ def normalize_pixels(
     shape = (1,) * (images.ndim - 1) + (3,)
     centre, spread = (jnp.array(x, jnp.float32).reshape(shape) for x in (mean, std))
     pixels = (images.astype(jnp.float32) - centre) / spread
-    if sizes is None:
-        return pixels
-    return zero_outside(pixels, valid_cells(pixels.shape[-3:-1], sizes))
+    if sizes is not None:
+        pixels = zero_outside(pixels, valid_cells(pixels.shape[-3:-1], sizes))
+    return pixels
 
 
 def valid_cells(

@@ -12,15 +12,6 @@ def test_zero_vectors_stay_zero_with_finite_gradient():
     assert np.isfinite(gradient).all()
 
 
-def test_squared_distances_agree_with_numpy_and_are_never_negative(rng):
-    a = rng.normal(size=(5, 3)).astype(np.float32)
-    b = np.concatenate([a, rng.normal(size=(2, 3)).astype(np.float32)])
-    distances = np.asarray(ops.squared_distances(a, b))
-    naive = ((a[:, None] - b[None]) ** 2).sum(-1)
-    np.testing.assert_allclose(distances, naive, atol=1e-5)
-    assert distances.min() >= 0
-
-
 def test_masked_mean_counts_the_image_alone(rng):
     x = rng.normal(size=(2, 5, 7, 3)).astype(np.float32)
     mask = ops.valid_cells((5, 7), np.array([[3, 4], [5, 7]], np.int32))

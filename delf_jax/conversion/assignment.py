@@ -1,13 +1,13 @@
 """Tensors matched by scope, shape and order, where names alone are not enough.
 
-The code that trained the released DELG models was never published. What is known of
-them: a slim ResNet, attention, an autoencoder, and a whitening layer. All functions
-take and return names and shapes, and choose nothing that has a second candidate.
+The code that trained the released DELG models was never published: known are a slim
+ResNet, attention, an autoencoder and a whitening layer. Nothing is chosen that has a
+second candidate.
 """
 
 import collections
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 Shape = tuple[int, ...]
@@ -73,7 +73,7 @@ def names_in_graph(nodes: Sequence[tuple]) -> dict[str, str]:
         kind = re.sub(r"V\d$", "", operation)
         for place, source in enumerate(inputs):
             if (kind, place) in INPUTS and source in sources:
-                scope = name.rpartition("/")[0].removesuffix("/BatchNorm") or name
+                scope = _scope(name) or name
                 named[sources[source]] = f"{scope}/{INPUTS[kind, place]}"
     counts = collections.Counter(named.values())
     return {name: new if counts[new] == 1 else name for name, new in named.items()}
@@ -111,9 +111,8 @@ def layers_in_order(shapes: Shapes) -> list[Layer]:
         name, shape = found[start]
         vectors = [n for n, s in found[start + 1 : end] if s == (shape[-1],)]
         leaves = {1: ("bias",), 4: NORM}.get(len(vectors), ())
-        layers.append(
-            Layer(name, name, shape[-2], shape[-1], dict(zip(leaves, vectors)))  # noqa: B905
-        )
+        named = dict(zip(leaves, vectors, strict=False))
+        layers.append(Layer(name, name, shape[-2], shape[-1], named))
     return layers
 
 
@@ -128,10 +127,7 @@ def match_backbone(
     sizes = [(layer.inputs, layer.outputs) for layer in layers[: len(expected)]]
     if sizes != [(inputs, outputs) for _, inputs, outputs in expected]:
         return {}
-    named: dict[str, str] = {}
-    for layer, (scope, _, _) in zip(layers, expected, strict=False):
-        named |= _named(layer, scope)
-    return named
+    return _named((scope, x) for x, (scope, *_) in zip(layers, expected, strict=False))
 
 
 def match_heads(
@@ -171,17 +167,17 @@ def match_heads(
     choose("local/autoencoder/reduce", reduce)
     if block4:
         choose("whitening", [x for x in rest if x.inputs == block4])
-    named: dict[str, str] = {}
-    for scope, layer in scopes.items():
-        named |= _named(layer, scope)
-    return named, classifiers
+    return _named(scopes.items()), classifiers
 
 
-def _named(layer: Layer, scope: str) -> dict[str, str]:
-    named = {f"params/{scope}/kernel": layer.kernel}
-    for leaf, source in layer.vectors.items():
-        part = "batch_stats" if leaf in ("mean", "var") else "params"
-        named[f"{part}/{scope}/{leaf}"] = source
+def _named(layers: Iterable[tuple[str, Layer]]) -> dict[str, str]:
+    """{our name: source name} of the layers in these scopes of ours."""
+    named = {}
+    for scope, layer in layers:
+        named[f"params/{scope}/kernel"] = layer.kernel
+        for leaf, source in layer.vectors.items():
+            part = "batch_stats" if leaf in ("mean", "var") else "params"
+            named[f"{part}/{scope}/{leaf}"] = source
     return named
 
 
@@ -191,20 +187,13 @@ def _scope(name: str) -> str:
 
 def _vector_leaf(name: str) -> str | None:
     last = name.rpartition("/")[2]
-    for leaf, pattern in VECTORS.items():
-        if re.fullmatch(pattern, last):
-            return leaf
-    return None
+    found = (leaf for leaf, words in VECTORS.items() if re.fullmatch(words, last))
+    return next(found, None)
 
 
 def _neighbour(name: str, shape: Shape, layers: Mapping[str, Layer]) -> Layer | None:
     """The one layer beside a vector's own scope that has no such vector yet."""
     parent, leaf = _scope(_scope(name) or "/"), _vector_leaf(name)
-    fits = [
-        layer
-        for layer in layers.values()
-        if (layer.outputs,) == shape
-        and _scope(layer.scope) == parent
-        and leaf not in layer.vectors
-    ]
+    beside = [x for x in layers.values() if _scope(x.scope) == parent]
+    fits = [x for x in beside if (x.outputs,) == shape and leaf not in x.vectors]
     return fits[0] if len(fits) == 1 else None

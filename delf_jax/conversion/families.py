@@ -5,13 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from delf_jax.conversion.names import (
-    application_name,
-    keras_name,
-    pycls_name,
-    slim_name,
-    torch_name,
-)
+from delf_jax.conversion import names
 from delf_jax.files import InputError
 from delf_jax.formats.tensorflow import graph_def, wire
 from delf_jax.models.resnet import BASIC_DEPTHS, UNITS
@@ -32,8 +26,8 @@ class Family(NamedTuple):
     """a pattern that the name of one of their tensors matches"""
     name: Callable[[str], str | None]
     """theirs -> ours, None if unknown"""
-    layout: str
-    extraction: Mapping[str, Any]
+    layout: str = "v1.5"
+    extraction: Mapping[str, Any] = IMAGENET
     epsilon: float | None = None
     """of BatchNorm, where it is not the layout's"""
     bgr: bool = False
@@ -49,33 +43,27 @@ FAMILIES = {
     "dolg": Family(
         "DOLG in PyTorch: its backbone",
         r"(?:^|\.)fc_t\.weight$",
-        pycls_name,
-        "v1.5",
-        IMAGENET,
+        names.pycls_name,
         bgr=True,
         pytorch=True,
     ),
     "pycls": Family(
         "ResNet of pycls, or the DELG in PyTorch that uses it",
         r"(?:^|\.)s1\.b1\.f\.a\.weight$",
-        pycls_name,
-        "v1.5",
-        IMAGENET,
+        names.pycls_name,
         bgr=True,
         pytorch=True,
     ),
     "torchvision": Family(
         "ResNet of torchvision or timm",
         r"(?:^|\.)layer1\.0\.conv1\.weight$",
-        torch_name,
-        "v1.5",
-        IMAGENET,
+        names.torch_name,
         pytorch=True,
     ),
     "applications": Family(
         "ResNet of keras.applications",
         r"(?:^|/)conv2_block1_1_conv/kernel(?::0)?$",
-        application_name,
+        names.application_name,
         "v1",
         CAFFE,
         epsilon=1.001e-5,
@@ -85,7 +73,7 @@ FAMILIES = {
     "keras": Family(
         "ResNet-50 of Keras, as DELF was started from",
         r"(?:^|/)res2a_branch2a(?:/kernel|_W)(?::0)?$",
-        keras_name,
+        names.keras_name,
         "v1",
         CAFFE,
         epsilon=1e-3,
@@ -94,7 +82,7 @@ FAMILIES = {
     "delf": Family(
         "DELF or DELG of TensorFlow 2",
         r"(?:^|/)(?:l2a/conv2a|res2a_branch2a)/kernel(?::0)?$",
-        keras_name,
+        names.keras_name,
         "keras",
         {"locations": "delf"},
         block3_strides=True,  # what its training and its exporters do by default
@@ -103,7 +91,7 @@ FAMILIES = {
     "slim": Family(
         "DELF or DELG of TensorFlow 1",
         r"(?:^|/)resnet_v1_\d+/.*",
-        slim_name,
+        names.slim_name,
         "slim",
         {"locations": "delf", "resize": "legacy"},
         block3_strides=True,
@@ -139,18 +127,18 @@ BLOCK4 = r"block4/unit_\d+/bottleneck_v1/conv2/"
 _BOOLEAN = 5
 
 
-def recognise(names: Iterable[str], kind: str) -> str | None:
-    """The key of the family of these tensors; None if no pattern matches.
+def recognise(tensors: Iterable[str], kind: str) -> str | None:
+    """The key of the family of tensors of these names; None if no pattern matches.
 
     Args:
       kind: of the source: Keras' own ResNet-50 and TensorFlow 2's DELG share their
         names, and only the first comes as an HDF5 file.
     """
-    names = list(names)
+    tensors = list(tensors)
     for key, family in FAMILIES.items():
-        if key == "keras" and (kind != "keras_h5" or _any("attn_conv1", names)):
+        if key == "keras" and (kind != "keras_h5" or _any("attn_conv1", tensors)):
             continue
-        if _any(family.sign, names):
+        if _any(family.sign, tensors):
             return key
     return None
 
@@ -178,7 +166,7 @@ def infer_architecture(
                 return shape[place]
         return default
 
-    attention, autoencoder = "local/attention/conv", "local/autoencoder/"
+    attention, reduction = "local/attention/conv", "local/autoencoder/"
     has_attention = any(attention in name for name in shapes)
     whitening = shapes.get("params/whitening/kernel", (0,))[-1]
     architecture = {
@@ -190,12 +178,9 @@ def infer_architecture(
     if has_attention or layout == "slim":  # There, block4 follows it.
         architecture["block3_strides"] = block3_strides
     if has_attention:
-        architecture |= {
-            "attention_width": size(f"{attention}1", -1, f"{attention}2", -2, 512),
-            "reduced_dimension": size(
-                f"{autoencoder}reduce", -1, f"{autoencoder}expand", -2, 0
-            ),
-        }
+        width = size(f"{attention}1", -1, f"{attention}2", -2, 512)
+        reduced = size(f"{reduction}reduce", -1, f"{reduction}expand", -2, 0)
+        architecture |= {"attention_width": width, "reduced_dimension": reduced}
     if whitening or not has_attention:
         architecture["global_dimension"] = whitening
     return architecture
@@ -255,12 +240,12 @@ def architecture_of(nodes: Sequence[graph_def.Node]) -> dict[str, Any]:
     elif pools:  # TensorFlow 2's DELF subsamples block3 with a pool of 1x1.
         sizes = [graph_def.integers(node, "ksize") for node in pools]
         found["block3_strides"] = (1, 1, 1, 1) in sizes
-    block4 = [node for node in nodes if re.search(BLOCK4, node.name)]
-    spread = any(
-        node.op == "SpaceToBatchND" or 2 in graph_def.integers(node, "dilations")
-        for node in block4
-    )
-    return found | ({"block4_dilation": 2} if spread else {})
+    for node in nodes:
+        if re.search(BLOCK4, node.name) and (
+            node.op == "SpaceToBatchND" or 2 in graph_def.integers(node, "dilations")
+        ):
+            found["block4_dilation"] = 2
+    return found
 
 
 def resize_of(nodes: Sequence[graph_def.Node]) -> dict[str, str]:
@@ -273,8 +258,8 @@ def resize_of(nodes: Sequence[graph_def.Node]) -> dict[str, str]:
     return {}
 
 
-def _any(pattern: str, names: Iterable[str]) -> bool:
-    return any(re.search(pattern, name) for name in names)
+def _any(pattern: str, tensors: Iterable[str]) -> bool:
+    return any(re.search(pattern, name) for name in tensors)
 
 
 def _depth(shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -9,12 +9,9 @@ from delf_jax.models.resnet import LAYOUTS
 
 
 def to_our_axes(name: str, tensor: np.ndarray, pytorch: bool) -> np.ndarray:
-    """A tensor in our order of axes: kernels [h, w, in, out], matrices [in, out].
+    """A tensor of our `name` in our order: kernels [h, w, in, out], matrices [in, out].
 
     Matrices and 1x1 convolutions are often stored as each other.
-
-    Args:
-      name: ours.
     """
     tensor = np.asarray(tensor)
     if not name.endswith("/kernel"):
@@ -74,10 +71,8 @@ def adapt(
     """(what the layout expects, names of what it has no use for).
 
     No result changes: a bias before a BatchNorm can be a part of its mean, an epsilon
-    one of its variance, and the order of the colours one of the first kernel.
-
-    Args:
-      variables: with none missing; those without use are not read.
+    one of its variance, and the order of the colours one of the first kernel. None of
+    the variables may be missing; those without use are not read.
     """
     adapted = {
         name: np.asarray(x, np.float64)

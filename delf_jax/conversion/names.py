@@ -5,34 +5,20 @@ import re
 # names in checkpoints of the TensorFlow 2 code (by attribute) and in what it exports
 # (by layer) -> ours. Both may stand behind the name of a model, as in model/backbone.
 KERAS_SCOPES = {
-    "conv1": "backbone/conv1",
-    "bn_conv1": "backbone/conv1",
     "embedding_layer": "whitening",
-    "attention/conv1": "local/attention/conv1",
-    "attention/attn_conv1": "local/attention/conv1",
-    "attention/bn_conv1": "local/attention/conv1",
-    "attention/conv2": "local/attention/conv2",
-    "attention/attn_conv2": "local/attention/conv2",
-    "autoencoder/conv1": "local/autoencoder/reduce",
-    "autoencoder/autoenc_conv1": "local/autoencoder/reduce",
-    "autoencoder/conv2": "local/autoencoder/expand",
-    "autoencoder/autoenc_conv2": "local/autoencoder/expand",
-    "attn_classification": "local/attention_classifier",
-    "att_fc": "local/attention_classifier",
-    "desc_classification": "classifier",
-    "desc_fc": "classifier",
+    "attention/(attn_|bn_)?conv1": "local/attention/conv1",
+    "attention/(attn_)?conv2": "local/attention/conv2",
+    "autoencoder/(autoenc_)?conv1": "local/autoencoder/reduce",
+    "autoencoder/(autoenc_)?conv2": "local/autoencoder/expand",
+    "attn_classification|att_fc": "local/attention_classifier",
+    "desc_classification|desc_fc": "classifier",
+    "(bn_)?conv1": "backbone/conv1",  # last, as others end in it
 }
 KERAS_UNIT = re.compile(
-    r"(?:l(?P<stage>[2-5])(?P<unit>[a-z])/(?:conv|bn)"
+    r"(?:.*/)?(?:l(?P<stage>[2-5])(?P<unit>[a-z])/(?:conv|bn)"
     r"|(?:res|bn)(?P<stage_>[2-5])(?P<unit_>[a-z]\d*)_branch)(?P<layer>2[abc]|_shortcut|1)"
 )
-KERAS_LAYERS = {
-    "2a": "conv1",
-    "2b": "conv2",
-    "2c": "conv3",
-    "_shortcut": "shortcut",
-    "1": "shortcut",
-}
+KERAS_LAYERS = {"2a": "conv1", "2b": "conv2", "2c": "conv3"}  # others: the shortcut
 KERAS_LEAVES = {
     "kernel": "params/{}/kernel",
     "bias": "params/{}/bias",
@@ -44,8 +30,6 @@ KERAS_LEAVES = {
 KERAS_1_LEAVES = {
     "W": "kernel",
     "b": "bias",
-    "gamma": "gamma",
-    "beta": "beta",
     "running_mean": "moving_mean",
     "running_std": "moving_variance",
 }
@@ -59,13 +43,9 @@ SLIM_SCOPES = {
     "attention_block/attention/compute/(conv[12])": "local/attention/{}",
     "attention_block/logits": "local/attention_classifier",
 }
-SLIM_LEAVES = {
-    "weights": "params/{}/kernel",
-    "biases": "params/{}/bias",
-    "BatchNorm/gamma": "params/{}/scale",
-    "BatchNorm/beta": "params/{}/offset",
-    "BatchNorm/moving_mean": "batch_stats/{}/mean",
-    "BatchNorm/moving_variance": "batch_stats/{}/var",
+SLIM_LEAVES = {"weights": "params/{}/kernel", "biases": "params/{}/bias"} | {
+    f"BatchNorm/{leaf}": KERAS_LEAVES[leaf]
+    for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
 }
 # torchvision and timm: layer3.5.conv2.weight -> ours
 TORCH_SCOPES = {
@@ -106,16 +86,19 @@ def keras_name(name: str) -> str | None:
 
     name: a checkpoint key without its suffix, or the name of a Python variable.
     """
-    name = name.removesuffix(":0")
-    if name.rpartition("/")[2] == "cosine_weights":
+    parent, _, leaf = name.removesuffix(":0").rpartition("/")
+    if leaf == "cosine_weights":
         return "params/classifier/kernel"
-    parent, _, leaf = name.rpartition("/")
-    scope = _keras_scope(parent)
+    scope = _our_scope(parent, KERAS_SCOPES)
+    if unit := KERAS_UNIT.fullmatch(parent):
+        stage = int(unit["stage"] or unit["stage_"])
+        number = _unit_number(unit["unit"] or unit["unit_"])
+        layer = KERAS_LAYERS.get(unit["layer"], "shortcut")
+        scope = f"backbone/block{stage - 1}_unit{number}/{layer}"
     # Keras 1 repeated the layer: res2a_branch2a/res2a_branch2a_W. Its running_std holds
     # a variance all the same.
-    leaf = KERAS_1_LEAVES.get(
-        re.sub(r"^\w*?_(?=W$|b$|gamma|beta|running)", "", leaf), leaf
-    )
+    leaf = re.sub(r"^\w*?_(?=W$|b$|gamma|beta|running)", "", leaf)
+    leaf = KERAS_1_LEAVES.get(leaf, leaf)
     if scope is None or leaf not in KERAS_LEAVES:
         return None
     return KERAS_LEAVES[leaf].format(scope)
@@ -142,13 +125,9 @@ def application_name(name: str) -> str | None:
 def slim_name(name: str) -> str | None:
     """Our name of a variable of the TensorFlow 1 code; None if it is not one."""
     match = re.fullmatch(r"(.+?)/((?:BatchNorm/)?[^/]+)", name.removesuffix(":0"))
-    scope, leaf = match.groups() if match else ("", "")
-    if leaf not in SLIM_LEAVES:
-        return None
-    for pattern, ours in SLIM_SCOPES.items():
-        if found := re.fullmatch(rf"(?:.+/)?{pattern}", scope):
-            return SLIM_LEAVES[leaf].format(ours.format(*found.groups()))
-    return None
+    theirs, leaf = match.groups() if match else ("", "")
+    scope = _our_scope(theirs, SLIM_SCOPES)
+    return SLIM_LEAVES[leaf].format(scope) if scope and leaf in SLIM_LEAVES else None
 
 
 def torch_name(name: str) -> str | None:
@@ -166,18 +145,11 @@ def pycls_name(name: str) -> str | None:
     return _torch_name(name, PYCLS_SCOPES)
 
 
-def _keras_scope(scope: str) -> str | None:
-    """Our scope, of the longest end of theirs that is known."""
-    parts = scope.split("/")
-    for start in range(len(parts)):
-        end = "/".join(parts[start:])
-        if unit := KERAS_UNIT.fullmatch(end):
-            stage = int(unit["stage"] or unit["stage_"])
-            number = _unit_number(unit["unit"] or unit["unit_"])
-            layer = KERAS_LAYERS[unit["layer"]]
-            return f"backbone/block{stage - 1}_unit{number}/{layer}"
-        if end in KERAS_SCOPES:
-            return KERAS_SCOPES[end]
+def _our_scope(scope: str, patterns: dict[str, str]) -> str | None:
+    """Our scope, if theirs is or ends in one that is known."""
+    for pattern, ours in patterns.items():
+        if found := re.fullmatch(rf"(?:.*/)?(?:{pattern})", scope):
+            return ours.format(*found.groups())
     return None
 
 

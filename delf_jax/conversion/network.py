@@ -8,14 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from delf_jax.conversion import assignment, families, report
+from delf_jax.conversion import assignment, families, layers, report
 from delf_jax.conversion.families import FAMILIES, Family
-from delf_jax.conversion.layers import (
-    adapt,
-    find_missing,
-    reduction_of_pycls,
-    to_our_axes,
-)
 from delf_jax.conversion.weight_files import WeightFile
 from delf_jax.extraction.model_folder import build_module
 from delf_jax.extraction.settings import ExtractionSettings, make_settings
@@ -90,11 +84,11 @@ def find_network(
         assigned.dropped[theirs] = reason
     report.print_unmatched(mapping, stated(source).keys())
     variables = {
-        ours: to_our_axes(ours, source.tensors[theirs], family.pytorch)
+        ours: layers.to_our_axes(ours, source.tensors[theirs], family.pytorch)
         for ours, theirs in assigned.named.items()
     }
     if key == "pycls":
-        variables |= reduction_of_pycls(variables)
+        variables |= layers.reduction_of_pycls(variables)
     architecture, extraction, assumed = _architecture(
         variables, family, settings, source
     )
@@ -105,12 +99,13 @@ def find_network(
                 f"{mapping.path}: {ours}: this network has no such variable"
             )
     found = {ours: value.shape for ours, value in variables.items()}
-    missing = find_missing(found, expected)
+    missing = layers.find_missing(found, expected)
     if missing or assigned.left:
         raise report.refusal(
             source.path, key, mapping, assigned, shapes, missing, template
         )
-    variables, unused = adapt(variables, expected, family, architecture["layout"])
+    layout = architecture["layout"]
+    variables, unused = layers.adapt(variables, expected, family, layout)
     _check_values(variables, assigned.named, source.path)
     for ours in unused:
         assigned.dropped[assigned.named.get(ours, ours)] = ONLY_TRAINING
@@ -170,31 +165,23 @@ def assign(
 
 
 def _assign_by_shape(
-    assigned: Assigned,
-    canonical: Mapping[str, str],
-    shapes: Mapping[str, tuple[int, ...]],
+    assigned: Assigned, canonical: Mapping[str, str], shapes: assignment.Shapes
 ) -> Assigned:
     """Places, by scopes, shapes and order, of the tensors whose names are unknown."""
-    named, dropped = dict(assigned.named), dict(assigned.dropped)
-    evidence = "names"
+    named, dropped, _, evidence = assigned
     theirs = {canonical[name]: name for name in assigned.left}
     unknown = {name: shapes[theirs[name]] for name in theirs}
-    layers, _ = assignment.layers_of(unknown)
+    rest, _ = assignment.layers_of(unknown)
     if not any(ours.startswith(BACKBONE) for ours in named):
-        layers = assignment.layers_in_order(unknown)
+        rest = assignment.layers_in_order(unknown)
         for expected in families.slim_orders():
-            found = assignment.match_backbone(layers, expected)
-            if found:
+            if found := assignment.match_backbone(rest, expected):
                 named |= {ours: theirs[name] for ours, name in found.items()}
-                layers, evidence = layers[len(expected) :], "order and shapes"
+                rest, evidence = rest[len(expected) :], "order and shapes"
                 break
-    outputs = [
-        shapes[named[kernel]][-1] if kernel in named else 0
-        for kernel in (
-            f"params/backbone/block{block}_unit1/conv3/kernel" for block in (3, 4)
-        )
-    ]
-    heads, classifiers = assignment.match_heads(layers, *outputs)
+    ends = [f"params/backbone/block{i}_unit1/conv3/kernel" for i in (3, 4)]
+    outputs = [shapes[named[end]][-1] if end in named else 0 for end in ends]
+    heads, classifiers = assignment.match_heads(rest, *outputs)
     for ours, name in heads.items():
         if ours not in named:
             named[ours] = theirs[name]

@@ -42,7 +42,10 @@ def print_report(
         print(f"{module:<28} {len(sizes):>7}  {sum(sizes):>10,}")
     sizes = [value.size for value in network.variables.values()]
     print(f"{'all':<28} {len(sizes):>7}  {sum(sizes):>10,}")
-    for reason, names in _by_reason(network.assigned.dropped).items():
+    reasons = collections.defaultdict(list)
+    for name, reason in network.assigned.dropped.items():
+        reasons[reason].append(name)
+    for reason, names in reasons.items():
         some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         print(f"\nleft out, {reason}: {len(names)} ({some})", end="")
     print(f"\n\narchitecture: {json.dumps(network.architecture)}")
@@ -51,11 +54,13 @@ def print_report(
         value = network.architecture[field]
         other = json.dumps(not value)
         print(f"{field} {json.dumps(value)} is assumed: --set={field}={other} if not")
-    if network.extraction["max_features"] and not network.extraction.get(
-        "attention_threshold"
-    ):
-        print("no attention threshold is known: the strongest features are kept")
-    print(f"\nwritten: {out}\nnext: {_next_command(out, network)}", flush=True)
+    command = "index photos/ --index=runs/photos"
+    if network.extraction["max_features"]:
+        command = "match a.jpg b.jpg"
+        if not network.extraction.get("attention_threshold"):
+            print("no attention threshold is known: the strongest features are kept")
+    command += f" --model={shlex.quote(str(out))}"
+    print(f"\nwritten: {out}\nnext: python main.py {command}", flush=True)
 
 
 def print_unmatched(mapping: Any, names: Collection[str]) -> None:
@@ -104,7 +109,9 @@ def refusal(
     drop = list(dict.fromkeys([*mapping.drop, *assigned.left]))
     reason = f"{path}: {len(left)} of its tensors have no place in the network and "
     reason += f"{len(missing)} of the network's are missing there; "
-    if template.exists() and not _is_same(template, mapping.path):
+    if template.exists() and not (
+        os.path.exists(mapping.path) and template.samefile(mapping.path)
+    ):
         return InputError(
             f"{reason}{template} of an earlier run is kept: use it as --mapping, or "
             "remove it to start again"
@@ -114,21 +121,3 @@ def refusal(
         f"{reason}match them in {template}, keep in its drop what to leave out, and "
         "use it as --mapping"
     )
-
-
-def _is_same(template: pathlib.Path, path: str | os.PathLike | None) -> bool:
-    return path is not None and os.path.exists(path) and template.samefile(path)
-
-
-def _by_reason(dropped: Mapping[str, str]) -> dict[str, list[str]]:
-    reasons = collections.defaultdict(list)
-    for name, reason in dropped.items():
-        reasons[reason].append(name)
-    return reasons
-
-
-def _next_command(out: pathlib.Path, network: Any) -> str:
-    folder = shlex.quote(str(out))
-    if network.extraction["max_features"]:
-        return f"python main.py match a.jpg b.jpg --model={folder}"
-    return f"python main.py index photos/ --index=runs/photos --model={folder}"

@@ -4,7 +4,7 @@ import os
 import pathlib
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +16,6 @@ from delf_jax.formats.lazy_arrays import LazyArrays
 from delf_jax.formats.pickles import pytorch
 from delf_jax.formats.tensorflow import saved_model, tensorbundle
 
-Tensors = Mapping[str, np.ndarray]
-
 _TABLE_END = struct.pack("<Q", 0xDB4775248B80FB57)  # of TensorFlow's .index files
 
 
@@ -25,10 +23,10 @@ class WeightFile(NamedTuple):
     """What a path holds."""
 
     kind: str
-    """a key of `READERS`"""
+    """as `recognise` has it, but "frozen_graph" of a SavedModel without variables"""
     path: pathlib.Path
     """for "tf_checkpoint" the prefix, otherwise the file or folder"""
-    tensors: Tensors
+    tensors: Mapping[str, np.ndarray]
     """by name, in the order of the source; see `read_weights` for the names"""
     details: dict[str, Any]
     """what the source has beside its tensors"""
@@ -50,17 +48,30 @@ def read_weights(path: str | os.PathLike) -> WeightFile:
     kind = recognise(path)
     if kind is None:
         raise InputError(f"{path}: {not_recognised(path)}")
-    return READERS[kind](path)
+    if kind == "tf_checkpoint":
+        path = tensorbundle.find_bundle(path)
+        return WeightFile(kind, path, _numbers(tensorbundle.read_bundle(path)), {})
+    if kind == "keras_h5":
+        return WeightFile(kind, path, keras_h5.read_h5(path), {})
+    if kind == "torch":
+        return WeightFile(kind, path, pytorch.read_state_dict(path), {})
+    return read_safetensors(path) if kind == "safetensors" else _read_graph(path)
 
 
 def recognise(path: str | os.PathLike) -> str | None:
-    """The kind of weights at a path, a key of `READERS`; None if it holds no such."""
+    """The kind of weights at a path; None if it holds no such.
+
+    "tf_checkpoint", "saved_model", "frozen_graph", "keras_h5", "torch", "safetensors".
+    """
     path = pathlib.Path(path)
-    if path.is_dir():
-        return _recognise_folder(path)
     if path.is_file():
         return _recognise_file(path)
-    return "tf_checkpoint" if tensorbundle.is_bundle(path) else None
+    if not path.is_dir():
+        return "tf_checkpoint" if tensorbundle.is_bundle(path) else None
+    if (path / "saved_model.pb").is_file():
+        return "saved_model"
+    has_bundle = (path / "checkpoint").is_file() or any(path.glob("*.index"))
+    return "tf_checkpoint" if has_bundle else None
 
 
 def not_recognised(path: pathlib.Path) -> str:
@@ -75,14 +86,6 @@ def not_recognised(path: pathlib.Path) -> str:
     )
 
 
-def _recognise_folder(folder: pathlib.Path) -> str | None:
-    if (folder / "saved_model.pb").is_file():
-        return "saved_model"
-    if (folder / "checkpoint").is_file() or any(folder.glob("*.index")):
-        return "tf_checkpoint"
-    return None
-
-
 def _recognise_file(path: pathlib.Path) -> str | None:
     with open(path, "rb") as file:
         start, size = file.read(512), os.fstat(file.fileno()).st_size
@@ -90,40 +93,23 @@ def _recognise_file(path: pathlib.Path) -> str | None:
         end = file.read()
     if end == _TABLE_END or tensorbundle.is_bundle(path):
         return "tf_checkpoint"
-    kinds = (kind for kind, is_kind in _STARTS.items() if is_kind(start, size))
-    return next(kinds, None)
+    if start[:8] == b"\x89HDF\r\n\x1a\n":
+        return "keras_h5"
+    if start[:4] == b"PK\3\4" or pytorch.is_legacy(start):
+        return "torch"
+    if 2 <= int.from_bytes(start[:8], "little") <= size - 8 and start[8:9] == b"{":
+        return "safetensors"
+    # A SavedModel starts with its version, a number, and then has a graph.
+    if start[:3] == b"\x08\x01\x12":
+        return "saved_model"
+    return "frozen_graph" if _is_graph(start) else None
 
 
-def _is_torch(start: bytes, size: int) -> bool:
-    return start[:4] == b"PK\3\4" or pytorch.is_legacy(start)
-
-
-def _is_safetensors(start: bytes, size: int) -> bool:
-    header = int.from_bytes(start[:8], "little")
-    return 2 <= header <= size - 8 and start[8:9] == b"{"
-
-
-def _is_graph(start: bytes, size: int) -> bool:
+def _is_graph(start: bytes) -> bool:
     """Whether it starts as a GraphDef does: a node with a name and an operation."""
     node = re.match(rb"\x0a[\x80-\xff]{0,4}[\0-\x7f]\x0a([\1-\x7f])", start)
     operation = start[node.end() + node[1][0] :] if node else b""
     return re.match(rb"\x12[\1-\x7f][A-Z_]", operation) is not None
-
-
-# A SavedModel starts with its version, a number, and then has a graph.
-_STARTS: dict[str, Callable[[bytes, int], bool]] = {
-    "keras_h5": lambda start, size: start[:8] == b"\x89HDF\r\n\x1a\n",
-    "torch": _is_torch,
-    "safetensors": _is_safetensors,
-    "saved_model": lambda start, size: start[:3] == b"\x08\x01\x12",
-    "frozen_graph": _is_graph,
-}
-
-
-def _read_tf_checkpoint(path: pathlib.Path) -> WeightFile:
-    prefix = tensorbundle.find_bundle(path)
-    bundle = tensorbundle.read_bundle(prefix)
-    return WeightFile("tf_checkpoint", prefix, _numbers(bundle), {})
 
 
 def _read_graph(path: pathlib.Path) -> WeightFile:
@@ -135,7 +121,7 @@ def _read_graph(path: pathlib.Path) -> WeightFile:
     return WeightFile("saved_model", path, _numbers(found.tensors), details)
 
 
-def _numbers(arrays: LazyArrays) -> Tensors:
+def _numbers(arrays: LazyArrays) -> LazyArrays:
     """Those of numbers, by the names of their variables."""
     return LazyArrays(
         {
@@ -144,14 +130,6 @@ def _numbers(arrays: LazyArrays) -> Tensors:
             if not entry.dtype.hasobject
         }
     )
-
-
-def _read_keras_h5(path: pathlib.Path) -> WeightFile:
-    return WeightFile("keras_h5", path, keras_h5.read_h5(path), {})
-
-
-def _read_torch(path: pathlib.Path) -> WeightFile:
-    return WeightFile("torch", path, pytorch.read_state_dict(path), {})
 
 
 def read_safetensors(path: pathlib.Path) -> WeightFile:
@@ -163,13 +141,3 @@ def read_safetensors(path: pathlib.Path) -> WeightFile:
             return WeightFile("safetensors", path, tensors, file.metadata() or {})
     except (safetensors.SafetensorError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a safetensors file ({error})") from None
-
-
-READERS: dict[str, Callable[[pathlib.Path], WeightFile]] = {
-    "tf_checkpoint": _read_tf_checkpoint,
-    "saved_model": _read_graph,
-    "frozen_graph": _read_graph,
-    "keras_h5": _read_keras_h5,
-    "torch": _read_torch,
-    "safetensors": read_safetensors,
-}

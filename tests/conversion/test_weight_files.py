@@ -145,7 +145,3 @@ def test_a_folder_of_several_checkpoints_asks_for_one(tmp_path):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(InputError, match="a, b"):
         weight_files.read_weights(tmp_path)
-
-
-def test_every_kind_that_is_recognised_has_a_reader():
-    assert set(weight_files._STARTS) < set(weight_files.READERS)
