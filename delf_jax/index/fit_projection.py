@@ -37,9 +37,8 @@ def fit_pca(
 ) -> dict[str, str]:
     """The settings of extraction that project as fitted, by their names in a config.
 
-    Mean and projection are written to `out` as .datum files, for whitening variances
-    too, and pca.json. InputError if the store has too few dimensions, or directions to
-    be whitened in which nothing varies.
+    InputError if the store has too few dimensions, or directions to be whitened in
+    which nothing varies.
 
     Args:
       of: "local" or "global" descriptors.
@@ -52,7 +51,8 @@ def fit_pca(
     if not moments.count:
         raise InputError(f"{store}: has no {of} descriptors to fit a PCA to")
     fitted = dict(zip(FILES, whitening.fit_pca(moments, dimension), strict=True))
-    if whiten and fitted["variances"][-1] <= 1e-7 * fitted["variances"][0]:
+    variances = fitted["variances"] if whiten else fitted.pop("variances")
+    if whiten and variances[-1] <= 1e-7 * variances[0]:
         raise InputError(
             f"{store}: its descriptors do not vary in {dimension} directions, as "
             "whitening needs: choose a smaller --dimension"
@@ -61,11 +61,9 @@ def fit_pca(
     info = {
         "of": of,
         "use_whitening": whiten,
-        "explained_variance": float(fitted["variances"].sum() / max(total, 1e-30)),
+        "explained_variance": float(variances.sum() / max(total, 1e-30)),
         "descriptors": moments.count,
     }
-    if not whiten:
-        del fitted["variances"]
     return _write(pathlib.Path(out), fitted, info, images)
 
 
@@ -87,9 +85,8 @@ def fit_whitening(
     images, length, _ = _open(store, "global", False)
     dimension = length if dimension is None else dimension
     _check_dimension(images, dimension, length)
-    rows, left_out = positive_pairs.locate(
-        pairs or positive_pairs.pairs_of_folders(images.ids), images.ids, images.path
-    )
+    by_id = pairs or positive_pairs.pairs_of_folders(images.ids)
+    rows, left_out = positive_pairs.locate(by_id, images.ids, images.path)
     descriptors = _finite(images)
     if not np.any(descriptors[rows[:, 0]] != descriptors[rows[:, 1]]):
         raise InputError(
@@ -114,10 +111,8 @@ def format_summary(out: str | os.PathLike) -> str:
     scales = len((info["settings"] or {}).get("global_scales", ()))
     note = ""
     if info["of"] == "global" and scales > 1:
-        note = (
-            f"\nnote: fitted to sums over {scales} scales; extraction projects each "
-            "scale before the sum"
-        )
+        note = f"\nnote: fitted to sums over {scales} scales; extraction projects each"
+        note += " scale before the sum"
     if "pairs" not in info:
         return f"{text}{info['explained_variance']:.1%} of the variance{note}"
     text += f"learned from {format_count(info['pairs'], 'pair')}"
@@ -186,7 +181,7 @@ def _write(
         **fit,
     }
     write_json(out / INFO, info)
-    settings = {name: str(out / FILES[name]) for name in fitted}
-    settings |= {"use_whitening": "true"} if fit["use_whitening"] else {}
     prefix = f"extraction.{SETTINGS[fit['of']]}"
-    return {f"{prefix}.{name}": value for name, value in settings.items()}
+    settings = {f"{prefix}.{name}": str(out / FILES[name]) for name in fitted}
+    whiten = {f"{prefix}.use_whitening": "true"} if fit["use_whitening"] else {}
+    return settings | whiten

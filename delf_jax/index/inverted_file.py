@@ -15,7 +15,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Float64, Int32
 
 from delf_jax.features import Features
 from delf_jax.files import InputError, read_json, sha256_of
@@ -76,17 +76,14 @@ def open_inverted_file(path: str | os.PathLike) -> InvertedFile:
             f"{path / CODEBOOK}: not the codebook of this inverted file; run "
             "`aggregate` again"
         )
-    layout = layout_of(info)
-    shards = [
-        inverted_shards.open_shard(path / SHARDS, each, layout)
-        for each in info["shards"]
-    ]
+    folder, layout = path / SHARDS, layout_of(info)
+    shards = [inverted_shards.open_shard(folder, e, layout) for e in info["shards"]]
     rule = Rule(**info["rule"])
     ids, rows = _number(shards)
     norms = [shard.lists.word_counts.astype(np.float64) for shard in shards]
     weights = None
     if rule.idf:
-        weights = inverted.word_weights(_lengths(shards, info), len(ids))
+        weights = weights_of(shards, info["words"])
         norms = _read_norms(path, info, shards)
     return InvertedFile(path, info, ids, words, rule, shards, rows, norms, weights)
 
@@ -138,9 +135,7 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any]:
             f"{path / MANIFEST}: not the manifest of an inverted file of format "
             f"{FORMAT}"
         )
-    if not info.keys() >= _FIELDS.keys() or not all(
-        isinstance(info[name], kind) for name, kind in _FIELDS.items()
-    ):
+    if not all(isinstance(info.get(name), kind) for name, kind in _FIELDS.items()):
         raise InputError(
             f"{path / MANIFEST}: damaged: remove it and run `aggregate` again"
         )
@@ -174,12 +169,12 @@ def _number(shards: list[Shard]) -> tuple[list[str], list[Int32[np.ndarray, " _"
     return [ids[place] for place in order], np.split(rows, ends)[: len(shards)]
 
 
-def _lengths(shards: list[Shard], info: dict[str, Any]) -> Int64[np.ndarray, " K"]:
-    """Of each word, how many images have it."""
-    counts = np.zeros(info["words"], np.int64)
+def weights_of(shards: list[Shard], words: int) -> Float64[np.ndarray, " K"]:
+    """The weight of each word, by how many images of all shards have it."""
+    counts = np.zeros(words, np.int64)
     for shard in shards:
         counts += shard.lists.counts
-    return counts
+    return inverted.word_weights(counts, sum(len(shard.images) for shard in shards))
 
 
 def _read_norms(
