@@ -57,17 +57,17 @@ def assign_words(
     centroids = np.asarray(codebook, np.float32)
     size = max(1, len(codebook) // _GROUPS)
     size = 1 << min(max(size, _SMALLEST_GROUP), _LARGEST_GROUP).bit_length() - 1
-    for part in _chunks(np.ascontiguousarray(descriptors, np.float32)):
+    rows = np.ascontiguousarray(descriptors, np.float32)
+    for begin in range(0, len(rows), _ROWS):
+        part = rows[begin : begin + _ROWS]
         found = _best_groups(_pad(part), codebook, count=assignments, size=size)
         groups, halves = map(np.asarray, found)
         step = max(1, _AGAIN // (groups.shape[1] * size))
         for start in range(0, len(part), step):
-            few = slice(start, min(start + step, len(part)))
-            parts.append(
-                _best_words(
-                    part[few], groups[few], centroids, halves, size, assignments
-                )
-            )
+            few = part[start : start + step]
+            near = groups[start : start + len(few)]
+            best = _best_words(few, near, centroids, halves, size, assignments)
+            parts.append(best)
     return np.concatenate(parts)
 
 
@@ -135,8 +135,12 @@ def _sums(
     pairs = visual_words.reshape(-1)
     if features_per_region is None:
         return _sum_groups(pairs, residuals)
-    regions = _regions(features_per_region, len(descriptors))
-    regions = np.repeat(regions, visual_words.shape[1])
+    counts, features = np.asarray(features_per_region, np.int64), len(descriptors)
+    if counts.sum() != features or (counts < 0).any():
+        raise ValueError(
+            f"expected {counts.sum()} features, those of the regions, got {features}"
+        )
+    regions = np.repeat(np.arange(len(counts)), counts * visual_words.shape[1])
     keys, sums = _sum_groups(regions * len(codebook) + pairs, residuals)
     regions, pairs = np.divmod(keys, len(codebook))
     squares = np.bincount(regions, np.einsum("wd,wd->w", sums, sums))
@@ -162,18 +166,6 @@ def _sum_groups(
     ones = np.ones(len(rows), np.float32)
     members = scipy.sparse.csr_array((ones, order, ends), (len(starts), len(rows)))
     return keys[starts], members @ rows
-
-
-def _regions(
-    features_per_region: Sequence[int], features: int
-) -> Int[np.ndarray, " N"]:
-    """The region of each feature."""
-    counts = np.asarray(features_per_region, np.int64)
-    if counts.sum() != features or (counts < 0).any():
-        raise ValueError(
-            f"expected {counts.sum()} features, those of the regions, got {features}"
-        )
-    return np.repeat(np.arange(len(counts)), counts)
 
 
 def _check_codebook(
@@ -256,11 +248,6 @@ def _best_words(
         found.append(ids[rows, best])
         closeness[rows, best] = -np.inf
     return np.stack(found, axis=1)
-
-
-def _chunks(descriptors: Float32[np.ndarray, "N D"]) -> list[np.ndarray]:
-    starts = range(0, len(descriptors), _ROWS)
-    return [descriptors[start : start + _ROWS] for start in starts]
 
 
 def _pad(x: Float32[np.ndarray, "N D"]) -> Float32[np.ndarray, "L D"]:

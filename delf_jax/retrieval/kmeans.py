@@ -42,18 +42,6 @@ class Move(NamedTuple):
     """of them, how many took a descriptor; the others stay where they were"""
 
 
-def sampled_start(
-    descriptors: Float[np.ndarray, "N D"], words: int, rng: np.random.Generator
-) -> Float32[np.ndarray, "K D"]:
-    """Centroids that are descriptors, drawn without replacement.
-
-    ValueError if there are too few.
-    """
-    _check_enough(len(descriptors), words)
-    chosen = rng.choice(len(descriptors), words, replace=False)
-    return np.array(descriptors[np.sort(chosen)], np.float32)
-
-
 def kmeans_plus_plus(
     descriptors: Float[np.ndarray, "N D"], words: int, rng: np.random.Generator
 ) -> Float32[np.ndarray, "K D"]:
@@ -62,7 +50,8 @@ def kmeans_plus_plus(
     The probability grows as the squared distance to the nearest [k-means++]. One
     product with all descriptors for every word. ValueError if there are too few.
     """
-    _check_enough(len(descriptors), words)
+    if not 1 <= words <= len(descriptors):
+        raise ValueError(f"{words} words from {len(descriptors)} descriptors")
     x = np.ascontiguousarray(descriptors, np.float32)
     norms = np.einsum("nd,nd->n", x, x)
     chosen = np.zeros(words, np.int64)
@@ -108,12 +97,9 @@ def add_sums(a: ClusterSums, b: ClusterSums) -> ClusterSums:
     """What both chunks give together."""
     spares = np.concatenate([a.spares, b.spares])
     keys = np.concatenate([a.spare_keys, b.spare_keys])
-    return ClusterSums(
-        a.sums + b.sums,
-        a.counts + b.counts,
-        a.inertia + b.inertia,
-        *_lowest(spares, keys),
-    )
+    lowest = _lowest(spares, keys)
+    sums, counts, inertia = a.sums + b.sums, a.counts + b.counts, a.inertia + b.inertia
+    return ClusterSums(sums, counts, inertia, *lowest)
 
 
 def move_centroids(found: ClusterSums, codebook: Float32[np.ndarray, "K D"]) -> Move:
@@ -170,8 +156,3 @@ def _lowest(
     order = np.argsort(keys, kind="stable")[:SPARES]
     order = order[np.isfinite(keys[order])]
     return descriptors[order], keys[order]
-
-
-def _check_enough(descriptors: int, words: int) -> None:
-    if not 1 <= words <= descriptors:
-        raise ValueError(f"{words} words from {descriptors} descriptors")

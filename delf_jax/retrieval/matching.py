@@ -26,7 +26,7 @@ def match_descriptors(
         nearest; with a single index descriptor the second is infinitely far.
       mutual: keeps pairs that are nearest to each other in both directions.
     """
-    query, index = _as_float32(query), _as_float32(index)
+    query, index = (np.ascontiguousarray(x, np.float32) for x in (query, index))
     if query.shape[1] != index.shape[1]:
         raise ValueError(
             f"query descriptors have {query.shape[1]} dimensions and index descriptors "
@@ -80,7 +80,3 @@ def _distances(
     """Distances by subtraction: exact where a difference of norms would cancel."""
     difference = a - b
     return np.sqrt(np.einsum("nd,nd->n", difference, difference))
-
-
-def _as_float32(x: Float[np.ndarray | Array, "N D"]) -> Float[np.ndarray, "N D"]:
-    return np.ascontiguousarray(x, np.float32)

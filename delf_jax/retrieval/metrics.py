@@ -124,13 +124,13 @@ def revisited_metrics(
             places = find_positions(ranking, right, left_out)
             precisions[query] = [precision_at(places, k) for k in ranks]
             recalls[query] = [np.sum(places < k) / len(right) for k in ranks]
+    mean = mean_over_queries(averages)
+    mean_precisions, mean_recalls = (
+        np.array([mean_over_queries(column) for column in table.T])
+        for table in (precisions, recalls)
+    )
     return RevisitedMetrics(
-        mean_over_queries(averages),
-        np.array([mean_over_queries(column) for column in precisions.T]),
-        np.array([mean_over_queries(column) for column in recalls.T]),
-        averages,
-        precisions,
-        recalls,
+        mean, mean_precisions, mean_recalls, averages, precisions, recalls
     )
 
 
@@ -141,13 +141,12 @@ def protocol_lists(
     junk: Sequence[Int[np.ndarray, " _"]],
 ) -> tuple[list[Int[np.ndarray, " _"]], list[Int[np.ndarray, " _"]]]:
     """(positives, junk) of each query under "easy", "medium" or "hard" [ROP]."""
-    right, left_out = {
-        "easy": ((easy,), (junk, hard)),
-        "medium": ((easy, hard), (junk,)),
-        "hard": ((hard,), (junk, easy)),
-    }[protocol]
-
-    def joined(parts: tuple) -> list[np.ndarray]:
-        return [np.concatenate(lists) for lists in zip(*parts, strict=True)]
-
-    return joined(right), joined(left_out)
+    sides: dict[str, tuple[list, list]] = {
+        "easy": ([easy], [junk, hard]),
+        "medium": ([easy, hard], [junk]),
+        "hard": ([hard], [junk, easy]),
+    }
+    right, left_out = (
+        list(map(np.concatenate, zip(*parts, strict=True))) for parts in sides[protocol]
+    )
+    return right, left_out

@@ -74,12 +74,8 @@ def pad(rows: Rows, count: int) -> Rows:
     more = count - len(rows.values)
     if not more:
         return rows
-    values = np.concatenate(
-        [rows.values, np.zeros((more, rows.values.shape[1]), rows.values.dtype)]
-    )
-    if rows.scales is None:
-        return Rows(values)
-    return Rows(values, np.concatenate([rows.scales, np.zeros(more, np.float32)]))
+    scales = None if rows.scales is None else np.pad(rows.scales, (0, more))
+    return Rows(np.pad(rows.values, ((0, more), (0, 0))), scales)
 
 
 @jax.jit
@@ -149,12 +145,11 @@ def keep_best(best: Best, found: Float[np.ndarray, "R Q"], start: int) -> Best:
 def merge_best(best: Best, more: Best) -> Best:
     """As many as there are in `best` of both, in no order."""
     k = best.ids.shape[1]
-    values = np.concatenate([best.similarities, more.similarities], axis=1)
-    ids = np.concatenate([best.ids, more.ids], axis=1)
     if k == 0:
         return best
-    kept = np.argpartition(-values, k - 1, axis=1)[:, :k]
-    return Best(*(np.take_along_axis(each, kept, axis=1) for each in (values, ids)))
+    both = [np.concatenate(each, axis=1) for each in zip(best, more, strict=True)]
+    kept = np.argpartition(-both[0], k - 1, axis=1)[:, :k]
+    return Best(*(np.take_along_axis(each, kept, axis=1) for each in both))
 
 
 def order_best(

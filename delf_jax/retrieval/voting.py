@@ -12,11 +12,9 @@ ENOUGH_INLIERS = 70
 NON_LANDMARKS = 5
 
 
-def local_score(
-    inliers: Int[np.ndarray, " K"], enough: int = ENOUGH_INLIERS
-) -> Float[np.ndarray, " K"]:
-    """min(inliers, enough) / enough, to be added to the cosine, as DELG's users do."""
-    return np.minimum(inliers, enough) / enough
+def local_score(inliers: Int[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+    """The share of enough inliers, to be added to the cosine, as DELG's users do."""
+    return np.minimum(inliers, ENOUGH_INLIERS) / ENOUGH_INLIERS
 
 
 def penalty(similarities: Float[np.ndarray, "N K"]) -> Float[np.ndarray, " N"]:
