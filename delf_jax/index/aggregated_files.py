@@ -4,9 +4,8 @@
     NAME.asmk       a pair: residuals [W * D], float32, and visual words [W]
     NAME.asmk_star  a pair: packed residuals [W * ceil(D / 8)], and visual words [W]
 
-Regional ones [D2R] are called .rvlad, .rasmk and .rasmk_star. NAME is the id of an
-image without its extension, folders included. aggregated.json says what was aggregated
-by which settings, so that what is there and unchanged is kept.
+Regional ones [D2R] are called .rvlad, .rasmk and .rasmk_star. NAME is an id without its
+extension. aggregated.json says what was aggregated how: what is unchanged is kept.
 """
 
 import os

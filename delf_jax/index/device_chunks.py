@@ -66,11 +66,7 @@ def scan(
     devices: Sequence[jax.Device],
     pick: int | None,
 ) -> Iterator[tuple[int, list]]:
-    """(first row, for each block its products) of one chunk after the other.
-
-    Args:
-      pick: instead of all products only so many of the largest, as `Best`.
-    """
+    """(first row, for each block its products, or the `pick` best) of each chunk."""
     everywhere, count = _shardings(devices)[1], len(devices)
     padded = jax.device_put([nearest.pad_queries(each) for each in blocks], everywhere)
     ahead: list[tuple[Chunk, list]] = []

@@ -56,13 +56,11 @@ def fit_codebook(
     """The codebook of k-means on the local descriptors of a store, written to `out`.
 
     Resumes where an earlier run of the same options stopped, and stops early once no
-    centroid moves. InputError if the descriptors collapse to fewer than half of the
-    words.
+    centroid moves. InputError if more than half of the words are empty.
 
     Args:
       batch: None: an iteration takes all descriptors. Else the centroids move after
-        every so many that are drawn, and an iteration is as many batches as hold
-        `DRAWN_PER_WORD` for each word.
+        every so many that are drawn; an iteration draws `DRAWN_PER_WORD` a word.
       start: "sample" of the descriptors, or "kmeans++".
     """
     local = local_descriptors.open_descriptors(store)

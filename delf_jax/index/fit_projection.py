@@ -43,8 +43,7 @@ def fit_pca(
     Args:
       of: "local" or "global" descriptors.
     """
-    images, length, chunks = _open(store, of, progress)
-    _check_dimension(images, dimension, length)
+    images, length, _, chunks = _open(store, of, dimension, progress)
     moments = whitening.Moments(0, np.zeros(length), np.zeros((length, length)))
     for chunk in chunks:
         moments = whitening.add_moments(moments, whitening.moments_of(chunk))
@@ -82,9 +81,7 @@ def fit_whitening(
       pairs: by the ids of images; None: those in one folder match.
       dimension: rows kept; None: all.
     """
-    images, length, _ = _open(store, "global", False)
-    dimension = length if dimension is None else dimension
-    _check_dimension(images, dimension, length)
+    images, _, dimension, _ = _open(store, "global", dimension, progress=False)
     by_id = pairs or positive_pairs.pairs_of_folders(images.ids)
     rows, left_out = positive_pairs.locate(by_id, images.ids, images.path)
     descriptors = _finite(images)
@@ -127,9 +124,9 @@ def format_summary(out: str | os.PathLike) -> str:
 
 
 def _open(
-    store: str | os.PathLike, of: str, progress: bool
-) -> tuple[FeatureStore, int, Iterator[Float32[np.ndarray, "N D"]]]:
-    """(store, length of its descriptors, all of them in chunks)."""
+    store: str | os.PathLike, of: str, dimension: int | None, progress: bool
+) -> tuple[FeatureStore, int, int, Iterator[Float32[np.ndarray, "N D"]]]:
+    """(store, length of its descriptors, rows to fit, all descriptors in chunks)."""
     if of == "local":
         local = open_descriptors(store)
         images, length = local.store, local.dimension
@@ -143,7 +140,14 @@ def _open(
         raise InputError(
             f"{store}: its descriptors are projected already: extract without PCA first"
         )
-    return images, length, chunks
+    if not len(images):
+        raise InputError(f"{images.path}: an empty store, nothing to fit to")
+    dimension = length if dimension is None else dimension
+    if not 1 <= dimension <= length:
+        raise InputError(
+            f"--dimension={dimension}: the descriptors of {images.path} have {length}"
+        )
+    return images, length, dimension, chunks
 
 
 def _finite(images: FeatureStore) -> Float32[np.ndarray, "M G"]:
@@ -153,15 +157,6 @@ def _finite(images: FeatureStore) -> Float32[np.ndarray, "M G"]:
             f"{images.path}: has descriptors that are not finite: extract them again"
         )
     return descriptors
-
-
-def _check_dimension(images: FeatureStore, dimension: int, length: int) -> None:
-    if not len(images):
-        raise InputError(f"{images.path}: an empty store, nothing to fit to")
-    if not 1 <= dimension <= length:
-        raise InputError(
-            f"--dimension={dimension}: the descriptors of {images.path} have {length}"
-        )
 
 
 def _write(

@@ -31,8 +31,7 @@ class GlobalIndex(NamedTuple):
     first: int = 0
     """id of the first row"""
     originals: Callable[[Int[np.ndarray, " _"]], np.ndarray] | None = None
-    """float32 descriptors by id, where `rows` are of reduced precision: candidates are
-    compared by these, if they are there"""
+    """float32 descriptors by id: candidates of reduced precision are compared again"""
     held: Sequence[Chunk] | None = None
     """all of `rows`, on the devices"""
 
@@ -51,10 +50,7 @@ def from_array(descriptors: Float[np.ndarray, "M G"], precision: str) -> GlobalI
 
 def largest_norm(rows: Rows) -> float:
     """The largest length of a row; NaN if one is not finite."""
-    found = [
-        nearest.norms(nearest.take(rows, slice(start, start + _ROWS_AT_ONCE))).max()
-        for start in range(0, len(rows.values), _ROWS_AT_ONCE)
-    ]
+    found = [nearest.norms(block).max() for block in _blocks(rows, _ROWS_AT_ONCE)]
     return float(np.max(found, initial=0.0))
 
 
@@ -118,11 +114,7 @@ def find_nearest(
             row[:] = nearest.compare(Rows(one), Rows(index.originals(ids)))
     if jax.process_count() > 1:
         best, similarities = _gather(best, similarities, wanted)
-    order = nearest.order_best(similarities, best.ids, k)
-    return Best(
-        np.take_along_axis(similarities, order, axis=1),
-        np.take_along_axis(best.ids, order, axis=1),
-    )
+    return nearest.sort_best(Best(similarities, best.ids), k)
 
 
 def _check(index: GlobalIndex, queries: Float[np.ndarray, "Q G"]) -> None:
@@ -215,21 +207,16 @@ def _compare(
     index: GlobalIndex, queries: Rows, ids: Sequence[Int[np.ndarray, " _"]], k: int
 ) -> Best:
     """The best k of the images of each query, by `compare`."""
-    values = np.empty((len(ids), k), np.float32)
-    best = np.empty((len(ids), k), np.int64)
-    for query, (one, some) in enumerate(zip(_blocks(queries, 1), ids, strict=True)):
-        some = np.sort(some)
-        found = nearest.compare(one, nearest.take(index.rows, some))
-        order = nearest.order_best(found[None], some[None], k)[0]
-        values[query], best[query] = found[order], some[order]
-    return Best(values, best)
+    best = []
+    for one, some in zip(_blocks(queries, 1), map(np.sort, ids), strict=True):
+        values = nearest.compare(one, nearest.take(index.rows, some))
+        best.append(nearest.sort_best(Best(values[None], some[None]), k))
+    return _joined(best)
 
 
-def _blocks(queries: Rows, count: int) -> list[Rows]:
-    return [
-        nearest.take(queries, slice(start, start + count))
-        for start in range(0, len(queries.values), count)
-    ]
+def _blocks(rows: Rows, count: int) -> list[Rows]:
+    starts = range(0, len(rows.values), count)
+    return [nearest.take(rows, slice(start, start + count)) for start in starts]
 
 
 def _joined(parts: Sequence[Best]) -> Best:

@@ -2,8 +2,7 @@
 
 The store is read once. Aggregated images are gathered until they fill a small shard,
 and small shards are merged into larger ones, a list at a time: memory does not grow
-with the store. The manifest names what is finished after each of these steps, so a
-build that was killed resumes there.
+with the store. The manifest names what is finished: a killed build resumes there.
 """
 
 import contextlib
@@ -45,12 +44,10 @@ def update_inverted_file(
 ) -> StoreReport:
     """Brings an inverted file up to date with a store; what was done.
 
-    What is there already and unchanged is kept; for another codebook or other options
-    all is rebuilt. Searching it gives what searching one built at once would. For one
-    process at a time.
+    What is there and unchanged is kept; for another codebook or other options all is
+    rebuilt. It is searched as one built at once would be. For one process at a time.
 
     Args:
-      rule: `default_rule` by default.
       thorough: read all lists to see whether they are sound; damaged shards are
         dropped, and only their images are aggregated again.
     """
@@ -122,13 +119,7 @@ def inverted_file_of_index(
     if current is not None:
         return current
     update_inverted_file(
-        images,
-        words,
-        path,
-        binary=binary,
-        rule=rule,
-        thorough=False,
-        progress=progress,
+        images, words, path, binary=binary, rule=rule, thorough=False, progress=progress
     )
     return inverted_file.open_inverted_file(path)
 
@@ -219,10 +210,9 @@ def _open_current(
 # Of aggregated images that are gathered, and a killed build loses: 6000 with 500 words
 # of 128 bits each. The seconds are for large codebooks, where an image takes a while.
 RUN_BYTES, RUN_SECONDS = 64 * 2**20, 120.0
-# Shards smaller than half of this are merged once they have it together, that is
-# 400,000 of such images ...
+# Shards smaller than half of this, 400,000 of such images, are merged once they have
 SHARD_BYTES = 4 * 2**30
-# ... and, when all is done, if there are more of them than this.
+# it together, and, when all is done, if there are more of them than this.
 SMALL_SHARDS = 8
 # Files of no shard are of a killed process; a younger one may still be written.
 _STALE_SECONDS = 3600

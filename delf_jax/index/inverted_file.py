@@ -5,9 +5,8 @@
     shards/             the lists of many images each, see inverted_shards.py
     norms.safetensors   with idf alone: of each image the weights of its words, summed
 
-`inverted_builder.py` builds one. Similarities are those of
-`retrieval.similarity.asmk_similarities`, to the same bits, however many shards there
-are: an image lies in one shard, and its words are added up in ascending order.
+Similarities are those of `retrieval.similarity.asmk_similarities`, to the same bits: an
+image lies in one shard, and its words are added up in ascending order.
 """
 
 import os
@@ -83,8 +82,11 @@ def open_inverted_file(path: str | os.PathLike) -> InvertedFile:
     norms = [shard.lists.word_counts.astype(np.float64) for shard in shards]
     weights = None
     if rule.idf:
-        weights = weights_of(shards, info["words"])
-        norms = _read_norms(path, info, shards)
+        weights, file = weights_of(shards, info["words"]), path / NORMS
+        if not file.is_file() or sha256_of(file) != info["norms"]:
+            raise InputError(f"{file}: damaged or missing; run `aggregate` again")
+        tensors, _ = tensor_files.read_tensors(file)
+        norms = [tensors[shard.entry["name"]] for shard in shards]
     return InvertedFile(path, info, ids, words, rule, shards, rows, norms, weights)
 
 
@@ -108,8 +110,7 @@ def search(
 ) -> tuple[Int32[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
     """(rows, similarities) of the k most similar images, best first.
 
-    Of equals the one with the lower id comes first. In memory is one number for each
-    image of a shard.
+    Of equals the lower id comes first. In memory is a number for each image of a shard.
     """
     rows, values = np.zeros(0, np.int32), np.zeros(0)
     for place, of_shard in enumerate(index.rows):
@@ -175,13 +176,3 @@ def weights_of(shards: list[Shard], words: int) -> Float64[np.ndarray, " K"]:
     for shard in shards:
         counts += shard.lists.counts
     return inverted.word_weights(counts, sum(len(shard.images) for shard in shards))
-
-
-def _read_norms(
-    path: pathlib.Path, info: dict[str, Any], shards: list[Shard]
-) -> list[Float64[np.ndarray, " _"]]:
-    file = path / NORMS
-    if not file.is_file() or sha256_of(file) != info["norms"]:
-        raise InputError(f"{file}: damaged or missing; run `aggregate` again")
-    tensors, _ = tensor_files.read_tensors(file)
-    return [tensors[shard.entry["name"]] for shard in shards]

@@ -5,8 +5,7 @@
                       and images: [id, stamp] of each, as JSON
 
 Shards are written whole and never changed. The small file is checked when it is opened,
-and a list when it is first read: nothing that is used goes unchecked, and a query reads
-no more than it needs.
+and a list when it is first read: nothing that is used goes unchecked.
 """
 
 import json

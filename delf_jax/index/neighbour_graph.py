@@ -2,8 +2,7 @@
 
     neighbours.npz  beside the shards: the graph, and the key of photos and settings
 
-It is built when first needed, and rebuilt when the photos or the settings have changed
-or the file is damaged: nothing in it is worth more than that.
+Built when first needed, and again once photos or settings change or it is damaged.
 """
 
 import hashlib

@@ -59,14 +59,13 @@ def make_index(
 ) -> StoreReport:
     """Indexes images and folders; what is there already and unchanged is kept.
 
-    Photos of the index whose file is gone are removed. InputError if `directory` has
-    an index of another folder.
+    Photos whose file is gone are removed. InputError for an index of another folder.
     """
     found = images.find_images(paths)
     image, path = found[0]
     root = pathlib.Path(os.path.abspath(path)).parents[image.count("/")]
     places = Places(root, {})
-    if _path(directory).exists():
+    if pathlib.Path(directory, "index.json").exists():
         places = _read_places(directory)
         if not root.is_relative_to(places.root):
             raise InputError(
@@ -186,18 +185,14 @@ def _free_id(image: str, path: pathlib.Path, places: Places) -> str:
     raise InputError(f"{path}: another photo of this index has the same id")
 
 
-def _path(directory: str | os.PathLike) -> pathlib.Path:
-    return pathlib.Path(directory) / "index.json"
-
-
 def _write_places(directory: str | os.PathLike, places: Places) -> None:
     outside = {image: str(path) for image, path in places.outside.items()}
     values = {"format": FORMAT, "root": str(places.root), "outside": outside}
-    write_json(_path(directory), values)
+    write_json(pathlib.Path(directory, "index.json"), values)
 
 
 def _read_places(directory: str | os.PathLike) -> Places:
-    path = _path(directory)
+    path = pathlib.Path(directory, "index.json")
     if not path.exists():
         raise InputError(f"{directory}: no index here (index.json is missing)")
     values = read_json(path)

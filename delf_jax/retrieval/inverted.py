@@ -178,9 +178,7 @@ def squared_norms(
 
 
 def normalized(
-    found: Float64[np.ndarray, " M"],
-    query: float,
-    images: Float64[np.ndarray, " M"],
+    found: Float64[np.ndarray, " M"], query: float, images: Float64[np.ndarray, " M"]
 ) -> Float64[np.ndarray, " M"]:
     """Scores over the root of the product of the squared norms, unless that is 0."""
     norms = np.sqrt(query * images)
@@ -270,8 +268,7 @@ def _encode(
 ) -> UInt64[np.ndarray, " N"]:
     """The list of a word."""
     middle = (len(images) + 1) // 2
-    numbers = residuals.dtype.itemsize * residuals.size
-    block = np.zeros(middle + -(-numbers // 8), np.uint64)
+    block = np.zeros(middle + -(-residuals.nbytes // 8), np.uint64)
     block[:middle].view(np.int32)[: len(images)] = images
     rest = block[middle:].view(residuals.dtype)
     rest[: residuals.size].reshape(residuals.shape)[:] = residuals

@@ -20,8 +20,7 @@ def match_descriptors(
     several query features may share an index feature unless `mutual` is asked for.
 
     Args:
-      max_distance: keeps distances strictly below it. The released code uses 0.9
-        (Detect-to-Retrieve) and 1.0 (DELG).
+      max_distance: keeps distances strictly below it; [D2R] released 0.9, [DELG] 1.0.
       ratio: keeps distances strictly below `ratio` times the distance to the second
         nearest; with a single index descriptor the second is infinitely far.
       mutual: keeps pairs that are nearest to each other in both directions.
@@ -44,8 +43,7 @@ def match_descriptors(
     if mutual:
         closeness -= _half_squares(query)[:, None]
         kept = kept[_are_mutual(closeness, nearest)]
-    if max_distance is not None or ratio is not None:
-        distances = _distances(query[kept], index[nearest[kept]])
+    distances = _distances(query[kept], index[nearest[kept]])
     keep = np.ones(len(kept), bool)
     if max_distance is not None:
         keep &= distances < max_distance

@@ -1,7 +1,6 @@
 """Retrieval metrics with the rules of the revisited Oxford and Paris benchmarks.
 
-`positions` are zero-based places of the positives in a ranking from which the junk
-images were taken out.
+`positions` are zero-based places of the positives in a ranking without junk images.
 """
 
 from collections.abc import Hashable, Sequence
@@ -52,8 +51,7 @@ def precision_at(positions: Int[np.ndarray, " K"], k: int) -> float:
 def recall_at(positions: Int[np.ndarray, " K"], k: int) -> float:
     """1 if some positive is among the first k, else 0.
 
-    The recall of image retrieval by classes (Recall@1 and so on), not the share of
-    positives that was found.
+    The Recall@1 and so on of retrieval by classes, not the share of positives found.
     """
     return float(len(positions) > 0 and positions[0] < k)
 

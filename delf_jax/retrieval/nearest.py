@@ -3,8 +3,7 @@
 The matrix products of a piece of the index with a block of queries are fast, and their
 last bits depend on shapes, threads and devices. They only choose: somewhat more images
 than are wanted are kept, and compared again by `compare`, whose result for a query and
-an image depends on these two alone. `rounding` bounds what the product can be off, so
-that it is certain whether an image that was left out could have belonged.
+an image depends on these two alone. `rounding` bounds what the product can be off.
 """
 
 import functools
@@ -18,8 +17,7 @@ from jaxtyping import Array, Float, Int, Num
 # How descriptors are kept. int8 has one factor a row: its largest entry becomes 127.
 PRECISIONS = {"float32": np.float32, "bfloat16": jnp.bfloat16, "int8": np.int8}
 # Numbers of queries that are multiplied together: few, so that few programs are
-# compiled, and fast on a CPU. Of more than 64 at once nothing is gained, and narrow
-# types have no fast product with one.
+# compiled, and fast on a CPU. More gain nothing, and narrow types are slow with one.
 _WIDTHS = (1, 16, 32, 64)
 BLOCK = _WIDTHS[-1]
 # So many more than are wanted are kept for the exact comparison: at 2048 dimensions
@@ -147,8 +145,8 @@ def merge_best(best: Best, more: Best) -> Best:
     k = best.ids.shape[1]
     if k == 0:
         return best
-    both = [np.concatenate(each, axis=1) for each in zip(best, more, strict=True)]
-    kept = np.argpartition(-both[0], k - 1, axis=1)[:, :k]
+    both = join(best, more)
+    kept = np.argpartition(-both.similarities, k - 1, axis=1)[:, :k]
     return Best(*(np.take_along_axis(each, kept, axis=1) for each in both))
 
 
@@ -157,6 +155,19 @@ def order_best(
 ) -> Int[np.ndarray, "Q k"]:
     """Places of the k best, best first; of equals the lower id."""
     return np.lexsort((ids, -similarities), axis=1)[:, :k]
+
+
+def sort_best(best: Best, k: int) -> Best:
+    """The k best, best first; of equals the lower id."""
+    order = order_best(best.similarities, best.ids, k)
+    return Best(*(np.take_along_axis(each, order, axis=1) for each in best))
+
+
+def join(best: Best, more: Best) -> Best:
+    """All of both, in no order."""
+    return Best(
+        *(np.concatenate(each, axis=1) for each in zip(best, more, strict=True))
+    )
 
 
 def compare(query: Rows, rows: Rows) -> Float[np.ndarray, " K"]:

@@ -24,9 +24,8 @@ def expand_queries(
 ) -> Float[np.ndarray, "Q D"]:
     """The queries, each with its ranked images added, normalised.
 
-    An image weighs similarity ** alpha and the query 1; one of negative similarity
-    weighs nothing. With alpha 0 all weigh the same: average query expansion [AQE];
-    3 is usual else [GeM].
+    An image weighs similarity ** alpha, usually 3 [GeM], and the query 1; negative
+    ones nothing. With alpha 0 all weigh the same: average query expansion [AQE].
     """
     expanded = np.array(queries, np.float64)
     for query, ranked in enumerate(rankings):

@@ -108,29 +108,30 @@ def asmk_similarities(
 
     Args:
       dimension: of the descriptors; packed residuals need it.
-      count_padding_bits: D is the number of bits stored, as in the released code, where
-        up to 8 dimensions excepted.
+      count_padding_bits: of 8 dimensions or more D is the number of bits stored, as in
+        the released code.
       without_words: the result if either image has no words.
     """
-    _check_kinds(query, index)
+    a, b = query.residuals, index.residuals
+    if a.dtype != b.dtype:
+        raise ValueError(
+            f"residuals of {a.dtype} and {b.dtype} do not compare: make both binary "
+            "or neither"
+        )
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"residuals have {a.shape[1]} and {b.shape[1]} columns: they come from "
+            "different codebooks"
+        )
     ranges = _common_words(query.visual_words, index)
-    pairs = [(query.residuals[row], index.residuals[places]) for row, places in ranges]
-    if index.residuals.dtype == np.uint8:
-        stored = index.residuals.shape[1]
-        if dimension is None:
-            raise ValueError("packed residuals need the dimension of the descriptors")
-        if stored != -(-dimension // 8):
-            raise ValueError(
-                f"packed residuals of {stored} and {stored} bytes are not both of "
-                f"{dimension} dimensions"
-            )
-        bits = min(dimension, 8) * stored if count_padding_bits else dimension
-        # There are few distances: each one's selectivity is computed once.
-        table = selectivity(1 - 2 * np.arange(8 * stored + 1) / bits, rule)
-        found = [table[_hamming(a, b)] for a, b in pairs]
+    pairs = [(a[row], b[places]) for row, places in ranges]
+    if b.dtype == np.uint8:
+        table = _table(b.shape[1], dimension, count_padding_bits, rule)
+        found = [table[_hamming(one, others)] for one, others in pairs]
     else:
         # Each to the same bits whatever the other rows: no BLAS.
-        found = [selectivity(np.einsum("d,pd->p", a, b), rule) for a, b in pairs]
+        products = (np.einsum("d,pd->p", one, others) for one, others in pairs)
+        found = [selectivity(each, rule) for each in products]
     images = [index.images[places] for _, places in ranges]
     similarities: Float64[np.ndarray, " M"] = np.bincount(
         np.concatenate([np.zeros(0, np.int32), *images]),
@@ -149,8 +150,7 @@ def _common_words(
 ) -> list[tuple[int, slice]]:
     """The words of a query that the index has: row of the query, rows of the index.
 
-    Word by word the residuals of the index are read in place, not copied, and what is
-    computed of them stays in the cache.
+    So residuals are read in place, and what is computed of a word stays in the cache.
     """
     starts = np.searchsorted(index.visual_words, words)
     ends = np.searchsorted(index.visual_words, words, side="right")
@@ -158,6 +158,21 @@ def _common_words(
     first, last = index.offsets[starts[rows]], index.offsets[ends[rows]]
     ranges = map(slice, first.tolist(), last.tolist())
     return list(zip(rows.tolist(), ranges, strict=True))
+
+
+def _table(
+    stored: int, dimension: int | None, count_padding_bits: bool, rule: Rule
+) -> Float64[np.ndarray, " h"]:
+    """The selectivity of each Hamming distance: there are few."""
+    if dimension is None:
+        raise ValueError("packed residuals need the dimension of the descriptors")
+    if stored != -(-dimension // 8):
+        raise ValueError(
+            f"packed residuals of {stored} and {stored} bytes are not both of "
+            f"{dimension} dimensions"
+        )
+    bits = min(dimension, 8) * stored if count_padding_bits else dimension
+    return selectivity(1 - 2 * np.arange(8 * stored + 1) / bits, rule)
 
 
 def _hamming(
@@ -169,18 +184,3 @@ def _hamming(
     counts = np.bitwise_count(a[None] ^ b)
     # A sum over few columns is slow in numpy, an addition of columns is not.
     return sum(counts.T, np.zeros(len(b), np.int64))
-
-
-def _check_kinds(query: Aggregated, index: Postings) -> None:
-    kinds = query.residuals.dtype, index.residuals.dtype
-    if kinds[0] != kinds[1]:
-        raise ValueError(
-            f"residuals of {kinds[0]} and {kinds[1]} do not compare: make both binary "
-            "or neither"
-        )
-    columns = query.residuals.shape[1], index.residuals.shape[1]
-    if columns[0] != columns[1]:
-        raise ValueError(
-            f"residuals have {columns[0]} and {columns[1]} columns: they come from "
-            "different codebooks"
-        )

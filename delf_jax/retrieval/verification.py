@@ -153,8 +153,7 @@ def estimate_affine(
         scene smaller. Coarse features (DELF, a cell every 16 pixels) need about 20,
         keypoints 5 to 10.
       seed: of the sampled triples, see `pair_seed`.
-      trials: most triples to sample; sampling stops earlier once a better map is
-        unlikely at the given confidence.
+      trials: most triples to sample; fewer once a better map is unlikely.
       query_scales, index_scales: feature scales. With them each match alone proposes
         a zoom and a shift, which finds maps among few inliers; those are tried first.
     """
@@ -182,7 +181,9 @@ def estimate_affine(
     while start < stop:
         proposed = affine.maps_of_triples(matches, triples[start:stop])
         best, score = affine.improve(best, score, proposed, matches)
-        needed = min(trials, _trials_needed(score / count, confidence))
+        # Until one triple has inliers alone, with the confidence given.
+        good = np.clip(score / count, 1e-6, 1 - 1e-6) ** 3
+        needed = min(trials, np.log1p(-confidence) / np.log1p(-good))
         start, stop = stop, math.ceil(needed)
     if best is None:
         return _no_map(count)
@@ -240,12 +241,6 @@ def pair_seed(query: LocalFeatures, index: LocalFeatures) -> int:
 
 def _no_map(matches: int) -> Geometry:
     return Geometry(np.full((2, 3), np.nan), np.zeros(matches, bool))
-
-
-def _trials_needed(share: float, confidence: float) -> float:
-    """Triples to draw until one has inliers alone, with the confidence given."""
-    good = np.clip(share, 1e-6, 1 - 1e-6) ** 3
-    return np.log1p(-confidence) / np.log1p(-good)
 
 
 def _spread_out(points: Float[np.ndarray, "K 2"], threshold: float) -> bool:

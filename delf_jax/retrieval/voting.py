@@ -3,8 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-# Neighbours that vote, as in the baseline of the 2020 challenge and its winner's
-# method [OOD].
+# Neighbours that vote, as in the 2020 challenge's baseline and winning method [OOD].
 VOTERS = 3
 # So many inliers are as good as any larger number; [DELG] and its users take 30 to 70.
 ENOUGH_INLIERS = 70
