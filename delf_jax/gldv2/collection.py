@@ -66,8 +66,7 @@ def find_table(
 ) -> pathlib.Path:
     """The table of a set, or the one that is named; InputError if that is not clear.
 
-    Args:
-      labelled: of the index the one that says what images show.
+    Labelled: of the index the one that says what images show.
     """
     if table is not None:
         return pathlib.Path(table)
@@ -94,10 +93,8 @@ def list_images(
 ) -> Listing:
     """The images of "index", "test" or "train", or those of them that a table lists.
 
-    InputError if the table lists an image twice, or none.
-
-    Args:
-      exclude: landmarks whose images are left out; InputError if there are none.
+    Images of the landmarks to exclude are left out. InputError if there are none of
+    these, or if the table lists an image twice, or none.
     """
     path = find_table(data, split, table, labelled=bool(exclude))
     header = tables.read_header(path)

@@ -78,8 +78,7 @@ def recognise(
 ) -> list[str]:
     """Writes which landmark each test image shows; returns a summary.
 
-    Args:
-      non_landmarks: a folder of photos that show no landmark.
+    Non-landmarks are a folder of photos that show none.
     """
     others, verified = None, bool(options.verified)
     opened = _open(inputs, "train", "recognition", verified, progress)

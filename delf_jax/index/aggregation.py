@@ -44,10 +44,7 @@ def load_words(path: str | os.PathLike, assignments: int = 1) -> Vocabulary:
 
 
 def check_words(words: Vocabulary, images: FeatureStore) -> None:
-    """InputError unless the words were fitted to descriptors like those of a store.
-
-    Regional aggregation needs a store with features of boxes.
-    """
+    """InputError unless the words were fitted to descriptors like those of a store."""
     if words.regional and not images.manifest.get("with_boxes"):
         raise InputError(
             f"{images.path}: regional aggregation needs features of regions, and these "

@@ -37,11 +37,8 @@ def fit_pca(
 ) -> dict[str, str]:
     """The settings of extraction that project as fitted, by their names in a config.
 
-    InputError if the store has too few dimensions, or directions to be whitened in
-    which nothing varies.
-
-    Args:
-      of: "local" or "global" descriptors.
+    They are of "local" or "global" descriptors. InputError if the store has too few
+    dimensions, or directions to be whitened in which nothing varies.
     """
     images, length, _, chunks = _open(store, of, dimension, progress)
     moments = whitening.Moments(0, np.zeros(length), np.zeros((length, length)))

@@ -16,8 +16,7 @@ from delf_jax.retrieval.nearest import BLOCK, MARGIN, Best, Rows
 
 # Bytes; a CPU copies arrays that begin elsewhere, which takes longer than the search.
 _ALIGNMENT = 64
-# To measure norms.
-_ROWS_AT_ONCE = 2**13
+_ROWS_AT_ONCE = 2**13  # To measure norms.
 # Candidates of reduced precision that are compared again, for each one wanted.
 AGAIN = 2
 

@@ -210,9 +210,9 @@ def _open_current(
 # Of aggregated images that are gathered, and a killed build loses: 6000 with 500 words
 # of 128 bits each. The seconds are for large codebooks, where an image takes a while.
 RUN_BYTES, RUN_SECONDS = 64 * 2**20, 120.0
-# Shards smaller than half of this, 400,000 of such images, are merged once they have
+# 400,000 of such images. Shards of less than half are merged once they fill one,
 SHARD_BYTES = 4 * 2**30
-# it together, and, when all is done, if there are more of them than this.
+# and, when all is done, if there are more of them than this.
 SMALL_SHARDS = 8
 # Files of no shard are of a killed process; a younger one may still be written.
 _STALE_SECONDS = 3600

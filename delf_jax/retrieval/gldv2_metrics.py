@@ -25,7 +25,6 @@ def global_average_precision(
     """Micro average precision over all predictions, best score first.
 
     Of equal scores, smaller image ids come first. NaN if no image shows a landmark.
-
     landmarks_only: leave predictions out that are for images of no landmark.
     """
     correct, _ = _ranked(predictions, solution, landmarks_only)
