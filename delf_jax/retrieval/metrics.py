@@ -103,7 +103,7 @@ def revisited_metrics(
     junk: Sequence[Int[np.ndarray, " _"]],
     ranks: Sequence[int] = (1, 5, 10),
 ) -> RevisitedMetrics:
-    """mAP, mP@k and mR@k of [ROP], k one of `ranks`, for one of the `protocol_lists`."""
+    """mAP, mP@k and mR@k of [ROP], k one of `ranks`, of one of the `protocol_lists`."""
     if max(ranks) > rankings.shape[1]:
         raise ValueError(
             f"precision at rank {max(ranks)} of a ranking of {rankings.shape[1]} images"
