@@ -23,10 +23,10 @@ from delf_jax.formats.datasets import gldv2
 from delf_jax.store import feature_store
 from delf_jax.store.feature_store import FeatureStore
 
-# With landmarks, without which nothing can be excluded.
-_LABELLED_INDEX = "index_image_to_landmark.csv"
 _TABLES = {
     "index": ("index.csv",),
+    # With landmarks, without which nothing can be excluded.
+    "labelled index": ("index_image_to_landmark.csv",),
     "test": ("test.csv",),
     "train": ("train_clean.csv", "train.csv"),
 }
@@ -66,14 +66,11 @@ def find_table(
 ) -> pathlib.Path:
     """The table of a set, or the one that is named; InputError if that is not clear.
 
-    Args:
-      labelled: of the index the one that says what images show.
+    Labelled: of the index the one that says what images show.
     """
     if table is not None:
         return pathlib.Path(table)
-    names = _TABLES[split]
-    if split == "index" and labelled:
-        names = (_LABELLED_INDEX,)
+    names = _TABLES["labelled index" if labelled and split == "index" else split]
     found = [path for name in names if (path := pathlib.Path(data, name)).is_file()]
     if len(found) > 1:
         raise InputError(
@@ -96,38 +93,32 @@ def list_images(
 ) -> Listing:
     """The images of "index", "test" or "train", or those of them that a table lists.
 
-    InputError if the table lists an image twice, or none.
-
-    Args:
-      exclude: landmarks whose images are left out; InputError if the table has none of
-        them.
+    Images of the landmarks to exclude are left out. InputError if there are none of
+    these, or if the table lists an image twice, or none.
     """
     path = find_table(data, split, table, labelled=bool(exclude))
     header = tables.read_header(path)
     labelled = "landmark_id" in header
     if (split == "train" or exclude) and not labelled:
         raise InputError(f"{path}: no column landmark_id")
-    rows: Iterable[tuple[str, int]]
+    rows: Iterable[tuple[str, int | None]]
     if labelled:
         rows = ((row.id, row.landmark_id) for row in gldv2.read_train(path))
     else:
-        rows = ((row.id, -1) for row in tables.read_rows(path, gldv2.ImageId))
-    ids, landmarks, excluded, known = [], [], 0, set()
+        rows = ((row.id, None) for row in tables.read_rows(path, gldv2.ImageId))
+    shown: dict[str, int | None] = {}
     for id, landmark in rows:
-        if id in known:
+        if id in shown:
             raise InputError(f"{path}: lists image {id} twice")
-        known.add(id)
-        if labelled and landmark in exclude:
-            excluded += 1
-            continue
-        ids.append(id)
-        landmarks.append(landmark)
+        shown[id] = landmark
+    kept = {id: landmark for id, landmark in shown.items() if landmark not in exclude}
+    excluded = len(shown) - len(kept)
     if exclude and not excluded:
         raise InputError(f"{path}: none of the landmarks to exclude found")
-    if not ids:
+    if not kept:
         raise InputError(f"{path}: lists no images")
-    found = np.array(landmarks, np.int64) if labelled else None
-    return Listing(split, path, ids, found, excluded)
+    found = np.array(list(kept.values()), np.int64) if labelled else None
+    return Listing(split, path, list(kept), found, excluded)
 
 
 def drop_images(listing: Listing, ids: Collection[str]) -> Listing:
@@ -166,8 +157,7 @@ def extract(
     if photos:
         feature_store.extract_to_store(photos, out, model, settings, progress=progress)
     found = feature_store.open_store(out)
-    rows, missing = [], {}
-    known = set(found.ids)
+    rows, missing, known = [], {}, set(found.ids)
     for id, (name, _) in zip(listing.ids, _places(listing, folder), strict=True):
         if name in known:
             rows.append(found.row(name))
@@ -190,12 +180,11 @@ def check_whole(
     """A note on what is missing, if anything; InputError unless `partial`."""
     if not missing:
         return []
-    first = next(iter(missing.values()))
     summary = f"{split}: of {total} images, {datasets.format_missing(missing)}"
     if not partial:
         raise InputError(
-            f"{summary}, first: {first}; add them, list others, or leave them out with "
-            "--partial"
+            f"{summary}, first: {next(iter(missing.values()))}; add them, list others, "
+            "or leave them out with --partial"
         )
     return [summary]
 

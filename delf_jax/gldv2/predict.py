@@ -1,4 +1,7 @@
-"""Predictions for [GLDv2] from its images: features, search or recognition, a CSV."""
+"""Predictions for [GLDv2] from its images: features, search or recognition, a CSV.
+
+Rows are in the order of the list of test images.
+"""
 
 import os
 import pathlib
@@ -51,19 +54,16 @@ def retrieve(
     *,
     progress: bool = True,
 ) -> list[str]:
-    """Writes the most similar index images of each test image; returns a summary.
-
-    Rows are in the order of the list of test images.
-    """
-    if pipeline[-1] == "verification":
-        _check_local(inputs)
-    opened = _open(inputs, "index", "retrieval", progress)
+    """Writes the most similar index images of each test image; returns a summary."""
+    verified = pipeline[-1] == "verification"
+    opened = _open(inputs, "index", "retrieval", verified, progress)
     test, index = opened.test, opened.other
     size = inputs.settings.max_image_size
     ranked = retrieval_task.rank(test, index, pipeline, size, progress=progress)
     predictions = dict(zip(test.ids, ranked, strict=True))
-    settings: dict[str, Any] = {"rerank": [_numbered(step) for step in pipeline]}
-    if pipeline[-1] == "verification":
+    numbered = [[step, steps.STEPS.get(step, (None, None))[1]] for step in pipeline]
+    settings: dict[str, Any] = {"rerank": numbered}
+    if verified:
         settings["verification"] = [list(VERIFICATION["default"]), CANDIDATES]
     return _write(inputs, out, "retrieval", predictions, settings, opened)
 
@@ -78,21 +78,15 @@ def recognise(
 ) -> list[str]:
     """Writes which landmark each test image shows; returns a summary.
 
-    Rows are in the order of the list of test images.
-
-    Args:
-      non_landmarks: a folder of photos that show no landmark.
+    Non-landmarks are a folder of photos that show none.
     """
-    if options.verified:
-        _check_local(inputs)
-    opened, others = _open(inputs, "train", "recognition", progress), None
+    others, verified = None, bool(options.verified)
+    opened = _open(inputs, "train", "recognition", verified, progress)
     test, train = opened.test, opened.other
     if non_landmarks is not None:
         others = _open_non_landmarks(inputs, non_landmarks, test, progress)
-        failed = len(others.store.failed)
-        opened.summary.append(
-            f"non-landmarks: {len(others.ids)} images, {failed} failed"
-        )
+        counts = f"{len(others.ids)} images, {len(others.store.failed)} failed"
+        opened.summary.append(f"non-landmarks: {counts}")
     size = inputs.settings.max_image_size
     found = recognition_task.recognise(
         test, train, options, size, others, progress=progress
@@ -118,14 +112,14 @@ class _Opened(NamedTuple):
     """the line of the summary on `other`"""
 
 
-def _numbered(step: str) -> Any:
-    """A step of a pipeline with its numbers."""
-    return [step, steps.STEPS.get(step, (None, None))[1]]
-
-
-def _open(inputs: PredictionInputs, split: str, task: str, progress: bool) -> _Opened:
+def _open(
+    inputs: PredictionInputs, split: str, task: str, verified: bool, progress: bool
+) -> _Opened:
     """Test images and those they are compared with, extracted."""
-    if not inputs.settings.global_scales:
+    settings, model = inputs.settings, inputs.model
+    if verified and not (settings.max_features and model.has_local):
+        raise InputError(f"model {model.name} gives no local features to verify by")
+    if not settings.global_scales:
         raise InputError("global descriptors are needed: set global_scales")
     listing = collection.list_images(inputs.data, "test", inputs.test_list)
     other = collection.list_images(
@@ -142,16 +136,10 @@ def _open(inputs: PredictionInputs, split: str, task: str, progress: bool) -> _O
     opened = []
     for each in (listing, other):
         images, missing = collection.extract(
-            each,
-            inputs.data,
-            inputs.features,
-            inputs.model,
-            inputs.settings,
-            progress=progress,
+            each, inputs.data, inputs.features, model, settings, progress=progress
         )
-        total = len(each.ids)
         partial += collection.check_whole(
-            each.split, total, missing, partial=inputs.partial
+            each.split, len(each.ids), missing, partial=inputs.partial
         )
         left = f", {each.excluded} excluded" if each.excluded else ""
         summary.append(
@@ -206,13 +194,6 @@ def _open_non_landmarks(
     return Images(names, None, found, rows)
 
 
-def _check_local(inputs: PredictionInputs) -> None:
-    if not (inputs.settings.max_features and inputs.model.has_local):
-        raise InputError(
-            f"model {inputs.model.name} gives no local features to verify by"
-        )
-
-
 def _write(
     inputs: PredictionInputs,
     out: str | os.PathLike,
@@ -226,23 +207,22 @@ def _write(
     excluded = None
     if inputs.exclude:
         excluded = f"{len(inputs.exclude)} landmarks, as --exclude says"
+    partial = sorted(opened.partial)
     settings = {
         "task": task,
         "model and extraction": feature_store.store_key(inputs.model, inputs.settings),
         **settings,
         "searched": digest("\n".join(opened.other.ids), 16),
         "excluded": sorted(inputs.exclude),
-        "partial": sorted(opened.partial),
+        "partial": partial,
     }
-    scores.write_provenance(
-        out,
-        {
-            "model": inputs.model.name,
-            "settings": settings,
-            "searched": opened.searched,
-            "excluded": excluded,
-            "partial": sorted(opened.partial),
-        },
-    )
+    provenance = {
+        "model": inputs.model.name,
+        "settings": settings,
+        "searched": opened.searched,
+        "excluded": excluded,
+        "partial": partial,
+    }
+    scores.write_provenance(out, provenance)
     count = format_count(len(predictions), "prediction")
     return [*opened.summary, f"{out}: {count}", *opened.partial]

@@ -1,15 +1,11 @@
 """Which landmark test images of [GLDv2] show: a vote of their nearest training images.
 
-The score of a training image for a test image is
-
-    cosine of the global descriptors - penalty of the training image
-    + min(inliers, 70) / 70, for the first ones, where they are verified
-
-the landmark with the largest sum of scores among the three best wins, and this sum less
-the penalty of the test image is the confidence. The penalty of an image is its mean
-cosine to the five images of no landmark that it is most similar to. The vote and the
-penalties are those of the 2020 challenge's winner [OOD], the inliers those of its
-baseline with DELG.
+The score of a training image is its cosine less its penalty, plus min(inliers, 70) / 70
+where it is among the first, which are verified. The landmark with the largest sum of
+scores among the three best wins, and this sum less the penalty of the test image is the
+confidence. A penalty is the mean cosine to the five most similar images of no landmark.
+The vote and the penalties are those of the 2020 challenge's winner [OOD], the inliers
+those of its baseline with DELG.
 """
 
 from collections.abc import Iterator
@@ -45,11 +41,7 @@ def recognise(
     *,
     progress: bool = True,
 ) -> Iterator[Recognition]:
-    """The landmark of each test image, and how sure that is.
-
-    Args:
-      max_image_size: at extraction.
-    """
+    """The landmark of each test image, and how sure that is."""
     if train.landmarks is None:
         raise ValueError("training images need landmarks")
     labels, queries = train.landmarks, descriptors(test)
@@ -81,9 +73,8 @@ def _penalties(
     with track("non-landmarks", len(images.ids), progress=progress) as advance:
         for start in range(0, len(images.ids), _TOGETHER):
             rows = descriptors(images, slice(start, start + _TOGETHER))
-            best = retrieval_task.find_nearest(
-                non_landmarks, rows, voting.NON_LANDMARKS
-            )
+            k = voting.NON_LANDMARKS
+            best = retrieval_task.find_nearest(non_landmarks, rows, k)
             found.append(voting.penalty(best.similarities))
             advance(len(rows))
     return np.concatenate(found)

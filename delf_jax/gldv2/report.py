@@ -1,5 +1,7 @@
 """Scores for [GLDv2] as a table, as JSON, and as the original prints them."""
 
+import collections
+import math
 from typing import Any
 
 import numpy as np
@@ -14,75 +16,59 @@ _SHOWN = 10  # hex digits of a digest.
 def original_lines(scores: Scores) -> list[str]:
     """What the original prints, of scores of one file of predictions."""
     values = {row.part: row.values for row in scores.rows}
-    line = "*" * 46
     lines = ["Reading solution...", "done!", "Reading predictions...", "done!"]
     if scores.task == "recognition":
+        gap = "Global Average Precision"
         shown = [
-            ("Global Average Precision: {GAP:.6f}", 1),
-            (
-                "Global Average Precision ignoring non-landmark queries: "
-                "{GAP of landmarks:.6f}",
-                1,
-            ),
+            (gap + ": {GAP:.6f}", 1),
+            (gap + " ignoring non-landmark queries: {GAP of landmarks:.6f}", 1),
             ("Top-1 accuracy: {top-1:.2f}", 100),
         ]
     else:
         precisions = ", ".join(f"P@{k}: {{P@{k}:.2f}}" for k in RANKS)
+        positions = "{mean position:.2f}, median position: {median position:.2f}"
         shown = [
             ("Mean Average Precision: {mAP@100:.6f}", 1),
             (f"Mean precisions: {precisions}", 100),
-            (
-                "Mean position: {mean position:.2f}, median position: "
-                "{median position:.2f}",
-                1,
-            ),
+            (f"Mean position: {positions}", 1),
         ]
     for text, factor in shown:
-        lines.append(line)
+        lines.append("*" * 46)
         for part in PARTS:
-            numbers = {
-                name: factor * each.value for name, each in values.get(part, {}).items()
-            }
+            found = {name: factor * v.value for name, v in values.get(part, {}).items()}
+            # A part without images has no numbers.
+            numbers = collections.defaultdict(lambda: math.nan, found)
             label = f"({part})".ljust(len("(Private)"))
-            lines.append(f"{label} {text.format_map(_OrNan(numbers))}")
+            lines.append(f"{label} {text.format_map(numbers)}")
     return lines
-
-
-class _OrNan(dict):
-    """A part without images has no numbers."""
-
-    def __missing__(self, name: str) -> float:
-        return float("nan")
 
 
 def table(scores: Scores) -> list[str]:
     """Lines of text: what was scored, what is to be known, a row for each result."""
-    lines = [f"{scores.task} on {scores.solution}, SHA-256 {scores.version}"]
-    lines += scores.notes
     draws = f"{GAP_SAMPLES if scores.task == 'recognition' else SAMPLES} draws"
-    lines.append(
-        f"per cent, but for positions; 95 % intervals: {draws} of test images, seed "
-        f"{scores.seed}" + ("; gain: on the first, paired" if _several(scores) else "")
-    )
     cells = [_header(scores), *(_cells(scores, row) for row in scores.rows)]
-    return [*lines, *align(cells)]
+    return [
+        f"{scores.task} on {scores.solution}, SHA-256 {scores.version}",
+        *scores.notes,
+        f"per cent, but for positions; 95 % intervals: {draws} of test images, seed "
+        f"{scores.seed}" + ("; gain: on the first, paired" if _several(scores) else ""),
+        *align(cells),
+    ]
 
 
 def to_json(scores: Scores) -> dict[str, Any]:
     """The results, ready for JSON: shares of 1."""
+    results = []
+    for row in scores.rows:
+        values = {name: _value_to_json(value) for name, value in row.values.items()}
+        results.append(row._asdict() | {"values": values})
     return {
         "task": scores.task,
         "solution": scores.solution,
         "solution_sha256": scores.version,
         "seed": scores.seed,
         "notes": scores.notes,
-        "results": [
-            {
-                **row._asdict(),
-                "values": {name: _value_to_json(v) for name, v in row.values.items()},
-            }
-            for row in scores.rows
-        ],
+        "results": results,
     }
 
 

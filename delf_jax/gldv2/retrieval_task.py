@@ -51,22 +51,23 @@ def find_nearest(
 ) -> Best:
     """The k most similar images of each query, exactly: places in the index, in order.
 
-    Args:
-      penalties: taken off the similarities with each image of the index.
+    Penalties are taken off the similarities with each image of the index.
     """
     if penalties is not None:  # One more dimension, in which all queries are 1.
         queries = np.concatenate([queries, np.ones((len(queries), 1))], axis=1)
     queries = np.asarray(queries, np.float32)
     best = nearest.nothing_yet(len(queries), 0)
     with track("search", len(index.ids), progress=progress) as advance:
-        for part in _parts(len(index.ids), 4 * queries.shape[1], memory):
+        size = max(1, memory // (4 * queries.shape[1]))
+        for start in range(0, len(index.ids), size):
+            part = slice(start, start + size)
             rows = descriptors(index, part)
             if penalties is not None:
                 rows = np.column_stack([rows, -penalties[part].astype(np.float32)])
-            found = global_search.find_nearest(
-                global_search.from_array(rows, "float32"), queries, k
-            )
-            best = _merged(best, found._replace(ids=found.ids + part.start), k)
+            held = global_search.from_array(rows, "float32")
+            found = global_search.find_nearest(held, queries, k)
+            found = found._replace(ids=found.ids + start)
+            best = nearest.sort_best(nearest.join(best, found), k)
             advance(len(rows))
     return best
 
@@ -82,9 +83,6 @@ def rank(
     """For each test image the first hundred images of the index, best first.
 
     Of equals the one that the index lists first comes first.
-
-    Args:
-      max_image_size: at extraction.
     """
     rescored = [STEPS[step][1].get("first", 0) for step in pipeline if step in STEPS]
     length = max([LARGEST_RANK, CANDIDATES, *rescored])
@@ -113,17 +111,3 @@ def verify(
     return matching.verify(
         queries, list(candidates), index.image, max_image_size, progress=progress
     )
-
-
-def _parts(count: int, row_bytes: int, memory: int) -> Iterator[slice]:
-    size = max(1, memory // row_bytes)
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
-
-
-def _merged(best: Best, more: Best, k: int) -> Best:
-    values, ids = (
-        np.concatenate(both, axis=1) for both in zip(best, more, strict=True)
-    )
-    order = nearest.order_best(values, ids, k)
-    return Best(*(np.take_along_axis(each, order, axis=1) for each in (values, ids)))

@@ -1,6 +1,7 @@
 """What predictions for [GLDv2] are worth, with intervals, and by which solution."""
 
 import functools
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -50,14 +51,14 @@ def write_provenance(path: str | os.PathLike, values: Mapping[str, Any]) -> None
     "settings" are hashed to what is printed beside every number; "searched", "partial"
     and "excluded" are notes that are printed, too.
     """
-    write_json(_provenance_path(path), {**values, "sha256": sha256_of(path)})
+    write_json(f"{path}.json", {**values, "sha256": sha256_of(path)})
 
 
 def read_provenance(path: str | os.PathLike) -> dict[str, Any]:
     """What `write_provenance` wrote; nothing if the file has changed since."""
-    if not _provenance_path(path).exists():
+    if not os.path.exists(f"{path}.json"):
         return {}
-    values = read_json(_provenance_path(path))
+    values = read_json(f"{path}.json")
     current = isinstance(values, dict) and values.get("sha256") == sha256_of(path)
     return values if current else {}
 
@@ -115,8 +116,7 @@ def score(
 ) -> Scores:
     """Scores of files of predictions, on what is public and what is private.
 
-    Images that are to be ignored are, and those without a prediction count as not
-    found, as in the original.
+    As in the original, images without a prediction count as not found.
 
     Args:
       exclude: landmarks; a second row for each part leaves out test images of these.
@@ -135,9 +135,7 @@ def score(
             "--known=index_image_to_landmark.csv says which images show which"
         )
     rows = []
-    for part, left_out in [
-        (p, s) for p in PARTS for s in ([(), seen] if seen else [()])
-    ]:
+    for part, left_out in itertools.product(PARTS, [(), seen] if seen else [()]):
         answers = getattr(solution, part.lower())
         kept = {id: shown for id, shown in answers.items() if id not in left_out}
         if kept:
@@ -150,12 +148,17 @@ def score(
             rows += _rows(task, name, kept, predicted, paths, rng)
     if not rows:
         raise InputError(f"{solution_path}: no public or private images")
+    notes = _notes(task, solution, found, paths)
+    if seen:
+        notes.append(
+            f"unseen: without the {len(seen)} test images of landmarks to exclude"
+        )
     return Scores(
         task=task,
         solution=pathlib.Path(solution_path).name,
         version=sha256_of(solution_path),
         seed=seed,
-        notes=[*_notes(task, solution, found, paths), *_seen_notes(seen)],
+        notes=notes,
         rows=rows,
     )
 
@@ -165,11 +168,6 @@ def _settings_key(path: str | os.PathLike) -> str:
     if settings is None:  # Made elsewhere.
         return f"file {sha256_of(path)[:_KEY]}"
     return digest(settings, _KEY)
-
-
-def _provenance_path(path: str | os.PathLike) -> pathlib.Path:
-    path = pathlib.Path(path)
-    return path.with_name(path.name + ".json")
 
 
 def _rows(
@@ -226,17 +224,10 @@ def _notes(
         provenance = read_provenance(path)
         if provenance.get("searched"):
             notes.append(f"{name}: {provenance['searched']}")
-        partial = provenance.get("partial", ())
-        notes += [f"{name}: PARTIAL, {note}" for note in partial]
+        notes += [f"{name}: PARTIAL, {n}" for n in provenance.get("partial", ())]
         if provenance.get("excluded"):
             notes.append(f"{name}: made without {provenance['excluded']}")
     return notes
-
-
-def _seen_notes(seen: set[str]) -> list[str]:
-    if not seen:
-        return []
-    return [f"unseen: without the {len(seen)} test images of landmarks to exclude"]
 
 
 RANKS = (1, 5, 10, 50, 100)
@@ -252,14 +243,17 @@ def measure(
     rng: np.random.Generator | None,
 ) -> list[dict[str, Estimate]]:
     """The numbers of each of the predictions, by name; intervals if there is `rng`."""
-    if task == "recognition":
-        return _recognition(predictions, solution, rng)
-    return _retrieval(predictions, solution, rng)
+    of_task = _recognition if task == "recognition" else _retrieval
+    columns = of_task(predictions, solution, rng).items()
+    return [
+        {name: column[place] for name, column in columns}
+        for place in range(len(predictions))
+    ]
 
 
 def _recognition(
     predictions: Sequence[Mapping], solution: Mapping, rng: np.random.Generator | None
-) -> list[dict[str, Estimate]]:
+) -> dict[str, list[Estimate]]:
     columns = {}
     for name, only in (("GAP", False), ("GAP of landmarks", True)):
         found = [
@@ -280,12 +274,12 @@ def _recognition(
         functools.partial(bootstrap.resampled_means, hits, samples=SAMPLES),
         rng,
     )
-    return _turned(columns, len(predictions))
+    return columns
 
 
 def _retrieval(
     predictions: Sequence[Mapping], solution: Mapping, rng: np.random.Generator | None
-) -> list[dict[str, Estimate]]:
+) -> dict[str, list[Estimate]]:
     values = np.array(
         [gldv2_metrics.average_precisions(p, solution) for p in predictions]
     )
@@ -299,13 +293,7 @@ def _retrieval(
     ]
     columns["mean position"] = [Estimate(mean) for mean, _ in positions]
     columns["median position"] = [Estimate(median) for _, median in positions]
-    return _turned(columns, len(predictions))
-
-
-def _turned(
-    columns: Mapping[str, list[Estimate]], count: int
-) -> list[dict[str, Estimate]]:
-    return [{name: column[i] for name, column in columns.items()} for i in range(count)]
+    return columns
 
 
 def _with_intervals(
@@ -313,11 +301,10 @@ def _with_intervals(
     draw: Callable[..., Float[np.ndarray, "W B"]],
     rng: np.random.Generator | None,
 ) -> list[Estimate]:
-    if rng is None:
-        return [Estimate(float(value)) for value in values]
-    drawn = draw(rng=rng)
-    # Draws without a landmark say nothing.
-    drawn = drawn[:, ~np.isnan(drawn).any(axis=0)]
-    if not drawn.shape[1]:
-        return [Estimate(float(value)) for value in values]
-    return bootstrap.estimates(values, drawn)
+    if rng is not None:
+        drawn = draw(rng=rng)
+        # Draws without a landmark say nothing.
+        drawn = drawn[:, ~np.isnan(drawn).any(axis=0)]
+        if drawn.shape[1]:
+            return bootstrap.estimates(values, drawn)
+    return [Estimate(float(value)) for value in values]

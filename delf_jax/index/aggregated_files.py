@@ -4,9 +4,8 @@
     NAME.asmk       a pair: residuals [W * D], float32, and visual words [W]
     NAME.asmk_star  a pair: packed residuals [W * ceil(D / 8)], and visual words [W]
 
-Regional ones [D2R] are called .rvlad, .rasmk and .rasmk_star. NAME is the id of an
-image without its extension, folders included. aggregated.json says what was aggregated
-by which settings, so that what is there and unchanged is kept.
+Regional ones [D2R] are called .rvlad, .rasmk and .rasmk_star. NAME is an id without its
+extension. aggregated.json says what was aggregated how: what is unchanged is kept.
 """
 
 import os
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from delf_jax.features import Features
 from delf_jax.files import InputError, digest, read_json, write_json
 from delf_jax.formats.delf import datum
 from delf_jax.index import aggregation
@@ -41,7 +39,7 @@ def write_aggregated(
     """Brings the files of a folder up to date with a store; what was done.
 
     Args:
-      kind: one of aggregation.KINDS.
+      kind: "vlad", "asmk" or "asmk_star".
       normalize: VLAD to unit length.
     """
     aggregation.check_words(words, images)
@@ -59,8 +57,14 @@ def write_aggregated(
         with track("aggregate", len(todo), progress=progress) as advance:
             for number, place in enumerate(todo, 1):
                 id, stamp, path = rows[place]
-                where = f"{images.path}, image {id}"
-                _write(path, images[place], words, kind, normalize, where)
+                image, where = images[place], f"{images.path}, image {id}"
+                if kind == "vlad":
+                    vlad = aggregation.aggregate_vlad(image, words, normalize, where)
+                    datum.write_datum(path, vlad)
+                else:
+                    found = aggregation.aggregate(image, words, kind, where)
+                    of_image = found.visual_words.astype(np.uint32)
+                    datum.write_datum_pair(path, found.residuals.reshape(-1), of_image)
                 done[id] = stamp
                 if number % _SAVE_IMAGES == 0:
                     write_json(out / SIDECAR, {"key": key, "images": done})
@@ -68,23 +72,6 @@ def write_aggregated(
     finally:
         write_json(out / SIDECAR, {"key": key, "images": done})
     return StoreReport(len(todo), len(rows) - len(todo), 0, dict(images.failed))
-
-
-def _write(
-    path: pathlib.Path,
-    features: Features,
-    words: Vocabulary,
-    kind: str,
-    normalize: bool,
-    where: str,
-) -> None:
-    if kind == "vlad":
-        vlad = aggregation.aggregate_vlad(features, words, normalize, where)
-        datum.write_datum(path, vlad)
-        return
-    aggregated = aggregation.aggregate(features, words, kind, where)
-    visual_words = aggregated.visual_words.astype(np.uint32)
-    datum.write_datum_pair(path, aggregated.residuals.reshape(-1), visual_words)
 
 
 def _key(images: FeatureStore, words: Vocabulary, kind: str, normalize: bool) -> str:

@@ -19,8 +19,6 @@ from delf_jax.retrieval import aggregation
 from delf_jax.retrieval.aggregation import Aggregated
 from delf_jax.store.feature_store import FeatureStore
 
-KINDS = ("vlad", "asmk", "asmk_star")
-
 
 class Vocabulary(NamedTuple):
     """The visual words, and how descriptors are aggregated by them."""
@@ -46,10 +44,7 @@ def load_words(path: str | os.PathLike, assignments: int = 1) -> Vocabulary:
 
 
 def check_words(words: Vocabulary, images: FeatureStore) -> None:
-    """InputError unless the words were fitted to descriptors like those of a store.
-
-    Regional aggregation needs a store with features of boxes.
-    """
+    """InputError unless the words were fitted to descriptors like those of a store."""
     if words.regional and not images.manifest.get("with_boxes"):
         raise InputError(
             f"{images.path}: regional aggregation needs features of regions, and these "
@@ -65,8 +60,7 @@ def aggregate(
     features: Features, words: Vocabulary, kind: str, where: str | os.PathLike
 ) -> Aggregated:
     """ASMK of an image, or for asmk_star ASMK*; `where` is for the errors alone."""
-    features, regions = _select(features, words)
-    assigned = _assign(features, words, where)
+    assigned, regions = _assign(features, words, where)
     aggregated = aggregation.aggregate_asmk(*assigned, features_per_region=regions)
     return aggregation.binarize(aggregated) if kind == "asmk_star" else aggregated
 
@@ -75,27 +69,20 @@ def aggregate_vlad(
     features: Features, words: Vocabulary, normalize: bool, where: str | os.PathLike
 ) -> Float32[np.ndarray, " KD"]:
     """VLAD of an image."""
-    features, regions = _select(features, words)
-    assigned = _assign(features, words, where)
+    assigned, regions = _assign(features, words, where)
     return aggregation.aggregate_vlad(
         *assigned, features_per_region=regions, normalize=normalize
     )
 
 
-def _select(features: Features, words: Vocabulary) -> tuple[Features, list[int] | None]:
-    """What is aggregated of an image, and the sizes of its regions; None: it has none.
+def _assign(
+    features: Features, words: Vocabulary, where: str | os.PathLike
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], list[int] | None]:
+    """((descriptors, visual words, codebook), sizes of the regions, if asked for).
 
     An image of a regional store that has no boxes is one region.
     """
-    if not words.regional or features.local is None:
-        return whole_image(features), None
-    return features, features_per_region(features)
-
-
-def _assign(
-    features: Features, words: Vocabulary, where: str | os.PathLike
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(descriptors, their visual words, codebook)."""
+    features = features if words.regional else whole_image(features)
     descriptors = _descriptors(features, where)
     centroids = words.codebook.centroids
     if descriptors.shape[1] != centroids.shape[1]:
@@ -106,7 +93,8 @@ def _assign(
     if not np.isfinite(descriptors).all():
         raise InputError(f"{where}: descriptors are not finite: extract them again")
     nearest = aggregation.assign_words(descriptors, words.on_device, words.assignments)
-    return descriptors, nearest, centroids
+    regions = features_per_region(features) if words.regional else None
+    return (descriptors, nearest, centroids), regions
 
 
 def _descriptors(

@@ -41,13 +41,9 @@ def save_codebook(
     """Writes a codebook; the codebook as it will be read."""
     directory = pathlib.Path(directory)
     write_tensors(directory / TENSORS, {"centroids": centroids}, {})
-    info = {
-        "format": FORMAT,
-        "words": len(centroids),
-        "dimension": centroids.shape[1],
-        "sha256": sha256_of(directory / TENSORS),
-        **provenance,
-    }
+    words, dimension = centroids.shape
+    info = {"format": FORMAT, "words": words, "dimension": dimension}
+    info |= {"sha256": sha256_of(directory / TENSORS), **provenance}
     write_json(directory / INFO, info)
     return Codebook(centroids, info, directory)
 
@@ -78,26 +74,26 @@ def check_codebook(
 ) -> None:
     """InputError unless a codebook was fitted to descriptors like those of a store.
 
-    They must have the same dimension, and come from the same model and the same
-    projection, as far as both sides have these.
+    Model and projection must be the same, too, as far as both sides have these.
     """
-    path, centroids = codebook.path, codebook.centroids
-    if centroids.shape[1] != dimension:
+    path, length = codebook.path, codebook.centroids.shape[1]
+    if length != dimension:
         raise InputError(
-            f"{path}: a codebook of {centroids.shape[1]} dimensions does not fit "
+            f"{path}: a codebook of {length} dimensions does not fit "
             f"descriptors of {dimension}: fit one to them"
         )
-    ours, theirs = codebook.info.get("model", {}), manifest.get("model", {})
+    sides = codebook.info, manifest
+    ours, theirs = (side.get("model", {}) for side in sides)
     fingerprints = ours.get("fingerprint"), theirs.get("fingerprint")
-    if all(fingerprints) and fingerprints[0] != fingerprints[1]:
+    if not all(fingerprints):
+        return
+    if fingerprints[0] != fingerprints[1]:
         raise InputError(
             f"{path}: was fitted to descriptors of the model {ours.get('name')}, not "
             f"of {theirs.get('name')}: fit a codebook to these"
         )
-    projections = [
-        (side.get("settings") or {}).get("pca") for side in (codebook.info, manifest)
-    ]
-    if all(fingerprints) and projections[0] != projections[1]:
+    our_pca, their_pca = ((side.get("settings") or {}).get("pca") for side in sides)
+    if our_pca != their_pca:
         raise InputError(
             f"{path}: was fitted to descriptors of another PCA: fit a codebook to these"
         )

@@ -66,25 +66,19 @@ def scan(
     devices: Sequence[jax.Device],
     pick: int | None,
 ) -> Iterator[tuple[int, list]]:
-    """(first row, for each block its products) of one chunk after the other.
-
-    Args:
-      pick: instead of all products only so many of the largest, as `Best`.
-    """
-    everywhere = _shardings(devices)[1]
-    padded = [
-        jax.device_put(nearest.pad_queries(block), everywhere) for block in blocks
-    ]
+    """(first row, for each block its products, or the `pick` best) of each chunk."""
+    everywhere, count = _shardings(devices)[1], len(devices)
+    padded = jax.device_put([nearest.pad_queries(each) for each in blocks], everywhere)
     ahead: list[tuple[Chunk, list]] = []
     for chunk in chunks:
-        found = [
-            nearest.products(chunk.rows, block)
-            if pick is None
-            else nearest.best_products(
-                chunk.rows, block, chunk.counted, pick, len(devices)
-            )
-            for block in padded
-        ]
+        rows, counted = chunk.rows, chunk.counted
+        if pick is None:
+            found = [nearest.products(rows, each) for each in padded]
+        else:
+            found = [
+                nearest.best_products(rows, each, counted, pick, count)
+                for each in padded
+            ]
         ahead.append((chunk, found))
         # While the devices work on the next chunk, this one's products are looked at.
         if len(ahead) > 1:
@@ -114,8 +108,6 @@ def _shardings(devices: Sequence[jax.Device]) -> tuple[Any, Any]:
     if len(devices) == 1:  # A CPU then takes an array as it lies, without a copy.
         return devices[0], devices[0]
     mesh = jax.sharding.Mesh(np.array(devices), ("rows",))
-    spec = jax.sharding.PartitionSpec
-    return (
-        jax.sharding.NamedSharding(mesh, spec("rows")),
-        jax.sharding.NamedSharding(mesh, spec()),
-    )
+    specs = jax.sharding.PartitionSpec("rows"), jax.sharding.PartitionSpec()
+    by_row, everywhere = (jax.sharding.NamedSharding(mesh, spec) for spec in specs)
+    return by_row, everywhere

@@ -16,23 +16,13 @@ from jaxtyping import Float32, Int64
 
 from delf_jax.files import InputError, digest
 from delf_jax.formats import tensor_files
-from delf_jax.index.codebook import (
-    FORMAT,
-    UNFINISHED,
-    Codebook,
-    load_codebook,
-    save_codebook,
-)
+from delf_jax.index import codebook
+from delf_jax.index.codebook import UNFINISHED, Codebook
 from delf_jax.progress import track
 from delf_jax.retrieval import kmeans
+from delf_jax.store import local_descriptors
 from delf_jax.store.feature_store import provenance_of
-from delf_jax.store.local_descriptors import (
-    CHUNK,
-    LocalDescriptors,
-    gather,
-    open_descriptors,
-    read_chunks,
-)
+from delf_jax.store.local_descriptors import CHUNK, LocalDescriptors, gather
 
 # k-means++ draws from this many descriptors for each word. Its time grows as the square
 # of the words: 8192 of them take some ten minutes.
@@ -66,20 +56,18 @@ def fit_codebook(
     """The codebook of k-means on the local descriptors of a store, written to `out`.
 
     Resumes where an earlier run of the same options stopped, and stops early once no
-    centroid moves. InputError if the descriptors collapse to fewer than half of the
-    words.
+    centroid moves. InputError if more than half of the words are empty.
 
     Args:
       batch: None: an iteration takes all descriptors. Else the centroids move after
-        every so many that are drawn, and an iteration is as many batches as hold
-        `DRAWN_PER_WORD` for each word.
+        every so many that are drawn; an iteration draws `DRAWN_PER_WORD` a word.
       start: "sample" of the descriptors, or "kmeans++".
     """
-    local = open_descriptors(store)
+    local = local_descriptors.open_descriptors(store)
     _check_options(local, words, iterations, batch, start)
     out = pathlib.Path(out)
-    provenance = provenance_of(local.store) | {"descriptors": local.total}
-    provenance |= {"seed": seed, "start": start}
+    provenance = provenance_of(local.store)
+    provenance |= {"descriptors": local.total, "seed": seed, "start": start}
     provenance |= {} if batch is None else {"batch": batch}
     key = _key(local, provenance, words)
     state = _resume(out, key, iterations, batch)
@@ -95,15 +83,15 @@ def fit_codebook(
         if progress:
             print(f"{label}: {_format_step(state.history[-1])}", flush=True)
     history = state.history
-    if history[-1]["empty"] > words // 2:
+    if (empty := history[-1]["empty"]) > words // 2:
         raise InputError(
-            f"{store}: its descriptors collapse: {history[-1]['empty']} of {words} "
+            f"{store}: its descriptors collapse: {empty} of {words} "
             "words have none; use fewer words or more iterations, or look at the model"
         )
     provenance |= {"key": key, "iterations": len(history), "history": history}
-    codebook = save_codebook(out, state.centroids, provenance)
+    saved = codebook.save_codebook(out, state.centroids, provenance)
     (out / UNFINISHED).unlink(missing_ok=True)
-    return codebook
+    return saved
 
 
 def _check_options(
@@ -133,7 +121,7 @@ def _check_options(
 def _key(local: LocalDescriptors, provenance: Mapping[str, Any], words: int) -> str:
     """What the centroids depend on, as a short hex string."""
     images = [local.store.ids, local.counts.tolist(), local.dimension, words]
-    return digest([FORMAT, provenance, images], 16)
+    return digest([codebook.FORMAT, provenance, images], 16)
 
 
 def _resume(
@@ -161,7 +149,7 @@ def _read_unfinished(out: pathlib.Path) -> tuple[_State, str]:
 
 
 def _read_finished(out: pathlib.Path) -> tuple[_State, str]:
-    found = load_codebook(out)
+    found = codebook.load_codebook(out)
     weights = np.zeros(len(found.centroids), np.int64)
     return _State(found.centroids, weights, found.info["history"]), found.info["key"]
 
@@ -202,15 +190,26 @@ def _iterate(
     """The state after one more iteration."""
     centroids, weights, history = state
     if batch is None:
-        found = _sum(read_chunks(local, label, progress), centroids, seeds)
+        chunks = local_descriptors.read_chunks(local, label, progress)
+        found = _sum(chunks, centroids, seeds)
         move = kmeans.move_centroids(found, centroids)
     else:
-        found, moved, weights = _take_batches(
-            local, state, batch, seeds, label, progress
+        batches = _take_batches(local, state, batch, seeds, label, progress)
+        found, (move, weights) = batches[0], kmeans.seed_again(*batches)
+    if move.empty and not len(found.spares):  # Every descriptor is a centroid already.
+        words = len(found.counts)
+        raise InputError(
+            f"{local.store.path}: its descriptors collapse: only {words - move.empty} "
+            f"of {words} words have any, and no other differs: use fewer words, or "
+            "look at the model"
         )
-        move, weights = kmeans.seed_again(found, moved, weights)
-    _check_spares(local, found, move)
-    step = _step_to_json(found, move, centroids)
+    step = {
+        "mean_squared_distance": found.inertia / int(found.counts.sum()),
+        "imbalance": kmeans.imbalance(found.counts),
+        "empty": move.empty,
+        "reseeded": move.reseeded,
+        "moved": int(np.any(move.codebook != centroids, axis=1).sum()),
+    }
     return _State(move.codebook, weights, [*history, step])
 
 
@@ -253,35 +252,11 @@ def _sum(
     return functools.reduce(kmeans.add_sums, sums)
 
 
-def _check_spares(
-    local: LocalDescriptors, found: kmeans.ClusterSums, move: kmeans.Move
-) -> None:
-    """InputError if words are empty and every descriptor is a centroid already."""
-    if move.empty and not len(found.spares):
-        words = len(found.counts)
-        raise InputError(
-            f"{local.store.path}: its descriptors collapse: only {words - move.empty} "
-            f"of {words} words have any, and no other differs: use fewer words, or "
-            "look at the model"
-        )
-
-
-def _step_to_json(
-    found: kmeans.ClusterSums, move: kmeans.Move, before: Float32[np.ndarray, "K D"]
-) -> dict[str, Any]:
-    """One iteration in numbers."""
-    return {
-        "mean_squared_distance": found.inertia / int(found.counts.sum()),
-        "imbalance": kmeans.imbalance(found.counts),
-        "empty": move.empty,
-        "reseeded": move.reseeded,
-        "moved": int(np.any(move.codebook != before, axis=1).sum()),
-    }
-
-
 def _format_step(step: Mapping[str, Any]) -> str:
-    text = f"mean squared distance {step['mean_squared_distance']:.5f}"
-    text += f", imbalance {step['imbalance']:.2f}"
+    text = (
+        "mean squared distance {mean_squared_distance:.5f}, imbalance {imbalance:.2f}"
+    )
+    text = text.format_map(step)
     if step["empty"]:
         text += f", {step['reseeded']} of {step['empty']} empty words seeded again"
     return text

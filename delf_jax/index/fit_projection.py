@@ -37,22 +37,18 @@ def fit_pca(
 ) -> dict[str, str]:
     """The settings of extraction that project as fitted, by their names in a config.
 
-    Mean and projection are written to `out` as .datum files, for whitening variances
-    too, and pca.json. InputError if the store has too few dimensions, or directions to
-    be whitened in which nothing varies.
-
-    Args:
-      of: "local" or "global" descriptors.
+    They are of "local" or "global" descriptors. InputError if the store has too few
+    dimensions, or directions to be whitened in which nothing varies.
     """
-    images, length, chunks = _open(store, of, progress)
-    _check_dimension(images, dimension, length)
+    images, length, _, chunks = _open(store, of, dimension, progress)
     moments = whitening.Moments(0, np.zeros(length), np.zeros((length, length)))
     for chunk in chunks:
         moments = whitening.add_moments(moments, whitening.moments_of(chunk))
     if not moments.count:
         raise InputError(f"{store}: has no {of} descriptors to fit a PCA to")
     fitted = dict(zip(FILES, whitening.fit_pca(moments, dimension), strict=True))
-    if whiten and fitted["variances"][-1] <= 1e-7 * fitted["variances"][0]:
+    variances = fitted["variances"] if whiten else fitted.pop("variances")
+    if whiten and variances[-1] <= 1e-7 * variances[0]:
         raise InputError(
             f"{store}: its descriptors do not vary in {dimension} directions, as "
             "whitening needs: choose a smaller --dimension"
@@ -61,11 +57,9 @@ def fit_pca(
     info = {
         "of": of,
         "use_whitening": whiten,
-        "explained_variance": float(fitted["variances"].sum() / max(total, 1e-30)),
+        "explained_variance": float(variances.sum() / max(total, 1e-30)),
         "descriptors": moments.count,
     }
-    if not whiten:
-        del fitted["variances"]
     return _write(pathlib.Path(out), fitted, info, images)
 
 
@@ -84,12 +78,9 @@ def fit_whitening(
       pairs: by the ids of images; None: those in one folder match.
       dimension: rows kept; None: all.
     """
-    images, length, _ = _open(store, "global", False)
-    dimension = length if dimension is None else dimension
-    _check_dimension(images, dimension, length)
-    rows, left_out = positive_pairs.locate(
-        pairs or positive_pairs.pairs_of_folders(images.ids), images.ids, images.path
-    )
+    images, _, dimension, _ = _open(store, "global", dimension, progress=False)
+    by_id = pairs or positive_pairs.pairs_of_folders(images.ids)
+    rows, left_out = positive_pairs.locate(by_id, images.ids, images.path)
     descriptors = _finite(images)
     if not np.any(descriptors[rows[:, 0]] != descriptors[rows[:, 1]]):
         raise InputError(
@@ -114,10 +105,8 @@ def format_summary(out: str | os.PathLike) -> str:
     scales = len((info["settings"] or {}).get("global_scales", ()))
     note = ""
     if info["of"] == "global" and scales > 1:
-        note = (
-            f"\nnote: fitted to sums over {scales} scales; extraction projects each "
-            "scale before the sum"
-        )
+        note = f"\nnote: fitted to sums over {scales} scales; extraction projects each"
+        note += " scale before the sum"
     if "pairs" not in info:
         return f"{text}{info['explained_variance']:.1%} of the variance{note}"
     text += f"learned from {format_count(info['pairs'], 'pair')}"
@@ -132,9 +121,9 @@ def format_summary(out: str | os.PathLike) -> str:
 
 
 def _open(
-    store: str | os.PathLike, of: str, progress: bool
-) -> tuple[FeatureStore, int, Iterator[Float32[np.ndarray, "N D"]]]:
-    """(store, length of its descriptors, all of them in chunks)."""
+    store: str | os.PathLike, of: str, dimension: int | None, progress: bool
+) -> tuple[FeatureStore, int, int, Iterator[Float32[np.ndarray, "N D"]]]:
+    """(store, length of its descriptors, rows to fit, all descriptors in chunks)."""
     if of == "local":
         local = open_descriptors(store)
         images, length = local.store, local.dimension
@@ -148,7 +137,14 @@ def _open(
         raise InputError(
             f"{store}: its descriptors are projected already: extract without PCA first"
         )
-    return images, length, chunks
+    if not len(images):
+        raise InputError(f"{images.path}: an empty store, nothing to fit to")
+    dimension = length if dimension is None else dimension
+    if not 1 <= dimension <= length:
+        raise InputError(
+            f"--dimension={dimension}: the descriptors of {images.path} have {length}"
+        )
+    return images, length, dimension, chunks
 
 
 def _finite(images: FeatureStore) -> Float32[np.ndarray, "M G"]:
@@ -158,15 +154,6 @@ def _finite(images: FeatureStore) -> Float32[np.ndarray, "M G"]:
             f"{images.path}: has descriptors that are not finite: extract them again"
         )
     return descriptors
-
-
-def _check_dimension(images: FeatureStore, dimension: int, length: int) -> None:
-    if not len(images):
-        raise InputError(f"{images.path}: an empty store, nothing to fit to")
-    if not 1 <= dimension <= length:
-        raise InputError(
-            f"--dimension={dimension}: the descriptors of {images.path} have {length}"
-        )
 
 
 def _write(
@@ -186,7 +173,7 @@ def _write(
         **fit,
     }
     write_json(out / INFO, info)
-    settings = {name: str(out / FILES[name]) for name in fitted}
-    settings |= {"use_whitening": "true"} if fit["use_whitening"] else {}
     prefix = f"extraction.{SETTINGS[fit['of']]}"
-    return {f"{prefix}.{name}": value for name, value in settings.items()}
+    settings = {f"{prefix}.{name}": str(out / FILES[name]) for name in fitted}
+    whiten = {f"{prefix}.use_whitening": "true"} if fit["use_whitening"] else {}
+    return settings | whiten

@@ -18,7 +18,7 @@ from delf_jax.files import InputError, atomic_write
 from delf_jax.formats import tensor_files
 from delf_jax.index.global_search import AGAIN, GlobalIndex, from_array, largest_norm
 from delf_jax.progress import track
-from delf_jax.retrieval import nearest as retrieval_nearest
+from delf_jax.retrieval import nearest
 from delf_jax.retrieval.nearest import Best, Rows
 from delf_jax.store.feature_store import FeatureStore
 
@@ -49,8 +49,8 @@ def open_descriptors(
 
     InputError if an image has no global descriptor, or one that is not finite.
     """
-    if precision not in retrieval_nearest.PRECISIONS:
-        known = ", ".join(retrieval_nearest.PRECISIONS)
+    if precision not in nearest.PRECISIONS:
+        known = ", ".join(nearest.PRECISIONS)
         raise InputError(f"precision {precision!r}: use one of {known}")
     dimension = store.read_global([0]).shape[1] if len(store) else 0
     if precision == "float32" and 4 * dimension * len(store) <= IN_MEMORY:
@@ -71,17 +71,17 @@ def open_descriptors(
 
 def format_summary(index: GlobalIndex, recall: Recall | None) -> str:
     """A line on what a reduced precision saves and costs."""
-    precision = retrieval_nearest.precision_of(index.rows)
+    precision = nearest.precision_of(index.rows)
     values = index.rows.values
     size = values.shape[1] * values.itemsize + 4 * (precision == "int8")
     text = f"{precision}: {size} bytes a photo (float32: {4 * values.shape[1]})"
-    if recall is None:
-        return text
-    return (
-        f"{text}; finds {recall.plain:.2%} of the {recall.nearest} most similar, "
-        f"{recall.again:.2%} among the {AGAIN * recall.nearest} that are compared "
-        f"again in float32 (measured on {recall.photos} photos of the index)"
-    )
+    if recall is not None:
+        text += (
+            f"; finds {recall.plain:.2%} of the {recall.nearest} most similar, "
+            f"{recall.again:.2%} among the {AGAIN * recall.nearest} that are compared "
+            f"again in float32 (measured on {recall.photos} photos of the index)"
+        )
+    return text
 
 
 def _write(
@@ -94,7 +94,7 @@ def _write(
     """Writes the file, whole or not at all, in one pass over the store."""
     count = len(store)
     shape: tuple[int, ...] = (count, dimension)
-    tensors = {"values": (retrieval_nearest.PRECISIONS[precision], shape)}
+    tensors = {"values": (nearest.PRECISIONS[precision], shape)}
     if precision == "int8":
         tensors["scales"] = (np.float32, shape[:1])
     measured = None if precision == "float32" else _start_measuring(store)
@@ -108,7 +108,7 @@ def _write(
             ids = range(start, min(start + _CHUNK, count))
             descriptors = store.read_global(ids)
             _check_finite(store, start, descriptors)
-            rows = retrieval_nearest.quantize(descriptors, precision)
+            rows = nearest.quantize(descriptors, precision)
             file.write(np.asarray(rows.values).tobytes())
             if rows.scales is not None:
                 scales.append(rows.scales)
@@ -177,48 +177,39 @@ def _start_measuring(store: FeatureStore) -> _Measured | None:
     return _Measured(
         photos,
         store.read_global(photos),
-        expected=retrieval_nearest.nothing_yet(count, k),
-        plain=retrieval_nearest.nothing_yet(count, k),
-        again=retrieval_nearest.nothing_yet(count, AGAIN * k),
+        expected=nearest.nothing_yet(count, k),
+        plain=nearest.nothing_yet(count, k),
+        again=nearest.nothing_yet(count, AGAIN * k),
     )
 
 
 def _measure(known: _Measured, start: int, rows: Rows, quantized: Rows) -> _Measured:
     """With a further chunk of the index."""
     precise, coarse = (
-        _products(
-            each,
-            retrieval_nearest.quantize(
-                known.queries, retrieval_nearest.precision_of(each)
-            ),
-        )
-        for each in (rows, quantized)
+        _products(rows, known.queries),
+        _products(quantized, known.queries),
     )
     # A photo finds itself: that says nothing.
-    inside = np.flatnonzero(
-        (known.photos >= start) & (known.photos < start + len(precise))
-    )
+    places = known.photos - start
+    inside = np.flatnonzero((places >= 0) & (places < len(precise)))
     for found in (precise, coarse):
-        found[known.photos[inside] - start, inside] = -np.inf
+        found[places[inside], inside] = -np.inf
     return known._replace(
-        expected=retrieval_nearest.keep_best(known.expected, precise, start),
-        plain=retrieval_nearest.keep_best(known.plain, coarse, start),
-        again=retrieval_nearest.keep_best(known.again, coarse, start),
+        expected=nearest.keep_best(known.expected, precise, start),
+        plain=nearest.keep_best(known.plain, coarse, start),
+        again=nearest.keep_best(known.again, coarse, start),
     )
 
 
-def _products(rows: Rows, queries: Rows) -> Float[np.ndarray, "R Q"]:
-    count = len(queries.values)
-    padded = retrieval_nearest.pad_queries(queries)
-    return np.array(retrieval_nearest.products(*jax.device_put((rows, padded))))[
-        :, :count
-    ]
+def _products(
+    rows: Rows, queries: Float[np.ndarray, "Q G"]
+) -> Float[np.ndarray, "R Q"]:
+    quantized = nearest.quantize(queries, nearest.precision_of(rows))
+    sides = jax.device_put((rows, nearest.pad_queries(quantized)))
+    return np.array(nearest.products(*sides))[:, : len(queries)]
 
 
 def _recall(found: _Measured) -> Recall:
-    k = found.expected.ids.shape[1]
-    plain, again = (
-        retrieval_nearest.recall(each.ids, found.expected.ids)
-        for each in (found.plain, found.again)
-    )
-    return Recall(len(found.photos), k, plain, again)
+    expected = found.expected.ids
+    shares = [nearest.recall(e.ids, expected) for e in (found.plain, found.again)]
+    return Recall(len(found.photos), expected.shape[1], *shares)

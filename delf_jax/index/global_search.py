@@ -16,8 +16,7 @@ from delf_jax.retrieval.nearest import BLOCK, MARGIN, Best, Rows
 
 # Bytes; a CPU copies arrays that begin elsewhere, which takes longer than the search.
 _ALIGNMENT = 64
-# To measure norms.
-_ROWS_AT_ONCE = 2**13
+_ROWS_AT_ONCE = 2**13  # To measure norms.
 # Candidates of reduced precision that are compared again, for each one wanted.
 AGAIN = 2
 
@@ -31,8 +30,7 @@ class GlobalIndex(NamedTuple):
     first: int = 0
     """id of the first row"""
     originals: Callable[[Int[np.ndarray, " _"]], np.ndarray] | None = None
-    """float32 descriptors by id, where `rows` are of reduced precision: candidates are
-    compared by these, if they are there"""
+    """float32 descriptors by id: candidates of reduced precision are compared again"""
     held: Sequence[Chunk] | None = None
     """all of `rows`, on the devices"""
 
@@ -51,10 +49,7 @@ def from_array(descriptors: Float[np.ndarray, "M G"], precision: str) -> GlobalI
 
 def largest_norm(rows: Rows) -> float:
     """The largest length of a row; NaN if one is not finite."""
-    found = [
-        nearest.norms(nearest.take(rows, slice(start, start + _ROWS_AT_ONCE))).max()
-        for start in range(0, len(rows.values), _ROWS_AT_ONCE)
-    ]
+    found = [nearest.norms(block).max() for block in _blocks(rows, _ROWS_AT_ONCE)]
     return float(np.max(found, initial=0.0))
 
 
@@ -107,26 +102,18 @@ def find_nearest(
     wanted = k if index.originals is None else AGAIN * k
     devices = list(devices or jax.local_devices())
     found = [
-        _find_here(
-            index,
-            nearest.take(quantized, slice(start, start + TOGETHER)),
-            wanted,
-            devices,
-            memory,
-        )
-        for start in range(0, len(queries), TOGETHER)
+        _find_here(index, block, wanted, devices, memory)
+        for block in _blocks(quantized, TOGETHER)
     ] or [nearest.nothing_yet(0, min(wanted, index.size))]
-    best = Best(*(np.concatenate(each) for each in zip(*found, strict=True)))
+    best = _joined(found)
     similarities = best.similarities
     if index.originals is not None:
-        similarities = _compare_again(index.originals, queries, best)
+        similarities = np.empty(best.ids.shape, np.float32)
+        for row, one, ids in zip(similarities, queries[:, None], best.ids, strict=True):
+            row[:] = nearest.compare(Rows(one), Rows(index.originals(ids)))
     if jax.process_count() > 1:
         best, similarities = _gather(best, similarities, wanted)
-    order = nearest.order_best(similarities, best.ids, k)
-    return Best(
-        np.take_along_axis(similarities, order, axis=1),
-        np.take_along_axis(best.ids, order, axis=1),
-    )
+    return nearest.sort_best(Best(similarities, best.ids), k)
 
 
 def _check(index: GlobalIndex, queries: Float[np.ndarray, "Q G"]) -> None:
@@ -185,7 +172,7 @@ def _keep_products(
     # The sort of a CPU is slow: there the few that exceed the least of the best so far
     # are picked from all products. Elsewhere these would be slow to fetch.
     pick = count if devices[0].platform != "cpu" else None
-    blocks = _blocks(queries)
+    blocks = _blocks(queries, BLOCK)
     placed = index.held or device_chunks.place(index.rows, devices, memory)
     best = [nearest.nothing_yet(len(block.values), count) for block in blocks]
     for start, found in device_chunks.scan(placed, blocks, devices, pick):
@@ -194,7 +181,7 @@ def _keep_products(
                 best[number] = nearest.keep_best(best[number], products, start)
             else:
                 best[number] = nearest.merge_best(best[number], products)
-    return Best(*(np.concatenate(each) for each in zip(*best, strict=True)))
+    return _joined(best)
 
 
 def _all_above(
@@ -206,7 +193,7 @@ def _all_above(
 ) -> list[Int[np.ndarray, " _"]]:
     """For each query the images whose products reach `least`."""
     ids: list[list[np.ndarray]] = [[] for _ in least]
-    blocks = _blocks(queries)
+    blocks = _blocks(queries, BLOCK)
     placed = index.held or device_chunks.place(index.rows, devices, memory)
     for start, found in device_chunks.scan(placed, blocks, devices, None):
         for number, products in enumerate(found):
@@ -219,38 +206,20 @@ def _compare(
     index: GlobalIndex, queries: Rows, ids: Sequence[Int[np.ndarray, " _"]], k: int
 ) -> Best:
     """The best k of the images of each query, by `compare`."""
-    values = np.empty((len(ids), k), np.float32)
-    best = np.empty((len(ids), k), np.int64)
-    for query, some in enumerate(ids):
-        some = np.sort(some)
-        found = nearest.compare(_one(queries, query), nearest.take(index.rows, some))
-        order = nearest.order_best(found[None], some[None], k)[0]
-        values[query], best[query] = found[order], some[order]
-    return Best(values, best)
+    best = []
+    for one, some in zip(_blocks(queries, 1), map(np.sort, ids), strict=True):
+        values = nearest.compare(one, nearest.take(index.rows, some))
+        best.append(nearest.sort_best(Best(values[None], some[None]), k))
+    return _joined(best)
 
 
-def _compare_again(
-    originals: Callable[[Int[np.ndarray, " _"]], np.ndarray],
-    queries: Float[np.ndarray, "Q G"],
-    best: Best,
-) -> Float[np.ndarray, "Q K"]:
-    """Similarities of the candidates by their originals."""
-    found = np.empty(best.ids.shape, np.float32)
-    for query, ids in enumerate(best.ids):
-        rows = Rows(originals(ids))
-        found[query] = nearest.compare(Rows(queries[query : query + 1]), rows)
-    return found
+def _blocks(rows: Rows, count: int) -> list[Rows]:
+    starts = range(0, len(rows.values), count)
+    return [nearest.take(rows, slice(start, start + count)) for start in starts]
 
 
-def _one(queries: Rows, query: int) -> Rows:
-    return nearest.take(queries, slice(query, query + 1))
-
-
-def _blocks(queries: Rows) -> list[Rows]:
-    return [
-        nearest.take(queries, slice(start, start + BLOCK))
-        for start in range(0, len(queries.values), BLOCK)
-    ]
+def _joined(parts: Sequence[Best]) -> Best:
+    return Best(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _aligned(array: np.ndarray) -> np.ndarray:

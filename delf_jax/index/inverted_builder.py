@@ -2,10 +2,11 @@
 
 The store is read once. Aggregated images are gathered until they fill a small shard,
 and small shards are merged into larger ones, a list at a time: memory does not grow
-with the store. The manifest names what is finished after each of these steps, so a
-build that was killed resumes there.
+with the store. The manifest names what is finished: a killed build resumes there.
 """
 
+import contextlib
+import itertools
 import os
 import pathlib
 import time
@@ -43,12 +44,10 @@ def update_inverted_file(
 ) -> StoreReport:
     """Brings an inverted file up to date with a store; what was done.
 
-    What is there already and unchanged is kept; for another codebook or other options
-    all is rebuilt. Searching it gives what searching one built at once would. For one
-    process at a time.
+    What is there and unchanged is kept; for another codebook or other options all is
+    rebuilt. It is searched as one built at once would be. For one process at a time.
 
     Args:
-      rule: `default_rule` by default.
       thorough: read all lists to see whether they are sound; damaged shards are
         dropped, and only their images are aggregated again.
     """
@@ -120,13 +119,7 @@ def inverted_file_of_index(
     if current is not None:
         return current
     update_inverted_file(
-        images,
-        words,
-        path,
-        binary=binary,
-        rule=rule,
-        thorough=False,
-        progress=progress,
+        images, words, path, binary=binary, rule=rule, thorough=False, progress=progress
     )
     return inverted_file.open_inverted_file(path)
 
@@ -186,18 +179,13 @@ def _find_shards(
 def _write_codebook(out: pathlib.Path, words: Vocabulary, info: dict[str, Any]) -> None:
     """Keeps a copy of the codebook, and notes the checksum of its file."""
     path = out / CODEBOOK
-    try:
+    known, (centroids, provenance, _) = None, words.codebook
+    with contextlib.suppress(InputError, OSError):
         known = load_codebook(path)
-        same = np.array_equal(known.centroids, words.codebook.centroids)
-    except (InputError, OSError):
-        same = False
-    if not same:
-        provenance = {
-            name: value
-            for name, value in words.codebook.info.items()
-            if name not in ("format", "words", "dimension", "sha256")
-        }
-        known = save_codebook(path, words.codebook.centroids, provenance)
+    if known is None or not np.array_equal(known.centroids, centroids):
+        of_file = ("format", "words", "dimension", "sha256")
+        provenance = {k: v for k, v in provenance.items() if k not in of_file}
+        known = save_codebook(path, centroids, provenance)
     info["codebook_file"] = known.info["sha256"]
 
 
@@ -222,12 +210,11 @@ def _open_current(
 # Of aggregated images that are gathered, and a killed build loses: 6000 with 500 words
 # of 128 bits each. The seconds are for large codebooks, where an image takes a while.
 RUN_BYTES, RUN_SECONDS = 64 * 2**20, 120.0
-# Shards smaller than half of this are merged once they have it together, that is
-# 400,000 of such images ...
+# 400,000 of such images. Shards of less than half are merged once they fill one,
 SHARD_BYTES = 4 * 2**30
-# ... and, when all is done, if there are more of them than this.
+# and, when all is done, if there are more of them than this.
 SMALL_SHARDS = 8
-# Of a process that was killed; a younger file may still be written.
+# Files of no shard are of a killed process; a younger one may still be written.
 _STALE_SECONDS = 3600
 
 
@@ -247,16 +234,15 @@ class Writer:
         gone = set()
         for shard in list(self.shards):
             kept = np.array([current.get(id) == s for id, s in shard.images], bool)
-            gone |= {id for (id, _), k in zip(shard.images, kept, strict=True) if not k}
             if not kept.all():
+                gone |= {id for id, _ in itertools.compress(shard.images, ~kept)}
                 self._replace([shard], [kept])
         return gone
 
     def add(self, id: str, stamp: str, aggregated: Aggregated) -> None:
         self._images.append((id, stamp))
         self._aggregated.append(aggregated)
-        arrays = aggregated.residuals.nbytes + aggregated.visual_words.nbytes
-        self._bytes += arrays + len(id)
+        self._bytes += sum(array.nbytes for array in aggregated) + len(id)
         old = time.monotonic() - self._started > RUN_SECONDS
         if old or self._bytes >= RUN_BYTES:
             self.flush()
@@ -277,14 +263,17 @@ class Writer:
     def finish(self) -> None:
         """Writes the rest, leaves few shards, and notes that all is done."""
         self.flush()
-        small = _small(self.shards)
-        if len(small) > SMALL_SHARDS:
+        if len(small := _small(self.shards)) > SMALL_SHARDS:
             self._replace(small)
         if self.info["rule"]["idf"]:
             self.info["norms"] = _write_norms(self.out, self.info, self.shards)
         self.info["finished"] = True
         self._save()
-        _clear_away(self.out, self.shards)
+        names = {shard.entry["name"] for shard in self.shards}
+        for path in (self.out / SHARDS).iterdir():
+            stale = time.time() - path.stat().st_mtime > _STALE_SECONDS
+            if path.stem not in names and stale:
+                path.unlink(missing_ok=True)
 
     def _replace(
         self, shards: list[Shard], kept: list[np.ndarray] | None = None
@@ -292,12 +281,7 @@ class Writer:
         """One shard in place of several, or of some of their images."""
         kept = kept or [np.ones(len(shard.images), bool) for shard in shards]
         pairs = list(zip(shards, kept, strict=True))
-        images = [
-            image
-            for shard, mask in pairs
-            for image, keep in zip(shard.images, mask, strict=True)
-            if keep
-        ]
+        images = [i for s, mask in pairs for i in itertools.compress(s.images, mask)]
         counts = np.concatenate([s.lists.word_counts[mask] for s, mask in pairs])
         lists = inverted.merge([checked(shard) for shard in shards], kept)
         self._take(shards, images, counts, lists)
@@ -345,22 +329,10 @@ def _small(shards: Sequence[Shard]) -> list[Shard]:
 
 def _write_norms(out: pathlib.Path, info: dict[str, Any], shards: list[Shard]) -> str:
     """The SHA-256 of the file of norms."""
-    counts = sum(
-        (s.lists.counts.astype(np.int64) for s in shards), np.zeros(1, np.int64)
-    )
-    weights = inverted.word_weights(counts, info["images"])
+    weights = inverted_file.weights_of(shards, info["words"])
     norms = {
         shard.entry["name"]: inverted.squared_norms(checked(shard), weights)
         for shard in shards
     }
     tensor_files.write_tensors(out / NORMS, norms, {})
     return sha256_of(out / NORMS)
-
-
-def _clear_away(out: pathlib.Path, shards: Sequence[Shard]) -> None:
-    """Deletes files of no shard, unless they may still be written."""
-    names = {shard.entry["name"] for shard in shards}
-    for path in (out / SHARDS).iterdir():
-        stale = time.time() - path.stat().st_mtime > _STALE_SECONDS
-        if path.stem not in names and stale:
-            path.unlink(missing_ok=True)

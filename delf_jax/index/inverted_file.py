@@ -5,9 +5,8 @@
     shards/             the lists of many images each, see inverted_shards.py
     norms.safetensors   with idf alone: of each image the weights of its words, summed
 
-`inverted_builder.py` builds one. Similarities are those of
-`retrieval.similarity.asmk_similarities`, to the same bits, however many shards there
-are: an image lies in one shard, and its words are added up in ascending order.
+Similarities are those of `retrieval.similarity.asmk_similarities`, to the same bits: an
+image lies in one shard, and its words are added up in ascending order.
 """
 
 import os
@@ -15,7 +14,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Float64, Int32
 
 from delf_jax.features import Features
 from delf_jax.files import InputError, read_json, sha256_of
@@ -76,18 +75,18 @@ def open_inverted_file(path: str | os.PathLike) -> InvertedFile:
             f"{path / CODEBOOK}: not the codebook of this inverted file; run "
             "`aggregate` again"
         )
-    layout = layout_of(info)
-    shards = [
-        inverted_shards.open_shard(path / SHARDS, each, layout)
-        for each in info["shards"]
-    ]
+    folder, layout = path / SHARDS, layout_of(info)
+    shards = [inverted_shards.open_shard(folder, e, layout) for e in info["shards"]]
     rule = Rule(**info["rule"])
     ids, rows = _number(shards)
     norms = [shard.lists.word_counts.astype(np.float64) for shard in shards]
     weights = None
     if rule.idf:
-        weights = inverted.word_weights(_lengths(shards, info), len(ids))
-        norms = _read_norms(path, info, shards)
+        weights, file = weights_of(shards, info["words"]), path / NORMS
+        if not file.is_file() or sha256_of(file) != info["norms"]:
+            raise InputError(f"{file}: damaged or missing; run `aggregate` again")
+        tensors, _ = tensor_files.read_tensors(file)
+        norms = [tensors[shard.entry["name"]] for shard in shards]
     return InvertedFile(path, info, ids, words, rule, shards, rows, norms, weights)
 
 
@@ -111,8 +110,7 @@ def search(
 ) -> tuple[Int32[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
     """(rows, similarities) of the k most similar images, best first.
 
-    Of equals the one with the lower id comes first. In memory is one number for each
-    image of a shard.
+    Of equals the lower id comes first. In memory is a number for each image of a shard.
     """
     rows, values = np.zeros(0, np.int32), np.zeros(0)
     for place, of_shard in enumerate(index.rows):
@@ -138,9 +136,7 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any]:
             f"{path / MANIFEST}: not the manifest of an inverted file of format "
             f"{FORMAT}"
         )
-    if not info.keys() >= _FIELDS.keys() or not all(
-        isinstance(info[name], kind) for name, kind in _FIELDS.items()
-    ):
+    if not all(isinstance(info.get(name), kind) for name, kind in _FIELDS.items()):
         raise InputError(
             f"{path / MANIFEST}: damaged: remove it and run `aggregate` again"
         )
@@ -174,19 +170,9 @@ def _number(shards: list[Shard]) -> tuple[list[str], list[Int32[np.ndarray, " _"
     return [ids[place] for place in order], np.split(rows, ends)[: len(shards)]
 
 
-def _lengths(shards: list[Shard], info: dict[str, Any]) -> Int64[np.ndarray, " K"]:
-    """Of each word, how many images have it."""
-    counts = np.zeros(info["words"], np.int64)
+def weights_of(shards: list[Shard], words: int) -> Float64[np.ndarray, " K"]:
+    """The weight of each word, by how many images of all shards have it."""
+    counts = np.zeros(words, np.int64)
     for shard in shards:
         counts += shard.lists.counts
-    return counts
-
-
-def _read_norms(
-    path: pathlib.Path, info: dict[str, Any], shards: list[Shard]
-) -> list[Float64[np.ndarray, " _"]]:
-    file = path / NORMS
-    if not file.is_file() or sha256_of(file) != info["norms"]:
-        raise InputError(f"{file}: damaged or missing; run `aggregate` again")
-    tensors, _ = tensor_files.read_tensors(file)
-    return [tensors[shard.entry["name"]] for shard in shards]
+    return inverted.word_weights(counts, sum(len(shard.images) for shard in shards))

@@ -5,8 +5,7 @@
                       and images: [id, stamp] of each, as JSON
 
 Shards are written whole and never changed. The small file is checked when it is opened,
-and a list when it is first read: nothing that is used goes unchecked, and a query reads
-no more than it needs.
+and a list when it is first read: nothing that is used goes unchecked.
 """
 
 import json
@@ -81,16 +80,16 @@ def open_shard(folder: pathlib.Path, entry: dict[str, Any], layout: Layout) -> S
     """A shard, mapped; InputError if it is absent, truncated or damaged."""
     small = folder / (entry["name"] + TENSORS)
     path = folder / (entry["name"] + POSTINGS)
-    for file in (small, path):
-        if not file.is_file():
-            raise damaged(file)
-    if path.stat().st_size != entry["bytes"]:
-        raise damaged(path)
-    if sha256_of(small) != entry["sha256"]:
+    if not small.is_file() or sha256_of(small) != entry["sha256"]:
         raise damaged(small)
+    if not path.is_file() or path.stat().st_size != entry["bytes"]:
+        raise damaged(path)
     tensors, _ = read_tensors(small)
     images = [tuple(image) for image in json.loads(tensors["images"].tobytes())]
-    mapped = _map(path)
+    mapped = None
+    if entry["bytes"]:
+        with open(path, "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
         data = np.frombuffer(mapped or b"", np.uint64)
         counts, word_counts = tensors["counts"], tensors["word_counts"]
@@ -106,22 +105,12 @@ def check_lists(shard: Shard, words: Int[np.ndarray, " W"]) -> Lists:
     lists = shard.lists
     _read_ahead(shard, words)
     todo = words[~shard.checked[words]]
-    ends = lists.starts[todo + 1].tolist()
-    expected = shard.checksums[todo].tolist()
-    for start, end, checksum in zip(
-        lists.starts[todo].tolist(), ends, expected, strict=True
-    ):
+    columns = lists.starts[todo], lists.starts[todo + 1], shard.checksums[todo]
+    for start, end, checksum in zip(*(c.tolist() for c in columns), strict=True):
         if zlib.crc32(lists.data[start:end].data) != checksum:
             raise damaged(shard.path)
     shard.checked[todo] = True
     return lists
-
-
-def _map(path: pathlib.Path) -> mmap.mmap | None:
-    if not path.stat().st_size:
-        return None
-    with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _read_ahead(shard: Shard, words: Int[np.ndarray, " W"]) -> None:

@@ -2,8 +2,7 @@
 
     neighbours.npz  beside the shards: the graph, and the key of photos and settings
 
-It is built when first needed, and rebuilt when the photos or the settings have changed
-or the file is damaged: nothing in it is worth more than that.
+Built when first needed, and again once photos or settings change or it is damaged.
 """
 
 import hashlib
@@ -21,6 +20,7 @@ from delf_jax.retrieval import reranking
 from delf_jax.store.feature_store import FeatureStore
 
 FORMAT = 1
+_PARTS = ("data", "indices", "indptr")
 
 
 def graph_path(store: FeatureStore) -> pathlib.Path:
@@ -59,7 +59,7 @@ def _read(path: pathlib.Path, key: str, count: int) -> scipy.sparse.csr_array | 
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             if str(arrays["key"]) != key:
                 return None
-            parts = tuple(arrays[name] for name in ("data", "indices", "indptr"))
+            parts = tuple(arrays[name] for name in _PARTS)
         graph = scipy.sparse.csr_array(parts, shape=(count, count))
         graph.check_format()
         return graph
@@ -68,15 +68,10 @@ def _read(path: pathlib.Path, key: str, count: int) -> scipy.sparse.csr_array | 
 
 
 def _write(path: pathlib.Path, key: str, graph: scipy.sparse.csr_array) -> None:
+    parts = {name: getattr(graph, name) for name in _PARTS}
     try:
         with atomic_write(path) as file:
-            np.savez(
-                file,
-                key=np.array(key),
-                data=graph.data,
-                indices=graph.indices,
-                indptr=graph.indptr,
-            )
+            np.savez(file, key=np.array(key), **parts)
     except OSError as error:  # A store that cannot be written to can still be read.
         if os.access(path.parent, os.W_OK):
             raise error

@@ -59,16 +59,15 @@ def make_index(
 ) -> StoreReport:
     """Indexes images and folders; what is there already and unchanged is kept.
 
-    Photos of the index whose file is gone are removed. InputError if `directory` has
-    an index of another folder.
+    Photos whose file is gone are removed. InputError for an index of another folder.
     """
     found = images.find_images(paths)
     image, path = found[0]
     root = pathlib.Path(os.path.abspath(path)).parents[image.count("/")]
     places = Places(root, {})
-    if _path(directory).exists():
+    if pathlib.Path(directory, "index.json").exists():
         places = _read_places(directory)
-        if places.root not in (root, *root.parents):
+        if not root.is_relative_to(places.root):
             raise InputError(
                 f"{directory}: has an index of {places.root}; use --add, or another "
                 "folder for another index"
@@ -104,8 +103,7 @@ def remove_images(directory: str | os.PathLike, ids: Sequence[str]) -> int:
 
 def open_index(directory: str | os.PathLike) -> Index:
     """The index at `directory`; InputError if it is absent, damaged or truncated."""
-    places = _read_places(directory)
-    directory = pathlib.Path(directory)
+    places, directory = _read_places(directory), pathlib.Path(directory)
     return Index(directory, feature_store.open_store(directory / "store"), places)
 
 
@@ -133,11 +131,10 @@ def check_model(index: Index, model: Model, settings: ExtractionSettings) -> Non
 
 def own_row(index: Index, path: pathlib.Path) -> int:
     """The row of a query photo that is itself in the index; else -1."""
-    path = pathlib.Path(os.path.abspath(path))
-    by_path = {known: id for id, known in index.places.outside.items()}
-    image = by_path.get(path)
-    if image is None and path.is_relative_to(index.places.root):
-        image = path.relative_to(index.places.root).as_posix()
+    path, (root, outside) = pathlib.Path(os.path.abspath(path)), index.places
+    image = next((id for id, known in outside.items() if known == path), None)
+    if image is None and path.is_relative_to(root):
+        image = path.relative_to(root).as_posix()
     try:
         return -1 if image is None else index.store.row(image)
     except InputError:
@@ -183,24 +180,19 @@ def _free_id(image: str, path: pathlib.Path, places: Places) -> str:
     parts = path.parts[1:]
     for length in range(image.count("/") + 1, len(parts) + 1):
         image = "/".join(parts[-length:])
-        taken = image in places.outside or (places.root / image).exists()
-        if not taken:
+        if image not in places.outside and not (places.root / image).exists():
             return image
     raise InputError(f"{path}: another photo of this index has the same id")
-
-
-def _path(directory: str | os.PathLike) -> pathlib.Path:
-    return pathlib.Path(directory) / "index.json"
 
 
 def _write_places(directory: str | os.PathLike, places: Places) -> None:
     outside = {image: str(path) for image, path in places.outside.items()}
     values = {"format": FORMAT, "root": str(places.root), "outside": outside}
-    write_json(_path(directory), values)
+    write_json(pathlib.Path(directory, "index.json"), values)
 
 
 def _read_places(directory: str | os.PathLike) -> Places:
-    path = _path(directory)
+    path = pathlib.Path(directory, "index.json")
     if not path.exists():
         raise InputError(f"{directory}: no index here (index.json is missing)")
     values = read_json(path)

@@ -47,9 +47,8 @@ def read_pairs(path: str | os.PathLike) -> ImagePairs:
                 f"{path}: expected pairs of whiten or train, got {list(parts)}"
             )
         ids = np.array(part.images)
-        pairs = list(
-            zip(ids[part.queries].tolist(), ids[part.positives].tolist(), strict=True)
-        )
+        sides = ids[part.queries].tolist(), ids[part.positives].tolist()
+        pairs = list(zip(*sides, strict=True))
     else:
         pairs = [(row.query, row.positive) for row in tables.read_rows(path, _Row)]
     if not pairs:
@@ -65,10 +64,10 @@ def pairs_of_folders(ids: Sequence[str]) -> ImagePairs:
         if folder != "." and not folder.startswith("_"):
             folders.setdefault(folder, []).append(id)
     pairs = [
-        (inside[i], other)
+        (one, other)
         for inside in folders.values()
-        for i in range(len(inside))
-        for other in inside[i + 1 : i + 1 + PARTNERS]
+        for place, one in enumerate(inside, 1)
+        for other in inside[place : place + PARTNERS]
     ]
     return ImagePairs(pairs, "images of one folder", "")
 

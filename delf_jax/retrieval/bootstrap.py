@@ -53,11 +53,7 @@ def interval(means: Float[np.ndarray, " B"], level: float = 0.95) -> Interval:
 def estimates(
     values: Sequence[float], resampled: Float[np.ndarray, "W B"]
 ) -> list[Estimate]:
-    """The value of each of W rankings with its interval and its gain on the first.
-
-    Args:
-      resampled: the values over B draws, the same for all rankings.
-    """
+    """The value of each ranking with its interval, and its gain on the first."""
     found = []
     for place, (value, drawn) in enumerate(zip(values, resampled, strict=True)):
         gain = interval(drawn - resampled[0]) if place else None

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from delf_jax.retrieval.metrics import mean_over_queries
+
 LARGEST_RANK = 100  # what [GLDv2] looks at of a ranking.
 Recognitions = Mapping[str, tuple[int, float]]
 Landmarks = Mapping[str, Sequence[int]]
@@ -23,7 +25,6 @@ def global_average_precision(
     """Micro average precision over all predictions, best score first.
 
     Of equal scores, smaller image ids come first. NaN if no image shows a landmark.
-
     landmarks_only: leave predictions out that are for images of no landmark.
     """
     correct, _ = _ranked(predictions, solution, landmarks_only)
@@ -60,9 +61,7 @@ def resampled_global_average_precisions(
 
 def top1_accuracy(predictions: Recognitions, solution: Landmarks) -> float:
     """Share of the images of landmarks that are recognised, whatever the score."""
-    hits = top1_hits(predictions, solution)
-    hits = hits[~np.isnan(hits)]
-    return float(np.mean(hits)) if len(hits) else float("nan")
+    return mean_over_queries(top1_hits(predictions, solution))
 
 
 def top1_hits(
@@ -86,8 +85,7 @@ def mean_average_precision(
 
     An image that is found a second time counts for nothing but takes up a place.
     """
-    values = average_precisions(predictions, solution, largest_rank)
-    return float(np.mean(values)) if len(values) else float("nan")
+    return mean_over_queries(average_precisions(predictions, solution, largest_rank))
 
 
 def average_precisions(
@@ -130,15 +128,10 @@ def _ranked(
     """Whether predictions are right, and their places in the solution; best first."""
     _check_known(predictions, solution)
     places = {image_id: place for place, image_id in enumerate(solution)}
-    ranked = [
-        (landmark_id in solution[image_id], places[image_id])
-        for image_id, (landmark_id, _) in sorted(
-            predictions.items(), key=lambda item: (-item[1][1], item[0])
-        )
-        if solution[image_id] or not landmarks_only
-    ]
-    correct = np.array([right for right, _ in ranked], bool)
-    return correct, np.array([place for _, place in ranked], np.int64)
+    asked = [id for id in predictions if solution[id] or not landmarks_only]
+    ranked = sorted(asked, key=lambda id: (-predictions[id][1], id))
+    correct = np.array([predictions[id][0] in solution[id] for id in ranked], bool)
+    return correct, np.array([places[id] for id in ranked], np.int64)
 
 
 def _weighted(correct: Bool[np.ndarray, " P"], times: Int[np.ndarray, " P"]) -> float:
@@ -148,8 +141,7 @@ def _weighted(correct: Bool[np.ndarray, " P"], times: Int[np.ndarray, " P"]) -> 
     total = 0.0
     for time in range(1, int(right.max(initial=0)) + 1):
         again = right >= time
-        precisions = (right_before[again] + time) / (before[again] + time)
-        total += precisions.sum()
+        total += ((right_before[again] + time) / (before[again] + time)).sum()
     return float(total)
 
 

@@ -137,17 +137,16 @@ def scores(
     In float64 by ascending word: the bits of `similarity.asmk_similarities`.
     """
     found = np.zeros(len(lists.word_counts))
+    dimension, binary = lists.layout
     vectors = _columns(query.residuals, lists.layout)
-    if lists.layout.binary:
-        # There are few distances: each one's selectivity is computed once.
-        distances = np.arange(lists.layout.dimension + 1)
-        inner_products = 1 - 2 * distances / lists.layout.dimension
-        table = similarity.selectivity(inner_products, rule)
+    # There are few distances: each one's selectivity is computed once.
+    table = similarity.selectivity(1 - 2 * np.arange(dimension + 1) / dimension, rule)
+    integers = lists.data.view(np.int32)
     for rows in _batches(lists.counts[query.visual_words], vectors):
         words = query.visual_words[rows]
-        places = _places(lists, words).tolist()
-        images, lengths = _images(lists, places), lists.counts[words]
-        if lists.layout.binary:
+        places, lengths = _places(lists, words).tolist(), lists.counts[words]
+        images = np.concatenate([integers[2 * s : 2 * s + n] for n, s, _ in places])
+        if binary:
             values = table.take(_distances(lists, places, vectors[rows], lengths))
         else:
             products = _products(lists, places, vectors[rows], lengths)
@@ -179,9 +178,7 @@ def squared_norms(
 
 
 def normalized(
-    found: Float64[np.ndarray, " M"],
-    query: float,
-    images: Float64[np.ndarray, " M"],
+    found: Float64[np.ndarray, " M"], query: float, images: Float64[np.ndarray, " M"]
 ) -> Float64[np.ndarray, " M"]:
     """Scores over the root of the product of the squared norms, unless that is 0."""
     norms = np.sqrt(query * images)
@@ -194,12 +191,12 @@ def _batches(lengths: Int32[np.ndarray, " W"], vectors: np.ndarray) -> Iterator[
     Short lists take longer to call for than to compute, one by one.
     """
     ends = np.cumsum(lengths, dtype=np.int64) * vectors.itemsize * vectors.shape[1]
-    start = 0
+    start, before = 0, 0
     while start < len(ends):
-        before = ends[start - 1] if start else 0
         end = int(np.searchsorted(ends, before + _BATCH_BYTES, side="right"))
-        yield slice(start, max(end, start + 1))
-        start = max(end, start + 1)
+        end = max(end, start + 1)
+        yield slice(start, end)
+        start, before = end, ends[end - 1]
 
 
 def _places(
@@ -215,13 +212,8 @@ def _residuals(lists: Lists, count: int, middle: int) -> Residuals:
         columns = lists.layout.columns
         return lists.data[middle : middle + columns * count].reshape(columns, count)
     width = lists.layout.dimension
-    numbers = lists.data.view(np.float32)
-    return numbers[2 * middle : 2 * middle + width * count].reshape(count, width)
-
-
-def _images(lists: Lists, places: list[list[int]]) -> Int32[np.ndarray, " n"]:
-    numbers = lists.data.view(np.int32)
-    return np.concatenate([numbers[2 * s : 2 * s + n] for n, s, _ in places])
+    numbers = lists.data.view(np.float32)[2 * middle :]
+    return numbers[: width * count].reshape(count, width)
 
 
 def _distances(
@@ -234,12 +226,11 @@ def _distances(
     # Sums of four may not fit into uint8.
     kind = np.uint8 if vectors.shape[1] <= 3 else np.uint16
     found = np.zeros(lengths.sum(), kind)
+    residuals = [_residuals(lists, n, middle) for n, _, middle in places]
     for column, of_words in enumerate(vectors.T):
-        residuals = np.concatenate(
-            [lists.data[m + column * n : m + (column + 1) * n] for n, _, m in places]
-        )
-        residuals ^= np.repeat(of_words, lengths)
-        found += np.bitwise_count(residuals)
+        of_column = np.concatenate([each[column] for each in residuals])
+        of_column ^= np.repeat(of_words, lengths)
+        found += np.bitwise_count(of_column)
     return found
 
 
@@ -250,10 +241,7 @@ def _products(
     lengths: Int32[np.ndarray, " W"],
 ) -> Float32[np.ndarray, " n"]:
     """Inner products, each to the same bits whatever the other rows: no BLAS."""
-    width = vectors.shape[1]
-    numbers = lists.data.view(np.float32)
-    residuals = [numbers[2 * m : 2 * m + width * n] for n, _, m in places]
-    rows = np.concatenate(residuals).reshape(-1, width)
+    rows = np.concatenate([_residuals(lists, n, middle) for n, _, middle in places])
     return np.einsum("pd,pd->p", np.repeat(vectors, lengths, axis=0), rows)
 
 
@@ -280,8 +268,7 @@ def _encode(
 ) -> UInt64[np.ndarray, " N"]:
     """The list of a word."""
     middle = (len(images) + 1) // 2
-    numbers = residuals.dtype.itemsize * residuals.size
-    block = np.zeros(middle + -(-numbers // 8), np.uint64)
+    block = np.zeros(middle + -(-residuals.nbytes // 8), np.uint64)
     block[:middle].view(np.int32)[: len(images)] = images
     rest = block[middle:].view(residuals.dtype)
     rest[: residuals.size].reshape(residuals.shape)[:] = residuals

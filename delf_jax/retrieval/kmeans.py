@@ -2,8 +2,7 @@
 
 A pass may see the descriptors in any number of chunks: what each chunk gives adds up.
 In mini-batch k-means the centroids move after every batch, by what they have seen so
-far [Sculley]. A cluster that turns out empty starts again at a descriptor far from its
-centroid.
+far [Sculley]. Empty clusters start again at descriptors far from their centroids.
 """
 
 from typing import NamedTuple
@@ -14,8 +13,7 @@ from jaxtyping import Float, Float32, Float64, Int32, Int64
 
 from delf_jax.retrieval.aggregation import assign_words
 
-# Descriptors kept for clusters that turn out empty; what more there are wait for the
-# next pass.
+# Descriptors kept for clusters that turn out empty; more of these wait for a pass.
 SPARES = 1024
 
 
@@ -42,18 +40,6 @@ class Move(NamedTuple):
     """of them, how many took a descriptor; the others stay where they were"""
 
 
-def sampled_start(
-    descriptors: Float[np.ndarray, "N D"], words: int, rng: np.random.Generator
-) -> Float32[np.ndarray, "K D"]:
-    """Centroids that are descriptors, drawn without replacement.
-
-    ValueError if there are too few.
-    """
-    _check_enough(len(descriptors), words)
-    chosen = rng.choice(len(descriptors), words, replace=False)
-    return np.array(descriptors[np.sort(chosen)], np.float32)
-
-
 def kmeans_plus_plus(
     descriptors: Float[np.ndarray, "N D"], words: int, rng: np.random.Generator
 ) -> Float32[np.ndarray, "K D"]:
@@ -62,7 +48,8 @@ def kmeans_plus_plus(
     The probability grows as the squared distance to the nearest [k-means++]. One
     product with all descriptors for every word. ValueError if there are too few.
     """
-    _check_enough(len(descriptors), words)
+    if not 1 <= words <= len(descriptors):
+        raise ValueError(f"{words} words from {len(descriptors)} descriptors")
     x = np.ascontiguousarray(descriptors, np.float32)
     norms = np.einsum("nd,nd->n", x, x)
     chosen = np.zeros(words, np.int64)
@@ -108,12 +95,8 @@ def add_sums(a: ClusterSums, b: ClusterSums) -> ClusterSums:
     """What both chunks give together."""
     spares = np.concatenate([a.spares, b.spares])
     keys = np.concatenate([a.spare_keys, b.spare_keys])
-    return ClusterSums(
-        a.sums + b.sums,
-        a.counts + b.counts,
-        a.inertia + b.inertia,
-        *_lowest(spares, keys),
-    )
+    sums, counts, inertia = a.sums + b.sums, a.counts + b.counts, a.inertia + b.inertia
+    return ClusterSums(sums, counts, inertia, *_lowest(spares, keys))
 
 
 def move_centroids(found: ClusterSums, codebook: Float32[np.ndarray, "K D"]) -> Move:
@@ -129,8 +112,7 @@ def average_in(
 ) -> tuple[Float32[np.ndarray, "K D"], Int64[np.ndarray, " K"]]:
     """(codebook, weights) after a batch, of centroids that are means of so many.
 
-    As if each descriptor moved its centroid by one over its weight, one after the other
-    [Sculley].
+    As if each in turn moved its centroid by one over its weight [Sculley].
     """
     after = weights + found.counts
     total = codebook.astype(np.float64) * weights[:, None] + found.sums
@@ -156,8 +138,7 @@ def seed_again(
 def imbalance(counts: Int64[np.ndarray, " K"] | Int32[np.ndarray, " K"]) -> float:
     """1 if all clusters are equally large; K if one has everything.
 
-    How much longer a search of an inverted file takes, on average, than it would with
-    equal clusters.
+    A search of an inverted file takes so many times as long as with equal clusters.
     """
     shares = counts / max(counts.sum(), 1)
     return float(len(counts) * np.sum(shares * shares))
@@ -170,8 +151,3 @@ def _lowest(
     order = np.argsort(keys, kind="stable")[:SPARES]
     order = order[np.isfinite(keys[order])]
     return descriptors[order], keys[order]
-
-
-def _check_enough(descriptors: int, words: int) -> None:
-    if not 1 <= words <= descriptors:
-        raise ValueError(f"{words} words from {descriptors} descriptors")

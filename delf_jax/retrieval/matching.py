@@ -20,13 +20,12 @@ def match_descriptors(
     several query features may share an index feature unless `mutual` is asked for.
 
     Args:
-      max_distance: keeps distances strictly below it. The released code uses 0.9
-        (Detect-to-Retrieve) and 1.0 (DELG).
+      max_distance: keeps distances strictly below it; [D2R] released 0.9, [DELG] 1.0.
       ratio: keeps distances strictly below `ratio` times the distance to the second
         nearest; with a single index descriptor the second is infinitely far.
       mutual: keeps pairs that are nearest to each other in both directions.
     """
-    query, index = _as_float32(query), _as_float32(index)
+    query, index = (np.ascontiguousarray(x, np.float32) for x in (query, index))
     if query.shape[1] != index.shape[1]:
         raise ValueError(
             f"query descriptors have {query.shape[1]} dimensions and index descriptors "
@@ -44,8 +43,7 @@ def match_descriptors(
     if mutual:
         closeness -= _half_squares(query)[:, None]
         kept = kept[_are_mutual(closeness, nearest)]
-    if max_distance is not None or ratio is not None:
-        distances = _distances(query[kept], index[nearest[kept]])
+    distances = _distances(query[kept], index[nearest[kept]])
     keep = np.ones(len(kept), bool)
     if max_distance is not None:
         keep &= distances < max_distance
@@ -80,7 +78,3 @@ def _distances(
     """Distances by subtraction: exact where a difference of norms would cancel."""
     difference = a - b
     return np.sqrt(np.einsum("nd,nd->n", difference, difference))
-
-
-def _as_float32(x: Float[np.ndarray | Array, "N D"]) -> Float[np.ndarray, "N D"]:
-    return np.ascontiguousarray(x, np.float32)

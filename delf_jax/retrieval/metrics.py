@@ -1,7 +1,6 @@
 """Retrieval metrics with the rules of the revisited Oxford and Paris benchmarks.
 
-`positions` are zero-based places of the positives in a ranking from which the junk
-images were taken out.
+`positions` are zero-based places of the positives in a ranking without junk images.
 """
 
 from collections.abc import Hashable, Sequence
@@ -52,8 +51,7 @@ def precision_at(positions: Int[np.ndarray, " K"], k: int) -> float:
 def recall_at(positions: Int[np.ndarray, " K"], k: int) -> float:
     """1 if some positive is among the first k, else 0.
 
-    The recall of image retrieval by classes (Recall@1 and so on), not the share of
-    positives that was found.
+    The Recall@1 and so on of retrieval by classes, not the share of positives found.
     """
     return float(len(positions) > 0 and positions[0] < k)
 
@@ -105,10 +103,7 @@ def revisited_metrics(
     junk: Sequence[Int[np.ndarray, " _"]],
     ranks: Sequence[int] = (1, 5, 10),
 ) -> RevisitedMetrics:
-    """mAP, mP@k and mR@k of [ROP] for the lists of one protocol; see `protocol_lists`.
-
-    ranks: the K depths k, none beyond R.
-    """
+    """mAP, mP@k and mR@k of [ROP], k one of `ranks`, of one of the `protocol_lists`."""
     if max(ranks) > rankings.shape[1]:
         raise ValueError(
             f"precision at rank {max(ranks)} of a ranking of {rankings.shape[1]} images"
@@ -124,13 +119,13 @@ def revisited_metrics(
             places = find_positions(ranking, right, left_out)
             precisions[query] = [precision_at(places, k) for k in ranks]
             recalls[query] = [np.sum(places < k) / len(right) for k in ranks]
+    mean = mean_over_queries(averages)
+    mean_precisions, mean_recalls = (
+        np.array([mean_over_queries(column) for column in table.T])
+        for table in (precisions, recalls)
+    )
     return RevisitedMetrics(
-        mean_over_queries(averages),
-        np.array([mean_over_queries(column) for column in precisions.T]),
-        np.array([mean_over_queries(column) for column in recalls.T]),
-        averages,
-        precisions,
-        recalls,
+        mean, mean_precisions, mean_recalls, averages, precisions, recalls
     )
 
 
@@ -141,13 +136,12 @@ def protocol_lists(
     junk: Sequence[Int[np.ndarray, " _"]],
 ) -> tuple[list[Int[np.ndarray, " _"]], list[Int[np.ndarray, " _"]]]:
     """(positives, junk) of each query under "easy", "medium" or "hard" [ROP]."""
-    right, left_out = {
-        "easy": ((easy,), (junk, hard)),
-        "medium": ((easy, hard), (junk,)),
-        "hard": ((hard,), (junk, easy)),
-    }[protocol]
-
-    def joined(parts: tuple) -> list[np.ndarray]:
-        return [np.concatenate(lists) for lists in zip(*parts, strict=True)]
-
-    return joined(right), joined(left_out)
+    sides: dict[str, tuple[list, list]] = {
+        "easy": ([easy], [junk, hard]),
+        "medium": ([easy, hard], [junk]),
+        "hard": ([hard], [junk, easy]),
+    }
+    right, left_out = (
+        list(map(np.concatenate, zip(*parts, strict=True))) for parts in sides[protocol]
+    )
+    return right, left_out

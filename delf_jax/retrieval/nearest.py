@@ -3,8 +3,7 @@
 The matrix products of a piece of the index with a block of queries are fast, and their
 last bits depend on shapes, threads and devices. They only choose: somewhat more images
 than are wanted are kept, and compared again by `compare`, whose result for a query and
-an image depends on these two alone. `rounding` bounds what the product can be off, so
-that it is certain whether an image that was left out could have belonged.
+an image depends on these two alone. `rounding` bounds what the product can be off.
 """
 
 import functools
@@ -18,8 +17,7 @@ from jaxtyping import Array, Float, Int, Num
 # How descriptors are kept. int8 has one factor a row: its largest entry becomes 127.
 PRECISIONS = {"float32": np.float32, "bfloat16": jnp.bfloat16, "int8": np.int8}
 # Numbers of queries that are multiplied together: few, so that few programs are
-# compiled, and fast on a CPU. Of more than 64 at once nothing is gained, and narrow
-# types have no fast product with one.
+# compiled, and fast on a CPU. More gain nothing, and narrow types are slow with one.
 _WIDTHS = (1, 16, 32, 64)
 BLOCK = _WIDTHS[-1]
 # So many more than are wanted are kept for the exact comparison: at 2048 dimensions
@@ -74,12 +72,8 @@ def pad(rows: Rows, count: int) -> Rows:
     more = count - len(rows.values)
     if not more:
         return rows
-    values = np.concatenate(
-        [rows.values, np.zeros((more, rows.values.shape[1]), rows.values.dtype)]
-    )
-    if rows.scales is None:
-        return Rows(values)
-    return Rows(values, np.concatenate([rows.scales, np.zeros(more, np.float32)]))
+    scales = None if rows.scales is None else np.pad(rows.scales, (0, more))
+    return Rows(np.pad(rows.values, ((0, more), (0, 0))), scales)
 
 
 @jax.jit
@@ -149,12 +143,11 @@ def keep_best(best: Best, found: Float[np.ndarray, "R Q"], start: int) -> Best:
 def merge_best(best: Best, more: Best) -> Best:
     """As many as there are in `best` of both, in no order."""
     k = best.ids.shape[1]
-    values = np.concatenate([best.similarities, more.similarities], axis=1)
-    ids = np.concatenate([best.ids, more.ids], axis=1)
     if k == 0:
         return best
-    kept = np.argpartition(-values, k - 1, axis=1)[:, :k]
-    return Best(*(np.take_along_axis(each, kept, axis=1) for each in (values, ids)))
+    both = join(best, more)
+    kept = np.argpartition(-both.similarities, k - 1, axis=1)[:, :k]
+    return Best(*(np.take_along_axis(each, kept, axis=1) for each in both))
 
 
 def order_best(
@@ -162,6 +155,19 @@ def order_best(
 ) -> Int[np.ndarray, "Q k"]:
     """Places of the k best, best first; of equals the lower id."""
     return np.lexsort((ids, -similarities), axis=1)[:, :k]
+
+
+def sort_best(best: Best, k: int) -> Best:
+    """The k best, best first; of equals the lower id."""
+    order = order_best(best.similarities, best.ids, k)
+    return Best(*(np.take_along_axis(each, order, axis=1) for each in best))
+
+
+def join(best: Best, more: Best) -> Best:
+    """All of both, in no order."""
+    return Best(
+        *(np.concatenate(each, axis=1) for each in zip(best, more, strict=True))
+    )
 
 
 def compare(query: Rows, rows: Rows) -> Float[np.ndarray, " K"]:

@@ -40,8 +40,6 @@ def rerank(
     Args:
       candidates: image ids, in any order.
       similarities: of the global descriptors, cosines in [-1, 1].
-      inliers: verified matches of each candidate.
-      noise: about as many inliers as unrelated photos reach by chance.
       weight: of the evidence, log2(1 + inliers / noise), against the cosine. At 2,
         twice the inliers outweigh any difference of cosines once they exceed the
         noise; below it both count. Infinite: inliers decide alone, similarity

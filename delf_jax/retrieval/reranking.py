@@ -24,9 +24,8 @@ def expand_queries(
 ) -> Float[np.ndarray, "Q D"]:
     """The queries, each with its ranked images added, normalised.
 
-    An image weighs similarity ** alpha and the query 1; one of negative similarity
-    weighs nothing. With alpha 0 all weigh the same: average query expansion [AQE];
-    3 is usual else [GeM].
+    An image weighs similarity ** alpha, usually 3 [GeM], and the query 1; negative
+    ones nothing. With alpha 0 all weigh the same: average query expansion [AQE].
     """
     expanded = np.array(queries, np.float64)
     for query, ranked in enumerate(rankings):
@@ -34,7 +33,8 @@ def expand_queries(
         similarities = images @ expanded[query]
         weights = np.maximum(similarities, 0) ** alpha if alpha else 1.0
         expanded[query] += np.sum(images * np.reshape(weights, (-1, 1)), axis=0)
-    return _normalized(expanded).astype(np.float32)
+    expanded /= np.maximum(np.linalg.norm(expanded, axis=1, keepdims=True), 1e-12)
+    return expanded.astype(np.float32)
 
 
 def augment_index(
@@ -99,8 +99,9 @@ def rerank_k_reciprocal(
     """
     points = np.concatenate([query[None], candidates]).astype(np.float64)
     distances = np.clip((1 - points @ points.T) / 2, 0, 1)
+    np.fill_diagonal(distances, -1)  # Each is its own first neighbour.
+    order = ranking.top_k(-distances)
     np.fill_diagonal(distances, 0)
-    order = _nearest_with_self(distances)
     near = _reciprocal(order, neighbours)
     nearer = _reciprocal(order, max(1, round(neighbours / 2)))
     # Neighbours of which two thirds are neighbours of the image bring in the rest.
@@ -177,22 +178,8 @@ def nearest_neighbours(
     return ids, values
 
 
-def _nearest_with_self(
-    distances: Float[np.ndarray, "N N"],
-) -> Int[np.ndarray, "N N"]:
-    """All by increasing distance from each, which is itself always first."""
-    closer = distances.copy()
-    np.fill_diagonal(closer, -1)
-    return ranking.top_k(-closer)
-
-
 def _reciprocal(order: Int[np.ndarray, "N N"], count: int) -> np.ndarray:
     """Whether two [N, N] are among each other's `count` nearest (or the same)."""
     near = np.zeros(order.shape, bool)
     np.put_along_axis(near, order[:, : count + 1], True, axis=1)
     return near & near.T
-
-
-def _normalized(rows: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.maximum(norms, 1e-12)

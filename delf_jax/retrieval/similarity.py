@@ -67,49 +67,11 @@ def selectivity(
     return np.where(above, np.sign(u) * np.abs(u) ** rule.alpha, 0)
 
 
-def binary_inner_products(
-    query: UInt8[np.ndarray, " B"],
-    index: UInt8[np.ndarray, "P _"],
-    dimension: int,
-    *,
-    count_padding_bits: bool = False,
-) -> Float64[np.ndarray, " P"]:
-    """1 - 2h/D of packed signs, h the Hamming distance: the cosine of vectors of +-1.
-
-    count_padding_bits: D is the number of bits stored, as in the released code, where
-    up to 8 dimensions excepted.
-    """
-    bits = _compared_bits(query, index, dimension, count_padding_bits)
-    return 1 - 2 * _hamming(query, index) / bits
-
-
 def asmk_similarity(
-    query: Aggregated,
-    index: Aggregated,
-    rule: Rule = ASMK,
-    *,
-    dimension: int | None = None,
-    count_padding_bits: bool = False,
-    without_words: float = 0.0,
+    query: Aggregated, index: Aggregated, rule: Rule = ASMK, **options: Any
 ) -> float:
-    """The similarity of two images by ASMK, or by ASMK* if the residuals are packed.
-
-    The selectivities of the common words are summed.
-
-    Args:
-      dimension: of the descriptors; packed residuals need it.
-      count_padding_bits: see `binary_inner_products`.
-      without_words: the result if either image has no words.
-    """
-    similarities = asmk_similarities(
-        query,
-        postings_of([index]),
-        rule,
-        dimension=dimension,
-        count_padding_bits=count_padding_bits,
-        without_words=without_words,
-    )
-    return float(similarities[0])
+    """The similarity of two images; options as of `asmk_similarities`."""
+    return float(asmk_similarities(query, postings_of([index]), rule, **options)[0])
 
 
 def postings_of(images: Sequence[Aggregated]) -> Postings:
@@ -137,29 +99,40 @@ def asmk_similarities(
     count_padding_bits: bool = False,
     without_words: float = 0.0,
 ) -> Float64[np.ndarray, " M"]:
-    """The similarity of a query with each image of the index; see `asmk_similarity`.
+    """The similarity of a query with each image of the index by ASMK [ASMK].
 
-    Summed in float64, by ascending word whatever the index holds beside an image, so
-    that an image's similarity does not depend on the others.
+    By ASMK* if the residuals are packed: of signs that differ in h of D bits the inner
+    product is 1 - 2h/D. The selectivities of the common words are summed in float64, by
+    ascending word whatever the index holds beside an image, so that an image's
+    similarity does not depend on the others.
+
+    Args:
+      dimension: of the descriptors; packed residuals need it.
+      count_padding_bits: of 8 dimensions or more D is the number of bits stored, as in
+        the released code.
+      without_words: the result if either image has no words.
     """
-    _check_kinds(query, index)
-    ranges = _common_words(query.visual_words, index)
-    if index.residuals.dtype == np.uint8:
-        bits = _compared_bits(
-            query.residuals, index.residuals, dimension, count_padding_bits
+    a, b = query.residuals, index.residuals
+    if a.dtype != b.dtype:
+        raise ValueError(
+            f"residuals of {a.dtype} and {b.dtype} do not compare: make both binary "
+            "or neither"
         )
-        # There are few distances: each one's selectivity is computed once.
-        distances = np.arange(8 * _width(query) + 1)
-        table = selectivity(1 - 2 * distances / bits, rule)
-        found = [
-            table[_hamming(query.residuals[r], index.residuals[p])] for r, p in ranges
-        ]
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"residuals have {a.shape[1]} and {b.shape[1]} columns: they come from "
+            "different codebooks"
+        )
+    ranges = _common_words(query.visual_words, index)
+    pairs = [(a[row], b[places]) for row, places in ranges]
+    if b.dtype == np.uint8:
+        table = _table(b.shape[1], dimension, count_padding_bits, rule)
+        found = [table[_hamming(one, others)] for one, others in pairs]
     else:
-        found = [
-            selectivity(_products(query.residuals[r], index.residuals[p]), rule)
-            for r, p in ranges
-        ]
-    images = [index.images[p] for _, p in ranges]
+        # Each to the same bits whatever the other rows: no BLAS.
+        products = (np.einsum("d,pd->p", one, others) for one, others in pairs)
+        found = [selectivity(each, rule) for each in products]
+    images = [index.images[places] for _, places in ranges]
     similarities: Float64[np.ndarray, " M"] = np.bincount(
         np.concatenate([np.zeros(0, np.int32), *images]),
         np.concatenate([np.zeros(0), *found]),
@@ -177,8 +150,7 @@ def _common_words(
 ) -> list[tuple[int, slice]]:
     """The words of a query that the index has: row of the query, rows of the index.
 
-    Word by word the residuals of the index are read in place, not copied, and what is
-    computed of them stays in the cache.
+    So residuals are read in place, and what is computed of a word stays in the cache.
     """
     starts = np.searchsorted(index.visual_words, words)
     ends = np.searchsorted(index.visual_words, words, side="right")
@@ -188,11 +160,19 @@ def _common_words(
     return list(zip(rows.tolist(), ranges, strict=True))
 
 
-def _products(
-    a: Float[np.ndarray, " D"], b: Float[np.ndarray, "P D"]
-) -> Float[np.ndarray, " P"]:
-    """Inner products, each to the same bits whatever the other rows: no BLAS."""
-    return np.einsum("d,pd->p", a, b)
+def _table(
+    stored: int, dimension: int | None, count_padding_bits: bool, rule: Rule
+) -> Float64[np.ndarray, " h"]:
+    """The selectivity of each Hamming distance: there are few."""
+    if dimension is None:
+        raise ValueError("packed residuals need the dimension of the descriptors")
+    if stored != -(-dimension // 8):
+        raise ValueError(
+            f"packed residuals of {stored} and {stored} bytes are not both of "
+            f"{dimension} dimensions"
+        )
+    bits = min(dimension, 8) * stored if count_padding_bits else dimension
+    return selectivity(1 - 2 * np.arange(8 * stored + 1) / bits, rule)
 
 
 def _hamming(
@@ -204,39 +184,3 @@ def _hamming(
     counts = np.bitwise_count(a[None] ^ b)
     # A sum over few columns is slow in numpy, an addition of columns is not.
     return sum(counts.T, np.zeros(len(b), np.int64))
-
-
-def _compared_bits(
-    query: UInt8[np.ndarray, "*q B"],
-    index: UInt8[np.ndarray, "*i B2"],
-    dimension: int | None,
-    count_padding_bits: bool,
-) -> int:
-    """By how many bits a Hamming distance is divided."""
-    if dimension is None:
-        raise ValueError("packed residuals need the dimension of the descriptors")
-    stored = query.shape[-1]
-    if stored != index.shape[-1] or stored != -(-dimension // 8):
-        raise ValueError(
-            f"packed residuals of {stored} and {index.shape[-1]} bytes are not both of "
-            f"{dimension} dimensions"
-        )
-    return min(dimension, 8) * stored if count_padding_bits else dimension
-
-
-def _check_kinds(query: Aggregated, index: Postings) -> None:
-    kinds = query.residuals.dtype, index.residuals.dtype
-    if kinds[0] != kinds[1]:
-        raise ValueError(
-            f"residuals of {kinds[0]} and {kinds[1]} do not compare: make both binary "
-            "or neither"
-        )
-    if _width(query) != index.residuals.shape[1]:
-        raise ValueError(
-            f"residuals have {_width(query)} and {index.residuals.shape[1]} columns: "
-            "they come from different codebooks"
-        )
-
-
-def _width(aggregated: Aggregated) -> int:
-    return aggregated.residuals.shape[1]

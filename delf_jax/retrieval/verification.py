@@ -8,13 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from delf_jax.features import LocalFeatures
-from delf_jax.retrieval.affine import (
-    improve,
-    maps_of_triples,
-    maps_of_zooms,
-    prepare_matches,
-    score_matches,
-)
+from delf_jax.retrieval import affine
 from delf_jax.retrieval.matching import match_descriptors
 
 
@@ -79,28 +73,23 @@ _ROUND = 256
 
 
 class Geometry(NamedTuple):
-    """An affine map, index image to query image, and the matches that obey it.
-
-    affine: applied to (y, x, 1). All NaN where no map was found.
-    inliers: which of the matches obey it; none where no map was found.
-    """
+    """An affine map, index image to query image, and which matches obey it."""
 
     affine: Float[np.ndarray, "2 3"]
+    """applied to (y, x, 1); all NaN where no map was found"""
     inliers: Bool[np.ndarray, " P"]
 
 
 class PairMatch(NamedTuple):
-    """What two images have in common.
-
-    matches: (query feature, index feature) with similar descriptors.
-    affine: maps (y, x, 1) of the index image to the query image; NaN if none does.
-    inliers: matches that obey `affine`, at most one at any place of either image:
-      their number is the score of the pair.
-    """
+    """What two images have in common."""
 
     matches: Int[np.ndarray, "P 2"]
+    """(query feature, index feature) with similar descriptors"""
     affine: Float[np.ndarray, "2 3"]
+    """maps (y, x, 1) of the index image to the query image; NaN if none does"""
     inliers: Bool[np.ndarray, " P"]
+    """matches that obey `affine`, at most one at any place of either image: their
+    number is the score of the pair"""
 
 
 def verify_pair(
@@ -121,28 +110,25 @@ def verify_pair(
     )
     if len(matches) < max(settings.min_matches, 3):
         return PairMatch(matches, *_no_map(len(matches)))
-    use_scales = settings.use_scales
-    query_locations = np.asarray(query.locations)[matches[:, 0]]
-    index_locations = np.asarray(index.locations)[matches[:, 1]]
-    geometry = estimate_affine(
+    use_scales, (of_query, of_index) = settings.use_scales, matches.T
+    query_locations = np.asarray(query.locations)[of_query]
+    index_locations = np.asarray(index.locations)[of_index]
+    found, inliers = estimate_affine(
         query_locations,
         index_locations,
         threshold=settings.threshold,
         seed=pair_seed(query, index),
         trials=settings.trials,
-        query_scales=np.asarray(query.scales)[matches[:, 0]] if use_scales else None,
-        index_scales=np.asarray(index.scales)[matches[:, 1]] if use_scales else None,
+        query_scales=np.asarray(query.scales)[of_query] if use_scales else None,
+        index_scales=np.asarray(index.scales)[of_index] if use_scales else None,
     )
-    inliers = geometry.inliers
     if settings.spacing and inliers.any():
-        errors = residuals(geometry.affine, query_locations, index_locations)
+        errors = residuals(found, query_locations, index_locations)
+        errors = np.where(inliers, errors, np.inf)
         inliers = inliers & keep_distinct(
-            query_locations,
-            index_locations,
-            np.where(inliers, errors, np.inf),
-            spacing=settings.spacing,
+            query_locations, index_locations, errors, spacing=settings.spacing
         )
-    return PairMatch(matches, geometry.affine, inliers)
+    return PairMatch(matches, found, inliers)
 
 
 def estimate_affine(
@@ -167,8 +153,7 @@ def estimate_affine(
         scene smaller. Coarse features (DELF, a cell every 16 pixels) need about 20,
         keypoints 5 to 10.
       seed: of the sampled triples, see `pair_seed`.
-      trials: most triples to sample; sampling stops earlier once a better map is
-        unlikely at the given confidence.
+      trials: most triples to sample; fewer once a better map is unlikely.
       query_scales, index_scales: feature scales. With them each match alone proposes
         a zoom and a shift, which finds maps among few inliers; those are tried first.
     """
@@ -184,25 +169,27 @@ def estimate_affine(
     query = np.asarray(query_locations, np.float64)[order]
     index = np.asarray(index_locations, np.float64)[order]
     query_centre, index_centre = query.mean(axis=0), index.mean(axis=0)
-    matches = prepare_matches(query - query_centre, index - index_centre, threshold)
+    matches = affine.prepare_matches(
+        query - query_centre, index - index_centre, threshold
+    )
     best, score = None, 0.0
     if zooms is not None:
-        proposed = maps_of_zooms(matches, zooms[order])
-        best, score = improve(best, score, proposed, matches)
+        proposed = affine.maps_of_zooms(matches, zooms[order])
+        best, score = affine.improve(best, score, proposed, matches)
     triples = np.random.default_rng(seed).integers(count, size=(trials, 3))
     start, stop = 0, min(_ROUND, trials)
     while start < stop:
-        proposed = maps_of_triples(matches, triples[start:stop])
-        best, score = improve(best, score, proposed, matches)
-        needed = min(trials, _trials_needed(score / count, confidence))
+        proposed = affine.maps_of_triples(matches, triples[start:stop])
+        best, score = affine.improve(best, score, proposed, matches)
+        # Until one triple has inliers alone, with the confidence given.
+        good = np.clip(score / count, 1e-6, 1 - 1e-6) ** 3
+        needed = min(trials, np.log1p(-confidence) / np.log1p(-good))
         start, stop = stop, math.ceil(needed)
     if best is None:
         return _no_map(count)
-    inliers = score_matches(best[None], matches)[0] > 0
-    if not (
-        _spread_out(matches.query[inliers], threshold)
-        and _spread_out(matches.index[inliers], threshold)
-    ):
+    inliers = affine.score_matches(best[None], matches)[0] > 0
+    ends = matches.query[inliers], matches.index[inliers]
+    if not all(_spread_out(points, threshold) for points in ends):
         return _no_map(count)
     shift = best[:, 2] + query_centre - best[:, :2] @ index_centre
     unsorted = np.empty(count, bool)
@@ -254,12 +241,6 @@ def pair_seed(query: LocalFeatures, index: LocalFeatures) -> int:
 
 def _no_map(matches: int) -> Geometry:
     return Geometry(np.full((2, 3), np.nan), np.zeros(matches, bool))
-
-
-def _trials_needed(share: float, confidence: float) -> float:
-    """Triples to draw until one has inliers alone, with the confidence given."""
-    good = np.clip(share, 1e-6, 1 - 1e-6) ** 3
-    return np.log1p(-confidence) / np.log1p(-good)
 
 
 def _spread_out(points: Float[np.ndarray, "K 2"], threshold: float) -> bool:

@@ -3,8 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-# Neighbours that vote, as in the baseline of the 2020 challenge and its winner's
-# method [OOD].
+# Neighbours that vote, as in the 2020 challenge's baseline and winning method [OOD].
 VOTERS = 3
 # So many inliers are as good as any larger number; [DELG] and its users take 30 to 70.
 ENOUGH_INLIERS = 70
@@ -12,11 +11,9 @@ ENOUGH_INLIERS = 70
 NON_LANDMARKS = 5
 
 
-def local_score(
-    inliers: Int[np.ndarray, " K"], enough: int = ENOUGH_INLIERS
-) -> Float[np.ndarray, " K"]:
-    """min(inliers, enough) / enough, to be added to the cosine, as DELG's users do."""
-    return np.minimum(inliers, enough) / enough
+def local_score(inliers: Int[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+    """The share of enough inliers, to be added to the cosine, as DELG's users do."""
+    return np.minimum(inliers, ENOUGH_INLIERS) / ENOUGH_INLIERS
 
 
 def penalty(similarities: Float[np.ndarray, "N K"]) -> Float[np.ndarray, " N"]:

@@ -56,15 +56,11 @@ def learn_whitening(
     query: Int[np.ndarray, " P"],
     positive: Int[np.ndarray, " P"],
 ) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, "D D"]]:
-    """(mean, projection) learned from matching pairs of descriptors [GeM].
+    """(mean, projection) learned from pairs of descriptors that match, by rows [GeM].
 
     The projection makes the differences of pairs white, and then turns what remains so
     that its first rows hold most of the variance of all descriptors. As in the released
     code the mean is that of the queries. Largest entries of rows are positive.
-
-    Args:
-      query: rows of `descriptors`, one for each pair.
-      positive: rows of descriptors that match them.
     """
     x = np.asarray(descriptors, np.float64)
     mean = x[query].mean(axis=0)

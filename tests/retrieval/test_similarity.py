@@ -126,14 +126,16 @@ def test_a_threshold_is_strict_unless_asked_otherwise():
     assert found.tolist() == [-0.25, 0, 0.0625, 0.25]
 
 
-def test_products_of_packed_signs_are_cosines(rng):
-    a, b = rng.normal(size=12), rng.normal(size=(7, 12))
-    expected = np.sign(b) @ np.sign(a) / 12
-    packed = np.packbits(a > 0), np.packbits(b > 0, axis=1)
-    found = similarity.binary_inner_products(*packed, 12)
-    np.testing.assert_allclose(found, expected)
-    found = similarity.binary_inner_products(*packed, 12, count_padding_bits=True)
-    np.testing.assert_allclose(found, (expected * 12 + 4) / 16)
+def test_padding_bits_count_as_equal_dimensions_where_asked_for(rng):
+    a, b = rng.normal(size=(2, 1, 12))
+    equal = np.sum(np.sign(a) == np.sign(b))
+    word = np.zeros(1, np.int32)
+    packed = [Aggregated(word, np.packbits(x > 0, axis=1)) for x in (a, b)]
+    for counted, bits in ((False, 12), (True, 16)):
+        found = similarity.asmk_similarity(
+            *packed, Rule(1.0, -2.0), dimension=12, count_padding_bits=counted
+        )
+        assert found == pytest.approx(2 * (equal + bits - 12) / bits - 1)
 
 
 def test_vlad_is_compared_by_its_inner_product(rng):

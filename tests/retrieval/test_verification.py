@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delf_jax.features import LocalFeatures
-from delf_jax.retrieval import affine, verification
+from delf_jax.retrieval import affine
 from delf_jax.retrieval.verification import (
     VerificationSettings,
     estimate_affine,
@@ -239,7 +239,7 @@ def test_a_round_that_makes_no_other_necessary_is_the_last(rng, monkeypatch):
     tried = []
     propose = affine.maps_of_triples
     monkeypatch.setattr(
-        verification,
+        affine,
         "maps_of_triples",
         lambda matches, triples: (
             tried.append(len(triples)) or propose(matches, triples)
