@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from delf_jax.extraction import extract
+from delf_jax.extraction.extract import extract_features
 from delf_jax.extraction.model_folder import Model
+from delf_jax.extraction.one_call import raise_error
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.features import Features, LocalFeatures, whole_image
 from delf_jax.files import InputError
@@ -53,12 +54,8 @@ def compare_photos(
             f"model {model.name} has no local features to match photos by: name "
             "another with --model, or search"
         )
-    features = []
-    for found in extract.extract_features(model, (a, b), settings):
-        if isinstance(found, InputError):
-            raise found
-        features.append(found)
-    return compare_features(features[0], features[1], settings.max_image_size)
+    first, second = map(raise_error, extract_features(model, (a, b), settings))
+    return compare_features(first, second, settings.max_image_size)
 
 
 def verification_settings(name: str) -> VerificationSettings:
@@ -125,10 +122,11 @@ def verify(
     total = sum(map(len, candidates))
     with track("verify", total, "candidate", progress=progress) as advance:
         for query, ids in zip(queries, candidates, strict=True):
+            verified: dict[int, Verified] = {}
             images = map(read, ids.tolist())
+            # Without candidates, a query need not have local features.
             found = verify_candidates(query, images, max_image_size, settings)
-            verified = {}
-            for id, pair in zip(ids.tolist(), found, strict=True):
+            for id, pair in zip(ids.tolist(), found if len(ids) else (), strict=True):
                 sizes = np.concatenate([image.image_size for image in pair.features])
                 lines = (inlier_lines(pair) + 0.5) / sizes
                 verified[id] = Verified(pair.inliers, lines)
