@@ -8,12 +8,7 @@ import pathlib
 from typing import Any
 
 from delf_jax.commands.options import (
-    add_codebook,
-    add_config,
-    add_json,
-    add_model,
-    add_out,
-    add_verification,
+    Parser,
     model_and_settings,
     prepare_jax,
     write_result,
@@ -22,15 +17,15 @@ from delf_jax.files import InputError
 from delf_jax.progress import print_results
 
 
-def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
+def add_evaluate_options(parser: Parser) -> None:
     parser.usage = "%(prog)s DATASET (--index DIR | --ranking FILE) ..."
     parser.add_argument(
         "dataset",
         metavar="DATASET",
         help="ground truth (.mat, .pkl, .json, folder of .txt), or folder of folders",
     )
-    parser.add_argument(
-        "--images", metavar="DIR", help="its photos (default: jpg or images beside it)"
+    parser.add_option(
+        "--images", "DIR", "its photos (default: jpg or images beside it)"
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--index", metavar="DIR", help="folder to keep features in")
@@ -42,17 +37,16 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
         metavar="PIPELINES",
         help=f"such as asmk+verification ({pipelines})",
     )
-    add_verification(parser)
-    add_codebook(parser)
-    parser.add_argument(
-        "--boxes", metavar="FILE", help="boxes of index photos, as of extract: R-ASMK*"
+    parser.add_verification()
+    parser.add_codebook()
+    parser.add_option(
+        "--boxes", "FILE", "boxes of index photos, as of extract: R-ASMK*"
     )
     _add_conditions(parser)
-    add_json(parser)
-    parser.add_argument("--metrics", metavar="FILE", help="metrics.txt of the original")
-    parser.add_argument("--html", metavar="FILE", help="results and failures as a page")
-    add_config(parser)
-    add_model(parser)
+    parser.add_json()
+    parser.add_option("--metrics", "FILE", "metrics.txt of the original")
+    parser.add_option("--html", "FILE", "results and failures as a page")
+    parser.add_settings()
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
@@ -104,10 +98,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _add_conditions(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--partial", action="store_true", help="score even if photos are missing"
-    )
+def _add_conditions(parser: Parser) -> None:
+    parser.add_flag("--partial", "score even if photos are missing")
     parser.add_argument(
         "--distractors",
         metavar="DIR",
@@ -139,7 +131,7 @@ def _distractors(
     )
 
 
-def add_reproduce_options(parser: argparse.ArgumentParser) -> None:
+def add_reproduce_options(parser: Parser) -> None:
     parser.add_argument(
         "--config",
         required=True,
@@ -152,9 +144,9 @@ def add_reproduce_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="gnd_roxford5k.pkl and jpg/, or a folder of each dataset with these",
     )
-    add_out(parser, "features and results (runs/reproduce/NAME)")
+    parser.add_out("features and results (runs/reproduce/NAME)")
     _add_conditions(parser)
-    add_model(parser)
+    parser.add_model()
 
 
 def run_reproduce(options: argparse.Namespace) -> int:
