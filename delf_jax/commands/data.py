@@ -13,15 +13,12 @@ from delf_jax.progress import print_results
 
 
 def add_download_options(parser: Parser) -> None:
-    parser.add_argument(
-        "datasets",
-        nargs="*",
-        metavar="DATASET",
-        help="which (none: list what there is)",
+    parser.add_value(
+        "datasets", "DATASET", "which (none: list what there is)", nargs="*"
     )
     parser.add_flag("--yes", "download; else only list the files")
     parser.add_out("folder to write to")
-    parser.add_option(
+    parser.add_value(
         "--only", "PATTERN", "of the files, such as '*_000.tar'", default="*"
     )
     parser.add_flag("--unpack", "archives, too, beside themselves")
@@ -70,13 +67,13 @@ def add_prepare_options(parser: Parser) -> None:
         metavar="DIR",
         help="folder to write to: config.data.directory of train",
     )
-    parser.add_option("--images", "DIR", "folder of the photos")
-    parser.add_option("--label_column", "NAME", "of a CSV (label)", default="label")
-    parser.add_option("--split", "PART", "train | validation (all)")
-    parser.add_option("--exclude", "FILE", "as config.data.exclude of train")
+    parser.add_value("--images", "DIR", "folder of the photos")
+    parser.add_value("--label_column", "NAME", "of a CSV (label)", default="label")
+    parser.add_value("--split", "PART", "train | validation (all)")
+    parser.add_value("--exclude", "FILE", "as config.data.exclude of train")
     parser.add_number("--max_side", "pixels kept (1024)", default=1024)
     parser.add_part()
-    parser.add_option("--beam", "RUNNER", "build with Apache Beam instead")
+    parser.add_value("--beam", "RUNNER", "build with Apache Beam instead")
 
 
 def run_prepare(options: argparse.Namespace) -> int:

@@ -24,9 +24,7 @@ def add_evaluate_options(parser: Parser) -> None:
         metavar="DATASET",
         help="ground truth (.mat, .pkl, .json, folder of .txt), or folder of folders",
     )
-    parser.add_option(
-        "--images", "DIR", "its photos (default: jpg or images beside it)"
-    )
+    parser.add_value("--images", "DIR", "its photos (default: jpg or images beside it)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--index", metavar="DIR", help="folder to keep features in")
     source.add_argument("--ranking", metavar="FILE", help="rankings made elsewhere")
@@ -39,13 +37,11 @@ def add_evaluate_options(parser: Parser) -> None:
     )
     parser.add_verification()
     parser.add_codebook()
-    parser.add_option(
-        "--boxes", "FILE", "boxes of index photos, as of extract: R-ASMK*"
-    )
+    parser.add_value("--boxes", "FILE", "boxes of index photos, as of extract: R-ASMK*")
     _add_conditions(parser)
     parser.add_json()
-    parser.add_option("--metrics", "FILE", "metrics.txt of the original")
-    parser.add_option("--html", "FILE", "results and failures as a page")
+    parser.add_value("--metrics", "FILE", "metrics.txt of the original")
+    parser.add_value("--html", "FILE", "results and failures as a page")
     parser.add_settings()
 
 
@@ -100,15 +96,11 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 def _add_conditions(parser: Parser) -> None:
     parser.add_flag("--partial", "score even if photos are missing")
-    parser.add_argument(
-        "--distractors",
-        metavar="DIR",
-        help="photos, or a feature store, wrong for all queries",
+    parser.add_value(
+        "--distractors", "DIR", "photos, or a feature store, wrong for all queries"
     )
-    parser.add_argument(
-        "--exclude_queries",
-        metavar="FILE",
-        help="queries seen in training: score without them, too",
+    parser.add_value(
+        "--exclude_queries", "FILE", "queries seen in training: score without them, too"
     )
 
 

@@ -26,11 +26,11 @@ def add_gldv2_options(parser: Parser) -> None:
             metavar="DATA",
             help=f"folder of test.csv, {others}.csv, test/, {others}/ as released",
         )
-        kind.add_option("--features", "DIR", "folder of features", required=True)
+        kind.add_value("--features", "DIR", "folder of features", required=True)
         kind.add_out("CSV of the challenge to write", required=True)
         for name in ("test", others):
-            kind.add_option(f"--{name}_list", "FILE", f"CSV of {name} images to use")
-        kind.add_option("--solution", "FILE", "score by this solution")
+            kind.add_value(f"--{name}_list", "FILE", f"CSV of {name} images to use")
+        kind.add_value("--solution", "FILE", "score by this solution")
         kind.add_flag("--partial", "predict even if images are missing")
         _add_exclude(kind)
     retrieve.add_argument(
@@ -41,17 +41,15 @@ def add_gldv2_options(parser: Parser) -> None:
     )
     recognize.add_number("--verify", "nearest to verify (0)", default=0)
     recognize.add_number("--voters", "nearest that vote (3)", default=3)
-    recognize.add_option(
+    recognize.add_value(
         "--non_landmarks", "DIR", "photos of none, to demote similar ones"
     )
     for kind in (retrieve, recognize):
         kind.add_settings()
     score.add_argument("task", choices=("retrieval", "recognition"))
-    score.add_argument(
-        "predictions", nargs="+", metavar="CSV", help="others compare with the first"
-    )
-    score.add_option("--solution", "FILE", "the ground truth", required=True)
-    score.add_option("--known", "FILE", "index or train table that ids must be in")
+    score.add_value("predictions", "CSV", "others compare with the first", nargs="+")
+    score.add_value("--solution", "FILE", "the ground truth", required=True)
+    score.add_value("--known", "FILE", "index or train table that ids must be in")
     _add_exclude(score)
     forms = score.add_mutually_exclusive_group()
     forms.add_argument(

@@ -18,9 +18,9 @@ from delf_jax.progress import format_count, print_results
 
 def add_index_options(parser: Parser) -> None:
     parser.add_argument("paths", nargs="*", metavar="PATH", help="images or folders")
-    parser.add_option("--index", "DIR", "folder of the index", required=True)
-    parser.add_option("--add", "PATH", "images to add", nargs="+")
-    parser.add_option("--remove", "ID", "images to remove", nargs="+")
+    parser.add_value("--index", "DIR", "folder of the index", required=True)
+    parser.add_value("--add", "PATH", "images to add", nargs="+")
+    parser.add_value("--remove", "ID", "images to remove", nargs="+")
     parser.add_settings()
 
 
@@ -61,7 +61,7 @@ def add_fit_options(parser: Parser) -> None:
         default="sample",
         help="first centroids: random descriptors (sample), or k-means++",
     )
-    codebook.add_option("--config", "FILE", "a .pbtxt of DELF with its codebook_size")
+    codebook.add_value("--config", "FILE", "a .pbtxt of DELF with its codebook_size")
     pca.add_number("--dimension", "components kept", required=True)
     pca.add_choice("--of", ("local", "global"), "descriptors: ", default="local")
     learned.add_argument(
@@ -144,7 +144,7 @@ def _words(options: argparse.Namespace) -> int:
 
 def add_aggregate_options(parser: Parser) -> None:
     parser.add_argument("store", metavar="STORE", help="folder of a feature store")
-    parser.add_option("--codebook", "DIR", "its visual words")
+    parser.add_value("--codebook", "DIR", "its visual words")
     parser.add_out("folder to write to", required=True)
     kinds = ("vlad", "asmk", "asmk_star")
     parser.add_choice("--to", kinds, "files of DELF, one an image: ")
@@ -152,7 +152,7 @@ def add_aggregate_options(parser: Parser) -> None:
     parser.add_flag("--regional", "R-ASMK*, of a store with boxes")
     parser.add_flag("--idf", "weigh words by rarity")
     parser.add_number("--assignments", "words of a descriptor (1)")
-    parser.add_option("--config", "FILE", "an aggregation .pbtxt of DELF")
+    parser.add_value("--config", "FILE", "an aggregation .pbtxt of DELF")
 
 
 def run_aggregate(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ def add_convert_options(parser: Parser) -> None:
         ".safetensors",
     )
     parser.add_out("model folder to write", required=True)
-    parser.add_option("--mapping", "FILE", "JSON with the names of other tensors")
+    parser.add_value("--mapping", "FILE", "JSON with the names of other tensors")
     parser.add_argument(
         "--set",
         type=_setting,
@@ -59,14 +59,12 @@ def add_export_options(parser: Parser) -> None:
     parser.add_choice("--format", ("stablehlo", "savedmodel", "onnx"), required=True)
     parser.add_choice("--what", ("both", "local", "global"), default="both")
     parser.add_out("folder to write, which must not exist", required=True)
-    parser.add_option(
-        "--scales", "S,S", "image scales to use and to fix", type=_numbers
-    )
+    parser.add_value("--scales", "S,S", "image scales to use and to fix", type=_numbers)
     pools = ("none", "average", "sum")
     meaning = "scales of a global savedmodel: "
     parser.add_choice("--pool", pools, meaning, default="none")
     parser.add_flag("--normalize", "the descriptors after --pool")
-    parser.add_option("--size", "HxW", "of onnx: size of the largest image", type=_size)
+    parser.add_value("--size", "HxW", "of onnx: size of the largest image", type=_size)
 
 
 def run_export(options: argparse.Namespace) -> int:

@@ -39,11 +39,11 @@ class Parser(argparse.ArgumentParser):
         parsers.type = str  # What follows a command is for its own parser to check.
         return parsers
 
-    def add_option(self, name: str, metavar: str, meaning: str, **kwargs: Any) -> None:
+    def add_value(self, name: str, metavar: str, meaning: str, **kwargs: Any) -> None:
         self.add_argument(name, metavar=metavar, help=meaning, **kwargs)
 
     def add_number(self, name: str, meaning: str, **kwargs: Any) -> None:
-        self.add_option(name, "N", meaning, type=int, **kwargs)
+        self.add_value(name, "N", meaning, type=int, **kwargs)
 
     def add_flag(self, name: str, meaning: str) -> None:
         self.add_argument(name, action="store_true", help=meaning)
@@ -53,36 +53,36 @@ class Parser(argparse.ArgumentParser):
     ) -> None:
         meaning += " | ".join(choices)
         metavar = name.removeprefix("--").upper()
-        self.add_option(name, metavar, meaning, choices=choices, **kwargs)
+        self.add_value(name, metavar, meaning, choices=choices, **kwargs)
 
     def add_out(self, meaning: str, **kwargs: Any) -> None:
-        self.add_option("--out", "OUT", meaning, **kwargs)
+        self.add_value("--out", "OUT", meaning, **kwargs)
 
     def add_part(self) -> None:
         meaning = "do every N-th share only, as one of N processes; I from 0 to N-1"
-        self.add_option("--part", "I/N", meaning, type=parse_part)
+        self.add_value("--part", "I/N", meaning, type=parse_part)
 
     def add_json(self, meaning: str = "results as JSON") -> None:
-        self.add_option("--json", "FILE", f"{meaning} (-: standard output)")
+        self.add_value("--json", "FILE", f"{meaning} (-: standard output)")
 
     def add_verification(self) -> None:
         meaning = "settings of verification: default, delg, d2r"
-        self.add_option("--verification", "NAME", meaning, default="default")
+        self.add_value("--verification", "NAME", meaning, default="default")
 
     def add_codebook(self) -> None:
         meaning = "visual words of ASMK*; kept with the index"
-        self.add_option("--codebook", "DIR", meaning)
+        self.add_value("--codebook", "DIR", meaning)
 
     def add_settings(self) -> None:
         """The options that `model_and_settings` reads."""
         files = "a file of configs/, or a .pbtxt of DELF"
         fields = "--config.extraction.FIELD=VALUE replaces one"
-        self.add_option("--config", "FILE", f"settings: {files}; {fields}")
+        self.add_value("--config", "FILE", f"settings: {files}; {fields}")
         self.add_model()
 
     def add_model(self) -> None:
         meaning = "folder of a model (default: the bundled one)"
-        self.add_option("--model", "DIR", meaning)
+        self.add_value("--model", "DIR", meaning)
 
 
 def _not_empty(text: str) -> str:

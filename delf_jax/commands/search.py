@@ -50,7 +50,7 @@ def add_search_options(parser: Parser) -> None:
     parser.usage = "%(prog)s QUERY ... --index DIR [option ...]"
     queries = "query photos, or folders of them"
     parser.add_argument("paths", nargs="+", metavar="QUERY", help=queries)
-    parser.add_option("--index", "DIR", "folder of the index", required=True)
+    parser.add_value("--index", "DIR", "folder of the index", required=True)
     parser.add_number("--top", "results listed (10); 0: all", default=10)
     parser.add_flag("--no_rerank", "rank by global similarity alone")
     parser.add_codebook()
@@ -58,7 +58,7 @@ def add_search_options(parser: Parser) -> None:
     parser.add_choice("--precision", kinds, "of global descriptors: ", default=kinds[0])
     parser.add_flag("--distributed", "with other processes (Slurm, MPI, TPU)")
     parser.add_json()
-    parser.add_option("--html", "FILE", "results as a page")
+    parser.add_value("--html", "FILE", "results as a page")
     parser.add_settings()
 
 
@@ -141,17 +141,12 @@ def _print_answer(answer: Any) -> None:
 
 def add_rerank_options(parser: Parser) -> None:
     parser.usage = "%(prog)s CANDIDATES --index DIR --out FILE [options]"
-    parser.add_argument(
-        "candidates",
-        metavar="CANDIDATES",
-        help="JSON {query: [photo, ...]}, or CSV id,images",
+    parser.add_value(
+        "candidates", "CANDIDATES", "JSON {query: [photo, ...]}, or CSV id,images"
     )
-    parser.add_option("--index", "DIR", "index or feature store", required=True)
-    parser.add_argument(
-        "--queries",
-        nargs="+",
-        metavar="PATH",
-        help="photos, or index or store (default: --index)",
+    parser.add_value("--index", "DIR", "index or feature store", required=True)
+    parser.add_value(
+        "--queries", "PATH", "photos, or index or store (default: --index)", nargs="+"
     )
     parser.add_argument(
         "--with",

@@ -12,7 +12,7 @@ from delf_jax.progress import print_results
 
 def add_train_options(parser: Parser) -> None:
     _add_config(parser)
-    parser.add_option("--workdir", "DIR", "checkpoints and metrics", required=True)
+    parser.add_value("--workdir", "DIR", "checkpoints and metrics", required=True)
     parser.add_argument(
         "--multihost",
         nargs="?",
@@ -48,7 +48,7 @@ def _hosts(text: str) -> tuple[str, tuple[int, int]]:
 
 
 def _add_config(parser: Parser) -> None:
-    parser.add_option("--config", "FILE", "a config file", required=True)
+    parser.add_value("--config", "FILE", "a config file", required=True)
     parser.add_argument(
         "--config.FIELD",
         dest="unused",
@@ -59,7 +59,7 @@ def _add_config(parser: Parser) -> None:
 
 def add_sweep_options(parser: Parser) -> None:
     _add_config(parser)
-    parser.add_option("--workdir", "DIR", "a folder for each trial", required=True)
+    parser.add_value("--workdir", "DIR", "a folder for each trial", required=True)
     parser.add_number("--jobs", "trials side by side (1)", default=1)
     parser.add_flag("--dry_run", "print the commands, to run elsewhere")
 
@@ -79,7 +79,7 @@ def run_sweep(options: argparse.Namespace) -> int:
 def add_plot_options(parser: Parser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="workdirs of trainings")
     parser.add_out("the figure (.png, .pdf, .svg)", required=True)
-    parser.add_option("--metrics", "NAMES", "such as loss,validation/mAP")
+    parser.add_value("--metrics", "NAMES", "such as loss,validation/mAP")
 
 
 def run_plot(options: argparse.Namespace) -> int:
