@@ -1,7 +1,4 @@
-"""Commands on datasets: download, prepare.
-
-Everything slow is imported inside, by the command that needs it.
-"""
+"""Commands on datasets: download, prepare."""
 
 import argparse
 import os

@@ -1,7 +1,4 @@
-"""Commands of experiments in retrieval: evaluate, reproduce.
-
-Everything slow is imported inside, by the command that needs it.
-"""
+"""Commands of experiments in retrieval: evaluate, reproduce."""
 
 import argparse
 import pathlib

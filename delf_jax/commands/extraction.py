@@ -1,7 +1,4 @@
-"""Commands that extract features, and convert stores to files: extract, features.
-
-Everything slow is imported inside, by the command that needs it.
-"""
+"""Commands that extract features, and convert stores to files: extract, features."""
 
 import argparse
 

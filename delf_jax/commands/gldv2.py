@@ -1,7 +1,4 @@
-"""Commands of Google Landmarks v2: gldv2 retrieve, recognize, score.
-
-Everything slow is imported inside, by the command that needs it.
-"""
+"""Commands of Google Landmarks v2: gldv2 retrieve, recognize, score."""
 
 import argparse
 from typing import Any

@@ -1,7 +1,4 @@
-"""Commands on what a search needs: index, fit, aggregate.
-
-Everything slow is imported inside, by the command that needs it.
-"""
+"""Commands on what a search needs: index, fit, aggregate."""
 
 import argparse
 from typing import Any

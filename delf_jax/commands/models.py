@@ -1,7 +1,4 @@
-"""Commands on models and files: convert, inspect, export.
-
-Everything slow is imported inside, by the command that needs it.
-"""
+"""Commands on models and files: convert, inspect, export."""
 
 import argparse
 import json

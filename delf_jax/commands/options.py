@@ -1,7 +1,4 @@
-"""What several commands share: options, the model, results as JSON, the last line.
-
-Everything slow is imported inside, by the function that needs it.
-"""
+"""What several commands share: options, the model, results as JSON, the last line."""
 
 import argparse
 import functools

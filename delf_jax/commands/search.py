@@ -1,7 +1,4 @@
-"""Commands on photos: match, search, rerank, demo.
-
-Everything slow is imported inside, by the command that needs it.
-"""
+"""Commands on photos: match, search, rerank, demo."""
 
 import argparse
 import pathlib

@@ -1,7 +1,4 @@
-"""Commands of training: train, sweep, plot.
-
-Everything slow is imported inside, by the command that needs it.
-"""
+"""Commands of training: train, sweep, plot."""
 
 import argparse
 

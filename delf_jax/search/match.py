@@ -99,8 +99,6 @@ def match(
     InputError if one cannot be used.
 
     Args:
-      a: the first image, or its features.
-      b: the second.
       model: a model, its folder, or None for the bundled one.
       settings: as of `extract`: of features, those that they were extracted with.
     """

@@ -246,7 +246,6 @@ def build_index(
       model: a model, its folder, or None for the bundled one.
       errors: images that cannot be used are left out and listed in `.failed`; "return"
         warns of them, "raise" raises the first InputError.
-      progress: report progress.
       settings: as of `extract`.
     """
     if isinstance(images, str | os.PathLike) and not os.path.exists(images):
@@ -266,7 +265,6 @@ def open_index(
     InputError if it is absent, damaged, or was made by another model.
 
     Args:
-      path: the folder.
       model: the model that made it, its folder, or None for the bundled one.
       settings: pca and global_pca, if others than the model's were taken.
     """
