@@ -10,9 +10,8 @@ from delf_jax.progress import print_results
 
 
 def add_download_options(parser: Parser) -> None:
-    parser.add_value(
-        "datasets", "DATASET", "which (none: list what there is)", nargs="*"
-    )
+    which = "which (none: list what there is)"
+    parser.add_value("datasets", "DATASET", which, nargs="*")
     parser.add_flag("--yes", "download; else only list the files")
     parser.add_out("folder to write to")
     parser.add_value(
@@ -52,18 +51,10 @@ def run_download(options: argparse.Namespace) -> int:
 
 
 def add_prepare_options(parser: Parser) -> None:
-    parser.add_argument(
-        "--dataset",
-        required=True,
-        metavar="PATH",
-        help="folder of class folders, CSV, GLD table, SfM-120k .pkl, TFRecords",
-    )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="DIR",
-        help="folder to write to: config.data.directory of train",
-    )
+    photos = "folder of class folders, CSV, GLD table, SfM-120k .pkl, TFRecords"
+    parser.add_value("--dataset", "PATH", photos, required=True)
+    out = "folder to write to: config.data.directory of train"
+    parser.add_value("--data", "DIR", out, required=True)
     parser.add_value("--images", "DIR", "folder of the photos")
     parser.add_value("--label_column", "NAME", "of a CSV (label)", default="label")
     parser.add_value("--split", "PART", "train | validation (all)")
@@ -78,10 +69,7 @@ def run_prepare(options: argparse.Namespace) -> int:
     from delf_jax.formats import tables
 
     listed = image_lists.list_records(
-        options.dataset,
-        options.images or "",
-        options.label_column,
-        options.split or "",
+        options.dataset, options.images or "", options.label_column, options.split or ""
     )
     if options.exclude:
         names = set(tables.read_names(options.exclude))

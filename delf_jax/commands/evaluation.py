@@ -16,22 +16,15 @@ from delf_jax.progress import print_results
 
 def add_evaluate_options(parser: Parser) -> None:
     parser.usage = "%(prog)s DATASET (--index DIR | --ranking FILE) ..."
-    parser.add_argument(
-        "dataset",
-        metavar="DATASET",
-        help="ground truth (.mat, .pkl, .json, folder of .txt), or folder of folders",
-    )
+    truth = "ground truth (.mat, .pkl, .json, folder of .txt), or folder of folders"
+    parser.add_value("dataset", "DATASET", truth)
     parser.add_value("--images", "DIR", "its photos (default: jpg or images beside it)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--index", metavar="DIR", help="folder to keep features in")
     source.add_argument("--ranking", metavar="FILE", help="rankings made elsewhere")
-    pipelines = "global,verification"
-    parser.add_argument(
-        "--rerank",
-        default=pipelines,
-        metavar="PIPELINES",
-        help=f"such as asmk+verification ({pipelines})",
-    )
+    default = "global,verification"
+    pipelines = f"such as asmk+verification ({default})"
+    parser.add_value("--rerank", "PIPELINES", pipelines, default=default)
     parser.add_verification()
     parser.add_codebook()
     parser.add_value("--boxes", "FILE", "boxes of index photos, as of extract: R-ASMK*")
@@ -111,28 +104,15 @@ def _distractors(
         return None
     out = pathlib.Path(options.index) / "distractors"
     return distractors.open_distractors(
-        options.distractors,
-        out,
-        model,
-        settings,
-        boxes=boxes,
-        partial=options.partial,
+        options.distractors, out, model, settings, boxes=boxes, partial=options.partial
     )
 
 
 def add_reproduce_options(parser: Parser) -> None:
-    parser.add_argument(
-        "--config",
-        required=True,
-        metavar="FILE",
-        help="an experiment of configs/; --config.FIELD=VALUE replaces one",
-    )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="DIR",
-        help="gnd_roxford5k.pkl and jpg/, or a folder of each dataset with these",
-    )
+    config = "an experiment of configs/; --config.FIELD=VALUE replaces one"
+    parser.add_value("--config", "FILE", config, required=True)
+    data = "gnd_roxford5k.pkl and jpg/, or a folder of each dataset with these"
+    parser.add_value("--data", "DIR", data, required=True)
     parser.add_out("features and results (runs/reproduce/NAME)")
     _add_conditions(parser)
     parser.add_model()

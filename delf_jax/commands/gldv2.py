@@ -18,11 +18,8 @@ def add_gldv2_options(parser: Parser) -> None:
     )
     score = kinds.add_parser("score", help="score predictions by a solution")
     for kind, others in ((retrieve, "index"), (recognize, "train")):
-        kind.add_argument(
-            "data",
-            metavar="DATA",
-            help=f"folder of test.csv, {others}.csv, test/, {others}/ as released",
-        )
+        data = f"folder of test.csv, {others}.csv, test/, {others}/ as released"
+        kind.add_value("data", "DATA", data)
         kind.add_value("--features", "DIR", "folder of features", required=True)
         kind.add_out("CSV of the challenge to write", required=True)
         for name in ("test", others):
@@ -30,12 +27,8 @@ def add_gldv2_options(parser: Parser) -> None:
         kind.add_value("--solution", "FILE", "score by this solution")
         kind.add_flag("--partial", "predict even if images are missing")
         _add_exclude(kind)
-    retrieve.add_argument(
-        "--rerank",
-        default="global",
-        metavar="PIPELINE",
-        help="such as verification or alpha_qe+verification (global)",
-    )
+    pipelines = "such as verification or alpha_qe+verification (global)"
+    retrieve.add_value("--rerank", "PIPELINE", pipelines, default="global")
     recognize.add_number("--verify", "nearest to verify (0)", default=0)
     recognize.add_number("--voters", "nearest that vote (3)", default=3)
     recognize.add_value(
@@ -58,11 +51,8 @@ def add_gldv2_options(parser: Parser) -> None:
 
 
 def _add_exclude(parser: Parser) -> None:
-    parser.add_argument(
-        "--exclude",
-        metavar="FILE",
-        help="ids of landmarks to leave out, one a line; also scored without them",
-    )
+    ids = "ids of landmarks to leave out, one a line; also scored without them"
+    parser.add_value("--exclude", "FILE", ids)
 
 
 def run_gldv2(options: argparse.Namespace) -> int:

@@ -52,21 +52,15 @@ def add_fit_options(parser: Parser) -> None:
     codebook.add_number("--iterations", passes, default=20)
     codebook.add_number("--batch", "descriptors drawn at a time (all, not drawn)")
     codebook.add_number("--seed", "of the random numbers (0)", default=0)
-    codebook.add_argument(
-        "--start",
-        choices=("sample", "kmeans++"),
-        default="sample",
-        help="first centroids: random descriptors (sample), or k-means++",
-    )
+    first = "first centroids: random descriptors (sample), or k-means++"
+    starts = ("sample", "kmeans++")
+    codebook.add_argument("--start", choices=starts, default=starts[0], help=first)
     codebook.add_value("--config", "FILE", "a .pbtxt of DELF with its codebook_size")
     pca.add_number("--dimension", "components kept", required=True)
     pca.add_choice("--of", ("local", "global"), "descriptors: ", default="local")
-    learned.add_argument(
-        "--pairs",
-        metavar="FILE",
-        help="images that match: a CSV of query,positive, or a .pkl of SfM-120k "
-        "(default: those of one folder match)",
-    )
+    pairs = "images that match: a CSV of query,positive, or a .pkl of SfM-120k"
+    default = "(default: those of one folder match)"
+    learned.add_value("--pairs", "FILE", f"{pairs} {default}")
     learned.add_number("--dimension", "components kept (all)")
     pca.add_flag("--whiten", "components get unit variance")
 

@@ -9,12 +9,8 @@ from delf_jax.progress import print_results
 
 
 def add_convert_options(parser: Parser) -> None:
-    parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="a TensorFlow checkpoint, SavedModel or frozen graph (.pb), .h5, .pth or "
-        ".safetensors",
-    )
+    tensorflow = "a TensorFlow checkpoint, SavedModel or frozen graph (.pb)"
+    parser.add_value("source", "SOURCE", f"{tensorflow}, .h5, .pth or .safetensors")
     parser.add_out("model folder to write", required=True)
     parser.add_value("--mapping", "FILE", "JSON with the names of other tensors")
     parser.add_argument(

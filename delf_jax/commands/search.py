@@ -26,9 +26,7 @@ def run_match(options: argparse.Namespace) -> int:
     model, settings = model_and_settings(options)
     from delf_jax.search import matching
 
-    found = matching.compare_photos(
-        options.images[0], options.images[1], model, settings
-    )
+    found = matching.compare_photos(*options.images, model=model, settings=settings)
     matches = format_count(len(found.pair.matches), "match")
     text = f"{format_count(found.inliers, 'inlier')} of {matches}"
     if found.similarity is not None:
@@ -96,9 +94,9 @@ def run_search(options: argparse.Namespace) -> int:
     for answer in found:
         if isinstance(answer, InputError):
             failed.append(answer)
-            continue
-        answers.append(answer)
-        _print_answer(answer)
+        else:
+            answers.append(answer)
+            _print_answer(answer)
     if not answers and len(failed) == 1:
         raise failed[0]
     for reason in failed:
@@ -145,13 +143,9 @@ def add_rerank_options(parser: Parser) -> None:
     parser.add_value(
         "--queries", "PATH", "photos, or index or store (default: --index)", nargs="+"
     )
-    parser.add_argument(
-        "--with",
-        dest="pipeline",
-        default="verification",
-        metavar="PIPELINE",
-        help="verification (default), superglobal, ... joined by +",
-    )
+    steps = "verification (default), superglobal, ... joined by +"
+    default = "verification"
+    parser.add_value("--with", "PIPELINE", steps, dest="pipeline", default=default)
     parser.add_number("--first", "rerank only the first N of each list (all)")
     parser.add_verification()
     parser.add_out("rankings to write, as JSON", required=True)

@@ -46,12 +46,8 @@ def _hosts(text: str) -> tuple[str, tuple[int, int]]:
 
 def _add_config(parser: Parser) -> None:
     parser.add_value("--config", "FILE", "a config file", required=True)
-    parser.add_argument(
-        "--config.FIELD",
-        dest="unused",
-        metavar="VALUE",
-        help="replaces one field of the config; can be repeated",
-    )
+    field = "replaces one field of the config; can be repeated"
+    parser.add_value("--config.FIELD", "VALUE", field, dest="unused")
 
 
 def add_sweep_options(parser: Parser) -> None:

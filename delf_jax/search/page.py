@@ -67,10 +67,7 @@ def _navigation(answers: Sequence[Answer], photos: _Photos) -> str:
 
 
 def _section(
-    number: int,
-    answer: Answer,
-    file_of: Callable[[str], pathlib.Path],
-    photos: _Photos,
+    number: int, answer: Answer, file_of: Callable[[str], pathlib.Path], photos: _Photos
 ) -> str:
     """One query and the cards of its results."""
     results = answer.results[:_MOST_RESULTS]
