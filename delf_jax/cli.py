@@ -5,12 +5,11 @@ Nothing slow is imported here, so that --help and a mistyped option answer at on
 
 import argparse
 import errno
-import functools
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from delf_jax import __version__, progress
 from delf_jax.commands import (
@@ -39,7 +38,7 @@ class Command(NamedTuple):
 
     summary: str
     example: str
-    add_options: Callable[[argparse.ArgumentParser], None]
+    add_options: Callable[[options.Parser], None]
     run: Callable[[argparse.Namespace], int]
 
 
@@ -86,39 +85,8 @@ def _format_os_error(error: OSError) -> str:
     return f"{where}{error.strerror or error}"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Of the program and of each command: all have --quiet; none takes empty values."""
-
-    def __init__(self, **kwargs: Any):
-        # Indented by two, as is usual, names of nine letters take a line of their own.
-        formatter = functools.partial(
-            argparse.RawDescriptionHelpFormatter, indent_increment=1
-        )
-        super().__init__(formatter_class=formatter, allow_abbrev=False, **kwargs)
-        self.register("type", None, _not_empty)
-        self.add_argument(
-            "-q",
-            "--quiet",
-            action="store_true",
-            # A default of a command would undo what stands before its name.
-            default=argparse.SUPPRESS,
-            help="print results and errors only",
-        )
-
-    def add_subparsers(self, **kwargs: Any) -> Any:
-        parsers = super().add_subparsers(**kwargs)
-        parsers.type = str  # What follows a command is for its own parser to check.
-        return parsers
-
-
-def _not_empty(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("expected a value, got an empty one")
-    return text
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> options.Parser:
+    parser = options.Parser(
         prog=_PROGRAM,
         description="Deep local and global image features: match two photos, search "
         "many, train.",

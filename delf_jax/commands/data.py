@@ -1,37 +1,23 @@
-"""Commands on datasets: download, prepare.
-
-Everything slow is imported inside, by the command that needs it.
-"""
+"""Commands on datasets: download, prepare."""
 
 import argparse
 import os
 import pathlib
 
-from delf_jax.commands.options import FAILED, add_out, add_part
+from delf_jax.commands.options import FAILED, Parser
 from delf_jax.files import InputError
 from delf_jax.progress import print_results
 
 
-def add_download_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "datasets",
-        nargs="*",
-        metavar="DATASET",
-        help="which (none: list what there is)",
+def add_download_options(parser: Parser) -> None:
+    which = "which (none: list what there is)"
+    parser.add_value("datasets", "DATASET", which, nargs="*")
+    parser.add_flag("--yes", "download; else only list the files")
+    parser.add_out("folder to write to")
+    parser.add_value(
+        "--only", "PATTERN", "of the files, such as '*_000.tar'", default="*"
     )
-    parser.add_argument(
-        "--yes", action="store_true", help="download; else only list the files"
-    )
-    add_out(parser, "folder to write to")
-    parser.add_argument(
-        "--only",
-        default="*",
-        metavar="PATTERN",
-        help="of the files, such as '*_000.tar'",
-    )
-    parser.add_argument(
-        "--unpack", action="store_true", help="archives, too, beside themselves"
-    )
+    parser.add_flag("--unpack", "archives, too, beside themselves")
 
 
 def run_download(options: argparse.Namespace) -> int:
@@ -64,34 +50,18 @@ def run_download(options: argparse.Namespace) -> int:
     return FAILED if report.failed else 0
 
 
-def add_prepare_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dataset",
-        required=True,
-        metavar="PATH",
-        help="folder of class folders, CSV, GLD table, SfM-120k .pkl, TFRecords",
-    )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="DIR",
-        help="folder to write to: config.data.directory of train",
-    )
-    parser.add_argument("--images", metavar="DIR", help="folder of the photos")
-    parser.add_argument(
-        "--label_column", default="label", metavar="NAME", help="of a CSV (label)"
-    )
-    parser.add_argument("--split", metavar="PART", help="train | validation (all)")
-    parser.add_argument(
-        "--exclude", metavar="FILE", help="as config.data.exclude of train"
-    )
-    parser.add_argument(
-        "--max_side", type=int, default=1024, metavar="N", help="pixels kept (1024)"
-    )
-    add_part(parser)
-    parser.add_argument(
-        "--beam", metavar="RUNNER", help="build with Apache Beam instead"
-    )
+def add_prepare_options(parser: Parser) -> None:
+    photos = "folder of class folders, CSV, GLD table, SfM-120k .pkl, TFRecords"
+    parser.add_value("--dataset", "PATH", photos, required=True)
+    out = "folder to write to: config.data.directory of train"
+    parser.add_value("--data", "DIR", out, required=True)
+    parser.add_value("--images", "DIR", "folder of the photos")
+    parser.add_value("--label_column", "NAME", "of a CSV (label)", default="label")
+    parser.add_value("--split", "PART", "train | validation (all)")
+    parser.add_value("--exclude", "FILE", "as config.data.exclude of train")
+    parser.add_number("--max_side", "pixels kept (1024)", default=1024)
+    parser.add_part()
+    parser.add_value("--beam", "RUNNER", "build with Apache Beam instead")
 
 
 def run_prepare(options: argparse.Namespace) -> int:
@@ -99,10 +69,7 @@ def run_prepare(options: argparse.Namespace) -> int:
     from delf_jax.formats import tables
 
     listed = image_lists.list_records(
-        options.dataset,
-        options.images or "",
-        options.label_column,
-        options.split or "",
+        options.dataset, options.images or "", options.label_column, options.split or ""
     )
     if options.exclude:
         names = set(tables.read_names(options.exclude))

@@ -1,19 +1,11 @@
-"""Commands of experiments in retrieval: evaluate, reproduce.
-
-Everything slow is imported inside, by the command that needs it.
-"""
+"""Commands of experiments in retrieval: evaluate, reproduce."""
 
 import argparse
 import pathlib
 from typing import Any
 
 from delf_jax.commands.options import (
-    add_codebook,
-    add_config,
-    add_json,
-    add_model,
-    add_out,
-    add_verification,
+    Parser,
     model_and_settings,
     prepare_jax,
     write_result,
@@ -22,37 +14,25 @@ from delf_jax.files import InputError
 from delf_jax.progress import print_results
 
 
-def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
+def add_evaluate_options(parser: Parser) -> None:
     parser.usage = "%(prog)s DATASET (--index DIR | --ranking FILE) ..."
-    parser.add_argument(
-        "dataset",
-        metavar="DATASET",
-        help="ground truth (.mat, .pkl, .json, folder of .txt), or folder of folders",
-    )
-    parser.add_argument(
-        "--images", metavar="DIR", help="its photos (default: jpg or images beside it)"
-    )
+    truth = "ground truth (.mat, .pkl, .json, folder of .txt), or folder of folders"
+    parser.add_value("dataset", "DATASET", truth)
+    parser.add_value("--images", "DIR", "its photos (default: jpg or images beside it)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--index", metavar="DIR", help="folder to keep features in")
     source.add_argument("--ranking", metavar="FILE", help="rankings made elsewhere")
-    pipelines = "global,verification"
-    parser.add_argument(
-        "--rerank",
-        default=pipelines,
-        metavar="PIPELINES",
-        help=f"such as asmk+verification ({pipelines})",
-    )
-    add_verification(parser)
-    add_codebook(parser)
-    parser.add_argument(
-        "--boxes", metavar="FILE", help="boxes of index photos, as of extract: R-ASMK*"
-    )
+    default = "global,verification"
+    pipelines = f"such as asmk+verification ({default})"
+    parser.add_value("--rerank", "PIPELINES", pipelines, default=default)
+    parser.add_verification()
+    parser.add_codebook()
+    parser.add_value("--boxes", "FILE", "boxes of index photos, as of extract: R-ASMK*")
     _add_conditions(parser)
-    add_json(parser)
-    parser.add_argument("--metrics", metavar="FILE", help="metrics.txt of the original")
-    parser.add_argument("--html", metavar="FILE", help="results and failures as a page")
-    add_config(parser)
-    add_model(parser)
+    parser.add_json()
+    parser.add_value("--metrics", "FILE", "metrics.txt of the original")
+    parser.add_value("--html", "FILE", "results and failures as a page")
+    parser.add_settings()
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
@@ -104,19 +84,13 @@ def run_evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _add_conditions(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--partial", action="store_true", help="score even if photos are missing"
+def _add_conditions(parser: Parser) -> None:
+    parser.add_flag("--partial", "score even if photos are missing")
+    parser.add_value(
+        "--distractors", "DIR", "photos, or a feature store, wrong for all queries"
     )
-    parser.add_argument(
-        "--distractors",
-        metavar="DIR",
-        help="photos, or a feature store, wrong for all queries",
-    )
-    parser.add_argument(
-        "--exclude_queries",
-        metavar="FILE",
-        help="queries seen in training: score without them, too",
+    parser.add_value(
+        "--exclude_queries", "FILE", "queries seen in training: score without them, too"
     )
 
 
@@ -130,31 +104,18 @@ def _distractors(
         return None
     out = pathlib.Path(options.index) / "distractors"
     return distractors.open_distractors(
-        options.distractors,
-        out,
-        model,
-        settings,
-        boxes=boxes,
-        partial=options.partial,
+        options.distractors, out, model, settings, boxes=boxes, partial=options.partial
     )
 
 
-def add_reproduce_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        required=True,
-        metavar="FILE",
-        help="an experiment of configs/; --config.FIELD=VALUE replaces one",
-    )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="DIR",
-        help="gnd_roxford5k.pkl and jpg/, or a folder of each dataset with these",
-    )
-    add_out(parser, "features and results (runs/reproduce/NAME)")
+def add_reproduce_options(parser: Parser) -> None:
+    config = "an experiment of configs/; --config.FIELD=VALUE replaces one"
+    parser.add_value("--config", "FILE", config, required=True)
+    data = "gnd_roxford5k.pkl and jpg/, or a folder of each dataset with these"
+    parser.add_value("--data", "DIR", data, required=True)
+    parser.add_out("features and results (runs/reproduce/NAME)")
     _add_conditions(parser)
-    add_model(parser)
+    parser.add_model()
 
 
 def run_reproduce(options: argparse.Namespace) -> int:

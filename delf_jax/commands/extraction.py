@@ -1,33 +1,22 @@
-"""Commands that extract features, and convert stores to files: extract, features.
-
-Everything slow is imported inside, by the command that needs it.
-"""
+"""Commands that extract features, and convert stores to files: extract, features."""
 
 import argparse
 
-from delf_jax.commands.options import (
-    add_config,
-    add_model,
-    add_out,
-    add_part,
-    add_paths,
-    model_and_settings,
-    print_report,
-)
+from delf_jax.commands.options import Parser, model_and_settings, print_report
 
 
-def add_extract_options(parser: argparse.ArgumentParser) -> None:
-    add_paths(parser, "images, or folders of images")
-    add_out(parser, "folder of the feature store", required=True)
+def add_extract_options(parser: Parser) -> None:
+    images = "images, or folders of images"
+    parser.add_argument("paths", nargs="+", metavar="PATH", help=images)
+    parser.add_out("folder of the feature store", required=True)
     parser.add_argument(
         "--boxes",
         metavar="FILE",
         help="features of boxes, too: a CSV of image,y_min,x_min,y_max,x_max[,score] "
         "in pixels, or a folder of .boxes files",
     )
-    add_part(parser)
-    add_config(parser)
-    add_model(parser)
+    parser.add_part()
+    parser.add_settings()
 
 
 def run_extract(options: argparse.Namespace) -> int:
@@ -47,7 +36,7 @@ def run_extract(options: argparse.Namespace) -> int:
     return print_report(report, options.out)
 
 
-def add_features_options(parser: argparse.ArgumentParser) -> None:
+def add_features_options(parser: Parser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a feature store, or files")
     parser.add_argument("target", metavar="TARGET", help="folder to write to")
     kinds = parser.add_mutually_exclusive_group(required=True)

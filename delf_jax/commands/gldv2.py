@@ -1,24 +1,14 @@
-"""Commands of Google Landmarks v2: gldv2 retrieve, recognize, score.
-
-Everything slow is imported inside, by the command that needs it.
-"""
+"""Commands of Google Landmarks v2: gldv2 retrieve, recognize, score."""
 
 import argparse
 from typing import Any
 
-from delf_jax.commands.options import (
-    add_config,
-    add_json,
-    add_model,
-    add_out,
-    model_and_settings,
-    write_result,
-)
+from delf_jax.commands.options import Parser, model_and_settings, write_result
 from delf_jax.files import InputError
 from delf_jax.progress import print_results
 
 
-def add_gldv2_options(parser: argparse.ArgumentParser) -> None:
+def add_gldv2_options(parser: Parser) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     retrieve = kinds.add_parser(
         "retrieve", help="index images that show what each test image shows"
@@ -28,66 +18,41 @@ def add_gldv2_options(parser: argparse.ArgumentParser) -> None:
     )
     score = kinds.add_parser("score", help="score predictions by a solution")
     for kind, others in ((retrieve, "index"), (recognize, "train")):
-        kind.add_argument(
-            "data",
-            metavar="DATA",
-            help=f"folder of test.csv, {others}.csv, test/, {others}/ as released",
-        )
-        kind.add_argument(
-            "--features", required=True, metavar="DIR", help="folder of features"
-        )
-        add_out(kind, "CSV of the challenge to write", required=True)
+        data = f"folder of test.csv, {others}.csv, test/, {others}/ as released"
+        kind.add_value("data", "DATA", data)
+        kind.add_value("--features", "DIR", "folder of features", required=True)
+        kind.add_out("CSV of the challenge to write", required=True)
         for name in ("test", others):
-            kind.add_argument(
-                f"--{name}_list", metavar="FILE", help=f"CSV of {name} images to use"
-            )
-        kind.add_argument("--solution", metavar="FILE", help="score by this solution")
-        kind.add_argument(
-            "--partial", action="store_true", help="predict even if images are missing"
-        )
+            kind.add_value(f"--{name}_list", "FILE", f"CSV of {name} images to use")
+        kind.add_value("--solution", "FILE", "score by this solution")
+        kind.add_flag("--partial", "predict even if images are missing")
         _add_exclude(kind)
-    retrieve.add_argument(
-        "--rerank",
-        default="global",
-        metavar="PIPELINE",
-        help="such as verification or alpha_qe+verification (global)",
-    )
-    recognize.add_argument(
-        "--verify", type=int, default=0, metavar="N", help="nearest to verify (0)"
-    )
-    recognize.add_argument(
-        "--voters", type=int, default=3, metavar="N", help="nearest that vote (3)"
-    )
-    recognize.add_argument(
-        "--non_landmarks", metavar="DIR", help="photos of none, to demote similar ones"
+    pipelines = "such as verification or alpha_qe+verification (global)"
+    retrieve.add_value("--rerank", "PIPELINE", pipelines, default="global")
+    recognize.add_number("--verify", "nearest to verify (0)", default=0)
+    recognize.add_number("--voters", "nearest that vote (3)", default=3)
+    recognize.add_value(
+        "--non_landmarks", "DIR", "photos of none, to demote similar ones"
     )
     for kind in (retrieve, recognize):
-        add_config(kind)
-        add_model(kind)
+        kind.add_settings()
     score.add_argument("task", choices=("retrieval", "recognition"))
-    score.add_argument(
-        "predictions", nargs="+", metavar="CSV", help="others compare with the first"
-    )
-    score.add_argument(
-        "--solution", required=True, metavar="FILE", help="the ground truth"
-    )
-    score.add_argument(
-        "--known", metavar="FILE", help="index or train table that ids must be in"
-    )
+    score.add_value("predictions", "CSV", "others compare with the first", nargs="+")
+    score.add_value("--solution", "FILE", "the ground truth", required=True)
+    score.add_value("--known", "FILE", "index or train table that ids must be in")
     _add_exclude(score)
     forms = score.add_mutually_exclusive_group()
-    add_json(forms)
+    forms.add_argument(
+        "--json", metavar="FILE", help="results as JSON (-: standard output)"
+    )
     forms.add_argument(
         "--original", action="store_true", help="print what the original prints, only"
     )
 
 
-def _add_exclude(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--exclude",
-        metavar="FILE",
-        help="ids of landmarks to leave out, one a line; also scored without them",
-    )
+def _add_exclude(parser: Parser) -> None:
+    ids = "ids of landmarks to leave out, one a line; also scored without them"
+    parser.add_value("--exclude", "FILE", ids)
 
 
 def run_gldv2(options: argparse.Namespace) -> int:

@@ -1,17 +1,10 @@
-"""Commands on what a search needs: index, fit, aggregate.
-
-Everything slow is imported inside, by the command that needs it.
-"""
+"""Commands on what a search needs: index, fit, aggregate."""
 
 import argparse
 from typing import Any
 
 from delf_jax.commands.options import (
-    add_choice,
-    add_config,
-    add_index,
-    add_model,
-    add_out,
+    Parser,
     model_and_settings,
     prepare_jax,
     print_report,
@@ -20,13 +13,12 @@ from delf_jax.files import InputError
 from delf_jax.progress import format_count, print_results
 
 
-def add_index_options(parser: argparse.ArgumentParser) -> None:
+def add_index_options(parser: Parser) -> None:
     parser.add_argument("paths", nargs="*", metavar="PATH", help="images or folders")
-    add_index(parser)
-    parser.add_argument("--add", nargs="+", metavar="PATH", help="images to add")
-    parser.add_argument("--remove", nargs="+", metavar="ID", help="images to remove")
-    add_config(parser)
-    add_model(parser)
+    parser.add_value("--index", "DIR", "folder of the index", required=True)
+    parser.add_value("--add", "PATH", "images to add", nargs="+")
+    parser.add_value("--remove", "ID", "images to remove", nargs="+")
+    parser.add_settings()
 
 
 def run_index(options: argparse.Namespace) -> int:
@@ -45,7 +37,7 @@ def run_index(options: argparse.Namespace) -> int:
     return print_report(report, options.index)
 
 
-def add_fit_options(parser: argparse.ArgumentParser) -> None:
+def add_fit_options(parser: Parser) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     codebook = kinds.add_parser("codebook", help="visual words, by k-means")
     pca = kinds.add_parser("pca", help="a projection of descriptors")
@@ -54,41 +46,23 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
     )
     for kind in (codebook, pca, learned):
         kind.add_argument("store", metavar="STORE", help="folder of a feature store")
-        add_out(kind, "folder to write to", required=True)
-    for name, default, meaning in (
-        ("words", None, "visual words (1024, or as in --config)"),
-        ("iterations", 20, "passes over the store, or over as many batches (20)"),
-        ("batch", None, "descriptors drawn at a time (all, not drawn)"),
-        ("seed", 0, "of the random numbers (0)"),
-    ):
-        codebook.add_argument(
-            f"--{name}", type=int, default=default, metavar="N", help=meaning
-        )
-    codebook.add_argument(
-        "--start",
-        choices=("sample", "kmeans++"),
-        default="sample",
-        help="first centroids: random descriptors (sample), or k-means++",
-    )
-    codebook.add_argument(
-        "--config", metavar="FILE", help="a .pbtxt of DELF with its codebook_size"
-    )
-    pca.add_argument(
-        "--dimension", type=int, required=True, metavar="N", help="components kept"
-    )
-    add_choice(pca, "of", ("local", "global"), "descriptors: ", default="local")
-    learned.add_argument(
-        "--pairs",
-        metavar="FILE",
-        help="images that match: a CSV of query,positive, or a .pkl of SfM-120k "
-        "(default: those of one folder match)",
-    )
-    learned.add_argument(
-        "--dimension", type=int, metavar="N", help="components kept (all)"
-    )
-    pca.add_argument(
-        "--whiten", action="store_true", help="components get unit variance"
-    )
+        kind.add_out("folder to write to", required=True)
+    passes = "passes over the store, or over as many batches (20)"
+    codebook.add_number("--words", "visual words (1024, or as in --config)")
+    codebook.add_number("--iterations", passes, default=20)
+    codebook.add_number("--batch", "descriptors drawn at a time (all, not drawn)")
+    codebook.add_number("--seed", "of the random numbers (0)", default=0)
+    first = "first centroids: random descriptors (sample), or k-means++"
+    starts = ("sample", "kmeans++")
+    codebook.add_argument("--start", choices=starts, default=starts[0], help=first)
+    codebook.add_value("--config", "FILE", "a .pbtxt of DELF with its codebook_size")
+    pca.add_number("--dimension", "components kept", required=True)
+    pca.add_choice("--of", ("local", "global"), "descriptors: ", default="local")
+    pairs = "images that match: a CSV of query,positive, or a .pkl of SfM-120k"
+    default = "(default: those of one folder match)"
+    learned.add_value("--pairs", "FILE", f"{pairs} {default}")
+    learned.add_number("--dimension", "components kept (all)")
+    pca.add_flag("--whiten", "components get unit variance")
 
 
 def run_fit(options: argparse.Namespace) -> int:
@@ -159,25 +133,17 @@ def _words(options: argparse.Namespace) -> int:
     return config.codebook_size if options.words is None else options.words
 
 
-def add_aggregate_options(parser: argparse.ArgumentParser) -> None:
+def add_aggregate_options(parser: Parser) -> None:
     parser.add_argument("store", metavar="STORE", help="folder of a feature store")
-    parser.add_argument("--codebook", metavar="DIR", help="its visual words")
-    add_out(parser, "folder to write to", required=True)
+    parser.add_value("--codebook", "DIR", "its visual words")
+    parser.add_out("folder to write to", required=True)
     kinds = ("vlad", "asmk", "asmk_star")
-    add_choice(parser, "to", kinds, "files of DELF, one an image: ")
-    parser.add_argument(
-        "--float", action="store_true", help="an inverted file of ASMK, not ASMK*"
-    )
-    parser.add_argument(
-        "--regional", action="store_true", help="R-ASMK*, of a store with boxes"
-    )
-    parser.add_argument("--idf", action="store_true", help="weigh words by rarity")
-    parser.add_argument(
-        "--assignments", type=int, metavar="N", help="words of a descriptor (1)"
-    )
-    parser.add_argument(
-        "--config", metavar="FILE", help="an aggregation .pbtxt of DELF"
-    )
+    parser.add_choice("--to", kinds, "files of DELF, one an image: ")
+    parser.add_flag("--float", "an inverted file of ASMK, not ASMK*")
+    parser.add_flag("--regional", "R-ASMK*, of a store with boxes")
+    parser.add_flag("--idf", "weigh words by rarity")
+    parser.add_number("--assignments", "words of a descriptor (1)")
+    parser.add_value("--config", "FILE", "an aggregation .pbtxt of DELF")
 
 
 def run_aggregate(options: argparse.Namespace) -> int:

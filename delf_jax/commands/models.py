@@ -1,27 +1,18 @@
-"""Commands on models and files: convert, inspect, export.
-
-Everything slow is imported inside, by the command that needs it.
-"""
+"""Commands on models and files: convert, inspect, export."""
 
 import argparse
 import json
 from typing import Any
 
-from delf_jax.commands.options import add_choice, add_out, model_and_settings
+from delf_jax.commands.options import Parser, model_and_settings
 from delf_jax.progress import print_results
 
 
-def add_convert_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="a TensorFlow checkpoint, SavedModel or frozen graph (.pb), .h5, .pth or "
-        ".safetensors",
-    )
-    add_out(parser, "model folder to write", required=True)
-    parser.add_argument(
-        "--mapping", metavar="FILE", help="JSON with the names of other tensors"
-    )
+def add_convert_options(parser: Parser) -> None:
+    tensorflow = "a TensorFlow checkpoint, SavedModel or frozen graph (.pb)"
+    parser.add_value("source", "SOURCE", f"{tensorflow}, .h5, .pth or .safetensors")
+    parser.add_out("model folder to write", required=True)
+    parser.add_value("--mapping", "FILE", "JSON with the names of other tensors")
     parser.add_argument(
         "--set",
         type=_setting,
@@ -44,11 +35,9 @@ def run_convert(options: argparse.Namespace) -> int:
     return 0
 
 
-def add_inspect_options(parser: argparse.ArgumentParser) -> None:
+def add_inspect_options(parser: Parser) -> None:
     parser.add_argument("path", metavar="PATH", help="a file, folder or prefix")
-    parser.add_argument(
-        "--all", action="store_true", help="list each tensor of weights, too"
-    )
+    parser.add_flag("--all", "list each tensor of weights, too")
 
 
 def run_inspect(options: argparse.Namespace) -> int:
@@ -58,22 +47,17 @@ def run_inspect(options: argparse.Namespace) -> int:
     return 0
 
 
-def add_export_options(parser: argparse.ArgumentParser) -> None:
+def add_export_options(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder of a model")
-    add_choice(parser, "format", ("stablehlo", "savedmodel", "onnx"), required=True)
-    add_choice(parser, "what", ("both", "local", "global"), default="both")
-    add_out(parser, "folder to write, which must not exist", required=True)
-    parser.add_argument(
-        "--scales", type=_numbers, metavar="S,S", help="image scales to use and to fix"
-    )
+    parser.add_choice("--format", ("stablehlo", "savedmodel", "onnx"), required=True)
+    parser.add_choice("--what", ("both", "local", "global"), default="both")
+    parser.add_out("folder to write, which must not exist", required=True)
+    parser.add_value("--scales", "S,S", "image scales to use and to fix", type=_numbers)
     pools = ("none", "average", "sum")
-    add_choice(parser, "pool", pools, "scales of a global savedmodel: ", default="none")
-    parser.add_argument(
-        "--normalize", action="store_true", help="the descriptors after --pool"
-    )
-    parser.add_argument(
-        "--size", type=_size, metavar="HxW", help="of onnx: size of the largest image"
-    )
+    meaning = "scales of a global savedmodel: "
+    parser.add_choice("--pool", pools, meaning, default="none")
+    parser.add_flag("--normalize", "the descriptors after --pool")
+    parser.add_value("--size", "HxW", "of onnx: size of the largest image", type=_size)
 
 
 def run_export(options: argparse.Namespace) -> int:

@@ -1,9 +1,7 @@
-"""What several commands share: options, the model, results as JSON, the last line.
-
-Everything slow is imported inside, by the function that needs it.
-"""
+"""What several commands share: options, the model, results as JSON, the last line."""
 
 import argparse
+import functools
 import json
 import sys
 from typing import Any
@@ -14,83 +12,80 @@ FAILED = 1
 STDOUT = "-"  # As the path of --json.
 
 
-def add_paths(
-    parser: argparse.ArgumentParser, meaning: str, metavar: str = "PATH"
-) -> None:
-    parser.add_argument("paths", nargs="+", metavar=metavar, help=meaning)
+class Parser(argparse.ArgumentParser):
+    """Of the program and of each command: all have --quiet; none takes empty values."""
+
+    def __init__(self, **kwargs: Any):
+        # Indented by two, as is usual, names of nine letters take a line of their own.
+        formatter = functools.partial(
+            argparse.RawDescriptionHelpFormatter, indent_increment=1
+        )
+        super().__init__(formatter_class=formatter, allow_abbrev=False, **kwargs)
+        self.register("type", None, _not_empty)
+        self.add_argument(
+            "-q",
+            "--quiet",
+            action="store_true",
+            # A default of a command would undo what stands before its name.
+            default=argparse.SUPPRESS,
+            help="print results and errors only",
+        )
+
+    def add_subparsers(self, **kwargs: Any) -> Any:
+        parsers = super().add_subparsers(**kwargs)
+        parsers.type = str  # What follows a command is for its own parser to check.
+        return parsers
+
+    def add_value(self, name: str, metavar: str, meaning: str, **kwargs: Any) -> None:
+        self.add_argument(name, metavar=metavar, help=meaning, **kwargs)
+
+    def add_number(self, name: str, meaning: str, **kwargs: Any) -> None:
+        self.add_value(name, "N", meaning, type=int, **kwargs)
+
+    def add_flag(self, name: str, meaning: str) -> None:
+        self.add_argument(name, action="store_true", help=meaning)
+
+    def add_choice(
+        self, name: str, choices: tuple[str, ...], meaning: str = "", **kwargs: Any
+    ) -> None:
+        meaning += " | ".join(choices)
+        metavar = name.removeprefix("--").upper()
+        self.add_value(name, metavar, meaning, choices=choices, **kwargs)
+
+    def add_out(self, meaning: str, **kwargs: Any) -> None:
+        self.add_value("--out", "OUT", meaning, **kwargs)
+
+    def add_part(self) -> None:
+        meaning = "do every N-th share only, as one of N processes; I from 0 to N-1"
+        self.add_value("--part", "I/N", meaning, type=parse_part)
+
+    def add_json(self, meaning: str = "results as JSON") -> None:
+        self.add_value("--json", "FILE", f"{meaning} (-: standard output)")
+
+    def add_verification(self) -> None:
+        meaning = "settings of verification: default, delg, d2r"
+        self.add_value("--verification", "NAME", meaning, default="default")
+
+    def add_codebook(self) -> None:
+        meaning = "visual words of ASMK*; kept with the index"
+        self.add_value("--codebook", "DIR", meaning)
+
+    def add_settings(self) -> None:
+        """The options that `model_and_settings` reads."""
+        files = "a file of configs/, or a .pbtxt of DELF"
+        fields = "--config.extraction.FIELD=VALUE replaces one"
+        self.add_value("--config", "FILE", f"settings: {files}; {fields}")
+        self.add_model()
+
+    def add_model(self) -> None:
+        meaning = "folder of a model (default: the bundled one)"
+        self.add_value("--model", "DIR", meaning)
 
 
-def add_out(parser: argparse.ArgumentParser, meaning: str, **kwargs: Any) -> None:
-    parser.add_argument("--out", metavar="OUT", help=meaning, **kwargs)
-
-
-def add_index(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--index", required=True, metavar="DIR", help="folder of the index"
-    )
-
-
-def add_part(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--part",
-        type=parse_part,
-        metavar="I/N",
-        help="do every N-th share only, as one of N processes; I from 0 to N-1",
-    )
-
-
-def add_json(
-    parser: argparse._ActionsContainer, meaning: str = "results as JSON"
-) -> None:
-    parser.add_argument(
-        "--json", metavar="FILE", help=f"{meaning} (-: standard output)"
-    )
-
-
-def add_verification(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--verification",
-        default="default",
-        metavar="NAME",
-        help="settings of verification: default, delg, d2r",
-    )
-
-
-def add_codebook(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--codebook", metavar="DIR", help="visual words of ASMK*; kept with the index"
-    )
-
-
-def add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="settings: a file of configs/, or a .pbtxt of DELF; "
-        "--config.extraction.FIELD=VALUE replaces one",
-    )
-
-
-def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", metavar="DIR", help="folder of a model (default: the bundled one)"
-    )
-
-
-def add_choice(
-    parser: argparse.ArgumentParser,
-    name: str,
-    choices: tuple[str, ...],
-    meaning: str = "",
-    **kwargs: Any,
-) -> None:
-    parser.add_argument(
-        f"--{name}",
-        choices=choices,
-        metavar=name.upper(),
-        help=meaning + " | ".join(choices),
-        **kwargs,
-    )
+def _not_empty(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a value, got an empty one")
+    return text
 
 
 def model_and_settings(options: argparse.Namespace) -> tuple[Any, Any]:

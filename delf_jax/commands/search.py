@@ -1,37 +1,20 @@
-"""Commands on photos: match, search, rerank, demo.
-
-Everything slow is imported inside, by the command that needs it.
-"""
+"""Commands on photos: match, search, rerank, demo."""
 
 import argparse
 import pathlib
 import sys
 from typing import Any
 
-from delf_jax.commands.options import (
-    FAILED,
-    add_choice,
-    add_codebook,
-    add_config,
-    add_index,
-    add_json,
-    add_model,
-    add_out,
-    add_paths,
-    add_verification,
-    model_and_settings,
-    write_result,
-)
+from delf_jax.commands.options import FAILED, Parser, model_and_settings, write_result
 from delf_jax.files import InputError
 from delf_jax.progress import format_count, print_results
 
 
-def add_match_options(parser: argparse.ArgumentParser) -> None:
+def add_match_options(parser: Parser) -> None:
     parser.add_argument("images", nargs=2, metavar="IMAGE", help="the two photos")
-    add_out(parser, "figure to write (png, pdf, svg)", default="matches.png")
-    add_json(parser, "matches, and the map of photo 2 to photo 1, as JSON")
-    add_config(parser)
-    add_model(parser)
+    parser.add_out("figure to write (png, pdf, svg)", default="matches.png")
+    parser.add_json("matches, and the map of photo 2 to photo 1, as JSON")
+    parser.add_settings()
 
 
 def run_match(options: argparse.Namespace) -> int:
@@ -43,9 +26,7 @@ def run_match(options: argparse.Namespace) -> int:
     model, settings = model_and_settings(options)
     from delf_jax.search import matching
 
-    found = matching.compare_photos(
-        options.images[0], options.images[1], model, settings
-    )
+    found = matching.compare_photos(*options.images, model=model, settings=settings)
     matches = format_count(len(found.pair.matches), "match")
     text = f"{format_count(found.inliers, 'inlier')} of {matches}"
     if found.similarity is not None:
@@ -60,33 +41,20 @@ def run_match(options: argparse.Namespace) -> int:
     return 0
 
 
-def add_search_options(parser: argparse.ArgumentParser) -> None:
+def add_search_options(parser: Parser) -> None:
     parser.usage = "%(prog)s QUERY ... --index DIR [option ...]"
-    add_paths(parser, "query photos, or folders of them", metavar="QUERY")
-    add_index(parser)
-    parser.add_argument(
-        "--top", type=int, default=10, metavar="N", help="results listed (10); 0: all"
-    )
-    parser.add_argument(
-        "--no_rerank", action="store_true", help="rank by global similarity alone"
-    )
-    add_codebook(parser)
-    add_choice(
-        parser,
-        "precision",
-        ("float32", "bfloat16", "int8"),
-        "of global descriptors: ",
-        default="float32",
-    )
-    parser.add_argument(
-        "--distributed",
-        action="store_true",
-        help="with other processes (Slurm, MPI, TPU)",
-    )
-    add_json(parser)
-    parser.add_argument("--html", metavar="FILE", help="results as a page")
-    add_config(parser)
-    add_model(parser)
+    queries = "query photos, or folders of them"
+    parser.add_argument("paths", nargs="+", metavar="QUERY", help=queries)
+    parser.add_value("--index", "DIR", "folder of the index", required=True)
+    parser.add_number("--top", "results listed (10); 0: all", default=10)
+    parser.add_flag("--no_rerank", "rank by global similarity alone")
+    parser.add_codebook()
+    kinds = ("float32", "bfloat16", "int8")
+    parser.add_choice("--precision", kinds, "of global descriptors: ", default=kinds[0])
+    parser.add_flag("--distributed", "with other processes (Slurm, MPI, TPU)")
+    parser.add_json()
+    parser.add_value("--html", "FILE", "results as a page")
+    parser.add_settings()
 
 
 def run_search(options: argparse.Namespace) -> int:
@@ -126,9 +94,9 @@ def run_search(options: argparse.Namespace) -> int:
     for answer in found:
         if isinstance(answer, InputError):
             failed.append(answer)
-            continue
-        answers.append(answer)
-        _print_answer(answer)
+        else:
+            answers.append(answer)
+            _print_answer(answer)
     if not answers and len(failed) == 1:
         raise failed[0]
     for reason in failed:
@@ -166,39 +134,22 @@ def _print_answer(answer: Any) -> None:
     print_results(*lines)
 
 
-def add_rerank_options(parser: argparse.ArgumentParser) -> None:
+def add_rerank_options(parser: Parser) -> None:
     parser.usage = "%(prog)s CANDIDATES --index DIR --out FILE [options]"
-    parser.add_argument(
-        "candidates",
-        metavar="CANDIDATES",
-        help="JSON {query: [photo, ...]}, or CSV id,images",
+    parser.add_value(
+        "candidates", "CANDIDATES", "JSON {query: [photo, ...]}, or CSV id,images"
     )
-    parser.add_argument(
-        "--index", required=True, metavar="DIR", help="index or feature store"
+    parser.add_value("--index", "DIR", "index or feature store", required=True)
+    parser.add_value(
+        "--queries", "PATH", "photos, or index or store (default: --index)", nargs="+"
     )
-    parser.add_argument(
-        "--queries",
-        nargs="+",
-        metavar="PATH",
-        help="photos, or index or store (default: --index)",
-    )
-    parser.add_argument(
-        "--with",
-        dest="pipeline",
-        default="verification",
-        metavar="PIPELINE",
-        help="verification (default), superglobal, ... joined by +",
-    )
-    parser.add_argument(
-        "--first",
-        type=int,
-        metavar="N",
-        help="rerank only the first N of each list (all)",
-    )
-    add_verification(parser)
-    add_out(parser, "rankings to write, as JSON", required=True)
-    add_config(parser)
-    add_model(parser)
+    steps = "verification (default), superglobal, ... joined by +"
+    default = "verification"
+    parser.add_value("--with", "PIPELINE", steps, dest="pipeline", default=default)
+    parser.add_number("--first", "rerank only the first N of each list (all)")
+    parser.add_verification()
+    parser.add_out("rankings to write, as JSON", required=True)
+    parser.add_settings()
 
 
 def run_rerank(options: argparse.Namespace) -> int:
@@ -242,9 +193,9 @@ def _candidate_queries(
     return rerank.extracted_queries(candidates, paths, images, model, settings)
 
 
-def add_demo_options(parser: argparse.ArgumentParser) -> None:
-    add_out(parser, "folder to write to (demo)", default="demo")
-    add_model(parser)
+def add_demo_options(parser: Parser) -> None:
+    parser.add_out("folder to write to (demo)", default="demo")
+    parser.add_model()
 
 
 def run_demo(options: argparse.Namespace) -> int:

@@ -1,20 +1,15 @@
-"""Commands of training: train, sweep, plot.
-
-Everything slow is imported inside, by the command that needs it.
-"""
+"""Commands of training: train, sweep, plot."""
 
 import argparse
 
-from delf_jax.commands.options import FAILED, add_out, parse_part, prepare_jax
+from delf_jax.commands.options import FAILED, Parser, parse_part, prepare_jax
 from delf_jax.files import InputError
 from delf_jax.progress import print_results
 
 
-def add_train_options(parser: argparse.ArgumentParser) -> None:
+def add_train_options(parser: Parser) -> None:
     _add_config(parser)
-    parser.add_argument(
-        "--workdir", required=True, metavar="DIR", help="checkpoints and metrics"
-    )
+    parser.add_value("--workdir", "DIR", "checkpoints and metrics", required=True)
     parser.add_argument(
         "--multihost",
         nargs="?",
@@ -49,27 +44,17 @@ def _hosts(text: str) -> tuple[str, tuple[int, int]]:
     return coordinator, parse_part(part)
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, metavar="FILE", help="a config file")
-    parser.add_argument(
-        "--config.FIELD",
-        dest="unused",
-        metavar="VALUE",
-        help="replaces one field of the config; can be repeated",
-    )
+def _add_config(parser: Parser) -> None:
+    parser.add_value("--config", "FILE", "a config file", required=True)
+    field = "replaces one field of the config; can be repeated"
+    parser.add_value("--config.FIELD", "VALUE", field, dest="unused")
 
 
-def add_sweep_options(parser: argparse.ArgumentParser) -> None:
+def add_sweep_options(parser: Parser) -> None:
     _add_config(parser)
-    parser.add_argument(
-        "--workdir", required=True, metavar="DIR", help="a folder for each trial"
-    )
-    parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="trials side by side (1)"
-    )
-    parser.add_argument(
-        "--dry_run", action="store_true", help="print the commands, to run elsewhere"
-    )
+    parser.add_value("--workdir", "DIR", "a folder for each trial", required=True)
+    parser.add_number("--jobs", "trials side by side (1)", default=1)
+    parser.add_flag("--dry_run", "print the commands, to run elsewhere")
 
 
 def run_sweep(options: argparse.Namespace) -> int:
@@ -84,12 +69,10 @@ def run_sweep(options: argparse.Namespace) -> int:
     return 0 if sweep.run(trials, options.workdir, options.jobs) else FAILED
 
 
-def add_plot_options(parser: argparse.ArgumentParser) -> None:
+def add_plot_options(parser: Parser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="workdirs of trainings")
-    add_out(parser, "the figure (.png, .pdf, .svg)", required=True)
-    parser.add_argument(
-        "--metrics", metavar="NAMES", help="such as loss,validation/mAP"
-    )
+    parser.add_out("the figure (.png, .pdf, .svg)", required=True)
+    parser.add_value("--metrics", "NAMES", "such as loss,validation/mAP")
 
 
 def run_plot(options: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ folders, one for each landmark.
 import csv
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +22,6 @@ from delf_jax.retrieval import metrics
 # Where photos are looked for beside a ground truth: the first is that of the published
 # downloads of Revisited Oxford and Paris.
 _FOLDERS = ("jpg", "images")
-_PROTOCOLS = ("easy", "medium", "hard")
 # So many missing photos are named.
 _NAMED = 5
 # These of Paris6k's download are no images: nobody has them in the index.
@@ -38,6 +37,7 @@ _DAMAGED = {
 }
 
 Ids = list[Int[np.ndarray, " _"]]
+_Found = dict[str, list[tuple[str, pathlib.Path]]]
 
 
 class Photo(NamedTuple):
@@ -128,7 +128,7 @@ def drop_missing(dataset: Dataset, missing: Collection[str]) -> Dataset:
         raise InputError(f"{dataset.name}: no {'query' if any(kept) else 'photo'} left")
 
     def renumber(lists: Ids) -> Ids:
-        renumbered = [places[lists[query]] for query in rest]
+        renumbered = (places[lists[query]] for query in rest)
         return [ids[ids >= 0].astype(np.int32) for ids in renumbered]
 
     return dataset._replace(
@@ -164,14 +164,13 @@ def _read_revisited(path: pathlib.Path, images: pathlib.Path | None) -> Dataset:
 def _protocols(truth: revisited.GroundTruth) -> dict[str, Protocol]:
     """Easy, medium and hard; only one, "all", where no photo is called hard."""
     nothing = [np.zeros(0, np.int32) for _ in truth.query_images]
-    easy, hard, junk = (
-        each or nothing for each in (truth.easy, truth.hard, truth.junk)
-    )
+    easy, hard = truth.easy or nothing, truth.hard or nothing
+    junk = truth.junk or nothing
     if not any(map(len, hard)):
         return {"all": Protocol(easy, junk)}
     return {
         name: Protocol(*metrics.protocol_lists(name, easy, hard, junk))
-        for name in _PROTOCOLS
+        for name in ("easy", "medium", "hard")
     }
 
 
@@ -179,30 +178,26 @@ def _read_original(folder: pathlib.Path, images: pathlib.Path | None) -> Dataset
     """Oxford5k or Paris6k: all photos of a folder, good and ok ones are right."""
     queries = oxford.read_ground_truth(folder)
     known = _find_names(images)
-    paths = [] if images is None else find_images([images])
-    stems = [path.stem for _, path in paths]
-    listed = set(stems)
+    listed = {path.stem for found in known.values() for _, path in found}
     for query in queries:
         listed |= {query.photo, *query.good, *query.ok, *query.junk}
     names = sorted(listed - _DAMAGED)
     places = {name: place for place, name in enumerate(names)}
 
-    def ids(lists: Iterable[Sequence[str]]) -> Ids:
-        known = ([places[name] for name in each if name in places] for each in lists)
-        return [np.array(each, np.int32) for each in known]
+    def ids(names: Sequence[str]) -> Int[np.ndarray, " _"]:
+        return np.array([places[name] for name in names if name in places], np.int32)
 
-    files = sorted(folder.glob("*.txt"))
-    version = [names, [(file.name, sha256_of(file)) for file in files]]
+    files = [(file.name, sha256_of(file)) for file in sorted(folder.glob("*.txt"))]
     return Dataset(
         name=folder.resolve().name,
-        version=digest(version),
+        version=digest([names, files]),
         index=[_locate(name, known) for name in names],
         queries=[_locate(query.photo, known) for query in queries],
         boxes=np.array([query.box for query in queries]),
         protocols={
             "all": Protocol(
-                ids([*query.good, *query.ok] for query in queries),
-                ids(query.junk for query in queries),
+                [ids([*query.good, *query.ok]) for query in queries],
+                [ids(query.junk) for query in queries],
             )
         },
         landmarks=[query.name.rpartition("_")[0] for query in queries],
@@ -244,9 +239,7 @@ def _image_folder(
     return next((folder for folder in beside if folder.is_dir()), None)
 
 
-def _find_names(
-    folder: pathlib.Path | None,
-) -> dict[str, list[tuple[str, pathlib.Path]]]:
+def _find_names(folder: pathlib.Path | None) -> _Found:
     """(id, path) of photos by all that a ground truth may call them.
 
     The published lists leave out ".jpg", and the folders that Paris is unpacked to.
@@ -255,16 +248,15 @@ def _find_names(
         return {}
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of photos")
-    known: dict[str, list[tuple[str, pathlib.Path]]] = {}
+    known: _Found = {}
     for id, path in find_images([folder]):
         stem = str(pathlib.PurePosixPath(id).with_suffix(""))
-        names = {id, stem, path.name, path.stem}
-        for name in names:
+        for name in {id, stem, path.name, path.stem}:
             known.setdefault(name, []).append((id, path))
     return known
 
 
-def _locate(name: str, known: dict[str, list[tuple[str, pathlib.Path]]]) -> Photo:
+def _locate(name: str, known: _Found) -> Photo:
     found = known.get(name, [])
     exact = [each for each in found if each[0] == name]
     if len(exact or found) > 1:

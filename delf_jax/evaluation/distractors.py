@@ -6,6 +6,7 @@ of its own, which all datasets share.
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -53,29 +54,18 @@ def open_distractors(
     photos: dict[str, pathlib.Path] = {}
     if (path / "manifest.json").is_file():
         store = feature_store.open_store(path)
-        if store.manifest["key"] != feature_store.store_key(
-            model, settings, boxes is not None
-        ):
+        key = feature_store.store_key(model, settings, boxes is not None)
+        if store.manifest["key"] != key:
             raise InputError(
                 f"{path}: model or settings do not match; extract the distractors with "
                 "those of the dataset, and with boxes where it has some"
             )
     else:
         photos = dict(find_images([path]))
-        if boxes is not None:
-            coverage = format_coverage(boxes, list(photos))
-            if progress:
-                print(coverage)
-        feature_store.extract_to_store(
-            list(photos.items()),
-            out,
-            model,
-            settings,
-            boxes=boxes,
-            prune=True,
-            progress=progress,
+        found = list(photos.items())
+        store = extract_photos(
+            found, out, model, settings, boxes, prune=True, progress=progress
         )
-        store = feature_store.open_store(out)
     if store.failed and not partial:
         name, reason = next(iter(store.failed.items()))
         raise InputError(
@@ -83,6 +73,27 @@ def open_distractors(
             f"{reason}; remove them, or leave them out with --partial"
         )
     return Distractors(store, [Photo(id, id, photos.get(id)) for id in store.ids])
+
+
+def extract_photos(
+    photos: Sequence[tuple[str, pathlib.Path]],
+    out: str | os.PathLike,
+    model: Model,
+    settings: ExtractionSettings,
+    boxes: RegionBoxes | None,
+    *,
+    prune: bool = False,
+    progress: bool = True,
+) -> FeatureStore:
+    """The store of photos, extracted as far as they are not there yet."""
+    if boxes is not None:
+        coverage = format_coverage(boxes, [id for id, _ in photos])
+        if progress:
+            print(coverage)
+    feature_store.extract_to_store(
+        photos, out, model, settings, boxes=boxes, prune=prune, progress=progress
+    )
+    return feature_store.open_store(out)
 
 
 def add_distractors(

@@ -11,23 +11,17 @@ from jaxtyping import Float, Int
 from delf_jax import files
 from delf_jax.evaluation import datasets
 from delf_jax.evaluation.datasets import Dataset
-from delf_jax.evaluation.distractors import Distractors, add_distractors
+from delf_jax.evaluation.distractors import Distractors, add_distractors, extract_photos
 from delf_jax.evaluation.overlap import UNSEEN
 from delf_jax.evaluation.queries import extract_queries
 from delf_jax.evaluation.ranking import rank
-from delf_jax.extraction.boxes import RegionBoxes, digest, format_coverage
+from delf_jax.extraction.boxes import RegionBoxes, digest
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from delf_jax.index import inverted_builder, inverted_file
-from delf_jax.retrieval import bootstrap
+from delf_jax.retrieval import bootstrap, metrics
 from delf_jax.retrieval.bootstrap import SAMPLES, Estimate
-from delf_jax.retrieval.metrics import (
-    RevisitedMetrics,
-    group_means,
-    mean_over_queries,
-    revisited_metrics,
-)
 from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
 from delf_jax.search.pipeline import Pipeline, RankingInputs, needs_global
 from delf_jax.search.steps import STEPS
@@ -43,7 +37,7 @@ class Row(NamedTuple):
     ranking: str
     key: str
     """of all that the numbers depend on, as a short hex string"""
-    metrics: RevisitedMetrics
+    metrics: metrics.RevisitedMetrics
     mean: Estimate
     macro: Estimate | None
     """over landmarks of the mean over their queries, where landmarks are known; its
@@ -116,32 +110,21 @@ def evaluate(
     depends: dict[str, Any] = {}
     if aggregated:
         inputs, depends["asmk"] = _with_asmk(inputs, directory, codebook, progress)
+    protocols = dataset.protocols
     ranked = rank(
-        inputs,
-        pipelines,
-        dataset.protocols,
-        verification=verification,
-        progress=progress,
+        inputs, pipelines, protocols, verification=verification, progress=progress
     )
-    depends |= {
-        "model and settings": feature_store.store_key(
-            model, settings, boxes is not None
-        ),
-        "verification": repr(verification),
-        "missing": sorted(missing),
-    }
+    key = feature_store.store_key(model, settings, boxes is not None)
+    depends["model and settings"] = key
+    depends["verification"] = repr(verification)
+    depends["missing"] = sorted(missing)
     if boxes is not None:
         depends["boxes"] = digest(boxes)
     if distractors is not None:
         listed = [distractors.store.ids, sorted(distractors.store.failed)]
         depends["distractors"] = files.digest(listed)
-    scored = score(
-        dataset,
-        {"+".join(each): by for each, by in zip(pipelines, ranked, strict=True)},
-        missing=missing,
-        depends=depends,
-        seed=seed,
-    )
+    rankings = dict(zip(map("+".join, pipelines), ranked, strict=True))
+    scored = score(dataset, rankings, missing=missing, depends=depends, seed=seed)
     count = 0 if distractors is None else len(distractors.photos)
     return scored._replace(inputs=inputs, verification=verification, distractors=count)
 
@@ -167,44 +150,40 @@ def score(
         if not any(map(len, positives)):
             continue
         found = [
-            revisited_metrics(each[protocol], positives, junk, ranks)
+            metrics.revisited_metrics(each[protocol], positives, junk, ranks)
             for each in rankings.values()
         ]
         values = [each.average_precisions for each in found]
         means = _means(np.array(values), seed)
         macros: Sequence[Estimate | None] = [None] * len(found)
         if dataset.landmarks is not None:
-            by_landmark = [group_means(v, dataset.landmarks) for v in values]
+            by_landmark = [metrics.group_means(v, dataset.landmarks) for v in values]
             macros = _means(np.array(by_landmark), seed)
-        for name, result, mean, macro in zip(
-            rankings, found, means, macros, strict=True
-        ):
-            parts = [
-                _concerning(name, depends or {}),
-                dataset.version,
-                protocol,
-                _numbered(name),
-                SAMPLES,
-                seed,
-            ]
-            if protocol.endswith(UNSEEN):
-                parts.append(dataset.seen)
-            key = files.digest(parts, 10)
+        scored = zip(rankings, found, means, macros, strict=True)
+        for name, result, mean, macro in scored:
+            key = _key(dataset, protocol, name, depends or {}, seed)
             rows.append(Row(protocol, name, key, result, mean, macro))
     if not rows:
         raise InputError(f"{dataset.name}: no query has a positive among the photos")
     return Evaluation(dataset, missing or {}, ranks, seed, rows, rankings)
 
 
+def _key(
+    dataset: Dataset, protocol: str, name: str, depends: Mapping[str, Any], seed: int
+) -> str:
+    """The hash of all that a result depends on."""
+    numbered = [(step, STEPS.get(step, (None, None))[1]) for step in name.split("+")]
+    concerning = _concerning(name, depends)
+    parts = [concerning, dataset.version, protocol, numbered, SAMPLES, seed]
+    if protocol.endswith(UNSEEN):
+        parts.append(dataset.seen)
+    return files.digest(parts, 10)
+
+
 def _concerning(name: str, depends: Mapping[str, Any]) -> dict[str, Any]:
     """What a ranking depends on: of steps, those that it has."""
-    steps, others = name.split("+"), set(depends) - {"asmk", "verification"}
-    return {key: value for key, value in depends.items() if key in {*steps, *others}}
-
-
-def _numbered(name: str) -> Any:
-    """The steps of a ranking with their numbers."""
-    return [(step, STEPS.get(step, (None, None))[1]) for step in name.split("+")]
+    left_out = {"asmk", "verification"} - set(name.split("+"))
+    return {key: value for key, value in depends.items() if key not in left_out}
 
 
 def complete(dataset: Dataset, missing: Mapping[str, str], partial: bool) -> Dataset:
@@ -230,24 +209,13 @@ def _extract(
     progress: bool,
 ) -> tuple[Dataset, RankingInputs, dict[str, str]]:
     """The dataset without what failed, its features, and what failed."""
-    photos = datasets.index_files(dataset)
-    out = directory / "store"
-    if boxes is not None:
-        coverage = format_coverage(boxes, [id for id, _ in photos])
-        if progress:
-            print(coverage)
-    feature_store.extract_to_store(
-        photos, out, model, settings, boxes=boxes, progress=progress
-    )
-    images = feature_store.open_store(out)
+    photos, store = datasets.index_files(dataset), directory / "store"
+    images = extract_photos(photos, store, model, settings, boxes, progress=progress)
     found = extract_queries(
         dataset, images, directory, model, settings, progress=progress
     )
-    failed = {
-        photo.name: str(features)
-        for photo, features in zip(dataset.queries, found, strict=True)
-        if isinstance(features, InputError)
-    }
+    queries = [*zip(dataset.queries, found, strict=True)]
+    failed = {p.name: str(f) for p, f in queries if isinstance(f, InputError)}
     known = set(images.ids)
     for photo in dataset.index:
         if photo.id not in known:
@@ -256,7 +224,7 @@ def _extract(
     inputs = RankingInputs(
         queries=[
             features
-            for photo, features in zip(dataset.queries, found, strict=True)
+            for photo, features in queries
             if photo.name not in failed and not isinstance(features, InputError)
         ],
         store=images,
@@ -298,4 +266,6 @@ def _means(values: Float[np.ndarray, "W _"], seed: int) -> list[Estimate]:
     """The mean of each ranking over queries or landmarks, with the same draws."""
     rng = np.random.default_rng(seed)
     drawn = bootstrap.resampled_means(values, rng, samples=SAMPLES)
-    return bootstrap.estimates([mean_over_queries(row) for row in values], drawn)
+    return bootstrap.estimates(
+        [metrics.mean_over_queries(row) for row in values], drawn
+    )

@@ -54,9 +54,8 @@ def main_row(evaluation: Evaluation) -> Row:
 def worst_first(row: Row) -> list[int]:
     """Queries with positives, by average precision, worst first."""
     values = row.metrics.average_precisions
-    return [
-        int(q) for q in np.argsort(values, kind="stable") if not np.isnan(values[q])
-    ]
+    order = np.argsort(values, kind="stable")
+    return order[~np.isnan(values[order])].tolist()
 
 
 def find_failures(
@@ -84,8 +83,7 @@ def _failure(
     is_junk = np.isin(ranking, protocol.junk[query])
     is_right = np.isin(ranking, protocol.positives[query])
     ranks = np.where(is_junk, 0, np.cumsum(~is_junk))
-    late = np.flatnonzero(is_right)
-    late = late[late >= _TOP][:_LATE].tolist()
+    late = (_TOP + np.flatnonzero(is_right[_TOP:])[:_LATE]).tolist()
     top = list(range(min(_TOP, len(ranking))))
     verified: dict[int, Verified] = {}
     if inputs is not None:

@@ -46,7 +46,6 @@ def evaluate(
       images: the folder of the photos of a ground truth; else jpg or images beside it.
       pipelines: rankings to compare, such as "global,alpha_qe+verification".
       partial: score the others where photos are missing.
-      progress: report progress.
       settings: as of `delf_jax.extract`.
     """
     model = open_model(model)

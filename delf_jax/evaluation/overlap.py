@@ -24,7 +24,8 @@ def leave_out(datasets: Sequence[Dataset], path: str | os.PathLike) -> list[Data
     of all means. InputError if a name is of no query or landmark of any dataset.
     """
     names = tables.read_names(path, unique=False)
-    known = {name for dataset in datasets for name in _names(dataset)}
+    known = {query.name for dataset in datasets for query in dataset.queries}
+    known.update(*(dataset.landmarks or () for dataset in datasets))
     unknown = [name for name in names if name not in known]
     if unknown:
         searched = ", ".join(dataset.name for dataset in datasets)
@@ -35,10 +36,6 @@ def leave_out(datasets: Sequence[Dataset], path: str | os.PathLike) -> list[Data
     return [_with_unseen(dataset, set(names)) for dataset in datasets]
 
 
-def _names(dataset: Dataset) -> set[str]:
-    return {query.name for query in dataset.queries} | set(dataset.landmarks or ())
-
-
 def _with_unseen(dataset: Dataset, names: set[str]) -> Dataset:
     landmarks = dataset.landmarks or [""] * len(dataset.queries)
     seen = [
@@ -46,17 +43,11 @@ def _with_unseen(dataset: Dataset, names: set[str]) -> Dataset:
         for query, landmark in zip(dataset.queries, landmarks, strict=True)
     ]
     protocols = {}
-    for name, protocol in dataset.protocols.items():
-        protocols[name] = protocol
+    for name, (positives, junk) in dataset.protocols.items():
+        protocols[name] = Protocol(positives, junk)
         if any(seen):
-            protocols[name + UNSEEN] = Protocol(
-                _emptied(protocol.positives, seen), protocol.junk
-            )
-    kept = [
-        query.name for query, left in zip(dataset.queries, seen, strict=True) if left
-    ]
-    return dataset._replace(protocols=protocols, seen=tuple(kept))
-
-
-def _emptied(positives: Sequence[np.ndarray], seen: Sequence[bool]) -> list[np.ndarray]:
-    return [ids[:0] if left else ids for ids, left in zip(positives, seen, strict=True)]
+            pairs = zip(positives, seen, strict=True)
+            emptied = [ids[:0] if left else ids for ids, left in pairs]
+            protocols[name + UNSEEN] = Protocol(emptied, junk)
+    left_out = (dataset.queries[place].name for place in np.flatnonzero(seen))
+    return dataset._replace(protocols=protocols, seen=tuple(left_out))

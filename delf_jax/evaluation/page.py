@@ -38,18 +38,19 @@ def write_report(
     worst = failures.find_failures(evaluation, _QUERIES, progress=progress)
     photos = _read_photos(evaluation, worst)
     row = failures.main_row(evaluation)
-    queries = len(failures.worst_first(row))
+    queries = format_count(len(failures.worst_first(row)), "query")
+    name = html.escape(evaluation.dataset.name)
     parts = {
-        "title": html.escape(evaluation.dataset.name),
+        "title": name,
         "photos": "".join(map(_symbol, photos.values())),
-        "name": html.escape(evaluation.dataset.name),
+        "name": name,
         "summary": "<br>".join(map(html.escape, report.notes(evaluation))),
         "results": _results(evaluation),
         "settings": _settings(evaluation),
         "precisions": "\n".join(_precisions(evaluation, worst)),
         "intro": html.escape(
-            f"{len(worst)} of {format_count(queries, 'query')}, by average precision "
-            f"of the ranking {row.ranking} under the protocol {row.protocol}"
+            f"{len(worst)} of {queries}, by average precision of the ranking "
+            f"{row.ranking} under the protocol {row.protocol}"
         ),
         "queries": "\n".join(_section(evaluation, each, photos) for each in worst),
     }
@@ -154,16 +155,12 @@ def _section(evaluation: Evaluation, failure: Failure, photos: _Photos) -> str:
     photo = dataset.queries[query]
     picture = photos.get(photo.path) if photo.path else None
     box = _box(evaluation, query, picture and picture[1])
-    lists = "".join(
-        f"<h4>{title}</h4>\n<ol>\n"
-        + "\n".join(f"<li>{_card(each, picture, box, photos)}</li>" for each in found)
-        + "\n</ol>\n"
-        for title, found in (
-            ("Found first", failure.top),
-            ("Right, and found later", failure.late),
-        )
-        if found
-    )
+    lists = ""
+    kinds = {"Found first": failure.top, "Right, and found later": failure.late}
+    for title, found in kinds.items():
+        cards = [f"<li>{_card(each, picture, box, photos)}</li>" for each in found]
+        if cards:
+            lists += f"<h4>{title}</h4>\n<ol>\n" + "\n".join(cards) + "\n</ol>\n"
     return (
         f'<section id="query-{query}">\n<figure class="query">'
         f"{_picture(picture, f'query {photo.name}', box)}"
@@ -177,12 +174,12 @@ def _scores(evaluation: Evaluation, query: int) -> str:
     """What a query shows, and its average precisions, a line for each protocol."""
     lines = []
     for protocol, rows in _by_protocol(evaluation).items():
-        values = [100 * row.metrics.average_precisions[query] for row in rows]
+        values = {r.ranking: r.metrics.average_precisions[query] for r in rows}
         scores = ", ".join(
-            f"{html.escape(row.ranking)} <b>{value:.1f}</b>"
-            for row, value in zip(rows, values, strict=True)
+            f"{html.escape(name)} <b>{100 * value:.1f}</b>"
+            for name, value in values.items()
         )
-        if not np.isnan(values).any():
+        if not np.isnan([*values.values()]).any():
             lines.append(f"{html.escape(protocol)}: {scores}")
     landmarks = evaluation.dataset.landmarks
     first = [] if landmarks is None else [html.escape(landmarks[query])]
@@ -205,7 +202,7 @@ def _card(
     rank = "junk" if found.kind == "junk" else f"{found.rank}"
     score = ""
     if found.inliers is not None:
-        score = f"{found.inliers} inlier{'' if found.inliers == 1 else 's'}"
+        score = format_count(found.inliers, "inlier")
         if len(found.lines) and photo and query:
             drawn = _pair(query, photo, found, box)
             score = f"<details><summary>{score}</summary>{drawn}</details>"
@@ -251,10 +248,8 @@ def _pair(
     query: tuple[str, Thumbnail], photo: tuple[str, Thumbnail], found: Found, box: _Box
 ) -> str:
     """Query and photo side by side at one height, inliers joined."""
-    names = query[0], photo[0]
-    ratios = [size[1] / size[0] for _, size, _ in (query[1], photo[1])]
-    height = _SIDE
-    widths = [height * ratio for ratio in ratios]
+    names, height = (query[0], photo[0]), _SIDE
+    widths = [height * (size[1] / size[0]) for _, size, _ in (query[1], photo[1])]
     ends = np.array(found.lines)
     ends[:, :2] = box[:2] + ends[:, :2] * (box[2:] - box[:2])
     ends *= [height, widths[0], height, widths[1]]

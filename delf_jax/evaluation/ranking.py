@@ -4,8 +4,7 @@ Rankings that were made elsewhere are read here, too.
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -34,7 +33,7 @@ def read_rankings(path: str | os.PathLike, dataset: Dataset) -> Int[np.ndarray, 
         names = content.get(photo.name)
         if not isinstance(names, list):
             raise InputError(f"{path}: no ranking for query {photo.name!r}")
-        unknown = [name for name in names if not _known(name, places)]
+        unknown = [n for n in names if not (isinstance(n, str) and n in places)]
         if unknown:
             raise InputError(
                 f"{path}: query {photo.name!r} ranks {unknown[0]!r:.80}, which is not "
@@ -49,10 +48,6 @@ def read_rankings(path: str | os.PathLike, dataset: Dataset) -> Int[np.ndarray, 
             )
         rankings[query] = [places[name] for name in names]
     return rankings
-
-
-def _known(name: Any, places: Mapping[str, int]) -> bool:
-    return isinstance(name, str) and name in places
 
 
 def rank(
@@ -76,23 +71,15 @@ def rank(
         if pipeline[-1] == "verification"
         for name, protocol in protocols.items()
     }
-    pairs = [
-        np.array(
-            sorted({id for each in candidates.values() for id in each[query][0]}),
-            np.int32,
-        )
-        for query in range(len(inputs.queries))
-    ]
-    verified = list(
-        matching.verify(
-            inputs.queries,
-            pairs,
-            inputs.image,
-            inputs.max_image_size,
-            verification,
-            progress=progress,
-        )
+    pairs = []
+    for query in range(len(inputs.queries)):
+        places = {id for each in candidates.values() for id in each[query][0]}
+        pairs.append(np.array(sorted(places), np.int32))
+    size = inputs.max_image_size
+    found = matching.verify(
+        inputs.queries, pairs, inputs.image, size, verification, progress=progress
     )
+    verified = list(found)
     return [
         {
             name: _reranked(best.ids, candidates[place, name], verified, verification)

@@ -14,15 +14,9 @@ from ml_collections import ConfigDict
 
 from delf_jax import files
 from delf_jax.evaluation import datasets, distractors, evaluation, overlap, page, report
+from delf_jax.evaluation import experiment as experiments
 from delf_jax.evaluation.datasets import Dataset
 from delf_jax.evaluation.evaluation import Evaluation
-from delf_jax.evaluation.experiment import (
-    Compared,
-    compare,
-    read_pipelines,
-    table,
-    to_json,
-)
 from delf_jax.extraction.boxes import RegionBoxes, open_boxes
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
@@ -33,8 +27,6 @@ from delf_jax.index import fit_codebook
 from delf_jax.progress import print_results
 from delf_jax.search.matching import verification_settings
 from delf_jax.store import feature_store
-
-_SUFFIXES = (".pkl", ".mat", ".json")
 
 
 class ExperimentInputs(NamedTuple):
@@ -56,7 +48,7 @@ def reproduce(
     others: str | os.PathLike | None = None,
     seen: str | os.PathLike | None = None,
     progress: bool = True,
-) -> list[Compared]:
+) -> list[experiments.Compared]:
     """Runs an experiment on the datasets that are there; prints and writes all results.
 
     InputError before anything is extracted if no dataset is there, if photos are
@@ -93,31 +85,28 @@ def reproduce(
             inputs.out / name,
             inputs.model,
             inputs.settings,
-            read_pipelines(experiment),
+            experiments.read_pipelines(experiment),
             distractors=unrelated,
             partial=partial,
             progress=progress,
             **options,
         )
         _write(inputs.out / name, result, progress)
-        compared += compare(name, result, experiment.paper)
-    print_results(*table(compared))
-    files.write_json(inputs.out / "reproduction.json", to_json(compared))
+        compared += experiments.compare(name, result, experiment.paper)
+    print_results(*experiments.table(compared))
+    files.write_json(inputs.out / "reproduction.json", experiments.to_json(compared))
     print(f"results, metrics and pages: {inputs.out}")
     return compared
 
 
 def find_dataset(data: pathlib.Path, name: str) -> pathlib.Path | None:
     """The ground truth of a dataset: in a folder of its name, or in `data`."""
-    paths = [
-        folder / f"gnd_{name}{suffix}"
-        for folder in (data / name, data)
-        for suffix in _SUFFIXES
-    ]
-    found = next((path for path in paths if path.is_file()), None)
-    if found is None and next((data / name).glob(f"*{oxford.QUERY}"), None):
-        return data / name
-    return found
+    for folder in (data / name, data):
+        for suffix in (".pkl", ".mat", ".json"):
+            path = folder / f"gnd_{name}{suffix}"
+            if path.is_file():
+                return path
+    return data / name if any((data / name).glob(f"*{oxford.QUERY}")) else None
 
 
 def _read_datasets(names: Sequence[str], data: pathlib.Path) -> dict[str, Dataset]:
@@ -161,13 +150,12 @@ def _open_boxes(
     """The boxes of each dataset, if the experiment has any."""
     if not experiment.boxes:
         return {}
-    found = {}
-    for name in names:
-        path = find_dataset(data, name)
-        if path is not None:
-            folder = path if path.is_dir() else path.parent
-            found[name] = open_boxes(folder / experiment.boxes)
-    return found
+    paths = {name: find_dataset(data, name) for name in names}
+    return {
+        name: open_boxes((path if path.is_dir() else path.parent) / experiment.boxes)
+        for name, path in paths.items()
+        if path is not None
+    }
 
 
 def _boxes_of_distractors(
@@ -197,8 +185,7 @@ def _training_photos(
         )
     dataset = datasets.read_dataset(path)
     missing = datasets.missing_photos(dataset)
-    dataset = evaluation.complete(dataset, missing, partial)
-    return datasets.index_files(dataset)
+    return datasets.index_files(evaluation.complete(dataset, missing, partial))
 
 
 def _options(
@@ -209,7 +196,7 @@ def _options(
     partial: bool,
     progress: bool,
 ) -> dict[str, Any]:
-    """Options of `evaluate` beside the pipelines, where the experiment has them."""
+    """Options of `evaluate` that not every experiment has."""
     options: dict[str, Any] = {}
     if experiment.verification:
         options["verification"] = verification_settings(experiment.verification)
@@ -217,24 +204,22 @@ def _options(
         options["boxes"] = inputs.boxes[name]
     if name in learned_on:
         options["codebook"] = _codebook(
-            experiment, learned_on[name], inputs, partial=partial, progress=progress
+            experiment.codebook, learned_on[name], inputs, partial, progress
         )
     return options
 
 
 def _codebook(
-    experiment: ConfigDict,
+    codebook: ConfigDict,
     name: str,
     inputs: ExperimentInputs,
-    *,
     partial: bool,
     progress: bool,
 ) -> pathlib.Path:
     """The codebook learned on a dataset or folder, fitted if it does not exist."""
-    codebook = experiment.codebook
     if codebook.path:
         return pathlib.Path(codebook.path.replace("{}", name))
-    features = inputs.out / name / "store"
+    features, out = inputs.out / name / "store", inputs.out / "codebooks" / name
     photos = _training_photos(name, inputs.data, partial)
     # With the boxes of a dataset, or this store and that of `evaluate`, which is the
     # same, would be extracted again in turn; visual words are learned on whole photos.
@@ -246,7 +231,6 @@ def _codebook(
         boxes=inputs.boxes.get(name),
         progress=progress,
     )
-    out = inputs.out / "codebooks" / name
     fit_codebook.fit_codebook(
         features,
         out,

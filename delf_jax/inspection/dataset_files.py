@@ -6,6 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 from delf_jax.conversion import weight_files
 from delf_jax.files import InputError, read_json
+from delf_jax.formats import tables
+from delf_jax.formats.datasets import gldv2, revisited, revisited_metrics, sfm120k
+from delf_jax.formats.delf import index_mapping
+from delf_jax.formats.pickles import plain_data
+from delf_jax.formats.tensorflow import tfrecord
 from delf_jax.progress import format_count
 
 KNOWN = (
@@ -29,8 +34,6 @@ def find_format(path: pathlib.Path) -> Format | None:
 
 
 def _format_ground_truth(path: pathlib.Path) -> Iterator[str]:
-    from delf_jax.formats.datasets import revisited
-
     truth = revisited.read_ground_truth(path)
     yield f"{path}: ground truth"
     yield f"queries: {len(truth.query_images)}, index images: {len(truth.index_images)}"
@@ -42,9 +45,6 @@ def _format_ground_truth(path: pathlib.Path) -> Iterator[str]:
 
 
 def _format_pickle(path: pathlib.Path) -> Iterator[str]:
-    from delf_jax.formats.datasets import sfm120k
-    from delf_jax.formats.pickles import plain_data
-
     content = plain_data.read_pickle(path)
     if isinstance(content, Mapping) and "imlist" in content:
         yield from _format_ground_truth(path)
@@ -66,8 +66,6 @@ def _format_json(path: pathlib.Path) -> Iterator[str]:
 
 
 def _format_metrics(path: pathlib.Path) -> Iterator[str]:
-    from delf_jax.formats.datasets import revisited_metrics
-
     ranks, summaries = revisited_metrics.read_metrics(path)
     yield f"{path}: results on Revisited Oxford and Paris"
     yield f"protocols: {len(summaries)}, ranks: {', '.join(map(str, ranks))}"
@@ -76,10 +74,6 @@ def _format_metrics(path: pathlib.Path) -> Iterator[str]:
 
 
 def _format_csv(path: pathlib.Path) -> Iterator[str]:
-    from delf_jax.formats import tables
-    from delf_jax.formats.datasets import gldv2
-    from delf_jax.formats.delf import index_mapping
-
     header = tables.read_header(path)
     if "Usage" in header:
         yield from _format_solution(path, header)
@@ -113,8 +107,6 @@ def _format_csv(path: pathlib.Path) -> Iterator[str]:
 
 
 def _format_solution(path: pathlib.Path, header: list[str]) -> Iterator[str]:
-    from delf_jax.formats.datasets import gldv2
-
     task = "recognition" if "landmarks" in header else "retrieval"
     solution = gldv2.read_solution(path, task)
     yield f"{path}: solution of GLDv2 {task}"
@@ -122,8 +114,6 @@ def _format_solution(path: pathlib.Path, header: list[str]) -> Iterator[str]:
 
 
 def _format_tfrecord(path: pathlib.Path) -> Iterator[str]:
-    from delf_jax.formats.tensorflow import tfrecord
-
     labels = [place.label for place in tfrecord.list_examples(path)]
     yield f"{path}: TFRecord of training images"
     yield f"images: {len(labels)}"

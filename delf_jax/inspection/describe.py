@@ -14,9 +14,13 @@ from clu import parameter_overview
 from delf_jax.conversion import weight_files
 from delf_jax.conversion.weight_files import WeightFile
 from delf_jax.files import InputError
+from delf_jax.formats.delf import boxes, datum, features, pbtxt
+from delf_jax.formats.protos import aggregation_config_pb2, delf_config_pb2
+from delf_jax.index import codebook, inverted_file, photo_index
 from delf_jax.inspection import dataset_files, model_files
 from delf_jax.inspection.dataset_files import Format
 from delf_jax.progress import format_count
+from delf_jax.store import feature_store
 
 _WIDTH, _SHOWN_FAILURES, _LARGEST_MODULE = 84, 10, 64
 _AGGREGATION_FIELDS = (b"aggregation", b"codebook", b"num_assignments")
@@ -168,8 +172,6 @@ def _format_fields(fields: Mapping[str, Any], indent: str = "") -> Iterator[str]
 
 
 def _format_codebook(folder: pathlib.Path) -> Iterator[str]:
-    from delf_jax.index import codebook
-
     info = codebook.load_codebook(folder).info
     yield f"{folder}: codebook"
     words, dimension = info.pop("words"), info.pop("dimension")
@@ -178,8 +180,6 @@ def _format_codebook(folder: pathlib.Path) -> Iterator[str]:
 
 
 def _format_index(folder: pathlib.Path) -> Iterator[str]:
-    from delf_jax.index import photo_index
-
     index = photo_index.open_index(folder)
     yield f"{folder}: index of {format_count(len(index.store), 'photo')}"
     yield f"photos in: {index.places.root}"
@@ -189,8 +189,6 @@ def _format_index(folder: pathlib.Path) -> Iterator[str]:
 
 
 def _format_store(folder: pathlib.Path) -> Iterator[str]:
-    from delf_jax.store import feature_store
-
     found = feature_store.open_store(folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     yield f"{folder}: feature store"
@@ -199,12 +197,13 @@ def _format_store(folder: pathlib.Path) -> Iterator[str]:
     if len(found):  # All of its images were extracted alike.
         first = found[0]
         places = [place for place in found.records.values() if place.extracted]
-        features, boxes = map(sum, zip(*(p.counts() for p in places), strict=True))
+        counts = (place.counts() for place in places)
+        local, regions = map(sum, zip(*counts, strict=True))
         if first.local is not None:
             depth = first.local.descriptors.shape[1]
-            yield f"local features: {features}, {depth} dimensions"
+            yield f"local features: {local}, {depth} dimensions"
         if first.regions is not None:
-            yield f"boxes: {boxes}, beside the whole images"
+            yield f"boxes: {regions}, beside the whole images"
         if first.global_descriptor is not None:
             yield f"global descriptors: {len(first.global_descriptor)} dimensions"
     for id, reason in list(found.failed.items())[:_SHOWN_FAILURES]:
@@ -214,8 +213,6 @@ def _format_store(folder: pathlib.Path) -> Iterator[str]:
 
 
 def _format_inverted_file(folder: pathlib.Path) -> Iterator[str]:
-    from delf_jax.index import inverted_file
-
     found = inverted_file.open_inverted_file(folder)
     info = found.info
     size = sum(shard["bytes"] for shard in info["shards"])
@@ -232,14 +229,10 @@ def _format_inverted_file(folder: pathlib.Path) -> Iterator[str]:
 
 
 def _format_datum(path: pathlib.Path) -> Iterator[str]:
-    from delf_jax.formats.delf import datum
-
     yield f"{path}: array of {_format_array(datum.read_datum(path))}"
 
 
 def _format_pair(path: pathlib.Path) -> Iterator[str]:
-    from delf_jax.formats.delf import datum
-
     descriptors, visual_words = datum.read_datum_pair(path)
     yield f"{path}: aggregated descriptors"
     yield f"descriptors: {_format_array(descriptors)}"
@@ -247,35 +240,25 @@ def _format_pair(path: pathlib.Path) -> Iterator[str]:
 
 
 def _format_local_features(path: pathlib.Path) -> Iterator[str]:
-    from delf_jax.formats.delf.features import read_delf_features
-
-    features = read_delf_features(path)
-    yield f"{path}: {len(features.scales)} local features"
-    for name, array in features._asdict().items():
+    found = features.read_delf_features(path)
+    yield f"{path}: {len(found.scales)} local features"
+    for name, array in found._asdict().items():
         if array is not None:
             yield f"{name}: {_format_array(array)}"
 
 
 def _format_boxes(path: pathlib.Path) -> Iterator[str]:
-    from delf_jax.formats.delf.boxes import read_boxes
-
-    found = read_boxes(path)
+    found = boxes.read_boxes(path)
     yield f"{path}: {len(found.scores)} boxes"
     for name, array in found._asdict().items():
         yield f"{name}: {_format_array(array)}"
 
 
 def _format_pbtxt(path: pathlib.Path) -> Iterator[str]:
-    from delf_jax.formats.delf import pbtxt
-    from delf_jax.formats.protos import aggregation_config_pb2, delf_config_pb2
-
     text = path.read_bytes()
-    aggregates = any(field in text for field in _AGGREGATION_FIELDS)
-    kind = (
-        aggregation_config_pb2.AggregationConfig
-        if aggregates
-        else delf_config_pb2.DelfConfig
-    )
+    kind: Any = delf_config_pb2.DelfConfig
+    if any(field in text for field in _AGGREGATION_FIELDS):
+        kind = aggregation_config_pb2.AggregationConfig
     config = pbtxt.read_pbtxt(path, kind)
     yield f"{path}: {kind.DESCRIPTOR.name}"
     yield str(config).rstrip() or "all fields have their defaults"

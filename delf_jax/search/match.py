@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from delf_jax.extraction.one_call import (
-    ModelLike,
-    features_of,
-    open_model,
-    raise_error,
-    read_once,
-)
+from delf_jax.extraction import one_call
 from delf_jax.extraction.settings import settings_for
 from delf_jax.features import Features
 from delf_jax.files import InputError
@@ -96,7 +90,7 @@ class Match(NamedTuple):
 def match(
     a: ImageLike | Features,
     b: ImageLike | Features,
-    model: ModelLike = None,
+    model: one_call.ModelLike = None,
     **settings: Any,
 ) -> Match:
     """Matches of local features of two images, and the affine map that most agree with.
@@ -105,15 +99,14 @@ def match(
     InputError if one cannot be used.
 
     Args:
-      a: the first image, or its features.
-      b: the second.
       model: a model, its folder, or None for the bundled one.
       settings: as of `extract`: of features, those that they were extracted with.
     """
-    model = open_model(model)
+    model = one_call.open_model(model)
     chosen = settings_for(model, **settings)
-    images = read_once(a), read_once(b)
-    first, second = map(raise_error, features_of(images, model, chosen))
+    images = one_call.read_once(a), one_call.read_once(b)
+    found = one_call.features_of(images, model, chosen)
+    first, second = map(one_call.raise_error, found)
     for each in (first, second):
         if each.local is None:
             raise InputError(

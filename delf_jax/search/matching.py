@@ -3,18 +3,19 @@
 Lists of candidates are verified and reranked here, for searches and evaluations alike.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from delf_jax.extraction import extract
+from delf_jax.extraction.extract import extract_features
 from delf_jax.extraction.model_folder import Model
+from delf_jax.extraction.one_call import raise_error
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.features import Features, LocalFeatures, whole_image
 from delf_jax.files import InputError
+from delf_jax.images import ImageLike
 from delf_jax.progress import track
 from delf_jax.retrieval import ranking, verification
 from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
@@ -42,23 +43,16 @@ class Verified(NamedTuple):
 
 
 def compare_photos(
-    a: str | os.PathLike | np.ndarray,
-    b: str | os.PathLike | np.ndarray,
-    model: Model,
-    settings: ExtractionSettings,
+    a: ImageLike, b: ImageLike, model: Model, settings: ExtractionSettings
 ) -> Comparison:
-    """Features, matches and geometry of two photos; InputError if one is unusable."""
+    """What two photos have in common; InputError if one is unusable."""
     if not settings.max_features or not model.has_local:
         raise InputError(
             f"model {model.name} has no local features to match photos by: name "
             "another with --model, or search"
         )
-    features = []
-    for found in extract.extract_features(model, (a, b), settings):
-        if isinstance(found, InputError):
-            raise found
-        features.append(found)
-    return compare_features(features[0], features[1], settings.max_image_size)
+    first, second = map(raise_error, extract_features(model, (a, b), settings))
+    return compare_features(first, second, settings.max_image_size)
 
 
 def verification_settings(name: str) -> VerificationSettings:
@@ -80,8 +74,7 @@ def compare_features(
     Features sit as exactly as the extracted photo was large: a photo of a telephone,
     shrunk for extraction, is verified in pixels of the shrunk one.
     """
-    (found,) = verify_candidates(a, [b], max_image_size, settings)
-    return found
+    return next(verify_candidates(a, [b], max_image_size, settings))
 
 
 def verify_candidates(
@@ -98,12 +91,11 @@ def verify_candidates(
     if not settings.at_extraction_size:
         max_image_size = None
     query = whole_image(query)
-    zoom = _shrinking(query, max_image_size)
-    local = _resized(query, zoom)
+    local, zoom = _as_extracted(query, max_image_size)
     for image in map(whole_image, candidates):
-        index_zoom = _shrinking(image, max_image_size)
-        pair = verification.verify_pair(local, _resized(image, index_zoom), settings)
-        pair = pair._replace(affine=_at_full_size(pair.affine, zoom, index_zoom))
+        other, other_zoom = _as_extracted(image, max_image_size)
+        pair = verification.verify_pair(local, other, settings)
+        pair = pair._replace(affine=_at_full_size(pair.affine, zoom, other_zoom))
         yield Comparison((query, image), pair, _similarity(query, image))
 
 
@@ -125,10 +117,11 @@ def verify(
     total = sum(map(len, candidates))
     with track("verify", total, "candidate", progress=progress) as advance:
         for query, ids in zip(queries, candidates, strict=True):
+            verified: dict[int, Verified] = {}
             images = map(read, ids.tolist())
+            # Without candidates, a query need not have local features.
             found = verify_candidates(query, images, max_image_size, settings)
-            verified = {}
-            for id, pair in zip(ids.tolist(), found, strict=True):
+            for id, pair in zip(ids.tolist(), found if len(ids) else (), strict=True):
                 sizes = np.concatenate([image.image_size for image in pair.features])
                 lines = (inlier_lines(pair) + 0.5) / sizes
                 verified[id] = Verified(pair.inliers, lines)
@@ -180,22 +173,21 @@ def _similarity(a: Features, b: Features) -> float | None:
     return float(np.dot(a.global_descriptor, b.global_descriptor))
 
 
-def _shrinking(features: Features, max_image_size: int | None) -> float:
-    """Size at extraction over original size; 1 where a photo was enlarged."""
-    return min(1.0, (max_image_size or np.inf) / max(features.image_size))
-
-
 def _local(features: Features) -> LocalFeatures:
     if features.local is None:
         raise InputError("verification needs local features; there are none")
     return features.local
 
 
-def _resized(features: Features, zoom: float) -> LocalFeatures:
+def _as_extracted(
+    features: Features, max_image_size: int | None
+) -> tuple[LocalFeatures, float]:
+    """Local features in the photo as extracted, and how far that was shrunk."""
     local = _local(features)
+    zoom = min(1.0, (max_image_size or np.inf) / max(features.image_size))
     # Pixel centres are at integers: half a pixel moves.
     locations = (np.asarray(local.locations, np.float64) + 0.5) * zoom - 0.5
-    return local._replace(locations=locations)
+    return local._replace(locations=locations), zoom
 
 
 def _at_full_size(

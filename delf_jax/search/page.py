@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from delf_jax.progress import format_count
 from delf_jax.report.html import breakable, fill_template, read_thumbnail
 from delf_jax.retrieval import ranking
 from delf_jax.search.query import Answer, Result
@@ -43,8 +44,10 @@ def write_page(
         {answer.path for answer in answers}
         | {file_of(result.image) for result in results}
     )
+    summary = format_count(len(answers), "query")
+    summary += f" in {description}" if description else ""
     parts = {
-        "summary": html.escape(_summary(answers, description)),
+        "summary": html.escape(summary),
         "navigation": _navigation(answers, photos) if len(answers) > 1 else "",
         "queries": "\n".join(
             _section(number, answer, file_of, photos)
@@ -52,11 +55,6 @@ def write_page(
         ),
     }
     fill_template("page.html", parts, path)
-
-
-def _summary(answers: Sequence[Answer], description: str) -> str:
-    count = f"{len(answers)} {'query' if len(answers) == 1 else 'queries'}"
-    return f"{count} in {description}" if description else count
 
 
 def _navigation(answers: Sequence[Answer], photos: _Photos) -> str:
@@ -69,10 +67,7 @@ def _navigation(answers: Sequence[Answer], photos: _Photos) -> str:
 
 
 def _section(
-    number: int,
-    answer: Answer,
-    file_of: Callable[[str], pathlib.Path],
-    photos: _Photos,
+    number: int, answer: Answer, file_of: Callable[[str], pathlib.Path], photos: _Photos
 ) -> str:
     """One query and the cards of its results."""
     results = answer.results[:_MOST_RESULTS]
@@ -81,7 +76,7 @@ def _section(
         for rank, result in enumerate(results, 1)
     )
     name = breakable("/".join(pathlib.PurePath(answer.image).parts[-2:]))
-    count = f"{len(results)} result{'' if len(results) == 1 else 's'}"
+    count = format_count(len(results), "result")
     if len(results) < len(answer.results):
         count = f"{len(results)} of {len(answer.results)} results"
     return (
@@ -100,9 +95,9 @@ def _card(rank: int, result: Result, photo: str | None) -> str:
     if result.inliers is None:
         score, facts = '<span class="none">not verified</span>', "not verified"
     else:
-        facts = f"{result.inliers} inlier{'' if result.inliers == 1 else 's'}"
-        evident = result.inliers >= _EVIDENT
-        score = f"<b>{facts}</b>" if evident else f"<span>{facts}</span>"
+        facts = format_count(result.inliers, "inlier")
+        mark = "b" if result.inliers >= _EVIDENT else "span"
+        score = f"<{mark}>{facts}</{mark}>"
     width = min(100, 100 * (result.inliers or 0) / _FULL_BAR)
     lines = np.rint(np.asarray(result.lines) * _UNIT).astype(int).tolist()
     image = html.escape(result.image)
@@ -128,9 +123,5 @@ def _picture(photo: str | None, label: str) -> str:
 
 def _read_photos(paths: set[pathlib.Path]) -> _Photos:
     with ThreadPoolExecutor() as pool:
-        return dict(zip(paths, pool.map(_source, paths), strict=True))
-
-
-def _source(path: pathlib.Path) -> str | None:
-    thumbnail = read_thumbnail(path, _THUMBNAIL)
-    return thumbnail and thumbnail.source
+        read = pool.map(lambda path: read_thumbnail(path, _THUMBNAIL), paths)
+        return {p: each and each.source for p, each in zip(paths, read, strict=True)}

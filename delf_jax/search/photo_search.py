@@ -11,18 +11,9 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, overload
 
+from delf_jax.extraction import one_call
 from delf_jax.extraction.model_folder import Model
-from delf_jax.extraction.one_call import (
-    Errors,
-    ModelLike,
-    as_list,
-    check_errors,
-    extract_each,
-    features_of,
-    is_image,
-    open_model,
-    read_once,
-)
+from delf_jax.extraction.one_call import Errors
 from delf_jax.extraction.settings import PCA_FIELDS, ExtractionSettings, settings_for
 from delf_jax.features import Features
 from delf_jax.files import InputError
@@ -30,7 +21,7 @@ from delf_jax.images import ImageLike, find_images, image_name
 from delf_jax.index import global_index, global_search, photo_index
 from delf_jax.index.global_search import GlobalIndex
 from delf_jax.index.photo_index import Index, Places
-from delf_jax.progress import track
+from delf_jax.progress import format_count, track
 from delf_jax.report.html import Thumbnail, read_thumbnail
 from delf_jax.search.query import CANDIDATES, find_first, rank
 from delf_jax.search.results import SearchResults
@@ -93,9 +84,8 @@ class PhotoIndex:
             self._open(self.path)
             return
         store = memory.without_images(self._index.store, ids)
-        files = self._index.places.outside
         for id in ids:
-            files.pop(id, None)
+            self._index.places.outside.pop(id, None)
             self._thumbnails.pop(id, None)
         self._use(self._index._replace(store=store))
 
@@ -129,18 +119,16 @@ class PhotoIndex:
           errors: of an image that cannot be used: "raise" the InputError, or "return"
             it in the place of the results.
         """
-        check_errors(errors)
-        queries = [read_once(image) for image in as_list(images)]
-        answers: list[SearchResults | InputError] = []
-        found = features_of(queries, self.model, self.settings)
-        for image, features in zip(queries, found, strict=True):
-            if not isinstance(features, InputError):
-                answers.append(self._answer(image, features, top))
-            elif errors == "raise":
-                raise features
-            else:
-                answers.append(features)
-        return answers[0] if is_image(images) else answers
+        one_call.check_errors(errors)
+        queries = [one_call.read_once(image) for image in one_call.as_list(images)]
+        found = one_call.features_of(queries, self.model, self.settings)
+        if errors == "raise":
+            found = map(one_call.raise_error, found)
+        answers = [
+            each if isinstance(each, InputError) else self._answer(image, each, top)
+            for image, each in zip(queries, found, strict=True)
+        ]
+        return answers[0] if one_call.is_image(images) else answers
 
     def _answer(self, image: Any, features: Features, top: int) -> SearchResults:
         store = self._index.store
@@ -174,8 +162,8 @@ class PhotoIndex:
         self, change: Callable, images: Any, errors: Errors, progress: bool
     ) -> None:
         """change: `make_index` or `add_images`, where the index is in a folder."""
-        check_errors(errors)
-        given = list(as_list(images))
+        one_call.check_errors(errors)
+        given = list(one_call.as_list(images))
         if self.path is None:
             failed = self._add_to_memory(given, progress)
         else:
@@ -185,7 +173,7 @@ class PhotoIndex:
         image, reason = next(iter(failed.items()))
         if errors == "raise":
             raise InputError(reason, image)
-        count = f"{len(failed)} image{'' if len(failed) == 1 else 's'}"
+        count = format_count(len(failed), "image")
         warnings.warn(f"{count} left out, see .failed; first: {reason}", stacklevel=3)
 
     def _add_to_folder(
@@ -198,10 +186,10 @@ class PhotoIndex:
                 "is in memory and takes images of any kind"
             )
         there, absent = _split(images)
-        failed = absent
+        failed = dict(absent)
         if there or not absent:
             report = change(there, path, self.model, self.settings, progress=progress)
-            failed = absent | report.failed
+            failed |= report.failed
             self._open(path)
         self.failed |= absent
         return failed
@@ -218,10 +206,10 @@ class PhotoIndex:
         for image in images:
             if not isinstance(image, str | os.PathLike):
                 name = image_name(image, len(self) + len(named) + 1)
-                named[_free_name(name, {*self.ids, *named})] = read_once(image)
+                named[_free_name(name, {*self.ids, *named})] = one_call.read_once(image)
         features = {}
         with track("extract", len(named), progress=progress) as advance:
-            found = extract_each(named.values(), self.model, self.settings)
+            found = one_call.extract_each(named.values(), self.model, self.settings)
             for (id, image), each in zip(named.items(), found, strict=True):
                 advance()
                 if isinstance(each, InputError):
@@ -242,7 +230,7 @@ class PhotoIndex:
 def build_index(
     images: ImageLike | Iterable[ImageLike],
     path: str | os.PathLike | None = None,
-    model: ModelLike = None,
+    model: one_call.ModelLike = None,
     *,
     errors: Errors = "return",
     progress: bool = True,
@@ -258,12 +246,11 @@ def build_index(
       model: a model, its folder, or None for the bundled one.
       errors: images that cannot be used are left out and listed in `.failed`; "return"
         warns of them, "raise" raises the first InputError.
-      progress: report progress.
       settings: as of `extract`.
     """
     if isinstance(images, str | os.PathLike) and not os.path.exists(images):
         raise InputError(f"{os.fspath(images)}: no such file or folder")
-    model = open_model(model)
+    model = one_call.open_model(model)
     folder = None if path is None else pathlib.Path(path)
     index = PhotoIndex(model, settings_for(model, **settings), folder)
     index._add(photo_index.make_index, images, errors, progress)
@@ -271,27 +258,23 @@ def build_index(
 
 
 def open_index(
-    path: str | os.PathLike, model: ModelLike = None, **settings: Any
+    path: str | os.PathLike, model: one_call.ModelLike = None, **settings: Any
 ) -> PhotoIndex:
     """The index in a folder, to be searched with the settings that it was made with.
 
     InputError if it is absent, damaged, or was made by another model.
 
     Args:
-      path: the folder.
       model: the model that made it, its folder, or None for the bundled one.
       settings: pca and global_pca, if others than the model's were taken.
     """
-    manifest = photo_index.open_index(path).store.manifest
-    stored = {
-        name: value
-        for name, value in (manifest["settings"] or {}).items()
-        if name in ExtractionSettings._fields and name not in PCA_FIELDS
-    }
-    model = open_model(model)
-    chosen = settings_for(model, **stored | settings)
-    index = PhotoIndex(model, chosen, pathlib.Path(path))
-    index._open(pathlib.Path(path))
+    path = pathlib.Path(path)
+    stored = photo_index.open_index(path).store.manifest["settings"] or {}
+    kept = {*ExtractionSettings._fields} - {*PCA_FIELDS}
+    stored = {name: value for name, value in stored.items() if name in kept}
+    model = one_call.open_model(model)
+    index = PhotoIndex(model, settings_for(model, **stored | settings), path)
+    index._open(path)
     return index
 
 
@@ -304,15 +287,11 @@ def _global_descriptors(index: Index) -> GlobalIndex:
     return global_search.hold(found)
 
 
-def _split(files: Iterable[str | os.PathLike]) -> tuple[list, dict[str, str]]:
+def _split(files: list[str | os.PathLike]) -> tuple[list, dict[str, str]]:
     """The files and folders that exist, and why the others cannot be used."""
-    there, absent = [], {}
-    for file in files:
-        if os.path.exists(file):
-            there.append(file)
-        else:
-            absent[os.fspath(file)] = f"{os.fspath(file)}: no such file or folder"
-    return there, absent
+    there = [file for file in files if os.path.exists(file)]
+    absent = [os.fspath(file) for file in files if not os.path.exists(file)]
+    return there, {file: f"{file}: no such file or folder" for file in absent}
 
 
 def _free_name(name: str, taken: set[str]) -> str:

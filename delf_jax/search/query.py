@@ -103,15 +103,9 @@ def search(
             if isinstance(features, InputError):
                 yield features
                 continue
-            similarities, rows = next(nearest)
+            (values, rows), own = next(nearest), own_row(index, path)
             results = rank(
-                index.store,
-                features,
-                rows,
-                similarities,
-                settings,
-                own=own_row(index, path),
-                rerank=rerank,
+                index.store, features, rows, values, settings, own=own, rerank=rerank
             )
             yield Answer(str(path), pathlib.Path(path), results[: top or None])
 
@@ -191,12 +185,8 @@ def to_json(answers: Iterable[Answer]) -> dict[str, Any]:
             {
                 "image": answer.image,
                 "results": [
-                    {
-                        "image": result.image,
-                        "similarity": round(result.similarity, 6),
-                        "inliers": result.inliers,
-                    }
-                    for result in answer.results
+                    {"image": image, "similarity": round(value, 6), "inliers": inliers}
+                    for image, value, inliers, _ in answer.results
                 ],
             }
             for answer in answers

@@ -7,6 +7,7 @@ store, or by these without the suffix, such as .jpg, where that is not ambiguous
 
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -122,15 +123,13 @@ def rerank(
       first: so many of each list are reranked, the others follow as they were; None:
         all.
     """
-    known = _by_name(images.ids)
-    places = {
-        query: _places(query, names, known, images.path, first)
-        for query, names in lists.items()
-    }
+    places = _places(lists, images, first)
     failed = {q: str(f) for q, f in queries.items() if isinstance(f, InputError)}
     usable = {q: f for q, f in queries.items() if not isinstance(f, InputError)}
     if pipeline[-1] == "verification":
-        _check_local(images, usable.values())
+        some = (*usable.values(), *(images[row] for row in range(min(1, len(images)))))
+        if any(features.local is None for features in some):
+            raise InputError("verification needs local features; there are none")
     inputs = RankingInputs(
         queries=list(usable.values()),
         store=images,
@@ -169,13 +168,10 @@ def _are_names(value: Any) -> bool:
 
 def _by_name(ids: Sequence[str]) -> Callable[[str], int | None]:
     """The place of an id, whole or without its suffix; None if there is none."""
-    places: dict[str, int] = {id: place for place, id in enumerate(ids)}
-    short: dict[str, int] = {}
-    for place, id in enumerate(ids):
-        name = str(pathlib.PurePosixPath(id).with_suffix(""))
-        short[name] = -1 if name in short else place
-    places = {name: place for name, place in short.items() if place >= 0} | places
-    return places.get
+    names = [str(pathlib.PurePosixPath(id).with_suffix("")) for id in ids]
+    counts = Counter(names)
+    short = {name: place for place, name in enumerate(names) if counts[name] == 1}
+    return (short | {id: place for place, id in enumerate(ids)}).get
 
 
 def _find(places: Callable[[str], int | None], name: str, what: str, where: Any) -> int:
@@ -186,25 +182,21 @@ def _find(places: Callable[[str], int | None], name: str, what: str, where: Any)
 
 
 def _places(
-    query: str,
-    names: Sequence[str],
-    known: Callable[[str], int | None],
-    where: pathlib.Path,
-    first: int | None,
-) -> Int[np.ndarray, " K"]:
-    if first is not None and len(names) < first:
-        raise InputError(
-            f"query {query!r:.80} lists {len(names)} candidates, fewer than --first="
-            f"{first}; use a smaller number, or leave it out for all"
-        )
-    of = f"of query {query!r:.80}"
-    places = [_find(known, n, f"photo {n!r:.80} {of}", where) for n in names]
-    if len(set(places)) < len(places):
-        raise InputError(f"query {query!r:.80} lists one photo by two names")
-    return np.array(places, np.int32)
-
-
-def _check_local(images: FeatureStore, queries: Iterable[Features]) -> None:
-    some = (*queries, *(images[row] for row in range(min(1, len(images)))))
-    if any(features.local is None for features in some):
-        raise InputError("verification needs local features; there are none")
+    lists: Candidates, images: FeatureStore, first: int | None
+) -> dict[str, Int[np.ndarray, " _"]]:
+    known, found = _by_name(images.ids), {}
+    for query, names in lists.items():
+        of = f"query {query!r:.80}"
+        if first is not None and len(names) < first:
+            raise InputError(
+                f"{of} lists {len(names)} candidates, fewer than --first={first}; use "
+                "a smaller number, or leave it out for all"
+            )
+        places = [
+            _find(known, name, f"photo {name!r:.80} of {of}", images.path)
+            for name in names
+        ]
+        if len(set(places)) < len(places):
+            raise InputError(f"{of} lists one photo by two names")
+        found[query] = np.array(places, np.int32)
+    return found

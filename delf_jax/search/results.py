@@ -34,9 +34,8 @@ class SearchResults(list[Result]):
 
     def _repr_html_(self) -> str:
         figures = [_figure(self._picture(None), "query", self.image)]
-        for place, (image, similarity, inliers, _) in enumerate(
-            self[:_MOST_PICTURES], 1
-        ):
+        shown = enumerate(self[:_MOST_PICTURES], 1)
+        for place, (image, similarity, inliers, _) in shown:
             facts = f"{place}: similarity {similarity:.3f}"
             facts += "" if inliers is None else f", {inliers} inliers"
             figures.append(_figure(self._picture(image), facts, image))

@@ -121,6 +121,15 @@ def test_photos_without_local_features_have_no_inliers(rng):
     np.testing.assert_array_equal(found, rank_one(inputs, ("global",)))
 
 
+def test_queries_without_candidates_need_no_local_features(rng):
+    inputs, _ = make_inputs(rng)
+    queries = [query._replace(local=None) for query in inputs.queries]
+    nothing = [np.zeros(0, np.int32) for _ in queries]
+    assert list(matching.verify(queries, nothing, inputs.image, 100)) == [{}, {}]
+    found = rank_one(inputs._replace(queries=queries), ("global",))
+    np.testing.assert_array_equal(found, rank_one(inputs, ("global",)))
+
+
 def test_pipelines_may_start_from_asmk(rng):
     inputs, rows = make_inputs(rng, own=[3, -1])
     asmk = rng.random((2, 12))
