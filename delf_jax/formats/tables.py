@@ -53,8 +53,7 @@ def read_rows(path: str | os.PathLike, kind: type[Row]) -> Iterator[Row]:
     """
     hints = get_type_hints(kind)
     header = read_header(path)
-    missing = [name for name in hints if name not in header]
-    if missing:
+    if missing := [name for name in hints if name not in header]:
         raise InputError(f"{path}: the CSV has no column {missing[0]!r}")
     steps = [(header.index(name), _PARSERS[hint]) for name, hint in hints.items()]
     for line in itertools.islice(read_lines(path), 1, None):

@@ -127,8 +127,7 @@ def join_stores(first: FeatureStore, second: FeatureStore) -> FeatureStore:
         raise InputError(
             f"{second.path}: model or settings do not match those of {first.path}"
         )
-    twice = sorted(first.records.keys() & {*second.ids})
-    if twice:
+    if twice := sorted(first.records.keys() & {*second.ids}):
         raise InputError(
             f"{second.path}: {twice[0]!r} is the id of another image in {first.path}; "
             "extract from a folder above, so that the ids differ"

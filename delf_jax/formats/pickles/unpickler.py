@@ -172,8 +172,7 @@ def _pop_or_unmark(machine: _Machine, _: None) -> None:
 
 
 def _push_tuple(machine: _Machine, count: int) -> None:
-    items = [_pop(machine) for _ in range(count)]
-    machine.stack.append(tuple(reversed(items)))
+    machine.stack.append(tuple([_pop(machine) for _ in range(count)][::-1]))
 
 
 def _pairs(items: list[Any]) -> Iterable[tuple[Any, Any]]:
@@ -296,8 +295,7 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     "LONG_BINGET": lambda m, key: m.stack.append(m.memo[key]),
     "GLOBAL": lambda m, names: _push_global(m, *names),
     "STACK_GLOBAL": lambda m, _: _push_global(m, *[_pop(m), _pop(m)][::-1]),
-    "REDUCE": _call,
-    "NEWOBJ": _call,
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), _call),
     "BUILD": _build,
     "PERSID": _push_persistent,
     "BINPERSID": lambda m, _: _push_persistent(m, _pop(m)),

@@ -81,9 +81,8 @@ def read_tensor(tensor: wire.Message) -> Shaped[np.ndarray, "..."]:
     dtype, shape = dtype_of(number), parse_shape(wire.content(tensor, 2))
     count_bytes(dtype, shape)
     if number == _STRING:
-        values = np.empty(len(wire.contents(tensor, 8)), object)
-        values[:] = [bytes(value) for value in wire.contents(tensor, 8)]
-        return _fill(values, shape)
+        texts = [bytes(value) for value in wire.contents(tensor, 8)]
+        return _fill(np.array(texts, object), shape)
     if raw := wire.content(tensor, 4):
         return array_of(raw, dtype, shape)
     if number in _FIXED_FIELDS:
