@@ -86,8 +86,11 @@ def stage_sizes(
 ) -> dict[str, tuple[Any, Any]]:
     """(h, w) of each stage for an image size, of Python or of traced integers."""
     half = [(side + 1) // 2 for side in size]
-    border = -1 if layout == "keras" else 1
-    stages = [half, [(side + border) // 2 for side in half]]
+    if layout == "keras":
+        pooled = [(side - 1) // 2 for side in half]
+    else:
+        pooled = [(side + 1) // 2 for side in half]
+    stages = [half, pooled]
     for block in range(1, 5):
         stride = block_stride(layout, block, block3_strides)
         stages.append([-(-side // stride) for side in stages[-1]])
