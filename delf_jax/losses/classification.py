@@ -16,10 +16,7 @@ NOTHING = -1e30  # logit of a class that does not exist; -inf has no gradient to
 
 
 def arcface_logits(
-    cosines: Float[Array, "B C"],
-    labels: Int[Array, " B"],
-    margin: Margin,
-    scale: float,
+    cosines: Float[Array, "B C"], labels: Int[Array, " B"], margin: Margin, scale: float
 ) -> Float[Array, "B C"]:
     """Scaled cosines, the label's angle enlarged by `margin` radians.
 
@@ -42,10 +39,7 @@ def arcface_logits(
 
 
 def cosface_logits(
-    cosines: Float[Array, "B C"],
-    labels: Int[Array, " B"],
-    margin: Margin,
-    scale: float,
+    cosines: Float[Array, "B C"], labels: Int[Array, " B"], margin: Margin, scale: float
 ) -> Float[Array, "B C"]:
     """Scaled cosines, the label's made smaller by `margin` [Wang2018]."""
     own = jax.nn.one_hot(labels, cosines.shape[1], dtype=cosines.dtype)
@@ -98,8 +92,6 @@ def sharded_cross_entropy(
       logits: of the examples of all devices.
       labels: of the examples of all devices, in the numbers of all classes.
       classes: of all devices together.
-      axis_name: of the devices.
-      smoothing: as of `softmax_cross_entropy`.
     """
     first, real = _piece(logits.shape[1], classes, axis_name)
     logits = jnp.where(real[None], logits, NOTHING)
@@ -115,10 +107,7 @@ def sharded_cross_entropy(
 
 
 def sharded_hits(
-    scores: Float[Array, "B c"],
-    labels: Int[Array, " B"],
-    classes: int,
-    axis_name: str,
+    scores: Float[Array, "B c"], labels: Int[Array, " B"], classes: int, axis_name: str
 ) -> Float[Array, " B"]:
     """1 where no class has a higher score than the label, over all devices' classes."""
     first, real = _piece(scores.shape[1], classes, axis_name)

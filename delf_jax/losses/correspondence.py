@@ -47,9 +47,8 @@ def correspondence_loss(
     near &= jnp.arange(cells)[None] != positive[:, None]
 
     first = jnp.asarray(example) * cells
-    ignored = jax.lax.dynamic_update_slice_in_dim(
-        jnp.zeros(cosines.shape, bool), near, first, axis=1
-    )
+    ignored = jnp.zeros(cosines.shape, bool)
+    ignored = jax.lax.dynamic_update_slice_in_dim(ignored, near, first, axis=1)
     cosines = jnp.where(ignored, -1e9, cosines)
     target = first + positive
     log_likelihood = jax.nn.log_softmax(cosines / temperature)

@@ -23,9 +23,8 @@ def hard_negatives(
     for start in range(0, len(queries), _CHUNK):
         similarities = queries[start : start + _CHUNK] @ pool.T
         for place, row in enumerate(similarities, start):
-            found[place] = _first_of_clusters(
-                row, pool_clusters, int(query_clusters[place]), count
-            )
+            own = int(query_clusters[place])
+            found[place] = _first_of_clusters(row, pool_clusters, own, count)
     return found
 
 

@@ -56,13 +56,11 @@ def build(
             )
     _check_layout(fields)
     name = fields.pop("name")
-    _check_types(
-        fields, typing.get_type_hints(ResNet) | typing.get_type_hints(MODELS[name])
-    )
+    hints = typing.get_type_hints(ResNet) | typing.get_type_hints(MODELS[name])
+    _check_types(fields, hints)
     backbone = {key: fields.pop(key) for key in BACKBONE_FIELDS if key in fields}
     try:
-        resnet = ResNet(**backbone, axis_name=axis_name)
-        return MODELS[name](resnet, **fields)
+        return MODELS[name](ResNet(**backbone, axis_name=axis_name), **fields)
     except TypeError as error:
         message = str(error).split("__init__() ")[-1]
         raise ValueError(f"architecture of {name}: {message}") from None
@@ -114,10 +112,8 @@ def fold_batch_norm(
 
     Computed in float64, so that folding adds no error of its own.
     """
-    flat = {
-        name: np.asarray(x, np.float64)
-        for name, x in flatten_dict(variables, sep="/").items()
-    }
+    flat = flatten_dict(variables, sep="/")
+    flat = {name: np.asarray(x, np.float64) for name, x in flat.items()}
     epsilon = LAYOUTS[module.backbone.layout]["epsilon"]
     folded = {}
     for name, x in flat.items():
@@ -126,16 +122,13 @@ def fold_batch_norm(
         if name.startswith("batch_stats/") or leaf in ("scale", "offset"):
             continue
         if f"params/{scope}/scale" in flat:
-            factor = flat[f"params/{scope}/scale"] / np.sqrt(
-                flat[f"batch_stats/{scope}/var"] + epsilon
-            )
             if leaf == "bias":
                 continue
+            deviation = np.sqrt(flat[f"batch_stats/{scope}/var"] + epsilon)
+            factor = flat[f"params/{scope}/scale"] / deviation
             shift = flat.get(f"params/{scope}/bias", 0)
-            shift = shift - flat[f"batch_stats/{scope}/mean"]
-            folded[f"params/{scope}/bias"] = (
-                shift * factor + flat[f"params/{scope}/offset"]
-            )
+            shift = (shift - flat[f"batch_stats/{scope}/mean"]) * factor
+            folded[f"params/{scope}/bias"] = shift + flat[f"params/{scope}/offset"]
             x = x * factor
         folded[name] = x
     folded = {name: x.astype(np.float32) for name, x in folded.items()}

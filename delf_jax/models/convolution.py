@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # measured with jaxlib 0.10 and 0.12: from here on, the order of the sums is fixed
 _ROWS, _COLUMNS, _SIDE, _FEATURES = 64, 16, 4, 32
 
@@ -82,16 +81,16 @@ def convolve(
     # XLA's CPU convolution of 3 channels to 32 is four times slower than of 4 to 32
     channels = int(x.shape[-1] == 3 and kernel.shape[-1] <= 32)
     x = jnp.pad(x, ((0, images), (0, sides[0]), (0, sides[1]), (0, channels)))
-    features = max(_FEATURES - kernel.shape[-1], 0)
-    widths = ((0, 0), (0, 0), (0, channels), (0, features))
-    few, kernel = kernel.shape[-1], jnp.pad(kernel, widths)
+    few = kernel.shape[-1]
+    widths = ((0, 0), (0, 0), (0, channels), (0, max(_FEATURES - few, 0)))
+    kernel = jnp.pad(kernel, widths)
     y = lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
         padding,
         rhs_dilation=(dilation, dilation),
-        dimension_numbers=_DIMENSIONS,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return y[:count, :height, :width, :few]
 

@@ -5,16 +5,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from delf_jax.models.layers import ConvNorm, Linear
-from delf_jax.models.resnet import LAYOUTS, ResNet, stage_sizes
+from delf_jax.models.resnet import LAYOUTS, Images, ResNet, Sizes, stage_sizes
 from delf_jax.ops import l2_normalize, masked_mean, valid_cells
 
-Images = Float[Array, "B H W 3"]
 Map = Float[Array, "B h w C"]
 Scores = Float[Array, "B h w"]
-Sizes = Int[Array, "B 2"]
 
 
 class Attention(nn.Module):
@@ -121,6 +119,23 @@ def stage_valid(
     return valid_cells(x.shape[1:3], jnp.stack(cells, 1))
 
 
+def local_outputs(
+    net: nn.Module, block3: Map, sizes: Sizes | None, train: bool
+) -> dict[str, Array]:
+    """block3, its valid cells, and what a local branch of `net` makes of them."""
+    valid = stage_valid(net.backbone, "block3", block3, sizes)
+    local = LocalBranch(
+        net.attention_width,
+        net.reduced_dimension,
+        net.num_classes,
+        net.backbone.layout,
+        net.backbone.normalization,
+        net.backbone.axis_name,
+        name="local",
+    )
+    return {"block3": block3, "valid": valid} | local(block3, valid, train)
+
+
 class DELF(nn.Module):
     """Local features alone, trained through a softmax over the mean of block4."""
 
@@ -142,17 +157,7 @@ class DELF(nn.Module):
         classify = global_branch and self.num_classes > 0
         last = "block4" if classify else "block3"
         stages = self.backbone(images, sizes, train=train, last=last)
-        valid = stage_valid(self.backbone, "block3", stages["block3"], sizes)
-        local = LocalBranch(
-            self.attention_width,
-            self.reduced_dimension,
-            self.num_classes,
-            self.backbone.layout,
-            self.backbone.normalization,
-            self.backbone.axis_name,
-            name="local",
-        )(stages["block3"], valid, train)
-        outputs = {"block3": stages["block3"], "valid": valid} | local
+        outputs = local_outputs(self, stages["block3"], sizes, train)
         if classify:
             cells = stage_valid(self.backbone, "block4", stages["block4"], sizes)
             classifier = Linear(self.num_classes, name="classifier")

@@ -1,14 +1,11 @@
 """DELG [Cao2020]: one global descriptor and local features from one backbone."""
 
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
-from delf_jax.models.delf import LocalBranch, stage_valid
+from delf_jax.models.delf import Images, Sizes, local_outputs
 from delf_jax.models.global_net import global_outputs
 from delf_jax.models.resnet import ResNet
-
-Images = Float[Array, "B H W 3"]
-Sizes = Int[Array, "B 2"]
 
 
 class DELG(nn.Module):
@@ -53,17 +50,7 @@ class DELG(nn.Module):
         """
         last = "block4" if global_branch else "block3"
         stages = self.backbone(images, sizes, train=train, last=last)
-        valid = stage_valid(self.backbone, "block3", stages["block3"], sizes)
-        outputs = {"block3": stages["block3"], "valid": valid}
-        outputs |= LocalBranch(
-            self.attention_width,
-            self.reduced_dimension,
-            self.num_classes,
-            self.backbone.layout,
-            self.backbone.normalization,
-            self.backbone.axis_name,
-            name="local",
-        )(stages["block3"], valid, train)
+        outputs = local_outputs(self, stages["block3"], sizes, train)
         if global_branch:
             outputs |= global_outputs(self, stages["block4"], sizes, "gem")
         return outputs

@@ -3,16 +3,13 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from delf_jax.models.delf import stage_valid
+from delf_jax.models.delf import Images, Sizes, stage_valid
 from delf_jax.models.layers import Linear
 from delf_jax.models.pooling import gem, mac, spoc
 from delf_jax.models.resnet import ResNet
 from delf_jax.ops import l2_normalize
-
-Images = Float[Array, "B H W 3"]
-Sizes = Int[Array, "B 2"]
 
 
 class CosineClassifier(nn.Module):

@@ -3,17 +3,14 @@
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool
 
-from delf_jax.models.delf import stage_valid
+from delf_jax.models.delf import Images, Map, Sizes, stage_valid
 from delf_jax.models.layers import ConvNorm
 from delf_jax.models.resnet import ResNet
 from delf_jax.ops import l2_normalize, zero_outside
 
-Images = Float[Array, "B H W 3"]
-Map = Float[Array, "B h w C"]
 Mask = Bool[Array, "B h w"]
-Sizes = Int[Array, "B 2"]
 
 
 def smooth(x: Map, valid: Mask) -> Map:

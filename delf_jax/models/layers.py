@@ -37,9 +37,8 @@ class ConvNorm(nn.Module):
         self, x: Float[Array, "B H W C"], train: bool = False
     ) -> Float[Array, "B h w F"]:
         side, dilation = self.kernel_size, self.dilation
-        kernel = self.param(
-            "kernel", self.kernel_init, (side, side, x.shape[-1], self.features)
-        ).astype(x.dtype)
+        shape = (side, side, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(x.dtype)
         if side == 1:
             x = convolve_1x1(x, kernel, self.stride)
         else:

@@ -24,10 +24,7 @@ def spoc(x: Map, mask: Mask = None) -> Pooled:
 
 
 def gem(
-    x: Map,
-    power: float | Float[Array, ""],
-    mask: Mask = None,
-    epsilon: float = 1e-6,
+    x: Map, power: float | Float[Array, ""], mask: Mask = None, epsilon: float = 1e-6
 ) -> Pooled:
     """Generalised mean of each channel [Radenovic2018], of values raised to epsilon.
 
@@ -35,14 +32,11 @@ def gem(
     """
     x = jnp.maximum(x, epsilon)
     # three factors are exact and far faster than pow, and 3 is the power of the papers
-    powered = x * x * x if _is_three(power) else jnp.power(x, power)
+    three = not isinstance(power, jax.Array) and power == 3
+    powered = x * x * x if three else jnp.power(x, power)
     # changes nothing, but keeps the product from fusing with the first sum: it would be
     # rounded once less then, for some cells and not for others
     mean = masked_mean(jnp.maximum(powered, 0), mask)
     positive = mean > 0
     root = jnp.power(jnp.where(positive, mean, 1), 1 / power)
     return jnp.where(positive, root, 0)
-
-
-def _is_three(power: float | Float[Array, ""]) -> bool:
-    return not isinstance(power, jax.Array) and power == 3

@@ -4,14 +4,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Float
 
-from delf_jax.models.resnet import (
-    BASIC_DEPTHS,
-    STAGES,
-    STRIDE_IN_FIRST,
-    ResNet,
-    pool_padding,
-    unit_strides,
-)
+from delf_jax.models import resnet
 
 
 class ReceptiveField(NamedTuple):
@@ -47,7 +40,7 @@ def receptive_field(
 
 
 def block3_cells(
-    backbone: ResNet,
+    backbone: resnet.ResNet,
     cells: Float[Any, "N 2"],
     level_size: Float[Any, "2"],
     image_size: Float[Any, "2"],
@@ -96,13 +89,13 @@ def _layers(
     """
     layers = [(7, 2, 2 + side % 2 if layout == "keras" else 3)]
     if stage != "block0":
-        layers.append((3, 2, pool_padding(layout, (side + 1) // 2)[0]))
-    for block in range(1, STAGES.index(stage)):
+        layers.append((3, 2, resnet.pool_padding(layout, (side + 1) // 2)[0]))
+    for block in range(1, resnet.STAGES.index(stage)):
         dilation = block4_dilation if block == 4 else 1
-        for stride in unit_strides(depth, layout, block, block3_strides):
-            if depth in BASIC_DEPTHS:
+        for stride in resnet.unit_strides(depth, layout, block, block3_strides):
+            if depth in resnet.BASIC_DEPTHS:
                 layers += [(3, stride, 1), (3, 1, 1)]
-            elif layout in STRIDE_IN_FIRST:
+            elif layout in resnet.STRIDE_IN_FIRST:
                 layers += [(1, stride, 0), (3, 1, 1), (1, 1, 0)]
             else:
                 layers += [(1, 1, 0), (2 * dilation + 1, stride, dilation), (1, 1, 0)]

@@ -14,7 +14,6 @@ many sizes then share one compiled program; what lies outside the image is zeroe
 each 3x3, as the padding of the unpadded image would be, so that results are equal.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -38,19 +37,15 @@ BASIC_DEPTHS = (18, 22)
 STAGES = ("block0", "block0mp", "block1", "block2", "block3", "block4")
 STRIDE_IN_FIRST = ("keras", "v1")
 # epsilon and momentum of the Keras defaults, of torchvision and of slim's arg scope
+_KERAS: dict[str, Any] = {
+    "epsilon": 1e-3,
+    "momentum": 0.99,
+    "use_bias": True,
+    "kernel_init": nn.initializers.glorot_uniform(),
+}
 LAYOUTS: dict[str, dict[str, Any]] = {
-    "keras": {
-        "epsilon": 1e-3,
-        "momentum": 0.99,
-        "use_bias": True,
-        "kernel_init": nn.initializers.glorot_uniform(),
-    },
-    "v1": {
-        "epsilon": 1e-5,
-        "momentum": 0.99,
-        "use_bias": True,
-        "kernel_init": nn.initializers.glorot_uniform(),
-    },
+    "keras": _KERAS,
+    "v1": _KERAS | {"epsilon": 1e-5},
     "v1.5": {
         "epsilon": 1e-5,
         "momentum": 0.9,
@@ -106,8 +101,7 @@ def stage_sizes(
 
 def pool_padding(layout: str, side: Any) -> tuple[Any, Any]:
     """(before, after) of the pool for a side of block0."""
-    paddings = {"keras": (0, 0), "slim": (side % 2, 1)}
-    return paddings.get(layout, (1, 1))
+    return {"keras": (0, 0), "slim": (side % 2, 1)}.get(layout, (1, 1))
 
 
 def block_stride(layout: str, block: int, block3_strides: bool) -> int:
@@ -137,15 +131,12 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Map, before: Mask, after: Mask, train: bool) -> Map:
-        first, second = 1, self.stride
+        first, second, inside = 1, self.stride, before
         if self.layout in STRIDE_IN_FIRST:
-            first, second = second, first
+            first, second, inside = self.stride, 1, after
         y = nn.relu(self.conv(self.width, stride=first, name="conv1")(x, train))
-        y = zero_outside(y, after if self.layout in STRIDE_IN_FIRST else before)
-        conv2 = self.conv(
-            self.width, 3, stride=second, dilation=self.dilation, name="conv2"
-        )
-        y = conv2(y, train)
+        conv2 = self.conv(self.width, 3, second, dilation=self.dilation, name="conv2")
+        y = conv2(zero_outside(y, inside), train)
         return _join(self, nn.relu(y), x, 4 * self.width, 1, train)
 
 
@@ -207,14 +198,12 @@ class ResNet(nn.Module):
         train: bool = False,
         last: str = "block4",
     ) -> dict[str, Map]:
-        """Named stages up to `last`.
+        """Named stages up to `last`; to train, batch statistics are used.
 
         Args:
           images: normalised to [-1, 1).
           sizes: (h, w) of each image on its canvas, at `canvas_offset`; without, the
             images fill the array.
-          train: whether batch statistics are used.
-          last: the stage to end with.
         """
         if train and sizes is not None and self.normalization == "batch":
             raise ValueError("sizes: batch statistics would count the empty canvas")
@@ -230,9 +219,7 @@ class ResNet(nn.Module):
         stages = {"block0": nn.relu(x)}
         x, mask = self._pool(x, sizes)
         stages["block0mp"] = x
-        unit: Callable[..., nn.Module] = Bottleneck
-        if self.depth in BASIC_DEPTHS:
-            unit = Basic
+        unit: Any = Basic if self.depth in BASIC_DEPTHS else Bottleneck
         for block in range(1, STAGES.index(last)):
             width = self.width * 2 ** (block - 1)
             if block == 4 and self.block4_dilation != 1:
@@ -241,10 +228,8 @@ class ResNet(nn.Module):
             for number, stride in enumerate(strides, 1):
                 after = mask if mask is None else mask[:, ::stride, ::stride]
                 name = f"block{block}_unit{number}"
-                x = unit(width, stride, self.layout, conv, name=name)(
-                    x, mask, after, train
-                )
-                mask = after
+                layer = unit(width, stride, self.layout, conv, name=name)
+                x, mask = layer(x, mask, after, train), after
             stages[f"block{block}"] = x
         subsample = self.block3_strides and self.layout != "slim"
         if subsample and "block3" in stages:
@@ -257,9 +242,8 @@ class ResNet(nn.Module):
         if self.layout == "keras":
             before = [2 + side % 2 if fills else 2 for side in images.shape[1:3]]
         padding = ((before[0], 3), (before[1], 3))
-        return conv(self.width, 7, stride=2, padding=padding, name="conv1")(
-            images, train
-        )
+        conv1 = conv(self.width, 7, stride=2, padding=padding, name="conv1")
+        return conv1(images, train)
 
     def _pool(self, x: Map, sizes: Sizes | None) -> tuple[Map, Mask]:
         """(block0mp, its valid cells). The maximum before the relu: same values."""

@@ -62,6 +62,7 @@ def draw_curves(
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.lines import Line2D
 
     figure_format(path)  # before any work
     names = list(metrics) or _worth_drawing(runs)
@@ -75,7 +76,8 @@ def draw_curves(
         raise InputError(f"{', '.join(runs)}: nothing to draw yet")
     columns = min(_COLUMNS, len(names))
     rows = -(-len(names) // columns)
-    entries = min(len(runs), max(1, int(columns * _PANEL[0] * 11 / _widest(runs))))
+    widest = max(map(len, runs)) + 6  # letters of a name, and the line before it
+    entries = min(len(runs), max(1, int(columns * _PANEL[0] * 11 / widest)))
     legend = 0.17 * -(-len(runs) // entries) + 0.1
     size = columns * _PANEL[0], rows * _PANEL[1] + legend
     rect = (0, legend / size[1], 1, 1 - legend / size[1])
@@ -98,7 +100,7 @@ def draw_curves(
     for panel in panels[max(0, len(names) - columns) : len(names)]:
         panel.set_xlabel("step", fontsize=8)
     figure.legend(
-        handles=[_handle(colour) for colour in colours],
+        handles=[Line2D([], [], color=colour, linewidth=1.8) for colour in colours],
         labels=list(runs),
         loc="lower center",
         ncols=entries,
@@ -126,11 +128,6 @@ def _worth_drawing(runs: Mapping[str, Mapping[str, Curve]]) -> list[str]:
     return sorted(names, key=lambda n: (n != "loss", not n.startswith("validation/")))
 
 
-def _widest(runs: Mapping[str, Any]) -> int:
-    """Letters of the longest name, and the line before it."""
-    return max(map(len, runs)) + 6
-
-
 def _colours(count: int) -> list[Any]:
     """Colours that differ clearly; of many, neighbours are alike."""
     from matplotlib import colormaps
@@ -138,12 +135,6 @@ def _colours(count: int) -> list[Any]:
     if count <= 10:
         return [colormaps["tab10"](number) for number in range(count)]
     return list(colormaps["turbo"](np.linspace(0.05, 0.95, count)))
-
-
-def _handle(colour: Any) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=colour, linewidth=1.8)
 
 
 def _draw(panel: Any, steps: list[int], values: list[float], colour: Any) -> None:
@@ -160,6 +151,5 @@ def _draw(panel: Any, steps: list[int], values: list[float], colour: Any) -> Non
 def smoothed(values: Float[np.ndarray, " N"], span: int) -> Float[np.ndarray, " N"]:
     """Means over up to 2 * span + 1 neighbours, fewer at the ends."""
     window = np.ones(2 * span + 1)
-    return np.convolve(values, window, "same") / np.convolve(
-        np.ones_like(values), window, "same"
-    )
+    counts = np.convolve(np.ones_like(values), window, "same")
+    return np.convolve(values, window, "same") / counts

@@ -88,14 +88,11 @@ def figure_format(path: str | os.PathLike[str]) -> str:
 
 
 def _draw_photo(
-    axis: Axes,
-    image: UInt8[np.ndarray, "H W 3"],
-    locations: Float[np.ndarray, "N 2"],
+    axis: Axes, image: UInt8[np.ndarray, "H W 3"], locations: Float[np.ndarray, "N 2"]
 ) -> None:
     axis.imshow(image, interpolation="antialiased", aspect="auto")
-    axis.scatter(
-        locations[:, 1], locations[:, 0], s=1.2, c="white", alpha=0.35, linewidths=0
-    )
+    y, x = locations.T
+    axis.scatter(x, y, s=1.2, c="white", alpha=0.35, linewidths=0)
     axis.set_xlim(-0.5, image.shape[1] - 0.5)
     axis.set_ylim(image.shape[0] - 0.5, -0.5)
     axis.set_axis_off()

@@ -55,7 +55,5 @@ def read_thumbnail(photo: images.ImageLike, side: int) -> Thumbnail | None:
     image.thumbnail((side, side), Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return Thumbnail(
-        f"data:image/jpeg;base64,{data}", image.size[::-1], pixels.shape[:2]
-    )
+    data = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return Thumbnail(data, image.size[::-1], pixels.shape[:2])
