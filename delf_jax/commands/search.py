@@ -26,7 +26,8 @@ def run_match(options: argparse.Namespace) -> int:
     model, settings = model_and_settings(options)
     from delf_jax.search import matching
 
-    found = matching.compare_photos(*options.images, model=model, settings=settings)
+    first, second = options.images
+    found = matching.compare_photos(first, second, model, settings)
     matches = format_count(len(found.pair.matches), "match")
     text = f"{format_count(found.inliers, 'inlier')} of {matches}"
     if found.similarity is not None:
