@@ -8,8 +8,8 @@ import os
 from typing import Any
 
 from delf_jax import __version__
+from delf_jax.export import onnx, stablehlo
 from delf_jax.export.options import ExportOptions, ExportSummary
-from delf_jax.export.stablehlo import write_stablehlo
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import (
     ExtractionSettings,
@@ -33,12 +33,27 @@ def export_model(
 
             summary = savedmodel.write(folder, model, settings, options)
         elif form == "onnx":
-            from delf_jax.export import onnx
-
             summary = onnx.write(folder, model, settings, options)
         else:
-            summary = write_stablehlo(folder, model, settings)
-        info = _to_json(model, form, settings, options, summary)
+            summary = stablehlo.write(folder, model, settings)
+        info = {
+            "format": FORMAT,
+            "export": form,
+            "what": options.what,
+            "file": summary.file,
+            "beside": summary.beside,
+            "inputs": summary.inputs,
+            "outputs": summary.outputs,
+            "before": _before(settings),
+            "notes": summary.notes,
+            "model": {
+                "name": model.name,
+                "fingerprint": model.fingerprint,
+                "architecture": model.config.get("architecture"),
+            },
+            "extraction": settings_to_json(settings),
+            "versions": {"delf_jax": __version__, **summary.versions},
+        }
         write_json(folder / "export.json", info)
     return summary
 
@@ -91,33 +106,6 @@ def _settings(model: Model, form: str, options: ExportOptions) -> ExtractionSett
     return settings
 
 
-def _to_json(
-    model: Model,
-    form: str,
-    settings: ExtractionSettings,
-    options: ExportOptions,
-    summary: ExportSummary,
-) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "export": form,
-        "what": options.what,
-        "file": summary.file,
-        "beside": list(summary.beside),
-        "inputs": dict(summary.inputs),
-        "outputs": dict(summary.outputs),
-        "before": _before(settings),
-        "notes": list(summary.notes),
-        "model": {
-            "name": model.name,
-            "fingerprint": model.fingerprint,
-            "architecture": model.config.get("architecture"),
-        },
-        "extraction": settings_to_json(settings),
-        "versions": {"delf_jax": __version__} | dict(summary.versions),
-    }
-
-
 def _before(settings: ExtractionSettings) -> str:
     """What the caller does to an image so that features equal those of `extract`."""
     text = "decode to upright RGB, uint8"
@@ -129,7 +117,7 @@ def _before(settings: ExtractionSettings) -> str:
         text += f"; if the longer side is below {least}, enlarge to it"
     if settings.use_square_images:
         text += "; squeeze both sides to the longer one"
-    if "longer" in text or "below" in text:
+    if "longer" in text:
         text += (
             " (Pillow's Image.Resampling.BILINEAR); boxes and locations are pixels of "
             "the resized image"

@@ -81,10 +81,7 @@ def write(
             f"the work is that of {sides[0]} x {sides[1]} pixels for any image: a "
             "smaller --size makes a faster model",
         ),
-        {
-            "jax": jax.__version__,
-            "jax2onnx": importlib.metadata.version("jax2onnx"),
-        },
+        {"jax": jax.__version__, "jax2onnx": importlib.metadata.version("jax2onnx")},
         (data.name,) if data.exists() else (),
     )
 

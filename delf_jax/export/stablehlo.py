@@ -13,7 +13,7 @@ from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
 
 
-def write_stablehlo(
+def write(
     folder: pathlib.Path, model: Model, settings: ExtractionSettings
 ) -> ExportSummary:
     """Writes a serialised `jax.export.Exported` of the whole extraction."""
@@ -31,10 +31,9 @@ def write_stablehlo(
         "runs it; .mlir_module() of the same is its StableHLO",
         "newer versions of JAX read it, older ones may not",
     )
-    inputs = {"image": signature(image)}
     return ExportSummary(
         "model.jaxexport",
-        inputs,
+        {"image": signature(image)},
         {name: signature(value) for name, value in outputs.items()},
         notes,
         {"jax": jax.__version__},

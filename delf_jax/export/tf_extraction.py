@@ -129,10 +129,8 @@ def _over(
     ]
 
     def body(index: tf.Tensor, arrays: list) -> tuple:
-        found = step(index)
-        return index + 1, [
-            a.write(index, x) for a, x in zip(arrays, found, strict=True)
-        ]
+        found = zip(arrays, step(index), strict=True)
+        return index + 1, [array.write(index, x) for array, x in found]
 
     _, arrays = tf.while_loop(
         lambda index, _: index < count,
@@ -169,7 +167,6 @@ def _run_level(
     if branch == "global":
         return outputs
     strides = network.backbone.block3_strides
-    stages = resnet.stage_sizes(layout, (size[0], size[1]), strides)
-    rows, columns = stages["block3"]
+    rows, columns = resnet.stage_sizes(layout, (size[0], size[1]), strides)["block3"]
     attention, descriptors, *whole = outputs
     return [attention[:rows, :columns], descriptors[:rows, :columns], *whole]

@@ -75,18 +75,16 @@ def extract_image(
         if settings.max_features:
             cells.append(_cells(maps, level, size, model, settings, scale))
         if with_global:
-            seen = _has_cells(model.module.backbone, level)
+            net, sides = model.module.backbone, (level[0], level[1])
+            stages = resnet.stage_sizes(net.layout, sides, net.block3_strides)
+            seen = jnp.minimum(*stages["block3"]) > 0
             descriptors.append(jnp.where(seen, maps["global_descriptor"][0], 0))
-    features: dict[str, Array] = {}
-    if cells:
-        features |= _select(cells, settings)
+    features = _select(cells, settings) if cells else {}
     if descriptors:
         raw = jnp.stack(descriptors)
-        total = _project(l2_normalize(raw), settings.global_pca, "global_pca").sum(
-            axis=0
-        )
-        features |= {"global_descriptors": raw}
-        features |= {"global_descriptor": l2_normalize(total)}
+        projected = _project(l2_normalize(raw), settings.global_pca, "global_pca")
+        features["global_descriptors"] = raw
+        features["global_descriptor"] = l2_normalize(projected.sum(axis=0))
     return features
 
 
@@ -102,30 +100,17 @@ def _run_level(
     image_scale = np.float32(settings.image_scales[scale])
     level = jnp.round(size.astype(jnp.float32) * image_scale).astype(jnp.int32)
     offset = resnet.canvas_offset(model.module.backbone.layout, level)
-    canvas = pixels
+    canvas, half = pixels, settings.sampled_at
     for axis in (0, 1):
         side = canvas_side(pixels.shape[axis], float(image_scale))
         canvas = _stretch(
-            canvas,
-            axis,
-            size[axis],
-            level[axis],
-            offset[axis],
-            side,
-            settings.sampled_at,
+            canvas, axis, size[axis], level[axis], offset[axis], side, half
         )
     skipped: dict[str, Any] = {} if with_global else {"global_branch": False}
     maps: Any = model.module.apply(
         model.variables, canvas[None], level[None], **skipped
     )
     return level, maps
-
-
-def _has_cells(backbone: resnet.ResNet, level: Int[Array, "2"]) -> Bool[Array, ""]:
-    stages = resnet.stage_sizes(
-        backbone.layout, (level[0], level[1]), backbone.block3_strides
-    )
-    return jnp.minimum(*stages["block3"]) > 0
 
 
 def canvas_side(side: Any, image_scale: float) -> Any:
@@ -144,15 +129,14 @@ def _stretch(
     new_length: Int[Array, ""],
     offset: Int[Array, ""],
     side: Any,
-    sampled_at: float,
+    half: float,
 ) -> Float[Array, "h w 3"]:
     """One axis resized from `length` pixels to `new_length`, on a canvas of zeros.
 
-    As `images.resize_bilinear`: two taps, no antialiasing.
+    As `images.resize_bilinear`: two taps, no antialiasing. half: where in a pixel.
     """
     place = jnp.arange(side, dtype=jnp.int32) - offset
     ratio = length.astype(jnp.float32) / new_length.astype(jnp.float32)
-    half = sampled_at
     centres = (place.astype(jnp.float32) + half) * ratio - half
     upper = jnp.clip(jnp.ceil(centres).astype(jnp.int32), 0, length - 1)
     lower = jnp.clip(jnp.floor(centres).astype(jnp.int32), 0, upper)
@@ -194,8 +178,8 @@ def _cells(
     attention = jnp.where(valid, maps["attention"][0], -1).ravel()
     descriptors = maps["descriptors"][0]
     descriptors = descriptors.reshape(-1, descriptors.shape[-1])
-    half_sizes = jnp.full(cells.shape[0], half_size)
-    scales = jnp.full(cells.shape[0], feature_scale)
+    sizes = half_size, feature_scale
+    half_sizes, scales = (jnp.full(cells.shape[0], size) for size in sizes)
     return Cells(attention, descriptors, locations, half_sizes, scales)
 
 
@@ -228,7 +212,8 @@ def _select(levels: list[Cells], settings: ExtractionSettings) -> dict[str, Arra
         "descriptors": descriptors,
         "attention": attention,
     }
-    features = {name: _keep(kept, x) for name, x in features.items()}
+    for name, x in features.items():
+        features[name] = jnp.where(kept.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)
     return {"count": jnp.sum(kept, dtype=jnp.int32)} | features
 
 
@@ -243,12 +228,6 @@ def _project(
     if pca.variances is not None:
         projected = projected / np.sqrt(pca.variances)[None]
     return l2_normalize(projected)
-
-
-def _keep(
-    kept: Bool[Array, "N"], x: Float[Array, "N *rest"]
-) -> Float[Array, "N *rest"]:
-    return jnp.where(kept.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)
 
 
 def suppress(

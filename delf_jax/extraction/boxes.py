@@ -7,6 +7,7 @@ without extension.
 """
 
 import hashlib
+import itertools
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -31,12 +32,7 @@ class _Row(NamedTuple):
     x_max: float
 
 
-class _ScoredRow(NamedTuple):
-    image: str
-    y_min: float
-    x_min: float
-    y_max: float
-    x_max: float
+class _Score(NamedTuple):
     score: float
 
 
@@ -55,13 +51,13 @@ def open_boxes(path: str | os.PathLike) -> RegionBoxes:
         return RegionBoxes(path, None)
     if path.suffix == SUFFIX:
         raise InputError(f"{path}: boxes of one image; name the folder of such files")
-    rows: Iterator[_Row | _ScoredRow] = tables.read_rows(path, _Row)
+    scores: Iterator[tuple[float]] = itertools.repeat((1.0,))
     if "score" in tables.read_header(path):
-        rows = tables.read_rows(path, _ScoredRow)
+        scores = tables.read_rows(path, _Score)
+    rows = zip(tables.read_rows(path, _Row), scores, strict=False)
     table: dict[str, list[tuple[float, ...]]] = {}
-    for number, row in enumerate(rows):
-        score = row.score if isinstance(row, _ScoredRow) else 1.0
-        box = (row.y_min, row.x_min, row.y_max, row.x_max, score)
+    for number, (row, score) in enumerate(rows):
+        box = (*row[1:], *score)
         _check(np.array([box]), f"{path}, row {number} ({row.image})")
         table.setdefault(row.image, []).append(box)
     found = {name: np.array(rows) for name, rows in table.items()}

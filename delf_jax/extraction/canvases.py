@@ -71,19 +71,15 @@ def extract_canvases(
     """
     skipped = {} if with_global else {"global_branch": False}
     maps = module.apply(variables, canvases, sizes, **skipped)
-    result = {}
-    if with_global:
-        result["global_descriptor"] = maps["global_descriptor"]
+    result = {"global_descriptor": maps["global_descriptor"]} if with_global else {}
     if keep == 0:
         return result
     count, _, width = maps["attention"].shape
-    attention = jnp.where(maps["valid"], maps["attention"], -1)
-    attention = attention.reshape(count, -1)
+    attention = jnp.where(maps["valid"], maps["attention"], -1).reshape(count, -1)
     keep = attention.shape[1] if keep is None else min(keep, attention.shape[1])
     # Ties go to the lower index, as in the original's selection.
-    attention, index = jax.lax.top_k(attention, keep)
+    result["attention"], index = jax.lax.top_k(attention, keep)
     descriptors = maps["descriptors"].reshape(count, -1, maps["descriptors"].shape[-1])
-    result["attention"] = attention
     result["cells"] = jnp.stack([index // width, index % width], axis=-1)
     result["descriptors"] = jnp.take_along_axis(descriptors, index[..., None], axis=1)
     return result

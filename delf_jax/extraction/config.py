@@ -38,8 +38,7 @@ def every_field() -> ConfigDict:
         kind = typing.get_origin(kinds[0]) or kinds[0]
         extraction[name] = config_dict.placeholder(kind)
     for name in PCA_FIELDS:
-        paths = ("mean", "projection", "variances")
-        fields = {path: config_dict.placeholder(str) for path in paths}
+        fields = {path: config_dict.placeholder(str) for path in pca.FILES}
         extraction[name] = fields | {"dimension": 0, "use_whitening": False}
     return ConfigDict({"model": "", "extraction": extraction})
 
@@ -117,10 +116,7 @@ def replaced_settings(config: ConfigDict) -> dict[str, Any]:
 
 
 def check_projections(config: ConfigDict, model: Model) -> None:
-    """InputError if a projection was fitted to the features of another model.
-
-    One without a pca.json is trusted.
-    """
+    """InputError if a projection was fitted to the features of another model."""
     for name in PCA_FIELDS:
         for path in (config.extraction[name].mean, config.extraction[name].projection):
             if path:

@@ -23,22 +23,26 @@ def read_delf_config(path: str | os.PathLike) -> tuple[ConfigDict, list[str]]:
     """
     try:
         message = pbtxt.read_pbtxt(path, delf_config_pb2.DelfConfig)
-    except InputError:
-        if _is_aggregation_config(path):
-            raise InputError(
-                f"{path}: is an AggregationConfig; extraction takes a DelfConfig"
-            ) from None
-        raise
+    except InputError as error:
+        try:
+            pbtxt.read_pbtxt(path, aggregation_config_pb2.AggregationConfig)
+        except InputError:
+            raise error from None
+        raise InputError(
+            f"{path}: is an AggregationConfig; extraction takes a DelfConfig"
+        ) from None
     local, with_local = message.delf_local_config, message.use_local_features
-    if not (with_local or message.use_global_features):
+    whole, with_global = message.delf_global_config, message.use_global_features
+    if not (with_local or with_global):
         raise InputError(
             f"{path}: neither use_local_features nor use_global_features is true"
         )
     scales = tuple(map(_shortest, message.image_scales))
     scales = scales or ExtractionSettings().image_scales
+    global_scales = tuple(whole.image_scales_ind) or tuple(range(len(scales)))
     extraction = {
         "image_scales": scales,
-        "global_scales": _global_scales(message, len(scales)),
+        "global_scales": global_scales if with_global else (),
         "max_image_size": max(message.max_image_size, 0),
         "min_image_size": max(message.min_image_size, 0),
         "use_square_images": message.use_square_images,
@@ -47,12 +51,7 @@ def read_delf_config(path: str | os.PathLike) -> tuple[ConfigDict, list[str]]:
         "attention_threshold": _shortest(local.score_threshold) if with_local else 0.0,
         "locations": "delf",
         "pca": _pca(path, "delf_local_config", local, with_local),
-        "global_pca": _pca(
-            path,
-            "delf_global_config",
-            message.delf_global_config,
-            message.use_global_features,
-        ),
+        "global_pca": _pca(path, "delf_global_config", whole, with_global),
     }
     config = ConfigDict({"model": message.model_path, "extraction": extraction})
     return config, [f"{path}: {line}" for line in _without_effect(message)]
@@ -80,41 +79,23 @@ def read_aggregation_config(path: str | os.PathLike) -> ConfigDict:
     ).lock()
 
 
-def _is_aggregation_config(path: str | os.PathLike) -> bool:
-    try:
-        pbtxt.read_pbtxt(path, aggregation_config_pb2.AggregationConfig)
-    except InputError:
-        return False
-    return True
-
-
-def _global_scales(message: Any, count: int) -> tuple[int, ...]:
-    if not message.use_global_features:
-        return ()
-    return tuple(message.delf_global_config.image_scales_ind) or tuple(range(count))
-
-
 def _pca(path: str | os.PathLike, name: str, config: Any, used: bool) -> dict[str, Any]:
     """The fields of a projection; without one, mean is empty."""
     if not (used and config.use_pca):
         return {"mean": ""}
     pca = config.pca_parameters
-    needed = ["mean_path", "projection_matrix_path", "pca_dim"]
-    needed += ["pca_variances_path"] if pca.use_whitening else []
-    for field in needed:
+    names = {"mean": "mean_path", "projection": "projection_matrix_path"}
+    names["dimension"] = "pca_dim"
+    if pca.use_whitening:
+        names["variances"] = "pca_variances_path"
+    for field in names.values():
         if not getattr(pca, field):
             raise InputError(
                 f"{path}: {name}.pca_parameters.{field} is missing; set it, or "
                 "use_pca: false (true is its default)"
             )
-    fields = {
-        "mean": pca.mean_path,
-        "projection": pca.projection_matrix_path,
-        "dimension": pca.pca_dim,
-    }
-    if pca.use_whitening:
-        fields |= {"use_whitening": True, "variances": pca.pca_variances_path}
-    return fields
+    fields = {ours: getattr(pca, theirs) for ours, theirs in names.items()}
+    return fields | ({"use_whitening": True} if pca.use_whitening else {})
 
 
 def _without_effect(message: Any) -> list[str]:
@@ -122,11 +103,10 @@ def _without_effect(message: Any) -> list[str]:
     lines = []
     for part in (message, message.delf_local_config):
         for field in part.DESCRIPTOR.fields:
-            if field.name in _NO_EFFECT:
-                value = getattr(part, field.name)
-                if value != field.default_value:
-                    value = _shortest(value) if isinstance(value, float) else value
-                    lines.append(f"{field.name}: {value} has no effect")
+            value = getattr(part, field.name)
+            if field.name in _NO_EFFECT and value != field.default_value:
+                value = _shortest(value) if isinstance(value, float) else value
+                lines.append(f"{field.name}: {value} has no effect")
     return lines
 
 

@@ -74,23 +74,18 @@ def extract_features(
         )
     variables = jax.device_put(model.variables)
     run = functools.partial(_run_canvases, model.module, variables)
-    batch_size = settings.batch_size or default_batch_size()
+    # Images of one canvas that are worth computing together.
+    batch_size = settings.batch_size or (1 if jax.default_backend() == "cpu" else 8)
     window = 1 if batch_size == 1 else 4 * batch_size
     threads = threads or min(8, os.cpu_count() or 1)
     pool = concurrent.futures.ThreadPoolExecutor(threads, "images")
     try:
         prepare = functools.partial(_prepare, settings=settings)
-        numbered = enumerate(images, 1)
-        prepared = ahead(pool, prepare, numbered, max(window, threads) + 1)
+        prepared = ahead(pool, prepare, enumerate(images, 1), max(window, threads) + 1)
         while group := list(itertools.islice(prepared, window)):
             yield from _extract_window(run, pool, model, settings, batch_size, group)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def default_batch_size() -> int:
-    """Images of one canvas that are worth computing together on this backend."""
-    return 1 if jax.default_backend() == "cpu" else 8
 
 
 def pyramid_size(size: tuple[int, int], image_scale: float) -> tuple[int, int]:
@@ -152,9 +147,10 @@ def _extract_window(
     run: Callable, pool: Any, model: Model, settings: Any, batch_size: int, window: list
 ) -> Iterator[Features | InputError]:
     """Features of a few images whose equal canvases share batches."""
+    backbone = model.module.backbone
     groups = collections.defaultdict(list)
-    for job in _jobs(window, model):
-        groups[_canvas(job, window[job.image].settings, model)].append(job)
+    for job in _jobs(window, backbone):
+        groups[_canvas(job, window[job.image].settings, backbone.layout)].append(job)
     batches = [
         (canvas, list(jobs[start : start + batch_size]))
         for canvas, jobs in groups.items()
@@ -163,7 +159,7 @@ def _extract_window(
     draw = functools.partial(
         _draw_batch,
         window=window,
-        layout=_layout(model),
+        layout=backbone.layout,
         batch_size=batch_size,
         legacy=settings.resize == "legacy",
     )
@@ -187,17 +183,14 @@ def _extract_window(
             yield InputError(f"{image.name}: too small for {missing}")
         else:
             ordered = [found[scale] for scale in sorted(found)]
+            resized = image.pixels.shape[:2]
             yield select_features(
-                ordered,
-                image.original_size,
-                image.pixels.shape[:2],
-                image.settings,
-                model.module.backbone,
+                ordered, image.original_size, resized, image.settings, backbone
             )
 
 
-def _jobs(window: list, model: Model) -> Iterator[_Job]:
-    strides = model.module.backbone.block3_strides
+def _jobs(window: list, backbone: resnet.ResNet) -> Iterator[_Job]:
+    layout, strides = backbone.layout, backbone.block3_strides
     for index, image in enumerate(window):
         if isinstance(image, InputError):
             continue
@@ -206,7 +199,7 @@ def _jobs(window: list, model: Model) -> Iterator[_Job]:
             if not settings.max_features and scale not in settings.global_scales:
                 continue
             size = pyramid_size(image.pixels.shape[:2], image_scale)
-            cells = resnet.stage_sizes(_layout(model), size, strides)["block3"]
+            cells = resnet.stage_sizes(layout, size, strides)["block3"]
             if min(size) > 0 and min(cells) > 0:
                 yield _Job(index, scale, size)
 
@@ -220,9 +213,8 @@ def _missing(found: dict[int, Level], settings: ExtractionSettings) -> str:
     return ""
 
 
-def _canvas(job: _Job, settings: ExtractionSettings, model: Model) -> tuple:
+def _canvas(job: _Job, settings: ExtractionSettings, layout: str) -> tuple:
     """(height, width, with the global branch): what one compiled program is for."""
-    layout = _layout(model)
     sides = [
         bucket_side(side + resnet.canvas_offset(layout, side), settings.grid)
         for side in job.size
@@ -239,8 +231,7 @@ def _draw_batch(
     # An empty place has some true size, so that no mean is over nothing.
     sizes = np.tile(np.int32(jobs[0].size), (batch_size, 1))
     for place, job in enumerate(jobs):
-        pixels = window[job.image].pixels
-        level = resize_bilinear(pixels, job.size, legacy)
+        level = resize_bilinear(window[job.image].pixels, job.size, legacy)
         y, x = (resnet.canvas_offset(layout, side) for side in job.size)
         canvases[place, y : y + job.size[0], x : x + job.size[1]] = level
         sizes[place] = job.size
@@ -265,10 +256,6 @@ def _collect(levels: list[dict[int, Level]], jobs: list, result: dict) -> None:
         levels[job.image][job.scale] = Level(
             job.scale, job.size, {name: value[place] for name, value in result.items()}
         )
-
-
-def _layout(model: Model) -> str:
-    return model.module.backbone.layout
 
 
 def ahead(

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -134,8 +133,7 @@ def load_model(path: str | os.PathLike | None = None) -> Model:
     config, variables = read_model(directory)
     architecture = config["architecture"]
     config["extraction"] = _with_projections(config["extraction"], directory)
-    module = build_module(architecture)
-    module, variables = fold_batch_norm(module, variables)
+    module, variables = fold_batch_norm(build_module(architecture), variables)
     variables = jax.tree.map(jnp.asarray, variables)
     identity = json.dumps(architecture, sort_keys=True) + config["sha256"]
     return Model(module, variables, config, digest(identity), directory.resolve().name)
@@ -146,10 +144,15 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     directory = pathlib.Path(path)
     if not directory.is_dir():
         raise InputError(f"{directory}: no such model folder")
-    config = read_json(directory / "config.json")
-    architecture = _checked_architecture(config, directory / "config.json")
+    file = directory / "config.json"
+    config = read_json(file)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise InputError(f"{file}: not the config of a model of format {FORMAT}")
+    for field, kind in (("architecture", dict), ("extraction", dict), ("sha256", str)):
+        if not isinstance(config.get(field), kind):
+            raise InputError(f"{file}: field {field} is missing or of the wrong type")
     tensors = _read_tensors(directory / "model.safetensors", config["sha256"])
-    expected = expected_shapes(build_module(architecture))
+    expected = expected_shapes(build_module(config["architecture"]))
     return config, unflatten_dict(_matched(tensors, expected, directory), sep="/")
 
 
@@ -177,15 +180,6 @@ def _check_pca(pca: Any, where: str) -> None:
     for key, value in pca.items():
         if key not in known or type(value) is not type(known[key]):
             raise InputError(f"{where}.{key}: {value!r} is not allowed")
-
-
-def _checked_architecture(config: Any, path: pathlib.Path) -> dict[str, Any]:
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise InputError(f"{path}: not the config of a model of format {FORMAT}")
-    for field, kind in (("architecture", dict), ("extraction", dict), ("sha256", str)):
-        if not isinstance(config.get(field), kind):
-            raise InputError(f"{path}: field {field} is missing or of the wrong type")
-    return config["architecture"]
 
 
 def _read_tensors(path: pathlib.Path, sha256: str) -> dict[str, np.ndarray]:

@@ -64,7 +64,6 @@ def extract(
     array [B, H, W, 3] is several.
 
     Args:
-      images: one, or several.
       model: a model, its folder, or None for the bundled one.
       errors: of an image that cannot be used: "raise" the InputError, or "return" it in
         the place of the features; its `.image` is the name of the image.
@@ -73,16 +72,13 @@ def extract(
     """
     check_errors(errors)
     model = open_model(model)
-    chosen = settings_for(model, **settings)
-    found = extract_each(as_list(images), model, chosen)
+    found = extract_each(as_list(images), model, settings_for(model, **settings))
     results = list(found if errors == "return" else map(raise_error, found))
     return results[0] if is_image(images) else results
 
 
 def extract_each(
-    images: Iterable[ImageLike | InputError],
-    model: Model,
-    settings: ExtractionSettings,
+    images: Iterable[ImageLike | InputError], model: Model, settings: ExtractionSettings
 ) -> Iterator[Features | InputError]:
     """As `extract_features`, each with the name of its image."""
     names: list[str] = []

@@ -34,16 +34,12 @@ def is_projection(pca: Whitening) -> bool:
     """Whether mean, projection and variances have shapes that fit."""
     mean, projection = np.shape(pca.mean), np.shape(pca.projection)
     variances = projection[:1] if pca.variances is None else np.shape(pca.variances)
-    return len(projection) == 2 and (projection[1:], projection[:1]) == (
-        mean,
-        variances,
-    )
+    return len(mean) == len(variances) == 1 and projection == variances + mean
 
 
 def load_pca(pca: ConfigDict) -> Whitening:
     """The projection of .datum files; InputError if one is damaged or does not fit."""
-    mean = _read(pca.mean).reshape(-1)
-    projection = _read(pca.projection)
+    mean, projection = _read(pca.mean).reshape(-1), _read(pca.projection)
     if projection.ndim != 2 or projection.shape[1] != len(mean):
         raise InputError(
             f"{pca.projection}: shape {list(projection.shape)} does not match the "

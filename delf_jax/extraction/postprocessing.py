@@ -35,13 +35,8 @@ def select_features(
     local = None
     if settings.max_features:
         local = _select_local(levels, original_size, resized_size, settings, backbone)
-    raw = [
-        level.maps["global_descriptor"]
-        for level in levels
-        if "global_descriptor" in level.maps
-    ]
-    descriptor = None
-    if raw:
+    descriptor, maps = None, [level.maps for level in levels]
+    if raw := [m["global_descriptor"] for m in maps if "global_descriptor" in m]:
         scaled = normalize_rows(np.stack(raw))
         if settings.global_pca is not None:
             scaled = project(scaled, settings.global_pca, "global_pca")
@@ -58,21 +53,14 @@ def _select_local(
 ) -> LocalFeatures:
     attention = np.concatenate([level.maps["attention"] for level in levels])
     geometry = [_geometry(level, resized_size, settings, backbone) for level in levels]
-    locations = np.concatenate([g[0] for g in geometry])
-    half_sizes = np.concatenate([g[1] for g in geometry])
-    scales = np.concatenate([g[2] for g in geometry])
+    locations, half_sizes, scales = map(np.concatenate, zip(*geometry, strict=True))
     # A place of the canvas that is no cell of the image has attention -1.
     threshold = max(settings.attention_threshold, 0.0)
     order = np.argsort(-attention, kind="stable")
     order = order[attention[order] >= np.float32(threshold)]
     if settings.nms_iou < 1:
-        kept = suppress(
-            locations[order],
-            half_sizes[order],
-            settings.nms_iou,
-            settings.max_features,
-        )
-        order = order[kept]
+        iou, count = settings.nms_iou, settings.max_features
+        order = order[suppress(locations[order], half_sizes[order], iou, count)]
     order = order[: settings.max_features]
     descriptors = np.concatenate([level.maps["descriptors"] for level in levels])
     descriptors = normalize_rows(descriptors[order])

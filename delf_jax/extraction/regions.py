@@ -64,7 +64,8 @@ def extract_regions(
                 yield picture
                 continue
             yield picture.pixels
-            yield from (Crop(_cut(picture.pixels, box)) for box in picture.boxes)
+            for y_min, x_min, y_max, x_max in picture.boxes.astype(int).tolist():
+                yield Crop(picture.pixels[y_min:y_max, x_min:x_max])
 
     results = extract.extract_features(model, parts(), settings, threads=threads)
     try:
@@ -93,13 +94,6 @@ def _read(
         return _Picture(pixels, boxes_of(boxes, id, pixels.shape[:2], settings))
     except InputError as error:
         return error
-
-
-def _cut(
-    pixels: UInt8[np.ndarray, "H W 3"], box: Float32[np.ndarray, "4"]
-) -> UInt8[np.ndarray, "h w 3"]:
-    y_min, x_min, y_max, x_max = box.astype(int).tolist()
-    return pixels[y_min:y_max, x_min:x_max]
 
 
 def _join(
