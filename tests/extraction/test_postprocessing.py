@@ -112,11 +112,11 @@ def test_global_pca_is_applied_to_each_scale_before_the_sum(rng, whiten):
 
 def test_a_projection_of_other_dimensions_is_named():
     pca = Whitening(np.zeros(5, np.float32), np.eye(5, dtype=np.float32))
-    with pytest.raises(InputError, match=r"extraction\.pca is for .* 5 .* have 8"):
+    with pytest.raises(InputError, match=r"extraction\.pca expects .* 5 .* have 8"):
         _select(LEVELS, pca=pca)
     level = LEVELS[1]._replace(maps={"global_descriptor": np.ones(2, np.float32)})
     with pytest.raises(
-        InputError, match=r"extraction\.global_pca is for .* 5 .* have 2"
+        InputError, match=r"extraction\.global_pca expects .* 5 .* have 2"
     ):
         _select([level], max_features=0, global_pca=pca)
 

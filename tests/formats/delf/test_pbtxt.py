@@ -10,6 +10,7 @@ from delf_jax.formats.protos.aggregation_config_pb2 import AggregationConfig
 from delf_jax.formats.protos.delf_config_pb2 import DelfConfig
 
 GOOD = ["config_defaults", "config_full", "aggregation", "aggregation_enum_number"]
+MESSAGES = {"DelfConfig": DelfConfig, "AggregationConfig": AggregationConfig}
 BAD = {
     "bad_unknown_field": 'line 1: .*DelfConfig" has no field named "model_pth"',
     "bad_enum": "line 1: .* has no value named BOW",
@@ -22,7 +23,7 @@ BAD = {
 def _described(golden, name):
     stored = json.loads((golden / "formats" / "formats.json").read_text())
     described = stored["synthetic_configs"][f"{name}.pbtxt"]
-    return described, getattr(pbtxt, described["message"])
+    return described, MESSAGES[described["message"]]
 
 
 @pytest.mark.golden
