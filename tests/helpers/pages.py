@@ -37,6 +37,8 @@ def run_in_browser(text, script, folder):
     path.write_text(text.replace("</body>", f"<script>{script}</script></body>"))
     options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
     options += " --disable-background-networking --disable-component-update"
+    # The page is dumped when all that it waits for has come, however busy the machine.
+    options += " --virtual-time-budget=10000"
     options += f" --disable-sync --user-data-dir={folder / 'profile'} --dump-dom"
     return subprocess.run(
         [chromium, *options.split(), path.as_uri()],
