@@ -12,12 +12,19 @@ from typing import NamedTuple
 from delf_jax import images
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
-from delf_jax.files import InputError, read_json, write_json
+from delf_jax.files import InputError
+from delf_jax.manifests import Is, one_of, read_manifest, write_manifest
 from delf_jax.progress import format_count
 from delf_jax.store import feature_store
 from delf_jax.store.feature_store import FeatureStore, StoreReport
 
 FORMAT = 1
+PATH = Is("a path", lambda value: isinstance(value, str) and "\0" not in value)
+SCHEMA = {"format": one_of(FORMAT), "root": PATH, "outside": {str: PATH}}
+_REPAIR = (
+    "remove it and index the folder again: features are kept, and so are photos from "
+    "elsewhere that are added again"
+)
 
 Paths = Iterable[str | os.PathLike]
 
@@ -188,18 +195,13 @@ def _free_id(image: str, path: pathlib.Path, places: Places) -> str:
 def _write_places(directory: str | os.PathLike, places: Places) -> None:
     outside = {image: str(path) for image, path in places.outside.items()}
     values = {"format": FORMAT, "root": str(places.root), "outside": outside}
-    write_json(pathlib.Path(directory, "index.json"), values)
+    write_manifest(pathlib.Path(directory, "index.json"), values)
 
 
 def _read_places(directory: str | os.PathLike) -> Places:
     path = pathlib.Path(directory, "index.json")
     if not path.exists():
         raise InputError(f"{directory}: no index here (index.json is missing)")
-    values = read_json(path)
-    try:
-        if values["format"] != FORMAT:
-            raise InputError(f"{path}: an index of another version; index again")
-        outside = {id: pathlib.Path(p) for id, p in values["outside"].items()}
-        return Places(pathlib.Path(values["root"]), outside)
-    except (AttributeError, KeyError, TypeError):
-        raise InputError(f"{path}: damaged; index again") from None
+    values = read_manifest(path, SCHEMA, _REPAIR)
+    outside = {id: pathlib.Path(p) for id, p in values["outside"].items()}
+    return Places(pathlib.Path(values["root"]), outside)

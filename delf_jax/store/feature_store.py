@@ -113,7 +113,7 @@ def open_store(
     With a list `damaged`, damaged shards are left out and listed there.
     """
     path = pathlib.Path(path)
-    manifest = store_files.read_manifest(path)
+    manifest = store_files.open_manifest(path)
     shards = store_files.read_shards(path, manifest["key"], damaged)
     return FeatureStore(path, manifest, store_files.current_records(shards))
 

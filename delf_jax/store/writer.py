@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from delf_jax.features import Features
-from delf_jax.files import InputError, read_json, write_json
+from delf_jax.files import InputError
+from delf_jax.manifests import COUNT, POSITIVE, one_of, read_manifest, write_manifest
 from delf_jax.store.shards import (
     FORMAT,
     SUFFIX,
@@ -20,6 +21,23 @@ from delf_jax.store.shards import (
     write_shard,
 )
 
+MANIFEST = "manifest.json"
+_SCHEMA = {
+    "format": one_of(FORMAT),
+    "key": str,
+    "model": {"name": str, "fingerprint": str},
+    # Those that are read again; `settings_to_json` has all.
+    "settings": {
+        "image_scales?": [float],
+        "global_scales?": [COUNT],
+        "max_image_size?": (POSITIVE, None),
+        "pca?": (str, None),
+        "global_pca?": (str, None),
+    },
+    "images": COUNT,
+    "failed": {str: str},
+    "with_boxes?": bool,
+}
 # A killed job loses what it computed in this many seconds, or images.
 FLUSH_SECONDS, FLUSH_IMAGES = 30.0, 256
 # More shards than this that are smaller than this many bytes are merged ...
@@ -165,9 +183,12 @@ def _write(
 
 
 def read_shards(
-    out: pathlib.Path, key: str, damaged: list[pathlib.Path] | None = None
+    out: pathlib.Path, key: str | None, damaged: list[pathlib.Path] | None = None
 ) -> list[Shard]:
-    """The shards of a key, oldest run first; a list `damaged` gets damaged ones."""
+    """The shards of a key, or all, oldest run first.
+
+    A list `damaged` gets damaged ones.
+    """
     while True:
         shards = []
         try:
@@ -180,18 +201,16 @@ def read_shards(
                     damaged.append(path)
         except FileNotFoundError:  # Another process has just merged it: look again.
             continue
-        return [shard for shard in shards if shard.key == key]
+        return [shard for shard in shards if key in (None, shard.key)]
 
 
-def read_manifest(out: pathlib.Path) -> dict[str, Any]:
-    """manifest.json; InputError if it is absent or of another format."""
-    path = out / "manifest.json"
+def open_manifest(out: pathlib.Path) -> dict[str, Any]:
+    """manifest.json; InputError if it is absent, damaged or of another format."""
+    path = out / MANIFEST
     if not path.exists():
-        raise InputError(f"{out}: no feature store here (manifest.json is missing)")
-    manifest = read_json(path)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(f"{path}: not the manifest of a store of format {FORMAT}")
-    return manifest
+        raise InputError(f"{out}: no feature store here ({MANIFEST} is missing)")
+    repair = "index or extract the same photos again to have it written anew"
+    return read_manifest(path, _SCHEMA, repair)
 
 
 def begin(out: pathlib.Path, manifest: dict[str, Any]) -> bool:
@@ -202,8 +221,7 @@ def begin(out: pathlib.Path, manifest: dict[str, Any]) -> bool:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file is in the way of the folder of the store")
     (out / "shards").mkdir(parents=True, exist_ok=True)
-    path = out / "manifest.json"
-    known = read_manifest(out) if path.exists() else {}
+    known = _known_manifest(out, manifest["key"])
     if known.get("key") == manifest["key"]:
         return False
     if known and "" in (_fingerprint(known), _fingerprint(manifest)):
@@ -211,8 +229,26 @@ def begin(out: pathlib.Path, manifest: dict[str, Any]) -> bool:
             f"{out}: has features {_origin(known)}, which do not match those "
             f"{_origin(manifest)}: name another folder"
         )
-    write_json(path, manifest)
+    write_manifest(out / MANIFEST, manifest)
     return bool(known)
+
+
+def _known_manifest(out: pathlib.Path, key: str) -> dict[str, Any]:
+    """The manifest, if there is one; {} if it is damaged and all shards are of a key.
+
+    InputError if it is damaged, and they may be of something else.
+    """
+    if not (out / MANIFEST).exists():
+        return {}
+    try:
+        return open_manifest(out)
+    except InputError as error:
+        if all(shard.key == key for shard in read_shards(out, None, [])):
+            return {}
+        raise InputError(
+            f"{error}, or name another folder: these photos were extracted by another "
+            "model or with other settings"
+        ) from None
 
 
 def empty_manifest(
@@ -225,16 +261,16 @@ def empty_manifest(
 
 def _origin(manifest: dict[str, Any]) -> str:
     """Where features come from, in words."""
-    name = manifest.get("model", {}).get("name")
+    name = manifest["model"]["name"]
     if _fingerprint(manifest):
         return f"of model {name}"
-    settings = (manifest.get("settings") or {}).items()
+    settings = manifest["settings"].items()
     return f"from files ({', '.join([str(name), *(f'{k} {v}' for k, v in settings)])})"
 
 
-def _fingerprint(manifest: dict[str, Any]) -> str | None:
+def _fingerprint(manifest: dict[str, Any]) -> str:
     """Of the model; "" if the features were read from files."""
-    return manifest.get("model", {}).get("fingerprint")
+    return manifest["model"]["fingerprint"]
 
 
 def finish(out: pathlib.Path, writer: Writer, *, alone: bool) -> None:
@@ -250,12 +286,12 @@ def finish(out: pathlib.Path, writer: Writer, *, alone: bool) -> None:
         merge_small(out, writer.key, writer.written)
     current = current_records(read_shards(out, writer.key))
     records = [current[id].record for id in sorted(current)]
-    manifest = read_manifest(out)
+    manifest = open_manifest(out)
     manifest["images"] = sum(record.outcome == "extracted" for record in records)
     manifest["failed"] = {
         record.id: record.reason for record in records if record.outcome == "failed"
     }
-    write_json(out / "manifest.json", manifest)
+    write_manifest(out / MANIFEST, manifest)
 
 
 def _clear_away(out: pathlib.Path, key: str) -> None:

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 from PIL import Image
 
+from delf_jax import files, manifests
 from delf_jax.index import photo_index
 from delf_jax.search import query
 
@@ -33,9 +34,10 @@ def copy_photos(folder, tmp_path):
     """A copy of photos and index, to be changed."""
     for name in ("photos", "index"):
         shutil.copytree(folder / name, tmp_path / name, copy_function=shutil.copy2)
-    places = (tmp_path / "index" / "index.json").read_text()
-    moved = places.replace(str(folder), str(tmp_path))
-    (tmp_path / "index" / "index.json").write_text(moved)
+    path = tmp_path / "index" / "index.json"
+    places = files.read_json(path)
+    root = places["root"].replace(str(folder), str(tmp_path))
+    manifests.write_manifest(path, places | {"root": root})
     return tmp_path
 
 

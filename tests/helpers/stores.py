@@ -4,11 +4,18 @@ import numpy as np
 
 from delf_jax.features import Features, LocalFeatures
 from delf_jax.store import feature_store
-from delf_jax.store.shards import FORMAT, Record
-from delf_jax.store.writer import Writer, begin, current_records, finish, read_shards
+from delf_jax.store.shards import Record
+from delf_jax.store.writer import (
+    Writer,
+    begin,
+    current_records,
+    empty_manifest,
+    finish,
+    read_shards,
+)
 
 MODEL = {"name": "drawn", "fingerprint": "f" * 64}
-MANIFEST = {"format": FORMAT, "key": "drawn", "model": MODEL, "settings": {}}
+MANIFEST = empty_manifest("drawn", MODEL, {})
 
 
 def add_features(out, features, *, failed=(), sequence=None, **manifest):

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from delf_jax import cli, files
+from delf_jax import cli, files, manifests
 from delf_jax.extraction import model_folder, settings
 from delf_jax.features import Features
 from delf_jax.files import InputError
@@ -157,7 +157,7 @@ def test_features_of_another_model_are_refused(index, run, tmp_path):
 
 def write_copy(source, path, fingerprint):
     manifest = {**source.manifest, "model": {"name": "x", "fingerprint": fingerprint}}
-    files.write_json(path / "manifest.json", manifest)
+    manifests.write_manifest(path / "manifest.json", manifest)
     (path / "shards").symlink_to(source.path / "shards")
 
 

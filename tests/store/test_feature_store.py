@@ -99,6 +99,7 @@ def test_failures_are_listed_with_their_reason(folder, tmp_path, model):
     assert "torn.png: damaged" in opened.failed["a/torn.png"]
     assert "a/torn.png" not in opened.ids
     written = files.read_json(tmp_path / "out" / "manifest.json")
+    del written["checksum"]
     assert written == opened.manifest and written["images"] == 7
     # Once it is mended it takes its place.
     _draw(folder / "a" / "torn.png", 9)
@@ -343,7 +344,7 @@ def test_what_is_not_a_store_is_named(tmp_path, model):
     with pytest.raises(InputError, match="nowhere: no feature store here"):
         feature_store.open_store(tmp_path / "nowhere")
     (tmp_path / "manifest.json").write_text("[]")
-    with pytest.raises(InputError, match="manifest.json: not the manifest"):
+    with pytest.raises(InputError, match="manifest.json: expected fields"):
         feature_store.open_store(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(InputError, match="manifest.json: not valid JSON"):

@@ -10,13 +10,14 @@ from delf_jax.features import Features
 from delf_jax.files import InputError
 from delf_jax.store import feature_store
 from delf_jax.store import writer as store_files
-from delf_jax.store.shards import FORMAT, Record
+from delf_jax.store.shards import Record
 from delf_jax.store.writer import Writer, current_records, read_shards
 
 
 @pytest.fixture
 def out(tmp_path) -> pathlib.Path:
-    store_files.begin(tmp_path, {"format": FORMAT, "key": "key"})
+    model = {"name": "drawn", "fingerprint": "f"}
+    store_files.begin(tmp_path, store_files.empty_manifest("key", model, {}))
     return tmp_path
 
 
@@ -69,7 +70,7 @@ def test_merging_changes_files_and_nothing_else(out, monkeypatch):
     store_files.finish(out, writer, alone=True)
     assert len(_shards(out)) == 1
     assert _contents(out) == before == {"a": 1, "b": 5, "d": 4}
-    assert store_files.read_manifest(out)["images"] == 3
+    assert store_files.open_manifest(out)["images"] == 3
 
 
 def test_a_later_record_counts_in_whatever_file_it_is(out, monkeypatch):
@@ -124,3 +125,20 @@ def test_only_who_is_alone_clears_away(out):
     store_files.finish(out, _write(out, d=4), alone=True)
     assert not foreign.written[0].exists() and stale.exists()
     assert _contents(out) == {"a": 1, "c": 3, "d": 4}
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"format": 1, "key": 3}'])
+def test_a_damaged_manifest_is_written_anew_where_all_features_are_of_one_kind(
+    out, text
+):
+    store_files.finish(out, _write(out, a=1.0, b=2.0), alone=True)
+    whole = store_files.open_manifest(out)
+    (out / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match="manifest.json: .*index or extract the same"):
+        feature_store.open_store(out)
+    with pytest.raises(InputError, match="name another folder"):
+        store_files.begin(out, whole | {"key": "other"})
+    assert not store_files.begin(out, whole | {"images": 0})
+    store_files.finish(out, _write(out), alone=True)
+    assert store_files.open_manifest(out) == whole
+    assert _contents(out) == {"a": 1.0, "b": 2.0}
