@@ -44,6 +44,16 @@ class Command(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, even if single images failed; 1 or 2 nothing useful done."""
+    with progress.standard_streams() as (stdout, _):
+        status = _run(arguments)
+        stdout.flush()
+        if stdout.error is not None:
+            stdout.error.filename = "standard output"
+            status = _print_error(_format_os_error(stdout.error), options.FAILED)
+        return status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     parsed, rest = parser.parse_known_args(arguments)
     # `--config.FIELD=VALUE` is for the config to check.
@@ -53,25 +63,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # As Ctrl-C: a job that is terminated keeps what it has finished.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     parsed.quiet = getattr(parsed, "quiet", False)
-    json = getattr(parsed, "json", None) == options.STDOUT
     try:
-        with progress.output(quiet=parsed.quiet, json=json) as parsed.stdout:
+        taken = options.takes_stdout(parsed)
+        with progress.output(quiet=parsed.quiet, taken=taken):
             return COMMANDS[parsed.command].run(parsed)
     except InputError as error:
         return _print_error(str(error), _BAD_INPUT)
     except KeyboardInterrupt:
         return _print_error("interrupted; what was finished is kept", _INTERRUPTED)
-    except BrokenPipeError:  # The reader of a pipe, such as `head`, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         return _print_error(_format_os_error(error), options.FAILED)
+    except MemoryError as error:
+        more = f" ({error})" if str(error) else ""
+        return _print_error(f"the memory does not suffice{more}", options.FAILED)
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        return _print_error(
+            "the system starts no more threads; raise the limits of memory (ulimit -v) "
+            "and processes (ulimit -u)",
+            options.FAILED,
+        )
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _print_error(message: str, status: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {progress.printable(message)}", file=sys.stderr)
     return status
 
 

@@ -1,14 +1,33 @@
 """Files that are complete or absent, and errors that a user can act on."""
 
+import codecs
 import contextlib
+import functools
 import hashlib
+import io
 import json
 import os
 import pathlib
+import platform
+import re
 import secrets
 import shutil
+import stat
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from typing import IO, Any
+
+from delf_jax import progress
+
+STDOUT = "-"  # As the path of a file to write.
+# Of a file that is being written: .NAME.PROCESS.RANDOM, with the host before what is
+# random. Versions before 0.2 did not name the host.
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.([0-9a-f]{8}|)[0-9a-f]{8}", re.DOTALL)
+_LONGEST_NAME = 50  # letters of a name that are repeated: systems allow 255 bytes.
+# Unchanged for so long, they are of a process that was killed, on whatever host.
+_STALE_SECONDS = 24 * 3600
 
 
 class InputError(ValueError):
@@ -24,25 +43,33 @@ class InputError(ValueError):
 def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     """An open temporary file that takes the name `path` once it is safely on disk.
 
-    On any error the temporary file is removed and whatever stood at `path` stays.
+    On any error the temporary file is removed and whatever stood at `path` stays. A
+    symbolic link stays, too: its target is replaced. What is no regular file, such as
+    a pipe or a device, is written into, in one go at the end; `-` is standard output.
+    Bytes of file names that are not UTF-8 are written as they are.
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    encoding = None if "b" in mode else "utf-8"
+    coding = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape"}
+    if is_stdout(path) or _is_special(path):
+        with tempfile.TemporaryFile(f"{mode}+", **coding) as file:  # type: ignore
+            yield file
+            file.seek(0)
+            _pour(getattr(file, "buffer", file), path)
+        return
+    target = pathlib.Path(os.path.realpath(path) if os.path.islink(path) else path)
+    temporary = _temporary(target)
     try:
-        with open(temporary, mode.replace("w", "x"), encoding=encoding) as file:
+        with open(temporary, mode.replace("w", "x"), **coding) as file:  # type: ignore
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
         raise
     with contextlib.suppress(OSError):  # Where it can be opened, the rename lasts.
-        descriptor = os.open(path.parent, os.O_RDONLY)
+        descriptor = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
@@ -57,9 +84,9 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(path)
     if os.path.lexists(path):
-        raise InputError(f"{path} exists: remove it, or choose another --out")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        there = "is a symbolic link" if path.is_symlink() else "exists"
+        raise InputError(f"{path} {there}: remove it, or choose another --out")
+    temporary = _temporary(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -67,6 +94,108 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def is_stdout(path: str | os.PathLike) -> bool:
+    """Whether a path is `-` or leads to standard output, as /dev/stdout does."""
+    if os.fspath(path) == STDOUT:
+        return True
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(1))
+    except (OSError, ValueError):
+        return False
+
+
+def _is_special(path: str | os.PathLike) -> bool:
+    """Whether something is there that cannot be replaced by a file."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path}: is a folder; name a file to write")
+    return not stat.S_ISREG(mode)
+
+
+def _pour(source: IO[bytes], path: str | os.PathLike) -> None:
+    """Copies bytes to standard output, a pipe or a device."""
+    if is_stdout(path):
+        progress.write_output(source)
+        return
+    # The reader of a pipe may have seen enough.
+    with contextlib.suppress(BrokenPipeError), open(path, "wb") as file:
+        shutil.copyfileobj(source, file)
+
+
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+    """A name beside `path`, in a folder that is there, cleared of killed writers'."""
+    folder, name = path.parent, path.name[:_LONGEST_NAME]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        found = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+        raise InputError(f"{path}: {found} is in the way, it is no folder") from None
+    for leftover in _leftovers(os.path.abspath(folder)).pop(name, ()):
+        _clear(leftover)
+    return folder / f".{name}.{os.getpid()}.{_host()}{secrets.token_hex(4)}"
+
+
+def clear_leftovers(folder: str | os.PathLike) -> None:
+    """Deletes what killed writers have left in a folder that is this program's own.
+
+    Beside other files, only what has the name of a file that is being written goes, and
+    that without being asked.
+    """
+    for paths in _leftovers.__wrapped__(os.path.abspath(folder)).values():
+        for path in paths:
+            _clear(path)
+
+
+@functools.lru_cache(maxsize=1024)  # A folder of many files is listed once.
+def _leftovers(folder: str) -> dict[str, list[pathlib.Path]]:
+    """Temporary files and folders by the names of what they were to become."""
+    found: dict[str, list[pathlib.Path]] = {}
+    with contextlib.suppress(OSError):  # It may be written to and not be listed.
+        for name in os.listdir(folder):
+            if match := _TEMPORARY.fullmatch(name):
+                found.setdefault(match[1], []).append(pathlib.Path(folder, name))
+    return found
+
+
+def _clear(path: pathlib.Path) -> None:
+    """Deletes a temporary file or folder if its writer is dead."""
+    with contextlib.suppress(OSError):  # Another process may clear it, too.
+        if path.is_symlink() or not _is_abandoned(path):
+            return
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _is_abandoned(path: pathlib.Path) -> bool:
+    """Whether the process that wrote it is dead: on this host, or for all we know."""
+    match = _TEMPORARY.fullmatch(path.name)
+    if match and match[3] == _host() and sys.platform != "win32":
+        try:
+            os.kill(int(match[2]), 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            return False
+        return False
+    inside = path.rglob("*") if path.is_dir() else ()
+    changed = max(each.lstat().st_mtime for each in (path, *inside))
+    return time.time() - changed > _STALE_SECONDS
+
+
+@functools.cache
+def _host() -> str:
+    """Where the number of a process means that process: a host, or a container."""
+    space = ""
+    with contextlib.suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")
+    return digest(f"{platform.node()} {space}", 8)
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
@@ -85,18 +214,68 @@ def read_json(path: str | os.PathLike) -> Any:
     with reading(path):
         content = pathlib.Path(path).read_bytes()
     try:
-        return json.loads(content.decode("utf-8"))
+        return json.loads(content.decode(_encoding(content)))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """The text of a file; InputError if it is absent or not UTF-8."""
+    """The text of a file, its lines ended by "\\n"; InputError if absent or no text.
+
+    It is in UTF-8, or in what a byte order mark at its beginning says.
+    """
+    with reading(path):
+        content = pathlib.Path(path).read_bytes()
+    return decode_text(content, path)
+
+
+def decode_text(content: bytes, path: str | os.PathLike) -> str:
+    """As `read_text`, of the bytes of a file; `path` is for messages."""
+    encoding = _encoding(content)
     try:
-        with reading(path):
-            return pathlib.Path(path).read_text(encoding="utf-8")
+        text = content.decode(encoding)
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
+        raise _not_text(path, encoding) from None
+    if "\0" in text:
+        raise _not_text(path, encoding, has=", it has NUL bytes")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_text_lines(path: str | os.PathLike) -> Iterator[str]:
+    """As `read_text`, one line at a time, each with the end that it has."""
+    number = 0
+    with reading(path), open(path, "rb") as file:
+        encoding = _encoding(file.peek(4))
+        try:
+            with io.TextIOWrapper(file, encoding, newline="") as text:
+                for line in text:
+                    number += 1
+                    if "\0" in line:
+                        where = f"{path}, line {number}"
+                        raise _not_text(where, encoding, has=", it has NUL bytes")
+                    yield line
+        except UnicodeDecodeError:
+            raise _not_text(f"{path}, after line {number}", encoding) from None
+
+
+# The longer first: a mark of UTF-32 begins as one of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def _encoding(start: bytes) -> str:
+    """What a byte order mark says, else UTF-8, of which Python skips the mark."""
+    found = (name for mark, name in _MARKS.items() if start.startswith(mark))
+    return next(found, "utf-8-sig")
+
+
+def _not_text(where: str | os.PathLike, encoding: str, has: str = "") -> InputError:
+    name = encoding.removesuffix("-sig").upper()
+    return InputError(f"{where}: not {name} text{has}; save it as UTF-8")
 
 
 def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
@@ -112,7 +291,8 @@ def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
 def digest(value: Any, length: int = 64) -> str:
     """The first hex digits of the SHA-256 of bytes, of text, or of a value as JSON."""
     if not isinstance(value, (bytes, memoryview)):
-        value = (value if isinstance(value, str) else json.dumps(value)).encode()
+        value = value if isinstance(value, str) else json.dumps(value)
+        value = value.encode("utf-8", "surrogateescape")
     return hashlib.sha256(value).hexdigest()[:length]
 
 
@@ -125,6 +305,8 @@ def sha256_of(path: str | os.PathLike) -> str:
 @contextlib.contextmanager
 def reading(path: str | os.PathLike) -> Iterator[None]:
     """A context in which a file that cannot be opened is an InputError."""
+    if "\0" in os.fsdecode(path):
+        raise InputError(f"{path}: no such file, for its path has a NUL byte")
     try:
         yield
     except FileNotFoundError:

@@ -1,48 +1,155 @@
 """What a command prints: how far a long job is, and its results.
 
 Progress is a bar on a terminal, and a line now and then elsewhere, on standard error.
-`output` leaves out what --quiet does, and keeps standard output for JSON alone.
+`standard_streams` keeps what names and messages hold from steering the terminal, and a
+reader that has left from ending the work; `output` leaves out what --quiet does, and
+keeps standard output for a file alone.
 """
 
 import contextlib
+import errno
 import os
+import re
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import TextIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 # Seconds between lines where there is no terminal: a log of a day stays readable.
 INTERVAL = 10.0
 
+# Control characters but for tab and line feed, what turns the direction of text, and
+# bytes of file names that are not UTF-8: all that a terminal obeys, or cannot show.
+_STEERING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_ON_A_LINE = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
+
 _shown = True
-_results: TextIO | None = None  # None: standard output.
+_results: Any = None  # A stream; None: standard output.
+_stdout: Any = None  # Where `write_output` goes; None: standard output.
+
+
+def visible(text: str) -> str:
+    """Text with escapes in place of what would steer a terminal, or break a page."""
+    return _STEERING.sub(_escape, text)
+
+
+def printable(name: str) -> str:
+    """As `visible`, on one line: a name, or a message that quotes one."""
+    return re.sub(r"[\n\t\r]", lambda found: _ON_A_LINE[found[0]], visible(name))
+
+
+def _escape(found: re.Match) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # A byte, as Python has it in names of files.
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+class Printed:
+    """A stream for people, which shows what would steer a terminal.
+
+    Where it cannot be written any more, all else is lost without ending the work:
+    quietly if its reader, such as `head`, has seen enough; else `error` says why.
+    """
+
+    def __init__(self, stream: Any):
+        self.is_closed = stream is None
+        self.stream = stream or open(os.devnull, "w", encoding="utf-8")
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        encoding = self.stream.encoding or "utf-8"
+        shown = visible(text).encode(encoding, "backslashreplace").decode(encoding)
+        self._try(self.stream.write, shown)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def copy(self, source: Any) -> None:
+        """Copies bytes to it as they are."""
+        if self.is_closed:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
+        self.flush()
+        self._try(shutil.copyfileobj, source, self.stream.buffer)
+        self.flush()
+
+    def _try(self, action: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            action(*arguments)
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                self.error = self.error or error
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 @contextlib.contextmanager
-def output(*, quiet: bool, json: bool) -> Iterator[TextIO]:
-    """Standard output, to which nothing but results is printed.
+def standard_streams() -> Iterator[tuple[Printed, Printed]]:
+    """Standard output and error as `Printed`; closed ones swallow what they get."""
+    for number in range(3):  # Or the next file that is opened would be one of them.
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    out, error = Printed(sys.stdout), Printed(sys.stderr)
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(error),
+    ):
+        try:
+            yield out, error
+        finally:
+            out.flush()
+            error.flush()
+
+
+@contextlib.contextmanager
+def output(*, quiet: bool, taken: bool) -> Iterator[None]:
+    """A context in which nothing but results is printed to standard output.
 
     Args:
       quiet: no progress, and of what is printed the results only.
-      json: nothing at all but what is written to the stream that this gives; what is
-        printed goes to standard error.
+      taken: nothing at all but what `write_output` is given; what is printed goes to
+        standard error.
     """
-    global _shown, _results
-    before = _shown, _results
-    stdout, printed = sys.stdout, sys.stderr if json else sys.stdout
+    global _shown, _results, _stdout
+    before = _shown, _results, _stdout
+    _stdout, printed = sys.stdout, sys.stderr if taken else sys.stdout
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         other = nowhere if quiet else printed
-        _shown, _results = not quiet, other if json else printed
+        _shown, _results = not quiet, other if taken else printed
         try:
             with contextlib.redirect_stdout(other):
-                yield stdout
+                yield
         finally:
-            _shown, _results = before
+            _shown, _results, _stdout = before
+
+
+def write_output(source: Any) -> None:
+    """Copies bytes to standard output, whatever else is printed."""
+    stdout = _stdout or sys.stdout
+    if not isinstance(stdout, Printed):
+        stdout = Printed(stdout)
+    stdout.copy(source)
 
 
 def print_results(*lines: str) -> None:
     """Prints what a command was run for, which --quiet shows, too."""
     print(*lines, sep="\n", file=_results, flush=True)
+
+
+def print_failures(reasons: Iterable[object]) -> None:
+    """Prints a line to standard error for each image, or the like, that failed."""
+    for reason in reasons:
+        print(f"failed: {printable(str(reason))}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -97,15 +204,21 @@ def _bar(description: str, total: int, unit: str) -> Iterator[Callable[..., None
     from rich.console import Console
 
     columns = (
-        progress.TextColumn("{task.description}"),
+        progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TextColumn("{task.fields[rate]}"),
         progress.TimeRemainingColumn(),
         progress.TextColumn("left"),
     )
-    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total, rate="")
+    # The bar steers the terminal. What is printed beside it must not.
+    terminal = sys.stderr.stream if isinstance(sys.stderr, Printed) else sys.stderr
+    with (
+        progress.Progress(*columns, console=Console(file=terminal)) as bar,
+        contextlib.redirect_stdout(Printed(sys.stdout)),
+        contextlib.redirect_stderr(Printed(sys.stderr)),
+    ):
+        task = bar.add_task(printable(description), total=total, rate="")
         start, done = time.monotonic(), 0
 
         def advance(more: int = 1) -> None:
@@ -128,7 +241,7 @@ def _lines(description: str, total: int, unit: str) -> Callable[..., None]:
         if done < total and now - last < INTERVAL:
             return
         last, seconds = now, now - start
-        line = f"{description}: {done} of {format_count(total, unit)}"
+        line = f"{printable(description)}: {done} of {format_count(total, unit)}"
         if done == total:
             line += f" in {format_duration(seconds)}"
         if seconds >= 1:  # The rate of a shorter job says little.

@@ -129,7 +129,7 @@ def _work() -> None:
 
 
 @pytest.mark.parametrize(
-    ("quiet", "json", "out", "err"),
+    ("quiet", "taken", "out", "err"),
     [
         (False, False, {"a remark", "a table"}, {"extract"}),
         (True, False, {"a table"}, set()),
@@ -137,11 +137,11 @@ def _work() -> None:
         (True, True, {"{}"}, set()),
     ],
 )
-def test_standard_output_has_results_and_json_alone(capsys, quiet, json, out, err):
-    with progress.output(quiet=quiet, json=json) as stdout:
+def test_standard_output_has_results_or_one_file(capsys, quiet, taken, out, err):
+    with progress.output(quiet=quiet, taken=taken):
         _work()
-        if json:
-            print("{}", file=stdout)
+        if taken:
+            progress.write_output(io.BytesIO(b"{}"))
     captured = capsys.readouterr()
     assert {line.split(":")[0] for line in captured.out.splitlines()} == out
     assert {line.split(":")[0] for line in captured.err.splitlines()} == err

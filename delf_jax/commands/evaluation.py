@@ -8,6 +8,7 @@ from delf_jax.commands.options import (
     Parser,
     model_and_settings,
     prepare_jax,
+    print_written,
     write_result,
 )
 from delf_jax.files import InputError
@@ -30,8 +31,8 @@ def add_evaluate_options(parser: Parser) -> None:
     parser.add_value("--boxes", "FILE", "boxes of index photos, as of extract: R-ASMK*")
     _add_conditions(parser)
     parser.add_json()
-    parser.add_value("--metrics", "FILE", "metrics.txt of the original")
-    parser.add_value("--html", "FILE", "results and failures as a page")
+    parser.add_file("--metrics", "metrics.txt of the original")
+    parser.add_file("--html", "results and failures as a page")
     parser.add_settings()
 
 
@@ -77,10 +78,10 @@ def run_evaluate(options: argparse.Namespace) -> int:
     write_result(options, report.to_json(result))
     if options.metrics:
         report.write_metrics(options.metrics, result)
-        print(f"metrics: {options.metrics}")
+        print_written("metrics", options.metrics)
     if options.html:
         page.write_report(options.html, result)
-        print(f"page: {options.html}")
+        print_written("page", options.html)
     return 0
 
 

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from delf_jax.commands.options import Parser, model_and_settings, write_result
-from delf_jax.files import InputError
+from delf_jax.files import InputError, is_stdout
 from delf_jax.progress import print_results
 
 
@@ -21,7 +21,7 @@ def add_gldv2_options(parser: Parser) -> None:
         data = f"folder of test.csv, {others}.csv, test/, {others}/ as released"
         kind.add_value("data", "DATA", data)
         kind.add_value("--features", "DIR", "folder of features", required=True)
-        kind.add_out("CSV of the challenge to write", required=True)
+        kind.add_file("--out", "CSV of the challenge to write", "OUT", required=True)
         for name in ("test", others):
             kind.add_value(f"--{name}_list", "FILE", f"CSV of {name} images to use")
         kind.add_value("--solution", "FILE", "score by this solution")
@@ -41,6 +41,7 @@ def add_gldv2_options(parser: Parser) -> None:
     score.add_value("--solution", "FILE", "the ground truth", required=True)
     score.add_value("--known", "FILE", "index or train table that ids must be in")
     _add_exclude(score)
+    score.set_defaults(files=("json",))
     forms = score.add_mutually_exclusive_group()
     forms.add_argument(
         "--json", metavar="FILE", help="results as JSON (-: standard output)"
@@ -61,6 +62,8 @@ def run_gldv2(options: argparse.Namespace) -> int:
     for name in ("voters", "verify"):
         if getattr(options, name, 1) < (name == "voters"):
             raise InputError(f"--{name}={getattr(options, name)}: use a larger number")
+    if options.solution and is_stdout(options.out):
+        raise InputError("--solution: scores a file; name one with --out")
     model, settings = model_and_settings(options)
     from delf_jax.gldv2 import predict, recognition_task, retrieval_task
     from delf_jax.search.pipeline import parse_pipeline

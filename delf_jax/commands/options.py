@@ -2,14 +2,12 @@
 
 import argparse
 import functools
-import json
-import sys
 from typing import Any
 
-from delf_jax.progress import print_results
+from delf_jax.files import STDOUT, InputError, is_stdout, write_json
+from delf_jax.progress import print_failures, print_results
 
 FAILED = 1
-STDOUT = "-"  # As the path of --json.
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,12 +53,20 @@ class Parser(argparse.ArgumentParser):
     def add_out(self, meaning: str, **kwargs: Any) -> None:
         self.add_value("--out", "OUT", meaning, **kwargs)
 
+    def add_file(
+        self, name: str, meaning: str, metavar: str = "FILE", **kwargs: Any
+    ) -> None:
+        """A file to write, which may be standard output; `files` lists the options."""
+        self.add_value(name, metavar, meaning, **kwargs)
+        files = self.get_default("files") or ()
+        self.set_defaults(files=(*files, name.removeprefix("--")))
+
     def add_part(self) -> None:
         meaning = "do every N-th share only, as one of N processes; I from 0 to N-1"
         self.add_value("--part", "I/N", meaning, type=parse_part)
 
     def add_json(self, meaning: str = "results as JSON") -> None:
-        self.add_value("--json", "FILE", f"{meaning} (-: standard output)")
+        self.add_file("--json", f"{meaning} (-: standard output)")
 
     def add_verification(self) -> None:
         meaning = "settings of verification: default, delg, d2r"
@@ -104,22 +110,34 @@ def prepare_jax() -> None:
     runtime.enable_compilation_cache()
 
 
+def takes_stdout(options: argparse.Namespace) -> bool:
+    """Whether a file is written to standard output; InputError if several are."""
+    names = getattr(options, "files", ())
+    paths = {name: getattr(options, name) for name in names}
+    found = [f"--{name}" for name, path in paths.items() if path and is_stdout(path)]
+    if len(found) > 1:
+        raise InputError(f"{' and '.join(found)}: only one can be standard output")
+    if getattr(options, "out", None) == STDOUT and "out" not in names:
+        raise InputError(f"--out={STDOUT}: name a folder, not standard output")
+    return bool(found)
+
+
 def write_result(options: argparse.Namespace, value: Any) -> None:
     """Writes what --json asks for, if it does."""
-    if options.json == STDOUT:
-        text = json.dumps(value, indent=1, allow_nan=False)
-        print(text, file=options.stdout, flush=True)
-    elif options.json:
-        from delf_jax.files import write_json
-
+    if options.json:
         write_json(options.json, value)
-        print(f"JSON: {options.json}")
+        print_written("JSON", options.json)
+
+
+def print_written(kind: str, path: str) -> None:
+    """Prints where a file was written, unless to standard output."""
+    if not is_stdout(path):
+        print(f"{kind}: {path}")
 
 
 def print_report(report: Any, out: str, done: str = "extracted") -> int:
     """Prints what was done, and why images failed; 1 if none could be used, else 0."""
-    for reason in report.failed.values():
-        print(f"failed: {reason}", file=sys.stderr)
+    print_failures(report.failed.values())
     counts = f"{report.extracted} {done}, {report.unchanged} unchanged"
     if report.removed:
         counts += f", {report.removed} removed"

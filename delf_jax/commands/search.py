@@ -2,17 +2,23 @@
 
 import argparse
 import pathlib
-import sys
 from typing import Any
 
-from delf_jax.commands.options import FAILED, Parser, model_and_settings, write_result
+from delf_jax.commands.options import (
+    FAILED,
+    Parser,
+    model_and_settings,
+    print_written,
+    write_result,
+)
 from delf_jax.files import InputError
-from delf_jax.progress import format_count, print_results
+from delf_jax.progress import format_count, print_failures, print_results, printable
 
 
 def add_match_options(parser: Parser) -> None:
     parser.add_argument("images", nargs=2, metavar="IMAGE", help="the two photos")
-    parser.add_out("figure to write (png, pdf, svg)", default="matches.png")
+    figure = "figure to write (png, pdf, svg)"
+    parser.add_file("--out", figure, "OUT", default="matches.png")
     parser.add_json("matches, and the map of photo 2 to photo 1, as JSON")
     parser.add_settings()
 
@@ -37,7 +43,7 @@ def run_match(options: argparse.Namespace) -> int:
     assert local_a is not None and local_b is not None  # Or it had raised.
     figure = figures.draw_matches(a, b, local_a, local_b, found.pair, text)
     figures.write_figure(figure, options.out)
-    print(f"figure: {options.out}")
+    print_written("figure", options.out)
     write_result(options, matching.to_json(found, options.images))
     return 0
 
@@ -54,7 +60,7 @@ def add_search_options(parser: Parser) -> None:
     parser.add_choice("--precision", kinds, "of global descriptors: ", default=kinds[0])
     parser.add_flag("--distributed", "with other processes (Slurm, MPI, TPU)")
     parser.add_json()
-    parser.add_value("--html", "FILE", "results as a page")
+    parser.add_file("--html", "results as a page")
     parser.add_settings()
 
 
@@ -100,8 +106,7 @@ def run_search(options: argparse.Namespace) -> int:
             _print_answer(answer)
     if not answers and len(failed) == 1:
         raise failed[0]
-    for reason in failed:
-        print(f"failed: {reason}", file=sys.stderr)
+    print_failures(failed)
     if not answers:
         raise InputError(f"none of the {len(failed)} query photos could be used")
     if failed:
@@ -110,7 +115,7 @@ def run_search(options: argparse.Namespace) -> int:
     write_result(options, query.to_json(answers))
     if options.html:
         page.write_page(options.html, answers, index.file, str(index))
-        print(f"page: {options.html}")
+        print_written("page", options.html)
     return 0
 
 
@@ -127,11 +132,15 @@ def _query_paths(paths: list[str]) -> list[pathlib.Path]:
 
 def _print_answer(answer: Any) -> None:
     """One query as a table."""
-    lines = [f"\n{answer.image}", f"{'':>6}  {'inliers':>7}  {'similarity':>10}  image"]
+    lines = [
+        "",
+        printable(answer.image),
+        f"{'':>6}  {'inliers':>7}  {'similarity':>10}  image",
+    ]
     for rank, result in enumerate(answer.results, 1):
         inliers = "-" if result.inliers is None else result.inliers
         numbers = f"{rank:>6}  {inliers:>7}  {result.similarity:>10.3f}"
-        lines.append(f"{numbers}  {result.image}")
+        lines.append(f"{numbers}  {printable(result.image)}")
     print_results(*lines)
 
 
@@ -149,7 +158,7 @@ def add_rerank_options(parser: Parser) -> None:
     parser.add_value("--with", "PIPELINE", steps, dest="pipeline", default=default)
     parser.add_number("--first", "rerank only the first N of each list (all)")
     parser.add_verification()
-    parser.add_out("rankings to write, as JSON", required=True)
+    parser.add_file("--out", "rankings to write, as JSON", "OUT", required=True)
     parser.add_settings()
 
 
@@ -168,8 +177,7 @@ def run_rerank(options: argparse.Namespace) -> int:
     result = rerank.rerank(
         candidates, images, queries, pipeline, settings, first=options.first
     )
-    for reason in result.failed.values():
-        print(f"failed: {reason}", file=sys.stderr)
+    print_failures(result.failed.values())
     files.write_json(options.out, result.rankings)
     text = f"{format_count(len(candidates) - len(result.failed), 'query')} reranked"
     if result.failed:

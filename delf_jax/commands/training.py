@@ -2,7 +2,13 @@
 
 import argparse
 
-from delf_jax.commands.options import FAILED, Parser, parse_part, prepare_jax
+from delf_jax.commands.options import (
+    FAILED,
+    Parser,
+    parse_part,
+    prepare_jax,
+    print_written,
+)
 from delf_jax.files import InputError
 from delf_jax.progress import print_results
 
@@ -71,7 +77,7 @@ def run_sweep(options: argparse.Namespace) -> int:
 
 def add_plot_options(parser: Parser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="workdirs of trainings")
-    parser.add_out("the figure (.png, .pdf, .svg)", required=True)
+    parser.add_file("--out", "the figure (.png, .pdf, .svg)", "OUT", required=True)
     parser.add_value("--metrics", "NAMES", "such as loss,validation/mAP")
 
 
@@ -82,5 +88,5 @@ def run_plot(options: argparse.Namespace) -> int:
     found = {name: curves.read_curves(path) for name, path in runs.items()}
     metrics = [name for name in (options.metrics or "").split(",") if name]
     curves.draw_curves(found, options.out, metrics=metrics)
-    print(f"curves: {options.out}")
+    print_written("curves", options.out)
     return 0

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from delf_jax.data.download_catalogue import DOWNLOADS, Files
 from delf_jax.files import InputError
-from delf_jax.progress import INTERVAL
+from delf_jax.progress import INTERVAL, print_failures
 
 _CHUNK = 2**20
 _TIMEOUT = 60.0  # seconds without a byte.
@@ -104,7 +104,7 @@ def fetch(
                 unpacked += _unpack(target, out / each.unpack)
         except InputError as error:
             failed[each.path] = str(error)
-            print(f"failed: {error}", file=sys.stderr, flush=True)
+            print_failures([error])
     return Report(fetched, present, unpacked, failed)
 
 

@@ -1,6 +1,5 @@
 """Lists of labelled training images: folders, CSVs, landmark datasets, TFRecords."""
 
-import csv
 import itertools
 import operator
 import pathlib
@@ -129,12 +128,8 @@ def _of_folder(source: pathlib.Path) -> Iterator[LabelledImage]:
 def _of_csv(
     source: pathlib.Path, root: pathlib.Path, label: str
 ) -> Iterator[LabelledImage]:
-    with source.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if missing := {"image", label} - set(rows.fieldnames or ()):
-            raise InputError(f"{source}: the CSV has no column {min(missing)!r}")
-        for row in rows:
-            yield LabelledImage(row["image"], root / row["image"], row[label])
+    for image, name in tables.read_columns(source, {"image": str, label: str}):
+        yield LabelledImage(image, root / image, name)
 
 
 def _landmark_table(source: pathlib.Path) -> pathlib.Path | None:

@@ -5,7 +5,6 @@ the text files of the original Oxford5k and Paris6k with their photos, or a fold
 folders, one for each landmark.
 """
 
-import csv
 import os
 import pathlib
 from collections.abc import Collection, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from delf_jax.files import InputError, digest, sha256_of
+from delf_jax.formats import tables
 from delf_jax.formats.datasets import oxford, revisited
 from delf_jax.images import find_images
 from delf_jax.retrieval import metrics
@@ -270,14 +270,8 @@ def _read_landmarks(path: pathlib.Path, queries: Sequence[str]) -> list[str] | N
     """The landmark of each query, of labels.csv; None without such a file."""
     if not path.exists():
         return None
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    if rows and not {"image", "landmark"} <= rows[0].keys():
-        raise InputError(f"{path}: expected columns image and landmark")
-    landmarks = {row["image"]: row["landmark"] for row in rows}
+    columns = {"image": str, "landmark": str}
+    landmarks = dict(tables.read_columns(path, columns))
     for query in queries:
         if not landmarks.get(query):
             raise InputError(f"{path}: no landmark for query {query!r}")

@@ -93,7 +93,7 @@ def digest(boxes: RegionBoxes) -> str:
     found = hashlib.sha256()
     if boxes.table is None:
         for path in sorted(boxes.path.rglob(f"*{SUFFIX}")):
-            found.update(path.relative_to(boxes.path).as_posix().encode())
+            found.update(os.fsencode(path.relative_to(boxes.path).as_posix()))
             found.update(path.read_bytes())
     else:
         for name, rows in sorted(boxes.table.items()):

@@ -3,10 +3,10 @@
 import csv
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
-from delf_jax.files import InputError, atomic_write, read_text, reading
+from delf_jax.files import InputError, atomic_write, read_text, read_text_lines
 
 Row = TypeVar("Row", bound=tuple)
 # Python's own limit of 131 072 characters is some 7700 image ids; this bounds memory.
@@ -22,18 +22,22 @@ class Line(NamedTuple):
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[Line]:
-    """The rows of a CSV, header and blank ones included; InputError if broken."""
+    """The rows of a CSV, header and blank ones included; InputError if broken.
+
+    Fields are separated by commas, or by the semicolons or tabs of spreadsheets if the
+    first line has these and no comma.
+    """
     # Of the whole process; it only ever grows.
     csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_FIELD))
     number = 0
     try:
-        with reading(path), open(path, newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
-            for fields in reader:
-                number = reader.line_num
-                yield Line(f"{os.fspath(path)}, line {number}", fields)
-    except UnicodeDecodeError:
-        raise InputError(f"{path}, after line {number}: not UTF-8 text") from None
+        lines = read_text_lines(path)
+        first = next(lines, "")
+        delimiter = next((mark for mark in ",;\t" if mark in first), ",")
+        reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter)
+        for fields in reader if first else ():
+            number = reader.line_num
+            yield Line(f"{os.fspath(path)}, line {number}", fields)
     except csv.Error as error:
         raise InputError(f"{path}, after line {number}: not a CSV ({error})") from None
 
@@ -51,7 +55,12 @@ def read_rows(path: str | os.PathLike, kind: type[Row]) -> Iterator[Row]:
     Fields are str, int, float, or tuple[str, ...], separated by blanks. Other columns
     and blank lines are skipped. InputError names file, line and field.
     """
-    hints = get_type_hints(kind)
+    for fields in read_columns(path, get_type_hints(kind)):
+        yield kind(*fields)
+
+
+def read_columns(path: str | os.PathLike, hints: Mapping[str, Any]) -> Iterator[list]:
+    """The fields of each row, as `read_rows`, of columns given by name and type."""
     header = read_header(path)
     if missing := [name for name in hints if name not in header]:
         raise InputError(f"{path}: the CSV has no column {missing[0]!r}")
@@ -59,9 +68,9 @@ def read_rows(path: str | os.PathLike, kind: type[Row]) -> Iterator[Row]:
     for line in itertools.islice(read_lines(path), 1, None):
         if line.fields:
             try:
-                yield kind(*[parse(line.fields[column]) for column, parse in steps])
+                yield [parse(line.fields[column]) for column, parse in steps]
             except (ValueError, IndexError):
-                raise _explain(line, header, kind) from None
+                raise _explain(line, header, hints) from None
 
 
 def write_rows(
@@ -79,9 +88,9 @@ _PARSERS: dict[Any, Callable[[str], Any]] = {str: str, int: int, float: float}
 _PARSERS[tuple[str, ...]] = lambda text: tuple(text.split())
 
 
-def _explain(line: Line, header: Sequence[str], kind: type[tuple]) -> InputError:
+def _explain(line: Line, header: Sequence[str], hints: Mapping[str, Any]) -> InputError:
     """What is wrong with a row that could not be read."""
-    for name, hint in get_type_hints(kind).items():
+    for name, hint in hints.items():
         column = header.index(name)
         if column >= len(line.fields):
             return InputError(f"{line.where}: no field {name!r}")
@@ -99,7 +108,7 @@ def read_names(path: str | os.PathLike, *, unique: bool = True) -> list[str]:
     InputError if there are none, or if of `unique` names one is repeated.
     """
     names: dict[str, int] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         name = line.split("#")[0].strip()
         if unique and name in names:
             raise InputError(

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from delf_jax.files import InputError
+from delf_jax.progress import printable
 from delf_jax.report.figures import figure_format, write_figure
 
 # Not drawn by default: they say little of how well a run does.
@@ -24,18 +25,18 @@ Curve = tuple[list[int], list[float]]
 def read_curves(workdir: str | os.PathLike) -> dict[str, Curve]:
     """(steps, values) of each metric of a training, by name.
 
-    InputError if there is no metrics.jsonl. Lines that a killed run has cut short, and
-    values that are no number, are left out.
+    InputError if there is no metrics.jsonl. Lines that a killed run has cut short, that
+    are no text any more, and values that are no number, are left out.
     """
     path = pathlib.Path(workdir) / "metrics.jsonl"
     if not path.is_file():
         raise InputError(f"{workdir}: no training; it has no metrics.jsonl")
     curves: dict[str, Curve] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             values = json.loads(line)
             step = int(values.pop("step"))
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, TypeError):
             continue
         for name, value in values.items():
             if isinstance(value, int | float):
@@ -101,7 +102,7 @@ def draw_curves(
         panel.set_xlabel("step", fontsize=8)
     figure.legend(
         handles=[Line2D([], [], color=colour, linewidth=1.8) for colour in colours],
-        labels=list(runs),
+        labels=[printable(name).replace("$", r"\$") for name in runs],
         loc="lower center",
         ncols=entries,
         fontsize=8,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from delf_jax.features import Features
-from delf_jax.files import InputError
+from delf_jax.files import InputError, clear_leftovers
 from delf_jax.manifests import COUNT, POSITIVE, one_of, read_manifest, write_manifest
 from delf_jax.store.shards import (
     FORMAT,
@@ -44,8 +44,6 @@ FLUSH_SECONDS, FLUSH_IMAGES = 30.0, 256
 SMALL_SHARDS, SMALL_BYTES = 8, 64 * 2**20
 # ... into shards of this many bytes at most, unless one image alone is larger.
 SHARD_BYTES = 256 * 2**20
-# Of a process that was killed; a younger one may still be written.
-_STALE_SECONDS = 3600
 
 
 class NoRoomError(InputError):
@@ -300,6 +298,4 @@ def _clear_away(out: pathlib.Path, key: str) -> None:
     for path in (out / "shards").glob(f"[!.]*{SUFFIX}"):
         if path not in kept:
             path.unlink(missing_ok=True)
-    for path in (out / "shards").glob(f".*{SUFFIX}.*"):
-        if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-            path.unlink(missing_ok=True)
+    clear_leftovers(out / "shards")

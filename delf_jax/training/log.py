@@ -204,12 +204,12 @@ def _truncate(path: pathlib.Path, last_step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        # A killed run may have cut a line short.
-        with contextlib.suppress(ValueError, KeyError):
+    for line in path.read_bytes().splitlines(keepends=True):
+        # A killed run may have cut a line short, and a disk have changed a byte.
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             if json.loads(line)["step"] <= last_step:
-                kept.append(line + "\n")
-    with atomic_write(path, "w") as file:
+                kept.append(line)
+    with atomic_write(path) as file:
         file.writelines(kept)
 
 

@@ -90,7 +90,7 @@ def test_labels_beside_the_ground_truth_name_the_landmarks(tmp_path):
     with pytest.raises(InputError, match="no landmark for query 'a_3'"):
         datasets.read_dataset(truth)
     labels.write_text("photo,place\nb_1,castle\n")
-    with pytest.raises(InputError, match="expected columns image and landmark"):
+    with pytest.raises(InputError, match="has no column 'image'"):
         datasets.read_dataset(truth)
 
 

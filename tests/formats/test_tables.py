@@ -28,6 +28,31 @@ def test_columns_are_found_by_name_and_blank_lines_are_skipped(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_tables_of_spreadsheets_are_read(tmp_path, mark, end, encoding):
+    lines = ["number,books,place", "1,a b,ü", "2,,"]
+    text = end.join([*lines, ""]).replace(",", mark)
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    expected = [Shelf(1, ("a", "b"), "ü"), Shelf(2, (), "")]
+    assert list(tables.read_rows(tmp_path / "a.csv", Shelf)) == expected
+
+
+def test_semicolons_in_fields_separated_by_commas_are_text(tmp_path):
+    path = write(tmp_path, "number,books,place\n1,a;b,c;d\n")
+    assert list(tables.read_rows(path, Shelf)) == [Shelf(1, ("a;b",), "c;d")]
+
+
+def test_columns_named_at_run_time_are_read(tmp_path):
+    path = write(tmp_path, "a column,number\nx,1\n")
+    columns = {"number": int, "a column": str}
+    assert list(tables.read_columns(path, columns)) == [[1, "x"]]
+    path = write(tmp_path, "a column,number\nx\n")
+    with pytest.raises(InputError, match="line 2: no field 'number'"):
+        list(tables.read_columns(path, columns))
+
+
 def test_rows_come_back_as_they_were_written(tmp_path):
     rows = [Shelf(3, ("a", "b"), 'x"\n,y'), Shelf(4, (), "")]
     path = tmp_path / "out.csv"
@@ -65,6 +90,9 @@ def test_a_file_that_is_absent_or_not_text_is_named(tmp_path):
     path = tmp_path / "image.csv"
     path.write_bytes(b"number,books,place\n1,\xff\xfe,c\n")
     with pytest.raises(InputError, match="image.csv, after line .: not UTF-8"):
+        list(tables.read_rows(path, Shelf))
+    path.write_bytes("number,books,place\n".encode("utf-16-le"))
+    with pytest.raises(InputError, match="image.csv, line 1: .* it has NUL bytes"):
         list(tables.read_rows(path, Shelf))
     path.write_text('number,books,place\n1,"a\n' + "b" * (1 << 26) + "\n")
     with pytest.raises(InputError, match="not a CSV .field larger than"):

@@ -247,7 +247,7 @@ def test_a_killed_job_resumes_where_it_was(folder, tmp_path, tiny_model, model):
     kept = len(feature_store.open_store(out))
     assert 2 <= kept < 7
     # What a kill leaves of the shard that was being written does no harm.
-    torn = out / "shards" / ".000001-abc.safetensors.xyz"
+    torn = out / "shards" / ".000001-abc.safetensors.1.0123abcd"
     torn.write_bytes(b"half")
     os.utime(torn, (time.time() - 1e5,) * 2)
     assert _fill(folder, out, model) == (7 - kept, kept, 0, {}, 0)

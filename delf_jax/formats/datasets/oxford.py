@@ -55,4 +55,4 @@ def _read_query(path: pathlib.Path) -> Query:
 
 
 def _read_lines(path: pathlib.Path) -> list[str]:
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]

@@ -5,7 +5,7 @@ from typing import Any
 
 from google.protobuf import text_format
 
-from delf_jax.files import InputError
+from delf_jax.files import InputError, decode_text
 from delf_jax.formats.delf import messages
 
 
@@ -16,9 +16,7 @@ def read_pbtxt(path: str | os.PathLike, kind: Any) -> Any:
     whose value is of another type.
     """
     try:
-        return text_format.Parse(messages.read_bytes(path).decode(), kind())
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file") from None
+        return text_format.Parse(decode_text(messages.read_bytes(path), path), kind())
     except text_format.ParseError as error:
         # "3:7 : what is wrong": the place is spelled out below.
         reason = str(error).partition(" : ")[2] or str(error)

@@ -80,8 +80,8 @@ def test_defaults_are_the_originals(tmp_path):
 
 
 def test_what_is_not_text_is_named(tmp_path):
-    (tmp_path / "a.pbtxt").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match=r"a\.pbtxt: not a text file"):
+    (tmp_path / "a.pbtxt").write_bytes(b"\xff\xff")
+    with pytest.raises(InputError, match=r"a\.pbtxt: not UTF-8 text"):
         read_pbtxt(tmp_path / "a.pbtxt", DelfConfig)
     with pytest.raises(InputError, match="no such file"):
         read_pbtxt(tmp_path / "absent.pbtxt", DelfConfig)
