@@ -16,6 +16,8 @@ INTERVAL = 10.0
 
 _shown = True
 _results: TextIO | None = None  # None: standard output.
+_noted: set[str] = set()
+_waiting: list[str] | None = None  # notes; None: they are printed at once.
 
 
 @contextlib.contextmanager
@@ -27,22 +29,36 @@ def output(*, quiet: bool, json: bool) -> Iterator[TextIO]:
       json: nothing at all but what is written to the stream that this gives; what is
         printed goes to standard error.
     """
-    global _shown, _results
-    before = _shown, _results
+    global _shown, _results, _noted, _waiting
+    before = _shown, _results, _noted, _waiting
     stdout, printed = sys.stdout, sys.stderr if json else sys.stdout
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         other = nowhere if quiet else printed
         _shown, _results = not quiet, other if json else printed
+        _noted, _waiting = set(), []
         try:
             with contextlib.redirect_stdout(other):
                 yield stdout
         finally:
-            _shown, _results = before
+            for line in _waiting:
+                print(line, file=sys.stderr, flush=True)
+            _shown, _results, _noted, _waiting = before
 
 
 def print_results(*lines: str) -> None:
     """Prints what a command was run for, which --quiet shows, too."""
     print(*lines, sep="\n", file=_results, flush=True)
+
+
+def add_note(line: str) -> None:
+    """Prints a line on standard error, once: the last of all that a command prints."""
+    if line in _noted or not _shown:
+        return
+    _noted.add(line)
+    if _waiting is None:
+        print(line, file=sys.stderr, flush=True)
+    else:
+        _waiting.append(line)
 
 
 @contextlib.contextmanager
