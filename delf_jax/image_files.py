@@ -14,7 +14,7 @@ import os
 import pathlib
 import stat
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from PIL import features
@@ -150,12 +150,13 @@ def read_list(path: str | os.PathLike) -> list[str]:
     ]
 
 
-def walk(folder: str | os.PathLike, suffixes: Collection[str]) -> list[str]:
+def walk(folder: pathlib.Path, suffixes: Iterable[str]) -> list[pathlib.Path]:
     """The files in a folder, and in those below it, that end in one of the suffixes.
 
-    As of `find_images`, but what is left out is not noted.
+    As `find_images` has them, in any order; what is left out is not noted.
     """
-    return _walk(os.fspath(folder), tuple(suffixes), collections.Counter())
+    found = _walk(os.fspath(folder), tuple(suffixes), collections.Counter())
+    return [pathlib.Path(path) for path in found]
 
 
 def is_hidden(name: str) -> bool:
@@ -303,7 +304,7 @@ def _advice(suffix: str) -> str:
 def _read_column(path: str | os.PathLike, text: str) -> list[str]:
     """The images in a CSV."""
     header = text.split("\n", 1)[0]
-    delimiter = ";" if ";" in header and "," not in header else ","
+    delimiter = next((mark for mark in ",;\t" if mark in header), ",")
     try:
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
         column = next((c for c in _LIST_COLUMNS if c in (rows.fieldnames or ())), None)

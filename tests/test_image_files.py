@@ -1,5 +1,6 @@
 """Which image files there are in folders and lists, and what is left out."""
 
+import concurrent.futures
 import os
 import pathlib
 import socket
@@ -211,12 +212,11 @@ def test_a_file_whose_name_begins_as_a_list_is_a_file(tmp_path, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
 def test_a_list_may_come_through_a_pipe(tmp_path):
     _touch(tmp_path / "1.jpg")
-    os.mkfifo(tmp_path / "pipe")
-    if not os.fork():
-        (tmp_path / "pipe").write_text(f"{tmp_path / '1.jpg'}\n")
-        os._exit(0)
-    assert _ids(f"@{tmp_path / 'pipe'}") == ["1.jpg"]
-    os.wait()
+    pipe, text = tmp_path / "pipe", f"{tmp_path / '1.jpg'}\n"
+    os.mkfifo(pipe)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        pool.submit(pipe.write_text, text)
+        assert _ids(f"@{pipe}") == ["1.jpg"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
