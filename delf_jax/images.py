@@ -7,11 +7,9 @@ threads can decode ahead of the device.
 import contextlib
 import io
 import os
-import pathlib
-import re
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -19,15 +17,20 @@ import simplejpeg
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from delf_jax import image_files, jpeg
 from delf_jax.files import InputError
+from delf_jax.progress import add_note
 
 # A 108-megapixel telephone passes; 384 MB as RGB.
 MAX_PIXELS = 128_000_000
-# What a folder is searched for; a file that is named itself may end in anything.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
-# Some cameras pad before the end marker; more than this is damage.
-_HARMLESS_PADDING = 32
 _ORIENTATION_TAG = 0x0112
+# Of TIFF.
+_BITS_TAG, _PHOTOMETRIC_TAG, _SAMPLE_TAG, _DNG_TAG = 258, 262, 339, 50706
+_WHITE_IS_ZERO, _UNSIGNED = 0, 1
+_HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
+# A file of more bytes is read and decoded alone, whatever threads there are.
+_LARGE = 64 * 2**20
+_large_lock = threading.Lock()
 _pillow_lock = threading.Lock()
 
 
@@ -105,41 +108,16 @@ def read_image(
     it is absent, no image, larger than `max_pixels` (known from the header, before
     memory is taken) or damaged: half an image is never returned.
     """
-    try:
-        return decode_image(pathlib.Path(path).read_bytes(), max_pixels)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-
-
-def find_images(paths: Iterable[str | os.PathLike]) -> list[tuple[str, pathlib.Path]]:
-    """(id, path) of images and of all images in folders, sorted by id.
-
-    Ids are paths with forward slashes within the folder, or within the closest one that
-    holds all paths. InputError if a path does not exist or a folder holds no image.
-    """
-    listed = [pathlib.Path(os.path.abspath(path)) for path in paths]
-    if not listed:
-        raise InputError("no images or folders were given")
-    found = set()
-    for path in listed:
-        if path.is_dir():
-            inside = sorted(_walk(path))
-            if not inside:
-                known = " ".join(SUFFIXES)
-                raise InputError(f"{path}: no images in this folder ({known})")
-            found.update(inside)
-        elif path.exists():
-            found.add(path)
-        else:
-            raise InputError(f"{path}: no such file or folder")
-    root = listed[0]
-    if len(listed) > 1 or not root.is_dir():
-        root = pathlib.Path(os.path.commonpath([path.parent for path in listed]))
-    return sorted((path.relative_to(root).as_posix(), path) for path in found)
+    if os.fsdecode(path).lower().endswith(image_files.RAW):
+        raise InputError(f"{path}: {image_files.RAW_ADVICE}")
+    with image_files.open_file(path) as (file, size):
+        with _large_lock if size > _LARGE else contextlib.nullcontext():
+            try:
+                return decode_image(file.read(size + 1), max_pixels)
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from None
 
 
 def decode_image(
@@ -149,12 +127,9 @@ def decode_image(
     if not data:
         raise InputError("the file is empty")
     with _decoding():
-        with _quiet_pillow():
-            image = Image.open(io.BytesIO(data))
-        with image:
+        with _open(data) as image:
             _check_size(image.size, max_pixels)
-            is_jpeg = data[:3] == b"\xff\xd8\xff" and image.mode in ("RGB", "L")
-            return _upright_rgb(image, data if is_jpeg else None)
+            return _upright_rgb(image, data if data.startswith(jpeg.START) else None)
 
 
 def encode_jpeg(image: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:
@@ -243,15 +218,6 @@ def resize_bilinear(
     return _lerp(columns, top, bottom, weight_y[:, None, None], axis=0)
 
 
-def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The images in a folder and those below it; hidden ones are left out."""
-    for directory, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield pathlib.Path(directory, name)
-
-
 def _taps(
     length: int, new_length: int, legacy: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -272,6 +238,34 @@ def _lerp(
     np.subtract(second, first, out=second)
     np.multiply(second, weight, out=second)
     return np.add(first, second, out=second)
+
+
+def _open(data: bytes) -> Image.Image:
+    """The image with its header read, as a format of images that are no programs."""
+    with _quiet_pillow():
+        try:
+            formats = image_files.readable_formats()
+            image = Image.open(io.BytesIO(data), formats=formats)
+        except Image.UnidentifiedImageError:
+            if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+                return _open_heif(data)
+            # Pillow takes no stray bytes between segments.
+            mended = jpeg.mend(data) if data.startswith(jpeg.START) else None
+            if mended is None:
+                raise
+            image = Image.open(io.BytesIO(mended.data), formats=["JPEG"])
+    if _DNG_TAG in getattr(image, "tag_v2", ()):  # Only its thumbnail is a TIFF.
+        raise InputError(image_files.RAW_ADVICE)
+    return image
+
+
+def _open_heif(data: bytes) -> Image.Image:
+    if reason := image_files.missing_formats().get("HEIF"):
+        raise InputError(f"HEIC photos need another package: {reason}")
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return Image.open(io.BytesIO(data), formats=["HEIF"])
 
 
 @contextlib.contextmanager
@@ -321,7 +315,11 @@ def _open_array(array: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
             )
         array = np.rint(array * 255).astype(np.uint8)
     if array.dtype != np.uint8:
-        raise InputError(f"expected uint8, or float in [0, 1], got {array.dtype}")
+        advice = ": scale them to 8 bits, of 16 by (array >> 8).astype(np.uint8)"
+        integers = np.issubdtype(array.dtype, np.integer)
+        raise InputError(
+            f"expected uint8, or float in [0, 1], got {array.dtype}{advice * integers}"
+        )
     if array.shape[2] == 1:
         return np.repeat(array, 3, axis=2)
     return array if array.shape[2] == 3 else _to_rgb(Image.fromarray(array))
@@ -336,23 +334,16 @@ def _check_size(size_xy: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _decode_jpeg(data: bytes) -> np.ndarray:
-    """2.5 times as fast as Pillow, same pixels; a warning of the decoder is damage."""
-    try:
-        return simplejpeg.decode_jpeg(data, "RGB", strict=True)
-    except ValueError as error:
-        padding = re.search(r"(\d+) extraneous bytes before marker 0xd9", str(error))
-        if padding is None or int(padding[1]) > _HARMLESS_PADDING:
-            raise
-    return simplejpeg.decode_jpeg(data, "RGB", strict=False)
-
-
 def _upright_rgb(
-    image: Image.Image, jpeg: bytes | None = None
+    image: Image.Image, encoded: bytes | None = None
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The pixels of a Pillow image, of a JPEG from its bytes."""
-    if jpeg is not None:
-        pixels = _decode_jpeg(jpeg)
+    if encoded is not None and image.mode in ("RGB", "L"):
+        pixels = jpeg.decode_jpeg(encoded)
+    elif encoded is not None and image.mode == "CMYK":
+        inks = jpeg.decode_jpeg(encoded, "CMYK")
+        # As Pillow: all programs write them inverted, as Adobe's did.
+        pixels = _to_rgb(Image.frombytes("CMYK", image.size, (~inks).tobytes()))
     else:
         image.load()
         pixels = _to_rgb(image)
@@ -376,14 +367,40 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I;16") or image.mode == "I":
-        grey = np.asarray(image)
-        # PNG and TIFF hold 16 bits, of which the upper 8 are kept.
-        grey = np.clip(grey, 0, 65535).astype(np.uint16) >> 8
-        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+    if image.mode.startswith("I"):
+        return np.repeat(_grey_of_integers(image)[:, :, None], 3, axis=2)
     if image.mode == "F":
         raise InputError("floating-point images have no fixed range; save as 8-bit")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image.convert("RGB"))
+
+
+def _grey_of_integers(image: Image.Image) -> UInt8[np.ndarray, "H W"]:
+    """The upper 8 of the bits that the format has, else what spans the range found."""
+    values, tags = np.asarray(image), getattr(image, "tag_v2", {})
+    bits = _bits_of(image, tags)
+    if bits is not None:
+        grey = (np.clip(values, 0, 2**bits - 1) >> (bits - 8)).astype(np.uint8)
+        return ~grey if tags.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO else grey
+    if tags and tags.get(_SAMPLE_TAG, (_UNSIGNED,))[0] == _UNSIGNED:
+        values = values.view(np.uint32)
+    add_note(
+        "images of 32-bit or signed integers do not say how bright these are: the "
+        "smallest of each is read as black, the largest as white"
+    )
+    low, high = int(values.min()), int(values.max())
+    scaled = (values - np.float64(low)) * (255 / max(high - low, 1))
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _bits_of(image: Image.Image, tags: Mapping) -> int | None:
+    """How many bits a grey of integers has; None if that does not say what is white."""
+    if tags:  # of a TIFF
+        bits = tags.get(_BITS_TAG, (16,))[0]
+        unsigned = tags.get(_SAMPLE_TAG, (_UNSIGNED,))[0] == _UNSIGNED
+        return bits if unsigned and bits <= 16 else None
+    # Pillow keeps 16 bits of some formats as 32, scaled.
+    is_known = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
+    return 16 if is_known else None

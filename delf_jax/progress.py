@@ -27,6 +27,8 @@ _STEERING = re.compile(
 _ON_A_LINE = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
 
 _shown = True
+_noted: set[str] = set()
+_waiting: list[str] | None = None  # notes; None: they are printed at once.
 _results: Any = None  # A stream; None: standard output.
 _stdout: Any = None  # Where `write_output` goes; None: standard output.
 
@@ -120,17 +122,20 @@ def output(*, quiet: bool, taken: bool) -> Iterator[None]:
       taken: nothing at all but what `write_output` is given; what is printed goes to
         standard error.
     """
-    global _shown, _results, _stdout
-    before = _shown, _results, _stdout
+    global _shown, _results, _stdout, _noted, _waiting
+    before = _shown, _results, _stdout, _noted, _waiting
     _stdout, printed = sys.stdout, sys.stderr if taken else sys.stdout
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         other = nowhere if quiet else printed
         _shown, _results = not quiet, other if taken else printed
+        _noted, _waiting = set(), []
         try:
             with contextlib.redirect_stdout(other):
                 yield
         finally:
-            _shown, _results, _stdout = before
+            for line in _waiting:
+                print(line, file=sys.stderr, flush=True)
+            _shown, _results, _stdout, _noted, _waiting = before
 
 
 def write_output(source: Any) -> None:
@@ -150,6 +155,17 @@ def print_failures(reasons: Iterable[object]) -> None:
     """Prints a line to standard error for each image, or the like, that failed."""
     for reason in reasons:
         print(f"failed: {printable(str(reason))}", file=sys.stderr, flush=True)
+
+
+def add_note(line: str) -> None:
+    """Prints a line on standard error, once: the last of all that a command prints."""
+    if line in _noted or not _shown:
+        return
+    _noted.add(line)
+    if _waiting is None:
+        print(line, file=sys.stderr, flush=True)
+    else:
+        _waiting.append(line)
 
 
 @contextlib.contextmanager

@@ -183,6 +183,83 @@ def test_sixteen_bits_keep_the_upper_eight(tmp_path):
     np.testing.assert_array_equal(image[..., 2], values >> 8)
 
 
+def _tiff(values: np.ndarray, bits: int, sample: int = 1, white: int = 1) -> bytes:
+    """A TIFF of one row of integers; white: 1, or 0 where this is the brightest."""
+    data = values.tobytes()
+    if bits == 12:
+        numbers = "".join(f"{value:012b}" for value in values.tolist())
+        data = int(numbers, 2).to_bytes(len(numbers) // 8)
+    tags = {256: len(values), 257: 1, 258: bits, 259: 1, 262: white, 273: 8}
+    tags |= {277: 1, 278: 1, 279: len(data), 339: sample}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, x) for tag, x in tags.items())
+    header = struct.pack("<2sHI", b"II", 42, 8 + len(data))
+    return header + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+RAMP = np.arange(256)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _tiff(RAMP * 16 + 15, 12),
+        _tiff(np.uint16(RAMP * 256 + 255), 16),
+        _tiff(np.uint16(65535 - RAMP * 256), 16, white=0),
+        b"P5 256 1 1023\n" + (RAMP * 4 + 2).astype(">u2").tobytes(),
+    ],
+)
+def test_integers_of_a_known_depth_keep_the_upper_eight_bits(data, monkeypatch):
+    monkeypatch.setattr(images, "add_note", pytest.fail)
+    np.testing.assert_array_equal(images.decode_image(data)[0, :, 0], RAMP)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        _tiff(np.int16((RAMP - 128) * 200), 16, sample=2),
+        _tiff(np.int32(RAMP * 5), 32, sample=2),
+        _tiff(np.int32((RAMP - 9) * 7_000_000), 32, sample=2),
+        _tiff(np.uint32(RAMP * 16_000_000), 32),
+        Image.fromarray(np.int32(RAMP[None] * 3)),
+    ],
+)
+def test_integers_of_unknown_brightness_are_scaled_by_their_range(image, monkeypatch):
+    notes: list[str] = []
+    monkeypatch.setattr(images, "add_note", notes.append)
+    found = images.open_image(image)
+    np.testing.assert_array_equal(found, np.repeat(RAMP[None, :, None], 3, axis=2))
+    assert "signed integers do not say how bright these are" in notes[0]
+
+
+def test_integers_that_are_all_the_same_are_read(monkeypatch):
+    monkeypatch.setattr(images, "add_note", lambda line: None)
+    flat = images.decode_image(_tiff(np.full(9, 70_000, np.int32), 32, sample=2))
+    assert flat.shape == (1, 9, 3) and len(np.unique(flat)) == 1
+
+
+@pytest.mark.parametrize("form", ["AVIF", "JPEG2000", "MPO", "QOI", "TGA", "ICO"])
+def test_formats_beside_jpeg_and_png_are_read(form):
+    file, blue = io.BytesIO(), Image.new("RGB", (32, 32), (20, 40, 200))
+    blue.save(file, form)
+    assert (
+        np.abs(images.decode_image(file.getvalue()).astype(int) - [20, 40, 200]).max()
+        < 9
+    )
+
+
+def test_postscript_is_not_given_to_its_interpreter(tmp_path, monkeypatch):
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", pytest.fail)
+    path = tmp_path / "a.jpg"
+    head = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n"
+    path.write_bytes(head + b"(x) run showpage\n%%EOF\n")
+    with Image.open(path) as opened:
+        assert opened.format == "EPS"
+    with pytest.raises(InputError, match="a.jpg: not an image of a known format"):
+        images.read_image(path)
+
+
 def test_one_bit_images_are_black_and_white(tmp_path):
     bits = Image.fromarray(np.eye(12, dtype=bool))
     image = images.read_image(_write(tmp_path / "a.png", bits))
@@ -354,6 +431,7 @@ def test_a_pillow_image_is_turned_upright_and_left_as_it_was(photo):
         (np.zeros((3, 40, 50), np.uint8), r"got \[3, 40, 50\]"),
         (np.zeros((0, 5, 3)), r"got \[0, 5, 3\]"),
         (np.zeros((4, 5, 3), np.int64), r"expected uint8, .* got int64"),
+        (np.zeros((4, 5), np.uint16), r"got uint16: scale them to 8 bits"),
         (np.full((4, 5, 3), 2.0), r"expected float pixels in \[0, 1\], got 2 to 2"),
         (np.full((4, 5, 3), -1.0), r"in \[0, 1\], got -1 to -1"),
         (np.full((4, 5, 3), np.nan), r"in \[0, 1\], got nan"),
@@ -406,39 +484,3 @@ def test_a_broken_exif_block_does_not_matter(photo):
     buffer = io.BytesIO()
     Image.fromarray(photo).save(buffer, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")
     assert images.decode_image(buffer.getvalue()).shape == photo.shape
-
-
-def _touch(*paths: pathlib.Path) -> None:
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-
-
-def test_ids_are_paths_within_the_folder(tmp_path):
-    _touch(tmp_path / "b" / "1.jpg", tmp_path / "a" / "1.JPG", tmp_path / "note.txt")
-    _touch(tmp_path / ".thumbnails" / "2.jpg", tmp_path / "a" / "._1.jpg")
-    found = images.find_images([tmp_path])
-    assert [id for id, _ in found] == ["a/1.JPG", "b/1.jpg"]
-    assert found[0][1] == tmp_path / "a" / "1.JPG"
-
-
-def test_ids_of_several_folders_differ(tmp_path):
-    _touch(tmp_path / "b" / "1.jpg", tmp_path / "a" / "1.jpg", tmp_path / "c.jpg")
-    found = images.find_images([tmp_path / "a", tmp_path / "b", tmp_path / "a"])
-    assert [id for id, _ in found] == ["a/1.jpg", "b/1.jpg"]
-    found = images.find_images([tmp_path / "a" / "1.jpg", tmp_path / "c.jpg"])
-    assert [id for id, _ in found] == ["a/1.jpg", "c.jpg"]
-
-
-def test_a_named_file_may_end_in_anything(tmp_path):
-    _touch(tmp_path / "photo")
-    assert [id for id, _ in images.find_images([tmp_path / "photo"])] == ["photo"]
-
-
-def test_what_cannot_be_searched_is_named(tmp_path):
-    with pytest.raises(InputError, match="nowhere: no such file or folder"):
-        images.find_images([tmp_path / "nowhere"])
-    with pytest.raises(InputError, match="no images in this folder"):
-        images.find_images([tmp_path])
-    with pytest.raises(InputError, match="were given"):
-        images.find_images([])

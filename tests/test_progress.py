@@ -147,3 +147,24 @@ def test_standard_output_has_results_or_one_file(capsys, quiet, taken, out, err)
     assert {line.split(":")[0] for line in captured.err.splitlines()} == err
     _work()
     assert capsys.readouterr().out == "a remark\na table\n"
+
+
+def test_notes_come_once_and_after_all_else_that_a_command_prints(capsys):
+    with progress.output(quiet=False, json=False):
+        progress.add_note("2 files skipped")
+        progress.add_note("2 files skipped")
+        progress.print_results("done")
+        assert "skipped" not in capsys.readouterr().err
+    assert capsys.readouterr().err == "2 files skipped\n"
+    with pytest.raises(KeyError), progress.output(quiet=False, json=True):
+        progress.add_note("2 files skipped")
+        raise KeyError
+    assert capsys.readouterr().err == "2 files skipped\n"
+
+
+def test_notes_are_no_results_and_do_not_wait_outside_of_a_command(capsys):
+    with progress.output(quiet=True, json=False):
+        progress.add_note("3 files skipped")
+    assert capsys.readouterr().err == ""
+    progress.add_note("4 files skipped")
+    assert capsys.readouterr().err == "4 files skipped\n"

@@ -6,7 +6,7 @@ from delf_jax.commands.options import Parser, model_and_settings, print_report
 
 
 def add_extract_options(parser: Parser) -> None:
-    images = "images, or folders of images"
+    images = "images, folders of images, or @LIST: a file of paths"
     parser.add_argument("paths", nargs="+", metavar="PATH", help=images)
     parser.add_out("folder of the feature store", required=True)
     parser.add_argument(
@@ -20,11 +20,11 @@ def add_extract_options(parser: Parser) -> None:
 
 
 def run_extract(options: argparse.Namespace) -> int:
-    from delf_jax import images
     from delf_jax.extraction.boxes import format_coverage, open_boxes
+    from delf_jax.image_files import find_images
     from delf_jax.store import feature_store
 
-    found = images.find_images(options.paths)
+    found = find_images(options.paths)
     boxes = None
     if options.boxes:
         boxes = open_boxes(options.boxes)

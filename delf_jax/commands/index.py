@@ -14,7 +14,9 @@ from delf_jax.progress import format_count, print_results
 
 
 def add_index_options(parser: Parser) -> None:
-    parser.add_argument("paths", nargs="*", metavar="PATH", help="images or folders")
+    parser.add_argument(
+        "paths", nargs="*", metavar="PATH", help="images, folders, @LIST"
+    )
     parser.add_value("--index", "DIR", "folder of the index", required=True)
     parser.add_value("--add", "PATH", "images to add", nargs="+")
     parser.add_value("--remove", "ID", "images to remove", nargs="+")

@@ -1,6 +1,7 @@
 """Commands on photos: match, search, rerank, demo."""
 
 import argparse
+import os
 import pathlib
 from typing import Any
 
@@ -50,7 +51,7 @@ def run_match(options: argparse.Namespace) -> int:
 
 def add_search_options(parser: Parser) -> None:
     parser.usage = "%(prog)s QUERY ... --index DIR [option ...]"
-    queries = "query photos, or folders of them"
+    queries = "query photos, folders of them, or @LIST"
     parser.add_argument("paths", nargs="+", metavar="QUERY", help=queries)
     parser.add_value("--index", "DIR", "folder of the index", required=True)
     parser.add_number("--top", "results listed (10); 0: all", default=10)
@@ -120,13 +121,17 @@ def run_search(options: argparse.Namespace) -> int:
 
 
 def _query_paths(paths: list[str]) -> list[pathlib.Path]:
-    """Photos in the order of the paths; those of a folder by name."""
-    from delf_jax.images import find_images
+    """Photos in the order of the paths; those of a folder or list by name."""
+    from delf_jax.image_files import find_images, is_list
 
     found = []
-    for path in map(pathlib.Path, paths):
-        inside = find_images([path]) if path.is_dir() else [("", path)]
-        found += [path / image for image, _ in inside]
+    for path in paths:
+        if os.path.isdir(path):
+            found += [pathlib.Path(path, id) for id, _ in find_images([path])]
+        elif is_list(path):
+            found += [photo for _, photo in find_images([path])]
+        else:
+            found.append(pathlib.Path(path))
     return found
 
 

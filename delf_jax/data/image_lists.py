@@ -13,7 +13,8 @@ from delf_jax.files import InputError
 from delf_jax.formats import tables
 from delf_jax.formats.datasets import gldv2, sfm120k
 from delf_jax.formats.tensorflow import tfrecord
-from delf_jax.images import SUFFIXES, decode_image, read_image
+from delf_jax.image_files import find_images, is_hidden
+from delf_jax.images import decode_image, read_image
 
 
 class LabelledImage(NamedTuple):
@@ -81,7 +82,7 @@ def classes_without_images(path: str, records: Sequence[LabelledImage]) -> list[
     # Landmarks are numbered: their folders are no classes, nor are those of TFRecords.
     if not source.is_dir() or not all(isinstance(r.label, str) for r in records):
         return []
-    folders = {p.name for p in source.iterdir() if p.is_dir() and p.name[0] != "."}
+    folders = {p.name for p in source.iterdir() if p.is_dir() and not is_hidden(p.name)}
     return sorted(folders - {record.label for record in records})
 
 
@@ -118,11 +119,9 @@ def split_records(
 
 
 def _of_folder(source: pathlib.Path) -> Iterator[LabelledImage]:
-    for path in source.rglob("*"):
-        if path.suffix.lower() in SUFFIXES:
-            name = path.relative_to(source)
-            label = name.parts[0] if len(name.parts) > 1 else ""
-            yield LabelledImage(name.as_posix(), path, label)
+    for name, path in find_images([source]):
+        label, inside, _ = name.partition("/")
+        yield LabelledImage(name, path, label if inside else "")
 
 
 def _of_csv(

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from delf_jax.files import InputError, digest, sha256_of
 from delf_jax.formats import tables
 from delf_jax.formats.datasets import oxford, revisited
-from delf_jax.images import find_images
+from delf_jax.image_files import find_images
 from delf_jax.retrieval import metrics
 
 # Where photos are looked for beside a ground truth: the first is that of the published

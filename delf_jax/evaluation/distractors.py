@@ -16,7 +16,7 @@ from delf_jax.extraction.boxes import RegionBoxes, format_coverage
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
-from delf_jax.images import find_images
+from delf_jax.image_files import find_images
 from delf_jax.search.pipeline import RankingInputs
 from delf_jax.store import feature_store
 from delf_jax.store.feature_store import FeatureStore

@@ -22,7 +22,7 @@ from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from delf_jax.formats.datasets import oxford
-from delf_jax.images import find_images
+from delf_jax.image_files import find_images
 from delf_jax.index import fit_codebook
 from delf_jax.progress import print_results
 from delf_jax.search.matching import verification_settings

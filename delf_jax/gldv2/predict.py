@@ -16,7 +16,7 @@ from delf_jax.formats.datasets import gldv2
 from delf_jax.formats.datasets.gldv2 import Solution
 from delf_jax.gldv2 import collection, recognition_task, retrieval_task, scores
 from delf_jax.gldv2.collection import Images, Listing
-from delf_jax.images import find_images
+from delf_jax.image_files import find_images
 from delf_jax.progress import format_count
 from delf_jax.retrieval import voting
 from delf_jax.retrieval.verification import VERIFICATION

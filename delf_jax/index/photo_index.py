@@ -9,10 +9,10 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from delf_jax import images
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
+from delf_jax.image_files import find_images
 from delf_jax.manifests import Is, one_of, read_manifest, write_manifest
 from delf_jax.progress import format_count
 from delf_jax.store import feature_store
@@ -68,7 +68,7 @@ def make_index(
 
     Photos whose file is gone are removed. InputError for an index of another folder.
     """
-    found = images.find_images(paths)
+    found = find_images(paths)
     image, path = found[0]
     root = pathlib.Path(os.path.abspath(path)).parents[image.count("/")]
     places = Places(root, {})
@@ -93,7 +93,7 @@ def add_images(
     """Adds images and folders from anywhere to an index."""
     index = open_index(directory)
     check_model(index, model, settings)
-    found = images.find_images(paths)
+    found = find_images(paths)
     return _update(found, index.directory, index.places, model, settings, progress)
 
 

@@ -17,7 +17,8 @@ from delf_jax.extraction.one_call import Errors
 from delf_jax.extraction.settings import PCA_FIELDS, ExtractionSettings, settings_for
 from delf_jax.features import Features
 from delf_jax.files import InputError
-from delf_jax.images import ImageLike, find_images, image_name
+from delf_jax.image_files import find_images
+from delf_jax.images import ImageLike, image_name
 from delf_jax.index import global_index, global_search, photo_index
 from delf_jax.index.global_search import GlobalIndex
 from delf_jax.index.photo_index import Index, Places

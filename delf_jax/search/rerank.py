@@ -20,7 +20,7 @@ from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.features import Features
 from delf_jax.files import InputError, read_json
 from delf_jax.formats import tables
-from delf_jax.images import find_images
+from delf_jax.image_files import find_images
 from delf_jax.retrieval.verification import VerificationSettings
 from delf_jax.search import steps
 from delf_jax.search.pipeline import Pipeline, RankingInputs

@@ -19,6 +19,7 @@ from delf_jax.features import Features, LocalFeatures, crops_of
 from delf_jax.files import InputError, digest, read_json, write_bytes, write_json
 from delf_jax.formats.delf import datum, index_mapping
 from delf_jax.formats.delf import features as feature_files
+from delf_jax.image_files import walk
 from delf_jax.progress import track
 from delf_jax.store import feature_store
 from delf_jax.store import writer as store_files
@@ -176,7 +177,7 @@ def _find(folder: pathlib.Path, layout: str) -> dict[str, dict[str, pathlib.Path
         raise InputError(f"{folder}: no such folder")
     found: dict[str, dict[str, pathlib.Path]] = {}
     for branch, suffix in SUFFIXES[layout].items():
-        for path in folder.rglob(f"?*{suffix}"):
+        for path in walk(folder, [suffix]):
             name = path.relative_to(folder).as_posix().removesuffix(suffix)
             found.setdefault(name, {})[branch] = path
     if not found:

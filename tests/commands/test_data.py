@@ -19,6 +19,30 @@ def test_prepare_stores_photos_and_lists_the_broken_ones(run, tmp_path):
     assert "a/2.jpg" in listed
 
 
+def test_hidden_and_linked_folders_are_as_for_all_commands(tmp_path, capsys):
+    from delf_jax import cli, images
+
+    encoded = images.encode_jpeg(np.full((30, 40, 3), 90, np.uint8), 90)
+    photos = tmp_path / "photos"
+    hidden = (
+        "a/.ipynb_checkpoints/0.jpg",
+        ".ipynb_checkpoints/0.jpg",
+        "__MACOSX/a/0.jpg",
+    )
+    for name in ("photos/a/0.jpg", "b/1.jpe", *(f"photos/{name}" for name in hidden)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(encoded)
+    (photos / "a" / "._0.jpg").write_bytes(b"\0\5\26\7")
+    (photos / "labels.txt").write_text("")
+    (photos / "b").symlink_to(tmp_path / "b")
+    arguments = f"--dataset={photos}", f"--data={tmp_path / 'data'}"
+    assert cli.main(["prepare", *arguments]) == 0
+    printed = capsys.readouterr()
+    assert "2 of 2 images ready" in printed.out
+    left_out = "2 files skipped: 1 .txt, 1 hidden; 3 folders skipped: 3 hidden"
+    assert printed.err.splitlines()[-1] == f"{photos}: {left_out}"
+
+
 def test_what_prepare_leaves_out_train_finds_without_preparing_again(
     run, tmp_path, monkeypatch
 ):

@@ -1,3 +1,6 @@
+import os
+import shutil
+
 import numpy as np
 
 from delf_jax import cli
@@ -17,6 +20,41 @@ def test_extract_in_parts_gives_the_store_of_one_process(run, photos, tmp_path):
     )
     assert whole.ids == parts.ids == [f"{number}.png" for number in range(4)]
     np.testing.assert_array_equal(whole.global_descriptors, parts.global_descriptors)
+
+
+def test_odd_files_do_not_stop_a_job(run, photos, tiny_model, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    os.mkfifo(folder / "pipe.jpg")
+    with open(folder / "large.jpg", "wb") as file:
+        file.truncate(2**40)
+    (folder / "note.txt").write_text("")
+    arguments = [str(folder), f"--out={tmp_path / 'out'}", f"--model={tiny_model}"]
+    assert cli.main(["extract", *arguments]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.endswith("out: 4 extracted, 0 unchanged, 2 failed\n")
+    assert "large.jpg: 1024.0 GiB, more than" in printed.err
+    assert "pipe.jpg: cannot be read (a FIFO or device" in printed.err
+    assert printed.err.splitlines()[-1] == f"{folder}: 1 file skipped: 1 .txt"
+
+
+def test_photos_of_a_list_are_extracted_indexed_and_searched_for(
+    run, photos, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(photos.parent)
+    listed = tmp_path / "list.txt"
+    lines = [f"{photos.name}/{name}.png" for name in (2, 0, "absent")]
+    listed.write_text("\n".join(["# two of them", *lines]))
+    status, printed = run("extract", f"@{listed}", f"--out={tmp_path / 'out'}")
+    assert status == 0 and "2 extracted, 0 unchanged, 1 failed" in printed
+    opened = feature_store.open_store(tmp_path / "out")
+    assert opened.ids == ["0.png", "2.png"] and [*opened.failed] == ["absent.png"]
+    index = f"--index={tmp_path / 'index'}"
+    status, printed = run("index", f"@{listed}", index)
+    assert status == 0 and "2 extracted, 0 unchanged, 1 failed" in printed
+    (tmp_path / "list.csv").write_text(f"id,path\n1,{lines[1]}\n")
+    status, printed = run("search", f"@{tmp_path / 'list.csv'}", index, "--top=1")
+    assert status == 0 and printed.strip().endswith("0.png")
 
 
 PBTXT = """

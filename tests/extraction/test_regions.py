@@ -12,7 +12,7 @@ from delf_jax.extraction.boxes import open_boxes
 from delf_jax.extraction.settings import ExtractionSettings, settings_to_json
 from delf_jax.features import Features, features_per_region, regions_of, whole_image
 from delf_jax.files import InputError
-from delf_jax.images import find_images
+from delf_jax.image_files import find_images
 from delf_jax.retrieval import aggregation
 from delf_jax.store import feature_store, local_descriptors
 from tests.helpers.box_files import HEADER, write_file, write_table

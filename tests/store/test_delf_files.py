@@ -147,6 +147,19 @@ def test_broken_files_are_named_and_the_others_kept(tmp_path):
     assert read_files(files, out, "delg", progress=False) == (3, 1, 0, {}, 0)
 
 
+def test_files_that_systems_leave_are_no_features(tmp_path):
+    source = draw_store(tmp_path / "store")
+    write_files(source, tmp_path / "files", "delg", progress=False)
+    hidden = tmp_path / "files" / "__MACOSX" / "a"
+    hidden.mkdir(parents=True)
+    for path in (hidden / "0.delg_local", tmp_path / "files" / "a" / "._0.delg_local"):
+        path.write_bytes(b"\0\5\26\7")
+    report = read_files(tmp_path / "files", tmp_path / "again", "delg", progress=False)
+    assert (
+        report.extracted == len(feature_store.open_store(source)) and not report.failed
+    )
+
+
 def test_images_whose_files_are_gone_are_removed(tmp_path):
     files, out = tmp_path / "files", tmp_path / "out"
     write_files(draw_store(tmp_path / "store"), files, "delg", progress=False)

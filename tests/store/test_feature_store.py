@@ -17,7 +17,7 @@ from delf_jax import files
 from delf_jax.extraction import extract, model_folder
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
-from delf_jax.images import find_images
+from delf_jax.image_files import find_images
 from delf_jax.store import feature_store, shards, writer
 from tests.helpers.inverted_files import fill_store
 
@@ -214,7 +214,7 @@ SCRIPT = """
 import pathlib, sys, time
 from delf_jax.extraction import model_folder
 from delf_jax.extraction.settings import ExtractionSettings
-from delf_jax.images import find_images
+from delf_jax.image_files import find_images
 from delf_jax.store import feature_store, writer
 writer.FLUSH_IMAGES = 2
 folder, out, model, *part = sys.argv[1:]
