@@ -62,6 +62,10 @@ class Parser(argparse.ArgumentParser):
     def add_json(self, meaning: str = "results as JSON") -> None:
         self.add_value("--json", "FILE", f"{meaning} (-: standard output)")
 
+    def add_prune(self) -> None:
+        meaning = "forget images whose files are gone; says first how many"
+        self.add_flag("--prune", meaning)
+
     def add_verification(self) -> None:
         meaning = "settings of verification: default, delg, d2r"
         self.add_value("--verification", "NAME", meaning, default="default")
@@ -116,7 +120,9 @@ def write_result(options: argparse.Namespace, value: Any) -> None:
         print(f"JSON: {options.json}")
 
 
-def print_report(report: Any, out: str, done: str = "extracted") -> int:
+def print_report(
+    report: Any, out: str, done: str = "extracted", kept: str = "others kept"
+) -> int:
     """Prints what was done, and why images failed; 1 if none could be used, else 0."""
     for reason in report.failed.values():
         print(f"failed: {reason}", file=sys.stderr)
@@ -125,10 +131,19 @@ def print_report(report: Any, out: str, done: str = "extracted") -> int:
         counts += f", {report.removed} removed"
     if report.failed:
         counts += f", {len(report.failed)} failed"
+    if report.kept:
+        counts += f", {report.kept} {kept}"
     if report.damaged:
         counts += f", {report.damaged} damaged shards replaced"
     print_results(f"{out}: {counts}")
     return 0 if report.extracted + report.unchanged else FAILED
+
+
+def print_shortfall(store: Any) -> None:
+    """Says of a feature store that it is incomplete, if it is."""
+    if store.shortfall:
+        again = "run what was to fill it again to finish it"
+        print_results(f"{store.path}: {store.shortfall}; {again}")
 
 
 def parse_part(text: str) -> tuple[int, int]:

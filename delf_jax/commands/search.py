@@ -5,7 +5,13 @@ import pathlib
 import sys
 from typing import Any
 
-from delf_jax.commands.options import FAILED, Parser, model_and_settings, write_result
+from delf_jax.commands.options import (
+    FAILED,
+    Parser,
+    model_and_settings,
+    print_shortfall,
+    write_result,
+)
 from delf_jax.files import InputError
 from delf_jax.progress import format_count, print_results
 
@@ -107,9 +113,16 @@ def run_search(options: argparse.Namespace) -> int:
     if failed:
         searched = format_count(len(answers), "photo")
         print(f"{searched} searched for, {len(failed)} failed")
-    write_result(options, query.to_json(answers))
+    if index.shortfall:
+        print_results(index.shortfall)
+    write_result(options, query.to_json(answers, index))
     if options.html:
-        page.write_page(options.html, answers, index.file, str(index))
+        shown = (result.image for answer in answers for result in answer.results)
+        outsiders = index.outsiders(shown)
+        if outsiders:
+            print_results(f"{options.html}: shows {outsiders}")
+        description = f"{index}, with {outsiders}" if outsiders else str(index)
+        page.write_page(options.html, answers, index.file, description)
         print(f"page: {options.html}")
     return 0
 
@@ -164,6 +177,7 @@ def run_rerank(options: argparse.Namespace) -> int:
     pipeline = parse_pipeline(options.pipeline, "--with", rerank.STEPS)
     settings = matching.verification_settings(options.verification)
     images = rerank.open_features(options.index)
+    print_shortfall(images)
     queries = _candidate_queries(options, candidates, images)
     result = rerank.rerank(
         candidates, images, queries, pipeline, settings, first=options.first
