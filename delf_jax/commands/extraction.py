@@ -2,7 +2,13 @@
 
 import argparse
 
-from delf_jax.commands.options import Parser, model_and_settings, print_report
+from delf_jax.commands.options import (
+    Parser,
+    model_and_settings,
+    print_report,
+    print_shortfall,
+)
+from delf_jax.files import InputError
 
 
 def add_extract_options(parser: Parser) -> None:
@@ -16,6 +22,7 @@ def add_extract_options(parser: Parser) -> None:
         "in pixels, or a folder of .boxes files",
     )
     parser.add_part()
+    parser.add_prune()
     parser.add_settings()
 
 
@@ -31,7 +38,13 @@ def run_extract(options: argparse.Namespace) -> int:
         print(format_coverage(boxes, [id for id, _ in found]))
     model, settings = model_and_settings(options)
     report = feature_store.extract_to_store(
-        found, options.out, model, settings, boxes=boxes, part=options.part
+        found,
+        options.out,
+        model,
+        settings,
+        boxes=boxes,
+        part=options.part,
+        prune=options.prune,
     )
     return print_report(report, options.out)
 
@@ -57,15 +70,23 @@ def add_features_options(parser: Parser) -> None:
     parser.add_argument(
         "--name", default="delf files", help="name of the model, for the new store"
     )
+    parser.add_prune()
 
 
 def run_features(options: argparse.Namespace) -> int:
-    from delf_jax.store import delf_files
+    from delf_jax.store import delf_files, feature_store
 
+    if options.prune and options.to:
+        raise InputError("--prune goes with --from: files are never removed")
     if options.to:
+        print_shortfall(feature_store.open_store(options.source))
         report = delf_files.write_files(options.source, options.target, options.to)
     else:
         report = delf_files.read_files(
-            options.source, options.target, options.layout, name=options.name
+            options.source,
+            options.target,
+            options.layout,
+            name=options.name,
+            prune=options.prune,
         )
     return print_report(report, options.target, done="written")

@@ -8,6 +8,7 @@ from delf_jax.commands.options import (
     model_and_settings,
     prepare_jax,
     print_report,
+    print_shortfall,
 )
 from delf_jax.files import InputError
 from delf_jax.progress import format_count, print_results
@@ -20,23 +21,67 @@ def add_index_options(parser: Parser) -> None:
     parser.add_value("--index", "DIR", "folder of the index", required=True)
     parser.add_value("--add", "PATH", "images to add", nargs="+")
     parser.add_value("--remove", "ID", "images to remove", nargs="+")
+    parser.add_value("--root", "DIR", "where the folder of its images is now")
+    parser.add_prune()
     parser.add_settings()
 
 
 def run_index(options: argparse.Namespace) -> int:
     from delf_jax.index import photo_index
 
-    if sum(map(bool, (options.paths, options.add, options.remove))) != 1:
-        raise InputError("index: give photos to index, or --add, or --remove")
-    if options.remove:
-        left = photo_index.remove_images(options.index, options.remove)
-        print_results(f"{options.index}: {len(options.remove)} removed, {left} left")
-        return 0
+    asked = [options.paths, options.add, options.remove, options.root]
+    changes = sum(map(bool, asked))
+    if changes > 1 or not changes and not options.prune:
+        raise InputError(
+            "index: give photos to index, or --add, --remove, --root or --prune"
+        )
+    if options.prune and (options.remove or options.root):
+        raise InputError("--prune: use it alone, with photos to index, or with --add")
+    if options.paths or options.add:
+        return _index_photos(options)
+    if options.root:
+        found, total = photo_index.move_root(options.index, options.root)
+        text = f"{found} of {format_count(total, 'photo')} found in {options.root}"
+    else:
+        ids = options.remove or _print_absent(options.index, prune=True).gone
+        left = photo_index.remove_images(options.index, ids)
+        text = f"{len(set(ids))} removed, {left} left"
+    print_results(f"{options.index}: {text}")
+    return 0
+
+
+def _index_photos(options: argparse.Namespace) -> int:
+    from delf_jax.index import photo_index
+
     model, settings = model_and_settings(options)
     change = photo_index.add_images if options.add else photo_index.make_index
     paths = options.add or options.paths
     report = change(paths, options.index, model, settings)
-    return print_report(report, options.index)
+    if report.kept:
+        gone, away = _print_absent(options.index, prune=options.prune)
+        if options.prune:
+            photo_index.remove_images(options.index, gone)
+            report = report._replace(removed=len(gone), kept=len(away))
+    return print_report(report, options.index, kept="absent")
+
+
+def _print_absent(directory: str, *, prune: bool) -> Any:
+    """The photos whose files are not there, once what becomes of them is printed."""
+    from delf_jax.index import photo_index
+
+    absent = photo_index.absent_images(directory)
+    gone, away = (format_count(len(ids), "photo") for ids in absent)
+    if absent.gone:
+        then = "forgetting" if prune else "kept; --prune forgets"
+        them = f"{gone}, such as {absent.gone[0]}"
+        print_results(f"{directory}: {them}: not found, {then} them")
+    if absent.away:
+        them = f"{away}, such as {absent.away[0]}"
+        print_results(
+            f"{directory}: {them}: kept, as their folder is absent or empty; if the "
+            "folder of the index is elsewhere now, name it with --root"
+        )
+    return absent
 
 
 def add_fit_options(parser: Parser) -> None:
@@ -69,6 +114,9 @@ def add_fit_options(parser: Parser) -> None:
 
 def run_fit(options: argparse.Namespace) -> int:
     prepare_jax()
+    from delf_jax.store import feature_store
+
+    print_shortfall(feature_store.open_store(options.store))
     if options.kind != "codebook":
         return _fit_projection(options)
     from delf_jax.index import fit_codebook
@@ -170,6 +218,7 @@ def run_aggregate(options: argparse.Namespace) -> int:
     words = aggregation.load_words(codebook, assignments)._replace(regional=regional)
     _check_size(options, config, words.codebook.centroids.shape)
     images = feature_store.open_store(options.store)
+    print_shortfall(images)
     rule = inverted_builder.default_rule(regional)._replace(idf=options.idf)
     if config:
         rule = rule._replace(

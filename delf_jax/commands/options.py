@@ -68,6 +68,10 @@ class Parser(argparse.ArgumentParser):
     def add_json(self, meaning: str = "results as JSON") -> None:
         self.add_file("--json", f"{meaning} (-: standard output)")
 
+    def add_prune(self) -> None:
+        meaning = "forget images whose files are gone; says first how many"
+        self.add_flag("--prune", meaning)
+
     def add_verification(self) -> None:
         meaning = "settings of verification: default, delg, d2r"
         self.add_value("--verification", "NAME", meaning, default="default")
@@ -135,7 +139,9 @@ def print_written(kind: str, path: str) -> None:
         print(f"{kind}: {path}")
 
 
-def print_report(report: Any, out: str, done: str = "extracted") -> int:
+def print_report(
+    report: Any, out: str, done: str = "extracted", kept: str = "others kept"
+) -> int:
     """Prints what was done, and why images failed; 1 if none could be used, else 0."""
     print_failures(report.failed.values())
     counts = f"{report.extracted} {done}, {report.unchanged} unchanged"
@@ -143,10 +149,19 @@ def print_report(report: Any, out: str, done: str = "extracted") -> int:
         counts += f", {report.removed} removed"
     if report.failed:
         counts += f", {len(report.failed)} failed"
+    if report.kept:
+        counts += f", {report.kept} {kept}"
     if report.damaged:
         counts += f", {report.damaged} damaged shards replaced"
     print_results(f"{out}: {counts}")
     return 0 if report.extracted + report.unchanged else FAILED
+
+
+def print_shortfall(store: Any) -> None:
+    """Says of a feature store that it is incomplete, if it is."""
+    if store.shortfall:
+        again = "run what was to fill it again to finish it"
+        print_results(f"{store.path}: {store.shortfall}; {again}")
 
 
 def parse_part(text: str) -> tuple[int, int]:

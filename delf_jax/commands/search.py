@@ -9,6 +9,7 @@ from delf_jax.commands.options import (
     FAILED,
     Parser,
     model_and_settings,
+    print_shortfall,
     print_written,
     write_result,
 )
@@ -113,9 +114,16 @@ def run_search(options: argparse.Namespace) -> int:
     if failed:
         searched = format_count(len(answers), "photo")
         print(f"{searched} searched for, {len(failed)} failed")
-    write_result(options, query.to_json(answers))
+    if index.shortfall:
+        print_results(index.shortfall)
+    write_result(options, query.to_json(answers, index))
     if options.html:
-        page.write_page(options.html, answers, index.file, str(index))
+        shown = (result.image for answer in answers for result in answer.results)
+        outsiders = index.outsiders(shown)
+        if outsiders:
+            print_results(f"{options.html}: shows {outsiders}")
+        description = f"{index}, with {outsiders}" if outsiders else str(index)
+        page.write_page(options.html, answers, index.file, description)
         print_written("page", options.html)
     return 0
 
@@ -178,6 +186,7 @@ def run_rerank(options: argparse.Namespace) -> int:
     pipeline = parse_pipeline(options.pipeline, "--with", rerank.STEPS)
     settings = matching.verification_settings(options.verification)
     images = rerank.open_features(options.index)
+    print_shortfall(images)
     queries = _candidate_queries(options, candidates, images)
     result = rerank.rerank(
         candidates, images, queries, pipeline, settings, first=options.first

@@ -6,7 +6,7 @@ of its own, which all datasets share.
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from delf_jax.image_files import find_images
+from delf_jax.progress import format_count, print_results
 from delf_jax.search.pipeline import RankingInputs
 from delf_jax.store import feature_store
 from delf_jax.store.feature_store import FeatureStore
@@ -42,13 +43,14 @@ def open_distractors(
 ) -> Distractors:
     """The distractors of a feature store, or of a folder of photos.
 
-    InputError if a photo cannot be used, or if the store is of another model or other
-    settings.
+    Features of photos that are no longer in the folder are kept, not searched.
+    InputError if a photo cannot be used, or if the store is incomplete or of another
+    model or other settings.
 
     Args:
       out: store that the photos of a folder are extracted to.
       boxes: extract by region; a store must then be with boxes, too.
-      partial: leave photos out that cannot be used.
+      partial: leave photos out that cannot be used, or were never extracted.
     """
     path = pathlib.Path(path)
     photos: dict[str, pathlib.Path] = {}
@@ -63,8 +65,18 @@ def open_distractors(
     else:
         photos = dict(find_images([path]))
         found = list(photos.items())
-        store = extract_photos(
-            found, out, model, settings, boxes, prune=True, progress=progress
+        extracted = extract_photos(
+            found, out, model, settings, boxes, progress=progress
+        )
+        store = _only(extracted, photos)
+        others = len(extracted) - len(store)
+        if others and progress:
+            count = format_count(others, "distractor")
+            print_results(f"{path}: {count} of earlier runs absent: not searched")
+    if store.pending and not partial:
+        raise InputError(
+            f"{path}: {store.shortfall}: extract the others, or leave them out with "
+            "--partial"
         )
     if store.failed and not partial:
         name, reason = next(iter(store.failed.items()))
@@ -82,7 +94,6 @@ def extract_photos(
     settings: ExtractionSettings,
     boxes: RegionBoxes | None,
     *,
-    prune: bool = False,
     progress: bool = True,
 ) -> FeatureStore:
     """The store of photos, extracted as far as they are not there yet."""
@@ -91,9 +102,15 @@ def extract_photos(
         if progress:
             print(coverage)
     feature_store.extract_to_store(
-        photos, out, model, settings, boxes=boxes, prune=prune, progress=progress
+        photos, out, model, settings, boxes=boxes, progress=progress
     )
     return feature_store.open_store(out)
+
+
+def _only(store: FeatureStore, ids: Collection[str]) -> FeatureStore:
+    """The store without other images, which stay in its folder."""
+    records = {id: place for id, place in store.records.items() if id in ids}
+    return FeatureStore(store.path, store.manifest, records)
 
 
 def add_distractors(

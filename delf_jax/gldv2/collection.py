@@ -22,6 +22,7 @@ from delf_jax.formats import tables
 from delf_jax.formats.datasets import gldv2
 from delf_jax.store import feature_store
 from delf_jax.store.feature_store import FeatureStore
+from delf_jax.store.shards import is_absent
 
 _TABLES = {
     "index": ("index.csv",),
@@ -152,7 +153,7 @@ def extract(
     photos = [
         (name, path)
         for name, path in _places(listing, folder)
-        if name not in known or path.is_file()
+        if name not in known or not is_absent(path)
     ]
     if photos:
         feature_store.extract_to_store(photos, out, model, settings, progress=progress)

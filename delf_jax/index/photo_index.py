@@ -1,12 +1,17 @@
 """The index of a folder of photos: built, grown, shrunk, opened.
 
 An index is a folder: `store/` holds the features and says which model made them (see
-feature_store.py), and `index.json` says where the photos are.
+feature_store.py), and `index.json` says where the photos are. Which photos there are,
+the store alone says: places of photos that it has removed count for nothing.
+
+A photo whose file is absent stays: its drive may be. It is forgotten by name, or by
+`absent_images` where its folder is there without it.
 """
 
+import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from delf_jax.extraction.model_folder import Model
@@ -17,6 +22,7 @@ from delf_jax.manifests import Is, one_of, read_manifest, write_manifest
 from delf_jax.progress import format_count
 from delf_jax.store import feature_store
 from delf_jax.store.feature_store import FeatureStore, StoreReport
+from delf_jax.store.shards import is_absent
 
 FORMAT = 1
 PATH = Is("a path", lambda value: isinstance(value, str) and "\0" not in value)
@@ -25,6 +31,8 @@ _REPAIR = (
     "remove it and index the folder again: features are kept, and so are photos from "
     "elsewhere that are added again"
 )
+# Photos from elsewhere that are named one by one.
+_LISTED = 10
 
 Paths = Iterable[str | os.PathLike]
 
@@ -35,7 +43,7 @@ class Places(NamedTuple):
     root: pathlib.Path
     """ids are paths within it"""
     outside: dict[str, pathlib.Path]
-    """photos that were added from elsewhere, by id"""
+    """photos that were added from elsewhere, or whose path another has as its id"""
 
     def file(self, image: str) -> pathlib.Path:
         return self.outside.get(image, self.root / image)
@@ -52,8 +60,43 @@ class Index(NamedTuple):
         """Where the photo with this id was when it was indexed."""
         return self.places.file(image)
 
+    @property
+    def shortfall(self) -> str:
+        """How many photos an interrupted run has left, and what does them; or ""."""
+        if not self.store.pending:
+            return ""
+        command = f"index {self.places.root} --index={self.directory}"
+        return f"{self.directory}: {self.store.shortfall}; finish it with: {command}"
+
+    def outsiders(self, images: Iterable[str]) -> str:
+        """Which of some photos lie outside of the index's folder; "" if none does.
+
+        Whoever made the index chose them: it may be somebody else.
+        """
+        root = os.path.abspath(self.places.root)
+        known = self.places.outside
+        files = {os.path.abspath(known[image]) for image in images if image in known}
+        found = sorted(f for f in files if not pathlib.Path(f).is_relative_to(root))
+        if not found:
+            return ""
+        count = format_count(len(found), "photo")
+        more = ", ..." if len(found) > _LISTED else ""
+        return f"{count} from outside of {root}: {', '.join(found[:_LISTED])}{more}"
+
     def __str__(self) -> str:
-        return f"{self.directory.name} ({format_count(len(self.store), 'photo')})"
+        count = format_count(len(self.store), "photo")
+        if self.store.pending:
+            count += f", {self.store.shortfall}"
+        return f"{self.directory.name} ({count})"
+
+
+class Absent(NamedTuple):
+    """Photos of an index whose files are not there."""
+
+    gone: list[str]
+    """from a folder that is there: they were deleted, or given another name"""
+    away: list[str]
+    """with the folder that they were indexed from, such as on a drive"""
 
 
 def make_index(
@@ -66,7 +109,7 @@ def make_index(
 ) -> StoreReport:
     """Indexes images and folders; what is there already and unchanged is kept.
 
-    Photos whose file is gone are removed. InputError for an index of another folder.
+    So are photos whose file is absent. InputError for an index of another folder.
     """
     found = find_images(paths)
     image, path = found[0]
@@ -75,8 +118,10 @@ def make_index(
     if pathlib.Path(directory, "index.json").exists():
         places = _read_places(directory)
         if not root.is_relative_to(places.root):
+            moved = f"; if that is {root} now, say so with --root={root}"
             raise InputError(
-                f"{directory}: has an index of {places.root}; use --add, or another "
+                f"{directory}: has an index of {places.root}"
+                f"{moved if is_absent(places.root) else ''}; use --add, or another "
                 "folder for another index"
             )
     return _update(found, pathlib.Path(directory), places, model, settings, progress)
@@ -97,21 +142,63 @@ def add_images(
     return _update(found, index.directory, index.places, model, settings, progress)
 
 
-def remove_images(directory: str | os.PathLike, ids: Sequence[str]) -> int:
+def remove_images(directory: str | os.PathLike, ids: Iterable[str]) -> int:
     """Number of images left; InputError, and none removed, if one is not there."""
-    places = _read_places(directory)
-    path = pathlib.Path(directory) / "store"
+    places, path = _read_places(directory), pathlib.Path(directory) / "store"
+    # Once the store has removed them they are; their places are only cleared away.
     feature_store.remove_from_store(path, ids)
-    if places.outside.keys() & set(ids):
-        kept = {id: p for id, p in places.outside.items() if id not in ids}
-        _write_places(directory, places._replace(outside=kept))
-    return len(feature_store.open_store(path))
+    store = feature_store.open_store(path)
+    known = _ids(store)
+    outside = {id: p for id, p in places.outside.items() if id in known}
+    if len(outside) < len(places.outside):
+        _write_places(directory, places._replace(outside=outside))
+    return len(store)
+
+
+def absent_images(directory: str | os.PathLike) -> Absent:
+    """The photos whose files are not there."""
+    index, found = open_index(directory), Absent([], [])
+    folders: dict[pathlib.Path, bool] = {}
+    for image in sorted(_ids(index.store)):
+        path = index.file(image)
+        if is_absent(path):
+            inside = path.is_relative_to(index.places.root)
+            folder = index.places.root if inside else path.parent
+            if folder not in folders:
+                folders[folder] = _is_filled(folder)
+            (found.gone if folders[folder] else found.away).append(image)
+    return found
+
+
+def move_root(directory: str | os.PathLike, root: str | os.PathLike) -> tuple[int, int]:
+    """(found there, of how many) photos, of an index whose folder is `root` now.
+
+    InputError if none is found there.
+    """
+    index, root = open_index(directory), pathlib.Path(os.path.abspath(root))
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    ids = sorted(_ids(index.store) - index.places.outside.keys())
+    found = sum(not is_absent(root / image) for image in ids)
+    if ids and not found:
+        raise InputError(
+            f"{root}: none of the {format_count(len(ids), 'photo')} of {directory} "
+            f"found there, such as {ids[0]!r}; name the folder that has taken the "
+            f"place of {index.places.root}"
+        )
+    _write_places(directory, index.places._replace(root=root))
+    return found, len(ids)
 
 
 def open_index(directory: str | os.PathLike) -> Index:
-    """The index at `directory`; InputError if it is absent, damaged or truncated."""
+    """The index at `directory`; InputError if it is absent, damaged or truncated.
+
+    Also if an id is no path within a folder: somebody has made that up.
+    """
     places, directory = _read_places(directory), pathlib.Path(directory)
-    return Index(directory, feature_store.open_store(directory / "store"), places)
+    store = feature_store.open_store(directory / "store")
+    _check_ids(directory, store)
+    return Index(directory, store, places)
 
 
 def check_model(index: Index, model: Model, settings: ExtractionSettings) -> None:
@@ -142,6 +229,7 @@ def own_row(index: Index, path: pathlib.Path) -> int:
     image = next((id for id, known in outside.items() if known == path), None)
     if image is None and path.is_relative_to(root):
         image = path.relative_to(root).as_posix()
+        image = None if image in outside else image
     try:
         return -1 if image is None else index.store.row(image)
     except InputError:
@@ -156,40 +244,87 @@ def _update(
     settings: ExtractionSettings,
     progress: bool,
 ) -> StoreReport:
-    """Extracts what is new or changed, and removes photos whose file is gone."""
-    files, outside = {}, dict(places.outside)
-    for image, path in found:
-        if path.is_relative_to(places.root):
-            image = path.relative_to(places.root).as_posix()
-        else:
-            image = _free_id(image, path, places)
-            outside[image] = path
-        files[image] = path
-    places = places._replace(outside=outside)
-    path = directory / "store"
+    """Extracts what is new or changed, and what an interrupted run has left."""
+    path, known, removed = directory / "store", set[str](), set[str]()
     if (path / "manifest.json").exists():
-        known = feature_store.open_store(path, damaged=[]).ids
-        for image in [*known, *places.outside]:
-            if image not in files and places.file(image).exists():
-                files[image] = places.file(image)
+        store = feature_store.open_store(path, damaged=[])
+        _check_ids(directory, store)
+        known = _ids(store)
+        removed = store.records.keys() - known
+    outside = {id: p for id, p in places.outside.items() if id not in removed}
+    files, places = _name_photos(found, places._replace(outside=outside), known)
+    for image in sorted({*known, *outside} - files.keys()):
+        if not is_absent(places.file(image)):
+            files[image] = places.file(image)
     # First the places: a killed job leaves no features whose photo is unknown.
     _write_places(directory, places)
     return feature_store.extract_to_store(
-        sorted(files.items()), path, model, settings, prune=True, progress=progress
+        sorted(files.items()), path, model, settings, progress=progress
     )
 
 
-def _free_id(image: str, path: pathlib.Path, places: Places) -> str:
-    """An id for a photo from elsewhere, with as many folders as make it unique."""
-    by_path = {known: id for id, known in places.outside.items()}
-    if path in by_path:
-        return by_path[path]
+def _name_photos(
+    found: Iterable[tuple[str, pathlib.Path]], places: Places, known: Collection[str]
+) -> tuple[dict[str, pathlib.Path], Places]:
+    """Photos by id, and places that know them; no two photos have one id.
+
+    Within the root an id is the path there, of others the name with as many folders as
+    make it unique. Photos that have an id keep it.
+    """
+    files, outside = {}, dict(places.outside)
+    ids = {path: id for id, path in outside.items()}
+    taken = {*known, *outside}
+    for image, path in found:
+        inside = path.is_relative_to(places.root)
+        if inside:
+            image = path.relative_to(places.root).as_posix()
+        if path in ids:
+            image = ids[path]
+        elif not inside or image in outside:
+            image = _free_id(image, path, places.root, taken)
+            outside[image] = path
+        taken.add(image)
+        files[image] = path
+    return files, places._replace(outside=outside)
+
+
+def _free_id(
+    image: str, path: pathlib.Path, root: pathlib.Path, taken: Collection[str]
+) -> str:
+    """An id that no photo has, nor will have that lies in the root."""
     parts = path.parts[1:]
-    for length in range(image.count("/") + 1, len(parts) + 1):
-        image = "/".join(parts[-length:])
-        if image not in places.outside and not (places.root / image).exists():
-            return image
-    raise InputError(f"{path}: another photo of this index has the same id")
+    lengths = range(image.count("/") + 1, len(parts) + 1)
+    longer = ("/".join(parts[-length:]) for length in lengths)
+    whole = pathlib.PurePosixPath(*parts)
+    counted = (
+        str(whole.with_name(f"{whole.stem} ({number}){whole.suffix}"))
+        for number in itertools.count(2)
+    )
+    names = itertools.chain(longer, counted)
+    return next(n for n in names if n not in taken and is_absent(root / n))
+
+
+def _ids(store: FeatureStore) -> set[str]:
+    """All photos of the store, those that failed or are still to be done as well."""
+    return {*store.ids, *store.failed, *store.pending}
+
+
+def _check_ids(directory: pathlib.Path, store: FeatureStore) -> None:
+    for id in store.records:
+        if id.startswith("/") or "\0" in id or ".." in id and ".." in id.split("/"):
+            raise InputError(
+                f"{directory}: image {id!r:.200} is not a path within a folder; index "
+                "the photos again, in another folder"
+            )
+
+
+def _is_filled(folder: pathlib.Path) -> bool:
+    """Whether a folder is there and has anything in it: of a drive, it is mounted."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(True for _ in entries)
+    except OSError:
+        return False
 
 
 def _write_places(directory: str | os.PathLike, places: Places) -> None:

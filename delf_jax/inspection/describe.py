@@ -21,6 +21,7 @@ from delf_jax.inspection import dataset_files, model_files
 from delf_jax.inspection.dataset_files import Format
 from delf_jax.progress import format_count
 from delf_jax.store import feature_store
+from delf_jax.store.shards import is_absent
 
 _WIDTH, _SHOWN_FAILURES, _LARGEST_MODULE = 84, 10, 64
 _AGGREGATION_FIELDS = (b"aggregation", b"codebook", b"num_assignments")
@@ -182,7 +183,10 @@ def _format_codebook(folder: pathlib.Path) -> Iterator[str]:
 def _format_index(folder: pathlib.Path) -> Iterator[str]:
     index = photo_index.open_index(folder)
     yield f"{folder}: index of {format_count(len(index.store), 'photo')}"
-    yield f"photos in: {index.places.root}"
+    if index.shortfall:
+        yield index.shortfall
+    absent = " (absent)" if is_absent(index.places.root) else ""
+    yield f"photos in: {index.places.root}{absent}"
     if index.places.outside:
         yield f"added from elsewhere: {len(index.places.outside)}"
     yield from _format_store(folder / "store")
@@ -193,6 +197,8 @@ def _format_store(folder: pathlib.Path) -> Iterator[str]:
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     yield f"{folder}: feature store"
     yield f"images: {len(found)}, failed: {len(found.failed)}, bytes: {size:,}"
+    if found.shortfall:
+        yield found.shortfall
     yield from _format_fields({n: found.manifest[n] for n in ("model", "settings")})
     if len(found):  # All of its images were extracted alike.
         first = found[0]

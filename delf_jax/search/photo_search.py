@@ -8,7 +8,7 @@ import itertools
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, overload
 
 from delf_jax.extraction import one_call
@@ -56,7 +56,9 @@ class PhotoIndex:
 
     def __repr__(self) -> str:
         failed = f", {len(self.failed)} failed" if self.failed else ""
-        return f"{self.path or memory.NAME}: {len(self)} images{failed}"
+        shortfall = self._index.store.shortfall
+        more = f", {shortfall}" if shortfall else ""
+        return f"{self.path or memory.NAME}: {len(self)} images{failed}{more}"
 
     @property
     def ids(self) -> list[str]:
@@ -79,7 +81,7 @@ class PhotoIndex:
 
     def remove(self, ids: str | Iterable[str]) -> None:
         """Removes images; InputError, and none is removed, if one is not there."""
-        ids = [ids] if isinstance(ids, str) else list(ids)
+        ids = dict.fromkeys([ids] if isinstance(ids, str) else ids)
         if self.path is not None:
             photo_index.remove_images(self.path, ids)
             self._open(self.path)
@@ -89,6 +91,17 @@ class PhotoIndex:
             self._index.places.outside.pop(id, None)
             self._thumbnails.pop(id, None)
         self._use(self._index._replace(store=store))
+
+    def prune(self) -> list[str]:
+        """Removes images whose files are gone from folders that are there; their ids.
+
+        Nothing else does: what is absent may be on a drive that is not mounted.
+        """
+        if self.path is None:
+            return []
+        gone = photo_index.absent_images(self.path).gone
+        self.remove(gone)
+        return gone
 
     @overload
     def search(
@@ -148,7 +161,11 @@ class PhotoIndex:
                 return self._thumbnails[id]
             return read_thumbnail(source if id is None else self.file(id), _SIDE)
 
-        return SearchResults(features.image, results[: top or None], picture)
+        found, notes = results[: top or None], []
+        if self.path is not None:
+            outsiders = self._index.outsiders(result.image for result in found)
+            notes = [self._index.shortfall, outsiders]
+        return SearchResults(features.image, found, picture, notes)
 
     def _use(self, index: Index) -> None:
         self._index, self._descriptors = index, None
@@ -204,10 +221,14 @@ class PhotoIndex:
         for id, path in find_images(there) if there else ():
             taken = id in self._index.store.records and known.get(id) != path
             named[path.as_posix() if taken else id] = path
+        names = {*self.ids, *named}
+        numbers: dict[str, Iterator[int]] = {}
         for image in images:
             if not isinstance(image, str | os.PathLike):
                 name = image_name(image, len(self) + len(named) + 1)
-                named[_free_name(name, {*self.ids, *named})] = one_call.read_once(image)
+                name = _free_name(name, names, numbers)
+                names.add(name)
+                named[name] = one_call.read_once(image)
         features = {}
         with track("extract", len(named), progress=progress) as advance:
             found = one_call.extract_each(named.values(), self.model, self.settings)
@@ -239,7 +260,8 @@ def build_index(
 ) -> PhotoIndex:
     """An index of images, in memory, or with a path, of image files in that folder.
 
-    What is in the folder and unchanged is kept; files that are gone are forgotten.
+    What is in the folder and unchanged is kept, and so are images whose files are gone:
+    `prune` and `remove` forget them.
 
     Args:
       images: a folder of image files, several images, or one.
@@ -295,7 +317,13 @@ def _split(files: list[str | os.PathLike]) -> tuple[list, dict[str, str]]:
     return there, {file: f"{file}: no such file or folder" for file in absent}
 
 
-def _free_name(name: str, taken: set[str]) -> str:
-    """The name, or with a number behind it the first that is not taken."""
-    names = itertools.chain([name], (f"{name} ({n})" for n in itertools.count(2)))
-    return next(each for each in names if each not in taken)
+def _free_name(name: str, taken: set[str], numbers: dict[str, Iterator[int]]) -> str:
+    """The name, or with a number behind it the first that is not taken.
+
+    Args:
+      numbers: of names that came before, those that follow.
+    """
+    if name not in taken:
+        return name
+    following = numbers.setdefault(name, itertools.count(2))
+    return next(n for i in following if (n := f"{name} ({i})") not in taken)

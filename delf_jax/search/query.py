@@ -178,9 +178,19 @@ def rank(
     ]
 
 
-def to_json(answers: Iterable[Answer]) -> dict[str, Any]:
-    """The answers, ready for JSON."""
+def to_json(answers: Iterable[Answer], index: Index | None = None) -> dict[str, Any]:
+    """The answers, ready for JSON.
+
+    Args:
+      index: what was searched; one that is incomplete is said to be so.
+    """
+    incomplete = {}
+    if index is not None and index.store.pending:
+        photos, left = len(index.store), len(index.store.pending)
+        why = {"photos": photos, "not_extracted_yet": left, "message": index.shortfall}
+        incomplete["incomplete"] = why
     return {
+        **incomplete,
         "queries": [
             {
                 "image": answer.image,
@@ -190,5 +200,5 @@ def to_json(answers: Iterable[Answer]) -> dict[str, Any]:
                 ],
             }
             for answer in answers
-        ]
+        ],
     }

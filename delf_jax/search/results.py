@@ -18,9 +18,14 @@ class SearchResults(list[Result]):
         image: str,
         results: Iterable[Result],
         picture: Callable[[str | None], Thumbnail | None],
+        notes: Iterable[str] = (),
     ):
-        """picture: of a result by its id, and of the query by None."""
+        """picture: of a result by its id, and of the query by None.
+
+        notes: sentences on what was searched.
+        """
         super().__init__(results)
+        self.notes = [note for note in notes if note]
         self.image = image
         self._picture = picture
 
@@ -30,7 +35,7 @@ class SearchResults(list[Result]):
         for place, (image, similarity, inliers, _) in enumerate(self, 1):
             count = "-" if inliers is None else inliers
             lines.append(f"{place:4}  {image:{width}}  {similarity:10.3f}  {count:>7}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
     def _repr_html_(self) -> str:
         figures = [_figure(self._picture(None), "query", self.image)]
@@ -40,7 +45,8 @@ class SearchResults(list[Result]):
             facts += "" if inliers is None else f", {inliers} inliers"
             figures.append(_figure(self._picture(image), facts, image))
         style = "display:flex;flex-wrap:wrap;gap:12px;align-items:end"
-        return f'<div style="{style}">{"".join(figures)}</div>'
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        return f'<div style="{style}">{"".join(figures)}</div>{notes}'
 
 
 def _figure(picture: Thumbnail | None, facts: str, name: str) -> str:

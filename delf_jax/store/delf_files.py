@@ -24,7 +24,7 @@ from delf_jax.progress import track
 from delf_jax.store import feature_store
 from delf_jax.store import writer as store_files
 from delf_jax.store.feature_store import StoreReport
-from delf_jax.store.shards import FORMAT, Record, look_at
+from delf_jax.store.shards import FORMAT, Record, look_at, why_unreadable
 
 # The file of each branch; lengths of descriptors, by branch, that all images must have.
 Paths = Mapping[str, pathlib.Path]
@@ -81,6 +81,7 @@ def read_files(
     layout: str,
     *,
     name: str = "delf files",
+    prune: bool = False,
     progress: bool = True,
 ) -> StoreReport:
     """Brings a store up to date with the files of a folder; what was done.
@@ -88,11 +89,11 @@ def read_files(
     Such a store has no fingerprint of a model: it is not searched with one, and is not
     mixed with other features. The size of an image that images.json does not have is
     (0, 0). Damaged files are reported, and so are those whose descriptors differ in
-    length from the first. Images whose files are gone are removed. InputError if all
-    files of a kind are damaged.
+    length from the first. InputError if all files of a kind are damaged.
 
     Args:
       name: of what made the features.
+      prune: remove images whose files are not there.
     """
     folder, out = pathlib.Path(folder), pathlib.Path(out)
     found = _find(folder, layout)
@@ -102,19 +103,24 @@ def read_files(
     settings = {"files": layout, **branches}
     key = digest([FORMAT, name, settings], 16)
     model = {"name": name, "fingerprint": ""}
-    store_files.begin(out, store_files.empty_manifest(key, model, settings))
+    manifest = store_files.empty_manifest(key, model, settings)
+    store_files.known_key(out, manifest)
     known = store_files.current_records(store_files.read_shards(out, key, []))
+    live = {id for id, p in known.items() if p.record.outcome != "removed"}
+    ids = {stem: known_images.get(stem, (stem, 0, 0))[0] for stem in found}
     writer = store_files.Writer(out, key, known.values())
-    now = writer.sequence
-    todo, gone = [], {id for id, p in known.items() if p.record.outcome != "removed"}
+    writer.note(sorted({*ids.values()} - live), "pending")
+    store_files.begin(out, manifest)
+    others = sorted(live.difference(ids.values()))
+    if prune and others and progress:
+        print(f"{out}: forgetting {len(others)} of {len(live)} images without files")
+    writer.note(others if prune else [], "removed")
+    now, todo = writer.sequence, []
     for stem, paths in sorted(found.items()):
         id, height, width = known_images.get(stem, (stem, 0, 0))
-        gone.discard(id)
         record = look_at(Record(id, now, "extracted"), *paths.values())
         if id not in known or known[id].record._replace(sequence=now) != record:
             todo.append((record, paths, (height, width)))
-    for id in sorted(gone):
-        writer.add(Record(id, now, "removed"))
     failed = {}
     try:
         with track("features", len(todo), progress=progress) as advance:
@@ -123,13 +129,18 @@ def read_files(
                     writer.add(record, read_image(paths, lengths, size))
                 except InputError as error:
                     failed[record.id] = str(error)
-                    writer.add(record._replace(outcome="failed", reason=str(error)))
+                    # What cannot be read now has not changed: what is known is kept.
+                    if record.id not in live or not any(
+                        map(why_unreadable, paths.values())
+                    ):
+                        writer.add(record._replace(outcome="failed", reason=str(error)))
                 advance()
     finally:
         writer.flush()
     store_files.finish(out, writer, alone=True)
-    unchanged = len(found) - len(todo)
-    return StoreReport(len(todo) - len(failed), unchanged, len(gone), failed)
+    done, unchanged = len(todo) - len(failed), len(found) - len(todo)
+    removed, kept = (len(others), 0) if prune else (0, len(others))
+    return StoreReport(done, unchanged, removed, failed, kept=kept)
 
 
 def file_names(ids: Sequence[str], source: str | os.PathLike) -> list[str]:

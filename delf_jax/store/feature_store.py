@@ -12,7 +12,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +28,15 @@ from delf_jax.features import Features
 from delf_jax.files import InputError, digest
 from delf_jax.progress import track
 from delf_jax.store import writer as store_files
-from delf_jax.store.shards import FORMAT, Record, checksum, is_changed, look_at
+from delf_jax.store.shards import (
+    FORMAT,
+    Record,
+    checksum,
+    is_absent,
+    is_changed,
+    look_at,
+    why_unreadable,
+)
 from delf_jax.store.writer import Place
 
 
@@ -42,6 +50,8 @@ class StoreReport(NamedTuple):
     """id -> reason, of the images of this run"""
     damaged: int = 0
     """shards that were deleted, and their images extracted again"""
+    kept: int = 0
+    """images of the store that were not among those of this run"""
 
 
 class FeatureStore:
@@ -57,6 +67,9 @@ class FeatureStore:
         self.ids = [place.record.id for place in self._places]
         failed = (p.record for _, p in current if p.record.outcome == "failed")
         self.failed = {record.id: record.reason for record in failed}
+        outcomes = {id: place.record.outcome for id, place in current}
+        self.pending = [id for id in outcomes if outcomes[id] == "pending"]
+        """images that a run has not reached: it was interrupted, or goes on"""
         self.manifest = manifest | {"images": len(self.ids), "failed": self.failed}
         self._rows = {id: row for row, id in enumerate(self.ids)}
 
@@ -91,6 +104,16 @@ class FeatureStore:
     def stamps(self) -> list[str]:
         """One per image, in the order of `ids`: another once it is extracted again."""
         return [digest(place.record, 16) for place in self._places]
+
+    @property
+    def shortfall(self) -> str:
+        """How many images an interrupted run has left to do; "" if none."""
+        if not self.pending:
+            return ""
+        total = len(self.ids) + len(self.failed) + len(self.pending)
+        return (
+            f"incomplete, {len(self.pending)} of {total} images are not extracted yet"
+        )
 
     @functools.cached_property
     def global_descriptors(self) -> Float[np.ndarray, "M G"]:
@@ -150,7 +173,9 @@ def extract_to_store(
 
     Images whose file is as it was are not extracted again, unless the model or a
     setting is another; those that failed are tried again. However it ends, what was
-    finished is written.
+    finished is written; what was not is known to be missing. Features of a file that
+    cannot be read any more are kept. InputError if another model or setting would lose
+    images, which are not among these or whose files are absent.
 
     Args:
       boxes: of the images, whose features are extracted, too; where they change, again.
@@ -162,55 +187,54 @@ def extract_to_store(
     part = part or (jax.process_index(), jax.process_count())
     manifest = manifest_for(model, settings, boxes is not None)
     key = manifest["key"]
-    if store_files.begin(out, manifest) and progress:
-        print(f"{out}: made with another model or settings; extracting all again")
+    if store_files.known_key(out, manifest) not in (None, key):
+        if not prune:
+            _check_nothing_is_lost(out, dict(images))
+        if progress:
+            print(f"{out}: made with another model or settings; extracting all again")
     damaged: list[pathlib.Path] = []
     known = store_files.current_records(store_files.read_shards(out, key, damaged))
     for path in damaged:  # They took their names once whole: no work in progress.
         path.unlink(missing_ok=True)
     writer = store_files.Writer(out, key, known.values())
+    live = {id for id, place in known.items() if place.record.outcome != "removed"}
     ids = {id for id, _ in images}
-    others = [id for id, place in known.items() if place.extracted and id not in ids]
-    removed = sorted(others)[part[0] :: part[1]] if prune else []
-    for id in removed:
-        writer.add(Record(id, writer.sequence, "removed"))
+    # Before the manifest: never is a store taken for whole that is to have more.
+    writer.note(sorted(ids - live), "pending")
+    store_files.begin(out, manifest)
+    others = sorted(live - ids)
+    removed = others[part[0] :: part[1]] if prune else []
+    if removed and progress:
+        print(f"{out}: forgetting {len(others)} of {len(live)} images, not among these")
+    writer.note(removed, "removed")
     mine = sorted(images)[part[0] :: part[1]]
-    todo = []
-    for id, path in mine:
-        record = look_at(Record(id, writer.sequence, "extracted"), path)
-        if (
-            id not in known
-            or is_changed(path, known[id].record, record)
-            or _has_other_boxes(known[id], boxes, settings)
-        ):
-            todo.append((record, path))
-    failed = {}
+    todo, failed = _to_extract(mine, known, writer.sequence, boxes, settings)
+    extracted, unchanged = 0, len(mine) - len(todo) - len(failed)
     try:
         with track("extract", len(todo), progress=progress) as advance:
             for record, features in _extract(todo, model, settings, boxes):
                 if features is None:
                     failed[record.id] = record.reason
+                extracted += features is not None
                 writer.add(record, features)
                 advance()
     finally:
         writer.flush()
     store_files.finish(out, writer, alone=part[1] == 1)
-    extracted, unchanged = len(todo) - len(failed), len(mine) - len(todo)
-    return StoreReport(extracted, unchanged, len(removed), failed, len(damaged))
+    kept = 0 if prune else len(others)
+    return StoreReport(extracted, unchanged, len(removed), failed, len(damaged), kept)
 
 
 def remove_from_store(path: str | os.PathLike, ids: Iterable[str]) -> None:
     """Removes images; InputError, and none is removed, if one is not there."""
     store = open_store(path)
-    ids = list(ids)
+    ids = list(dict.fromkeys(ids))
     for id in ids:
-        if id not in store.failed:
-            store.row(id)
+        if id not in store.records or store.records[id].record.outcome == "removed":
+            store.row(id)  # Raises.
     key = store.manifest["key"]
     writer = store_files.Writer(store.path, key, store.records.values())
-    for id in ids:
-        writer.add(Record(id, writer.sequence, "removed"))
-    writer.flush()
+    writer.note(ids, "removed")
     store_files.finish(store.path, writer, alone=True)
 
 
@@ -232,6 +256,34 @@ def manifest_for(
     return store_files.empty_manifest(key, made_by, settings_to_json(settings), **more)
 
 
+def _to_extract(
+    images: Iterable[tuple[str, pathlib.Path]],
+    known: Mapping[str, Place],
+    sequence: int,
+    boxes: RegionBoxes | None,
+    settings: ExtractionSettings,
+) -> tuple[list[tuple[Record, pathlib.Path]], dict[str, str]]:
+    """What is new or changed, and why known images are left as they are all the same.
+
+    A disk that fails, or is away, is no reason to forget what was on it.
+    """
+    todo, unreadable = [], {}
+    for id, path in images:
+        record, place = look_at(Record(id, sequence, "extracted"), path), known.get(id)
+        if (
+            place is not None
+            and not is_changed(path, place.record, record)
+            and not _has_other_boxes(place, boxes, settings)
+        ):
+            continue
+        reason = why_unreadable(path) if place is not None and place.extracted else ""
+        if reason:
+            unreadable[id] = f"{path}: cannot be read ({reason}); its features are kept"
+        else:
+            todo.append((record, path))
+    return todo, unreadable
+
+
 def _extract(
     todo: Sequence[tuple[Record, pathlib.Path]],
     model: Model,
@@ -249,6 +301,20 @@ def _extract(
             yield record._replace(outcome="failed", reason=str(result)), None
         else:
             yield record._replace(sha256=checksum(path, record)), result
+
+
+def _check_nothing_is_lost(
+    out: pathlib.Path, images: Mapping[str, pathlib.Path]
+) -> None:
+    """InputError if the store has images that cannot be extracted again."""
+    known = open_store(out, damaged=[]).ids
+    lost = [id for id in known if id not in images or is_absent(images[id])]
+    if lost:
+        raise InputError(
+            f"{out}: made with another model or settings, which would lose "
+            f"{len(lost)} images, such as {lost[0]!r}, whose files are not among "
+            "these; name another folder, or forget them first, with --prune"
+        )
 
 
 def _has_other_boxes(

@@ -4,12 +4,14 @@ Arrays hold one row per image (`offsets`, `image_sizes`, `global_descriptors`), 
 local feature (`locations`, `scales`, `attention`, `descriptors`; of image i from
 offsets[i] to offsets[i + 1]), or, where features are of boxes, too, per region
 (`region_boxes`, `region_counts`; by `region_offsets`). The metadata hold a list of
-records, one for each image that was extracted, that failed or that was removed.
+records, one for each image that was extracted, that failed, that was removed, or that
+a run is about to extract.
 """
 
 import json
 import os
 import pathlib
+import stat
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -30,7 +32,7 @@ class Record(NamedTuple):
     sequence: int
     """number of the run; the record of the latest run is the one that counts"""
     outcome: str
-    """"extracted", "failed" or "removed\""""
+    """"extracted", "failed", "removed", or "pending": a run has it to do"""
     reason: str = ""
     file_size: int = -1
     modified: int = -1
@@ -181,3 +183,24 @@ def is_changed(path: pathlib.Path, known: Record, now: Record) -> bool:
     if known.modified == now.modified:
         return False
     return known.sha256 == "" or checksum(path, now) != known.sha256
+
+
+def is_absent(path: pathlib.Path) -> bool:
+    """Whether there is no such file; one that cannot be looked at may be there."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def why_unreadable(path: pathlib.Path) -> str:
+    """What keeps a file from being read, whatever is in it; "" if nothing does."""
+    try:
+        if stat.S_ISREG(path.stat().st_mode):
+            sha256_of(path)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

@@ -44,6 +44,8 @@ FLUSH_SECONDS, FLUSH_IMAGES = 30.0, 256
 SMALL_SHARDS, SMALL_BYTES = 8, 64 * 2**20
 # ... into shards of this many bytes at most, unless one image alone is larger.
 SHARD_BYTES = 256 * 2**20
+# Records without features that one shard takes, some 100 bytes each.
+_RECORDS = 100_000
 
 
 class NoRoomError(InputError):
@@ -106,6 +108,16 @@ class Writer:
         old = time.monotonic() - self._started > FLUSH_SECONDS
         if old or len(self._records) >= FLUSH_IMAGES:
             self.flush()
+
+    def note(self, ids: Iterable[str], outcome: str) -> None:
+        """Writes of some images what became of them, at once: all, or none of them.
+
+        What is written of these images later in the same run counts instead.
+        """
+        listed = [Record(id, self.sequence, outcome) for id in ids]
+        for start in range(0, len(listed), _RECORDS):
+            _write(self.out, self.key, listed[start : start + _RECORDS], [])
+        self.sequence += bool(listed)
 
     def flush(self) -> None:
         if self._records:
@@ -216,19 +228,30 @@ def begin(out: pathlib.Path, manifest: dict[str, Any]) -> bool:
 
     They are if made with another model or other settings.
     """
+    known = known_key(out, manifest)
+    (out / "shards").mkdir(parents=True, exist_ok=True)
+    if known == manifest["key"]:
+        return False
+    write_manifest(out / MANIFEST, manifest)
+    return known is not None
+
+
+def known_key(out: pathlib.Path, manifest: dict[str, Any]) -> str | None:
+    """The key of the store in a folder, None if there is none.
+
+    InputError if this manifest cannot take the place of the one there.
+    """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file is in the way of the folder of the store")
-    (out / "shards").mkdir(parents=True, exist_ok=True)
     known = _known_manifest(out, manifest["key"])
     if known.get("key") == manifest["key"]:
-        return False
+        return known["key"]
     if known and "" in (_fingerprint(known), _fingerprint(manifest)):
         raise InputError(
             f"{out}: has features {_origin(known)}, which do not match those "
             f"{_origin(manifest)}: name another folder"
         )
-    write_manifest(out / MANIFEST, manifest)
-    return bool(known)
+    return known.get("key")
 
 
 def _known_manifest(out: pathlib.Path, key: str) -> dict[str, Any]:
@@ -277,6 +300,7 @@ def finish(out: pathlib.Path, writer: Writer, *, alone: bool) -> None:
     Args:
       alone: no other process fills the store: files of no shard may be deleted.
     """
+    _drop_announcements(out, writer.key)
     if alone:
         _clear_away(out, writer.key)
         merge_small(out, writer.key, [s.path for s in read_shards(out, writer.key)])
@@ -290,6 +314,17 @@ def finish(out: pathlib.Path, writer: Writer, *, alone: bool) -> None:
         record.id: record.reason for record in records if record.outcome == "failed"
     }
     write_manifest(out / MANIFEST, manifest)
+
+
+def _drop_announcements(out: pathlib.Path, key: str) -> None:
+    """Deletes shards that only say of images, all of them done since, to be pending."""
+    shards = read_shards(out, key)
+    current = {id: p.record.outcome for id, p in current_records(shards).items()}
+    for shard in shards:
+        outcomes = {record.outcome for record in shard.records}
+        now = (current[record.id] for record in shard.records)
+        if outcomes == {"pending"} and "pending" not in now:
+            shard.path.unlink(missing_ok=True)
 
 
 def _clear_away(out: pathlib.Path, key: str) -> None:

@@ -1,3 +1,6 @@
+import errno
+import itertools
+import pathlib
 import shutil
 
 import pytest
@@ -5,11 +8,13 @@ import pytest
 from delf_jax.files import InputError
 from delf_jax.index import photo_index
 from delf_jax.search.query import search, to_json
+from delf_jax.store import feature_store, shards, writer
 from tests.helpers.indexed_photos import (
     NAMES,
     ask,
     draw_photo,
 )
+from tests.helpers.kills import killed_at
 
 
 def test_indexing_again_does_only_what_changed(copied, model, settings):
@@ -18,7 +23,9 @@ def test_indexing_again_does_only_what_changed(copied, model, settings):
     draw_photo(photos / "a/1.jpg", 78)
     (photos / "b/1.jpg").unlink()
     report = photo_index.make_index([photos], index, model, settings, progress=False)
-    assert (report.extracted, report.unchanged, report.removed) == (2, 2, 1)
+    assert (report.extracted, report.unchanged, report.kept) == (2, 2, 1)
+    assert photo_index.absent_images(index) == (["b/1.jpg"], [])
+    assert photo_index.remove_images(index, ["b/1.jpg"]) == 4
     expected = ["a/1.jpg", "a/2.jpg", "b/c/3.png", "new.jpg"]
     assert photo_index.open_index(index).store.ids == expected
 
@@ -51,6 +58,237 @@ def test_added_photos_are_named_within_the_folder_or_as_short_as_is_unique(
         [copied / "photos"], index, model, settings, progress=False
     )
     assert (report.extracted, report.unchanged, report.removed) == (0, 7, 0)
+
+
+@pytest.fixture
+def add(copied, model, settings):
+    """Adds photos to the copied index: the report."""
+
+    def add(*names, index="index"):
+        paths = [copied / name for name in names]
+        return photo_index.add_images(
+            paths, copied / index, model, settings, progress=False
+        )
+
+    return add
+
+
+def ids_of(folder):
+    return photo_index.open_index(folder / "index").store.ids
+
+
+@pytest.mark.parametrize("mount_point", [False, True])
+def test_photos_of_a_drive_that_is_away_stay(copied, add, mount_point):
+    draw_photo(copied / "drive/x/1.jpg", 5)
+    draw_photo(copied / "drive/y/2.jpg", 6)
+    draw_photo(copied / "new.jpg", 7)
+    add("drive")
+    for folder in ("photos", "drive/x"):
+        (copied / folder).rename(copied / f"{folder} away")
+        if mount_point:
+            (copied / folder).mkdir()
+    report = add("new.jpg")
+    assert (report.extracted, report.unchanged, report.kept) == (1, 1, 5)
+    assert len(ids_of(copied)) == 7
+    gone, away = photo_index.absent_images(copied / "index")
+    assert (gone, len(away)) == ([], 5)
+
+
+def test_only_what_a_folder_that_is_there_lacks_is_gone(copied, add):
+    for seed, name in enumerate(("x/1.jpg", "x/2.jpg", "y/3.jpg")):
+        draw_photo(copied / "drive" / name, seed)
+    add("drive")
+    shutil.rmtree(copied / "photos/a")
+    shutil.rmtree(copied / "drive/y")
+    (copied / "drive/x/2.jpg").unlink()
+    gone, away = photo_index.absent_images(copied / "index")
+    assert gone == ["a/1.jpg", "a/2.jpg", "x/2.jpg"] and away == ["y/3.jpg"]
+
+
+def test_a_file_that_cannot_be_looked_at_is_not_absent(copied, add, monkeypatch):
+    draw_photo(copied / "new.jpg", 7)
+    real = pathlib.Path.stat
+
+    def stat(path, **options):
+        if path.name == "1.jpg":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, **options)
+
+    monkeypatch.setattr(pathlib.Path, "stat", stat)
+    report = add("new.jpg")
+    assert (report.extracted, report.unchanged, report.kept) == (1, 2, 0)
+    assert (
+        "cannot be read (Permission denied); its features are kept"
+        in (report.failed["a/1.jpg"])
+    )
+    assert photo_index.absent_images(copied / "index") == ([], [])
+    assert set(ids_of(copied)) == {*NAMES, "new.jpg"}
+
+
+def test_a_folder_that_was_moved_is_named_anew(copied, model, settings, add):
+    index, elsewhere = copied / "index", copied / "elsewhere"
+    # As other programs copy it, with times of now.
+    shutil.copytree(copied / "photos", elsewhere, copy_function=shutil.copyfile)
+    shutil.rmtree(copied / "photos")
+    with pytest.raises(InputError, match=f"say so with --root={elsewhere}"):
+        photo_index.make_index([elsewhere], index, model, settings, progress=False)
+    draw_photo(copied / "wrong/a/9.jpg", 3)
+    with pytest.raises(InputError, match="none of the 4 photos of .* found there"):
+        photo_index.move_root(index, copied / "wrong")
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        photo_index.move_root(index, copied / "nowhere")
+    (elsewhere / "b/1.jpg").unlink()
+    assert photo_index.move_root(index, elsewhere) == (3, 4)
+    report = photo_index.make_index([elsewhere], index, model, settings, progress=False)
+    assert (report.extracted, report.unchanged, report.kept) == (0, 3, 1)
+    assert photo_index.open_index(index).file("a/2.jpg") == elsewhere / "a/2.jpg"
+
+
+def test_photos_of_one_name_are_all_there_whatever_is_added_when(copied, add):
+    for seed, name in enumerate(
+        ("x/1.jpg", "B/1.jpg", "B/B/1.jpg", "C/B/1.jpg", "photos/fresh/1.jpg")
+    ):
+        draw_photo(copied / name, seed + 20)
+    shutil.copytree(copied / "index", copied / "other", copy_function=shutil.copy2)
+    add("x")
+    add("B", "C")
+    assert add("photos/fresh").extracted == 1
+    draw_photo(copied / "photos/1.jpg", 44)
+    assert add("photos/1.jpg").extracted == 1
+    index = photo_index.open_index(copied / "index")
+    assert len(index.store) == len(NAMES) + 6
+    assert len({index.file(id) for id in index.store.ids}) == len(NAMES) + 6
+    assert add("photos", "B", "x", "C")[:3] == (0, len(NAMES) + 6, 0)
+    # The order in which they are named changes no id.
+    add("x", index="other")
+    add("C", "B", index="other")
+    other = photo_index.open_index(copied / "other")
+    for name in ("B/1.jpg", "B/B/1.jpg", "C/B/1.jpg"):
+        places = index.places.outside, other.places.outside
+        one, two = ({p: id for id, p in each.items()} for each in places)
+        assert one[copied / name] == two[copied / name]
+
+
+def test_a_photo_of_an_absent_folder_keeps_its_id(copied, add):
+    (copied / "photos").rename(copied / "away")
+    draw_photo(copied / "x/1.jpg", 5)
+    draw_photo(copied / "x/a/1.jpg", 6)
+    assert add("x").extracted == 2
+    assert set(ids_of(copied)) > set(NAMES) and len(ids_of(copied)) == 6
+
+
+def test_a_name_is_counted_where_no_folder_makes_it_unique(tmp_path):
+    path, root = tmp_path / "x/1.jpg", tmp_path / "photos"
+    every = {"/".join(path.parts[-n:]) for n in range(1, len(path.parts))}
+    image = photo_index._free_id("1.jpg", path, root, every)
+    assert image == str(path.with_name("1 (2).jpg")).lstrip("/")
+
+
+def test_a_removal_that_is_killed_has_removed_all_or_nothing(
+    copied, add, model, settings
+):
+    for seed in range(3):
+        draw_photo(copied / f"elsewhere/{seed}.jpg", seed + 10)
+    draw_photo(copied / "last.jpg", 9)
+    add("elsewhere")
+    before, names = ids_of(copied), ["0.jpg", "2.jpg", "a/1.jpg"]
+    after = sorted({*before} - {*names})
+    shutil.copytree(copied / "index", copied / "kept", copy_function=shutil.copy2)
+    seen = []
+    for number in itertools.count():
+        shutil.rmtree(copied / "index")
+        shutil.copytree(copied / "kept", copied / "index", copy_function=shutil.copy2)
+        with killed_at(number) as died:
+            photo_index.remove_images(copied / "index", names)
+        seen.append(ids_of(copied))
+        assert seen[-1] in (before, after)
+        assert add("last.jpg").extracted == 1
+        assert ids_of(copied) == sorted([*seen[-1], "last.jpg"])
+        if not died:
+            break
+    assert before in seen and seen.count(after) > 2
+
+
+def test_an_index_is_never_taken_for_whole_that_is_not(copied, model, settings):
+    index = copied / "killed"
+    for number in itertools.count():
+        shutil.rmtree(index, ignore_errors=True)
+        with killed_at(number) as died:
+            photo_index.make_index(
+                [copied / "photos"], index, model, settings, progress=False
+            )
+        if not died:
+            break
+        if (index / "store/manifest.json").exists():
+            found = photo_index.open_index(index)
+            assert len(found.store) == len(NAMES) or found.shortfall
+        report = photo_index.make_index(
+            [copied / "photos"], index, model, settings, progress=False
+        )
+        assert report.extracted + report.unchanged == len(NAMES)
+        assert photo_index.open_index(index).shortfall == ""
+    assert number > 2
+
+
+@pytest.fixture
+def interrupted(copied, model, settings, monkeypatch):
+    """A folder whose index was interrupted after two of five photos, one damaged."""
+    (copied / "photos/0.jpg").write_bytes(b"\xff\xd8\xff cut")
+    real = feature_store.extract_features
+
+    def extract(*arguments, **options):
+        yield from itertools.islice(real(*arguments, **options), 2)
+        raise KeyboardInterrupt
+
+    shutil.rmtree(copied / "index")
+    monkeypatch.setattr(feature_store, "extract_features", extract)
+    with pytest.raises(KeyboardInterrupt):
+        photo_index.make_index(
+            [copied / "photos"], copied / "index", model, settings, progress=False
+        )
+    monkeypatch.undo()
+    return copied
+
+
+def test_an_interrupted_index_says_so_until_a_later_run_has_done_the_rest(
+    interrupted, add
+):
+    index = photo_index.open_index(interrupted / "index")
+    assert (len(index.store), len(index.store.failed)) == (1, 1)
+    assert (
+        "incomplete, 3 of 5 images are not extracted yet; finish it with: index "
+        in (index.shortfall)
+    )
+    assert "1 photo, incomplete, 3 of 5" in str(index)
+    # A removed photo is not missed, and a photo of elsewhere does not make up for it.
+    photo_index.remove_images(interrupted / "index", ["b/1.jpg"])
+    found = photo_index.open_index(interrupted / "index").store
+    assert found.pending == ["a/2.jpg", "b/c/3.png"]
+    draw_photo(interrupted / "new.jpg", 7)
+    assert add("new.jpg").extracted == 3
+    assert ids_of(interrupted) == ["a/1.jpg", "a/2.jpg", "b/c/3.png", "new.jpg"]
+    assert photo_index.open_index(interrupted / "index").shortfall == ""
+
+
+def test_photos_from_outside_of_the_folder_are_named(copied, add):
+    draw_photo(copied / "private/1.jpg", 5)
+    add("private")
+    index = photo_index.open_index(copied / "index")
+    said = f"1 photo from outside of {copied / 'photos'}: {copied / 'private/1.jpg'}"
+    assert index.outsiders(["1.jpg", "a/1.jpg"]) == said
+    assert index.outsiders(["a/1.jpg"]) == ""
+    forged = index.places._replace(outside={"a/1.jpg": copied / "photos/../new.jpg"})
+    assert "new.jpg" in index._replace(places=forged).outsiders(["a/1.jpg"])
+
+
+@pytest.mark.parametrize("id", ["../new.jpg", "a/../../new.jpg", "/etc/x.jpg", "a\0b"])
+def test_an_id_that_leaves_the_folder_is_refused(copied, model, id):
+    store = feature_store.open_store(copied / "index/store")
+    found = writer.Writer(store.path, store.manifest["key"], store.records.values())
+    found.add(shards.Record(id, found.sequence, "extracted"), store[0])
+    found.flush()
+    with pytest.raises(InputError, match="is not a path within a folder"):
+        photo_index.open_index(copied / "index")
 
 
 def test_an_index_grown_photo_by_photo_answers_like_one_made_at_once(
@@ -111,6 +349,14 @@ def test_indexing_with_another_model_starts_afresh(copied, model, settings):
         photo_index.add_images(
             [copied / "photos"], copied / "index", other, settings, progress=False
         )
+    whole = (copied / "photos/b/1.jpg").read_bytes()
+    (copied / "photos/b/1.jpg").unlink()
+    with pytest.raises(InputError, match="would lose 1 images, such as 'b/1.jpg'"):
+        photo_index.make_index(
+            [copied / "photos"], copied / "index", other, settings, progress=False
+        )
+    assert len(ask(copied, model, settings, "photos/a/1.jpg")[0].results) == len(NAMES)
+    (copied / "photos/b/1.jpg").write_bytes(whole)
     report = photo_index.make_index(
         [copied / "photos"], copied / "index", other, settings, progress=False
     )

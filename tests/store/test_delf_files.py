@@ -18,6 +18,7 @@ from delf_jax.index import photo_index
 from delf_jax.search import query
 from delf_jax.store import delf_files, feature_store
 from delf_jax.store.delf_files import read_files, write_files
+from delf_jax.store.feature_store import StoreReport
 from tests.helpers.stores import IDS, add_features, draw_store
 
 
@@ -73,7 +74,7 @@ def test_files_of_the_original_become_a_store(golden, tmp_path):
     report = read_files(
         tmp_path / "files", tmp_path / "out", "delf", name="delf_gld", progress=False
     )
-    assert report == feature_store.StoreReport(2, 0, 0, {})
+    assert report == StoreReport(2, 0, 0, {})
     found = feature_store.open_store(tmp_path / "out")
     assert found.ids == ["x/0", "x/1"]
     assert found.manifest["model"] == {"name": "delf_gld", "fingerprint": ""}
@@ -144,7 +145,7 @@ def test_broken_files_are_named_and_the_others_kept(tmp_path):
     opened = feature_store.open_store(out)
     assert opened.ids == ["a/1.png"] and opened.failed == report.failed
     write_files(source, files, "delg", progress=False)  # Mends them.
-    assert read_files(files, out, "delg", progress=False) == (3, 1, 0, {}, 0)
+    assert read_files(files, out, "delg", progress=False) == StoreReport(3, 1, 0, {})
 
 
 def test_files_that_systems_leave_are_no_features(tmp_path):
@@ -160,17 +161,22 @@ def test_files_that_systems_leave_are_no_features(tmp_path):
     )
 
 
-def test_images_whose_files_are_gone_are_removed(tmp_path):
+def test_images_whose_files_are_gone_are_removed_when_asked_for(tmp_path):
     files, out = tmp_path / "files", tmp_path / "out"
     write_files(draw_store(tmp_path / "store"), files, "delg", progress=False)
     (files / "a" / "0.delg_local").write_bytes(b"half")
     read_files(files, out, "delg", progress=False)
     for path in files.glob("[ab]/0.*"):
         path.unlink()
-    assert read_files(files, out, "delg", progress=False) == (0, 2, 2, {}, 0)
+    known = feature_store.open_store(out)
+    report = read_files(files, out, "delg", progress=False)
+    assert report == StoreReport(0, 2, 0, {}, kept=2)
+    assert feature_store.open_store(out).ids == known.ids
+    report = read_files(files, out, "delg", prune=True, progress=False)
+    assert report == StoreReport(0, 2, 2, {})
     assert feature_store.open_store(out).ids == ["a/1.png", "b/deep/2.v1.jpg"]
     assert feature_store.open_store(out).failed == {}
-    assert read_files(files, out, "delg", progress=False) == (0, 2, 0, {}, 0)
+    assert read_files(files, out, "delg", progress=False) == StoreReport(0, 2, 0, {})
 
 
 def test_the_only_file_of_a_kind_is_named_if_it_is_damaged(tmp_path):

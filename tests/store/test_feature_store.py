@@ -19,6 +19,7 @@ from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from delf_jax.image_files import find_images
 from delf_jax.store import feature_store, shards, writer
+from delf_jax.store.feature_store import StoreReport
 from tests.helpers.inverted_files import fill_store
 
 SETTINGS = ExtractionSettings(
@@ -46,9 +47,7 @@ def _draw(path: pathlib.Path, seed: int) -> None:
     Image.fromarray(rng.integers(0, 256, (40, 56, 3), np.uint8)).save(path)
 
 
-def _fill(
-    folder, out, model, settings=SETTINGS, **options
-) -> feature_store.StoreReport:
+def _fill(folder, out, model, settings=SETTINGS, **options) -> StoreReport:
     found = find_images([folder])
     return feature_store.extract_to_store(
         found, out, model, settings, progress=False, **options
@@ -68,7 +67,7 @@ def _shards(out: pathlib.Path) -> list[pathlib.Path]:
 
 def test_a_store_holds_what_extraction_gives(folder, tmp_path, model):
     report = _fill(folder, tmp_path / "out", model)
-    assert report == feature_store.StoreReport(7, 0, 0, {})
+    assert report == StoreReport(7, 0, 0, {})
     opened = feature_store.open_store(tmp_path / "out")
     assert opened.ids == ["a/0.png", "a/1.png", "a/2.png", "a/3.png"] + [
         "b/0.png",
@@ -109,7 +108,7 @@ def test_failures_are_listed_with_their_reason(folder, tmp_path, model):
 
 def test_unchanged_images_are_not_extracted_again(folder, tmp_path, model):
     _fill(folder, tmp_path / "out", model)
-    assert _fill(folder, tmp_path / "out", model) == (0, 7, 0, {}, 0)
+    assert _fill(folder, tmp_path / "out", model) == StoreReport(0, 7, 0, {})
     # The same bytes at another time are no change.
     os.utime(folder / "a" / "0.png", ns=(1, 1))
     assert _fill(folder, tmp_path / "out", model).extracted == 0
@@ -176,7 +175,7 @@ def test_images_can_be_removed_and_come_back(folder, tmp_path, model):
     with pytest.raises(InputError, match="no image 'a/1.png'"):
         feature_store.remove_from_store(out, ["b/0.png", "a/1.png"])
     assert "b/0.png" in feature_store.open_store(out).ids
-    assert _fill(folder, out, model) == (2, 5, 0, {}, 0)
+    assert _fill(folder, out, model) == StoreReport(2, 5, 0, {})
     _fill(folder, tmp_path / "fresh", model)
     _assert_same(
         feature_store.open_store(out), feature_store.open_store(tmp_path / "fresh")
@@ -250,7 +249,7 @@ def test_a_killed_job_resumes_where_it_was(folder, tmp_path, tiny_model, model):
     torn = out / "shards" / ".000001-abc.safetensors.1.0123abcd"
     torn.write_bytes(b"half")
     os.utime(torn, (time.time() - 1e5,) * 2)
-    assert _fill(folder, out, model) == (7 - kept, kept, 0, {}, 0)
+    assert _fill(folder, out, model) == StoreReport(7 - kept, kept, 0, {})
     _fill(folder, tmp_path / "fresh", model)
     _assert_same(
         feature_store.open_store(out), feature_store.open_store(tmp_path / "fresh")
@@ -280,19 +279,19 @@ def test_a_full_disk_keeps_what_is_complete(folder, tmp_path, model, monkeypatch
     monkeypatch.setattr(writer, "FLUSH_IMAGES", 3)
     real, calls = shards.write_shard, []
 
-    def write_until_full(path, *arguments):
-        calls.append(path)
+    def write_until_full(path, key, records, features):
+        calls.extend([path] if features else [])
         if len(calls) > 1:
             pathlib.Path(path).with_suffix(".part").unlink(missing_ok=True)
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(path, *arguments)
+        real(path, key, records, features)
 
     monkeypatch.setattr(writer, "write_shard", write_until_full)
     with pytest.raises(InputError, match="the disk is full; what was finished is kept"):
         _fill(folder, tmp_path / "out", model)
     assert len(feature_store.open_store(tmp_path / "out")) == 3
     monkeypatch.setattr(writer, "write_shard", real)
-    assert _fill(folder, tmp_path / "out", model) == (4, 3, 0, {}, 0)
+    assert _fill(folder, tmp_path / "out", model) == StoreReport(4, 3, 0, {})
 
 
 def test_a_full_disk_takes_as_many_images_as_fit(folder, tmp_path, model, monkeypatch):
@@ -336,7 +335,7 @@ def test_a_truncated_store_is_named_and_mended(folder, tmp_path, model):
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(InputError, match=f"{shard.name}: damaged or truncated"):
         feature_store.open_store(out)
-    assert _fill(folder, out, model) == (7, 0, 0, {}, 1)
+    assert _fill(folder, out, model) == StoreReport(7, 0, 0, {}, damaged=1)
     assert len(feature_store.open_store(out)) == 7
 
 
