@@ -23,7 +23,7 @@ from delf_jax.progress import track
 from delf_jax.store import feature_store
 from delf_jax.store import writer as store_files
 from delf_jax.store.feature_store import StoreReport
-from delf_jax.store.shards import FORMAT, Record, look_at
+from delf_jax.store.shards import FORMAT, Record, is_id, look_at
 
 # The file of each branch; lengths of descriptors, by branch, that all images must have.
 Paths = Mapping[str, pathlib.Path]
@@ -102,7 +102,8 @@ def read_files(
     key = digest([FORMAT, name, settings], 16)
     model = {"name": name, "fingerprint": ""}
     store_files.begin(out, store_files.empty_manifest(key, model, settings))
-    known = store_files.current_records(store_files.read_shards(out, key, []))
+    sound, damaged = store_files.sound_shards(out, key, True, progress)
+    known = store_files.current_records(sound)
     writer = store_files.Writer(out, key, known.values())
     now = writer.sequence
     todo, gone = [], {id for id, p in known.items() if p.record.outcome != "removed"}
@@ -128,7 +129,7 @@ def read_files(
         writer.flush()
     store_files.finish(out, writer, alone=True)
     unchanged = len(found) - len(todo)
-    return StoreReport(len(todo) - len(failed), unchanged, len(gone), failed)
+    return StoreReport(len(todo) - len(failed), unchanged, len(gone), failed, damaged)
 
 
 def file_names(ids: Sequence[str], source: str | os.PathLike) -> list[str]:
@@ -136,7 +137,7 @@ def file_names(ids: Sequence[str], source: str | os.PathLike) -> list[str]:
     owners: dict[str, str] = {}
     for id in ids:
         path = pathlib.PurePosixPath(id)
-        if path.is_absolute() or ".." in path.parts or not path.name:
+        if not is_id(id) or not path.name:
             raise InputError(f"{source}: image {id!r} is not a path within a folder")
         name = str(path.with_suffix(""))
         if name in owners:
