@@ -48,6 +48,13 @@ class Features(NamedTuple):
         return f"{self.image or 'image'}: {', '.join(parts) or 'no features'}"
 
 
+def is_finite(features: Features) -> bool:
+    """Whether all numbers are: neither infinite nor not-a-number."""
+    local, descriptor, _, regions, _ = features
+    arrays = (*(local or ()), descriptor, *(regions or ()))
+    return all(np.isfinite(array).all() for array in arrays if array is not None)
+
+
 def whole_image(features: Features) -> Features:
     """The features without those of boxes."""
     return features if features.regions is None else regions_of(features)[0]

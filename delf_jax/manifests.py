@@ -15,6 +15,7 @@ Fields that a schema does not list are left alone: a later version may have them
 import json
 import math
 import os
+import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -69,10 +70,25 @@ _TYPES: dict[Any, Is] = {
 }
 
 
+def owned(path: str | os.PathLike) -> pathlib.Path:
+    """The path; InputError if a symbolic link is there.
+
+    What is in a folder of ours may come from elsewhere: nothing is written, or deleted,
+    through a link that leads out of it.
+    """
+    path = pathlib.Path(path)
+    if path.is_symlink():
+        raise InputError(
+            f"{path}: is a symbolic link, which is not written through; move what it "
+            "leads to here"
+        )
+    return path
+
+
 def write_manifest(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Writes fields as JSON, atomically, with a checksum of them."""
     content = {name: v for name, v in content.items() if name != CHECKSUM}
-    write_json(path, {**content, CHECKSUM: digest(content, 16)})
+    write_json(owned(path), {**content, CHECKSUM: digest(content, 16)})
 
 
 def read_manifest(

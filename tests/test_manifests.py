@@ -142,6 +142,14 @@ def test_a_deep_value_below_the_limit_of_the_parser_is_no_crash(tmp_path):
             _read(path)
 
 
+def test_nothing_is_written_through_a_link(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "m.json").symlink_to(tmp_path / "precious")
+    with pytest.raises(InputError, match=r"m\.json: is a symbolic link"):
+        manifests.write_manifest(tmp_path / "m.json", CONTENT)
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
 def test_kinds_say_what_they_are():
     assert within(2, 9).words == "an integer from 2 to 9"
     assert one_of("a", "b").words == 'one of "a", "b"'

@@ -80,9 +80,13 @@ def map_tensors(
         start = 8 + int(data[:8].view("<u8")[0])
         header = json.loads(bytes(data[8:start]))
         metadata = header.pop("__metadata__", {})
+        if not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError("metadata must be strings")
         tensors = {name: _view(data[start:], **x) for name, x in header.items()}
-        if len(data) != start + sum(tensor.nbytes for tensor in tensors.values()):
-            raise ValueError("the tensors do not fill the file")
+        ends = [0, *sorted(x["data_offsets"][1] for x in header.values())]
+        starts = [*sorted(x["data_offsets"][0] for x in header.values())]
+        if starts != ends[:-1] or start + ends[-1] != len(data):
+            raise ValueError("the tensors do not fill the file one after the other")
     except _BROKEN as error:
         raise InputError(f"{path}: not a safetensors file ({error!s:.200})") from None
     return tensors, metadata
@@ -92,4 +96,6 @@ def _view(
     data: np.ndarray, dtype: str, shape: list[int], data_offsets: list[int]
 ) -> np.ndarray:
     start, end = data_offsets
+    if min(start, end, *shape) < 0:
+        raise ValueError("sizes must not be negative")
     return data[start:end].view(_DTYPES[dtype]).reshape(shape)

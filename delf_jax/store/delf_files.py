@@ -24,7 +24,7 @@ from delf_jax.progress import track
 from delf_jax.store import feature_store
 from delf_jax.store import writer as store_files
 from delf_jax.store.feature_store import StoreReport
-from delf_jax.store.shards import FORMAT, Record, look_at, why_unreadable
+from delf_jax.store.shards import FORMAT, Record, is_id, look_at, why_unreadable
 
 # The file of each branch; lengths of descriptors, by branch, that all images must have.
 Paths = Mapping[str, pathlib.Path]
@@ -105,7 +105,8 @@ def read_files(
     model = {"name": name, "fingerprint": ""}
     manifest = store_files.empty_manifest(key, model, settings)
     store_files.known_key(out, manifest)
-    known = store_files.current_records(store_files.read_shards(out, key, []))
+    sound, damaged = store_files.sound_shards(out, key, True, progress)
+    known = store_files.current_records(sound)
     live = {id for id, p in known.items() if p.record.outcome != "removed"}
     ids = {stem: known_images.get(stem, (stem, 0, 0))[0] for stem in found}
     writer = store_files.Writer(out, key, known.values())
@@ -140,7 +141,7 @@ def read_files(
     store_files.finish(out, writer, alone=True)
     done, unchanged = len(todo) - len(failed), len(found) - len(todo)
     removed, kept = (len(others), 0) if prune else (0, len(others))
-    return StoreReport(done, unchanged, removed, failed, kept=kept)
+    return StoreReport(done, unchanged, removed, failed, damaged, kept)
 
 
 def file_names(ids: Sequence[str], source: str | os.PathLike) -> list[str]:
@@ -148,7 +149,7 @@ def file_names(ids: Sequence[str], source: str | os.PathLike) -> list[str]:
     owners: dict[str, str] = {}
     for id in ids:
         path = pathlib.PurePosixPath(id)
-        if path.is_absolute() or ".." in path.parts or not path.name:
+        if not is_id(id) or not path.name:
             raise InputError(f"{source}: image {id!r} is not a path within a folder")
         name = str(path.with_suffix(""))
         if name in owners:

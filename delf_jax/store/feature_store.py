@@ -31,10 +31,12 @@ from delf_jax.store import writer as store_files
 from delf_jax.store.shards import (
     FORMAT,
     Record,
+    Shard,
     checksum,
     is_absent,
     is_changed,
     look_at,
+    read_global,
     why_unreadable,
 )
 from delf_jax.store.writer import Place
@@ -92,13 +94,34 @@ class FeatureStore:
         self, rows: Iterable[int] | Int[np.ndarray, " N"]
     ) -> Float[np.ndarray, "N G"]:
         """Global descriptors of some images, and of these only."""
-        found = []
-        for place in (self._places[row] for row in rows):
-            descriptors = place.shard.arrays.get("global_descriptors")
-            if descriptors is None:
+        rows = np.fromiter(rows, np.int64)
+        if not len(rows):
+            return np.zeros((0, 0), np.float32)
+        shards, of_images = self._shards
+        numbers, places = of_images[rows].T
+        parts, order = [], []
+        for number in np.unique(numbers).tolist():
+            inside = np.flatnonzero(numbers == number)
+            found = read_global(shards[number], places[inside])
+            if found is None:
                 raise InputError(f"{self.path}: has no global descriptors")
-            found.append(descriptors[place.row])
-        return np.stack(found) if found else np.zeros((0, 0), np.float32)
+            parts.append(found)
+            order.append(inside)
+        if len({found.shape[1] for found in parts}) > 1:
+            raise InputError(
+                f"{self.path}: descriptors of several dimensions: extract them again"
+            )
+        found = np.empty((len(rows), parts[0].shape[1]), np.float32)
+        found[np.concatenate(order)] = np.concatenate(parts)
+        return found
+
+    @functools.cached_property
+    def _shards(self) -> tuple[list[Shard], Int[np.ndarray, "M 2"]]:
+        """The shards, and of each image the number of its shard and its row there."""
+        shards = {id(place.shard): place.shard for place in self._places}
+        numbers = {shard: number for number, shard in enumerate(shards)}
+        rows = [(numbers[id(place.shard)], place.row) for place in self._places]
+        return [*shards.values()], np.array(rows, np.int64).reshape(-1, 2)
 
     @property
     def stamps(self) -> list[str]:
@@ -167,6 +190,7 @@ def extract_to_store(
     boxes: RegionBoxes | None = None,
     part: tuple[int, int] | None = None,
     prune: bool = False,
+    thorough: bool = True,
     progress: bool = True,
 ) -> StoreReport:
     """Brings a store up to date with (id, path) of images; what was done.
@@ -182,6 +206,8 @@ def extract_to_store(
       part: (i, n) takes every n-th image: n processes side by side give the store that
         one would. By default a process takes its part under jax.distributed, else all.
       prune: remove images of the store that are not among `images`.
+      thorough: read all features to see whether they are sound; else it is the damage
+        of files that are truncated alone that is mended.
     """
     out = pathlib.Path(out)
     part = part or (jax.process_index(), jax.process_count())
@@ -192,10 +218,8 @@ def extract_to_store(
             _check_nothing_is_lost(out, dict(images))
         if progress:
             print(f"{out}: made with another model or settings; extracting all again")
-    damaged: list[pathlib.Path] = []
-    known = store_files.current_records(store_files.read_shards(out, key, damaged))
-    for path in damaged:  # They took their names once whole: no work in progress.
-        path.unlink(missing_ok=True)
+    sound, damaged = store_files.sound_shards(out, key, thorough, progress)
+    known = store_files.current_records(sound)
     writer = store_files.Writer(out, key, known.values())
     live = {id for id, place in known.items() if place.record.outcome != "removed"}
     ids = {id for id, _ in images}
@@ -222,7 +246,7 @@ def extract_to_store(
         writer.flush()
     store_files.finish(out, writer, alone=part[1] == 1)
     kept = 0 if prune else len(others)
-    return StoreReport(extracted, unchanged, len(removed), failed, len(damaged), kept)
+    return StoreReport(extracted, unchanged, len(removed), failed, damaged, kept)
 
 
 def remove_from_store(path: str | os.PathLike, ids: Iterable[str]) -> None:

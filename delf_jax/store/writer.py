@@ -2,6 +2,7 @@
 
 import errno
 import pathlib
+import re
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -9,19 +10,31 @@ from typing import Any, NamedTuple
 
 from delf_jax.features import Features
 from delf_jax.files import InputError, clear_leftovers
-from delf_jax.manifests import COUNT, POSITIVE, one_of, read_manifest, write_manifest
+from delf_jax.manifests import (
+    COUNT,
+    POSITIVE,
+    one_of,
+    owned,
+    read_manifest,
+    write_manifest,
+)
+from delf_jax.progress import track
 from delf_jax.store.shards import (
     FORMAT,
     SUFFIX,
     Record,
     Shard,
+    check_features,
     open_shard,
     read_counts,
     read_features,
+    read_size,
     write_shard,
 )
 
 MANIFEST = "manifest.json"
+# What is called otherwise is not ours: neither read nor deleted.
+_NAME = re.compile(rf"\d+-[0-9a-f]{{12}}{re.escape(SUFFIX)}")
 _SCHEMA = {
     "format": one_of(FORMAT),
     "key": str,
@@ -72,11 +85,7 @@ class Place(NamedTuple):
 
     def bytes(self) -> int:
         """What the features of this image take, about."""
-        if not self.extracted:
-            return 0
-        local, descriptor, _, regions, _ = self.features()
-        arrays = [*(local or ()), descriptor, *(regions or ())]
-        return sum(array.nbytes for array in arrays if array is not None)
+        return read_size(self.shard, self.row) if self.extracted else 0
 
 
 def current_records(shards: Iterable[Shard]) -> dict[str, Place]:
@@ -96,6 +105,7 @@ class Writer:
     """Gathers records and features and writes a shard of them every now and then."""
 
     def __init__(self, out: pathlib.Path, key: str, known: Iterable[Place]):
+        owned(out / "shards")
         self.out, self.key = out, key
         self.sequence = 1 + max((place.record.sequence for place in known), default=0)
         self.written: list[pathlib.Path] = []
@@ -166,7 +176,7 @@ def merge_small(
         for batch in batches:
             features = [place.features() for place in batch if place.extracted]
             merged.append(_write(out, key, [p.record for p in batch], features))
-    except NoRoomError:  # Nothing is lost by leaving them as they are.
+    except InputError:  # No room, or damaged. Nothing is lost by leaving them.
         for path in merged:
             path.unlink(missing_ok=True)
         return list(paths)
@@ -202,7 +212,7 @@ def read_shards(
     while True:
         shards = []
         try:
-            for path in sorted((out / "shards").glob(f"[!.]*{SUFFIX}")):
+            for path in _list(out, _NAME):
                 try:
                     shards.append(open_shard(path))
                 except InputError:
@@ -212,6 +222,30 @@ def read_shards(
         except FileNotFoundError:  # Another process has just merged it: look again.
             continue
         return [shard for shard in shards if key in (None, shard.key)]
+
+
+def sound_shards(
+    out: pathlib.Path, key: str, thorough: bool, progress: bool
+) -> tuple[list[Shard], int]:
+    """The shards of a key that are sound, and how many others were deleted.
+
+    Args:
+      thorough: read all of their features, too.
+    """
+    damaged: list[pathlib.Path] = []
+    shards, sound = read_shards(out, key, damaged), []
+    total = sum(len(shard.sound) for shard in shards) if thorough else 0
+    with track("check", total, progress=progress) as advance:
+        for shard in shards:
+            try:
+                if thorough:
+                    check_features(shard, advance)
+                sound.append(shard)
+            except InputError:
+                damaged.append(shard.path)
+    for path in damaged:  # They took their names once whole: no work in progress.
+        path.unlink(missing_ok=True)
+    return sound, len(damaged)
 
 
 def open_manifest(out: pathlib.Path) -> dict[str, Any]:
@@ -229,7 +263,7 @@ def begin(out: pathlib.Path, manifest: dict[str, Any]) -> bool:
     They are if made with another model or other settings.
     """
     known = known_key(out, manifest)
-    (out / "shards").mkdir(parents=True, exist_ok=True)
+    owned(out / "shards").mkdir(parents=True, exist_ok=True)
     if known == manifest["key"]:
         return False
     write_manifest(out / MANIFEST, manifest)
@@ -329,8 +363,14 @@ def _drop_announcements(out: pathlib.Path, key: str) -> None:
 
 def _clear_away(out: pathlib.Path, key: str) -> None:
     """Deletes shards of another model or setting, and torn files."""
-    kept = {shard.path for shard in read_shards(out, key)}
-    for path in (out / "shards").glob(f"[!.]*{SUFFIX}"):
+    kept = {shard.path for shard in read_shards(out, key, [])}
+    for path in _list(out, _NAME):
         if path not in kept:
             path.unlink(missing_ok=True)
     clear_leftovers(out / "shards")
+
+
+def _list(out: pathlib.Path, pattern: re.Pattern) -> list[pathlib.Path]:
+    """The files of a store that have names of ours, the oldest run first."""
+    folder = out / "shards"
+    return sorted(path for path in folder.glob("*") if pattern.fullmatch(path.name))

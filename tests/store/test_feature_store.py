@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -246,7 +247,7 @@ def test_a_killed_job_resumes_where_it_was(folder, tmp_path, tiny_model, model):
     kept = len(feature_store.open_store(out))
     assert 2 <= kept < 7
     # What a kill leaves of the shard that was being written does no harm.
-    torn = out / "shards" / ".000001-abc.safetensors.1.0123abcd"
+    torn = out / "shards" / ".000001-0123456789ab.safetensors.1.0123abcd"
     torn.write_bytes(b"half")
     os.utime(torn, (time.time() - 1e5,) * 2)
     assert _fill(folder, out, model) == StoreReport(7 - kept, kept, 0, {})
@@ -337,6 +338,80 @@ def test_a_truncated_store_is_named_and_mended(folder, tmp_path, model):
         feature_store.open_store(out)
     assert _fill(folder, out, model) == StoreReport(7, 0, 0, {}, damaged=1)
     assert len(feature_store.open_store(out)) == 7
+
+
+def test_a_flipped_bit_is_noticed_when_read_and_mended(folder, tmp_path, model):
+    out = tmp_path / "out"
+    _fill(folder, out, model)
+    _fill(folder, tmp_path / "whole", model)
+    (shard,) = _shards(out)
+    data = bytearray(shard.read_bytes())
+    data[-2] ^= 1
+    shard.write_bytes(data)
+    opened = feature_store.open_store(out)
+    with pytest.raises(InputError, match=f"{shard.name}: damaged or truncated"):
+        list(opened)
+    quick = _fill(folder, out, model, thorough=False)
+    assert (quick.unchanged, quick.damaged) == (7, 0)
+    assert _fill(folder, out, model) == (7, 0, 0, {}, 1)
+    whole = feature_store.open_store(tmp_path / "whole")
+    _assert_same(feature_store.open_store(out), whole)
+
+
+def test_a_damaged_global_descriptor_is_noticed(folder, tmp_path, model):
+    out = tmp_path / "out"
+    _fill(folder, out, model)
+    (shard,) = _shards(out)
+    data = bytearray(shard.read_bytes())
+    row = feature_store.open_store(out)[5].global_descriptor
+    data[bytes(data).index(row.tobytes()) + 3] ^= 64
+    shard.write_bytes(data)
+    opened = feature_store.open_store(out)
+    assert len(opened.read_global([4, 0, 6])) == 3
+    for read in (lambda: opened.read_global([6, 5]), lambda: opened.global_descriptors):
+        with pytest.raises(InputError, match="damaged or truncated"):
+            read()
+
+
+def test_descriptors_come_in_the_order_asked_for(folder, tmp_path, model, monkeypatch):
+    monkeypatch.setattr(writer, "FLUSH_IMAGES", 2)
+    _fill(folder, tmp_path / "out", model)
+    assert len(_shards(tmp_path / "out")) > 1
+    opened = feature_store.open_store(tmp_path / "out")
+    rows = [6, 0, 3, 3, 5]
+    expected = [opened[row].global_descriptor for row in rows]
+    np.testing.assert_array_equal(opened.read_global(rows), expected)
+    np.testing.assert_array_equal(opened.read_global(np.array(rows)), expected)
+    assert opened.read_global([]).shape == (0, 0)
+
+
+def test_files_of_other_names_are_neither_read_nor_deleted(folder, tmp_path, model):
+    _fill(folder, tmp_path / "out", model)
+    (shard,) = _shards(tmp_path / "out")
+    others = [shard.with_name(n) for n in ("model.safetensors", "1-x.safetensors")]
+    for path in others:
+        path.write_bytes(b"precious")
+    hidden = shard.with_name(".model.safetensors.1.2")
+    hidden.write_bytes(b"precious")
+    os.utime(hidden, (0, 0))
+    assert _fill(folder, tmp_path / "out", model).unchanged == 7
+    feature_store.remove_from_store(tmp_path / "out", ["a/0.png"])
+    assert all(path.read_bytes() == b"precious" for path in [*others, hidden])
+
+
+def test_nothing_is_written_or_deleted_through_a_link(folder, tmp_path, model):
+    _fill(folder, tmp_path / "own", model)
+    before = {path: path.read_bytes() for path in _shards(tmp_path / "own")}
+    other = SETTINGS._replace(max_features=5)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "shards").symlink_to(tmp_path / "own" / "shards")
+    with pytest.raises(InputError, match="out/shards: is a symbolic link"):
+        _fill(folder, tmp_path / "out", model, other)
+    shutil.copy(tmp_path / "own" / "manifest.json", tmp_path / "out")
+    assert len(feature_store.open_store(tmp_path / "out")) == 7
+    with pytest.raises(InputError, match="out/shards: is a symbolic link"):
+        feature_store.remove_from_store(tmp_path / "out", ["a/0.png"])
+    assert {path: path.read_bytes() for path in _shards(tmp_path / "own")} == before
 
 
 def test_what_is_not_a_store_is_named(tmp_path, model):

@@ -80,7 +80,7 @@ def test_a_later_record_counts_in_whatever_file_it_is(out, monkeypatch):
     monkeypatch.setattr(store_files, "SMALL_SHARDS", 1)
     store_files.merge_small(out, "key", old)
     for path in _shards(out)[:1]:
-        path.rename(path.with_name("999999-late.safetensors"))
+        path.rename(path.with_name("999999-0123456789ab.safetensors"))
     assert _contents(out) == {"b": 2, "c": 3}
 
 
