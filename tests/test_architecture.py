@@ -35,7 +35,10 @@ ARROWS = {
     "retrieval": "",
 }
 # What every wing stands on: it imports nothing of the house but itself.
-GROUND = ("ops", "features", "files", "images", "progress", "runtime", "config")
+GROUND = (
+    *("ops", "features", "files", "manifests", "images", "progress", "runtime"),
+    "config",
+)
 CORE_GROUND = ("ops", "features")
 MOST_MODULES = 15  # in a folder.
 
