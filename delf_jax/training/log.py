@@ -204,8 +204,8 @@ def _truncate(path: pathlib.Path, last_step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        # A killed run may have cut a line short.
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        # A killed run may have cut a line short; a disk may have changed bytes.
         with contextlib.suppress(ValueError, KeyError):
             if json.loads(line)["step"] <= last_step:
                 kept.append(line + "\n")
