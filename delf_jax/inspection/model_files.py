@@ -7,7 +7,6 @@ import numpy as np
 
 from delf_jax.conversion.weight_files import WeightFile, read_safetensors
 from delf_jax.extraction import model_folder
-from delf_jax.files import InputError
 from delf_jax.training import checkpoints
 
 
@@ -39,12 +38,7 @@ def _read_model(folder: pathlib.Path) -> WeightFile:
 
 
 def _read_training(directory: pathlib.Path, step: int | None) -> WeightFile:
-    try:
-        state = checkpoints.read_state(directory, step)
-    except InputError:
-        raise
-    except (ValueError, OSError, LookupError, TypeError) as error:
-        raise InputError(f"{directory}: damaged ({error!s:.200})") from None
+    state = checkpoints.read_state(directory, step)
     leaves = jax.tree_util.tree_leaves_with_path(state)
     tensors = {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)

@@ -3,13 +3,16 @@
 import contextlib
 import errno
 import functools
-import operator
+import hashlib
+import json
+import math
 import os
 import pathlib
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import absl.logging
 import jax
@@ -20,10 +23,17 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
 from delf_jax.config import as_json
 from delf_jax.extraction import model_folder
-from delf_jax.files import InputError
+from delf_jax.files import InputError, digest
+from delf_jax.runtime import first_host_first
 from delf_jax.training.step import TrainState
 
 Tree = Any
+Found = TypeVar("Found")
+# What orbax, the libraries below it and our own checks raise for damaged files. A disk
+# that cannot be read, or is not there, is no damage.
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, FileNotFoundError)
+# Items of a checkpoint.
+_STATE, _RUN, _SUMS = "state", "run", "checksums"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Messages of the library below orbax, whose errors have no number.
 _FULL_WORDS = ("No space left", "ENOSPC", "EDQUOT", "quota exceeded", "File too large")
@@ -37,8 +47,12 @@ def open_checkpoints(
     It keeps the newest `keep`, and the one whose metric of the name `best` is largest.
     """
     policies: list[Any] = [keeping.LatestN(keep)]
-    metric = operator.itemgetter(best)
+
+    def metric(metrics: dict[str, float]) -> float:
+        return metrics.get(best, -math.inf)  # another validation has measured others.
+
     if best:
+        first_host_first(lambda: _drop_damaged_metrics(pathlib.Path(directory)))
         chosen = keeping.BestN(
             get_metric_fn=metric, n=1, keep_checkpoints_without_metrics=False
         )
@@ -76,27 +90,85 @@ def save(
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
     if shutil.disk_usage(manager.directory).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    sums = {_STATE: _digest_arrays(arrays), _RUN: _digest_json(run)}
     items = ocp.args.Composite(
-        state=ocp.args.StandardSave(arrays), run=ocp.args.JsonSave(run)
+        state=ocp.args.StandardSave(arrays),
+        run=ocp.args.JsonSave(run),
+        checksums=ocp.args.JsonSave(sums),
     )
     manager.save(step, args=items, metrics=metrics, force=True)
 
 
+def newest_whole(
+    manager: ocp.CheckpointManager,
+    read: Callable[[int], Found],
+    *,
+    set_aside: bool = False,
+) -> Found | None:
+    """What `read` makes of the newest step that is not damaged; None without steps.
+
+    Prints which are damaged and which is used. InputError if all are.
+
+    Args:
+      read: raises a ValueError or its like, but no InputError, for a damaged one.
+      set_aside: damaged ones, so that the training can save these steps again.
+    """
+    damaged: dict[int, str] = {}
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            with _quiet():
+                found = read(step)
+        except InputError:
+            raise
+        except _DAMAGE as error:
+            damaged[step] = _first_line(error)
+            continue
+        for bad, reason in damaged.items():
+            kept = _set_aside(manager, bad) if set_aside else ""
+            print(
+                f"{manager.directory}/{bad}: damaged ({reason}){kept}; "
+                f"{manager.directory}/{step} is used instead",
+                flush=True,
+            )
+        return found
+    if damaged:
+        first, *others = damaged
+        before = f", as are {', '.join(map(str, others))} before it" if others else ""
+        raise InputError(
+            f"{manager.directory}/{first}: damaged ({damaged[first]}){before}; no "
+            "checkpoint is left to go on from, so choose another --workdir"
+        )
+    return None
+
+
 def read_run(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    """What `save` was given as `run`; InputError if an older version saved it."""
+    """What `save` was given as `run`; InputError if an older version saved it.
+
+    ValueError, or its like, if it is damaged; so does `restore`.
+    """
     folder = pathlib.Path(manager.directory) / str(step)
-    if not (folder / "run").is_dir():
+    if not (folder / _RUN).is_dir():
         raise InputError(
             f"{folder}: was saved by an older version and cannot be resumed; choose "
             "another --workdir, and this one as init_from"
         )
     items = ocp.args.Composite(run=ocp.args.JsonRestore())
-    return manager.restore(step, args=items).run
+    run = manager.restore(step, args=items).run
+    if not all(isinstance(run.get(n), dict) for n in ("position", "config")):
+        raise ValueError(f"{_RUN} lacks position or config")
+    _check_sum(manager, step, _RUN, _digest_json(run))
+    return run
 
 
-def restore(manager: ocp.CheckpointManager, shapes: Tree) -> Tree:
-    """The newest state, as numpy arrays; `shapes`: as the training starts with."""
-    step = manager.latest_step()
+def restore(
+    manager: ocp.CheckpointManager, shapes: Tree, step: int | None = None
+) -> Tree:
+    """The newest state or that of a step, as numpy arrays.
+
+    Args:
+      shapes: as the training starts with; InputError if they differ.
+    """
+    step = manager.latest_step() if step is None else step
     trees = manager.item_metadata(step).state.tree, shapes
     stored, expected = map(_format_shapes, trees)
     for name in sorted(stored.keys() | expected.keys()):
@@ -111,16 +183,30 @@ def restore(manager: ocp.CheckpointManager, shapes: Tree) -> Tree:
 
 
 def read_state(directory: str | pathlib.Path, step: int | None = None) -> Tree:
-    """The newest state of any training, or that of a step, as dicts of numpy arrays."""
+    """The state of a step of any training, as dicts of numpy arrays.
+
+    By default of the newest one that is not damaged. InputError if there is none, or
+    if the step that is named is damaged.
+    """
     folder = pathlib.Path(directory)
     if not folder.is_dir():
         raise InputError(f"{directory}: no such folder of checkpoints")
     options = ocp.CheckpointManagerOptions(read_only=True)
     with _quiet(), _open(folder, options) as manager:
-        step = manager.latest_step() if step is None else step
+
+        def read(step: int) -> Tree:
+            return _restore(manager, step, manager.item_metadata(step).state.tree)
+
         if step is None:
+            if (state := newest_whole(manager, read)) is not None:
+                return state
             raise InputError(f"{directory}: no checkpoint found")
-        return _restore(manager, step, manager.item_metadata(step).state.tree)
+        try:
+            return read(step)
+        except _DAMAGE as error:
+            raise InputError(
+                f"{directory}/{step}: damaged ({_first_line(error)})"
+            ) from None
 
 
 @contextlib.contextmanager
@@ -163,7 +249,11 @@ def write_model(
     """
     step, averages = int(state.step), state.ema
     if best is not None and best != step:
-        step, averages = best, read_state(folder / "checkpoints", best)["ema"]
+        try:
+            found = read_state(folder / "checkpoints", best)
+            step, averages = best, found["ema"]
+        except InputError as error:
+            print(f"{error}; the model is that of step {step} instead", flush=True)
     provenance = {"config": as_json(config), "steps": step, "revision": revision()}
     averages = jax.tree.map(np.asarray, averages)
     extraction = config.extraction.to_dict()
@@ -188,13 +278,23 @@ def revision() -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without orbax' log: what it calls an error is raised, too."""
-    verbosity = absl.logging.get_verbosity()
+    """Without orbax' log: what it calls an error is raised, too.
+
+    Nor what threads of a read that failed still want to tell its closed event loop.
+    """
+    verbosity, hook = absl.logging.get_verbosity(), sys.unraisablehook
+
+    def forget_closed_loops(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
     absl.logging.set_verbosity(absl.logging.FATAL)
+    sys.unraisablehook = forget_closed_loops
     try:
         yield
     finally:
         absl.logging.set_verbosity(verbosity)
+        sys.unraisablehook = hook
 
 
 def _reason(error: Exception, manager: ocp.CheckpointManager) -> str | None:
@@ -212,8 +312,8 @@ def _reason(error: Exception, manager: ocp.CheckpointManager) -> str | None:
 def _open(
     folder: pathlib.Path, options: ocp.CheckpointManagerOptions
 ) -> ocp.CheckpointManager:
-    state, run = ocp.StandardCheckpointHandler(), ocp.JsonCheckpointHandler()
-    handlers = {"state": state, "run": run}
+    state, json_of = ocp.StandardCheckpointHandler(), ocp.JsonCheckpointHandler
+    handlers = {_STATE: state, _RUN: json_of(), _SUMS: json_of()}
     return ocp.CheckpointManager(
         folder.absolute(), options=options, item_handlers=handlers
     )
@@ -222,13 +322,76 @@ def _open(
 def _restore(manager: ocp.CheckpointManager, step: int, shapes: Tree) -> Tree:
     example = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     items = ocp.args.Composite(state=ocp.args.StandardRestore(example))
-    return manager.restore(step, args=items).state
+    state = manager.restore(step, args=items).state
+    _check_sum(manager, step, _STATE, _digest_arrays(state))
+    return state
+
+
+def _check_sum(
+    manager: ocp.CheckpointManager, step: int, item: str, found: str
+) -> None:
+    """ValueError if an item is not what was saved; older versions saved no sums."""
+    if (pathlib.Path(manager.directory) / str(step) / _SUMS).is_dir():
+        items = ocp.args.Composite(checksums=ocp.args.JsonRestore())
+        if manager.restore(step, args=items).checksums[item] != found:
+            raise ValueError(f"the checksum of its {item} differs")
+
+
+def _digest_json(value: Any) -> str:
+    """The digest of a value as JSON has it: whatever the order, tuples as lists."""
+    return digest(json.dumps(value, sort_keys=True))
+
+
+def _digest_arrays(tree: Tree) -> str:
+    """The SHA-256 of the arrays of a tree, whether its parts are tuples or dicts."""
+    named = {_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    sha256 = hashlib.sha256()
+    for name in sorted(named):
+        array = np.asarray(named[name], order="C")
+        sha256.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        sha256.update(array.reshape(-1).view(np.uint8).data)
+    return sha256.hexdigest()
+
+
+def _set_aside(manager: ocp.CheckpointManager, step: int) -> str:
+    """Renames a damaged checkpoint; returns what to say of that."""
+    folder = pathlib.Path(manager.directory) / str(step)
+    earlier = len(list(folder.parent.glob(f"damaged-{step}-*")))
+    name = f"damaged-{step}-{earlier + 1}"
+
+    def rename() -> None:
+        # The first of several hosts has done it for all.
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(folder.with_name(name))
+
+    first_host_first(rename)
+    manager.reload()
+    return f" and kept as {name}"
+
+
+def _drop_damaged_metrics(directory: pathlib.Path) -> None:
+    """Renames metrics that are not JSON: orbax opens no folder that has some."""
+    for path in sorted(directory.glob("[0-9]*/metrics/metrics")):
+        try:
+            if isinstance(json.loads(path.read_bytes()), dict):
+                continue
+        except ValueError:
+            pass
+        path.parent.rename(path.parent.with_name("damaged-metrics"))
+        step = path.parents[1]
+        print(f"{step}: what was measured is damaged, and left out", flush=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{str(error).strip().partition(chr(10))[0]:.150}" or type(error).__name__
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _format_shapes(tree: Tree) -> dict[str, str]:
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (
-            "x".join(map(str, leaf.shape)) or "a number"
-        )
+        _name(path): "x".join(map(str, leaf.shape)) or "a number"
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }

@@ -26,6 +26,7 @@ from delf_jax.files import InputError, atomic_write
 from delf_jax.progress import format_count, format_duration, print_results
 from delf_jax.report import curves
 from delf_jax.training.config import read_training_config
+from delf_jax.training.workdir import locked
 
 LOG, TABLE, FIGURE = "log.txt", "table.md", "curves.png"
 
@@ -115,7 +116,13 @@ def run(trials: Sequence[Trial], workdir: str | os.PathLike, jobs: int = 1) -> i
     Finished ones are skipped, interrupted ones resume. One that fails is reported with
     the last line of its log; the others continue. Writes a table and a figure of all.
     Interrupted, it stops the running trials, which keep what they have done.
+    InputError if another sweep is running in the workdir.
     """
+    with locked(pathlib.Path(workdir), "sweep"):
+        return _run_all(trials, workdir, jobs)
+
+
+def _run_all(trials: Sequence[Trial], workdir: str | os.PathLike, jobs: int) -> int:
     todo = [trial for trial in trials if not is_finished(trial)]
     done = len(trials) - len(todo)
     print(f"{format_count(len(trials), 'trial')}, {done} finished before", flush=True)

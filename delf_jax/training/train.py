@@ -26,6 +26,13 @@ from delf_jax.training.log import TrainingLog, look
 from delf_jax.training.parallel import PARALLEL, Parallel, needs_mining, prefetch
 from delf_jax.training.step import Static, TrainState, create_state
 from delf_jax.training.warm_start import start_from
+from delf_jax.training.workdir import (
+    Classes,
+    check_classes,
+    digest_classes,
+    locked,
+    write_classes,
+)
 
 
 class Run(NamedTuple):
@@ -36,6 +43,7 @@ class Run(NamedTuple):
     manager: Any
     log: TrainingLog
     held_out: validation.HeldOut
+    classes: Classes
     stopped: threading.Event
 
 
@@ -58,14 +66,21 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
         raise InputError("--workdir is empty: name a folder for checkpoints")
     if config.parallel not in PARALLEL:
         raise InputError(f"parallel is {config.parallel!r}: use 'pmap' or 'jit'")
+    first = jax.process_index() == 0  # of several hosts that train together.
+    folder = pathlib.Path(workdir)
+    with locked(folder) if first else contextlib.nullcontext():
+        return _train(config, folder)
+
+
+def _train(config: ConfigDict, folder: pathlib.Path) -> Outcome:
+    """What `train` says, in a workdir that is this process' own."""
     parallelize, axis_name = PARALLEL[config.parallel]
     devices = jax.local_devices()[: config.devices or None]
-    folder = pathlib.Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
     sources, batches, held_out = first_host_first(
         functools.partial(_open_data, config, len(devices))
     )
     counts = [count for source in sources for count in source.counts]
+    classes = {source.name: list(source.classes) for source in sources}
     static, schedule = make_static(config, len(counts), axis_name, counts)
     with contextlib.ExitStack() as stack:
         manager = checkpoints.open_checkpoints(
@@ -73,13 +88,16 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
         )
         stack.enter_context(manager)
         key = jax.random.key(config.seed)
-        state = _first_state(config, static, manager, batches, key, devices)
+        state = _resume(config, static, manager, batches, classes)
+        if state is None:
+            state = _first_state(config, static, batches, key, devices)
         if jax.process_index() == 0:
             write_json(folder / "config.json", as_json(config))
+            write_classes(folder, classes)
         log = TrainingLog(config, folder, schedule, int(state.step))
         stack.callback(log.close)
         stopped = stack.enter_context(stop_signals())
-        run = Run(config, static, manager, log, held_out, stopped)
+        run = Run(config, static, manager, log, held_out, classes, stopped)
         with checkpoints.naming_last_good(manager):
             parallel = parallelize(static, devices)
             state, finished = _run(run, parallel, batches, state, key, devices)
@@ -103,24 +121,45 @@ def _open_data(
     return sources, batches, validation.open_held_out(config, sources)
 
 
-def _first_state(
+def _resume(
     config: ConfigDict,
     static: Static,
     manager: Any,
     batches: Batches,
+    classes: Classes,
+) -> TrainState | None:
+    """The newest state that is whole, with the data moved to where it stood."""
+    start = functools.partial(create_state, static, view_size=config.views.size)
+    workdir = pathlib.Path(manager.directory).parent
+
+    def read(step: int) -> tuple[TrainState, list[str]]:
+        run = checkpoints.read_run(manager, step)
+        where = f"{manager.directory}/{step}"
+        changes = check_same_run(run["config"], as_json(config), where)
+        check_classes(workdir, where, run.get("classes", ""), classes)
+        shapes = jax.eval_shape(start, jax.random.key(config.seed))
+        state = checkpoints.restore(manager, shapes, step)
+        batches.set_state(run["position"])
+        return state, changes
+
+    found = checkpoints.newest_whole(manager, read, set_aside=True)
+    if found is None:
+        return None
+    state, changes = found
+    for change in changes:
+        print(f"from step {int(state.step)} on: {change}", flush=True)
+    return state
+
+
+def _first_state(
+    config: ConfigDict,
+    static: Static,
+    batches: Batches,
     key: jax.Array,
     devices: list[jax.Device],
 ) -> TrainState:
-    """The state to start or resume from, with the data moved to where it stood."""
+    """The state to start from."""
     start = functools.partial(create_state, static, view_size=config.views.size)
-    step = manager.latest_step()
-    if step is not None:
-        run = checkpoints.read_run(manager, step)
-        where = f"{manager.directory}/{step}"
-        for change in check_same_run(run["config"], as_json(config), where):
-            print(f"from step {step} on: {change}", flush=True)
-        batches.set_state(run["position"])
-        return checkpoints.restore(manager, jax.eval_shape(start, key))
     state = jax.jit(start)(key)  # one program; eagerly, a hundred small ones.
     if config.init_from:
         state = start_from(config.init_from, state, static)
@@ -173,6 +212,7 @@ def _run(
                 "position": position,
                 "config": as_json(config),
                 "revision": checkpoints.revision(),
+                "classes": digest_classes(run.classes),
             }
             checkpoints.save(run.manager, step, whole(state), info, measured)
         if stop:

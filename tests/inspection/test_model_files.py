@@ -40,15 +40,21 @@ def test_a_training_gives_its_newest_state_or_that_of_a_step(training):
     for path in (training, training / "checkpoints"):
         source = model_files.read(path)
         assert (source.kind, source.path) == ("training", training / "checkpoints")
-        assert set(source.tensors) == {"step", "params/kernel", "ema/a"}
+        assert set(source.tensors) == {"step", "params/kernel", "ema/a", "ema/noise"}
         assert source.tensors["step"] == 2
     one = model_files.read(training / "checkpoints" / "1")
     assert one.kind == "training" and one.tensors["step"] == 1
 
 
-def test_a_damaged_training_is_one_sentence(training):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_of_a_damaged_training_the_checkpoint_before_is_read(training, capsys):
     (training / "checkpoints" / "2" / "state" / "_METADATA").write_text("{")
-    with pytest.raises(InputError, match="damaged"):
+    assert model_files.read(training).tensors["step"] == 1
+    assert "2: damaged (" in capsys.readouterr().out
+    with pytest.raises(InputError, match="checkpoints/2: damaged"):
+        model_files.read(training / "checkpoints" / "2")
+    (training / "checkpoints" / "1" / "state" / "_METADATA").write_text("{")
+    with pytest.raises(InputError, match="2: damaged .*, as are 1 before it"):
         model_files.read(training)
 
 

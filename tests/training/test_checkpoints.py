@@ -18,7 +18,10 @@ from tests.helpers.tiny_training import by_name, make_config, plain_static
 
 def make_state(value=0.0, shape=(2, 3)):
     kernel = np.full(shape, value, np.float32)
-    return {"step": np.int32(value), "params": {"kernel": kernel}, "ema": {"a": kernel}}
+    # Noise is stored as it is: its bits can be changed without a library noticing.
+    noise = np.random.default_rng(0).random((64, 64), np.float32)
+    ema = {"a": kernel, "noise": noise}
+    return {"step": np.int32(value), "params": {"kernel": kernel}, "ema": ema}
 
 
 def save(manager, step, metrics=None):
@@ -83,6 +86,104 @@ def test_a_state_of_an_older_version_is_no_place_to_go_on_from(saved):
     with checkpoints.open_checkpoints(saved, keep=2) as manager:
         with pytest.raises(InputError, match="3: was saved by an older version"):
             checkpoints.read_run(manager, 3)
+
+
+def largest(folder):
+    return max(folder.rglob("d/*"), key=lambda path: path.stat().st_size)
+
+
+def cut(folder):
+    path = largest(folder)
+    path.write_bytes(path.read_bytes()[:10])
+
+
+def change_a_bit(folder):
+    path = largest(folder)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+
+
+def lose_metadata(folder):
+    (folder / "state" / "_METADATA").unlink()
+
+
+def change_the_run(folder):
+    path = folder / "run" / "metadata"
+    path.write_text(path.read_text().replace('"seed": 1', '"seed": 2'))
+
+
+def break_the_run(folder):
+    (folder / "run" / "metadata").write_text("{")
+
+
+# Threads of a read that failed may speak up at any time.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+DAMAGE = [cut, change_a_bit, lose_metadata, change_the_run, break_the_run]
+
+
+def whole(manager):
+    def read(step):
+        run = checkpoints.read_run(manager, step)
+        return run, checkpoints.restore(manager, make_state(), step)
+
+    return checkpoints.newest_whole(manager, read, set_aside=True)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_of_a_damaged_checkpoint_the_one_before_is_used_and_it_is_kept(
+    saved, capsys, damage
+):
+    damage(saved / "3")
+    with checkpoints.open_checkpoints(saved, keep=2) as manager:
+        run, state = whole(manager)
+        assert state["step"] == run["position"]["next"] == 2
+        save(manager, 3)
+    printed = capsys.readouterr().out
+    assert re.search(f"{saved}/3: damaged (.*) and kept as damaged-3-1; ", printed)
+    assert f"{saved}/2 is used instead" in printed
+    assert (saved / "damaged-3-1" / "state").is_dir()
+    with checkpoints.open_checkpoints(saved, keep=2) as manager:
+        assert whole(manager)[1]["step"] == 3
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("damage", DAMAGE[:3])
+def test_another_training_is_read_from_the_newest_whole_checkpoint(
+    saved, capsys, damage
+):
+    damage(saved / "3")
+    assert checkpoints.read_state(saved)["step"] == 2
+    assert f"{saved}/3: damaged (" in capsys.readouterr().out
+    assert (saved / "3").is_dir()
+    with pytest.raises(InputError, match=rf"{saved}/3: damaged \("):
+        checkpoints.read_state(saved, 3)
+
+
+def test_where_all_checkpoints_are_damaged_one_sentence_says_so(saved):
+    cut(saved / "2")
+    cut(saved / "3")
+    message = rf"^{saved}/3: damaged \(.*\), as are 2 before it; .* another --workdir"
+    with pytest.raises(InputError, match=message):
+        checkpoints.read_state(saved)
+    assert {"2", "3"} <= {path.name for path in saved.iterdir()}
+
+
+def test_a_measurement_that_is_damaged_is_no_traceback(tmp_path, capsys):
+    for step in (1, 2):
+        opened = checkpoints.open_checkpoints(tmp_path, keep=2, best="mAP")
+        with opened as manager:
+            save(manager, step, {"mAP": float(step)})
+    (tmp_path / "2" / "metrics" / "metrics").write_text("{")
+    with checkpoints.open_checkpoints(tmp_path, keep=2, best="mAP") as manager:
+        assert whole(manager)[1]["step"] == 2
+        assert manager.best_step() == 1
+        save(manager, 3, {"accuracy": 0.5})
+    assert f"{tmp_path}/2: what was measured is damaged" in capsys.readouterr().out
+    with checkpoints.open_checkpoints(tmp_path, keep=2, best="accuracy") as manager:
+        assert manager.best_step() == 3
 
 
 def test_other_errors_are_left_as_they_are(saved):
@@ -159,6 +260,21 @@ def test_a_checkpoint_that_was_best_is_taken_and_whitened(
     written = files.read_json(tmp_path / "model" / "config.json")
     assert written["provenance"]["steps"] == 2
     assert written["extraction"]["global_pca"] == {"path": "whitening.npz"}
+
+
+def test_where_the_best_checkpoint_is_damaged_the_last_state_is_the_model(
+    config, state, tmp_path, capsys
+):
+    with checkpoints.open_checkpoints(tmp_path / "checkpoints", keep=1) as manager:
+        checkpoints.save(manager, 2, state, {"position": {}, "config": {}})
+    cut(tmp_path / "checkpoints" / "2")
+    state = state.replace(step=state.step + 3)
+    checkpoints.write_model(config, state, 2, tmp_path, None)
+    printed = capsys.readouterr().out
+    assert "checkpoints/2: damaged (" in printed
+    assert "the model is that of step 3 instead" in printed
+    written = files.read_json(tmp_path / "model" / "config.json")
+    assert written["provenance"]["steps"] == 3
 
 
 def test_the_revision_is_that_of_git_or_empty():

@@ -11,7 +11,7 @@ import pytest
 
 from delf_jax import cli
 from delf_jax.files import InputError
-from delf_jax.training import sweep
+from delf_jax.training import sweep, workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 SWEEP = """
@@ -72,6 +72,13 @@ def test_a_trial_is_a_command_with_its_fields_in_a_folder_of_their_names(
     whole = json.loads(trials[1].config)
     assert (whole["seed"], whole["loss"]["margin"]) == (3, 0.2)
     assert whole["views"]["resolutions"] == [64.0, 96.0]
+
+
+def test_a_second_sweep_in_the_workdir_is_refused(config, tmp_path):
+    trials = sweep.plan(config, tmp_path / "out")
+    with workdir.locked(tmp_path / "out", "sweep"):
+        with pytest.raises(InputError, match="out: another sweep is running in it"):
+            sweep.run(trials, tmp_path / "out")
 
 
 def test_a_dry_run_prints_a_command_on_each_line(config, tmp_path, capsys):

@@ -23,6 +23,7 @@ from delf_jax.training import checkpoints, log, train, validation
 from delf_jax.training.build import make_static
 from delf_jax.training.config import read_training_config
 from delf_jax.training.step import create_state
+from delf_jax.training.workdir import locked
 from tests.helpers.tiny_training import (
     STEPS,
     TINY,
@@ -135,6 +136,41 @@ def test_another_config_in_the_workdir_is_refused(finished, config):
         InputError, match="4: was trained with model.attention_width 16"
     ):
         train.train(config, str(finished[0]))
+
+
+def test_a_class_that_was_renamed_is_named_and_nothing_goes_on(
+    finished, config, images
+):
+    """As many classes as before: their shapes say nothing."""
+    (images / "b").rename(images / "0")
+    try:
+        message = "4: cannot go on, as in data.sources.images class 'b' is gone and cla"
+        with pytest.raises(InputError, match=message):
+            train.train(config, str(finished[0]))
+    finally:
+        (images / "0").rename(images / "b")
+
+
+def test_a_training_of_which_the_newest_checkpoint_is_damaged_goes_on_from_before(
+    finished, config, tmp_path, capsys
+):
+    workdir, _ = finished
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "checkpoints" / "4" / "state" / "_METADATA").unlink()
+    assert train.train(config, str(tmp_path)).finished
+    printed = capsys.readouterr().out
+    assert "4: damaged" in printed and "checkpoints/2 is used instead" in printed
+    assert lines_of(tmp_path) == lines_of(workdir)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} >= {"2", "4"}
+
+
+def test_a_second_training_in_the_workdir_is_refused_before_it_reads_any_data(
+    config, tmp_path
+):
+    config.data.sources.images.path = "nowhere"
+    with locked(tmp_path):
+        with pytest.raises(InputError, match="another training is running in it"):
+            train.train(config, str(tmp_path))
 
 
 def test_other_shapes_in_the_workdir_are_refused(finished, config):
