@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from delf_jax.extraction.boxes import RegionBoxes, boxes_of
+from delf_jax.extraction.boxes import RegionBoxes, boxes_of, of_images
 from delf_jax.extraction.extract import extract_features
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.regions import extract_regions
@@ -169,6 +169,7 @@ def extract_to_store(
     for path in damaged:  # They took their names once whole: no work in progress.
         path.unlink(missing_ok=True)
     writer = store_files.Writer(out, key, known.values())
+    boxes = boxes and of_images(boxes, [id for id, _ in images])
     ids = {id for id, _ in images}
     others = [id for id, place in known.items() if place.extracted and id not in ids]
     removed = sorted(others)[part[0] :: part[1]] if prune else []
