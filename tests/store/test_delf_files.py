@@ -169,7 +169,7 @@ def test_features_that_are_not_finite_are_named_and_the_others_kept(tmp_path):
     datum.write_datum(broken, bad)
     report = read_files(files, out, "delg", progress=False)
     (reason,) = report.failed.values()
-    assert "0.delg_global: descriptor has numbers that are not" in reason
+    assert "0.delg_global: the global descriptor has numbers that are not" in reason
     assert report.extracted == len(IDS) - 1
 
 
