@@ -6,11 +6,17 @@ there or leave them out, and were written on systems that know no case.
 
 import functools
 import pathlib
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from delf_jax.images import SUFFIXES
+# What lists have at the end of photos; also of those that cannot be read here.
+_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm "
+    ".pbm .pnm .avif .jp2 .j2k .heic .heif .hif .dng".split()
+)
 
+_ODD = re.compile(r"^\.?$|//|(^|/)\.(/|$)|/$")  # What paths do without.
 # The places that a name fits: one if that is clear, none if there is no such photo.
 Finder = Callable[[str], list[int]]
 
@@ -44,8 +50,10 @@ def finder(ids: Sequence[str]) -> Finder:
         found = whole.get(first, []) + ends.get(first, [])
         if not found:
             found = next((whole[end] for end in others if end in whole), [])
+        if len(found) < 2:
+            return found
         differences = [_difference(name, ids[place]) for place in found]
-        least = min(differences, default=None)
+        least = min(differences)
         pairs = zip(found, differences, strict=True)
         return [place for place, difference in pairs if difference == least]
 
@@ -55,7 +63,7 @@ def finder(ids: Sequence[str]) -> Finder:
 def plain(name: str) -> str:
     """A name without the suffix of an image, if it has one."""
     head, dot, suffix = name.rpartition(".")
-    return head if head and dot + suffix.lower() in SUFFIXES else name
+    return head if head and dot + suffix.lower() in _SUFFIXES else name
 
 
 def _ends(path: str) -> list[str]:
@@ -66,17 +74,18 @@ def _ends(path: str) -> list[str]:
 
 def _fold(name: str) -> str:
     """What names that differ in case or suffix have in common."""
-    return unicodedata.normalize("NFC", plain(_path(name))).casefold()
+    return plain(_path(name)).casefold()
 
 
 def _path(name: str) -> str:
-    """A name with forward slashes, as lists from Windows do not have it."""
-    return pathlib.PurePosixPath(name.replace("\\", "/")).as_posix()
+    """A name as a path: lists from Windows have other slashes, macOS other letters."""
+    name = unicodedata.normalize("NFC", name.replace("\\", "/"))
+    return pathlib.PurePosixPath(name).as_posix() if _ODD.search(name) else name
 
 
 def _difference(name: str, id: str) -> tuple[bool, bool, bool]:
     """Whether a name and an id that fits it differ in case, suffix and folders."""
-    name, id = (unicodedata.normalize("NFC", _path(each)) for each in (name, id))
+    name, id = _path(name), _path(id)
     one, other = (plain(each).split("/") for each in (name, id))
     common = min(len(one), len(other))
     suffix = name.removeprefix(plain(name)).lower()

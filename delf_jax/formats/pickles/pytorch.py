@@ -108,8 +108,10 @@ def _read_zip(
         raise InputError(f"{path}: a damaged archive ({error})") from None
 
 
-_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
-_BROKEN_ZIP += (ValueError, OSError)
+_BROKEN_ZIP = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(ValueError, OSError),
+)
 
 
 def _root(names: list[str], path: pathlib.Path) -> str:
