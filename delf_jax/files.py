@@ -6,6 +6,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 import pathlib
 import platform
@@ -214,9 +215,17 @@ def read_json(path: str | os.PathLike) -> Any:
     with reading(path):
         content = pathlib.Path(path).read_bytes()
     try:
-        return json.loads(content.decode(_encoding(content)))
+        text = content.decode(_encoding(content))
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None
+
+
+def _finite(text: str) -> float:
+    """A number of JSON; ValueError for NaN and what is infinite."""
+    if math.isfinite(value := float(text)):
+        return value
+    raise ValueError(f"{text:.20} is not a finite number")
 
 
 def read_text(path: str | os.PathLike) -> str:

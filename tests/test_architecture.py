@@ -36,8 +36,8 @@ ARROWS = {
 }
 # What every wing stands on: it imports nothing of the house but itself.
 GROUND = (
-    *("ops", "features", "files", "manifests", "images", "image_files", "jpeg"),
-    *("progress", "runtime", "config"),
+    *("ops", "features", "files", "manifests", "names", "images", "image_files"),
+    *("jpeg", "progress", "runtime", "config"),
 )
 CORE_GROUND = ("ops", "features")
 MOST_MODULES = 15  # in a folder.

@@ -215,6 +215,9 @@ def test_json_round_trip_and_refusal_of_nan(tmp_path):
         (b"{", "JSON"),
         (b"\xff", "JSON"),
         (b"[" * 200_000, "JSON"),
+        (b'{"a": [1, NaN]}', "NaN is not a finite number"),
+        (b'{"a": -Infinity}', "-Infinity is not a finite number"),
+        (b'{"a": 1e999}', "1e999 is not a finite number"),
     ],
 )
 def test_broken_json_is_named(tmp_path, content, words):

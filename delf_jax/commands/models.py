@@ -83,15 +83,17 @@ def _setting(text: str) -> tuple[str, Any]:
     if not found or not name:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     try:
-        return name, json.loads(value)
+        return name, json.loads(value, parse_constant=str)
     except ValueError:
         return name, value
 
 
 def _numbers(text: str) -> tuple[float, ...]:
     """(a, b) of `a,b`."""
+    from delf_jax.formats.tables import read_float
+
     try:
-        return tuple(float(number) for number in text.split(","))
+        return tuple(map(read_float, text.split(",")))
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a list of numbers, such as 0.7071,1,1.4142"

@@ -13,13 +13,13 @@ import os
 import pathlib
 import shutil
 import sys
-import tarfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from delf_jax.data import archives
 from delf_jax.data.download_catalogue import DOWNLOADS, Files
 from delf_jax.files import InputError
 from delf_jax.progress import INTERVAL, print_failures
@@ -84,7 +84,7 @@ def fetch(
 
     Args:
       out: the folder of the dataset.
-      unpack: archives, too, each once; members that lead out of the folder are refused.
+      unpack: archives, too, each once; see archives.py for what is refused.
     """
     if not os.fspath(out):
         raise InputError("--out is empty: name a folder for the files")
@@ -112,6 +112,8 @@ def fetch_file(url: str, md5: str, target: pathlib.Path, progress: bool) -> None
     """Writes a file; InputError if it cannot be fetched: what was fetched is kept."""
     part = target.with_name(f"{target.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
+    _no_link(part)
+    _no_link(_tag(part))
     expected = _published_md5(md5) if md5 else None
     for attempt in range(_ATTEMPTS):
         time.sleep(_PAUSE * attempt)
@@ -157,12 +159,8 @@ def _unpack(archive: pathlib.Path, folder: pathlib.Path) -> bool:
     mark = archive.with_name(f"{archive.name}.unpacked")
     if mark.exists():
         return False
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise InputError(f"{archive}: cannot be unpacked ({error})") from None
+    archives.unpack(archive, folder)
+    _no_link(mark)
     mark.touch()
     return True
 
@@ -195,8 +193,7 @@ def _resume(url: str, part: pathlib.Path, progress: bool) -> None:
         elif not sent.startswith(f"bytes {start}-"):
             part.unlink(missing_ok=True)
             raise OSError("the server sent another part of the file than requested")
-        rest = answer.headers.get("Content-Length")
-        total = None if rest is None else start + int(rest)
+        total = _total(url, answer.headers.get("Content-Length"), start, part)
         _tag(part).write_text(_validator(answer.headers), encoding="utf-8")
         with open(part, "ab" if start else "wb") as file:
             file.writelines(_chunks(answer, part.stem, start, total, progress))
@@ -207,11 +204,51 @@ def _resume(url: str, part: pathlib.Path, progress: bool) -> None:
             raise OSError(f"the connection ended after {done} of {total} bytes")
 
 
+def _no_link(path: pathlib.Path) -> None:
+    """InputError if something stands there that is no file of ours to write to."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError(f"{path}: a link, or no file; remove it")
+
+
+def _total(url: str, rest: str | None, start: int, part: pathlib.Path) -> int | None:
+    """The bytes of the whole file; None if the server does not say."""
+    if rest is None:
+        return None
+    if not (rest.isascii() and rest.isdigit() and len(rest) < 20):
+        raise InputError(f"{url}: the server sent Content-Length {rest!r:.40}")
+    free = shutil.disk_usage(part.parent).free
+    if int(rest) > free:
+        raise InputError(
+            f"{url}: {format_size(int(rest))} are needed and {format_size(free)} free"
+        )
+    return start + int(rest)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but none from https to where others can read and change."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, *args: Any
+    ) -> urllib.request.Request | None:
+        newurl = args[-1]
+        if req.type == "https" and not newurl.lower().startswith("https:"):
+            raise InputError(
+                f"{req.full_url}: redirected to {newurl:.200}, which is not https"
+            )
+        return super().redirect_request(req, fp, code, msg, *args)
+
+
+def _open_url(request: str | urllib.request.Request) -> Any:
+    """The answer of a server."""
+    opener = urllib.request.build_opener(_Redirects)
+    return opener.open(request, timeout=_TIMEOUT)
+
+
 @contextlib.contextmanager
 def _opened(request: urllib.request.Request, start: int) -> Iterator[Any]:
     """The answer; None if there is nothing after `start`."""
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+        with _open_url(request) as answer:
             yield answer
     except urllib.error.HTTPError as error:
         whole = error.headers.get("Content-Range") == f"bytes */{start}"
@@ -259,7 +296,7 @@ def _validator(headers: Any) -> str:
 
 def _published_md5(url: str) -> str:
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+        with _open_url(url) as answer:
             text = answer.read(_MD5_LIMIT).decode("ascii", "replace")
     except (OSError, http.client.HTTPException) as error:
         raise InputError(f"{url}: {_reason(error)}") from None

@@ -15,6 +15,7 @@ from delf_jax.formats.datasets import gldv2, sfm120k
 from delf_jax.formats.tensorflow import tfrecord
 from delf_jax.image_files import find_images, is_hidden
 from delf_jax.images import decode_image, read_image
+from delf_jax.progress import format_count
 
 
 class LabelledImage(NamedTuple):
@@ -149,11 +150,17 @@ def _lists_landmarks(path: pathlib.Path) -> bool:
 
 
 def _of_landmarks(table: pathlib.Path, root: pathlib.Path) -> Iterator[LabelledImage]:
+    without = 0
     for image in gldv2.read_train(table):
+        if image.landmark_id is None:
+            without += 1
+            continue
         path, flat = gldv2.image_path(root, image.id), root / f"{image.id}.jpg"
         # GLDv1 was a list of addresses: who fetched them keeps them in one folder.
         beside = not path.is_file() and flat.is_file()
         yield LabelledImage(image.id, flat if beside else path, image.landmark_id)
+    if without:
+        print(f"{table}: {format_count(without, 'image')} without a landmark left out")
 
 
 def _of_models(path: pathlib.Path, root: pathlib.Path) -> Iterator[LabelledImage]:

@@ -5,6 +5,7 @@ the text files of the original Oxford5k and Paris6k with their photos, or a fold
 folders, one for each landmark.
 """
 
+import functools
 import os
 import pathlib
 from collections.abc import Collection, Sequence
@@ -17,6 +18,7 @@ from delf_jax.files import InputError, digest, sha256_of
 from delf_jax.formats import tables
 from delf_jax.formats.datasets import oxford, revisited
 from delf_jax.image_files import find_images
+from delf_jax.names import Finder, finder, plain
 from delf_jax.retrieval import metrics
 
 # Where photos are looked for beside a ground truth: the first is that of the published
@@ -37,7 +39,6 @@ _DAMAGED = {
 }
 
 Ids = list[Int[np.ndarray, " _"]]
-_Found = dict[str, list[tuple[str, pathlib.Path]]]
 
 
 class Photo(NamedTuple):
@@ -48,6 +49,14 @@ class Photo(NamedTuple):
     """its path within the folder of photos; the name, if it is missing"""
     path: pathlib.Path | None
     """None if it is missing"""
+
+
+class _Photos(NamedTuple):
+    """The photos of a folder, which names are looked up in."""
+
+    found: list[tuple[str, pathlib.Path]]
+    """(id, path)"""
+    find: Finder
 
 
 class Protocol(NamedTuple):
@@ -149,12 +158,14 @@ def _read_revisited(path: pathlib.Path, images: pathlib.Path | None) -> Dataset:
         raise InputError(f"{path}, imlist: lists a photo twice")
     if not truth.index_images or not truth.query_images:
         raise InputError(f"{path}: lists no photos or no queries")
-    known = _find_names(images)
+    photos = _find_photos(images)
+    index = [_locate(name, photos) for name in truth.index_images]
+    _check_distinct(index, f"{path}, imlist")
     return Dataset(
         name=path.stem.removeprefix("gnd_"),
         version=sha256_of(path),
-        index=[_locate(name, known) for name in truth.index_images],
-        queries=[_locate(name, known) for name in truth.query_images],
+        index=index,
+        queries=[_locate(name, photos) for name in truth.query_images],
         boxes=truth.boxes,
         protocols=_protocols(truth),
         landmarks=_read_landmarks(path.with_name("labels.csv"), truth.query_images),
@@ -177,29 +188,37 @@ def _protocols(truth: revisited.GroundTruth) -> dict[str, Protocol]:
 def _read_original(folder: pathlib.Path, images: pathlib.Path | None) -> Dataset:
     """Oxford5k or Paris6k: all photos of a folder, good and ok ones are right."""
     queries = oxford.read_ground_truth(folder)
-    known = _find_names(images)
-    listed = {path.stem for found in known.values() for _, path in found}
-    for query in queries:
-        listed |= {query.photo, *query.good, *query.ok, *query.junk}
-    names = sorted(listed - _DAMAGED)
+    photos = _find_photos(images)
+    here = [Photo(path.stem, id, path) for id, path in photos.found]
+    _check_distinct(here, str(images))
+    known = {photo.name: photo for photo in here}
+
+    @functools.cache
+    def photo(name: str) -> Photo:
+        """What a list means, which may say .jpg, named as all photos are: without."""
+        located = _locate(name, photos)
+        named = plain(name) if located.path is None else located.path.stem
+        return known.setdefault(named, Photo(named, named, None))
+
+    shown = [photo(query.photo) for query in queries]
+    right = [[photo(name).name for name in (*q.good, *q.ok)] for q in queries]
+    junk = [[photo(name).name for name in query.junk] for query in queries]
+    names = sorted(known.keys() - _DAMAGED)
     places = {name: place for place, name in enumerate(names)}
 
     def ids(names: Sequence[str]) -> Int[np.ndarray, " _"]:
-        return np.array([places[name] for name in names if name in places], np.int32)
+        # Sets, as in the original: a photo that is listed twice counts once.
+        found = (places[name] for name in dict.fromkeys(names) if name in places)
+        return np.array([*found], np.int32)
 
     files = [(file.name, sha256_of(file)) for file in sorted(folder.glob("*.txt"))]
     return Dataset(
         name=folder.resolve().name,
         version=digest([names, files]),
-        index=[_locate(name, known) for name in names],
-        queries=[_locate(query.photo, known) for query in queries],
+        index=[known[name] for name in names],
+        queries=shown,
         boxes=np.array([query.box for query in queries]),
-        protocols={
-            "all": Protocol(
-                [ids([*query.good, *query.ok]) for query in queries],
-                [ids(query.junk) for query in queries],
-            )
-        },
+        protocols={"all": Protocol([*map(ids, right)], [*map(ids, junk)])},
         landmarks=[query.name.rpartition("_")[0] for query in queries],
     )
 
@@ -239,31 +258,38 @@ def _image_folder(
     return next((folder for folder in beside if folder.is_dir()), None)
 
 
-def _find_names(folder: pathlib.Path | None) -> _Found:
-    """(id, path) of photos by all that a ground truth may call them.
-
-    The published lists leave out ".jpg", and the folders that Paris is unpacked to.
-    """
-    if folder is None:
-        return {}
-    if not folder.is_dir():
+def _find_photos(folder: pathlib.Path | None) -> _Photos:
+    """The photos of a folder; none if there is no folder."""
+    if folder is not None and not folder.is_dir():
         raise InputError(f"{folder}: no such folder of photos")
-    known: _Found = {}
-    for id, path in find_images([folder]):
-        stem = str(pathlib.PurePosixPath(id).with_suffix(""))
-        for name in {id, stem, path.name, path.stem}:
-            known.setdefault(name, []).append((id, path))
-    return known
+    found = [] if folder is None else find_images([folder])
+    return _Photos(found, finder([id for id, _ in found]))
 
 
-def _locate(name: str, known: _Found) -> Photo:
-    found = known.get(name, [])
-    exact = [each for each in found if each[0] == name]
-    if len(exact or found) > 1:
-        paths = ", ".join(str(path) for _, path in found[:2])
+def _locate(name: str, photos: _Photos) -> Photo:
+    """The photo that a ground truth means: the published ones leave out ".jpg"."""
+    places = photos.find(name)
+    if len(places) > 1:
+        paths = ", ".join(str(photos.found[place][1]) for place in places[:2])
         raise InputError(f"photo {name!r} is ambiguous: {paths}")
-    id, path = (exact or found)[0] if found else (name, None)
+    id, path = photos.found[places[0]] if places else (name, None)
     return Photo(name, id, path)
+
+
+def _check_distinct(photos: Sequence[Photo], where: str) -> None:
+    """InputError if two names are of one photo, or two photos have one name."""
+    by_id: dict[str, Photo] = {}
+    by_name: dict[str, Photo] = {}
+    for photo in photos:
+        if (other := by_name.setdefault(photo.name, photo)) is not photo:
+            raise InputError(
+                f"photo {photo.name!r} is ambiguous: {other.path}, {photo.path}"
+            )
+        if (other := by_id.setdefault(photo.id, photo)) is not photo:
+            raise InputError(
+                f"{where}: {other.name!r:.80} and {photo.name!r:.80} are one photo, "
+                f"{photo.id}; list it once"
+            )
 
 
 def _read_landmarks(path: pathlib.Path, queries: Sequence[str]) -> list[str] | None:
@@ -271,8 +297,12 @@ def _read_landmarks(path: pathlib.Path, queries: Sequence[str]) -> list[str] | N
     if not path.exists():
         return None
     columns = {"image": str, "landmark": str}
-    landmarks = dict(tables.read_columns(path, columns))
+    rows = dict(tables.read_columns(path, columns))
+    find, landmarks = finder(list(rows)), list(rows.values())
+    found = []
     for query in queries:
-        if not landmarks.get(query):
+        places = find(query)
+        if len(places) != 1 or not landmarks[places[0]]:
             raise InputError(f"{path}: no landmark for query {query!r}")
-    return [landmarks[query] for query in queries]
+        found.append(landmarks[places[0]])
+    return found

@@ -13,6 +13,7 @@ import numpy as np
 from delf_jax.evaluation.datasets import Dataset, Protocol
 from delf_jax.files import InputError
 from delf_jax.formats import tables
+from delf_jax.names import finder
 
 UNSEEN = "_unseen"
 
@@ -20,20 +21,28 @@ UNSEEN = "_unseen"
 def leave_out(datasets: Sequence[Dataset], path: str | os.PathLike) -> list[Dataset]:
     """The datasets with a protocol beside each that has no positives for queries seen.
 
-    The file has names of queries or landmarks. Queries without positives are left out
-    of all means. InputError if a name is of no query or landmark of any dataset.
+    The file has names of queries (see names.py) or of landmarks. Queries without
+    positives are left out of all means. InputError if a name is of no query or landmark
+    of any dataset.
     """
     names = tables.read_names(path, unique=False)
-    known = {query.name for dataset in datasets for query in dataset.queries}
-    known.update(*(dataset.landmarks or () for dataset in datasets))
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        searched = ", ".join(dataset.name for dataset in datasets)
-        raise InputError(
-            f"{path}: {unknown[0]!r:.80} not found among queries and landmarks of "
-            f"{searched}"
-        )
-    return [_with_unseen(dataset, set(names)) for dataset in datasets]
+    landmarks = {name for dataset in datasets for name in dataset.landmarks or ()}
+    # A landmark means its queries, and none whose name only ends in it.
+    others = [name for name in names if name not in landmarks]
+    finders = [finder([query.name for query in each.queries]) for each in datasets]
+    for name in others:
+        if all(len(find(name)) != 1 for find in finders):
+            searched = ", ".join(dataset.name for dataset in datasets)
+            raise InputError(
+                f"{path}: {name!r:.80} not found among queries and landmarks of "
+                f"{searched}"
+            )
+    left_out = []
+    for dataset, find in zip(datasets, finders, strict=True):
+        places = [find(name) for name in others]
+        meant = {dataset.queries[p[0]].name for p in places if len(p) == 1}
+        left_out.append(_with_unseen(dataset, {*names, *meant}))
+    return left_out
 
 
 def _with_unseen(dataset: Dataset, names: set[str]) -> Dataset:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from delf_jax.evaluation.datasets import Dataset, Protocol
 from delf_jax.files import InputError, read_json
+from delf_jax.names import finder
 from delf_jax.retrieval.nearest import Best
 from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
 from delf_jax.search import matching
@@ -21,32 +22,38 @@ from delf_jax.search.pipeline import Pipeline, RankingInputs, run_steps
 def read_rankings(path: str | os.PathLike, dataset: Dataset) -> Int[np.ndarray, "Q M"]:
     """Rankings made elsewhere: JSON {query: [photo, ...]}, best first.
 
-    Names are those of the ground truth. InputError unless each query ranks each photo
-    once.
+    Names are those of the ground truth, or fit them, see names.py. InputError unless
+    each query ranks each photo once.
     """
     content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a dict {{query: [photo, ...]}}")
-    places = {photo.name: place for place, photo in enumerate(dataset.index)}
-    rankings = np.zeros((len(dataset.queries), len(places)), np.int32)
+    find = finder([photo.name for photo in dataset.index])
+    find_list, lists = finder([*content]), [*content.values()]
+    rankings = np.zeros((len(dataset.queries), len(dataset.index)), np.int32)
     for query, photo in enumerate(dataset.queries):
-        names = content.get(photo.name)
+        listed = find_list(photo.name)
+        names = lists[listed[0]] if len(listed) == 1 else None
         if not isinstance(names, list):
             raise InputError(f"{path}: no ranking for query {photo.name!r}")
-        unknown = [n for n in names if not (isinstance(n, str) and n in places)]
-        if unknown:
-            raise InputError(
-                f"{path}: query {photo.name!r} ranks {unknown[0]!r:.80}, which is not "
-                "in the index"
-            )
-        if len(set(names)) < len(names):
+        ranking = []
+        for name in names:
+            places = find(name) if isinstance(name, str) else []
+            if len(places) != 1:
+                why = "fits several photos of" if places else "is not in"
+                raise InputError(
+                    f"{path}: query {photo.name!r} ranks {name!r:.80}, which {why} "
+                    "the index"
+                )
+            ranking += places
+        if len(set(ranking)) < len(ranking):
             raise InputError(f"{path}: query {photo.name!r} ranks a photo twice")
-        if len(names) < len(places):
+        if len(ranking) < len(dataset.index):
             raise InputError(
-                f"{path}: query {photo.name!r} ranks {len(names)} photos of "
-                f"{len(places)}; rank all"
+                f"{path}: query {photo.name!r} ranks {len(ranking)} photos of "
+                f"{len(dataset.index)}; rank all"
             )
-        rankings[query] = [places[name] for name in names]
+        rankings[query] = ranking
     return rankings
 
 

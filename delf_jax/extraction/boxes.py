@@ -2,8 +2,8 @@
 
 They come as a CSV with the columns image, y_min, x_min, y_max and x_max, in pixels
 of the image, and score, if it has one; or as a folder of the original's .boxes files,
-whose boxes are in parts of height and width. Images are named by their ids, with or
-without extension.
+whose boxes are in parts of height and width. Images are named by their ids, or by what
+fits one of these alone (see names.py).
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import itertools
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -20,6 +20,7 @@ from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from delf_jax.formats import tables
 from delf_jax.formats.delf import boxes as delf_boxes
+from delf_jax.names import finder
 
 SUFFIX = ".boxes"
 
@@ -36,19 +37,24 @@ class _Score(NamedTuple):
     score: float
 
 
+Source = Float[np.ndarray, "R 5"] | pathlib.Path
+
+
 class RegionBoxes(NamedTuple):
-    """Where the boxes of images are."""
+    """The boxes of images."""
 
     path: pathlib.Path
-    table: dict[str, Float[np.ndarray, "R 5"]] | None
-    """name -> boxes in pixels, and scores; None: they are in files of a folder"""
+    table: dict[str, list[Source]]
+    """by name: boxes in pixels with their scores, or a file of some"""
 
 
 def open_boxes(path: str | os.PathLike) -> RegionBoxes:
     """The boxes of a CSV or of a folder; InputError, by line, if one makes no sense."""
     path = pathlib.Path(path)
     if path.is_dir():
-        return RegionBoxes(path, None)
+        files = sorted(path.rglob(f"*{SUFFIX}"))
+        names = [file.relative_to(path).with_suffix("").as_posix() for file in files]
+        return RegionBoxes(path, {n: [f] for n, f in zip(names, files, strict=True)})
     if path.suffix == SUFFIX:
         raise InputError(f"{path}: boxes of one image; name the folder of such files")
     scores: Iterator[tuple[float]] = itertools.repeat((1.0,))
@@ -66,17 +72,27 @@ def open_boxes(path: str | os.PathLike) -> RegionBoxes:
             f"{path}: its boxes are not in pixels: multiply them by the height and the "
             f"width of their images, or name a folder of {SUFFIX} files"
         )
-    return RegionBoxes(path, found)
+    return RegionBoxes(path, {name: [rows] for name, rows in found.items()})
+
+
+def of_images(boxes: RegionBoxes, ids: Sequence[str]) -> RegionBoxes:
+    """The boxes by ids; those whose name fits none of these, or several, are left out.
+
+    All ids are there, so that "a.jpg" without boxes does not get those of an image "a".
+    """
+    find = finder(ids)
+    met: dict[str, list[Source]] = {id: boxes.table.get(id, []) for id in ids}
+    for name, sources in boxes.table.items():
+        places = find(name)
+        if len(places) == 1 and (id := ids[places[0]]) != name:
+            met[id] = met[id] + sources
+    return boxes._replace(table=met)
 
 
 def format_coverage(boxes: RegionBoxes, ids: Sequence[str]) -> str:
     """How many images have boxes; InputError if none has."""
-    if boxes.table is None:
-        count = sum(_file(boxes, id) is not None for id in ids)
-        unknown: set[str] = set()
-    else:
-        names = [_names(id).keys() & boxes.table.keys() for id in ids]
-        count, unknown = sum(map(bool, names)), boxes.table.keys() - set().union(*names)
+    find, count = finder(ids), sum(map(bool, of_images(boxes, ids).table.values()))
+    unknown = [name for name in boxes.table if len(find(name)) != 1]
     if not count:
         raise InputError(
             f"{boxes.path}: names none of the images, such as {ids[0]}: use the "
@@ -91,15 +107,21 @@ def format_coverage(boxes: RegionBoxes, ids: Sequence[str]) -> str:
 def digest(boxes: RegionBoxes) -> str:
     """Another hex string where the boxes are others."""
     found = hashlib.sha256()
-    if boxes.table is None:
-        for path in sorted(boxes.path.rglob(f"*{SUFFIX}")):
-            found.update(os.fsencode(path.relative_to(boxes.path).as_posix()))
-            found.update(path.read_bytes())
-    else:
-        for name, rows in sorted(boxes.table.items()):
-            found.update(name.encode())
-            found.update(rows.tobytes())
+    for name, sources in sorted(boxes.table.items(), key=_order):
+        for source in sources:
+            if isinstance(source, pathlib.Path):
+                found.update(os.fsencode(source.relative_to(boxes.path).as_posix()))
+                found.update(source.read_bytes())
+            else:
+                found.update(os.fsencode(name))
+                found.update(source.tobytes())
     return found.hexdigest()
+
+
+def _order(entry: tuple[str, list[Source]]) -> Any:
+    """Files as paths sort, which is by folders; rows by names."""
+    name, (first, *_) = entry
+    return first if isinstance(first, pathlib.Path) else name
 
 
 def boxes_of(
@@ -131,18 +153,20 @@ def _find(
     boxes: RegionBoxes, id: str, size: tuple[int, int]
 ) -> Float[np.ndarray, "R 5"]:
     """All boxes of an image in pixels, and their scores."""
-    nothing = np.zeros((0, 5))
-    if boxes.table is not None:
-        rows = [boxes.table[name] for name in _names(id) if name in boxes.table]
-        return np.concatenate([nothing, *rows])
-    path = _file(boxes, id)
-    if path is None:
-        return nothing
-    read = delf_boxes.read_boxes(path)
+    stem = str(pathlib.PurePosixPath(id).with_suffix(""))
+    sources = boxes.table.get(id, boxes.table.get(stem, []))
+    return np.concatenate([np.zeros((0, 5)), *(_read(s, size) for s in sources)])
+
+
+def _read(source: Source, size: tuple[int, int]) -> Float[np.ndarray, "R 5"]:
+    """Boxes in pixels of an image of that size, and their scores."""
+    if not isinstance(source, pathlib.Path):
+        return source
+    read = delf_boxes.read_boxes(source)
     # In float32, as the original multiplies them: ceil and floor depend on it.
     pixels = read.boxes * np.array([*size, *size], np.float32)
     found = np.concatenate([pixels, read.scores[:, None]], axis=1)
-    _check(found, str(path))
+    _check(found, str(source))
     return found
 
 
@@ -151,13 +175,3 @@ def _check(found: Float[np.ndarray, "R 5"], where: str) -> None:
         raise InputError(
             f"{where}: a box needs finite numbers, y_min < y_max and x_min < x_max"
         )
-
-
-def _file(boxes: RegionBoxes, id: str) -> pathlib.Path | None:
-    paths = (boxes.path / f"{name}{SUFFIX}" for name in _names(id))
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _names(id: str) -> dict[str, None]:
-    """What an image may be called, each once."""
-    return dict.fromkeys([id, str(pathlib.PurePosixPath(id).with_suffix(""))])

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, get_type_hints
@@ -52,8 +53,8 @@ def read_header(path: str | os.PathLike) -> list[str]:
 def read_rows(path: str | os.PathLike, kind: type[Row]) -> Iterator[Row]:
     """The rows as tuples of `kind`, whose fields are columns, in any order, of a CSV.
 
-    Fields are str, int, float, or tuple[str, ...], separated by blanks. Other columns
-    and blank lines are skipped. InputError names file, line and field.
+    Fields are str, int or None, finite float, or tuple[str, ...], separated by blanks.
+    Other columns and blank lines are skipped. InputError names file, line and field.
     """
     for fields in read_columns(path, get_type_hints(kind)):
         yield kind(*fields)
@@ -84,8 +85,25 @@ def write_rows(
             writer.writerow([" ".join(x) if isinstance(x, tuple) else x for x in row])
 
 
-_PARSERS: dict[Any, Callable[[str], Any]] = {str: str, int: int, float: float}
-_PARSERS[tuple[str, ...]] = lambda text: tuple(text.split())
+def read_float(text: str) -> float:
+    """The number in a text; ValueError if it is none, or not a finite one."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def _read_int(text: str) -> int:
+    value = int(text)
+    if abs(value) >= 1 << 63:  # No array of numbers holds it.
+        raise ValueError
+    return value
+
+
+_PARSERS: dict[Any, Callable[[str], Any]] = {str: str, int: _read_int}
+_PARSERS |= {float: read_float, tuple[str, ...]: lambda text: tuple(text.split())}
+# Landmarks of photos that show none, as the table of GLDv1 has them.
+_PARSERS[int | None] = lambda text: None if text == "None" else _read_int(text)
 
 
 def _explain(line: Line, header: Sequence[str], hints: Mapping[str, Any]) -> InputError:
@@ -98,7 +116,9 @@ def _explain(line: Line, header: Sequence[str], hints: Mapping[str, Any]) -> Inp
         try:
             _PARSERS[hint](text)
         except ValueError:
-            return InputError(f"{line.where}, {name}: {text!r:.80} is not a number")
+            return InputError(
+                f"{line.where}, {name}: {text!r:.80} is not a number, or out of range"
+            )
     return InputError(f"{line.where}: not a row of this table")
 
 

@@ -33,6 +33,9 @@ _TABLES = {
 }
 
 
+_UNKNOWN = -1  # in place of a landmark, of an index image whose table has none.
+
+
 class Listing(NamedTuple):
     """Images of one of the three sets, in the order of a table."""
 
@@ -42,6 +45,8 @@ class Listing(NamedTuple):
     landmarks: Int[np.ndarray, " N"] | None
     excluded: int
     """images that were left out because of what they show"""
+    unlabelled: int
+    """training images that were left out because no landmark is known of them"""
 
 
 class Images(NamedTuple):
@@ -94,8 +99,9 @@ def list_images(
 ) -> Listing:
     """The images of "index", "test" or "train", or those of them that a table lists.
 
-    Images of the landmarks to exclude are left out. InputError if there are none of
-    these, or if the table lists an image twice, or none.
+    Images of the landmarks to exclude are left out, and training images without one.
+    InputError if there are none to exclude, or if the table lists an image twice, or
+    none.
     """
     path = find_table(data, split, table, labelled=bool(exclude))
     header = tables.read_header(path)
@@ -116,10 +122,16 @@ def list_images(
     excluded = len(shown) - len(kept)
     if exclude and not excluded:
         raise InputError(f"{path}: none of the landmarks to exclude found")
+    if split == "train":
+        kept = {id: landmark for id, landmark in kept.items() if landmark is not None}
     if not kept:
         raise InputError(f"{path}: lists no images")
-    found = np.array(list(kept.values()), np.int64) if labelled else None
-    return Listing(split, path, list(kept), found, excluded)
+    unlabelled = len(shown) - excluded - len(kept)
+    found = None
+    if labelled:
+        ids = (_UNKNOWN if landmark is None else landmark for landmark in kept.values())
+        found = np.fromiter(ids, np.int64)
+    return Listing(split, path, list(kept), found, excluded, unlabelled)
 
 
 def drop_images(listing: Listing, ids: Collection[str]) -> Listing:

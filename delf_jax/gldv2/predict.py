@@ -142,6 +142,8 @@ def _open(
             each.split, len(each.ids), missing, partial=inputs.partial
         )
         left = f", {each.excluded} excluded" if each.excluded else ""
+        if each.unlabelled:
+            left += f", {each.unlabelled} without a landmark left out"
         summary.append(
             f"{each.split}: {len(images.ids)} images of {each.table.name}{left}"
         )

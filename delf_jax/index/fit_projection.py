@@ -92,6 +92,7 @@ def fit_whitening(
         "use_whitening": False,
         "pairs": len(rows),
         "pairs_left_out": left_out,
+        "missing": positive_pairs.missing_names(by_id, images.ids)[:1],
         "pairs_sha256": pairs.sha256 if pairs else "of folders",
     }
     fitted = {"mean": mean, "projection": projection[:dimension]}
@@ -111,7 +112,8 @@ def format_summary(out: str | os.PathLike) -> str:
         return f"{text}{info['explained_variance']:.1%} of the variance{note}"
     text += f"learned from {format_count(info['pairs'], 'pair')}"
     if info["pairs_left_out"]:
-        text += f" ({info['pairs_left_out']} left out: not all images are in the store)"
+        text += f" ({info['pairs_left_out']} left out: not all images are in the store"
+        text += "".join(f", such as {name}" for name in info.get("missing", ())) + ")"
     if info["pairs"] < info["dimension"]:
         text += (
             f"\nnote: {info['pairs']} pairs are few for {info['dimension']} "

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from delf_jax.files import InputError, sha256_of
 from delf_jax.formats import tables
 from delf_jax.formats.datasets import sfm120k
+from delf_jax.names import Finder, finder
 
 # In a folder every image is paired with so many that follow it, so that folders of
 # many images do not outweigh the others by the square of their number.
@@ -77,27 +78,27 @@ def locate(
 ) -> tuple[Int[np.ndarray, "P 2"], int]:
     """(places of the pairs in `ids`, how many pairs were left out).
 
-    Images are named by their ids, or by what is unique of them: the name of the file,
-    with or without extension. InputError, naming some, if no pair is there.
+    Images are named by their ids, or by what fits one of these alone (see names.py).
+    InputError, naming some, if no pair is there.
     """
-    places = _places(ids)
-    found = [(places.get(a), places.get(b)) for a, b in pairs.pairs]
-    rows = [pair for pair in found if None not in pair]
+    find = finder(ids)
+    rows = [[*find(a), *find(b)] for a, b in pairs.pairs if _clear(find, a, b)]
     if not rows:
-        names = dict.fromkeys(name for pair in pairs.pairs for name in pair)
-        missing = [name for name in names if name not in places]
+        missing = missing_names(pairs, ids)
         raise InputError(
             f"{where}: has no two images of the pairs ({pairs.source})"
             + (f"; {', '.join(missing[:_NAMED])} are missing" if missing else "")
         )
-    return np.array(rows, np.int64), len(found) - len(rows)
+    return np.array(rows, np.int64), len(pairs.pairs) - len(rows)
 
 
-def _places(ids: Sequence[str]) -> dict[str, int | None]:
-    """Places by ids, and by what else is unique of them; None: it is not."""
-    places: dict[str, int | None] = {}
-    for place, id in enumerate(ids):
-        path = pathlib.PurePosixPath(id)
-        for name in {str(path.with_suffix("")), path.name, path.stem} - {id}:
-            places[name] = None if name in places else place
-    return places | {id: place for place, id in enumerate(ids)}
+def missing_names(pairs: ImagePairs, ids: Sequence[str]) -> list[str]:
+    """The names in pairs that fit no image, or several."""
+    find = finder(ids)
+    names = dict.fromkeys(name for pair in pairs.pairs for name in pair)
+    return [name for name in names if not _clear(find, name)]
+
+
+def _clear(find: Finder, *names: str) -> bool:
+    """Whether each name fits one image alone."""
+    return all(len(find(name)) == 1 for name in names)

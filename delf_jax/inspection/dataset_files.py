@@ -103,7 +103,7 @@ def _format_csv(path: pathlib.Path) -> Iterator[str]:
     if "images" in kind.__annotations__:
         yield f"images: {images}"
     if "landmark_id" in kind.__annotations__:
-        yield f"landmarks: {len(landmarks)}"
+        yield f"landmarks: {len(landmarks - {None})}"
 
 
 def _format_solution(path: pathlib.Path, header: list[str]) -> Iterator[str]:

@@ -2,13 +2,12 @@
 
 A file of candidates is JSON, {query: [photo, ...]} with the best first, or the CSV of a
 GLDv2 submission, "id,images". Photos and queries are named by their ids in a feature
-store, or by these without the suffix, such as .jpg, where that is not ambiguous.
+store, or by what fits one of these alone (see names.py).
 """
 
 import os
 import pathlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from delf_jax.features import Features
 from delf_jax.files import InputError, read_json
 from delf_jax.formats import tables
 from delf_jax.image_files import find_images
+from delf_jax.names import Finder, finder
 from delf_jax.retrieval.verification import VerificationSettings
 from delf_jax.search import steps
 from delf_jax.search.pipeline import Pipeline, RankingInputs
@@ -76,7 +76,7 @@ def open_features(path: str | os.PathLike) -> FeatureStore:
 
 def stored_queries(lists: Candidates, store: FeatureStore) -> dict[str, Features]:
     """The features of each query, from a store."""
-    rows = _by_name(store.ids)
+    rows = finder(store.ids)
     return {
         query: store[_find(rows, query, f"query {query!r:.80}", store.path)]
         for query in lists
@@ -97,7 +97,7 @@ def extracted_queries(
             "queries; name the index's with --model and --config"
         )
     found = find_images(photos)
-    places = _by_name([id for id, _ in found])
+    places = finder([id for id, _ in found])
     paths = [
         found[_find(places, query, f"query {query!r:.80}", "--queries")][1]
         for query in lists
@@ -166,25 +166,18 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _by_name(ids: Sequence[str]) -> Callable[[str], int | None]:
-    """The place of an id, whole or without its suffix; None if there is none."""
-    names = [str(pathlib.PurePosixPath(id).with_suffix("")) for id in ids]
-    counts = Counter(names)
-    short = {name: place for place, name in enumerate(names) if counts[name] == 1}
-    return (short | {id: place for place, id in enumerate(ids)}).get
-
-
-def _find(places: Callable[[str], int | None], name: str, what: str, where: Any) -> int:
-    place = places(name)
-    if place is None:
-        raise InputError(f"{what} not found in {where}")
-    return place
+def _find(find: Finder, name: str, what: str, where: Any) -> int:
+    places = find(name)
+    if len(places) != 1:
+        found = f"fits {len(places)} photos" if places else "not found"
+        raise InputError(f"{what} {found} in {where}")
+    return places[0]
 
 
 def _places(
     lists: Candidates, images: FeatureStore, first: int | None
 ) -> dict[str, Int[np.ndarray, " _"]]:
-    known, found = _by_name(images.ids), {}
+    known, found = finder(images.ids), {}
     for query, names in lists.items():
         of = f"query {query!r:.80}"
         if first is not None and len(names) < first:

@@ -262,6 +262,10 @@ def _read_branch(branch: str, path: pathlib.Path) -> np.ndarray:
     descriptor = datum.read_datum(path)
     if descriptor.ndim != 1 or descriptor.dtype != np.float32 or not len(descriptor):
         raise InputError(f"{path}: has no global descriptor")
+    if not np.isfinite(descriptor).all():
+        raise InputError(
+            f"{path}: the global descriptor has numbers that are not finite"
+        )
     return descriptor
 
 

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from delf_jax.extraction.boxes import RegionBoxes, boxes_of
+from delf_jax.extraction.boxes import RegionBoxes, boxes_of, of_images
 from delf_jax.extraction.extract import extract_features
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.regions import extract_regions
@@ -222,6 +222,7 @@ def extract_to_store(
     known = store_files.current_records(sound)
     writer = store_files.Writer(out, key, known.values())
     live = {id for id, place in known.items() if place.record.outcome != "removed"}
+    boxes = boxes and of_images(boxes, [id for id, _ in images])
     ids = {id for id, _ in images}
     # Before the manifest: never is a store taken for whole that is to have more.
     writer.note(sorted(ids - live), "pending")

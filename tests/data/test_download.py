@@ -1,8 +1,13 @@
 """Downloads from a server of this machine, with its faults."""
 
+import gzip
 import hashlib
 import io
+import lzma
+import os
+import re
 import tarfile
+import urllib.request
 
 import pytest
 
@@ -236,3 +241,69 @@ def test_a_server_that_cannot_be_reached_is_named(file, target):
 def test_sizes_are_in_units_of_a_thousand():
     sizes = [download.format_size(size) for size in (None, 999, 1000, 5 * 10**15)]
     assert sizes == ["size not documented", "999 bytes", "1.0 kB", "5000.0 TB"]
+
+
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [
+        ("abc", "the server sent Content-Length 'abc'"),
+        ("-5", "the server sent Content-Length '-5'"),
+        ("1e3", "the server sent Content-Length '1e3'"),
+        ("9" * 5000, "the server sent Content-Length '999"),
+        (str(10**18), "1000000.0 TB are needed and .* free"),
+    ],
+)
+def test_a_length_that_is_none_or_does_not_fit_is_refused(
+    server, file, tmp_path, target, length, message
+):
+    server.length = length
+    file = file._replace(md5="")
+    (failed,) = fetch(file, tmp_path).failed.values()
+    assert re.search(message, failed)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("name", ["a.bin.part", "a.bin.part.tag"])
+@pytest.mark.parametrize("is_link", [True, False])
+def test_nothing_is_written_through_links_or_into_pipes(
+    server, file, tmp_path, target, name, is_link
+):
+    target.parent.mkdir(parents=True)
+    (tmp_path / "mine").write_text("mine")
+    if is_link:
+        (target.parent / name).symlink_to(tmp_path / "mine")
+    else:
+        os.mkfifo(target.parent / name)
+    (failed,) = fetch(file, tmp_path).failed.values()
+    assert f"{name}: a link, or no file; remove it" in failed
+    assert (tmp_path / "mine").read_text() == "mine"
+    (target.parent / name).unlink()
+    assert fetch(file, tmp_path).failed == {}
+
+
+def test_redirects_are_followed_but_not_from_https_to_http(server, file, tmp_path):
+    server.moved = {"/old.bin": f"{server.url}/a.bin"}
+    moved = file._replace(url=f"{server.url}/old.bin")
+    assert fetch(moved, tmp_path).fetched == 1
+    handler, headers = download._Redirects(), {}
+    request = urllib.request.Request("https://example.org/a.bin")
+    for place in ("http://example.org/a.bin", "ftp://example.org/a.bin"):
+        with pytest.raises(InputError, match=f"redirected to {place}, which is not"):
+            handler.redirect_request(request, None, 302, "Found", headers, place)
+    place = "HTTPS://example.net/b.bin"
+    found = handler.redirect_request(request, None, 302, "Found", headers, place)
+    assert found.full_url.endswith("example.net/b.bin")
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
+def test_a_damaged_archive_is_not_called_unpacked(server, tmp_path, compress):
+    data = bytearray(compress(_tar({"a.jpg": b"photo" * 1000})))
+    whole, data[-7] = bytes(data), data[-7] ^ 1
+    server.files["/t.tar"] = bytes(data)
+    file = Files(f"{server.url}/t.tar", "t.tar", unpack="in")
+    for _ in range(2):
+        report = fetch(file, tmp_path, unpack=True)
+        assert report.unpacked == 0 and "cannot be unpacked" in report.failed["t.tar"]
+    assert not list(tmp_path.rglob("*.jpg")) and not list(tmp_path.rglob("*.unpacked"))
+    (tmp_path / "t.tar").write_bytes(whole)
+    assert fetch(file, tmp_path, unpack=True).unpacked == 1

@@ -126,6 +126,18 @@ def test_missing_images_are_named_and_keep_their_landmark_s_number(landmarks, tm
     assert "bb2.jpg: no such file" in failures[0]
 
 
+def test_images_of_gldv1_without_a_landmark_are_left_out_and_counted(tmp_path, capsys):
+    table = tmp_path / "train.csv"
+    table.write_text('"id","url","landmark_id"\n"aa1","x","9"\n"bb2","None","None"\n')
+    (found,) = image_lists.list_records(str(table))
+    assert (found.id, found.label) == ("aa1", 9)
+    said = capsys.readouterr().out
+    assert said == f"{table}: 1 image without a landmark left out\n"
+    table.write_text("id,url,landmark_id\nbb2,None,None\n")
+    with pytest.raises(InputError, match="no images found to train on"):
+        image_lists.list_records(str(table))
+
+
 def test_images_of_gldv1_may_lie_beside_their_table(tmp_path):
     rows = "97c0a12e07ae8dd5,http://x,6651\nabcdef,http://x,7\n"
     (tmp_path / "train.csv").write_text("id,url,landmark_id\n" + rows)

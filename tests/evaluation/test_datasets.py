@@ -5,6 +5,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from delf_jax import files
 from delf_jax.evaluation import datasets
 from delf_jax.files import InputError, write_json
 from delf_jax.retrieval import metrics
@@ -271,3 +272,115 @@ def test_average_precision_is_that_of_the_original_protocol(rng):
         found = metrics.average_precision(ranking, right, junk)
         expected = compute_ap(ranking.tolist(), set(right), set(junk))
         assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_lists_of_oxford_may_say_jpg(tmp_path):
+    names = ("a_1.jpg", "a_2.jpg", "deep/b_1.jpg", "z.JPG")
+    write_photos(tmp_path / "jpg", *names)
+    plain = ("oxc1_a_1 1 2 30 40", "a_1 | a_2", "b_1", "z | gone | paris_louvre_000136")
+    say_jpg = [text.replace(" | ", ".jpg | ") + ".jpg" for text in plain[1:]]
+    same = [
+        datasets.read_dataset(write_original(tmp_path / folder, a_1=lists))
+        for folder, lists in (
+            ("plain", plain),
+            ("suffix", ("oxc1_a_1.jpg 1 2 30 40", *say_jpg)),
+            ("mixed", ("a_1.JPG 1 2 30 40", "A_1 | a_2.png", say_jpg[1], say_jpg[2])),
+        )
+    ]
+    for dataset in same:
+        assert [photo.name for photo in dataset.index] == [
+            *("a_1", "a_2", "b_1", "gone", "z")
+        ]
+        assert list(datasets.missing_photos(dataset)) == ["gone"]
+        assert dataset.queries[0].name == "a_1"
+        (protocol,) = dataset.protocols.values()
+        assert protocol.positives[0].tolist() == [0, 1, 2]
+        assert protocol.junk[0].tolist() == [4, 3]
+
+
+def test_a_photo_that_good_and_ok_list_counts_once(tmp_path):
+    write_photos(tmp_path / "jpg", "a_1.jpg", "a_2.jpg")
+    lists = ("a_1 0 0 4 3", "a_1 | a_1.jpg | a_2", "a_2", "")
+    dataset = datasets.read_dataset(write_original(tmp_path / "gt", a_1=lists))
+    assert dataset.protocols["all"].positives[0].tolist() == [0, 1]
+
+
+def test_a_ground_truth_may_name_folders_suffixes_and_case_otherwise(tmp_path):
+    write_photos(tmp_path / "jpg", "a_1.png", "deep/A_2.JPG", "b_1.jpg", "q/a_3.jpg")
+    names, query = ("a_1.jpg", "a_2", "jpg/b_1.jpg"), "a_3.png"
+    truth = write_truth(tmp_path / "gnd.json", [QUERY], names, [query])
+    (tmp_path / "labels.csv").write_text("image,landmark\na_3,castle\n")
+    dataset = datasets.read_dataset(truth)
+    assert datasets.missing_photos(dataset) == {}
+    ids = [photo.id for photo in dataset.index]
+    assert ids == ["a_1.png", "deep/A_2.JPG", "b_1.jpg"]
+    assert dataset.queries[0].id == "q/a_3.jpg" and dataset.landmarks == ["castle"]
+
+
+def test_two_names_of_one_photo_are_refused(tmp_path):
+    write_photos(tmp_path / "jpg", "a_1.jpg")
+    truth = write_truth(tmp_path / "gnd.json", [QUERY], ("a_1", "x", "a_1.jpg"))
+    with pytest.raises(InputError, match="'a_1' and 'a_1.jpg' are one photo, a_1.jpg"):
+        datasets.read_dataset(truth)
+
+
+def compute_map(ranks, gnd, kappas):
+    """The published evaluation, step by step: (AP, precisions at kappas) of a query.
+
+    https://github.com/filipradenovic/revisitop, python/evaluate.py
+    """
+    positions = [place for place, photo in enumerate(ranks) if photo in gnd["ok"]]
+    junk = [place for place, photo in enumerate(ranks) if photo in gnd["junk"]]
+    passed = 0
+    for number, position in enumerate(positions):
+        while passed < len(junk) and position > junk[passed]:
+            passed += 1
+        positions[number] = position - passed
+    average = 0.0
+    for number, rank in enumerate(positions):
+        before = 1.0 if rank == 0 else number / rank
+        after = (number + 1) / (rank + 1)
+        average += (before + after) / len(gnd["ok"]) / 2
+    last = [min(max(positions) + 1, kappa) for kappa in kappas]
+    counts = [sum(position + 1 <= kappa for position in positions) for kappa in last]
+    return average, [count / kappa for count, kappa in zip(counts, last, strict=True)]
+
+
+def test_files_that_are_read_score_as_by_the_published_evaluation(tmp_path, rng):
+    """Also where a query is an image of its own lists, or junk is listed twice."""
+    names, kappas = [f"p{number}" for number in range(14)], (1, 5, 10)
+    for _ in range(20):
+        marks = [rng.permutation(np.r_[0, 1, 2, rng.integers(0, 4, 11)]) for _ in "ab"]
+        lists = [dict(zip(LISTS, _of(mark), strict=True)) for mark in marks]
+        gnd = [{"bbx": [0, 0, 4, 3], **each} for each in lists]
+        gnd[0]["junk"] = gnd[0]["junk"] * 2
+        truth = write_truth(tmp_path / "gnd.json", gnd, names, names[:2])
+        dataset = datasets.read_dataset(truth)
+        ranking = np.stack([rng.permutation(14).astype(np.int32) for _ in gnd])
+        for name, (positives, junk) in dataset.protocols.items():
+            found = metrics.revisited_metrics(ranking, positives, junk, kappas)
+            for query, each in enumerate(gnd):
+                easy, hard, out = (each[kind] for kind in LISTS)
+                right = {"easy": easy, "medium": easy + hard, "hard": hard}[name]
+                left = {"easy": out + hard, "medium": out, "hard": out + easy}[name]
+                average, precisions = compute_map(
+                    ranking[query], {"ok": right, "junk": left}, kappas
+                )
+                assert found.average_precisions[query] == pytest.approx(average)
+                np.testing.assert_allclose(found.precisions[query], precisions)
+
+
+def _of(marks):
+    return [np.flatnonzero(marks == kind).tolist() for kind in range(3)]
+
+
+def test_lists_of_ok_photos_are_the_original_protocol(tmp_path):
+    write_photos(tmp_path / "jpg", "a_1.jpg", "a_2.jpg", "b_1.jpg", "a_3.jpg")
+    gnd = [{"bbx": [1, 2, 30, 40], "ok": [0, 1], "junk": [2]}]
+    path = write_truth(tmp_path / "gnd_oxford5k.json", gnd)
+    path.with_suffix(".pkl").write_bytes(pickle.dumps(files.read_json(path)))
+    dataset = datasets.read_dataset(path.with_suffix(".pkl"))
+    (protocol,) = dataset.protocols.values()
+    assert dataset.name == "oxford5k" and datasets.missing_photos(dataset) == {}
+    assert protocol.positives[0].tolist() == [0, 1]
+    assert protocol.junk[0].tolist() == [2]

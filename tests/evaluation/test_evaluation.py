@@ -254,6 +254,23 @@ def test_a_ranking_made_elsewhere_is_scored_without_photos(made, tmp_path, capsy
     assert easy.split()[:3] == ["easy", "theirs", f"{100 * expected:.2f}"]
 
 
+def test_a_ranking_may_name_photos_with_suffix_and_folders(made, tmp_path):
+    dataset = datasets.read_dataset(made / "gnd_drawn.json")
+    plain = write_ranking(tmp_path / "plain.json")
+    content = files.read_json(plain)
+    renamed = {
+        f"{query}.jpg": [f"jpg/{name}.JPG" for name in names]
+        for query, names in content.items()
+    }
+    files.write_json(tmp_path / "renamed.json", renamed)
+    found = read_rankings(tmp_path / "renamed.json", dataset)
+    np.testing.assert_array_equal(found, read_rankings(plain, dataset))
+    renamed["place1_0.jpg"][0] = content["place1_0"][1]
+    files.write_json(tmp_path / "renamed.json", renamed)
+    with pytest.raises(InputError, match="'place1_0' ranks a photo twice"):
+        read_rankings(tmp_path / "renamed.json", dataset)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

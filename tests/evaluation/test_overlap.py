@@ -37,6 +37,16 @@ def test_a_landmark_stands_for_its_queries(tmp_path):
     assert leave_out(tmp_path, "a\n", dataset())[0].seen == ("0", "1")
 
 
+def test_a_query_may_be_named_otherwise_but_a_landmark_means_its_own_alone(tmp_path):
+    queries = ["x/a.jpg", "x/b.jpg", "y/c.jpg"]
+    given = dataset(landmarks=["b", "b", "d"])
+    photos = [p._replace(name=n) for p, n in zip(given.queries, queries, strict=True)]
+    given = given._replace(queries=photos)
+    assert leave_out(tmp_path, "c\n", given)[0].seen == ("y/c.jpg",)
+    assert leave_out(tmp_path, "x\\A.JPG\n", given)[0].seen == ("x/a.jpg",)
+    assert leave_out(tmp_path, "b\n", given)[0].seen == ("x/a.jpg", "x/b.jpg")
+
+
 def test_names_must_be_known_to_one_of_the_datasets(tmp_path):
     first, second = dataset(), dataset(landmarks=None, name="other")
     both = leave_out(tmp_path, "b\n", first, second)

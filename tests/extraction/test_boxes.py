@@ -58,7 +58,8 @@ def test_the_threshold_and_the_number_of_boxes_are_the_settings(tmp_path):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ("a,0,0,nan,5", "row 0 .a.: a box needs finite numbers"),
+        ("a,0,0,nan,5", "line 2, y_max: 'nan' is not a number, or out of range"),
+        ("a,0,0,5,inf", "line 2, x_max: 'inf' is not a number, or out of range"),
         ("a,5,0,5,9", "y_min < y_max and x_min < x_max"),
         ("a,0,0,x,5", "line 2, y_max: 'x' is not a number"),
         ("a,0,0", "line 2: no field 'y_max'"),
@@ -100,3 +101,27 @@ def test_the_coverage_says_how_many_images_have_boxes(tmp_path):
     write_file(tmp_path, "b", [[0, 0, 1, 1]], [1])
     text = boxes.format_coverage(open_boxes(tmp_path), ["a.jpg", "b.jpg"])
     assert text.endswith("boxes of 1 of 2 images")
+
+
+def test_a_name_of_boxes_meets_one_image_or_is_counted(tmp_path):
+    rows = ("1.JPG,0,0,5,5", "deep/2,0,0,6,6", "3,0,0,7,7", "4.png,0,0,8,8")
+    given = open_boxes(write_table(tmp_path, *rows))
+    ids = ["a/1.jpg", "2.png", "a/3.jpg", "b/3.jpg", "4.jpg", "4"]
+    met = boxes.of_images(given, ids)
+    sides = [boxes_of(met, id, SIZE, SETTINGS)[:, 2].tolist() for id in ids]
+    assert sides == [[5], [6], [], [], [], []]
+    text = boxes.format_coverage(given, ids)
+    assert text.endswith("boxes of 2 of 6 images; 2 names match no image, such as 3")
+
+
+def test_boxes_of_a_name_without_suffix_are_not_those_of_another_image(tmp_path):
+    given = open_boxes(write_table(tmp_path, "a,0,0,5,5", "b.jpg,0,0,6,6", "b,0,0,7,7"))
+    met = boxes.of_images(given, ["a", "a.jpg", "b.jpg"])
+    assert [len(boxes_of(met, id, SIZE, SETTINGS)) for id in met.table] == [1, 0, 2]
+
+
+def test_files_of_boxes_meet_images_in_folders(tmp_path):
+    write_file(tmp_path, "One", [[0, 0, 1, 1]], [1])
+    met = boxes.of_images(open_boxes(tmp_path), ["deep/one.jpg", "two.jpg"])
+    assert boxes_of(met, "deep/one.jpg", SIZE, SETTINGS).tolist() == [[0, 0, 100, 200]]
+    assert not len(boxes_of(met, "two.jpg", SIZE, SETTINGS))

@@ -74,6 +74,7 @@ def test_a_field_longer_than_the_limit_of_the_csv_module_is_read(tmp_path):
         ("", "shelves.csv: the file is empty"),
         ("number,place\n", "shelves.csv: the CSV has no column 'books'"),
         ("number,books,place\n1,a,b\nx,a,b\n", "line 3, number: 'x' is not a number"),
+        (f"number,books,place\n{1 << 63},a,b\n", "line 2, number: .* out of range"),
         ("number,books,place\n\n1,a\n", "line 3: no field 'place'"),
     ],
 )

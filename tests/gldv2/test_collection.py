@@ -42,6 +42,20 @@ def test_landmarks_to_exclude_are_left_out_and_counted(data):
         collection.list_images(data, "index", data / "index.csv", exclude={7})
 
 
+def test_training_images_without_a_landmark_are_left_out_and_counted(data):
+    table = f"id,landmark_id\n{B},7\n{A},None\n{C},7\n"
+    (data / "train.csv").write_text(table)
+    found = collection.list_images(data, "train")
+    assert (found.ids, found.unlabelled, found.excluded) == ([B, C], 1, 0)
+    assert found.landmarks.tolist() == [7, 7]
+    (data / "index_image_to_landmark.csv").write_text(table)
+    index = collection.list_images(data, "index", exclude={7})
+    assert (index.ids, index.unlabelled, index.excluded) == ([A], 0, 2)
+    (data / "train.csv").write_text(f"id,landmark_id\n{A},None\n")
+    with pytest.raises(InputError, match="lists no images"):
+        collection.list_images(data, "train")
+
+
 def test_a_listing_without_some_images_keeps_order_and_landmarks(data):
     train = collection.list_images(data, "train")
     found = collection.drop_images(train, {A})

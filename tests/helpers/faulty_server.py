@@ -17,6 +17,8 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.ranges = True  # whether it honours Range.
         self.tag = '"1"'
+        self.length: str | None = None  # what it says instead of the length.
+        self.moved: dict[str, str] = {}  # where it redirects to.
         self.breaks: list[int] = []  # after so many bytes it hangs up, once each.
         self.requests: list[tuple[str, str | None]] = []
         self.url = ""
@@ -31,6 +33,11 @@ def serve(monkeypatch):
         def do_GET(self):
             wanted = self.headers.get("Range")
             state.requests.append((self.path, wanted))
+            if self.path in state.moved:
+                self.send_response(302)
+                self.send_header("Location", state.moved[self.path])
+                self.end_headers()
+                return
             content = state.files.get(self.path)
             if content is None:
                 self.send_error(404)
@@ -48,7 +55,8 @@ def serve(monkeypatch):
             if start:
                 where = f"bytes {start}-{len(content) - 1}/{len(content)}"
                 self.send_header("Content-Range", where)
-            self.send_header("Content-Length", str(len(content) - start))
+            length = state.length or str(len(content) - start)
+            self.send_header("Content-Length", length)
             if state.tag:
                 self.send_header("ETag", state.tag)
             self.end_headers()

@@ -186,10 +186,12 @@ def test_no_lists_make_no_rankings(index):
         assert found == rerank.Reranked({}, {})
 
 
-def test_a_name_that_two_photos_share_without_suffix_is_none():
-    places = rerank._by_name(["a/1.jpg", "a/1.png", "b.jpg", "b"])
-    assert places("a/1") is None and places("a/1.png") == 1
-    assert places("b") == 3 and places("b.jpg") == 2
+def test_names_may_have_other_suffixes_folders_and_case(run):
+    plain = run({"a/0": ["b/2", "b/3", "a/1"]})[1]["a/0"]
+    status, found, _, _ = run({"0.JPG": ["2.jpg", "x/b/3", "A/1.PNG"]})
+    assert status == 0
+    names = {"b/2": "2.jpg", "b/3": "x/b/3", "a/1": "A/1.PNG"}
+    assert found["0.JPG"] == [names[name] for name in plain]
 
 
 def test_a_ranking_can_be_scored(run, photos, tmp_path, capsys):

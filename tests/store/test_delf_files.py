@@ -179,6 +179,19 @@ def test_images_whose_files_are_gone_are_removed_when_asked_for(tmp_path):
     assert read_files(files, out, "delg", progress=False) == StoreReport(0, 2, 0, {})
 
 
+def test_features_that_are_not_finite_are_named_and_the_others_kept(tmp_path):
+    files, out = tmp_path / "files", tmp_path / "out"
+    write_files(draw_store(tmp_path / "store", IDS), files, "delg", progress=False)
+    broken = files / "a" / "0.delg_global"
+    bad = datum.read_datum(broken)
+    bad[1] = np.nan
+    datum.write_datum(broken, bad)
+    report = read_files(files, out, "delg", progress=False)
+    (reason,) = report.failed.values()
+    assert "0.delg_global: the global descriptor has numbers that are not" in reason
+    assert report.extracted == len(IDS) - 1
+
+
 def test_the_only_file_of_a_kind_is_named_if_it_is_damaged(tmp_path):
     files, out = tmp_path / "files", tmp_path / "out"
     write_files(draw_store(tmp_path / "store", IDS[:1]), files, "delg", progress=False)

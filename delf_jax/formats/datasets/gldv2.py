@@ -2,7 +2,8 @@
 
 Tables are read with `tables.read_rows(path, TrainImage)` and so on, row by row: the
 4.1 million rows of train.csv take some seconds and the memory of one row. Solutions and
-predictions are accepted and refused as by the original's evaluation.
+predictions are accepted and refused as by the original's evaluation, but for ".jpg"
+after ids, which have none, and numbers that are not finite.
 """
 
 import itertools
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 from delf_jax.files import InputError
 from delf_jax.formats import tables
+from delf_jax.names import plain
 
 _ID = re.compile(r"[A-Za-z0-9_-]{3,}")
 
@@ -23,7 +25,8 @@ class TrainImage(NamedTuple):
 
     id: str
     url: str
-    landmark_id: int
+    landmark_id: int | None
+    """None of some images of GLDv1"""
 
 
 class CleanLandmark(NamedTuple):
@@ -37,7 +40,7 @@ class LabelledImage(NamedTuple):
     """A row of index_image_to_landmark.csv; train.csv has these columns, too."""
 
     id: str
-    landmark_id: int
+    landmark_id: int | None
 
 
 class ImageId(NamedTuple):
@@ -95,13 +98,17 @@ class Predictions(NamedTuple):
 
 def image_path(root: str | os.PathLike, image_id: str) -> pathlib.Path:
     """root/a/b/c/abc....jpg, for an id that begins with a, b, c."""
+    image_id = plain(image_id)
     if not _ID.fullmatch(image_id):
         raise InputError(f"{image_id!r:.80} is not an id of GLDv2")
     return pathlib.Path(root, *image_id[:3], f"{image_id}.jpg")
 
 
 def read_train(path: str | os.PathLike) -> Iterator[LabelledImage]:
-    """Image by image, what train.csv or train_clean.csv lists, by its header."""
+    """Image by image, what train.csv or train_clean.csv lists, by its header.
+
+    Images of GLDv1 that show no known landmark have None.
+    """
     if "images" not in tables.read_header(path):
         yield from tables.read_rows(path, LabelledImage)
         return
@@ -122,7 +129,7 @@ def read_solution(path: str | os.PathLike, task: str) -> Solution:
     for line in _below_header(path):
         if len(line.fields) < 3:
             raise InputError(f"{line.where}: needs three columns, the third for Usage")
-        image_id, text, usage = line.fields[:3]
+        image_id, text, usage = plain(line.fields[0]), *line.fields[1:3]
         if usage == "Ignored":
             solution.ignored.append(image_id)
         elif usage in parts:
@@ -150,7 +157,7 @@ def read_predictions(
     for line in _below_header(path):
         if not line.fields:
             continue
-        image_id = line.fields[0]
+        image_id = plain(line.fields[0])
         if image_id in predictions.public or image_id in predictions.private:
             raise InputError(f"{line.where}, id: test image {image_id} is repeated")
         if image_id in ignored:
@@ -211,12 +218,12 @@ def _landmark_ids(text: str, where: str) -> list[int]:
 
 def _image_ids(text: str, where: str) -> list[str]:
     # An empty field is one empty id, which no prediction finds, as in the original.
-    return text.split(" ")
+    return list(map(plain, text.split(" ")))
 
 
 def _words(text: str, where: str) -> list[str]:
     """Words between single blanks, less an empty one at the end, as in the original."""
-    words = text.split(" ")
+    words = list(map(plain, text.split(" ")))
     return words if words[-1] else words[:-1]
 
 
@@ -228,7 +235,7 @@ def _recognition(text: str, where: str) -> Recognition:
             f"{text!r:.80} has {len(words)} parts"
         )
     try:
-        return Recognition(int(words[0]), float(words[1]))
+        return Recognition(int(words[0]), tables.read_float(words[1]))
     except ValueError:
         raise InputError(
             f"{where}, landmarks: {text!r:.80} is not a landmark id and a score"

@@ -1,13 +1,16 @@
 """Ground truth of Revisited Oxford and Paris [ROP].
 
 `gnd_roxford5k.pkl`, `.mat` and `.json` hold the same: names of index and query images,
-and for each query a box and lists of easy, hard and junk index images.
+and for each query a box and lists of easy, hard and junk index images. Those of the
+original Oxford5k and Paris6k, `gnd_oxford5k.pkl`, have ok and junk images, or good ones
+as well: what is good or ok is right, and read as easy.
 """
 
 import functools
+import itertools
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +21,7 @@ from delf_jax.formats import matlab
 from delf_jax.formats.pickles import plain_data
 
 _LISTS = ("easy", "hard", "junk")
+_ORIGINAL = ("good", "ok")
 
 
 class GroundTruth(NamedTuple):
@@ -34,6 +38,9 @@ class GroundTruth(NamedTuple):
 
 def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
     """The ground truth of a .mat, .pkl or .json file; InputError if it is not valid.
+
+    It is not if what a query lists as right is listed twice, or as junk as well: by the
+    published evaluation it would count twice, up to more than 100 per cent.
 
     A pickle may hold plain data and numpy arrays; all else in it is refused.
     """
@@ -71,9 +78,40 @@ def _checked(content: Any, path: str | os.PathLike, first: int) -> GroundTruth:
         raise InputError(f"{path}: expected dicts of easy, hard, junk as rows of gnd")
     gnd = f"{path}, gnd"
     read_ids = functools.partial(plain_data.read_ids, first=first, count=len(index))
-    lists = [_field(truths, name, read_ids, gnd) for name in _LISTS]
+    found = {n: _field(truths, n, read_ids, gnd) for n in (*_LISTS, *_ORIGINAL)}
+    right = [found[name] for name in _ORIGINAL if found[name] is not None]
+    if right:
+        if found["easy"] is not None or found["hard"] is not None:
+            raise InputError(f"{gnd}: has good or ok images, and easy or hard ones")
+        # Sets in the original: what is both is right once.
+        found["easy"] = [*map(_union, zip(*right, strict=True))]
+    lists = [found[name] for name in _LISTS]
+    _check_distinct(dict(zip(_LISTS, lists, strict=True)), index, gnd)
     boxes = _field(truths, "bbx", _box, gnd)
     return GroundTruth(index, queries, np.array(boxes) if boxes else None, *lists)
+
+
+def _union(lists: Iterable[Int[np.ndarray, " _"]]) -> Int[np.ndarray, " _"]:
+    """All ids of some lists, each once, in their order."""
+    ids = itertools.chain.from_iterable(each.tolist() for each in lists)
+    return np.array([*dict.fromkeys(ids)], np.int32)
+
+
+def _check_distinct(
+    lists: Mapping[str, list[Int[np.ndarray, " _"]] | None], images: list[str], gnd: str
+) -> None:
+    """InputError if a query lists an image twice; as junk it may."""
+    for query in range(max(len(found or ()) for found in lists.values())):
+        owners: dict[int, str] = {}
+        for name, found in lists.items():
+            for id in found[query].tolist() if found else ():
+                other = owners.get(id)
+                if other and (other, name) != ("junk", "junk"):
+                    raise InputError(
+                        f"{gnd}[{query}]: lists image {images[id]!r:.80} as {other} "
+                        f"and again as {name}; keep one"
+                    )
+                owners[id] = name
 
 
 def _field(

@@ -82,7 +82,9 @@ def _shares(text: str, pattern: str, where: str) -> Float[np.ndarray, " _"]:
     match = re.fullmatch(pattern, text)
     if match:
         with contextlib.suppress(ValueError):
-            return np.array([float(word) / 100 for word in match[1].split()])
+            shares = np.array([float(word) / 100 for word in match[1].split()])
+            if not np.isinf(shares).any():  # NaN is a mean without queries.
+                return shares
     raise InputError(f"{where}: expected percentages, got {text!r:.80}")
 
 

@@ -25,6 +25,8 @@ def read_boxes(path: str | os.PathLike) -> Boxes:
     found = messages.parse(messages.read_bytes(path), box_pb2.Boxes, path).box
     numbers = np.array([(b.ymin, b.xmin, b.ymax, b.xmax, b.score) for b in found])
     numbers = numbers.reshape(-1, 5).astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise InputError(f"{path}: a box needs finite numbers")
     classes = np.array([box.class_index for box in found], np.int32)
     return Boxes(numbers[:, :4], numbers[:, 4], classes)
 

@@ -32,4 +32,7 @@ def read_codebook(path: str | os.PathLike) -> Float32[np.ndarray, "K D"]:
             f"{path}: {key} is {entry.dtype} {list(entry.shape)}, and a codebook is"
             " float32 [words, dimensions]"
         )
-    return entry.read()
+    centroids = entry.read()
+    if not np.isfinite(centroids).all():
+        raise InputError(f"{path}: {key} has numbers that are not finite")
+    return centroids

@@ -36,14 +36,20 @@ class DelfFeatures(NamedTuple):
 
 
 def read_delf_features(path: str | os.PathLike) -> DelfFeatures:
-    """The float32 features of a file; InputError if it is damaged.
+    """The float32 features of a file; InputError if it is damaged, or not finite.
 
     Without features descriptors are [0, 0]: such a file does not have their length.
     """
     data = messages.read_bytes(path)
     records = _records(data)
-    if records is None:
-        return _parse(data, path)
+    read = _parse(data, path) if records is None else _of_records(records)
+    for name, numbers in read._asdict().items():
+        if not np.isfinite(numbers).all():
+            raise InputError(f"{path}: has {name} that are not finite numbers")
+    return read
+
+
+def _of_records(records: np.ndarray) -> DelfFeatures:
     # Arrays of their own: the records share one buffer that is not aligned.
     locations = np.stack([records["y"], records["x"]], axis=1).astype(np.float32)
     names = ("scale", "descriptor", "strength", "orientation")

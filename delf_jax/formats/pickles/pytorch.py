@@ -5,6 +5,7 @@ storages are the entries of a zip archive; before, they follow one another: thre
 pickles of headers, the pickle, the list of storages, the storages.
 """
 
+import lzma
 import math
 import mmap
 import os
@@ -107,7 +108,10 @@ def _read_zip(
         raise InputError(f"{path}: a damaged archive ({error})") from None
 
 
-_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, OSError)
+_BROKEN_ZIP = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(ValueError, OSError),
+)
 
 
 def _root(names: list[str], path: pathlib.Path) -> str:

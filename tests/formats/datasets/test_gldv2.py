@@ -130,6 +130,9 @@ def test_an_error_in_a_solution_names_file_line_and_field(tmp_path, text, messag
     ("row", "message"),
     [
         ("a,1 high", "line 3, landmarks: '1 high' is not a landmark id and a score"),
+        ("a,1 nan", "line 3, landmarks: '1 nan' is not a landmark id and a score"),
+        ("a,1 -inf", "line 3, landmarks: '1 -inf' is not a landmark id and a score"),
+        ("a,1 1e999", "line 3, landmarks: '1 1e999' is not a landmark id and a s"),
         ("a,1", "line 3, landmarks: .* has 1 parts"),
         ("a", "line 3: no second column"),
         ("z,1 2", "line 3, id: test image z is not part of the solution"),
@@ -175,6 +178,26 @@ def test_both_lists_of_training_images_read_alike(tmp_path):
     expected = [("a1", 7), ("b2", 7), ("c3", 5)]
     assert list(gldv2.read_train(whole)) == expected
     assert list(gldv2.read_train(clean)) == expected
+
+
+def test_images_of_gldv1_may_show_no_landmark(tmp_path):
+    table = tmp_path / "train.csv"
+    table.write_text('"id","url","landmark_id"\n"a1","x","7"\n"b2","None","None"\n')
+    assert list(gldv2.read_train(table)) == [("a1", 7), ("b2", None)]
+    table.write_text("id,landmark_id\na1,none\n")
+    with pytest.raises(InputError, match="line 2, landmark_id: 'none' is not a number"):
+        list(gldv2.read_train(table))
+
+
+def test_ids_may_say_jpg(tmp_path):
+    solution, found = tmp_path / "solution.csv", tmp_path / "found.csv"
+    solution.write_text("id,images,Usage\na1.jpg,c3.jpg d4,Public\nb2,,Private\n")
+    found.write_text("id,images\na1,d4.jpg c3.JPG\nb2.jpg,e5\n")
+    truth = gldv2.read_solution(solution, "retrieval")
+    assert truth == ({"a1": ["c3", "d4"]}, {"b2": [""]}, [])
+    read = gldv2.read_predictions(found, truth, "retrieval")
+    assert read == ({"a1": ["d4", "c3"]}, {"b2": ["e5"]})
+    assert gldv2.image_path(tmp_path, "abc.jpg") == gldv2.image_path(tmp_path, "abc")
 
 
 def test_images_lie_three_folders_deep(tmp_path):

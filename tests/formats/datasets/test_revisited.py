@@ -148,6 +148,44 @@ def test_a_list_that_only_some_queries_lack_is_empty_there(tmp_path):
     assert [ids.tolist() for ids in truth.hard] == [[2], []]
 
 
+def original(**lists) -> dict:
+    """CONTENT with lists of the original protocol in the first query."""
+    return CONTENT | {"gnd": [{"bbx": [1, 2, 3, 4], **lists}, {"bbx": [0, 0, 5, 6]}]}
+
+
+@pytest.mark.parametrize("write", [write_json, write_pickle])
+def test_ok_images_of_the_original_protocol_are_right(tmp_path, write):
+    truth = read_ground_truth(write(tmp_path, original(ok=[2, 0], junk=[3])))
+    assert [ids.tolist() for ids in truth.easy] == [[2, 0], []]
+    assert [ids.tolist() for ids in truth.junk] == [[3], []]
+    assert truth.hard is None and truth.boxes.tolist()[0] == [2, 1, 4, 3]
+    both = read_ground_truth(write(tmp_path, original(good=[1, 2], ok=[2, 0])))
+    assert [ids.tolist() for ids in both.easy] == [[1, 2, 0], []]
+    assert both.easy[0].dtype == both.easy[1].dtype == np.int32
+    with pytest.raises(InputError, match="has good or ok images, and easy or hard"):
+        read_ground_truth(write(tmp_path, original(ok=[0], hard=[1])))
+    with pytest.raises(InputError, match=r"gnd\[0\].ok: 4 is not an image"):
+        read_ground_truth(write(tmp_path, original(ok=[4])))
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        (
+            {"easy": [0, 1], "junk": [1]},
+            r"gnd\[0\]: lists image 'b' as easy and again ",
+        ),
+        ({"easy": [0, 1], "hard": [0]}, "lists image 'a' as easy and again as hard"),
+        ({"hard": [2], "junk": [2]}, "lists image 'c' as hard and again as junk"),
+        ({"easy": [3, 3]}, "lists image 'd' as easy and again as easy; keep one"),
+        ({"ok": [3], "junk": [3]}, "lists image 'd' as easy and again as junk"),
+    ],
+)
+def test_a_query_that_lists_an_image_twice_is_refused(tmp_path, lists, message):
+    with pytest.raises(InputError, match=message):
+        read_ground_truth(write_pickle(tmp_path, original(**lists)))
+
+
 class Hostile:
     """Runs a command when it is unpickled."""
 

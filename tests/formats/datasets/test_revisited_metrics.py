@@ -81,6 +81,7 @@ def test_many_ranks_stay_on_one_line_and_a_missing_mean_is_nan(tmp_path):
     [
         ("", "0 lines"),
         ("a\n  mAP=x\n  mP@k[1] [1]\n  mR@k[1] [1]\n", "line 2: .* got '  mAP=x'"),
+        ("a\n  mAP=inf\n  mP@k[1] [1]\n  mR@k[1] [1]\n", "line 2: .* '  mAP=inf'"),
         ("a\n mAP=1\n  mP@k[1] [1]\n  mR@k[1] [1]\n", "line 2: .* got ' mAP=1'"),
         ("a\n  mAP=1\n  mP@k[1] [1]\n  mP@k[1] [1]\n", "line 4: does not begin"),
         ("a\n  mAP=1\n  mP@k[1] 1\n  mR@k[1] [1]\n", "line 3: .* got '1'"),

@@ -36,3 +36,10 @@ def test_a_class_index_that_is_not_a_whole_number_is_refused(tmp_path, index):
             tmp_path / "a.boxes", np.zeros((1, 4)), np.ones(1), np.array([index])
         )
     assert not (tmp_path / "a.boxes").exists()
+
+
+def test_boxes_that_are_not_finite_are_refused(tmp_path):
+    path = tmp_path / "a.boxes"
+    boxes.write_boxes(path, np.full((1, 4), np.nan), np.ones(1), np.zeros(1))
+    with pytest.raises(InputError, match=r"a\.boxes: a box needs finite numbers"):
+        boxes.read_boxes(path)

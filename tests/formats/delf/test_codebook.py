@@ -36,3 +36,10 @@ def test_other_shapes_and_types_are_no_codebook(tmp_path, array):
     tensorflow_files.write_bundle(tmp_path / "a", {KEY: array})
     with pytest.raises(InputError, match="a codebook is float32"):
         read_codebook(tmp_path / "a")
+
+
+def test_a_codebook_that_is_not_finite_is_refused(tmp_path):
+    array = np.float32([[1, np.nan]])
+    tensorflow_files.write_bundle(tmp_path / "a", {KEY: array})
+    with pytest.raises(InputError, match="has numbers that are not finite"):
+        read_codebook(tmp_path / "a")

@@ -111,3 +111,14 @@ def test_numbers_of_features_that_disagree_are_refused(rng):
     features = draw(rng)
     with pytest.raises(ValueError, match="broadcast"):
         encode_delf_features(features._replace(scales=features.scales[:3]))
+
+
+@pytest.mark.parametrize("field", DelfFeatures._fields)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused(rng, tmp_path, field, value):
+    features = draw(rng)
+    getattr(features, field)[3] = value
+    for data in (encode_delf_features(features), write_one_by_one(features)):
+        (tmp_path / "a.delf").write_bytes(data)
+        with pytest.raises(InputError, match=f"a.delf: has {field} that are not fin"):
+            read_delf_features(tmp_path / "a.delf")

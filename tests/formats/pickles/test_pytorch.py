@@ -324,6 +324,19 @@ def test_an_archive_without_a_storage_or_pickle_is_refused(tmp_path):
         pytorch.read_state_dict(path)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_damaged_entry_is_named_however_it_is_compressed(tmp_path, method):
+    path = tmp_path / "a.pt"
+    noise = np.random.default_rng(0).bytes(5000)
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a/data.pkl", noise)
+    content = bytearray(path.read_bytes())
+    content[100:140] = b"\xff" * 40
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.pt: a damaged archive"):
+        pytorch.read_state_dict(path)
+
+
 def test_an_archive_that_unpacks_to_more_than_itself_is_refused(tmp_path):
     path = tmp_path / "a.pt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
