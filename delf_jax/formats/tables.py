@@ -1,6 +1,7 @@
 """CSV files as named tuples, one row at a time: any length in the memory of one row."""
 
 import csv
+import io
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -73,6 +74,13 @@ def write_rows(
         writer.writerow(columns)
         for row in rows:
             writer.writerow([" ".join(x) if isinstance(x, tuple) else x for x in row])
+
+
+def quote(text: str) -> str:
+    """A field as it stands in a CSV."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow([text])
+    return buffer.getvalue()
 
 
 _PARSERS: dict[Any, Callable[[str], Any]] = {str: str, int: int, float: float}
