@@ -234,8 +234,9 @@ COMMANDS = {
         models.run_inspect,
     ),
     "features": Command(
-        "convert a feature store to files of DELF, and back",
+        "convert a feature store to files of DELF and others",
         "features photos_store photos_delf --to=delf\n"
+        "features photos_store photos_hloc --to=hdf5\n"
         "features photos_delf a_store --from=delf --name=delf_gld",
         extraction.add_features_options,
         extraction.run_features,

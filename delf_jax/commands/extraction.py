@@ -1,6 +1,7 @@
 """Commands that extract features, and convert stores to files: extract, features."""
 
 import argparse
+from typing import Any
 
 from delf_jax.commands.options import (
     Parser,
@@ -9,6 +10,10 @@ from delf_jax.commands.options import (
     print_shortfall,
 )
 from delf_jax.files import InputError
+from delf_jax.progress import format_count
+
+# Layouts of `features` that have a place for matches.
+_WITH_MATCHES = ("hdf5", "colmap")
 
 
 def add_extract_options(parser: Parser) -> None:
@@ -56,16 +61,22 @@ def add_features_options(parser: Parser) -> None:
     layouts = ("delf", "delg")
     kinds.add_argument(
         "--to",
-        choices=layouts,
+        choices=(*layouts, "hdf5", "npz", "csv", "colmap"),
         metavar="LAYOUT",
-        help="delf: NAME.delf; delg: NAME.delg_local, NAME.delg_global",
+        help="delf: NAME.delf; delg: NAME.delg_local, NAME.delg_global; hdf5: hloc's; "
+        "npz: NAME.npz; csv; colmap: keypoints/NAME.txt",
     )
     kinds.add_argument(
         "--from",
         dest="layout",
         choices=layouts,
         metavar="LAYOUT",
-        help="the same, from files to a store",
+        help="delf or delg, from files to a store",
+    )
+    parser.add_argument(
+        "--pairs",
+        metavar="FILE",
+        help="of --to=hdf5 and colmap: the matches, too, of pairs, a line A B for each",
     )
     parser.add_argument(
         "--name", default="delf files", help="name of the model, for the new store"
@@ -78,10 +89,11 @@ def run_features(options: argparse.Namespace) -> int:
 
     if options.prune and options.to:
         raise InputError("--prune goes with --from: files are never removed")
+    if options.pairs and options.to not in _WITH_MATCHES:
+        raise InputError("--pairs goes with --to=hdf5 or --to=colmap")
     if options.to:
         print_shortfall(feature_store.open_store(options.source))
-        report = delf_files.write_files(options.source, options.target, options.to)
-    else:
+    if options.layout:
         report = delf_files.read_files(
             options.source,
             options.target,
@@ -89,4 +101,26 @@ def run_features(options: argparse.Namespace) -> int:
             name=options.name,
             prune=options.prune,
         )
+    elif options.to in delf_files.SUFFIXES:
+        report = delf_files.write_files(options.source, options.target, options.to)
+    else:
+        report = _write_for_others(options)
     return print_report(report, options.target, done="written")
+
+
+def _write_for_others(options: argparse.Namespace) -> Any:
+    """Writes features, and matches of pairs, in a layout of other programs."""
+    from delf_jax.search import pairs
+    from delf_jax.store import feature_store, interchange
+
+    images, listed = feature_store.open_store(options.source), []
+    if options.pairs:
+        listed = pairs.read_pairs(options.pairs, images)
+    report = interchange.write_files(images, options.target, options.to)
+    if images.manifest.get("with_boxes"):
+        print("features of boxes are left out; --to=delf and delg have them")
+    if listed:
+        found = pairs.match_pairs(images, listed)
+        path = interchange.write_matches(options.target, options.to, found)
+        print(f"{path}: matches of {format_count(len(listed), 'pair')}")
+    return report

@@ -1,6 +1,7 @@
 """CSV files as named tuples, one row at a time: any length in the memory of one row."""
 
 import csv
+import io
 import itertools
 import math
 import os
@@ -83,6 +84,13 @@ def write_rows(
         writer.writerow(columns)
         for row in rows:
             writer.writerow([" ".join(x) if isinstance(x, tuple) else x for x in row])
+
+
+def quote(text: str) -> str:
+    """A field as it stands in a CSV."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow([text])
+    return buffer.getvalue()
 
 
 def read_float(text: str) -> float:

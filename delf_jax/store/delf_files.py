@@ -11,7 +11,7 @@ boxes go to NAME_0.delf and so on, in pixels of the crop, listed in index_mappin
 
 import os
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -65,7 +65,9 @@ def write_files(
                 raise InputError(
                     f"{source}: has no local features; --to=delg takes global ones"
                 )
-            written += any([_update(out / file, data) for file, data in files.items()])
+            written += any(
+                [update_file(out / file, data) for file, data in files.items()]
+            )
             sidecar[name] = [id, *features.image_size]
             advance()
     made_by = {key: images.manifest[key] for key in ("model", "settings")}
@@ -146,12 +148,10 @@ def read_files(
 
 def file_names(ids: Sequence[str], source: str | os.PathLike) -> list[str]:
     """The ids without extensions; InputError if one is not a path within a folder."""
+    check_names(ids, source)
     owners: dict[str, str] = {}
     for id in ids:
-        path = pathlib.PurePosixPath(id)
-        if not is_id(id) or not path.name:
-            raise InputError(f"{source}: image {id!r} is not a path within a folder")
-        name = str(path.with_suffix(""))
+        name = str(pathlib.PurePosixPath(id).with_suffix(""))
         if name in owners:
             raise InputError(
                 f"{source}: images {owners[name]} and {id} would share a file; give "
@@ -159,6 +159,14 @@ def file_names(ids: Sequence[str], source: str | os.PathLike) -> list[str]:
             )
         owners[name] = id
     return list(owners)
+
+
+def check_names(ids: Iterable[str], source: str | os.PathLike) -> None:
+    """InputError if one of the ids is not a path within a folder, as short as it is."""
+    for id in ids:
+        path = pathlib.PurePosixPath(id)
+        if not is_id(id) or not path.name or str(path) != id:
+            raise InputError(f"{source}: image {id!r} is not a path within a folder")
 
 
 def _stems(name: str, features: Features, known: set[str]) -> list[str]:
@@ -174,7 +182,7 @@ def _stems(name: str, features: Features, known: set[str]) -> list[str]:
     return [name, *stems]
 
 
-def _update(path: pathlib.Path, data: bytes) -> bool:
+def update_file(path: pathlib.Path, data: bytes) -> bool:
     """Whether the file was written: not if it has these bytes already."""
     is_sized = path.is_file() and path.stat().st_size == len(data)
     if is_sized and path.read_bytes() == data:

@@ -2,6 +2,7 @@ import os
 import shutil
 
 import numpy as np
+import pytest
 
 from delf_jax import cli
 from delf_jax.store import feature_store
@@ -116,3 +117,38 @@ def test_features_go_to_files_and_back(run, photos, tmp_path):
     )
     assert before.ids == after.ids and after.manifest["model"]["name"] == "mine"
     np.testing.assert_array_equal(before.global_descriptors, after.global_descriptors)
+
+
+def test_features_and_matches_go_to_colmap(run, photos, tmp_path, capsys):
+    features, out, pairs = (tmp_path / name for name in ("s", "out", "pairs.txt"))
+    assert run("extract", photos, f"--out={features}")[0] == 0
+    pairs.write_text("0.png 1.png\n0.png 2.png\n1.png 0.png\n")
+    arguments = ["features", features, out, "--to=colmap", f"--pairs={pairs}"]
+    status, printed = run(*arguments, model=False)
+    assert status == 0
+    assert printed.splitlines() == [
+        f"{out / 'matches.txt'}: matches of 2 pairs",
+        f"{out}: 4 written, 0 unchanged",
+    ]
+    blocks = (out / "matches.txt").read_text().split("\n\n")
+    assert [block.splitlines()[0] for block in blocks[:2]] == pairs.read_text().split(
+        "\n"
+    )[:2]
+    assert len(blocks[0].splitlines()) > len(blocks[1].splitlines()) > 0
+    (out / "keypoints" / "3.png.txt").unlink()
+    assert "1 written, 3 unchanged" in run(*arguments, model=False)[1]
+
+
+@pytest.mark.parametrize("kind", ["--to=delf", "--to=csv", "--from=delf"])
+def test_pairs_go_with_layouts_that_have_a_place_for_them(tmp_path, kind, capsys):
+    arguments = [
+        "features",
+        str(tmp_path),
+        str(tmp_path / "out"),
+        kind,
+        "--pairs=p.txt",
+    ]
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err == (
+        "error: --pairs goes with --to=hdf5 or --to=colmap\n"
+    )

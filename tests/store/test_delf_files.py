@@ -116,7 +116,7 @@ def test_a_killed_job_resumes_where_it_stopped(tmp_path, monkeypatch):
         return run
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(delf_files, "_update", killed_at(delf_files._update, 2))
+        patch.setattr(delf_files, "update_file", killed_at(delf_files.update_file, 2))
         write_files(source, files, "delf", progress=False)
     assert write_files(source, files, "delf", progress=False)[:2] == (2, 2)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
