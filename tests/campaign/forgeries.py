@@ -9,6 +9,8 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+from delf_jax.files import digest
+from delf_jax.manifests import CHECKSUM
 from tests.campaign import mutations
 from tests.campaign.lab import Lab
 from tests.campaign.verdicts import Judgement
@@ -90,12 +92,16 @@ def forge(path: pathlib.Path, rng: random.Random, lab: Lab) -> str:
 
 
 def sign(folder: pathlib.Path, before: bytes, now: bytes) -> None:
-    """Writes the new SHA-256 and size of a file wherever the old ones stood."""
-    old, new = (hashlib.sha256(data).hexdigest() for data in (before, now))
+    """Writes the new SHA-256 of a file wherever the old one stood, and sums of that."""
+    old, new = (hashlib.sha256(data).hexdigest().encode() for data in (before, now))
     for path in sorted(folder.rglob("*.json")):
         text = path.read_bytes()
-        if old.encode() in text:
-            path.write_bytes(text.replace(old.encode(), new.encode()))
+        if old in text and path.stat().st_size:
+            try:
+                path.write_bytes(_encode(json.loads(text.replace(old, new))))
+            except (ValueError, RecursionError):
+                continue
+            sign(folder, text, path.read_bytes())
 
 
 def _changed(value: Any, rng: random.Random, lab: Lab) -> tuple[str, bytes]:
@@ -151,4 +157,8 @@ def _other(value: Any, rng: random.Random, lab: Lab) -> Any:
 
 
 def _encode(value: Any) -> bytes:
+    """JSON, with the checksum of our manifests."""
+    if isinstance(value, dict) and CHECKSUM in value:
+        fields = {name: v for name, v in value.items() if name != CHECKSUM}
+        value = fields | {CHECKSUM: digest(fields, 16)}
     return json.dumps(value).encode()
