@@ -34,9 +34,12 @@ class Lab:
         self.steps = base / "steps"
         for folder in (self.given, self.made / "work", self.steps):
             folder.mkdir(parents=True)
+        base.chmod(0o755)  # A step may run as a user without rights.
         os.environ.setdefault("DELF_JAX_CACHE", str(base / "cache"))
         os.environ["no_proxy"] = "127.0.0.1"
-        processes.call(functools.partial(_make, self.given), self.made / "work", 300)
+        processes.call(
+            functools.partial(material.make, self.given), self.made / "work", 300
+        )
         self.worker = Worker(self.made)
         self.references: dict[Any, Any] = {}
         self.folder = base
@@ -122,10 +125,6 @@ def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def random_of(*names: object) -> random.Random:
     return random.Random(" ".join(map(str, names)))
-
-
-def _make(folder: pathlib.Path) -> None:
-    material.make(folder)
 
 
 def _state(folder: pathlib.Path) -> list[tuple]:

@@ -3,6 +3,7 @@
 Photos, model and a training are those that version 0.1 left in tests/fixtures.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -10,9 +11,12 @@ import lzma
 import pathlib
 import pickle
 import shutil
+import sys
 import tarfile
 import types
 import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "v0.1"
 ROOT = pathlib.Path(__file__).parents[2]
@@ -168,7 +172,6 @@ def _make_landmarks(folder: pathlib.Path) -> None:
 
 def _make_weights(folder: pathlib.Path) -> None:
     """One network in the formats of weights."""
-    import h5py
     import numpy as np
     import safetensors.numpy
 
@@ -197,28 +200,17 @@ def _make_weights(folder: pathlib.Path) -> None:
     test_convert.write_h5(folder / "resnet.h5", keras)
     graph = tensorflow_files.frozen_graph(rng.normal(size=(2, 3)).astype(np.float32))
     (folder / "graph.pb").write_bytes(graph)
-    del h5py
 
 
-class _pretended:
-    """A context in which torch can be pickled."""
-
-    def __init__(self, modules):
-        self.modules = modules
-
-    def __enter__(self):
-        import sys
-
-        for name, content in self.modules.items():
-            module = types.ModuleType(name)
-            vars(module).update(content)
-            sys.modules[name] = module
-
-    def __exit__(self, *_):
-        import sys
-
-        for name in self.modules:
-            del sys.modules[name]
+@contextlib.contextmanager
+def _pretended(modules: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+    """A context in which what torch saves can be written without it."""
+    for name, content in modules.items():
+        sys.modules[name] = types.ModuleType(name)
+        vars(sys.modules[name]).update(content)
+    yield
+    for name in modules:
+        del sys.modules[name]
 
 
 def _make_archives(folder: pathlib.Path) -> None:

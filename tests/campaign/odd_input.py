@@ -14,6 +14,7 @@ from tests.campaign.commands import MODEL, RECIPES
 from tests.campaign.lab import Lab, files_of
 from tests.campaign.verdicts import Judgement, Verdict, failure_of, wrong
 
+NOBODY = 65534  # the user without rights
 LIMIT = 45.0  # seconds of a command.
 # Of a command that reads the folder photos/, in which one thing is odd.
 COMMANDS = (
@@ -221,7 +222,8 @@ def _full_disk(lab: Lab, rng: random.Random) -> tuple[str, Judgement]:
 
     names = [n for n, r in RECIPES.items() if not r.slow]
     name = rng.choice(names)
-    recipe, size = RECIPES[name], rng.choice((0, 100, 1000, 4000, 20_000))
+    # Less would leave no room for the messages.
+    recipe, size = RECIPES[name], rng.choice((2000, 4000, 8000, 20_000))
     key = name.replace(" ", "_")
     lab.reference(key)
     lab.fill(recipe.needs)
@@ -243,7 +245,7 @@ def _full_disk(lab: Lab, rng: random.Random) -> tuple[str, Judgement]:
             os.fsync = no_room
 
     outcome = processes.Child(
-        lab.arguments(recipe.arguments), lab.work, before=fill_disk
+        lab.arguments(recipe.arguments), lab.work, before=fill_disk, counts=False
     ).wait(LIMIT)
     what = f"{name}: " + (f"files of {size} bytes" if by_size else "no room at fsync")
     if recipe.arguments[0] == "download":  # Its server was not there.
@@ -320,11 +322,40 @@ def _machine(lab: Lab, rng: random.Random) -> tuple[str, Judgement]:
     return what, _judge(outcome)
 
 
+def _forbidden(lab: Lab, rng: random.Random) -> tuple[str, Judgement]:
+    """Files and folders that may not be read, or not be written to."""
+    lab.fill(["index"])
+    shutil.copytree(lab.given / "images", lab.work / "photos")
+    names = ("photos/a/0.jpg", "photos/a", "photos", "index", "index/index.json")
+    more = ("index/store", "index/store/manifest.json", "index/store/shards", ".")
+    path, mode = lab.work / rng.choice(names + more), rng.choice((0o000, 0o555))
+    command = rng.choice([c for c in COMMANDS if "{odd}" not in c])
+    arguments = command.split()
+    if arguments[0] in ("extract", "index", "search", "evaluate"):
+        arguments.append(MODEL)
+    for each in (lab.work, *lab.work.rglob("*")):
+        each.chmod(0o777 if each.is_dir() else 0o666)
+    path.chmod(mode)
+
+    def become_nobody() -> None:
+        if not os.getuid():
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+
+    child = processes.Child(
+        lab.arguments(arguments), lab.work, before=become_nobody, counts=False
+    )
+    outcome = child.wait(LIMIT)
+    path.chmod(0o777)
+    return f"{path.relative_to(lab.work)} {mode:o}: {command}", _judge(outcome)
+
+
 STEPS = {
     "names": _input(_named),
     "pictures": _input(_picture),
     "special files": _input(_special),
     "other content": _input(_content),
+    "forbidden": _forbidden,
     "full disk": _full_disk,
     "machine": _machine,
 }

@@ -67,25 +67,35 @@ class Child:
         *,
         kill_at: int | None = None,
         before: Callable[[], Any] | None = None,
+        counts: bool = True,
     ):
         """Starts it in `folder`; its output goes to files beside that.
 
         Args:
           kill_at: SIGKILL before so manieth change of the folder.
           before: is called in the process first.
+          counts: whether changes of the folder are counted.
         """
         self.logs = [_log(folder, name) for name in ("out", "err", "changes")]
         self.began = time.monotonic()
-        sys.stdout.flush()
-        self.pid = os.fork()
-        if not self.pid:
-            os.setsid()
-            os.chdir(folder)
-            _redirect(*self.logs[:2])
-            counted = _count_changes(folder, kill_at)
-            status = _run(arguments, before)
-            self.logs[2].write_text(str(counted[0]))
-            os._exit(status)
+        self.pid = _fork(lambda: self._run(arguments, folder, kill_at, before, counts))
+
+    def _run(
+        self,
+        arguments: Sequence[str],
+        folder: pathlib.Path,
+        kill_at: int | None,
+        before: Callable[[], Any] | None,
+        counts: bool,
+    ) -> int:
+        os.chdir(folder)
+        log = os.open(self.logs[2], os.O_CREAT | os.O_WRONLY)
+        _redirect(*self.logs[:2])
+        counted = _count_changes(folder, kill_at)
+        status = _run(arguments, before)
+        if counts:
+            os.write(log, b"%d" % counted[0])
+        return status
 
     def wait(self, limit: float, *, kill: bool = False) -> Outcome:
         """What became of it; at the limit, or on an error here, the group is killed."""
@@ -158,23 +168,22 @@ class Worker:
     def _start(self) -> None:
         requests, self._requests = os.pipe()
         self._answers, answers = os.pipe()
-        sys.stdout.flush()
-        self.pid, self.done = os.fork(), 0
-        if not self.pid:
-            os.setsid()
-            os.close(self._requests)
-            os.close(self._answers)
-            _redirect(self.folder / "worker.out", self.folder / "worker.err")
-            for line in os.fdopen(requests, "rb"):
-                arguments, folder, logs = json.loads(line)
-                os.chdir(folder)
-                _redirect(*map(pathlib.Path, logs))
-                status = _run(arguments, None, ends=False)
-                os.write(answers, f"{status}\n".encode())
-            os._exit(0)
+        self.pid, self.done = _fork(lambda: self._work(requests, answers)), 0
         os.close(requests)
         os.close(answers)
         os.set_blocking(self._answers, False)
+
+    def _work(self, requests: int, answers: int) -> int:
+        os.close(self._requests)
+        os.close(self._answers)
+        _redirect(self.folder / "worker.out", self.folder / "worker.err")
+        for line in os.fdopen(requests, "rb"):
+            arguments, folder, logs = json.loads(line)
+            os.chdir(folder)
+            _redirect(*map(pathlib.Path, logs))
+            status = _run(arguments, None, ends=False)
+            os.write(answers, f"{status}\n".encode())
+        return 0
 
     def _wait(self, until: float) -> int | None:
         """The status of the command; a worker that is of no more use is ended."""
@@ -228,6 +237,22 @@ def run_program(
             process.wait()
     texts = map(_read_log, logs)
     return Outcome(status, *texts, time.monotonic() - began)
+
+
+def _fork(work: Callable[[], int]) -> int:
+    """The id of a process that does some work, in a group of its own, and ends."""
+    sys.stdout.flush()
+    if pid := os.fork():
+        return pid
+    try:
+        os.setsid()
+        status = work()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        status = 1
+    finally:  # Whatever happens: there must not be two campaigns.
+        os._exit(status)
 
 
 def limit_file_size(size: int) -> None:
