@@ -89,7 +89,7 @@ def _of_program(path: pathlib.Path) -> str:
     from jax import export
 
     text = export.deserialize(bytearray(path.read_bytes())).mlir_module()
-    return digest(re.sub(r"loc\(.*|#loc.*", "", text), 16)
+    return digest(re.sub(r"loc\(.*|#loc.*|\s", "", text), 16)
 
 
 def _arrays(value: Any) -> Any:

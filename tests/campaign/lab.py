@@ -34,7 +34,6 @@ class Lab:
         self.steps = base / "steps"
         for folder in (self.given, self.made / "work", self.steps):
             folder.mkdir(parents=True)
-        base.chmod(0o755)  # A step may run as a user without rights.
         os.environ.setdefault("DELF_JAX_CACHE", str(base / "cache"))
         os.environ["no_proxy"] = "127.0.0.1"
         processes.call(

@@ -14,7 +14,6 @@ from tests.campaign.commands import MODEL, RECIPES
 from tests.campaign.lab import Lab, files_of
 from tests.campaign.verdicts import Judgement, Verdict, failure_of, wrong
 
-NOBODY = 65534  # the user without rights
 LIMIT = 45.0  # seconds of a command.
 # Of a command that reads the folder photos/, in which one thing is odd.
 COMMANDS = (
@@ -333,20 +332,16 @@ def _forbidden(lab: Lab, rng: random.Random) -> tuple[str, Judgement]:
     arguments = command.split()
     if arguments[0] in ("extract", "index", "search", "evaluate"):
         arguments.append(MODEL)
-    for each in (lab.work, *lab.work.rglob("*")):
-        each.chmod(0o777 if each.is_dir() else 0o666)
     path.chmod(mode)
 
-    def become_nobody() -> None:
-        if not os.getuid():
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-
     child = processes.Child(
-        lab.arguments(arguments), lab.work, before=become_nobody, counts=False
+        lab.arguments(arguments),
+        lab.work,
+        before=processes.drop_capabilities,
+        counts=False,
     )
     outcome = child.wait(LIMIT)
-    path.chmod(0o777)
+    path.chmod(0o755)
     return f"{path.relative_to(lab.work)} {mode:o}: {command}", _judge(outcome)
 
 
