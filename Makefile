@@ -12,7 +12,7 @@ PARALLEL = -q -n auto --maxprocesses=4 --dist=loadfile
 INSTALLED = $(VENV)/installed
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test lint types bench notebooks install
+.PHONY: demo test campaign lint types bench notebooks install
 .DELETE_ON_ERROR:
 
 demo: install
@@ -20,6 +20,10 @@ demo: install
 
 test: install
 	$(RUN) -m pytest $(PARALLEL) $(PYTEST_ARGS)
+
+# Commands killed, files damaged, odd input: see CONTRIBUTING.md.
+campaign: install
+	$(RUN) -m tests.campaign $(CAMPAIGN_ARGS)
 
 lint: install
 	$(RUN) -m ruff check
