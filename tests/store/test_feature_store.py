@@ -353,7 +353,7 @@ def test_a_flipped_bit_is_noticed_when_read_and_mended(folder, tmp_path, model):
         list(opened)
     quick = _fill(folder, out, model, thorough=False)
     assert (quick.unchanged, quick.damaged) == (7, 0)
-    assert _fill(folder, out, model) == (7, 0, 0, {}, 1)
+    assert _fill(folder, out, model) == StoreReport(7, 0, 0, {}, 1)
     whole = feature_store.open_store(tmp_path / "whole")
     _assert_same(feature_store.open_store(out), whole)
 
