@@ -150,20 +150,20 @@ def test_standard_output_has_results_or_one_file(capsys, quiet, taken, out, err)
 
 
 def test_notes_come_once_and_after_all_else_that_a_command_prints(capsys):
-    with progress.output(quiet=False, json=False):
+    with progress.output(quiet=False, taken=False):
         progress.add_note("2 files skipped")
         progress.add_note("2 files skipped")
         progress.print_results("done")
         assert "skipped" not in capsys.readouterr().err
     assert capsys.readouterr().err == "2 files skipped\n"
-    with pytest.raises(KeyError), progress.output(quiet=False, json=True):
+    with pytest.raises(KeyError), progress.output(quiet=False, taken=True):
         progress.add_note("2 files skipped")
         raise KeyError
     assert capsys.readouterr().err == "2 files skipped\n"
 
 
 def test_notes_are_no_results_and_do_not_wait_outside_of_a_command(capsys):
-    with progress.output(quiet=True, json=False):
+    with progress.output(quiet=True, taken=False):
         progress.add_note("3 files skipped")
     assert capsys.readouterr().err == ""
     progress.add_note("4 files skipped")
