@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from PIL import features
 
-from delf_jax.files import InputError, read_text
+from delf_jax.files import InputError, read_text, reading
 from delf_jax.progress import add_note, format_count
 
 # Pillow's names of what folders are searched for.
@@ -133,8 +133,6 @@ def read_list(path: str | os.PathLike) -> list[str]:
     what is not there is looked for beside the list.
     """
     text = read_text(path)
-    if "\0" in text:
-        raise InputError(f"{path}: has NUL bytes, expected paths of images, one a line")
     if os.fspath(path).lower().endswith(".csv"):
         lines = _read_column(path, text)
     else:
@@ -185,14 +183,8 @@ def open_file(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, int]]:
     Opening a FIFO would wait for a writer, and some devices have no end.
     """
     flags = (getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"))
-    try:
+    with reading(path):
         descriptor = os.open(path, os.O_RDONLY | sum(flags))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except ValueError:
-        raise InputError(f"{os.fspath(path)!r}: a path cannot have NUL bytes") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     try:
         status = os.fstat(descriptor)
         _check_file(path, status)

@@ -28,6 +28,10 @@ _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _SEGMENT = re.compile(rb"\xff+([^\xff\0])")
 # An undecoded block is of this grey.
 _GREY = 128
+_END_OF_SCAN = (
+    "premature end of JPEG data: it ends in scan {}, and all its rows lack what was to "
+    "follow"
+)
 
 
 class _Frame(NamedTuple):
@@ -65,15 +69,15 @@ def decode_jpeg(data: bytes, colours: str = "RGB") -> UInt8[np.ndarray, "H W C"]
         mended = mend(data)
         if mended is None:
             raise
-    try:
-        pixels = simplejpeg.decode_jpeg(mended.data, colours, strict=True)
-    except ValueError as error:
-        pixels = simplejpeg.decode_jpeg(mended.data, colours, strict=False)
-        if not _is_padding(str(error), mended.tail):
-            raise _explain(str(error), mended, pixels) from None
     if not mended.complete:
-        raise _explain("premature end", mended, pixels)
-    return pixels
+        raise InputError(f"damaged image ({_END_OF_SCAN.format(mended.scans)})")
+    try:
+        return simplejpeg.decode_jpeg(mended.data, colours, strict=True)
+    except ValueError as error:
+        warning = str(error)
+    if not _is_padding(warning, mended.tail):
+        raise InputError(f"damaged image ({_explain(warning, mended, colours)})")
+    return simplejpeg.decode_jpeg(mended.data, colours, strict=False)
 
 
 def mend(data: bytes) -> Mended | None:
@@ -157,18 +161,14 @@ def _count_alike(data: bytes) -> int:
     return len(data) - len(data.rstrip(data[-1:]))
 
 
-def _explain(warning: str, mended: Mended, pixels: np.ndarray) -> InputError:
+def _explain(warning: str, mended: Mended, colours: str) -> str:
     """What is wrong with the scans, and how much is missing."""
     if "premature end" not in warning:
-        return InputError(f"damaged image ({warning})")
-    if mended.progressive or not mended.complete:
-        return InputError(
-            "damaged image (premature end of JPEG data: it ends in scan "
-            f"{mended.scans}, and all its rows lack what was to follow)"
-        )
+        return warning
+    if mended.progressive:
+        return _END_OF_SCAN.format(mended.scans)
+    pixels = simplejpeg.decode_jpeg(mended.data, colours, strict=False)
     missing = (pixels[:, -8:] == _GREY).all(axis=(1, 2))
     rows = int(np.argmin(missing[::-1])) if not missing.all() else len(missing)
     share = f"about {max(1, round(100 * rows / len(missing)))} %" if rows else "part"
-    return InputError(
-        f"damaged image (premature end of JPEG data: {share} of its rows is missing)"
-    )
+    return f"premature end of JPEG data: {share} of its rows is missing"

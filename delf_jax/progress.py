@@ -159,6 +159,7 @@ def print_failures(reasons: Iterable[object]) -> None:
 
 def add_note(line: str) -> None:
     """Prints a line on standard error, once: the last of all that a command prints."""
+    line = printable(line)
     if line in _noted or not _shown:
         return
     _noted.add(line)

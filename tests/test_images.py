@@ -1,5 +1,6 @@
 """Decoding, size rules and resizing, against the original's numbers and odd files."""
 
+import ast
 import io
 import json
 import pathlib
@@ -258,6 +259,13 @@ def test_postscript_is_not_given_to_its_interpreter(tmp_path, monkeypatch):
         assert opened.format == "EPS"
     with pytest.raises(InputError, match="a.jpg: not an image of a known format"):
         images.read_image(path)
+
+
+def test_whatever_opens_images_names_their_formats():
+    for path in pathlib.Path(images.__file__).parent.rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "Image.open":
+                assert "formats" in [word.arg for word in call.keywords], path
 
 
 def test_one_bit_images_are_black_and_white(tmp_path):

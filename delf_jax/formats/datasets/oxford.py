@@ -32,7 +32,7 @@ class Query(NamedTuple):
 def read_ground_truth(folder: str | os.PathLike) -> list[Query]:
     """The queries of a folder, by name; InputError if a file is missing or broken."""
     folder = pathlib.Path(folder)
-    queries = sorted(folder.glob(f"*{QUERY}"))
+    queries = sorted(folder.glob(f"[!.]*{QUERY}"))
     if not queries:
         raise InputError(f"{folder}: holds no files *{QUERY} of Oxford5k or Paris6k")
     return [_read_query(path) for path in queries]

@@ -20,7 +20,7 @@ from delf_jax.formats.tensorflow import tf_example
 from delf_jax.formats.tensorflow.crc32c import masked_crc32c
 
 _HEAD, _FOOT = 12, 4  # bytes around the data of a record.
-_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
+_SHARD = re.compile(r"([^.].*)-\d{5}-of-\d{5}")
 
 
 class Example(NamedTuple):

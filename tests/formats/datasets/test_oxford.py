@@ -22,6 +22,14 @@ def test_a_query_has_a_photo_a_box_and_three_lists(tmp_path):
     assert second.photo == "paris_defense_000605"
 
 
+def test_hidden_files_are_no_queries(tmp_path):
+    write_query(tmp_path)
+    (tmp_path / "._all_souls_1_query.txt").write_bytes(b"\0\5\26\7")
+    assert [query.name for query in oxford.read_ground_truth(tmp_path)] == [
+        "all_souls_1"
+    ]
+
+
 @pytest.mark.parametrize("text", ["", "oxc1_a", "a 1 2 3", "a 1 2 3 x", "a 1 2 3 nan"])
 def test_a_query_of_another_form_is_named(tmp_path, text):
     path = write_query(tmp_path, query=text)

@@ -127,6 +127,12 @@ def test_shards_are_found_by_file_pattern_and_folder(tmp_path):
         tfrecord.find_shards(tmp_path)
 
 
+def test_hidden_files_are_no_shards(tmp_path):
+    (path,) = tfrecord.write_examples(tmp_path, "train", EXAMPLES, 1)
+    path.with_name(f"._{path.name}").write_bytes(b"\0\5\26\7")
+    assert tfrecord.find_shards(tmp_path) == [path]
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_tensorflow_reads_and_writes_the_same(tmp_path, rng):
     tf = pytest.importorskip(
