@@ -16,6 +16,7 @@ import delf_jax
 from delf_jax.extraction.one_call import as_list, check_errors, open_model
 from delf_jax.search import matching
 from tests.helpers.indexed_photos import NAMES, draw_photo
+from tests.helpers.stores import announce
 
 ROOT = pathlib.Path(delf_jax.__file__).parent
 NAMES_OF_THE_FACE = [name for name in dir(delf_jax) if name != "__version__"]
@@ -299,6 +300,53 @@ def test_an_index_in_a_folder_grows_shrinks_and_remembers(folder, model, tmp_pat
         index.add(np.zeros((96, 128, 3), np.uint8))
     with pytest.raises(delf_jax.InputError, match="was indexed by model tiny"):
         delf_jax.open_index(tmp_path / "index")
+
+
+def test_an_index_in_a_folder_forgets_what_is_gone_when_told_to(model, tmp_path):
+    for number, name in enumerate(("x/1.png", "x/2.png", "y/3.png")):
+        draw_photo(tmp_path / name, number)
+    index = delf_jax.build_index(
+        tmp_path / "x", tmp_path / "index", model, progress=False, **SETTINGS
+    )
+    (tmp_path / "x/1.png").unlink()
+    index.add(tmp_path / "y/3.png", progress=False)
+    assert index.ids == ["1.png", "2.png", "3.png"]
+    assert index.prune() == ["1.png"] and index.ids == ["2.png", "3.png"]
+    assert index.prune() == []
+    assert delf_jax.build_index([], model=model, progress=False).prune() == []
+
+
+def test_an_incomplete_index_prints_so_and_its_results_do(model, tmp_path):
+    draw_photo(tmp_path / "x/1.png", 1)
+    draw_photo(tmp_path / "y/2.png", 2)
+    index = delf_jax.build_index(
+        tmp_path / "x", tmp_path / "index", model, progress=False, **SETTINGS
+    )
+    assert index.search(tmp_path / "x/1.png").notes == []
+    index.add(tmp_path / "y/2.png", progress=False)
+    announce(tmp_path / "index/store", ["9.png"])
+    index = delf_jax.open_index(tmp_path / "index", model)
+    said = "incomplete, 1 of 3 images are not extracted yet"
+    assert said in repr(index)
+    found = index.search(tmp_path / "x/1.png")
+    assert said in repr(found) and said in found._repr_html_()
+    assert f"from outside of {tmp_path / 'x'}: {tmp_path / 'y/2.png'}" in (
+        found._repr_html_()
+    )
+
+
+def test_many_files_of_one_name_have_a_number_each(model, photo):
+    data = photo.read_bytes()
+    opened = [io.BytesIO(data) for _ in range(3)]
+    for each in opened:
+        each.name = "upload.png"
+    index = delf_jax.build_index(opened, model=model, progress=False, **SETTINGS)
+    index.add(opened[0].getvalue(), progress=False)
+    again = io.BytesIO(data)
+    again.name = "upload.png"
+    index.add(again, progress=False)
+    names = ["upload.png", *(f"upload.png ({number})" for number in (2, 3, 4))]
+    assert index.ids == ["image 4", *names]
 
 
 def test_a_query_is_of_any_kind_and_may_be_several(folder, photo, model):

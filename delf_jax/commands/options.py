@@ -140,7 +140,7 @@ def print_written(kind: str, path: str) -> None:
 
 
 def print_report(
-    report: Any, out: str, done: str = "extracted", kept: str = "others kept"
+    report: Any, out: str, done: str = "extracted", kept: str = "kept from before"
 ) -> int:
     """Prints what was done, and why images failed; 1 if none could be used, else 0."""
     print_failures(report.failed.values())

@@ -118,7 +118,7 @@ def make_index(
     if pathlib.Path(directory, "index.json").exists():
         places = _read_places(directory)
         if not root.is_relative_to(places.root):
-            moved = f"; if that is {root} now, say so with --root={root}"
+            moved = f", which is absent: if it is {root} now, say so with --root={root}"
             raise InputError(
                 f"{directory}: has an index of {places.root}"
                 f"{moved if is_absent(places.root) else ''}; use --add, or another "

@@ -98,6 +98,28 @@ def test_a_config_names_the_model_unless_the_command_line_does(
     assert run(*arguments, other)[0] == 0  # --model wins.
 
 
+def test_a_store_forgets_images_once_that_is_asked_for(run, photos, tmp_path):
+    folder, out = tmp_path / "photos", f"--out={tmp_path / 'store'}"
+    shutil.copytree(photos, folder, copy_function=shutil.copy2)
+    assert run("extract", folder, out)[0] == 0
+    (folder / "3.png").unlink()
+    kept = "0 extracted, 3 unchanged, 1 kept from before\n"
+    assert kept in run("extract", folder, out)[1]
+    said, last = run("extract", folder, out, "--prune")[1].splitlines()
+    assert said.endswith("store: forgetting 1 of 4 images, not among these")
+    assert last.endswith("store: 0 extracted, 3 unchanged, 1 removed")
+    store, files, again = (tmp_path / name for name in ("store", "files", "again"))
+    for asked in ([store, files, "--to=delf"], [files, again, "--from=delf"]):
+        assert run("features", *asked, model=False)[0] == 0
+    (files / "0.delf").unlink()
+    kept = "0 written, 2 unchanged, 1 kept from before\n"
+    asked = ["features", files, again, "--from=delf"]
+    assert kept in run(*asked, model=False)[1]
+    said, last = run(*asked, "--prune", model=False)[1].splitlines()
+    assert said.endswith("again: forgetting 1 of 3 images without files")
+    assert last.endswith("again: 0 written, 2 unchanged, 1 removed")
+
+
 def test_features_go_to_files_and_back(run, photos, tmp_path):
     paths = features, files, again = [tmp_path / name for name in ("s", "f", "a")]
     assert run("extract", photos, f"--out={features}")[0] == 0

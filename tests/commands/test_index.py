@@ -7,6 +7,7 @@ from delf_jax import cli
 from delf_jax.formats.delf import datum
 from delf_jax.index import inverted_file
 from tests.helpers.inverted_files import DIMENSION, IDS, WORDS, draw_words, fill_store
+from tests.helpers.stores import announce
 
 CONFIG = f"""codebook_size: {WORDS}
 feature_dimensionality: {DIMENSION}
@@ -23,6 +24,55 @@ def test_an_index_is_made_grown_and_shrunk(run, photos, index, tmp_path):
     assert "1 extracted, 4 unchanged" in run("index", index, "--add", new)[1]
     assert "2 removed, 3 left" in run("index", index, "--remove", "0.png", "new.png")[1]
     assert "1 extracted, 3 unchanged" in run("index", photos, index)[1]
+
+
+@pytest.fixture
+def drive(run, photos, tmp_path):
+    """A folder of four photos, and the option that names its index."""
+    shutil.copytree(photos, tmp_path / "drive", copy_function=shutil.copy2)
+    option = f"--index={tmp_path / 'ix'}"
+    assert run("index", tmp_path / "drive", option)[0] == 0
+    return tmp_path / "drive", option
+
+
+def test_absent_photos_are_counted_and_forgotten_once_that_is_asked_for(run, drive):
+    folder, index = drive
+    (folder / "3.png").unlink()
+    status, printed = run("index", folder, index)
+    assert status == 0 and "0 extracted, 3 unchanged, 1 absent\n" in printed
+    assert "1 photo, such as 3.png: not found, kept; --prune forgets them" in printed
+    said, last = run("index", folder, index, "--prune")[1].splitlines()[-2:]
+    assert "1 photo, such as 3.png: not found, forgetting them" in said
+    assert "0 extracted, 3 unchanged, 1 removed" in last
+    (folder / "2.png").unlink()
+    said, last = run("index", index, "--prune", model=False)[1].splitlines()
+    assert "such as 2.png" in said and "1 removed, 2 left" in last
+    assert "0 removed, 2 left" in run("index", index, "--prune", model=False)[1]
+
+
+def test_nothing_is_forgotten_while_the_folder_is_away(run, drive, tmp_path):
+    folder, index = drive
+    (tmp_path / "new.png").write_bytes((folder / "2.png").read_bytes())
+    folder.rename(tmp_path / "moved")
+    status, printed = run("index", index, "--add", tmp_path / "new.png", "--prune")
+    assert status == 0 and "1 extracted, 0 unchanged, 4 absent\n" in printed
+    assert "4 photos, such as 0.png: kept, as their folder is absent" in printed
+    root = f"--root={tmp_path / 'moved'}"
+    assert "4 of 4 photos found in" in run("index", index, root, model=False)[1]
+    assert "0 extracted, 5 unchanged\n" in run("index", tmp_path / "moved", index)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "give photos to index, or --add, --remove, --root or --prune"),
+        (["a.png", "--root=b"], "give photos to index, or --add, --remove, --root"),
+        (["--prune", "--remove=a.png"], "--prune: use it alone, with photos to index"),
+    ],
+)
+def test_changes_of_an_index_that_exclude_each_other(capsys, arguments, reason):
+    assert cli.main(["index", "--index=ix", *arguments]) == 2
+    assert reason in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -45,6 +95,14 @@ def test_an_inverted_file_is_built_and_kept(aggregate):
     status, out, _ = aggregate("--codebook=codebook", "--out=out")
     assert (status, out) == (0, "out: 0 aggregated, 12 unchanged\n")
     assert inverted_file.open_inverted_file("out").info["binary"]
+
+
+def test_what_is_made_of_an_incomplete_store_says_so(aggregate, tmp_path):
+    announce(tmp_path / "store", ["z.jpg"])
+    said = "store: incomplete, 1 of 13 images are not extracted yet; run what was to"
+    assert said in aggregate("--codebook=codebook", "--out=out")[1]
+    assert cli.main(["fit", "codebook", "store", "--out=words", "--words=4"]) == 0
+    assert said in aggregate("--codebook=words", "--out=again")[1]
 
 
 def test_options_choose_the_inverted_file(aggregate):

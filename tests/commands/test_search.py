@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from delf_jax import cli
+from tests.helpers.stores import announce
 
 
 def test_match_writes_a_figure_and_prints_what_it_found(run, photos, tmp_path):
@@ -57,6 +58,32 @@ def test_search_prints_a_table_and_writes_json_and_a_page(run, photos, index, tm
     assert header.split() == ["inliers", "similarity", "image"]
     assert best.split()[0] == "1" and best.split()[2:] == ["1.000", "3.png"]
     assert 'class="card"' in (tmp_path / "s.html").read_text()
+
+
+def test_an_incomplete_index_and_photos_from_elsewhere_are_said_everywhere(
+    run, photos, index, tmp_path
+):
+    (tmp_path / "new.png").write_bytes((photos / "2.png").read_bytes())
+    assert run("index", index, "--add", tmp_path / "new.png")[0] == 0
+    store = pathlib.Path(index.removeprefix("--index=")) / "store"
+    page, found = tmp_path / "s.html", tmp_path / "s.json"
+    asked = ["search", photos / "2.png", index, f"--html={page}", f"--json={found}"]
+    printed = run(*asked)[1]
+    outside = f"1 photo from outside of {photos}: {tmp_path / 'new.png'}"
+    assert f"{page}: shows {outside}" in printed and outside in page.read_text()
+    assert "not extracted yet" not in printed + page.read_text() + found.read_text()
+    announce(store, ["4.png", "5.png"])
+    printed = run(*asked)[1]
+    said = "incomplete, 2 of 7 images are not extracted yet"
+    assert f"{said}; finish it with: index {photos} {index}" in printed
+    assert said in page.read_text()
+    why = json.loads(found.read_text())["incomplete"]
+    assert (why["photos"], why["not_extracted_yet"]) == (5, 2)
+    assert said in run("inspect", store.parent, model=False)[1]
+    assert said in run("inspect", store, model=False)[1]
+    (tmp_path / "c.json").write_text('{"2": ["3", "0"]}')
+    asked = ["rerank", tmp_path / "c.json", index, f"--out={tmp_path / 'r.json'}"]
+    assert said in run(*asked, "--with=global")[1]
 
 
 def test_an_index_is_searched_with_the_config_that_made_it(run, photos, tmp_path):

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 
@@ -6,6 +8,7 @@ from delf_jax.evaluation import datasets, distractors, evaluation, report
 from delf_jax.extraction import settings
 from delf_jax.files import InputError
 from delf_jax.store import feature_store
+from tests.helpers.stores import announce
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,34 @@ def test_damaged_distractors_are_named_unless_a_part_is_asked_for(
         open_them(folder, tmp_path / "others", model, how)
     found = open_them(folder, tmp_path / "others", model, how, partial=True)
     assert [photo.id for photo in found.photos] == ["good.jpg"]
+
+
+def test_absent_distractors_are_kept_and_not_searched(
+    drawn, tmp_path, model, how, capsys
+):
+    folder, out = tmp_path / "photos", tmp_path / "others"
+    shutil.copytree(drawn / "training", folder, copy_function=shutil.copy2)
+    (folder / "bad.jpg").write_bytes(b"no photo")
+    open_them(folder, out, model, how, partial=True)
+    (folder / "bad.jpg").unlink()
+    (folder / "0.jpg").unlink()
+    found = distractors.open_distractors(folder, out, model, how)
+    assert [photo.id for photo in found.photos] == ["1.jpg", "2.jpg"]
+    assert f"{folder}: 1 distractor of earlier runs absent" in capsys.readouterr().out
+    assert len(feature_store.open_store(out)) == 3
+
+
+def test_an_incomplete_store_of_them_is_refused_unless_a_part_is_asked_for(
+    drawn, tmp_path, model, how
+):
+    open_them(drawn / "training", tmp_path / "others", model, how)
+    announce(tmp_path / "others", ["late.jpg"])
+    with pytest.raises(InputError, match="others: incomplete, 1 of 4 images"):
+        open_them(tmp_path / "others", tmp_path / "unused", model, how)
+    found = open_them(
+        tmp_path / "others", tmp_path / "unused", model, how, partial=True
+    )
+    assert len(found.photos) == 3
 
 
 def test_an_empty_folder_and_ids_of_the_dataset_are_refused(

@@ -194,6 +194,65 @@ def test_pruning_forgets_what_is_gone(folder, tmp_path, model):
     assert _fill(folder, out, model, prune=True).removed == 0
 
 
+def test_what_failed_is_forgotten_like_what_is_gone(folder, tmp_path, model):
+    out = tmp_path / "out"
+    (folder / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    _fill(folder, out, model)
+    (folder / "torn.png").unlink()
+    assert _fill(folder, out, model).kept == 1
+    assert list(feature_store.open_store(out).failed) == ["torn.png"]
+    assert _fill(folder, out, model, prune=True).removed == 1
+    assert feature_store.open_store(out).failed == {}
+
+
+def test_features_of_a_file_that_cannot_be_read_are_kept(folder, tmp_path, model):
+    """A list names photos of a drive that is away."""
+    out = tmp_path / "out"
+    found = [*find_images([folder]), ("new.png", folder / "new.png")]
+    _fill(folder, out, model)
+    (folder / "a").rename(tmp_path / "away")
+    report = feature_store.extract_to_store(found, out, model, SETTINGS, progress=False)
+    assert (report.extracted, report.unchanged, len(report.failed)) == (0, 3, 5)
+    assert "cannot be read" in report.failed["a/0.png"]
+    opened = feature_store.open_store(out)
+    assert len(opened) == 7 and list(opened.failed) == ["new.png"]
+
+
+def test_another_model_takes_no_images_away_that_it_cannot_extract(
+    folder, tmp_path, model
+):
+    out, other = tmp_path / "out", model._replace(fingerprint="f" * 64)
+    _fill(folder, out, model)
+    before = feature_store.open_store(out)
+    shutil.rmtree(folder / "a")
+    with pytest.raises(InputError, match="would lose 4 images, such as 'a/0.png'"):
+        _fill(folder, out, other)
+    _assert_same(feature_store.open_store(out), before)
+    assert _fill(folder, out, other, prune=True).extracted == 3
+    assert len(feature_store.open_store(out)) == 3
+
+
+def test_a_store_is_incomplete_until_all_parts_of_it_are_done(folder, tmp_path, model):
+    out = tmp_path / "out"
+    for part, left in ((0, 4), (2, 2)):
+        _fill(folder, out, model, part=(part, 3))
+        opened = feature_store.open_store(out)
+        assert opened.shortfall == (
+            f"incomplete, {left} of 7 images are not extracted yet"
+        )
+    _fill(folder, out, model, part=(1, 3))
+    assert feature_store.open_store(out).shortfall == ""
+    assert all(shards.open_shard(path).arrays for path in _shards(out))
+
+
+def test_an_image_that_waits_can_be_removed(folder, tmp_path, model):
+    out = tmp_path / "out"
+    _fill(folder, out, model, part=(0, 2))
+    feature_store.remove_from_store(out, ["a/1.png"])
+    opened = feature_store.open_store(out)
+    assert opened.pending == ["a/3.png", "b/1.png"] and len(opened) == 4
+
+
 def test_under_jax_distributed_each_process_takes_its_part(
     folder, tmp_path, model, monkeypatch
 ):
@@ -260,7 +319,7 @@ def test_a_killed_job_resumes_where_it_was(folder, tmp_path, tiny_model, model):
 
 def _start(*arguments: object) -> subprocess.Popen:
     command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
-    root = pathlib.Path(feature_store.__file__).parent.parent
+    root = pathlib.Path(feature_store.__file__).parents[2]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
 
 
