@@ -12,6 +12,7 @@ from delf_jax.features import Features
 from delf_jax.files import InputError
 from delf_jax.manifests import (
     COUNT,
+    MODEL,
     POSITIVE,
     one_of,
     owned,
@@ -39,7 +40,7 @@ _TEMPORARY = re.compile(rf"\.{_NAME.pattern}\..+")
 _SCHEMA = {
     "format": one_of(FORMAT),
     "key": str,
-    "model": {"name": str, "fingerprint": str},
+    "model": MODEL,
     # Those that are read again; `settings_to_json` has all.
     "settings": {
         "image_scales?": [float],
