@@ -57,6 +57,8 @@ def matching(pattern: str, words: str) -> Is:
 COUNT = within(0)
 POSITIVE = within(1)
 SHA256 = matching("[0-9a-f]{64}", "64 hex digits")
+# Of the model that made features; files of other programs do not say.
+MODEL = {"name": str, "fingerprint": str}
 _TYPES: dict[Any, Is] = {
     str: Is("a string", lambda value: isinstance(value, str)),
     bool: one_of(True, False)._replace(words="true or false"),

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from delf_jax.files import InputError, write_bytes
+from delf_jax.manifests import owned
 
 _DTYPES = {
     "F64": np.dtype(np.float64),
@@ -34,7 +35,7 @@ def write_tensors(
 ) -> None:
     """Writes a file with info of any kind that JSON has."""
     info = {"json": json.dumps(info)}
-    write_bytes(path, safetensors.numpy.save(dict(tensors), info))
+    write_bytes(owned(path), safetensors.numpy.save(dict(tensors), info))
 
 
 def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], Any]:

@@ -14,12 +14,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from delf_jax.files import InputError, read_json, sha256_of, write_json
+from delf_jax.files import InputError, sha256_of
 from delf_jax.formats.delf.codebook import read_codebook
 from delf_jax.formats.tensor_files import read_tensors, write_tensors
+from delf_jax.manifests import POSITIVE, SHA256, one_of, read_manifest, write_manifest
 
 FORMAT = 1
 INFO, TENSORS = "codebook.json", "codebook.safetensors"
+_SCHEMA = {
+    "format": one_of(FORMAT),
+    **dict.fromkeys(("words", "dimension"), POSITIVE),
+    "sha256": SHA256,
+    # Where it comes from is not always known.
+    "model?": {"name?": str, "fingerprint?": str},
+    "settings?": ({"pca?": (str, None)}, None),
+    "key?": str,
+    "history?": [object],
+}
 # What a fit that was interrupted leaves.
 UNFINISHED = "unfinished.safetensors"
 
@@ -44,7 +55,7 @@ def save_codebook(
     words, dimension = centroids.shape
     info = {"format": FORMAT, "words": words, "dimension": dimension}
     info |= {"sha256": sha256_of(directory / TENSORS), **provenance}
-    write_json(directory / INFO, info)
+    write_manifest(directory / INFO, info)
     return Codebook(centroids, info, directory)
 
 
@@ -55,17 +66,24 @@ def load_codebook(path: str | os.PathLike) -> Codebook:
         if (path / UNFINISHED).is_file() or (path / TENSORS).is_file():
             raise InputError(f"{path}: not finished: resume with `fit codebook`")
         return Codebook(read_codebook(path), {}, path)
-    info = read_json(path / INFO)
-    if not isinstance(info, dict) or info.get("format") != FORMAT:
-        raise InputError(f"{path / INFO}: not a codebook of format {FORMAT}")
+    info = read_manifest(path / INFO, _SCHEMA, "fit it again")
     if not (path / TENSORS).is_file():
         raise InputError(f"{path / TENSORS}: no such file")
-    if sha256_of(path / TENSORS) != info.get("sha256"):
-        raise InputError(f"{path / TENSORS}: not the file that {INFO} describes")
+    if sha256_of(path / TENSORS) != info["sha256"]:
+        raise InputError(
+            f"{path / TENSORS}: damaged: not the file that {INFO} describes; fit it "
+            "again"
+        )
     tensors, _ = read_tensors(path / TENSORS)
     centroids = tensors.get("centroids", np.zeros(0))
-    if centroids.ndim != 2 or centroids.dtype != np.float32 or 0 in centroids.shape:
-        raise InputError(f"{path / TENSORS}: has no centroids [words, dimensions]")
+    if (
+        centroids.dtype != np.float32
+        or centroids.shape != (info["words"], info["dimension"])
+        or not np.isfinite(centroids).all()
+    ):
+        raise InputError(
+            f"{path / TENSORS}: has no centroids [words, dimensions] of finite numbers"
+        )
     return Codebook(centroids, info, path)
 
 

@@ -6,6 +6,7 @@ options and seed give the same bytes, however often the job was interrupted.
 """
 
 import functools
+import json
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ from delf_jax.files import InputError, digest
 from delf_jax.formats import tensor_files
 from delf_jax.index import codebook
 from delf_jax.index.codebook import UNFINISHED, Codebook
+from delf_jax.manifests import COUNT, SHA256, check
 from delf_jax.progress import track
 from delf_jax.retrieval import kmeans
 from delf_jax.store import local_descriptors
@@ -31,6 +33,19 @@ STARTS = ("sample", "kmeans++")
 # An iteration of mini-batches draws at least so many descriptors for each word: one
 # that is of average size stays empty with a probability of exp(-10).
 DRAWN_PER_WORD = 10
+
+
+# Of a fit that was interrupted; the history is what `_format_step` and a resume need.
+_UNFINISHED = {
+    "key": str,
+    "sha256": SHA256,
+    "history": [
+        {
+            **dict.fromkeys(("mean_squared_distance", "imbalance"), float),
+            **dict.fromkeys(("empty", "reseeded", "moved"), COUNT),
+        }
+    ],
+}
 
 
 class _State(NamedTuple):
@@ -142,8 +157,10 @@ def _resume(
 
 def _read_unfinished(out: pathlib.Path) -> tuple[_State, str]:
     tensors, info = tensor_files.read_tensors(out / UNFINISHED)
-    state = _State(tensors["centroids"], tensors["weights"], list(info["history"]))
-    if _digest(state) != info["sha256"]:
+    check(info, _UNFINISHED, out / UNFINISHED, "fit again")
+    state = _State(tensors["centroids"], tensors["weights"], info["history"])
+    # Version 0.1 wrote no checksum of the history.
+    if info["sha256"] not in (_digest(state), _digest(state._replace(history=[]))):
         raise InputError(f"{out / UNFINISHED}: damaged")
     return state, info["key"]
 
@@ -151,6 +168,7 @@ def _read_unfinished(out: pathlib.Path) -> tuple[_State, str]:
 def _read_finished(out: pathlib.Path) -> tuple[_State, str]:
     found = codebook.load_codebook(out)
     weights = np.zeros(len(found.centroids), np.int64)
+    check(found.info["history"], _UNFINISHED["history"], out, "fit again")
     return _State(found.centroids, weights, found.info["history"]), found.info["key"]
 
 
@@ -161,7 +179,10 @@ def _write_unfinished(out: pathlib.Path, key: str, state: _State) -> None:
 
 
 def _digest(state: _State) -> str:
-    return digest(state.centroids.tobytes() + state.weights.tobytes())
+    history = json.dumps(state.history) if state.history else ""
+    return digest(
+        state.centroids.tobytes() + state.weights.tobytes() + history.encode()
+    )
 
 
 def _start(

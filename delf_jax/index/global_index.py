@@ -4,19 +4,24 @@ global-<precision>.safetensors, in the folder of the store, holds `values` and, 
 `scales`, one row per image in the order of the ids. It is built when first needed,
 rebuilt once the store has changed, and mapped: what is read of it is what a search
 looks at. Its metadata say how many of the most similar images it finds.
+
+`checksums` are CRC-32C of `_CHUNK` rows each, verified when the file is opened: that
+reads it once, as the first search does. Version 0.1 wrote none.
 """
 
 import json
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import google_crc32c
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt32
 
-from delf_jax.files import InputError, atomic_write
+from delf_jax.files import InputError, atomic_write, digest
 from delf_jax.formats import tensor_files
 from delf_jax.index.global_search import AGAIN, GlobalIndex, from_array, largest_norm
+from delf_jax.manifests import owned
 from delf_jax.progress import track
 from delf_jax.retrieval import nearest
 from delf_jax.retrieval.nearest import Best, Rows
@@ -57,16 +62,15 @@ def open_descriptors(
         _check_finite(store, 0, store.global_descriptors)
         return from_array(store.global_descriptors, precision), None
     path = store.path / f"global-{precision}.safetensors"
-    found = _open(path, store)
+    found = _open(path, store, precision, dimension)
     if found is None:
         _write(path, store, precision, dimension, progress)
-        found = _open(path, store)
+        found = _open(path, store, precision, dimension)
     if found is None:
         raise InputError(f"{path}: changed while it was opened; run this again")
-    rows, metadata = found
+    rows, norm, recall = found
     originals = None if precision == "float32" else store.read_global
-    recall = Recall(*json.loads(metadata["recall"])) if metadata["recall"] else None
-    return GlobalIndex(rows, float(metadata["norm"]), originals=originals), recall
+    return GlobalIndex(rows, norm, originals=originals), recall
 
 
 def format_summary(index: GlobalIndex, recall: Recall | None) -> str:
@@ -97,10 +101,12 @@ def _write(
     tensors = {"values": (nearest.PRECISIONS[precision], shape)}
     if precision == "int8":
         tensors["scales"] = (np.float32, shape[:1])
+    sums = -(-count // _CHUNK) + len(tensors) - 1
+    tensors["checksums"] = (np.uint32, (sums,))
     measured = None if precision == "float32" else _start_measuring(store)
-    scales, norm = [], 0.0
+    scales, checksums, norm = [], [], 0.0
     with (
-        atomic_write(path) as file,
+        atomic_write(owned(path)) as file,
         track("global descriptors", count, "descriptor", progress=progress) as advance,
     ):
         file.write(b" " * _HEADER)
@@ -109,39 +115,83 @@ def _write(
             descriptors = store.read_global(ids)
             _check_finite(store, start, descriptors)
             rows = nearest.quantize(descriptors, precision)
-            file.write(np.asarray(rows.values).tobytes())
+            data = np.asarray(rows.values).tobytes()
+            file.write(data)
+            checksums.append(google_crc32c.value(data))
             if rows.scales is not None:
                 scales.append(rows.scales)
             norm = max(norm, largest_norm(rows))
             if measured is not None:
                 measured = _measure(measured, start, Rows(descriptors), rows)
             advance(len(ids))
-        for each in scales:
-            file.write(each.tobytes())
+        if precision == "int8":
+            data = b"".join(each.tobytes() for each in scales)
+            file.write(data)
+            checksums.append(google_crc32c.value(data))
+        file.write(np.array(checksums, np.uint32).tobytes())
         metadata = {
             "format": str(FORMAT),
             "state": store.state,
             "norm": repr(norm),
             "recall": json.dumps(_recall(measured)) if measured else "",
         }
+        metadata["checksum"] = digest([[*metadata.values()], checksums], 16)
         file.seek(0)
         file.write(tensor_files.encode_header(tensors, metadata, _HEADER))
 
 
 def _open(
-    path: pathlib.Path, store: FeatureStore
-) -> tuple[Rows, dict[str, str]] | None:
-    """The mapped file; None if it is absent, damaged, or of another state of the store.
+    path: pathlib.Path, store: FeatureStore, precision: str, dimension: int
+) -> tuple[Rows, float, Recall | None] | None:
+    """What is in the file; None if it is absent, damaged, or of another store's state.
 
     That is no error: the file is rebuilt.
     """
     try:
         tensors, metadata = tensor_files.map_tensors(path)
         rows = Rows(tensors["values"], tensors.get("scales"))
-    except (OSError, InputError, KeyError):
+        norm, recall = float(metadata["norm"]), _read_recall(metadata["recall"])
+        sound = _is_sound(rows, tensors.get("checksums"), metadata)
+    except (OSError, InputError, LookupError, ValueError, TypeError, RecursionError):
         return None
-    known = metadata.get("format"), metadata.get("state")
-    return (rows, metadata) if known == (str(FORMAT), store.state) else None
+    expected: dict[str, Any] = {
+        "values": (nearest.PRECISIONS[precision], (len(store), dimension))
+    }
+    if precision == "int8":
+        expected["scales"] = (np.dtype(np.float32), (len(store),))
+    found = {name: (tensors[name].dtype, tensors[name].shape) for name in expected}
+    current = [metadata["format"], metadata["state"]] == [str(FORMAT), store.state]
+    if sound and current and found == expected and np.isfinite(norm):
+        return rows, norm, recall
+    return None
+
+
+def _read_recall(text: str) -> Recall | None:
+    if not text:
+        return None
+    photos, count, plain, again = json.loads(text)
+    return Recall(int(photos), int(count), float(plain), float(again))
+
+
+def _is_sound(
+    rows: Rows, checksums: np.ndarray | None, metadata: dict[str, str]
+) -> bool:
+    """Whether rows and metadata are what was written; version 0.1 did not tell."""
+    if checksums is None:
+        return "checksum" not in metadata
+    known = [metadata[name] for name in ("format", "state", "norm", "recall")]
+    if metadata["checksum"] != digest([known, checksums.tolist()], 16):
+        return False
+    return np.array_equal(checksums, _checksums(rows))
+
+
+def _checksums(rows: Rows) -> UInt32[np.ndarray, " C"]:
+    """Of each chunk of the values, and of the scales."""
+    starts = range(0, len(rows.values), _CHUNK)
+    parts = [rows.values[start : start + _CHUNK] for start in starts]
+    parts += [] if rows.scales is None else [rows.scales]
+    sums = [google_crc32c.value(each.view(np.uint8)) for each in parts]
+    return np.array(sums, np.uint32)
 
 
 def _check_finite(

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from delf_jax.files import InputError, digest, sha256_of, write_json
+from delf_jax.files import InputError, digest, sha256_of
 from delf_jax.formats import tensor_files
 from delf_jax.index import aggregation, inverted_file, inverted_shards
 from delf_jax.index.aggregation import Vocabulary
 from delf_jax.index.codebook import load_codebook, save_codebook
 from delf_jax.index.inverted_file import CODEBOOK, MANIFEST, NORMS, SHARDS, InvertedFile
-from delf_jax.index.inverted_shards import Shard
+from delf_jax.index.inverted_shards import Shard, open_shard
+from delf_jax.manifests import owned, write_manifest
 from delf_jax.progress import track
 from delf_jax.retrieval import inverted
 from delf_jax.retrieval.aggregation import Aggregated
@@ -55,7 +56,8 @@ def update_inverted_file(
     aggregation.check_words(words, images)
     rule = rule or default_rule(words.regional)
     info = _manifest(images, words, binary, rule)
-    (out / SHARDS).mkdir(parents=True, exist_ok=True)
+    for name in (SHARDS, CODEBOOK):
+        owned(out / name).mkdir(parents=True, exist_ok=True)
     shards, useless, other = _find_shards(out, info, thorough)
     if other and progress:
         print(f"{out}: built with another codebook or options; rebuilding all")
@@ -114,10 +116,11 @@ def inverted_file_of_index(
     same = known and known.get("regional", False) == regional
     if same and known["codebook_sha256"] == digest(words.codebook.centroids.data):
         words = words._replace(assignments=known["assignments"])
-        binary, rule = known["binary"], Rule(**known["rule"])
+        binary, rule = known["binary"], inverted_file.rule_of(known)
     current = _open_current(path, images, words, binary, rule)
     if current is not None:
         return current
+    owned(path)
     update_inverted_file(
         images, words, path, binary=binary, rule=rule, thorough=False, progress=progress
     )
@@ -167,7 +170,7 @@ def _find_shards(
     shards, broken = [], []
     for entry in known["shards"]:
         try:
-            shard = inverted_shards.open_shard(out / SHARDS, entry, layout)
+            shard = open_shard(out / SHARDS, entry, layout, info["words"])
             if thorough:
                 checked(shard)
             shards.append(shard)
@@ -270,7 +273,7 @@ class Writer:
         self.info["finished"] = True
         self._save()
         names = {shard.entry["name"] for shard in self.shards}
-        for path in (self.out / SHARDS).iterdir():
+        for path in inverted_shards.list_files(self.out / SHARDS):
             stale = time.time() - path.stat().st_mtime > _STALE_SECONDS
             if path.stem not in names and stale:
                 path.unlink(missing_ok=True)
@@ -293,7 +296,8 @@ class Writer:
         folder = self.out / SHARDS
         if images:
             entry = inverted_shards.write_shard(folder, images, counts, lists)
-            self.shards.append(inverted_shards.open_shard(folder, entry, self.layout))
+            words = self.info["words"]
+            self.shards.append(open_shard(folder, entry, self.layout, words))
         self._save()
         for name in names:
             inverted_shards.remove_shard(folder, name)
@@ -303,7 +307,7 @@ class Writer:
         self.info["shards"] = entries
         self.info["images"] = sum(entry["images"] for entry in entries)
         self.info["postings"] = sum(entry["postings"] for entry in entries)
-        write_json(self.out / MANIFEST, self.info)
+        write_manifest(self.out / MANIFEST, self.info)
 
     def _clear(self) -> None:
         self._images: list[tuple[str, str]] = []

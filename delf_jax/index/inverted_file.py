@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int32
 
+from delf_jax import manifests
 from delf_jax.features import Features
-from delf_jax.files import InputError, read_json, sha256_of
+from delf_jax.files import InputError, sha256_of
 from delf_jax.formats import tensor_files
 from delf_jax.index import aggregation, inverted_shards
 from delf_jax.index.aggregation import Vocabulary
-from delf_jax.index.inverted_shards import Shard
+from delf_jax.index.inverted_shards import Shard, open_shard
+from delf_jax.manifests import COUNT, MODEL, POSITIVE, SHA256, one_of
 from delf_jax.retrieval import inverted
 from delf_jax.retrieval.aggregation import Aggregated
 from delf_jax.retrieval.inverted import Layout, Rule
@@ -30,13 +32,26 @@ FORMAT = 1
 MANIFEST, CODEBOOK, SHARDS = "inverted.json", "codebook", "shards"
 NORMS = "norms.safetensors"
 
-_FIELDS = {
+_SCHEMA = {
+    "format": one_of(FORMAT),
     **dict.fromkeys(("finished", "binary"), bool),
-    **dict.fromkeys(("words", "dimension", "assignments", "images", "postings"), int),
-    **dict.fromkeys(("key", "codebook_sha256", "codebook_file"), str),
-    "rule": dict,
-    "shards": list,
+    **dict.fromkeys(("words", "dimension", "assignments"), POSITIVE),
+    **dict.fromkeys(("images", "postings"), COUNT),
+    "key": str,
+    **dict.fromkeys(("codebook_sha256", "codebook_file"), SHA256),
+    "model": MODEL,
+    "settings": {},
+    "rule": {
+        **dict.fromkeys(("alpha", "tau"), float),
+        **dict.fromkeys(("strict", "normalize", "idf"), bool),
+    },
+    "norms": (SHA256, None),
+    "regional?": bool,
+    "shards": [inverted_shards.ENTRY],
 }
+
+
+_REPAIR = "remove it and run `aggregate`, or `search` with --codebook, again"
 
 
 class InvertedFile(NamedTuple):
@@ -70,14 +85,16 @@ def open_inverted_file(path: str | os.PathLike) -> InvertedFile:
         raise InputError(f"{path}: not finished: resume with `aggregate`")
     words = aggregation.load_words(path / CODEBOOK, info["assignments"])
     words = words._replace(regional=info.get("regional", False))
-    if words.codebook.info.get("sha256") != info["codebook_file"]:
+    shape = info["words"], info["dimension"]
+    known = words.codebook.info.get("sha256"), words.codebook.centroids.shape
+    if known != (info["codebook_file"], shape):
         raise InputError(
             f"{path / CODEBOOK}: not the codebook of this inverted file; run "
             "`aggregate` again"
         )
     folder, layout = path / SHARDS, layout_of(info)
-    shards = [inverted_shards.open_shard(folder, e, layout) for e in info["shards"]]
-    rule = Rule(**info["rule"])
+    shards = [open_shard(folder, e, layout, info["words"]) for e in info["shards"]]
+    rule = rule_of(info)
     ids, rows = _number(shards)
     norms = [shard.lists.word_counts.astype(np.float64) for shard in shards]
     weights = None
@@ -86,7 +103,10 @@ def open_inverted_file(path: str | os.PathLike) -> InvertedFile:
         if not file.is_file() or sha256_of(file) != info["norms"]:
             raise InputError(f"{file}: damaged or missing; run `aggregate` again")
         tensors, _ = tensor_files.read_tensors(file)
-        norms = [tensors[shard.entry["name"]] for shard in shards]
+        found = [tensors.get(shard.entry["name"], norms[0][:0]) for shard in shards]
+        if not all(map(_are_norms, found, norms)):
+            raise InputError(f"{file}: not the norms of these shards; {_REPAIR}")
+        norms = found
     return InvertedFile(path, info, ids, words, rule, shards, rows, norms, weights)
 
 
@@ -130,17 +150,11 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any]:
     """inverted.json; InputError if it is absent or of another format."""
     if not (path / MANIFEST).is_file():
         raise InputError(f"{path}: no inverted file here ({MANIFEST} is missing)")
-    info = read_json(path / MANIFEST)
-    if not isinstance(info, dict) or info.get("format") != FORMAT:
-        raise InputError(
-            f"{path / MANIFEST}: not the manifest of an inverted file of format "
-            f"{FORMAT}"
-        )
-    if not all(isinstance(info.get(name), kind) for name, kind in _FIELDS.items()):
-        raise InputError(
-            f"{path / MANIFEST}: damaged: remove it and run `aggregate` again"
-        )
-    return info
+    return manifests.read_manifest(path / MANIFEST, _SCHEMA, _REPAIR)
+
+
+def rule_of(info: dict[str, Any]) -> Rule:
+    return Rule(**{name: info["rule"][name] for name in Rule._fields})
 
 
 def layout_of(info: dict[str, Any]) -> Layout:
@@ -158,6 +172,12 @@ def _shard_similarities(
     if index.weights is not None:
         own = float(index.weights[query.visual_words].sum())
     return inverted.normalized(found, own, index.norms[place])
+
+
+def _are_norms(found: np.ndarray, wanted: Float64[np.ndarray, " M"]) -> bool:
+    """Whether these are as many finite numbers, none below 0."""
+    alike = (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
+    return alike and bool((np.isfinite(found) & (found >= 0)).all())
 
 
 def _number(shards: list[Shard]) -> tuple[list[str], list[Int32[np.ndarray, " _"]]]:

@@ -11,6 +11,7 @@ and a list when it is first read: nothing that is used goes unchecked.
 import json
 import mmap
 import pathlib
+import re
 import uuid
 import zlib
 from collections.abc import Iterable, Sequence
@@ -21,10 +22,22 @@ from jaxtyping import Bool, Int, Int32, UInt32, UInt64
 
 from delf_jax.files import InputError, atomic_write, sha256_of
 from delf_jax.formats.tensor_files import read_tensors, write_tensors
+from delf_jax.manifests import COUNT, POSITIVE, SHA256, matching, owned
 from delf_jax.retrieval import inverted
 from delf_jax.retrieval.inverted import Layout, Lists
 
 POSTINGS, TENSORS = ".postings", ".safetensors"
+# Names of shards: what is called otherwise is not ours, and leads nowhere else.
+_NAME = "[0-9a-f]{12}"
+# What the manifest says of a shard.
+ENTRY = {
+    "name": matching(_NAME, "12 hex digits"),
+    "images": POSITIVE,
+    "postings": COUNT,
+    "bytes": COUNT,
+    "sha256": SHA256,
+}
+_FILE = re.compile(rf"\.?{_NAME}({POSTINGS}|{TENSORS})(\..+)?")
 
 
 class Shard(NamedTuple):
@@ -54,7 +67,7 @@ def write_shard(
     name = uuid.uuid4().hex[:12]
     path = folder / (name + POSTINGS)
     counts, checksums = [], []
-    with atomic_write(path) as file:
+    with atomic_write(owned(path)) as file:
         for count, block in lists:
             counts.append(count)
             checksums.append(zlib.crc32(block.data))
@@ -76,7 +89,9 @@ def write_shard(
     }
 
 
-def open_shard(folder: pathlib.Path, entry: dict[str, Any], layout: Layout) -> Shard:
+def open_shard(
+    folder: pathlib.Path, entry: dict[str, Any], layout: Layout, words: int
+) -> Shard:
     """A shard, mapped; InputError if it is absent, truncated or damaged."""
     small = folder / (entry["name"] + TENSORS)
     path = folder / (entry["name"] + POSTINGS)
@@ -85,7 +100,7 @@ def open_shard(folder: pathlib.Path, entry: dict[str, Any], layout: Layout) -> S
     if not path.is_file() or path.stat().st_size != entry["bytes"]:
         raise damaged(path)
     tensors, _ = read_tensors(small)
-    images = [tuple(image) for image in json.loads(tensors["images"].tobytes())]
+    images = _read_images(tensors, entry, words, small)
     mapped = None
     if entry["bytes"]:
         with open(path, "rb") as file:
@@ -94,10 +109,41 @@ def open_shard(folder: pathlib.Path, entry: dict[str, Any], layout: Layout) -> S
         data = np.frombuffer(mapped or b"", np.uint64)
         counts, word_counts = tensors["counts"], tensors["word_counts"]
         lists = inverted.make_lists(layout, counts, word_counts, data)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise damaged(path) from None
     checksums, checked = tensors["checksums"], np.zeros(len(counts), bool)
     return Shard(entry, path, images, mapped, lists, checksums, checked)
+
+
+def _read_images(
+    tensors: dict[str, np.ndarray],
+    entry: dict[str, Any],
+    words: int,
+    path: pathlib.Path,
+) -> list[tuple[str, str]]:
+    """The images of a shard; InputError if its arrays are not those of its entry."""
+    layout = {name: (array.dtype, array.shape) for name, array in tensors.items()}
+    i32, u32, bytes_ = map(np.dtype, (np.int32, np.uint32, np.uint8))
+    expected = {
+        "counts": (i32, (words,)),
+        "word_counts": (i32, (entry["images"],)),
+        "checksums": (u32, (words,)),
+        "images": (bytes_, tensors.get("images", np.zeros(0)).shape),
+    }
+    if (
+        not expected.items() <= layout.items()
+        or min(tensors["counts"].min(), tensors["word_counts"].min()) < 0
+        or tensors["counts"].sum(dtype=np.int64) != entry["postings"]
+    ):
+        raise damaged(path)
+    try:
+        listed = json.loads(tensors["images"].tobytes())
+        images = [(id, stamp) for id, stamp in listed]
+    except (ValueError, TypeError, RecursionError):
+        raise damaged(path) from None
+    if len(images) != entry["images"] or {type(x) for i in images for x in i} != {str}:
+        raise damaged(path)
+    return images
 
 
 def check_lists(shard: Shard, words: Int[np.ndarray, " W"]) -> Lists:
@@ -109,6 +155,8 @@ def check_lists(shard: Shard, words: Int[np.ndarray, " W"]) -> Lists:
     for start, end, checksum in zip(*(c.tolist() for c in columns), strict=True):
         if zlib.crc32(lists.data[start:end].data) != checksum:
             raise damaged(shard.path)
+    if not all(inverted.is_list(lists, word) for word in todo.tolist()):
+        raise damaged(shard.path)
     shard.checked[todo] = True
     return lists
 
@@ -130,7 +178,12 @@ def _read_ahead(shard: Shard, words: Int[np.ndarray, " W"]) -> None:
 
 def remove_shard(folder: pathlib.Path, name: str) -> None:
     for suffix in (TENSORS, POSTINGS):
-        (folder / (name + suffix)).unlink(missing_ok=True)
+        (owned(folder) / (name + suffix)).unlink(missing_ok=True)
+
+
+def list_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a folder that have names of ours, half-written ones as well."""
+    return [path for path in owned(folder).iterdir() if _FILE.fullmatch(path.name)]
 
 
 def damaged(path: pathlib.Path) -> InputError:

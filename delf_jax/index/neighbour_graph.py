@@ -2,7 +2,8 @@
 
     neighbours.npz  beside the shards: the graph, and the key of photos and settings
 
-Built when first needed, and again once photos or settings change or it is damaged.
+Built when first needed, and again once photos or settings change or it is damaged,
+which the CRC-32 of its parts tell.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import scipy.sparse
 from jaxtyping import Float
 
 from delf_jax.files import atomic_write
+from delf_jax.manifests import owned
 from delf_jax.retrieval import reranking
 from delf_jax.store.feature_store import FeatureStore
 
@@ -62,7 +64,7 @@ def _read(path: pathlib.Path, key: str, count: int) -> scipy.sparse.csr_array | 
             parts = tuple(arrays[name] for name in _PARTS)
         graph = scipy.sparse.csr_array(parts, shape=(count, count))
         graph.check_format()
-        return graph
+        return graph if np.isfinite(graph.data).all() else None
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None
 
@@ -70,7 +72,7 @@ def _read(path: pathlib.Path, key: str, count: int) -> scipy.sparse.csr_array | 
 def _write(path: pathlib.Path, key: str, graph: scipy.sparse.csr_array) -> None:
     parts = {name: getattr(graph, name) for name in _PARTS}
     try:
-        with atomic_write(path) as file:
+        with atomic_write(owned(path)) as file:
             np.savez(file, key=np.array(key), **parts)
     except OSError as error:  # A store that cannot be written to can still be read.
         if os.access(path.parent, os.W_OK):

@@ -74,6 +74,16 @@ def read_list(lists: Lists, word: int) -> tuple[Int32[np.ndarray, " n"], Residua
     return images, _residuals(lists, count, middle)
 
 
+def is_list(lists: Lists, word: int) -> bool:
+    """Whether a list has images that there are, ascending, and finite residuals."""
+    images, residuals = read_list(lists, word)
+    if not len(images):
+        return True
+    inside = 0 <= images[0] and images[-1] < len(lists.word_counts)
+    finite = lists.layout.binary or np.isfinite(residuals).all()
+    return bool(inside and finite and (np.diff(images) > 0).all())
+
+
 def invert(
     images: Sequence[Aggregated], words: int, layout: Layout
 ) -> Iterator[tuple[int, UInt64[np.ndarray, " n"]]]:

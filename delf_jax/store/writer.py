@@ -12,6 +12,7 @@ from delf_jax.features import Features
 from delf_jax.files import InputError, clear_leftovers
 from delf_jax.manifests import (
     COUNT,
+    MODEL,
     POSITIVE,
     one_of,
     owned,
@@ -38,7 +39,7 @@ _NAME = re.compile(rf"\d+-[0-9a-f]{{12}}{re.escape(SUFFIX)}")
 _SCHEMA = {
     "format": one_of(FORMAT),
     "key": str,
-    "model": {"name": str, "fingerprint": str},
+    "model": MODEL,
     # Those that are read again; `settings_to_json` has all.
     "settings": {
         "image_scales?": [float],

@@ -12,6 +12,7 @@ from delf_jax.index.codebook import (
     load_codebook,
     save_codebook,
 )
+from delf_jax.manifests import write_manifest
 
 MODEL = {"name": "drawn", "fingerprint": "f" * 64}
 PROVENANCE = {"model": MODEL, "settings": {"max_features": 9}}
@@ -70,6 +71,32 @@ def test_a_damaged_codebook_is_refused(saved):
         load_codebook(saved.path)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_codebook_with_numbers_that_are_not_finite_is_refused(tmp_path, value):
+    centroids = np.ones((5, 3), np.float32)
+    centroids[4, 1] = value
+    save_codebook(tmp_path, centroids, PROVENANCE)
+    with pytest.raises(InputError, match="has no centroids .* of finite numbers"):
+        load_codebook(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"words": 6}, "centroids"),
+        ({"words": -1}, "words"),
+        ({"model": []}, "model"),
+        ({"model": {"fingerprint": 3}}, "model.fingerprint"),
+        ({"settings": [1]}, "settings"),
+        ({"sha256": "0"}, "sha256"),
+    ],
+)
+def test_a_field_of_another_kind_is_named(saved, change, field):
+    write_manifest(saved.path / INFO, saved.info | change)
+    with pytest.raises(InputError, match=field):
+        load_codebook(saved.path)
+
+
 def test_what_is_not_a_codebook_is_refused(saved, tmp_path):
     tensor_files.write_tensors(saved.path / TENSORS, {"a": np.zeros(3)}, {})
     info = saved.path / INFO
@@ -78,7 +105,7 @@ def test_what_is_not_a_codebook_is_refused(saved, tmp_path):
     with pytest.raises(InputError, match="has no centroids"):
         load_codebook(saved.path)
     info.write_text(json.dumps({"format": 9}))
-    with pytest.raises(InputError, match="not a codebook of format 1"):
+    with pytest.raises(InputError, match="field 'format': expected 1, got 9"):
         load_codebook(saved.path)
     info.unlink()
     with pytest.raises(InputError, match="codebook: not finished: resume"):

@@ -4,6 +4,7 @@ from safetensors import safe_open
 
 from delf_jax.features import Features
 from delf_jax.files import InputError
+from delf_jax.formats import tensor_files
 from delf_jax.index import global_index, global_search
 from delf_jax.retrieval import nearest
 from delf_jax.store import feature_store
@@ -88,6 +89,45 @@ def test_the_file_is_made_once_and_again_when_the_store_is_another(filled, rng):
     np.testing.assert_array_equal(index.rows.values[-2:], expected.values)
     feature_store.remove_from_store(filled.path, ["000000"])
     assert open_quietly(feature_store.open_store(filled.path), "int8")[0].size == 600
+
+
+@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+def test_no_flipped_bit_is_searched(filled, precision):
+    index, recall = open_quietly(filled, precision)
+    file = path(filled, precision)
+    whole = file.read_bytes()
+    for place in np.random.default_rng(0).integers(0, 8 * len(whole), 200).tolist():
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        file.unlink()  # What is mapped stays as it is.
+        file.write_bytes(flipped)
+        found, told = open_quietly(filled, precision)
+        assert (found.largest_norm, told) == (index.largest_norm, recall)
+        np.testing.assert_array_equal(
+            *(i.rows.values.view(np.uint8) for i in (found, index))
+        )
+
+
+def test_a_file_of_version_0_1_is_searched(filled, monkeypatch):
+    index, recall = open_quietly(filled, "int8")
+    file = path(filled, "int8")
+    tensors, metadata = tensor_files.map_tensors(file)
+    old = {name: tensors[name] for name in ("values", "scales")}
+    specs = {name: (array.dtype, array.shape) for name, array in old.items()}
+    del metadata["checksum"]
+    header = tensor_files.encode_header(specs, metadata, 2048)
+    file.unlink()
+    file.write_bytes(header + b"".join(array.tobytes() for array in old.values()))
+    monkeypatch.setattr(global_index, "_write", None)
+    assert open_quietly(filled, "int8")[1] == recall
+
+
+def test_nothing_is_written_through_a_link(filled, tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    path(filled, "int8").symlink_to(tmp_path / "precious")
+    with pytest.raises(InputError, match="is a symbolic link"):
+        open_quietly(filled, "int8")
+    assert (tmp_path / "precious").read_text() == "precious"
 
 
 @pytest.mark.parametrize("damage", ["cut", "longer", "empty", "noise", "header"])

@@ -79,3 +79,14 @@ def test_a_damaged_graph_is_rebuilt(index, made, tmp_path, spoil):
 def test_without_a_file_nothing_is_written(index, made):
     neighbour_graph.stored_graph(None, index, **OPTIONS)
     assert len(made) == 1
+
+
+def test_no_flipped_bit_is_read_as_another_graph(index, made, tmp_path):
+    path = tmp_path / "neighbours.npz"
+    first = neighbour_graph.stored_graph(path, index, **OPTIONS)
+    whole = path.read_bytes()
+    for place in np.random.default_rng(0).integers(0, 8 * len(whole), 300).tolist():
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        assert same(first, neighbour_graph.stored_graph(path, index, **OPTIONS))
