@@ -5,11 +5,130 @@ so that a misspelt field is an error that names it.
 
 A workdir with checkpoints is resumed with the same config only. What may change:
 steps (the schedule follows), log_every, checkpoint_every, keep_checkpoints,
-images_every, devices, parallel, init_from, validation, data.directory, data.threads,
-optimizer.learning_rate and clip_norm, and extraction but for the pixels.
+images_every, devices, parallel, init_from, init_partial, validation, data.directory,
+data.threads, optimizer.learning_rate and clip_norm, and extraction but for the pixels.
 """
 
 from ml_collections import ConfigDict
+
+# What each field may be, checked before anything is done. A range: whole numbers. An
+# interval: numbers, without an end that has a round bracket. A tuple: the choices. A
+# list: so many values, of which the one before `...` may be there many times or never.
+# A type: that type.
+COUNT = range(2**31)
+POSITIVE = range(1, 2**31)
+SIDE = range(1, 2**16)  # pixels.
+ANY, NONNEGATIVE, SHARE = "(-inf, inf)", "[0, inf)", "[0, 1]"
+RANGES = {
+    "seed": range(2**32),
+    "steps": POSITIVE,
+    "batch_size": range(1, 2**20),
+    "ema_decay": "[0, 1)",
+    "log_every": POSITIVE,
+    "checkpoint_every": COUNT,
+    "keep_checkpoints": POSITIVE,
+    "images_every": COUNT,
+    "devices": COUNT,
+    "parallel": ("pmap", "jit"),
+    "accumulate": range(1, 2**20),
+    "precision": ("float32", "bfloat16"),
+    "init_from": str,
+    "init_partial": bool,
+    "train_only": ("", "descriptors", "attention", "backbone"),
+    "model.name": ("delf", "delg", "global", "how"),
+    "model.depth": (18, 22, 26, 50, 101),
+    "model.width": range(1, 2**12),
+    "model.layout": ("v1.5", "v1", "keras", "slim"),
+    "model.normalization": ("batch", "frozen"),
+    "model.block3_strides": bool,
+    "model.block4_dilation": (1, 2),
+    "model.attention_width": range(1, 2**16),
+    "model.reduced_dimension": range(2**16),
+    "model.global_dimension": range(2**16),
+    "model.gem_power": "(0, 1000]",
+    "model.learn_power": bool,
+    "model.pooling": ("gem", "spoc", "mac"),
+    "data.directory": str,
+    "data.max_side": SIDE,
+    "data.threads": range(1, 2**10),
+    "data.sources.*.path": str,
+    "data.sources.*.images": str,
+    "data.sources.*.label_column": str,
+    "data.sources.*.split": ("", "train", "validation"),
+    "data.sources.*.holdout": [str, ...],
+    "data.sources.*.unlabelled": [str, ...],
+    "data.sources.*.weight": "(0, 1e9]",
+    "data.sources.*.first": COUNT,
+    "data.sources.*.landmarks": range(1, 10**6),
+    "data.sources.*.views": range(1, 10**6),
+    "data.exclude": str,
+    "views.kind": ("pair", "crop", "tuple"),
+    "views.size": range(32, 2**13),
+    "views.resolutions": ["[16, 1e5]", "[16, 1e5]"],
+    "views.zoom": "[0, 2]",
+    "views.rotation": "[0, 100]",
+    "views.shear": "[0, 1]",
+    "views.perspective": "[0, 1]",
+    "views.shift": "[0, 10]",
+    "views.colour": "[0, 10]",
+    "views.area": ["(0, 1]", "(0, 1]"],
+    "views.aspect": ["[0.01, 100]", "[0.01, 100]"],
+    "views.flip": bool,
+    "tuples.queries": POSITIVE,
+    "tuples.pool": POSITIVE,
+    "tuples.negatives": range(1, 1000),
+    "tuples.whiten": bool,
+    "tuples.reduce_images": POSITIVE,
+    "loss.arcface": NONNEGATIVE,
+    "loss.attention": NONNEGATIVE,
+    "loss.reconstruction": NONNEGATIVE,
+    "loss.classification": NONNEGATIVE,
+    "loss.contrastive": NONNEGATIVE,
+    "loss.triplet": NONNEGATIVE,
+    "loss.distillation": NONNEGATIVE,
+    "loss.global_distillation": NONNEGATIVE,
+    "loss.correspondence": NONNEGATIVE,
+    "loss.matchability": NONNEGATIVE,
+    "loss.margin_kind": ("arcface", "cosface"),
+    "loss.margin": "[0, 3.15)",
+    "loss.rare_margin": "[0, 3.15)",
+    "loss.scale": "(0, inf)",
+    "loss.centers": range(1, 1000),
+    "loss.smoothing": "[0, 1)",
+    "loss.classifier": ("dense", "sharded"),
+    "loss.classifier_dtype": ("float32", "bfloat16"),
+    "loss.contrastive_margin": NONNEGATIVE,
+    "loss.triplet_margin": NONNEGATIVE,
+    "loss.temperature": "(0, inf)",
+    "loss.positive_radius": NONNEGATIVE,
+    "loss.ignore_radius": NONNEGATIVE,
+    "loss.descriptors_train_backbone": bool,
+    "teacher.weights": str,
+    "teacher.long_sides": [SIDE, SIDE, ...],
+    "teacher.dimension": range(1, 1025),
+    "optimizer.name": ("adamw", "sgd"),
+    "optimizer.learning_rate": "(0, inf)",
+    "optimizer.schedule": ("cosine", "linear", "constant"),
+    "optimizer.warmup_steps": COUNT,
+    "optimizer.final_factor": SHARE,
+    "optimizer.weight_decay": NONNEGATIVE,
+    "optimizer.momentum": "[0, 1)",
+    "optimizer.clip_norm": NONNEGATIVE,
+    "validation.every": COUNT,
+    "validation.dataset": str,
+    "validation.photos": str,
+    "validation.drawn.first": COUNT,
+    "validation.drawn.landmarks": range(10**6),
+    "validation.drawn.views": range(1, 10**6),
+    "validation.examples": COUNT,
+    "extraction.image_scales": ["(0, 8]", "(0, 8]", ...],
+    "extraction.global_scales": [COUNT, ...],
+    "extraction.max_image_size": (None, POSITIVE),
+    "extraction.max_features": COUNT,
+    "extraction.attention_threshold": ANY,
+    "extraction.pixel_mean": [ANY, ANY, ANY],
+    "extraction.pixel_std": ["(0, inf)", "(0, inf)", "(0, inf)"],
+}
 
 
 def get_config() -> ConfigDict:
@@ -20,7 +139,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 32  # examples a step, over all devices and hosts.
     config.ema_decay = 0.999  # of the averaged weights, which are exported.
     config.log_every = 50  # steps.
-    config.checkpoint_every = 1000  # steps.
+    config.checkpoint_every = 1000  # steps; 0: none.
     config.keep_checkpoints = 2  # the newest, beside the one that validates best.
     config.images_every = 1000  # steps between pictures in TensorBoard; 0: none.
     config.devices = 0  # of each host; 0: all.
@@ -30,8 +149,10 @@ def get_config() -> ConfigDict:
     config.accumulate = 1
     # Of the backbone's arithmetic; "bfloat16" leaves weights and statistics in float32.
     config.precision = "float32"
-    # A workdir or a model folder, whose weights are the start where they fit.
+    # A workdir or a model folder, whose weights are the start where they fit. Fields of
+    # config.model that neither a file nor the command line changes are as there.
     config.init_from = ""
+    config.init_partial = False  # also where less than half of the model fits.
     # The part that learns, all else stays bit for bit: "": all; "descriptors": all but
     # the local branch; "attention": that and its classifier; "backbone".
     config.train_only = ""
@@ -41,7 +162,7 @@ def get_config() -> ConfigDict:
             # Or "delf", "global", "how": configs/delf_r50_gldv1_descriptors.py,
             # gldv2_arcface_r101.py and how_r50.py have their fields.
             "name": "delg",
-            "depth": 50,  # 18, 26, 50, 101.
+            "depth": 50,
             "width": 64,  # channels of the stem.
             "layout": "v1.5",  # or "keras", "slim".
             "normalization": "batch",  # over all devices; or "frozen".

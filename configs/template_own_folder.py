@@ -6,7 +6,8 @@
 
 [DELG] 2001.05027. FOLDER has a folder of photos for each thing that is to be told from
 others; --config.data.sources.mine.path=LABELS.csv with columns image and label does as
-well. `python main.py convert r50delg_gldv2clean` makes the model to start from.
+well. `python main.py convert r50delg_gldv2clean` makes the model to start from, whose
+architecture is taken along.
 
 v5e-16 or 8xH100: --config.batch_size=256 --config.precision=bfloat16. One GPU: as it
 is. Cost, an estimate (60 TFLOP/s a H100): 20,000 steps of 32 images at 512 px are 0.1
@@ -30,7 +31,6 @@ def get_config() -> ConfigDict:
     config.loss.centers = 1  # Change to 3, where photos of a class differ a lot.
     config.loss.smoothing = 0.0  # Change to 0.1, where labels are often wrong.
     config.optimizer.learning_rate = 1e-3
-    config.model.layout = "keras"  # of the released models.
     config.validation.every = 1000
     with config.unlocked():
         # Change: a fifth of each class validates with split "train"; "": none.

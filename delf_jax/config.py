@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+import numbers
 import os
 import pathlib
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -103,6 +104,84 @@ def _override(config: ConfigDict, override: str) -> None:
     except (flags.Error, TypeError, ValueError) as error:
         reason = str(error).removeprefix(f"flag {override}: ")
         raise InputError(f"{override}: {reason}") from None
+
+
+def read_ranges(name: str) -> tuple[ConfigDict, dict[str, Any]]:
+    """(every field, what each may be) of one of our own configs, such as "common"."""
+    with _running(_OURS / "configs" / f"{name}.py") as names:
+        return names["get_config"](), names["RANGES"]
+
+
+def check_field(name: str, value: Any, allowed: Any) -> None:
+    """InputError, naming the field, unless its value is as configs/common.py says.
+
+    Args:
+      allowed: a range, an interval such as "[0, 1)", choices, a list or a type: what
+        these mean stands there.
+    """
+    if not _fits(value, allowed):
+        shown = " ".join(repr(value).split())[:80]
+        raise InputError(f"{name} is {shown}: use {_words(allowed)}")
+
+
+def fields_of(
+    config: Mapping[str, Any] | ConfigDict, above: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of all fields; a section without any is a value."""
+    for name, value in config.items():
+        if isinstance(value, Mapping | ConfigDict) and value:
+            yield from fields_of(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def _fits(value: Any, allowed: Any) -> bool:
+    if isinstance(allowed, type):
+        return isinstance(value, allowed)
+    if isinstance(allowed, tuple):
+        return any(
+            _fits(value, each)
+            if isinstance(each, range)
+            else type(each) is type(value) and each == value
+            for each in allowed
+        )
+    if isinstance(allowed, list):
+        return isinstance(value, tuple | list) and _all_fit(value, allowed)
+    if isinstance(value, bool):
+        return False
+    if isinstance(allowed, range):
+        return isinstance(value, numbers.Integral) and int(value) in allowed
+    if not isinstance(value, numbers.Real):
+        return False
+    number: Any = value  # of numpy, too.
+    low, high = map(float, allowed[1:-1].split(", "))
+    above = low < number if allowed[0] == "(" else low <= number
+    return bool(above and (number < high if allowed[-1] == ")" else number <= high))
+
+
+def _all_fit(values: Sequence[Any], allowed: Sequence[Any]) -> bool:
+    """Whether each value fits; what stands before `...` does for any number of them."""
+    kinds = list(allowed)
+    if kinds[-1] is ...:
+        once = kinds[:-2]
+        kinds = once + [kinds[-2]] * max(0, len(values) - len(once))
+    return len(values) == len(kinds) and all(map(_fits, values, kinds))
+
+
+def _words(allowed: Any) -> str:
+    """What a field may be."""
+    if isinstance(allowed, range):
+        return f"a whole number from {allowed[0]} to {allowed[-1]}"
+    if isinstance(allowed, tuple):
+        each = (_words(x) if isinstance(x, range) else repr(x) for x in allowed)
+        return " or ".join(each)
+    if isinstance(allowed, list):
+        count = {True: "", False: f" {len(allowed)}"}[... in allowed]
+        count = " one or more" if ... in allowed and len(allowed) > 2 else count
+        return f"a tuple of{count} values, each {_words(allowed[0])}"
+    if isinstance(allowed, type):
+        return {str: "text", bool: "True or False"}.get(allowed, allowed.__name__)
+    return f"a number in {allowed}"
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def add_train_options(parser: Parser) -> None:
 def run_train(options: argparse.Namespace) -> int:
     from delf_jax.training.config import read_training_config
 
-    config = read_training_config(options.config, options.rest)
+    config = read_training_config(options.config, options.rest, options.workdir)
     prepare_jax()
     from delf_jax import runtime
     from delf_jax.training import train

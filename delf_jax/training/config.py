@@ -2,35 +2,55 @@
 
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from delf_jax.config import override_fields, run_config
-from delf_jax.files import InputError
+from delf_jax.config import (
+    check_field,
+    fields_of,
+    override_fields,
+    read_ranges,
+    run_config,
+)
+from delf_jax.files import InputError, read_json
+from delf_jax.models.architecture import BACKBONE_FIELDS
 
 # What configs/common.py has beside the fields of extraction: model and extraction.
 _OF_TRAINING = (
     "seed steps batch_size ema_decay log_every checkpoint_every keep_checkpoints "
-    "images_every devices parallel accumulate precision init_from data views loss "
-    "teacher optimizer validation train_only tuples"
+    "images_every devices parallel accumulate precision init_from init_partial data "
+    "views loss teacher optimizer validation train_only tuples"
 ).split()
 # What may change in a workdir that has checkpoints, as configs/common.py says, too: how
 # long, where and how watched a training runs, what its model is exported with, and the
 # remedies for a loss that is not finite.
 MAY_CHANGE = (
     "steps log_every checkpoint_every keep_checkpoints images_every devices parallel "
-    "init_from validation data.directory data.threads optimizer.learning_rate "
-    "optimizer.clip_norm extraction.image_scales extraction.global_scales "
+    "init_from init_partial validation data.directory data.threads "
+    "optimizer.learning_rate optimizer.clip_norm "
+    "extraction.image_scales extraction.global_scales "
     "extraction.max_image_size extraction.max_features extraction.attention_threshold"
 ).split()
+# Of a model, what other modules read: its network has defaults for the rest.
+_OF_MODEL = ("model.name", "model.depth", "model.layout", "model.normalization")
+_SOURCE = re.compile(r"(data\.sources)\.[^.]+")
+# What a training chooses, whatever it starts from.
+_OWN = ("name", "normalization", "num_classes")
 
 
 def read_training_config(
-    path: str | os.PathLike, overrides: Sequence[str] = ()
+    path: str | os.PathLike,
+    overrides: Sequence[str] = (),
+    workdir: str | os.PathLike = "",
 ) -> ConfigDict:
-    """What `read_config` returns; InputError if it is not a config of a training."""
+    """What `read_config` returns; InputError if it is not a config of a training.
+
+    Fields of its model that neither the file nor the overrides change are those of the
+    checkpoints in the workdir, where it has some, else of `init_from`.
+    """
     expected = "train expects one that starts from configs/common.py"
     if pathlib.Path(path).suffix == ".pbtxt":
         raise InputError(f"{path}: a text config of the original; {expected}")
@@ -41,7 +61,85 @@ def read_training_config(
     if missing:
         raise InputError(f"{path}: has no {', '.join(missing)}; {expected}")
     override_fields(config, overrides)
+    check_values(config)
+    if config.init_from:
+        begun = workdir and any(pathlib.Path(workdir).glob("checkpoints/[0-9]*"))
+        source = pathlib.Path(workdir if begun else config.init_from)
+        named = {each.split("=")[0].removeprefix("--config.") for each in overrides}
+        _adopt_architecture(config, architecture_of(source), named)
+        check_values(config)
     return config.lock()
+
+
+def check_values(config: ConfigDict) -> None:
+    """InputError, naming the field, for a value that configs/common.py does not allow.
+
+    Or for a field that is not there; those that it does not know are left alone.
+    """
+    common, ranges = read_ranges("common")
+    fields = dict(fields_of(config))
+    varies = "model.", "data.sources"
+    needed = [name for name, _ in fields_of(common) if not name.startswith(varies)]
+    for name in [*needed, *_OF_MODEL]:
+        if name not in fields:
+            raise InputError(f"the config has no {name}; configs/common.py has it")
+    for name, value in fields.items():
+        general = _SOURCE.sub(r"\1.*", name)
+        if general in ranges:
+            check_field(name, value, ranges[general])
+        elif name.startswith("data.sources."):
+            known = (n.split(".")[-1] for n in ranges if n.startswith("data.sources"))
+            raise InputError(f"{name}: no such field; a source has {', '.join(known)}")
+
+
+def check_sources(config: ConfigDict) -> None:
+    """InputError if there is nothing to train on, or a source does not say where."""
+    if not config.data.sources:
+        raise InputError(
+            "data.sources is empty: name photos to train on; "
+            "configs/template_own_folder.py shows how"
+        )
+    for name, source in config.data.sources.items():
+        if "landmarks" not in source and not source.get("path"):
+            raise InputError(f"data.sources.{name}.path is empty: name a folder or CSV")
+
+
+def _adopt_architecture(
+    config: ConfigDict, architecture: Mapping[str, Any], named: set[str]
+) -> None:
+    """Sets fields of the model that are left open as another model has them.
+
+    Of a model of another kind, those of the backbone.
+
+    Args:
+      named: fields that the command line sets.
+    """
+    defaults = read_ranges("common")[0].model
+    same_kind = architecture.get("name") == config.model.name
+    for name, value in architecture.items():
+        chosen = f"model.{name}" in named or (
+            name in config.model and config.model[name] != defaults.get(name)
+        )
+        belongs = same_kind or name in BACKBONE_FIELDS
+        if belongs and not chosen and name not in _OWN:
+            # Of any type: values are checked after this.
+            with config.unlocked(), config.ignore_type():
+                config.model[name] = value
+
+
+def architecture_of(source: pathlib.Path) -> dict[str, Any]:
+    """The fields of the model in a model folder or a workdir; {} if that is unknown."""
+    if not source.is_dir():
+        raise InputError(
+            f"init_from: {source}: no such folder; name a model folder or the workdir "
+            "of a training"
+        )
+    if not (source / "config.json").is_file():
+        return {}
+    content = read_json(source / "config.json")
+    is_model = (source / "model.safetensors").is_file()
+    found = content.get("architecture" if is_model else "model")
+    return found if isinstance(found, dict) else {}
 
 
 def check_same_run(
@@ -51,7 +149,7 @@ def check_same_run(
 
     InputError that names the first field that may not differ (see MAY_CHANGE).
     """
-    fields = [dict(_fields(config)) for config in (before, now)]
+    fields = [dict(fields_of(config)) for config in (before, now)]
     changes = []
     for name in sorted(fields[0].keys() | fields[1].keys()):
         there, here = (values.get(name, "absent") for values in fields)
@@ -63,14 +161,6 @@ def check_same_run(
                 "choose another --workdir or the old value (configs/common.py lists "
                 "what may change)"
             )
-        changes.append(f"{name} {here} instead of {there}")
+        if there != "absent":  # of a version that did not have it.
+            changes.append(f"{name} {here} instead of {there}")
     return changes
-
-
-def _fields(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of all fields."""
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _fields(value, f"{above}{name}.")
-        else:
-            yield f"{above}{name}", value

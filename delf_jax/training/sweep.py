@@ -68,8 +68,9 @@ def plan(
         if name in trials:
             raise InputError(f"{config}: sweep adds the trial {name} twice")
         own = [f"--config.{name}={text}" for name, text in fields.items()]
-        whole = read_training_config(config, [*overrides, *own]).to_json_best_effort()
         folder = pathlib.Path(workdir) / name
+        read = read_training_config(config, [*overrides, *own], folder)
+        whole = read.to_json_best_effort()
         files = [f"--config={config}", f"--workdir={folder}"]
         command = [*_program(), "train", *files, *overrides, *own]
         trials[name] = Trial(name, folder, command, fields, whole)

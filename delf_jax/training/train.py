@@ -20,12 +20,12 @@ from delf_jax.files import InputError, write_json
 from delf_jax.runtime import first_host_first, stop_signals
 from delf_jax.training import checkpoints, mining, sharded_classifier, validation
 from delf_jax.training.build import make_static
-from delf_jax.training.config import check_same_run
-from delf_jax.training.inputs import open_batches, open_sources
+from delf_jax.training.config import check_same_run, check_sources, check_values
+from delf_jax.training.inputs import open_batches, open_sources, view_settings
 from delf_jax.training.log import TrainingLog, look
 from delf_jax.training.parallel import PARALLEL, Parallel, needs_mining, prefetch
 from delf_jax.training.step import Static, TrainState, create_state
-from delf_jax.training.warm_start import start_from
+from delf_jax.training.warm_start import Weights, read_weights, start_from
 from delf_jax.training.workdir import (
     Classes,
     check_classes,
@@ -64,16 +64,27 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
     """
     if not workdir:
         raise InputError("--workdir is empty: name a folder for checkpoints")
-    if config.parallel not in PARALLEL:
-        raise InputError(f"parallel is {config.parallel!r}: use 'pmap' or 'jit'")
+    check_values(config)
+    check_sources(config)
+    # All else that a config can have wrong, before hours of preparation; of any data.
+    view_settings(config)
+    make_static(config, 1, PARALLEL[config.parallel][1])
     first = jax.process_index() == 0  # of several hosts that train together.
     folder = pathlib.Path(workdir)
     with locked(folder) if first else contextlib.nullcontext():
-        return _train(config, folder)
+        begun = any((folder / "checkpoints").glob("[0-9]*"))
+        weights = read_weights(config) if config.init_from and not begun else None
+        return _train(config, folder, weights)
 
 
-def _train(config: ConfigDict, folder: pathlib.Path) -> Outcome:
-    """What `train` says, in a workdir that is this process' own."""
+def _train(
+    config: ConfigDict, folder: pathlib.Path, weights: Weights | None
+) -> Outcome:
+    """What `train` says, in a workdir that is this process' own.
+
+    Args:
+      weights: to start from, where it has no checkpoint.
+    """
     parallelize, axis_name = PARALLEL[config.parallel]
     devices = jax.local_devices()[: config.devices or None]
     sources, batches, held_out = first_host_first(
@@ -90,7 +101,7 @@ def _train(config: ConfigDict, folder: pathlib.Path) -> Outcome:
         key = jax.random.key(config.seed)
         state = _resume(config, static, manager, batches, classes)
         if state is None:
-            state = _first_state(config, static, batches, key, devices)
+            state = _first_state(config, static, batches, weights, key, devices)
         if jax.process_index() == 0:
             write_json(folder / "config.json", as_json(config))
             write_classes(folder, classes)
@@ -155,14 +166,15 @@ def _first_state(
     config: ConfigDict,
     static: Static,
     batches: Batches,
+    weights: Weights | None,
     key: jax.Array,
     devices: list[jax.Device],
 ) -> TrainState:
     """The state to start from."""
     start = functools.partial(create_state, static, view_size=config.views.size)
     state = jax.jit(start)(key)  # one program; eagerly, a hundred small ones.
-    if config.init_from:
-        state = start_from(config.init_from, state, static)
+    if weights is not None:
+        state = start_from(config.init_from, weights, state)
     if config.model.name == "how" and isinstance(batches, TupleBatches):
         state = mining.set_reduction(batches.pool, config, static, state, devices)
     return state

@@ -1,5 +1,6 @@
 """Weights of another training or model as the start of a new one."""
 
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,13 +9,18 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from delf_jax.extraction import model_folder
-from delf_jax.extraction.settings import make_settings
-from delf_jax.files import InputError
+from delf_jax.extraction.model_folder import build_module
+from delf_jax.extraction.settings import ExtractionSettings, make_settings
+from delf_jax.files import InputError, read_json
+from delf_jax.models.architecture import expected_shapes
 from delf_jax.training import checkpoints
-from delf_jax.training.step import Static, TrainState
+from delf_jax.training.config import architecture_of
+from delf_jax.training.step import TrainState
 
+Weights = Mapping[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 _PIXELS = ("pixel_mean", "pixel_std")
 
@@ -28,23 +34,53 @@ class Row(NamedTuple):
     outcome: str
 
 
-def start_from(source: str, state: TrainState, static: Static) -> TrainState:
-    """The state with the weights of another training or model, where they fit.
+def read_weights(config: ConfigDict) -> Weights:
+    """The tensors that `init_from` names, by name, after a look at what they are.
 
-    Prints a table of what was loaded, what was not and why. InputError if nothing fits,
-    or if they expect pixels that are normalised in another way.
+    Cheap beside what a training does: to be called before anything else.
+
+    InputError if they expect pixels that are normalised in another way, or if less than
+    half of the model is there, unless `init_partial` says so.
     """
-    theirs = flax.traverse_util.flatten_dict(_read(source, static), sep="/")
+    source, partial = config.init_from, config.init_partial
+    architecture, extraction = _described(pathlib.Path(source))
+    _check_pixels(source, extraction, make_settings(config.extraction.to_dict()))
+    layouts = architecture.get("layout", config.model.layout), config.model.layout
+    if layouts[0] != layouts[1] and not partial:
+        raise InputError(
+            f"init_from: {source} has model.layout {layouts[0]!r}, in which the same "
+            f"weights give other features than in {layouts[1]!r}: set model.layout to "
+            "that, or init_partial=True to begin so"
+        )
+    theirs = _read(source)
+    module = build_module({**config.model.to_dict(), "num_classes": 0})
+    ours = expected_shapes(module)
+    loaded, wanted = share({n: x.shape for n, x in theirs.items()}, ours)
+    if 2 * loaded < wanted and not partial:
+        raise InputError(
+            f"init_from: {source} has {loaded:,} of the {wanted:,} numbers of this "
+            "model, less than half: set the fields of model as they are there (see "
+            "`inspect`), or init_partial=True to begin so"
+        )
+    return theirs
+
+
+def start_from(source: str, theirs: Weights, state: TrainState) -> TrainState:
+    """The state with weights of `read_weights`, where they fit.
+
+    Prints a table of what was loaded, what was not and why. InputError if nothing fits.
+    """
     ours = flax.traverse_util.flatten_dict(state.ema, sep="/")
     shapes = [{n: x.shape for n, x in tree.items()} for tree in (ours, theirs)]
-    rows = compare(*shapes)
-    print(*format_table(source, rows), sep="\n", flush=True)
-    fits = {n for n, x in ours.items() if n in theirs and theirs[n].shape == x.shape}
-    if not fits:
+    print(*format_table(source, compare(*shapes)), sep="\n", flush=True)
+    loaded, wanted = share(shapes[1], shapes[0])
+    if not loaded:
         raise InputError(
             f"init_from: no tensor of {source} has the name and shape of one of this "
             "model; look at both with `inspect`"
         )
+    print(f"loaded: {loaded:,} of {wanted:,} numbers, {loaded / wanted:.1%}")
+    fits = {n for n, x in ours.items() if n in theirs and theirs[n].shape == x.shape}
     merged = {n: jnp.asarray(theirs[n]) if n in fits else x for n, x in ours.items()}
     ema = flax.traverse_util.unflatten_dict(merged, sep="/")
     copied = jax.tree.map(jnp.copy, ema)
@@ -52,20 +88,49 @@ def start_from(source: str, state: TrainState, static: Static) -> TrainState:
     return state.replace(params=params, batch_stats=copied["batch_stats"], ema=ema)
 
 
-def _read(source: str, static: Static) -> dict[str, Any]:
-    """{"params", "batch_stats"} of a model folder, or the averages of a workdir."""
-    if not (pathlib.Path(source) / "model.safetensors").exists():
-        return checkpoints.read_state(pathlib.Path(source) / "checkpoints")["ema"]
-    config, variables = model_folder.read_model(source)
-    names = {*_PIXELS} & config["extraction"].keys()
-    theirs = make_settings({name: config["extraction"][name] for name in names})
+def share(theirs: Shapes, ours: Shapes) -> tuple[int, int]:
+    """(numbers of ours that they have in the same shape, numbers of ours)."""
+    sizes = {name: math.prod(shape) for name, shape in ours.items()}
+    fits = (size for name, size in sizes.items() if theirs.get(name) == ours[name])
+    return sum(fits), sum(sizes.values())
+
+
+def _described(source: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(architecture, extraction) that a model folder or a workdir was made with."""
+    architecture = architecture_of(source)
+    is_model = (source / "model.safetensors").is_file()
+    if not is_model and not (source / "checkpoints").is_dir():
+        raise InputError(
+            f"init_from: {source}: neither a model folder nor a workdir with "
+            "checkpoints"
+        )
+    if not (source / "config.json").is_file():
+        return architecture, {}
+    extraction = read_json(source / "config.json").get("extraction")
+    return architecture, extraction if isinstance(extraction, dict) else {}
+
+
+def _check_pixels(
+    source: str, extraction: Mapping[str, Any], ours: ExtractionSettings
+) -> None:
+    names = {*_PIXELS} & extraction.keys()
+    theirs = make_settings({name: extraction[name] for name in names})
     for name in _PIXELS:
-        if getattr(theirs, name) != getattr(static, name):
+        if getattr(theirs, name) != getattr(ours, name):
             raise InputError(
                 f"{source}: was trained with {name} {getattr(theirs, name)}; set "
-                f"extraction.{name}, which is {getattr(static, name)}, to that"
+                f"extraction.{name}, which is {getattr(ours, name)}, to that"
             )
-    return variables
+
+
+def _read(source: str) -> Weights:
+    """The tensors of a model folder, or the averages of a workdir."""
+    if (pathlib.Path(source) / "model.safetensors").is_file():
+        variables = model_folder.read_model(source)[1]
+    else:
+        state = checkpoints.read_state(pathlib.Path(source) / "checkpoints")
+        variables = state["ema"]
+    return flax.traverse_util.flatten_dict(variables, sep="/")
 
 
 def compare(ours: Shapes, theirs: Shapes) -> list[Row]:
