@@ -8,7 +8,7 @@ something was done.
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from delf_jax.files import digest
@@ -22,14 +22,18 @@ LEFT = re.compile(
 )
 
 
-def contents(folder: pathlib.Path) -> dict[str, str]:
-    """A digest of each thing in a folder, by its path; where that lies is no matter."""
+def contents(folder: pathlib.Path, beginning: str = "") -> dict[str, str]:
+    """A digest of each thing in a folder, by its path; where that lies is no matter.
+
+    Args:
+      beginning: of the names of what is read; what was left over is always seen.
+    """
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if LEFT.search(name):
             found[f"LEFT: {name}"] = ""
-        elif any(name.startswith(f"{known}/") for known in found):
+        elif not name.startswith(beginning) or _lies_in(name, found):
             continue
         elif path.is_dir():
             if reader := _reader(path):
@@ -37,6 +41,10 @@ def contents(folder: pathlib.Path) -> dict[str, str]:
         elif not SKIPPED.search(name) and path.is_file():
             found[name] = _of_file(path, str(folder).encode())
     return found
+
+
+def _lies_in(name: str, known: Iterable[str]) -> bool:
+    return any(name.startswith(f"{folder}/") for folder in known)
 
 
 def _reader(folder: pathlib.Path) -> Any:

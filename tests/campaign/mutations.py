@@ -330,8 +330,7 @@ def run_reader(lab: Lab, kind: Kind) -> Outcome:
 
 def _results(lab: Lab, kind: Kind) -> dict[str, str]:
     """What the reader wrote."""
-    found = processes.call(lambda: contents(lab.work), lab.work)
-    return {n: v for n, v in found.items() if n.startswith((kind.results, "LEFT"))}
+    return processes.call(lambda: contents(lab.work, kind.results), lab.work)
 
 
 def _plain(lab: Lab, out: str) -> str:
