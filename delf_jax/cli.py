@@ -73,6 +73,12 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _print_error("interrupted; what was finished is kept", _INTERRUPTED)
     except OSError as error:
         return _print_error(_format_os_error(error), options.FAILED)
+    except UnicodeEncodeError as error:  # ASCII alone, where PYTHONUTF8=0 says so.
+        return _print_error(
+            f"{error.object}: cannot be named in {error.encoding}, the encoding of the "
+            "system's file names; set PYTHONUTF8=1",
+            options.FAILED,
+        )
     except MemoryError as error:
         more = f" ({error})" if str(error) else ""
         return _print_error(f"the memory does not suffice{more}", options.FAILED)

@@ -137,7 +137,7 @@ def _temporary(path: pathlib.Path) -> pathlib.Path:
         found = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
         raise InputError(f"{path}: {found} is in the way, it is no folder") from None
     for leftover in _leftovers(os.path.abspath(folder)).pop(name, ()):
-        _clear(leftover)
+        clear_abandoned(leftover)
     return folder / f".{name}.{os.getpid()}.{_host()}{secrets.token_hex(4)}"
 
 
@@ -149,7 +149,7 @@ def clear_leftovers(folder: str | os.PathLike) -> None:
     """
     for paths in _leftovers.__wrapped__(os.path.abspath(folder)).values():
         for path in paths:
-            _clear(path)
+            clear_abandoned(path)
 
 
 @functools.lru_cache(maxsize=1024)  # A folder of many files is listed once.
@@ -163,8 +163,8 @@ def _leftovers(folder: str) -> dict[str, list[pathlib.Path]]:
     return found
 
 
-def _clear(path: pathlib.Path) -> None:
-    """Deletes a temporary file or folder if its writer is dead."""
+def clear_abandoned(path: pathlib.Path) -> None:
+    """Deletes a temporary file or folder if its writer is dead, as far as is known."""
     with contextlib.suppress(OSError):  # Another process may clear it, too.
         if path.is_symlink() or not _is_abandoned(path):
             return
@@ -300,9 +300,21 @@ def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
 def digest(value: Any, length: int = 64) -> str:
     """The first hex digits of the SHA-256 of bytes, of text, or of a value as JSON."""
     if not isinstance(value, (bytes, memoryview)):
-        value = value if isinstance(value, str) else json.dumps(value)
-        value = value.encode("utf-8", "surrogateescape")
+        value = encode_name(value if isinstance(value, str) else json.dumps(value))
     return hashlib.sha256(value).hexdigest()[:length]
+
+
+def encode_name(name: str) -> bytes:
+    """The bytes of a file's name, as which it may not be UTF-8; or those of any text.
+
+    Unlike os.fsencode, the same under every locale.
+    """
+    return name.encode("utf-8", "surrogateescape")
+
+
+def decode_name(name: bytes) -> str:
+    """The inverse of `encode_name`."""
+    return name.decode("utf-8", "surrogateescape")
 
 
 def sha256_of(path: str | os.PathLike) -> str:

@@ -24,7 +24,7 @@ INTERVAL = 10.0
 _STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-_ON_A_LINE = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
+_NAMED = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
 
 _shown = True
 _noted: set[str] = set()
@@ -40,10 +40,12 @@ def visible(text: str) -> str:
 
 def printable(name: str) -> str:
     """As `visible`, on one line: a name, or a message that quotes one."""
-    return re.sub(r"[\n\t\r]", lambda found: _ON_A_LINE[found[0]], visible(name))
+    return re.sub(r"[\n\t]", _escape, visible(name))
 
 
 def _escape(found: re.Match) -> str:
+    if found[0] in _NAMED:
+        return _NAMED[found[0]]
     code = ord(found[0])
     if 0xDC80 <= code <= 0xDCFF:  # A byte, as Python has it in names of files.
         code -= 0xDC00

@@ -1,6 +1,8 @@
 import errno
+import io
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -218,6 +220,10 @@ def test_a_wrong_command_line_is_explained(arguments, capsys):
         (OSError(errno.ENOSPC, "", "out.png"), 1, "out.png: no space left"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "x: Permission"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError("8 GiB"), 1, "the memory does not suffice (8 GiB)"),
+        (RuntimeError("can't start new thread"), 1, "the system starts no more thre"),
+        (UnicodeEncodeError("ascii", "ü.jpg", 0, 1, ""), 1, "ü.jpg: cannot be named"),
+        (InputError("a\nb\x1b[2J\udce9: bad"), 2, r"a\nb\x1b[2J\xe9: bad"),
     ],
 )
 def test_errors_are_one_sentence_and_an_exit_status(
@@ -231,8 +237,28 @@ def test_errors_are_one_sentence_and_an_exit_status(
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
-    with pytest.raises(ZeroDivisionError):
-        run(monkeypatch, "demo", behaviour=lambda options: 1 / 0)
+    for error in (ZeroDivisionError, RuntimeError):
+        with pytest.raises(error):
+            run(monkeypatch, "demo", behaviour=failing(error))
+
+
+def test_what_is_printed_cannot_steer_the_terminal(monkeypatch, capsys):
+    def behaviour(options):
+        print("\x1b[2J\x9b1m\u202egpj.ü\udce9\ttab")
+        print("\x07", file=sys.stderr)
+        return 0
+
+    run(monkeypatch, "demo", behaviour=behaviour)
+    out, err = capsys.readouterr()
+    assert out == "\\x1b[2J\\x9b1m\\u202egpj.ü\\xe9\ttab\n"
+    assert err == "\\x07\n"
+
+
+def test_a_terminal_without_a_letter_gets_its_escape(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    run(monkeypatch, "demo", behaviour=lambda options: print("ü") or 0)
+    assert terminal.buffer.getvalue() == b"\\xfc\n"
 
 
 def test_sigterm_is_an_interrupt(monkeypatch, capsys):
@@ -250,27 +276,62 @@ def test_sigterm_is_an_interrupt(monkeypatch, capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
-    program = (
-        "import sys\n"
-        "from delf_jax import cli\n"
-        "def many(options):\n"
-        "    for _ in range(100_000): print('a line of a long table')\n"
-        "demo = cli.COMMANDS['demo']._replace(run=many)\n"
-        "cli.COMMANDS['demo'] = demo\n"
-        "sys.exit(cli.main(['demo']))\n"
-    )
+# Prints much, reports progress, then writes a file.
+MUCH = """
+import sys
+from delf_jax import cli, files, progress
+def run(options):
+    for _ in range(100_000): print("a line of a long table")
+    with progress.track("work", 1) as advance: advance()
+    files.write_json(sys.argv[1], 1)
+    return 0
+cli.COMMANDS["demo"] = cli.COMMANDS["demo"]._replace(run=run)
+sys.exit(cli.main(["demo"]))
+"""
+
+
+def test_a_reader_that_has_seen_enough_is_no_error_and_ends_no_work(tmp_path):
     writer = subprocess.Popen(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", MUCH, tmp_path / "a.json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=ROOT,
     )
     writer.stdout.readline()
     writer.stdout.close()
-    assert writer.stderr.read() == b""
+    assert re.fullmatch(rb"work: 1 of 1 image in .*\n", writer.stderr.read())
     writer.stderr.close()
     assert writer.wait() == 0
+    assert (tmp_path / "a.json").read_text() == "1\n"
+
+
+FULL = pathlib.Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.is_char_device(), reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    ("streams", "status", "seen"),
+    [
+        (">&-", 0, b"work: 1 of 1 image in"),
+        ("2>&- >/dev/null", 0, b""),
+        ("<&- >&- 2>&-", 0, b""),
+        ("2>/dev/full >/dev/null", 0, b""),
+        (">/dev/full", 1, b"error: standard output: no space left on the disk; "),
+    ],
+)
+def test_streams_that_cannot_be_written_end_no_work(tmp_path, streams, status, seen):
+    path = tmp_path / "a.json"
+    command = shlex.join([sys.executable, "-c", MUCH, str(path)])
+    done = subprocess.run(
+        ["bash", "-c", f"{command} {streams}"],
+        capture_output=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == status
+    assert done.stdout == b"" and seen in done.stderr
+    assert b"Traceback" not in done.stderr and b"ignored" not in done.stderr
+    assert path.read_text() == "1\n"
 
 
 def test_every_command_is_behind_its_name():

@@ -1,10 +1,12 @@
 """Progress: lines where there is no terminal, a bar where there is one."""
 
 import io
+import sys
 
 import pytest
 
 from delf_jax import progress
+from delf_jax.files import InputError
 from delf_jax.progress import track
 
 
@@ -108,6 +110,36 @@ def test_nothing_is_printed_where_nothing_is_done_or_progress_is_off(capsys, arg
         for _ in range(arguments["total"]):
             advance()
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("grün 日本 👩‍🚀.jpg", "grün 日本 👩‍🚀.jpg"),
+        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
+        ("a\nb\tc\rd", r"a\nb\tc\rd"),
+        ("caf\udce9", r"caf\xe9"),
+        ("\ud800\u2066", r"\ud800\u2066"),
+    ],
+)
+def test_a_name_is_printed_on_a_line_and_steers_nothing(name, text):
+    assert progress.printable(name) == text
+
+
+def test_a_bar_and_what_is_printed_beside_it_steer_nothing(monkeypatch):
+    terminal = _Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with track("prepare [/b]\x1b]0;x", 2) as advance:
+        print("failed: \x1b]0;title", file=sys.stderr)
+        advance(2)
+    assert r"prepare [/b]\x1b]0;x" in terminal.getvalue()
+    assert r"failed: \x1b]0;title" in terminal.getvalue()
+    assert "\x1b]0;" not in terminal.getvalue()
+
+
+def test_failures_are_a_line_each(capsys):
+    progress.print_failures([InputError("a.jpg: bad"), "b\n.jpg: worse"])
+    assert capsys.readouterr() == ("", "failed: a.jpg: bad\nfailed: b\\n.jpg: worse\n")
 
 
 def test_a_terminal_gets_a_bar(monkeypatch):

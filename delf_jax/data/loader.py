@@ -14,7 +14,7 @@ import numpy as np
 
 from delf_jax.data import prepare
 from delf_jax.data.image_lists import classes_without_images, list_records
-from delf_jax.files import InputError
+from delf_jax.files import InputError, decode_name
 from delf_jax.progress import format_count
 
 UNLABELLED = -1  # label of an image that belongs to no class.
@@ -46,9 +46,9 @@ class ImageSource:
     def __getitem__(self, index: int) -> dict:
         example = self.encoded[int(index)]
         return {
-            "id": f"{self.name}/{example['id'].decode()}",
+            "id": f"{self.name}/{decode_name(example['id'])}",
             "encoded": bytes(example["image"]),
-            "label": self.classes.get(example["label"].decode(), UNLABELLED),
+            "label": self.classes.get(decode_name(example["label"]), UNLABELLED),
         }
 
     def identifier(self, index: int) -> str:

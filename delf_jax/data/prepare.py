@@ -22,7 +22,13 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
 from delf_jax.data.image_lists import LabelledImage, read_record
-from delf_jax.files import InputError, atomic_write, digest
+from delf_jax.files import (
+    InputError,
+    atomic_write,
+    clear_abandoned,
+    digest,
+    encode_name,
+)
 from delf_jax.images import encode_jpeg
 from delf_jax.progress import track
 
@@ -72,7 +78,7 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         return {"train": self._generate_examples()}
 
-    def _generate_examples(self) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(self) -> Iterator[tuple[bytes, dict]]:
         failures = self.info.metadata[_FAILURES] = {}
         with futures.ThreadPoolExecutor(self.threads) as pool:
             for start in range(0, len(self.records), _AHEAD):
@@ -82,7 +88,7 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
                     if isinstance(example, str):
                         failures[id] = example
                     else:
-                        yield id, example
+                        yield example["id"], example
                     self.advance()
 
 
@@ -216,6 +222,8 @@ def _is_prepared(builder: LabelledImages) -> bool:
 
 
 def _build(builder: LabelledImages, **options: Any) -> None:
+    for left in pathlib.Path(builder.data_path).parent.glob("incomplete.*"):
+        clear_abandoned(left)  # By a process that was killed.
     config = tfds.download.DownloadConfig(try_download_gcs=False, **options)
     with _quiet_tfds():
         try:
@@ -246,8 +254,9 @@ def _make_example(record: LabelledImage, max_side: int) -> tuple[str, dict | str
         encoded = _shrunk_jpeg(read_record(record), max_side)
     except InputError as error:
         return record.id, str(error)
-    example = {"id": record.id, "image": encoded, "label": str(record.label)}
-    return record.id, example
+    # As bytes, for names of files may not be UTF-8.
+    id, label = (encode_name(str(x)) for x in (record.id, record.label))
+    return record.id, {"id": id, "image": encoded, "label": label}
 
 
 def _shrunk_jpeg(image: UInt8[np.ndarray, "H W 3"], max_side: int) -> bytes:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from delf_jax.extraction.settings import ExtractionSettings
-from delf_jax.files import InputError
+from delf_jax.files import InputError, encode_name
 from delf_jax.formats import tables
 from delf_jax.formats.delf import boxes as delf_boxes
 from delf_jax.names import finder
@@ -110,10 +110,10 @@ def digest(boxes: RegionBoxes) -> str:
     for name, sources in sorted(boxes.table.items(), key=_order):
         for source in sources:
             if isinstance(source, pathlib.Path):
-                found.update(os.fsencode(source.relative_to(boxes.path).as_posix()))
+                found.update(encode_name(source.relative_to(boxes.path).as_posix()))
                 found.update(source.read_bytes())
             else:
-                found.update(os.fsencode(name))
+                found.update(encode_name(name))
                 found.update(source.tobytes())
     return found.hexdigest()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from delf_jax.files import InputError, digest, sha256_of
+from delf_jax.files import InputError, clear_leftovers, digest, sha256_of
 from delf_jax.formats import tensor_files
 from delf_jax.index import aggregation, inverted_file, inverted_shards
 from delf_jax.index.aggregation import Vocabulary
@@ -272,6 +272,7 @@ class Writer:
             self.info["norms"] = _write_norms(self.out, self.info, self.shards)
         self.info["finished"] = True
         self._save()
+        clear_leftovers(self.out / SHARDS)
         names = {shard.entry["name"] for shard in self.shards}
         for path in inverted_shards.list_files(self.out / SHARDS):
             stale = time.time() - path.stat().st_mtime > _STALE_SECONDS

@@ -13,6 +13,7 @@ from PIL import Image
 
 from delf_jax import images
 from delf_jax.files import InputError, atomic_write
+from delf_jax.progress import visible
 
 _QUALITY = 76
 
@@ -30,13 +31,16 @@ class Thumbnail(NamedTuple):
 def fill_template(
     template: str, parts: Mapping[str, str], path: str | os.PathLike
 ) -> None:
-    """Writes a template with its comments of the parts' names, in order, replaced."""
+    """Writes a template with its comments of the parts' names, in order, replaced.
+
+    Characters that no page may have, as names of files do, become escapes.
+    """
     source = importlib.resources.files("delf_jax.report") / "templates" / template
     before = source.read_text(encoding="utf-8")
     with atomic_write(path, "w") as file:
         for name, part in parts.items():
             start, _, before = before.partition(f"<!--{name}-->")
-            file.write(start + part)
+            file.write(start + visible(part))
         file.write(before)
 
 

@@ -3,6 +3,7 @@
 import html
 from collections.abc import Callable, Iterable
 
+from delf_jax.progress import printable
 from delf_jax.report.html import Thumbnail
 from delf_jax.search.query import Result
 
@@ -30,10 +31,15 @@ class SearchResults(list[Result]):
         self._picture = picture
 
     def __repr__(self) -> str:
-        width = max([len("image"), *(len(result.image) for result in self)])
-        lines = [f"{self.image}:", f"rank  {'image':{width}}  similarity  inliers"]
-        for place, (image, similarity, inliers, _) in enumerate(self, 1):
+        names = [printable(result.image) for result in self]
+        width = max(map(len, ["image", *names]))
+        lines = [
+            f"{printable(self.image)}:",
+            f"rank  {'image':{width}}  similarity  inliers",
+        ]
+        for place, (_, similarity, inliers, _) in enumerate(self, 1):
             count = "-" if inliers is None else inliers
+            image = names[place - 1]
             lines.append(f"{place:4}  {image:{width}}  {similarity:10.3f}  {count:>7}")
         return "\n".join([*lines, *self.notes])
 
@@ -53,8 +59,9 @@ def _figure(picture: Thumbnail | None, facts: str, name: str) -> str:
     shown = "<i>not found</i>"
     if picture is not None:
         shown = f'<img src="{picture.source}" alt="">'
+    name = html.escape(printable(name))
     return (
         f'<figure style="margin:0;max-width:160px">{shown}<figcaption><b>{facts}</b>'
-        f'<br><span style="overflow-wrap:anywhere">{html.escape(name)}</span>'
+        f'<br><span style="overflow-wrap:anywhere">{name}</span>'
         "</figcaption></figure>"
     )

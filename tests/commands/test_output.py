@@ -1,11 +1,13 @@
 """Where commands print: results to standard output, with --quiet nothing else."""
 
+import html
 import json
+import os
 import re
 
 import pytest
 
-from delf_jax import cli
+from delf_jax import cli, files
 from delf_jax.formats.datasets import gldv2
 
 # In this order: each finds what those before it have written.
@@ -71,6 +73,95 @@ def test_a_quiet_command_prints_errors(here, photos, tiny_model, tmp_path, capsy
     assert cli.main(["-q", "extract", "nothing", "--out=store"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.endswith("nothing: no such file or folder\n")
+
+
+@pytest.mark.parametrize(
+    ("option", "start"),
+    [
+        ("--json=/dev/stdout", "{"),
+        ("--html=-", "<!doctype html>"),
+        ("--html=/dev/stdout", "<!doctype html>"),
+    ],
+)
+def test_any_file_goes_to_standard_output(
+    here, photos, tiny_model, capfd, option, start
+):
+    model = f"--model={tiny_model}"
+    words = ["evaluate", "folders", "--index=scored", "--rerank=global", model]
+    assert cli.main([*words, option]) == 0
+    out, err = capfd.readouterr()
+    assert out.startswith(start) and "mAP" in err
+    assert "JSON:" not in err and "page:" not in err
+
+
+def test_figures_and_rankings_go_to_standard_output(
+    here, photos, tiny_model, capfdbinary
+):
+    pair = [str(photos / name) for name in ("0.png", "1.png")]
+    assert cli.main(["match", *pair, "--out=-", f"--model={tiny_model}"]) == 0
+    out, err = capfdbinary.readouterr()
+    assert out.startswith(b"\x89PNG") and b"inliers of" in err
+    assert (
+        cli.main(["extract", str(photos), "--out=store", f"--model={tiny_model}"]) == 0
+    )
+    capfdbinary.readouterr()
+    assert cli.main(["rerank", "lists.json", "--index=store", "--out=-"]) == 0
+    out, err = capfdbinary.readouterr()
+    assert [*json.loads(out)] == ["0.png"] and b"1 query reranked" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("search q --index=i --json=- --html=-", "--json and --html: only one can be"),
+        ("extract q --out=-", "--out=-: name a folder"),
+        (
+            "gldv2 retrieve q --features=f --out=- --solution=s",
+            "--solution: scores a file; name one with --out",
+        ),
+    ],
+)
+def test_what_standard_output_cannot_take_is_named_at_once(capsys, command, words):
+    assert cli.main(command.split()) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_names_of_any_bytes_go_through_all_commands(
+    photos, tiny_model, tmp_path, capfd
+):
+    """They are not UTF-8, have line feeds and what steers a terminal."""
+    names = [b"caf\xe9.png", b"a\n\x1b]0;b.png", b"<b>\r.png", "grün.png".encode()]
+    shown = [r"caf\xe9.png", r"a\n\x1b]0;b.png", r"<b>\r.png", "grün.png"]
+    folder = tmp_path / os.fsdecode(b"K\xf6ln")
+    for number, name in enumerate(names):
+        path = folder / ("ab"[number // 2]) / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((photos / f"{number}.png").read_bytes())
+    (folder / "b" / os.fsdecode(b"broken\x1b\xff.png")).write_bytes(b"")
+    model, out = f"--model={tiny_model}", tmp_path / "out"
+    for command in (
+        ["index", folder, f"--index={out}/index", model],
+        ["search", folder / "a", folder / "b", f"--index={out}/index", model]
+        + [f"--json={out}/s.json", f"--html={out}/s.html"],
+        ["prepare", f"--dataset={folder}", f"--data={out}/data"],
+        ["features", f"{out}/index/store", f"{out}/delf", "--to=delf"],
+        ["features", f"{out}/delf", f"{out}/again", "--from=delf"],
+        ["inspect", f"{out}/index"],
+        ["index", f"--index={out}/index", "--remove", os.fsdecode(b"a/" + names[0])],
+    ):
+        assert cli.main([str(word) for word in command]) == 0
+    printed = "".join(capfd.readouterr())
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]", printed)
+    assert r"broken\x1b\xff.png" in printed
+    found = files.read_json(out / "s.json")
+    ids = [
+        os.fsencode(result["image"])[2:] for result in found["queries"][0]["results"]
+    ]
+    assert {*ids} == {*names}
+    page = (out / "s.html").read_text(encoding="utf-8")
+    for name in shown:
+        assert name in printed
+        assert html.escape(name).replace(r"\n", "\n") in page
 
 
 @pytest.mark.parametrize(

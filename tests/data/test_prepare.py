@@ -1,6 +1,9 @@
 """Labelled images prepared in parts: kept, resumed, shared; broken ones listed."""
 
 import csv
+import os
+import shutil
+import time
 
 import cv2
 import numpy as np
@@ -123,6 +126,32 @@ def test_changed_files_change_their_part_only(records, tmp_path, read):
     prepared = content(prepare(records, tmp_path / "data"))
     assert sorted(read) == [record.id for record in records[3:6]]
     assert prepared[records[4].id][2] == 99
+
+
+def test_names_that_are_not_utf8_keep_their_bytes(records, tmp_path):
+    image = records[0].path.read_bytes()
+    (tmp_path / "latin" / os.fsdecode(b"K\xf6ln")).mkdir(parents=True)
+    for name in (b"\xfc.png", b"broken \xfc.png"):
+        path = tmp_path / "latin" / os.fsdecode(b"K\xf6ln/" + name)
+        path.write_bytes(b"" if b"broken" in name else image)
+    prepared = prepare(list_records(str(tmp_path / "latin")), tmp_path / "data")
+    (example,) = (prepared.images[i] for i in range(len(prepared.images)))
+    assert (example["id"], example["label"]) == (b"K\xf6ln/\xfc.png", b"K\xf6ln")
+    assert list(prepared.failures) == [os.fsdecode(b"K\xf6ln/broken \xfc.png")]
+    quarantine = (tmp_path / "data" / "s-quarantine.csv").read_bytes()
+    assert b"\nK\xf6ln/broken \xfc.png," in quarantine
+
+
+def test_what_a_killed_job_left_is_cleared_when_it_is_old(records, tmp_path):
+    first = prepare(records[:3], tmp_path / "data")
+    (made,) = (tmp_path / "data" / "labelled_images").iterdir()
+    shutil.rmtree(made / "1.0.0")
+    for name, days in (("old", 2), ("young", 0)):
+        left = made / f"incomplete.{name}_1.0.0"
+        left.mkdir()
+        os.utime(left, (time.time() - days * 24 * 3600,) * 2)
+    assert content(prepare(records[:3], tmp_path / "data")) == content(first)
+    assert {p.name for p in made.iterdir()} == {"1.0.0", "incomplete.young_1.0.0"}
 
 
 def test_broken_images_are_listed_and_remembered(records, tmp_path, read):

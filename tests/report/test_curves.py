@@ -1,6 +1,7 @@
 """Curves of several trainings in one figure."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -19,7 +20,8 @@ def run(tmp_path):
         json.dumps({"step": 3, "loss": 1.0, "learning_rate": 0.1}),
         '{"step": 4, "lo',
     ]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    damaged = b'{"step": 5, "loss": 3.0, "\xff": 1}\n[1]\n{"step": [1]}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(damaged + "\n".join(lines).encode())
     return tmp_path
 
 
@@ -55,6 +57,13 @@ def test_a_figure_has_a_panel_for_each_metric(tmp_path, count, length):
     image = cv2.imread(str(path))
     assert image.shape[1] == pytest.approx(3 * 3.6 * 130, abs=2)
     assert (image == 255).all(2).mean() > 0.5  # and not all of it.
+
+
+def test_runs_of_any_name_are_drawn(tmp_path):
+    (curve,) = made(1, 2).values()
+    names = ("a$b_c$", "x\n\x1b[1m", os.fsdecode(b"caf\xe9"))
+    curves.draw_curves(dict.fromkeys(names, curve), tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").is_file()
 
 
 def test_metrics_are_drawn_in_the_order_asked_for_and_unknown_ones_named(tmp_path):

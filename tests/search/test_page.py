@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -85,6 +86,17 @@ def test_names_cannot_break_the_page(photos):
     assert {card["data-image"] for card in reader.all("button", "card")} == {NASTY}
     assert pathlib.PurePath(NASTY).name in "".join(reader.words)
     assert not reader.all("b>") and len(reader.all("script")) == 1
+
+
+def test_names_that_no_page_may_have_are_escaped(photos):
+    name = os.fsdecode(b"caf\xe9\x1b[1m\x01.png")
+    (photos / name).write_bytes((photos / "x.png").read_bytes())
+    found = answer(photos, result(name, 3), name=name)
+    text = write(photos, [found], description=name)
+    assert text.count(r"caf\xe9\x1b[1m\x01") >= 4
+    assert not {*map(chr, range(32))} - {"\n"} & {*text}
+    (card,) = Reader(text).all("button", "card")
+    assert card["data-image"] == r"caf\xe9\x1b[1m\x01.png"
 
 
 def test_a_photo_that_is_gone_is_said_to_be_absent(photos):

@@ -116,6 +116,13 @@ def test_a_resumed_run_drops_steps_after_its_checkpoint_and_broken_lines(tmp_pat
     assert [line["loss"] for line in read_lines(tmp_path)] == [1, 2, 30]
 
 
+def test_a_resumed_run_drops_lines_that_are_no_text_any_more(tmp_path):
+    lines = b'{"step": 1, "loss": 2.0}\n{"step": 1, "l\xffss": 2.0}\n[1]\n'
+    (tmp_path / "metrics.jsonl").write_bytes(lines)
+    MetricWriter(tmp_path, last_step=1).close()
+    assert read_lines(tmp_path) == [{"step": 1, "loss": 2.0}]
+
+
 def test_importing_needs_no_tensorflow():
     program = (
         "import sys, delf_jax.training.log, delf_jax.data.loader\n"

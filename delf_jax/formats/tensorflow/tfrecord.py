@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from delf_jax.files import InputError, atomic_write, reading
+from delf_jax.files import InputError, atomic_write, encode_name, reading
 from delf_jax.formats.tensorflow import tf_example
 from delf_jax.formats.tensorflow.crc32c import masked_crc32c
 
@@ -113,7 +113,7 @@ def _serialize(example: Example) -> bytes:
         "image/colorspace": b"RGB",
         "image/channels": 3,
         "image/format": b"JPEG",
-        "image/id": example.id.encode("utf-8"),
+        "image/id": encode_name(example.id),
         "image/encoded": example.encoded,
     }
     if example.label is not None:
