@@ -228,21 +228,24 @@ def _finite(text: str) -> float:
     raise ValueError(f"{text:.20} is not a finite number")
 
 
-def read_text(path: str | os.PathLike) -> str:
+def read_text(path: str | os.PathLike, *, names: bool = False) -> str:
     """The text of a file, its lines ended by "\\n"; InputError if absent or no text.
 
     It is in UTF-8, or in what a byte order mark at its beginning says.
+
+    Args:
+      names: it lists names of files: their bytes need not be UTF-8.
     """
     with reading(path):
         content = pathlib.Path(path).read_bytes()
-    return decode_text(content, path)
+    return decode_text(content, path, "surrogateescape" if names else "strict")
 
 
-def decode_text(content: bytes, path: str | os.PathLike) -> str:
+def decode_text(content: bytes, path: str | os.PathLike, errors: str = "strict") -> str:
     """As `read_text`, of the bytes of a file; `path` is for messages."""
     encoding = _encoding(content)
     try:
-        text = content.decode(encoding)
+        text = content.decode(encoding, errors)
     except UnicodeDecodeError:
         raise _not_text(path, encoding) from None
     if "\0" in text:

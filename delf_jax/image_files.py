@@ -132,7 +132,7 @@ def read_list(path: str | os.PathLike) -> list[str]:
     skipped. Paths are relative to the current folder, as `ls photos/*.jpg` writes them;
     what is not there is looked for beside the list.
     """
-    text = read_text(path)
+    text = read_text(path, names=True)
     if os.fspath(path).lower().endswith(".csv"):
         lines = _read_column(path, text)
     else:

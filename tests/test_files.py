@@ -252,6 +252,14 @@ def test_text_has_the_encoding_that_its_mark_says(tmp_path, encoding):
     assert files.read_json(write('{"ü": ["😀"]}')) == {"ü": ["😀"]}
 
 
+def test_lists_of_file_names_may_have_any_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbfcaf\xe9.jpg\r\n")
+    names = files.read_text(tmp_path / "a", names=True)
+    assert os.fsencode(names) == b"caf\xe9.jpg\n"
+    with pytest.raises(files.InputError, match="not UTF-8 text"):
+        files.read_text(tmp_path / "a")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

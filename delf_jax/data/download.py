@@ -279,7 +279,7 @@ def _resumable(part: pathlib.Path) -> tuple[int, str]:
     """How many bytes of a file are there, and the server's tag of that version."""
     try:
         size, tag = part.stat().st_size, _tag(part).read_text(encoding="utf-8")
-    except OSError:
+    except (OSError, ValueError):  # A tag that is no text any more is as none.
         return 0, ""
     return (size, tag) if tag else (0, "")
 

@@ -13,7 +13,7 @@ from clu import parameter_overview
 
 from delf_jax.conversion import weight_files
 from delf_jax.conversion.weight_files import WeightFile
-from delf_jax.files import InputError
+from delf_jax.files import InputError, read_text
 from delf_jax.formats.delf import boxes, datum, features, pbtxt
 from delf_jax.formats.protos import aggregation_config_pb2, delf_config_pb2
 from delf_jax.index import codebook, inverted_file, photo_index
@@ -24,7 +24,7 @@ from delf_jax.store import feature_store
 from delf_jax.store.shards import is_absent
 
 _WIDTH, _SHOWN_FAILURES, _LARGEST_MODULE = 84, 10, 64
-_AGGREGATION_FIELDS = (b"aggregation", b"codebook", b"num_assignments")
+_AGGREGATION_FIELDS = ("aggregation", "codebook", "num_assignments")
 _CODEBOOKS = ("codebook", "clusters")  # the second written by TensorFlow 1.
 _TITLES = {
     "model": "model folder",
@@ -261,7 +261,7 @@ def _format_boxes(path: pathlib.Path) -> Iterator[str]:
 
 
 def _format_pbtxt(path: pathlib.Path) -> Iterator[str]:
-    text = path.read_bytes()
+    text = read_text(path)
     kind: Any = delf_config_pb2.DelfConfig
     if any(field in text for field in _AGGREGATION_FIELDS):
         kind = aggregation_config_pb2.AggregationConfig

@@ -24,7 +24,7 @@ def read_pairs(path: str | os.PathLike, images: FeatureStore) -> list[Pair]:
     """
     pairs: dict[frozenset[str], Pair] = {}
     known = frozenset(images.ids)
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path, names=True).split("\n"), 1):
         names = line.split()
         where = f"{path}, line {number}"
         if not names:

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from delf_jax.config import read_sweep
-from delf_jax.files import InputError, atomic_write
+from delf_jax.files import InputError, atomic_write, read_json
 from delf_jax.progress import format_count, format_duration, print_results
 from delf_jax.report import curves
 from delf_jax.training.config import read_training_config
@@ -107,7 +107,7 @@ def is_finished(trial: Trial) -> bool:
     path = trial.workdir / "model" / "config.json"
     if not path.is_file():
         return False
-    provenance = json.loads(path.read_text(encoding="utf-8"))["provenance"]
+    provenance = read_json(path)["provenance"]
     return provenance["config"] == json.loads(trial.config)
 
 
