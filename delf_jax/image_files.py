@@ -149,12 +149,12 @@ def read_list(path: str | os.PathLike) -> list[str]:
 
 
 def walk(folder: pathlib.Path, suffixes: Iterable[str]) -> list[pathlib.Path]:
-    """The files in a folder, and in those below it, that end in one of the suffixes.
+    """The regular files in a folder, at any depth, that end in one of the suffixes.
 
-    As `find_images` has them, in any order; what is left out is not noted.
+    Hidden files and linked folders are as for `find_images`. They come in any order.
     """
     found = _walk(os.fspath(folder), tuple(suffixes), collections.Counter())
-    return [pathlib.Path(path) for path in found]
+    return [path for path in map(pathlib.Path, found) if path.is_file()]
 
 
 def is_hidden(name: str) -> bool:
