@@ -44,7 +44,10 @@ RAW = (
 )
 RAW_ADVICE = "raw photos are not supported: export JPEG or TIFF"
 # What systems and programs leave beside photos; names with a dot in front, as well.
-_LEFT_BY_SYSTEMS = {"__MACOSX", "@eaDir", "Thumbs.db", "ehthumbs.db", "desktop.ini"}
+_LEFT_BY_SYSTEMS = {
+    *("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"),
+    *("Thumbs.db", "ehthumbs.db", "desktop.ini"),
+}
 # 128 million pixels of four channels of 16 bits.
 MAX_BYTES = 2**30
 _LIST = "@"
