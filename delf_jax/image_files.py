@@ -44,7 +44,10 @@ RAW = (
 )
 RAW_ADVICE = "raw photos are not supported: export JPEG or TIFF"
 # What systems and programs leave beside photos; names with a dot in front, as well.
-_LEFT_BY_SYSTEMS = {"__MACOSX", "@eaDir", "Thumbs.db", "ehthumbs.db", "desktop.ini"}
+_LEFT_BY_SYSTEMS = {
+    *("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"),
+    *("Thumbs.db", "ehthumbs.db", "desktop.ini"),
+}
 # 128 million pixels of four channels of 16 bits.
 MAX_BYTES = 2**30
 _LIST = "@"
@@ -149,12 +152,12 @@ def read_list(path: str | os.PathLike) -> list[str]:
 
 
 def walk(folder: pathlib.Path, suffixes: Iterable[str]) -> list[pathlib.Path]:
-    """The files in a folder, and in those below it, that end in one of the suffixes.
+    """The regular files in a folder, at any depth, that end in one of the suffixes.
 
-    As `find_images` has them, in any order; what is left out is not noted.
+    Hidden files and linked folders are as for `find_images`. They come in any order.
     """
     found = _walk(os.fspath(folder), tuple(suffixes), collections.Counter())
-    return [pathlib.Path(path) for path in found]
+    return [path for path in map(pathlib.Path, found) if path.is_file()]
 
 
 def is_hidden(name: str) -> bool:

@@ -338,13 +338,8 @@ def _upright_rgb(
     image: Image.Image, encoded: bytes | None = None
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The pixels of a Pillow image, of a JPEG from its bytes."""
-    if encoded is not None and image.mode in ("RGB", "L"):
-        pixels = jpeg.decode_jpeg(encoded)
-    elif encoded is not None and image.mode == "CMYK":
-        inks = jpeg.decode_jpeg(encoded, "CMYK")
-        # As Pillow: all programs write them inverted, as Adobe's did.
-        pixels = _to_rgb(Image.frombytes("CMYK", image.size, (~inks).tobytes()))
-    else:
+    pixels = None if encoded is None else _decode_jpeg(image, encoded)
+    if pixels is None:
         image.load()
         pixels = _to_rgb(image)
     # After decoding: the metadata of a PNG may stand behind its pixels.
@@ -356,6 +351,17 @@ def _upright_rgb(
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
+
+
+def _decode_jpeg(image: Image.Image, encoded: bytes) -> np.ndarray | None:
+    """The RGB of a JPEG whose header is read; None if Pillow must decode it."""
+    if image.mode in ("RGB", "L"):
+        return jpeg.decode_jpeg(encoded)
+    inks = jpeg.decode_jpeg(encoded, "CMYK") if image.mode == "CMYK" else None
+    if inks is None:
+        return None
+    # As Pillow: all programs write them inverted, as Adobe's did.
+    return _to_rgb(Image.frombytes("CMYK", image.size, (~inks).tobytes()))
 
 
 def _orientation(image: Image.Image) -> int:

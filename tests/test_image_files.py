@@ -86,12 +86,13 @@ def test_what_is_left_out_is_counted_with_the_reason(tmp_path, notes, without_he
     _touch(*(tmp_path / f"{number}.heic" for number in range(3)))
     _touch(tmp_path / "a.jpg", tmp_path / "a.txt", tmp_path / "b.TXT", tmp_path / "b")
     _touch(tmp_path / "raw.dng", tmp_path / "._a.jpg", tmp_path / "Thumbs.db")
-    _touch(tmp_path / "__MACOSX" / "a.jpg", tmp_path / ".ipynb_checkpoints" / "a.jpg")
+    for folder in ("__MACOSX", ".ipynb_checkpoints", "$RECYCLE.BIN"):
+        _touch(tmp_path / folder / "a.jpg")
     assert _ids(tmp_path) == ["a.jpg"]
     assert notes == [
         f"{tmp_path}: 9 files skipped: 3 .heic (pip install delf_jax[heic]), 2 .txt, "
         "2 hidden, 1 .dng (raw photos are not supported: export JPEG or TIFF), "
-        "1 without a suffix; 2 folders skipped: 2 hidden"
+        "1 without a suffix; 3 folders skipped: 3 hidden"
     ]
 
 

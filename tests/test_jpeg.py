@@ -114,6 +114,16 @@ def test_grey_and_printed_photos_are_held_to_the_same(photo, mode):
             images.decode_image(broken)
 
 
+def test_colours_may_be_sampled_in_any_way(photo):
+    file = io.BytesIO()
+    Image.fromarray(photo).convert("CMYK").save(file, "JPEG", subsampling=2)
+    data = file.getvalue()
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(images.decode_image(data), expected)
+    with pytest.raises(InputError, match="damaged"):
+        images.decode_image(data[: len(data) // 2])
+
+
 @pytest.mark.parametrize("percent", range(5, 100, 5))
 @pytest.mark.parametrize("restart", [0, 1])
 def test_a_file_that_ends_too_soon_says_how_much_is_missing(photo, percent, restart):

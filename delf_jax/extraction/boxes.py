@@ -20,6 +20,7 @@ from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError, encode_name
 from delf_jax.formats import tables
 from delf_jax.formats.delf import boxes as delf_boxes
+from delf_jax.image_files import walk
 from delf_jax.names import finder
 
 SUFFIX = ".boxes"
@@ -52,7 +53,7 @@ def open_boxes(path: str | os.PathLike) -> RegionBoxes:
     """The boxes of a CSV or of a folder; InputError, by line, if one makes no sense."""
     path = pathlib.Path(path)
     if path.is_dir():
-        files = sorted(path.rglob(f"*{SUFFIX}"))
+        files = sorted(walk(path, [SUFFIX]))
         names = [file.relative_to(path).with_suffix("").as_posix() for file in files]
         return RegionBoxes(path, {n: [f] for n, f in zip(names, files, strict=True)})
     if path.suffix == SUFFIX:

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,15 @@ def test_boxes_of_files_are_parts_of_the_image_rounded_as_the_original_does(tmp_
     expected += [np.ceil(box[2] * y), np.ceil(box[3] * x)]
     np.testing.assert_array_equal(found, [expected])
     assert boxes_of(given, "a/2.jpg", SIZE, SETTINGS).shape == (0, 4)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_what_is_hidden_or_no_regular_file_has_no_boxes(tmp_path):
+    write_file(tmp_path, "a/1", [[0.1, 0.2, 0.3, 0.4]], [0.9])
+    alone = boxes.digest(open_boxes(tmp_path))
+    (tmp_path / "a" / "._1.boxes").write_bytes(b"\0\5\26\7")
+    os.mkfifo(tmp_path / "a" / "2.boxes")
+    assert boxes.digest(open_boxes(tmp_path)) == alone
 
 
 def test_the_threshold_and_the_number_of_boxes_are_the_settings(tmp_path):
