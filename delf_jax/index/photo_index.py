@@ -11,6 +11,7 @@ A photo whose file is absent stays: its drive may be. It is forgotten by name, o
 import itertools
 import os
 import pathlib
+import shlex
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from delf_jax.image_files import find_images
 from delf_jax.manifests import Is, one_of, read_manifest, write_manifest
-from delf_jax.progress import format_count
+from delf_jax.progress import format_count, printable
 from delf_jax.store import feature_store
 from delf_jax.store.feature_store import FeatureStore, StoreReport
 from delf_jax.store.shards import is_absent
@@ -65,7 +66,8 @@ class Index(NamedTuple):
         """How many photos an interrupted run has left, and what does them; or ""."""
         if not self.store.pending:
             return ""
-        command = f"index {self.places.root} --index={self.directory}"
+        asked = ["index", str(self.places.root), f"--index={self.directory}"]
+        command = printable(shlex.join(asked))
         return f"{self.directory}: {self.store.shortfall}; finish it with: {command}"
 
     def outsiders(self, images: Iterable[str]) -> str:
@@ -80,8 +82,8 @@ class Index(NamedTuple):
         if not found:
             return ""
         count = format_count(len(found), "photo")
-        more = ", ..." if len(found) > _LISTED else ""
-        return f"{count} from outside of {root}: {', '.join(found[:_LISTED])}{more}"
+        named = ", ".join(found[:_LISTED]) + (", ..." if found[_LISTED:] else "")
+        return printable(f"{count} from outside of {root}: {named}")
 
     def __str__(self) -> str:
         count = format_count(len(self.store), "photo")
