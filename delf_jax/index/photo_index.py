@@ -8,12 +8,20 @@ A photo whose file is absent stays: its drive may be. It is forgotten by name, o
 `absent_images` where its folder is there without it.
 """
 
+import contextlib
 import itertools
 import os
 import pathlib
 import shlex
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from types import ModuleType
 from typing import NamedTuple
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None
 
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
@@ -116,7 +124,6 @@ def make_index(
     found = find_images(paths)
     image, path = found[0]
     root = pathlib.Path(os.path.abspath(path)).parents[image.count("/")]
-    places = Places(root, {})
     if pathlib.Path(directory, "index.json").exists():
         places = _read_places(directory)
         if not root.is_relative_to(places.root):
@@ -126,7 +133,7 @@ def make_index(
                 f"{moved if is_absent(places.root) else ''}; use --add, or another "
                 "folder for another index"
             )
-    return _update(found, pathlib.Path(directory), places, model, settings, progress)
+    return _update(found, pathlib.Path(directory), root, model, settings, progress)
 
 
 def add_images(
@@ -141,19 +148,22 @@ def add_images(
     index = open_index(directory)
     check_model(index, model, settings)
     found = find_images(paths)
-    return _update(found, index.directory, index.places, model, settings, progress)
+    root = index.places.root
+    return _update(found, index.directory, root, model, settings, progress)
 
 
 def remove_images(directory: str | os.PathLike, ids: Iterable[str]) -> int:
     """Number of images left; InputError, and none removed, if one is not there."""
-    places, path = _read_places(directory), pathlib.Path(directory) / "store"
+    _read_places(directory)  # Or it is no index.
+    path = pathlib.Path(directory) / "store"
     # Once the store has removed them they are; their places are only cleared away.
     feature_store.remove_from_store(path, ids)
-    store = feature_store.open_store(path)
-    known = _ids(store)
-    outside = {id: p for id, p in places.outside.items() if id in known}
-    if len(outside) < len(places.outside):
-        _write_places(directory, places._replace(outside=outside))
+    with _changing(directory):
+        places, store = _read_places(directory), feature_store.open_store(path)
+        removed = store.records.keys() - _ids(store)
+        outside = {id: p for id, p in places.outside.items() if id not in removed}
+        if len(outside) < len(places.outside):
+            _write_places(directory, places._replace(outside=outside))
     return len(store)
 
 
@@ -188,7 +198,8 @@ def move_root(directory: str | os.PathLike, root: str | os.PathLike) -> tuple[in
             f"found there, such as {ids[0]!r}; name the folder that has taken the "
             f"place of {index.places.root}"
         )
-    _write_places(directory, index.places._replace(root=root))
+    with _changing(directory):
+        _write_places(directory, _read_places(directory)._replace(root=root))
     return found, len(ids)
 
 
@@ -241,25 +252,32 @@ def own_row(index: Index, path: pathlib.Path) -> int:
 def _update(
     found: Sequence[tuple[str, pathlib.Path]],
     directory: pathlib.Path,
-    places: Places,
+    root: pathlib.Path,
     model: Model,
     settings: ExtractionSettings,
     progress: bool,
 ) -> StoreReport:
-    """Extracts what is new or changed, and what an interrupted run has left."""
+    """Extracts what is new or changed, and what an interrupted run has left.
+
+    root: of an index that is not there yet.
+    """
     path, known, removed = directory / "store", set[str](), set[str]()
-    if (path / "manifest.json").exists():
-        store = feature_store.open_store(path, damaged=[])
-        _check_ids(directory, store)
-        known = _ids(store)
-        removed = store.records.keys() - known
-    outside = {id: p for id, p in places.outside.items() if id not in removed}
-    files, places = _name_photos(found, places._replace(outside=outside), known)
+    with _changing(directory):
+        places = Places(root, {})
+        if (directory / "index.json").exists():
+            places = _read_places(directory)
+        if (path / "manifest.json").exists():
+            store = feature_store.open_store(path, damaged=[])
+            _check_ids(directory, store)
+            known = _ids(store)
+            removed = store.records.keys() - known
+        outside = {id: p for id, p in places.outside.items() if id not in removed}
+        files, places = _name_photos(found, places._replace(outside=outside), known)
+        # First the places: a killed job leaves no features whose photo is unknown.
+        _write_places(directory, places)
     for image in sorted({*known, *outside} - files.keys()):
         if not is_absent(places.file(image)):
             files[image] = places.file(image)
-    # First the places: a killed job leaves no features whose photo is unknown.
-    _write_places(directory, places)
     return feature_store.extract_to_store(
         sorted(files.items()), path, model, settings, progress=progress
     )
@@ -327,6 +345,22 @@ def _is_filled(folder: pathlib.Path) -> bool:
             return any(True for _ in entries)
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def _changing(directory: str | os.PathLike) -> Iterator[None]:
+    """A context in which one process at a time changes where photos are."""
+    pathlib.Path(directory).mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # Of a filesystem without locks.
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _write_places(directory: str | os.PathLike, places: Places) -> None:

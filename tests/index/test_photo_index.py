@@ -169,6 +169,23 @@ def test_photos_of_one_name_are_all_there_whatever_is_added_when(copied, add):
         assert one[copied / name] == two[copied / name]
 
 
+def test_photos_that_two_processes_add_at_once_are_all_there(copied, add, monkeypatch):
+    for seed, name in enumerate(("x/1.jpg", "y/1.jpg")):
+        draw_photo(copied / name, seed + 20)
+    real = photo_index.find_images
+
+    def meanwhile(paths):
+        monkeypatch.undo()
+        add("x")
+        return real(paths)
+
+    monkeypatch.setattr(photo_index, "find_images", meanwhile)
+    add("y")
+    index = photo_index.open_index(copied / "index")
+    assert {*index.places.outside.values()} == {copied / "x/1.jpg", copied / "y/1.jpg"}
+    assert len(index.store) == len(NAMES) + 2
+
+
 def test_a_photo_of_an_absent_folder_keeps_its_id(copied, add):
     (copied / "photos").rename(copied / "away")
     draw_photo(copied / "x/1.jpg", 5)
