@@ -1,61 +1,40 @@
 """The index of a folder of photos: built, grown, shrunk, opened.
 
 An index is a folder: `store/` holds the features and says which model made them (see
-feature_store.py), and `index.json` says where the photos are. Which photos there are,
-the store alone says: places of photos that it has removed count for nothing.
+feature_store.py), and `index.json` says where the photos are (see photo_places.py).
+Which photos there are, the store alone says: places of photos that it has removed count
+for nothing.
 
 A photo whose file is absent stays: its drive may be. It is forgotten by name, or by
 `absent_images` where its folder is there without it.
 """
 
-import contextlib
-import itertools
 import os
 import pathlib
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from types import ModuleType
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
-
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # Windows.
-    fcntl = None
 
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from delf_jax.image_files import find_images
-from delf_jax.manifests import Is, one_of, read_manifest, write_manifest
+from delf_jax.index.photo_places import (
+    Places,
+    changing,
+    name_photos,
+    read_places,
+    write_places,
+)
 from delf_jax.progress import format_count, printable
 from delf_jax.store import feature_store
 from delf_jax.store.feature_store import FeatureStore, StoreReport
 from delf_jax.store.shards import is_absent
 
-FORMAT = 1
-PATH = Is("a path", lambda value: isinstance(value, str) and "\0" not in value)
-SCHEMA = {"format": one_of(FORMAT), "root": PATH, "outside": {str: PATH}}
-_REPAIR = (
-    "remove it and index the folder again: features are kept, and so are photos from "
-    "elsewhere that are added again"
-)
 # Photos from elsewhere that are named one by one.
 _LISTED = 10
 
 Paths = Iterable[str | os.PathLike]
-
-
-class Places(NamedTuple):
-    """Where the photos of an index are."""
-
-    root: pathlib.Path
-    """ids are paths within it"""
-    outside: dict[str, pathlib.Path]
-    """photos that were added from elsewhere, or whose path another has as its id"""
-
-    def file(self, image: str) -> pathlib.Path:
-        return self.outside.get(image, self.root / image)
 
 
 class Index(NamedTuple):
@@ -125,7 +104,7 @@ def make_index(
     image, path = found[0]
     root = pathlib.Path(os.path.abspath(path)).parents[image.count("/")]
     if pathlib.Path(directory, "index.json").exists():
-        places = _read_places(directory)
+        places = read_places(directory)
         if not root.is_relative_to(places.root):
             moved = f", which is absent: if it is {root} now, say so with --root={root}"
             raise InputError(
@@ -154,16 +133,16 @@ def add_images(
 
 def remove_images(directory: str | os.PathLike, ids: Iterable[str]) -> int:
     """Number of images left; InputError, and none removed, if one is not there."""
-    _read_places(directory)  # Or it is no index.
+    read_places(directory)  # Or it is no index.
     path = pathlib.Path(directory) / "store"
     # Once the store has removed them they are; their places are only cleared away.
     feature_store.remove_from_store(path, ids)
-    with _changing(directory):
-        places, store = _read_places(directory), feature_store.open_store(path)
+    with changing(directory):
+        places, store = read_places(directory), feature_store.open_store(path)
         removed = store.records.keys() - _ids(store)
         outside = {id: p for id, p in places.outside.items() if id not in removed}
         if len(outside) < len(places.outside):
-            _write_places(directory, places._replace(outside=outside))
+            write_places(directory, places._replace(outside=outside))
     return len(store)
 
 
@@ -198,8 +177,8 @@ def move_root(directory: str | os.PathLike, root: str | os.PathLike) -> tuple[in
             f"found there, such as {ids[0]!r}; name the folder that has taken the "
             f"place of {index.places.root}"
         )
-    with _changing(directory):
-        _write_places(directory, _read_places(directory)._replace(root=root))
+    with changing(directory):
+        write_places(directory, read_places(directory)._replace(root=root))
     return found, len(ids)
 
 
@@ -208,7 +187,7 @@ def open_index(directory: str | os.PathLike) -> Index:
 
     Also if an id is no path within a folder: somebody has made that up.
     """
-    places, directory = _read_places(directory), pathlib.Path(directory)
+    places, directory = read_places(directory), pathlib.Path(directory)
     store = feature_store.open_store(directory / "store")
     _check_ids(directory, store)
     return Index(directory, store, places)
@@ -262,66 +241,25 @@ def _update(
     root: of an index that is not there yet.
     """
     path, known, removed = directory / "store", set[str](), set[str]()
-    with _changing(directory):
+    with changing(directory):
         places = Places(root, {})
         if (directory / "index.json").exists():
-            places = _read_places(directory)
+            places = read_places(directory)
         if (path / "manifest.json").exists():
             store = feature_store.open_store(path, damaged=[])
             _check_ids(directory, store)
             known = _ids(store)
             removed = store.records.keys() - known
         outside = {id: p for id, p in places.outside.items() if id not in removed}
-        files, places = _name_photos(found, places._replace(outside=outside), known)
+        files, places = name_photos(found, places._replace(outside=outside), known)
         # First the places: a killed job leaves no features whose photo is unknown.
-        _write_places(directory, places)
+        write_places(directory, places)
     for image in sorted({*known, *outside} - files.keys()):
         if not is_absent(places.file(image)):
             files[image] = places.file(image)
     return feature_store.extract_to_store(
         sorted(files.items()), path, model, settings, progress=progress
     )
-
-
-def _name_photos(
-    found: Iterable[tuple[str, pathlib.Path]], places: Places, known: Collection[str]
-) -> tuple[dict[str, pathlib.Path], Places]:
-    """Photos by id, and places that know them; no two photos have one id.
-
-    Within the root an id is the path there, of others the name with as many folders as
-    make it unique. Photos that have an id keep it.
-    """
-    files, outside = {}, dict(places.outside)
-    ids = {path: id for id, path in outside.items()}
-    taken = {*known, *outside}
-    for image, path in found:
-        inside = path.is_relative_to(places.root)
-        if inside:
-            image = path.relative_to(places.root).as_posix()
-        if path in ids:
-            image = ids[path]
-        elif not inside or image in outside:
-            image = _free_id(image, path, places.root, taken)
-            outside[image] = path
-        taken.add(image)
-        files[image] = path
-    return files, places._replace(outside=outside)
-
-
-def _free_id(
-    image: str, path: pathlib.Path, root: pathlib.Path, taken: Collection[str]
-) -> str:
-    """An id that no photo has, nor will have that lies in the root."""
-    parts = path.parts[1:]
-    lengths = range(image.count("/") + 1, len(parts) + 1)
-    longer = ("/".join(parts[-length:]) for length in lengths)
-    whole = pathlib.PurePosixPath(*parts)
-    counted = (
-        str(whole.with_name(f"{whole.stem} ({number}){whole.suffix}"))
-        for number in itertools.count(2)
-    )
-    names = itertools.chain(longer, counted)
-    return next(n for n in names if n not in taken and is_absent(root / n))
 
 
 def _ids(store: FeatureStore) -> set[str]:
@@ -345,34 +283,3 @@ def _is_filled(folder: pathlib.Path) -> bool:
             return any(True for _ in entries)
     except OSError:
         return False
-
-
-@contextlib.contextmanager
-def _changing(directory: str | os.PathLike) -> Iterator[None]:
-    """A context in which one process at a time changes where photos are."""
-    pathlib.Path(directory).mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
-    folder = os.open(directory, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # Of a filesystem without locks.
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
-
-
-def _write_places(directory: str | os.PathLike, places: Places) -> None:
-    outside = {image: str(path) for image, path in places.outside.items()}
-    values = {"format": FORMAT, "root": str(places.root), "outside": outside}
-    write_manifest(pathlib.Path(directory, "index.json"), values)
-
-
-def _read_places(directory: str | os.PathLike) -> Places:
-    path = pathlib.Path(directory, "index.json")
-    if not path.exists():
-        raise InputError(f"{directory}: no index here (index.json is missing)")
-    values = read_manifest(path, SCHEMA, _REPAIR)
-    outside = {id: pathlib.Path(p) for id, p in values["outside"].items()}
-    return Places(pathlib.Path(values["root"]), outside)

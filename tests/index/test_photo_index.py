@@ -194,13 +194,6 @@ def test_a_photo_of_an_absent_folder_keeps_its_id(copied, add):
     assert set(ids_of(copied)) > set(NAMES) and len(ids_of(copied)) == 6
 
 
-def test_a_name_is_counted_where_no_folder_makes_it_unique(tmp_path):
-    path, root = tmp_path / "x/1.jpg", tmp_path / "photos"
-    every = {"/".join(path.parts[-n:]) for n in range(1, len(path.parts))}
-    image = photo_index._free_id("1.jpg", path, root, every)
-    assert image == str(path.with_name("1 (2).jpg")).lstrip("/")
-
-
 def test_a_removal_that_is_killed_has_removed_all_or_nothing(
     copied, add, model, settings
 ):
