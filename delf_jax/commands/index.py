@@ -11,7 +11,7 @@ from delf_jax.commands.options import (
     print_shortfall,
 )
 from delf_jax.files import InputError
-from delf_jax.progress import format_count, print_results
+from delf_jax.progress import format_count, print_results, printable
 
 
 def add_index_options(parser: Parser) -> None:
@@ -73,10 +73,10 @@ def _print_absent(directory: str, *, prune: bool) -> Any:
     gone, away = (format_count(len(ids), "photo") for ids in absent)
     if absent.gone:
         then = "forgetting" if prune else "kept; --prune forgets"
-        them = f"{gone}, such as {absent.gone[0]}"
+        them = f"{gone}, such as {printable(absent.gone[0])}"
         print_results(f"{directory}: {them}: not found, {then} them")
     if absent.away:
-        them = f"{away}, such as {absent.away[0]}"
+        them = f"{away}, such as {printable(absent.away[0])}"
         print_results(
             f"{directory}: {them}: kept, as their folder is absent or empty; if the "
             "folder of the index is elsewhere now, name it with --root"

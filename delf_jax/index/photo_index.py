@@ -1,52 +1,40 @@
 """The index of a folder of photos: built, grown, shrunk, opened.
 
 An index is a folder: `store/` holds the features and says which model made them (see
-feature_store.py), and `index.json` says where the photos are. Which photos there are,
-the store alone says: places of photos that it has removed count for nothing.
+feature_store.py), and `index.json` says where the photos are (see photo_places.py).
+Which photos there are, the store alone says: places of photos that it has removed count
+for nothing.
 
 A photo whose file is absent stays: its drive may be. It is forgotten by name, or by
 `absent_images` where its folder is there without it.
 """
 
-import itertools
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from delf_jax.image_files import find_images
-from delf_jax.manifests import Is, one_of, read_manifest, write_manifest
-from delf_jax.progress import format_count
+from delf_jax.index.photo_places import (
+    Places,
+    changing,
+    name_photos,
+    read_places,
+    write_places,
+)
+from delf_jax.progress import format_count, printable
 from delf_jax.store import feature_store
 from delf_jax.store.feature_store import FeatureStore, StoreReport
 from delf_jax.store.shards import is_absent
 
-FORMAT = 1
-PATH = Is("a path", lambda value: isinstance(value, str) and "\0" not in value)
-SCHEMA = {"format": one_of(FORMAT), "root": PATH, "outside": {str: PATH}}
-_REPAIR = (
-    "remove it and index the folder again: features are kept, and so are photos from "
-    "elsewhere that are added again"
-)
 # Photos from elsewhere that are named one by one.
 _LISTED = 10
 
 Paths = Iterable[str | os.PathLike]
-
-
-class Places(NamedTuple):
-    """Where the photos of an index are."""
-
-    root: pathlib.Path
-    """ids are paths within it"""
-    outside: dict[str, pathlib.Path]
-    """photos that were added from elsewhere, or whose path another has as its id"""
-
-    def file(self, image: str) -> pathlib.Path:
-        return self.outside.get(image, self.root / image)
 
 
 class Index(NamedTuple):
@@ -65,7 +53,8 @@ class Index(NamedTuple):
         """How many photos an interrupted run has left, and what does them; or ""."""
         if not self.store.pending:
             return ""
-        command = f"index {self.places.root} --index={self.directory}"
+        asked = ["index", str(self.places.root), f"--index={self.directory}"]
+        command = printable(shlex.join(asked))
         return f"{self.directory}: {self.store.shortfall}; finish it with: {command}"
 
     def outsiders(self, images: Iterable[str]) -> str:
@@ -80,8 +69,8 @@ class Index(NamedTuple):
         if not found:
             return ""
         count = format_count(len(found), "photo")
-        more = ", ..." if len(found) > _LISTED else ""
-        return f"{count} from outside of {root}: {', '.join(found[:_LISTED])}{more}"
+        named = ", ".join(found[:_LISTED]) + (", ..." if found[_LISTED:] else "")
+        return printable(f"{count} from outside of {root}: {named}")
 
     def __str__(self) -> str:
         count = format_count(len(self.store), "photo")
@@ -114,9 +103,8 @@ def make_index(
     found = find_images(paths)
     image, path = found[0]
     root = pathlib.Path(os.path.abspath(path)).parents[image.count("/")]
-    places = Places(root, {})
     if pathlib.Path(directory, "index.json").exists():
-        places = _read_places(directory)
+        places = read_places(directory)
         if not root.is_relative_to(places.root):
             moved = f", which is absent: if it is {root} now, say so with --root={root}"
             raise InputError(
@@ -124,7 +112,7 @@ def make_index(
                 f"{moved if is_absent(places.root) else ''}; use --add, or another "
                 "folder for another index"
             )
-    return _update(found, pathlib.Path(directory), places, model, settings, progress)
+    return _update(found, pathlib.Path(directory), root, model, settings, progress)
 
 
 def add_images(
@@ -139,19 +127,22 @@ def add_images(
     index = open_index(directory)
     check_model(index, model, settings)
     found = find_images(paths)
-    return _update(found, index.directory, index.places, model, settings, progress)
+    root = index.places.root
+    return _update(found, index.directory, root, model, settings, progress)
 
 
 def remove_images(directory: str | os.PathLike, ids: Iterable[str]) -> int:
     """Number of images left; InputError, and none removed, if one is not there."""
-    places, path = _read_places(directory), pathlib.Path(directory) / "store"
+    read_places(directory)  # Or it is no index.
+    path = pathlib.Path(directory) / "store"
     # Once the store has removed them they are; their places are only cleared away.
     feature_store.remove_from_store(path, ids)
-    store = feature_store.open_store(path)
-    known = _ids(store)
-    outside = {id: p for id, p in places.outside.items() if id in known}
-    if len(outside) < len(places.outside):
-        _write_places(directory, places._replace(outside=outside))
+    with changing(directory):
+        places, store = read_places(directory), feature_store.open_store(path)
+        removed = store.records.keys() - _ids(store)
+        outside = {id: p for id, p in places.outside.items() if id not in removed}
+        if len(outside) < len(places.outside):
+            write_places(directory, places._replace(outside=outside))
     return len(store)
 
 
@@ -186,7 +177,8 @@ def move_root(directory: str | os.PathLike, root: str | os.PathLike) -> tuple[in
             f"found there, such as {ids[0]!r}; name the folder that has taken the "
             f"place of {index.places.root}"
         )
-    _write_places(directory, index.places._replace(root=root))
+    with changing(directory):
+        write_places(directory, read_places(directory)._replace(root=root))
     return found, len(ids)
 
 
@@ -195,7 +187,7 @@ def open_index(directory: str | os.PathLike) -> Index:
 
     Also if an id is no path within a folder: somebody has made that up.
     """
-    places, directory = _read_places(directory), pathlib.Path(directory)
+    places, directory = read_places(directory), pathlib.Path(directory)
     store = feature_store.open_store(directory / "store")
     _check_ids(directory, store)
     return Index(directory, store, places)
@@ -239,69 +231,35 @@ def own_row(index: Index, path: pathlib.Path) -> int:
 def _update(
     found: Sequence[tuple[str, pathlib.Path]],
     directory: pathlib.Path,
-    places: Places,
+    root: pathlib.Path,
     model: Model,
     settings: ExtractionSettings,
     progress: bool,
 ) -> StoreReport:
-    """Extracts what is new or changed, and what an interrupted run has left."""
+    """Extracts what is new or changed, and what an interrupted run has left.
+
+    root: of an index that is not there yet.
+    """
     path, known, removed = directory / "store", set[str](), set[str]()
-    if (path / "manifest.json").exists():
-        store = feature_store.open_store(path, damaged=[])
-        _check_ids(directory, store)
-        known = _ids(store)
-        removed = store.records.keys() - known
-    outside = {id: p for id, p in places.outside.items() if id not in removed}
-    files, places = _name_photos(found, places._replace(outside=outside), known)
+    with changing(directory):
+        places = Places(root, {})
+        if (directory / "index.json").exists():
+            places = read_places(directory)
+        if (path / "manifest.json").exists():
+            store = feature_store.open_store(path, damaged=[])
+            _check_ids(directory, store)
+            known = _ids(store)
+            removed = store.records.keys() - known
+        outside = {id: p for id, p in places.outside.items() if id not in removed}
+        files, places = name_photos(found, places._replace(outside=outside), known)
+        # First the places: a killed job leaves no features whose photo is unknown.
+        write_places(directory, places)
     for image in sorted({*known, *outside} - files.keys()):
         if not is_absent(places.file(image)):
             files[image] = places.file(image)
-    # First the places: a killed job leaves no features whose photo is unknown.
-    _write_places(directory, places)
     return feature_store.extract_to_store(
         sorted(files.items()), path, model, settings, progress=progress
     )
-
-
-def _name_photos(
-    found: Iterable[tuple[str, pathlib.Path]], places: Places, known: Collection[str]
-) -> tuple[dict[str, pathlib.Path], Places]:
-    """Photos by id, and places that know them; no two photos have one id.
-
-    Within the root an id is the path there, of others the name with as many folders as
-    make it unique. Photos that have an id keep it.
-    """
-    files, outside = {}, dict(places.outside)
-    ids = {path: id for id, path in outside.items()}
-    taken = {*known, *outside}
-    for image, path in found:
-        inside = path.is_relative_to(places.root)
-        if inside:
-            image = path.relative_to(places.root).as_posix()
-        if path in ids:
-            image = ids[path]
-        elif not inside or image in outside:
-            image = _free_id(image, path, places.root, taken)
-            outside[image] = path
-        taken.add(image)
-        files[image] = path
-    return files, places._replace(outside=outside)
-
-
-def _free_id(
-    image: str, path: pathlib.Path, root: pathlib.Path, taken: Collection[str]
-) -> str:
-    """An id that no photo has, nor will have that lies in the root."""
-    parts = path.parts[1:]
-    lengths = range(image.count("/") + 1, len(parts) + 1)
-    longer = ("/".join(parts[-length:]) for length in lengths)
-    whole = pathlib.PurePosixPath(*parts)
-    counted = (
-        str(whole.with_name(f"{whole.stem} ({number}){whole.suffix}"))
-        for number in itertools.count(2)
-    )
-    names = itertools.chain(longer, counted)
-    return next(n for n in names if n not in taken and is_absent(root / n))
 
 
 def _ids(store: FeatureStore) -> set[str]:
@@ -325,18 +283,3 @@ def _is_filled(folder: pathlib.Path) -> bool:
             return any(True for _ in entries)
     except OSError:
         return False
-
-
-def _write_places(directory: str | os.PathLike, places: Places) -> None:
-    outside = {image: str(path) for image, path in places.outside.items()}
-    values = {"format": FORMAT, "root": str(places.root), "outside": outside}
-    write_manifest(pathlib.Path(directory, "index.json"), values)
-
-
-def _read_places(directory: str | os.PathLike) -> Places:
-    path = pathlib.Path(directory, "index.json")
-    if not path.exists():
-        raise InputError(f"{directory}: no index here (index.json is missing)")
-    values = read_manifest(path, SCHEMA, _REPAIR)
-    outside = {id: pathlib.Path(p) for id, p in values["outside"].items()}
-    return Places(pathlib.Path(values["root"]), outside)

@@ -21,7 +21,8 @@ from delf_jax.image_files import find_images
 from delf_jax.images import ImageLike, image_name
 from delf_jax.index import global_index, global_search, photo_index
 from delf_jax.index.global_search import GlobalIndex
-from delf_jax.index.photo_index import Index, Places
+from delf_jax.index.photo_index import Index
+from delf_jax.index.photo_places import Places
 from delf_jax.progress import format_count, track
 from delf_jax.report.html import Thumbnail, read_thumbnail
 from delf_jax.search.query import CANDIDATES, find_first, rank

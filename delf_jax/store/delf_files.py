@@ -107,12 +107,14 @@ def read_files(
     model = {"name": name, "fingerprint": ""}
     manifest = store_files.empty_manifest(key, model, settings)
     store_files.known_key(out, manifest)
-    sound, damaged = store_files.sound_shards(out, key, True, progress)
+    sound, damaged, lost = store_files.sound_shards(out, key, True, progress)
     known = store_files.current_records(sound)
     live = {id for id, p in known.items() if p.record.outcome != "removed"}
     ids = {stem: known_images.get(stem, (stem, 0, 0))[0] for stem in found}
     writer = store_files.Writer(out, key, known.values())
-    writer.note(sorted({*ids.values()} - live), "pending")
+    wanted = {*ids.values()} | (set() if prune else lost)
+    writer.note(sorted(wanted - live), "pending")
+    store_files.delete_shards(damaged)
     store_files.begin(out, manifest)
     others = sorted(live.difference(ids.values()))
     if prune and others and progress:
@@ -143,7 +145,7 @@ def read_files(
     store_files.finish(out, writer, alone=True)
     done, unchanged = len(todo) - len(failed), len(found) - len(todo)
     removed, kept = (len(others), 0) if prune else (0, len(others))
-    return StoreReport(done, unchanged, removed, failed, damaged, kept)
+    return StoreReport(done, unchanged, removed, failed, len(damaged), kept)
 
 
 def file_names(ids: Sequence[str], source: str | os.PathLike) -> list[str]:

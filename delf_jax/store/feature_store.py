@@ -69,8 +69,7 @@ class FeatureStore:
         self.ids = [place.record.id for place in self._places]
         failed = (p.record for _, p in current if p.record.outcome == "failed")
         self.failed = {record.id: record.reason for record in failed}
-        outcomes = {id: place.record.outcome for id, place in current}
-        self.pending = [id for id in outcomes if outcomes[id] == "pending"]
+        self.pending = [id for id, p in current if p.record.outcome == "pending"]
         """images that a run has not reached: it was interrupted, or goes on"""
         self.manifest = manifest | {"images": len(self.ids), "failed": self.failed}
         self._rows = {id: row for row, id in enumerate(self.ids)}
@@ -218,14 +217,16 @@ def extract_to_store(
             _check_nothing_is_lost(out, dict(images))
         if progress:
             print(f"{out}: made with another model or settings; extracting all again")
-    sound, damaged = store_files.sound_shards(out, key, thorough, progress)
+    sound, damaged, lost = store_files.sound_shards(out, key, thorough, progress)
     known = store_files.current_records(sound)
     writer = store_files.Writer(out, key, known.values())
     live = {id for id, place in known.items() if place.record.outcome != "removed"}
     boxes = boxes and of_images(boxes, [id for id, _ in images])
     ids = {id for id, _ in images}
     # Before the manifest: never is a store taken for whole that is to have more.
-    writer.note(sorted(ids - live), "pending")
+    wanted = ids if prune else ids | lost
+    writer.note(sorted(wanted - live), "pending")
+    store_files.delete_shards(damaged)
     store_files.begin(out, manifest)
     others = sorted(live - ids)
     removed = others[part[0] :: part[1]] if prune else []
@@ -247,7 +248,7 @@ def extract_to_store(
         writer.flush()
     store_files.finish(out, writer, alone=part[1] == 1)
     kept = 0 if prune else len(others)
-    return StoreReport(extracted, unchanged, len(removed), failed, damaged, kept)
+    return StoreReport(extracted, unchanged, len(removed), failed, len(damaged), kept)
 
 
 def remove_from_store(path: str | os.PathLike, ids: Iterable[str]) -> None:

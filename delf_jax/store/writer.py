@@ -227,14 +227,16 @@ def read_shards(
 
 def sound_shards(
     out: pathlib.Path, key: str, thorough: bool, progress: bool
-) -> tuple[list[Shard], int]:
-    """The shards of a key that are sound, and how many others were deleted.
+) -> tuple[list[Shard], list[pathlib.Path], set[str]]:
+    """The shards of a key that are sound, the others, and images that only these have.
 
     Args:
       thorough: read all of their features, too.
     """
     damaged: list[pathlib.Path] = []
     shards, sound = read_shards(out, key, damaged), []
+    known = current_records(shards).items()
+    images = {id for id, place in known if place.record.outcome != "removed"}
     total = sum(len(shard.sound) for shard in shards) if thorough else 0
     with track("check", total, progress=progress) as advance:
         for shard in shards:
@@ -244,9 +246,13 @@ def sound_shards(
                 sound.append(shard)
             except InputError:
                 damaged.append(shard.path)
-    for path in damaged:  # They took their names once whole: no work in progress.
+    return sound, damaged, images - current_records(sound).keys()
+
+
+def delete_shards(paths: Iterable[pathlib.Path]) -> None:
+    """Deletes damaged shards: they took their names once whole, and are no work."""
+    for path in paths:
         path.unlink(missing_ok=True)
-    return sound, len(damaged)
 
 
 def open_manifest(out: pathlib.Path) -> dict[str, Any]:

@@ -169,19 +169,29 @@ def test_photos_of_one_name_are_all_there_whatever_is_added_when(copied, add):
         assert one[copied / name] == two[copied / name]
 
 
+def test_photos_that_two_processes_add_at_once_are_all_there(copied, add, monkeypatch):
+    for seed, name in enumerate(("x/1.jpg", "y/1.jpg")):
+        draw_photo(copied / name, seed + 20)
+    real = photo_index.find_images
+
+    def meanwhile(paths):
+        monkeypatch.undo()
+        add("x")
+        return real(paths)
+
+    monkeypatch.setattr(photo_index, "find_images", meanwhile)
+    add("y")
+    index = photo_index.open_index(copied / "index")
+    assert {*index.places.outside.values()} == {copied / "x/1.jpg", copied / "y/1.jpg"}
+    assert len(index.store) == len(NAMES) + 2
+
+
 def test_a_photo_of_an_absent_folder_keeps_its_id(copied, add):
     (copied / "photos").rename(copied / "away")
     draw_photo(copied / "x/1.jpg", 5)
     draw_photo(copied / "x/a/1.jpg", 6)
     assert add("x").extracted == 2
     assert set(ids_of(copied)) > set(NAMES) and len(ids_of(copied)) == 6
-
-
-def test_a_name_is_counted_where_no_folder_makes_it_unique(tmp_path):
-    path, root = tmp_path / "x/1.jpg", tmp_path / "photos"
-    every = {"/".join(path.parts[-n:]) for n in range(1, len(path.parts))}
-    image = photo_index._free_id("1.jpg", path, root, every)
-    assert image == str(path.with_name("1 (2).jpg")).lstrip("/")
 
 
 def test_a_removal_that_is_killed_has_removed_all_or_nothing(

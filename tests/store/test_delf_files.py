@@ -14,7 +14,7 @@ from delf_jax.files import InputError, write_json
 from delf_jax.formats.delf import datum
 from delf_jax.formats.delf.features import read_delf_features
 from delf_jax.formats.delf.index_mapping import read_index_mapping
-from delf_jax.index import photo_index
+from delf_jax.index import photo_index, photo_places
 from delf_jax.search import query
 from delf_jax.store import delf_files, feature_store
 from delf_jax.store.delf_files import read_files, write_files
@@ -282,7 +282,7 @@ def test_features_from_files_are_not_searched_with_a_model(tmp_path, tiny_model)
     before, _ = there_and_back(tmp_path, "delg")
     (tmp_path / "index").mkdir()
     shutil.move(tmp_path / "again", tmp_path / "index" / "store")
-    values = {"format": photo_index.FORMAT, "root": str(tmp_path), "outside": {}}
+    values = {"format": photo_places.FORMAT, "root": str(tmp_path), "outside": {}}
     (tmp_path / "index" / "index.json").write_text(json.dumps(values))
     index, model = (
         photo_index.open_index(tmp_path / "index"),

@@ -417,6 +417,23 @@ def test_a_flipped_bit_is_noticed_when_read_and_mended(folder, tmp_path, model):
     _assert_same(feature_store.open_store(out), whole)
 
 
+def test_what_damage_takes_while_its_file_is_away_is_known_to_be_missing(
+    folder, tmp_path, model
+):
+    out = tmp_path / "out"
+    _fill(folder, out, model)
+    feature_store.remove_from_store(out, ["a/1.png"])
+    with open(_shards(out)[0], "r+b") as shard:
+        shard.seek(-2, os.SEEK_END)
+        shard.write(b"\xff\xff")
+    (folder / "b").rename(tmp_path / "away")
+    report = _fill(folder, out, model)
+    assert (report.extracted, report.damaged) == (4, 1)
+    assert feature_store.open_store(out).pending == ["b/0.png", "b/1.png", "b/2.png"]
+    assert _fill(folder, out, model, prune=True).removed == 3
+    assert feature_store.open_store(out).shortfall == ""
+
+
 def test_a_damaged_global_descriptor_is_noticed(folder, tmp_path, model):
     out = tmp_path / "out"
     _fill(folder, out, model)
