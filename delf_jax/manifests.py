@@ -72,6 +72,12 @@ _TYPES: dict[Any, Is] = {
 }
 
 
+def is_inside(path: str) -> bool:
+    """Whether a path that a file names, or an id, stays within its folder."""
+    leaves = ".." in path and ".." in path.split("/")
+    return not (leaves or path.startswith("/") or "\0" in path)
+
+
 def owned(path: str | os.PathLike) -> pathlib.Path:
     """The path; InputError if a symbolic link is there.
 
@@ -113,7 +119,8 @@ def read_manifest(
         same = False
     if not same:
         raise InputError(
-            f"{path}: damaged, or changed by hand: its checksum differs; {repair}"
+            f"{path}: damaged: its checksum differs (if you have changed it yourself, "
+            f"delete its field {CHECKSUM}); {repair}"
         )
     check(content, schema, path, repair)
     return content

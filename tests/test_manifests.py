@@ -150,6 +150,21 @@ def test_nothing_is_written_through_a_link(tmp_path):
     assert (tmp_path / "precious").read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    ("path", "good"),
+    [
+        ("a/b.jpg", True),
+        ("..a/b..jpg", True),
+        ("a/../b.jpg", False),
+        ("..", False),
+        ("/a.jpg", False),
+        ("a\0.jpg", False),
+    ],
+)
+def test_a_path_stays_within_its_folder_or_does_not(path, good):
+    assert manifests.is_inside(path) == good
+
+
 def test_kinds_say_what_they_are():
     assert within(2, 9).words == "an integer from 2 to 9"
     assert one_of("a", "b").words == 'one of "a", "b"'

@@ -118,8 +118,8 @@ def replaced_settings(config: ConfigDict) -> dict[str, Any]:
 def check_projections(config: ConfigDict, model: Model) -> None:
     """InputError if a projection was fitted to the features of another model."""
     for name in PCA_FIELDS:
-        for path in (config.extraction[name].mean, config.extraction[name].projection):
-            if path:
+        for file in pca.FILES:
+            if path := config.extraction[name][file]:
                 pca.check_model(name, path, model)
 
 

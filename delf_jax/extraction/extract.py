@@ -19,7 +19,11 @@ from jaxtyping import Array, Float, UInt8
 
 from delf_jax.extraction.canvases import bucket_side, kept_cells, program
 from delf_jax.extraction.model_folder import Model
-from delf_jax.extraction.postprocessing import Level, select_features
+from delf_jax.extraction.postprocessing import (
+    Level,
+    NotFiniteError,
+    select_features,
+)
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.features import Features
 from delf_jax.files import InputError
@@ -184,9 +188,12 @@ def _extract_window(
         else:
             ordered = [found[scale] for scale in sorted(found)]
             resized = image.pixels.shape[:2]
-            yield select_features(
-                ordered, image.original_size, resized, image.settings, backbone
-            )
+            try:
+                yield select_features(
+                    ordered, image.original_size, resized, image.settings, backbone
+                )
+            except NotFiniteError as error:
+                yield InputError(f"{image.name}: {error}")
 
 
 def _jobs(window: list, backbone: resnet.ResNet) -> Iterator[_Job]:

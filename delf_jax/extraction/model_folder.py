@@ -14,20 +14,38 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from delf_jax.extraction.pca import load_pca
+from delf_jax.extraction.pca import FILES, load_pca
 from delf_jax.extraction.settings import PCA_FIELDS
 from delf_jax.files import (
     InputError,
     atomic_write,
     digest,
-    read_json,
+    reading,
     sha256_of,
-    write_json,
+)
+from delf_jax.manifests import (
+    SHA256,
+    is_inside,
+    one_of,
+    owned,
+    read_manifest,
+    write_manifest,
 )
 from delf_jax.models.architecture import build, expected_shapes, fold_batch_norm
 from delf_jax.models.resnet import BASIC_DEPTHS
 
 FORMAT = 1
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_SCHEMA = {
+    "format": one_of(FORMAT),
+    "architecture": {},  # Checked by `build`,
+    "extraction": {},  # and by `make_settings`.
+    "provenance?": {},
+    "sha256": SHA256,
+    # Projections beside the weights; of version 0.1 nothing is known.
+    "files?": {str: SHA256},
+}
+_REPAIR = "train, export or convert the model again, or copy it again"
 PCA_DEFAULTS = {"variances": "", "dimension": 0, "use_whitening": False}
 PCA_FILES = ("mean", "projection")
 BUNDLED = pathlib.Path(__file__).parents[1] / "bundled" / "delg_tiny"
@@ -105,6 +123,7 @@ def save_model(
     architecture = {**architecture, "num_classes": 0}
     named = flatten_dict(variables, sep="/")
     tensors = {}
+    directory = pathlib.Path(directory)
     for name, shape in expected_shapes(build_module(architecture)).items():
         if name not in named:
             raise InputError(f"variables of {architecture['name']} lack {name}")
@@ -113,18 +132,24 @@ def save_model(
             raise InputError(f"{name} has shape {tensor.shape}, not {shape}")
         kind = dtype if tensor.ndim > 1 else np.float32
         # safetensors writes the memory as it lies, transposed or not
-        tensors[name] = tensor.astype(kind, order="C")
-    directory = pathlib.Path(directory)
-    with atomic_write(directory / "model.safetensors") as file:
+        with np.errstate(over="ignore"):  # It is refused.
+            tensors[name] = tensor.astype(kind, order="C")
+    _check_finite(tensors, directory)
+    with atomic_write(owned(directory / WEIGHTS)) as file:
         file.write(safetensors.numpy.save(tensors))
     config = {
         "format": FORMAT,
         "architecture": architecture,
         "extraction": dict(extraction),
         "provenance": dict(provenance),
-        "sha256": sha256_of(directory / "model.safetensors"),
+        "sha256": sha256_of(directory / WEIGHTS),
+        "files": {
+            name: sha256_of(directory / name)
+            for name in _projection_files(extraction)
+            if is_inside(name) and (directory / name).is_file()
+        },
     }
-    write_json(directory / "config.json", config)
+    write_manifest(directory / CONFIG, config)
 
 
 def load_model(path: str | os.PathLike | None = None) -> Model:
@@ -132,8 +157,10 @@ def load_model(path: str | os.PathLike | None = None) -> Model:
     directory = pathlib.Path(BUNDLED if path is None else path)
     config, variables = read_model(directory)
     architecture = config["architecture"]
-    config["extraction"] = _with_projections(config["extraction"], directory)
-    module, variables = fold_batch_norm(build_module(architecture), variables)
+    config["extraction"] = _with_projections(config, directory)
+    with np.errstate(invalid="ignore"):  # A variance below 0 is refused.
+        module, variables = fold_batch_norm(build_module(architecture), variables)
+    _check_finite(flatten_dict(variables, sep="/"), directory)
     variables = jax.tree.map(jnp.asarray, variables)
     identity = json.dumps(architecture, sort_keys=True) + config["sha256"]
     return Model(module, variables, config, digest(identity), directory.resolve().name)
@@ -144,27 +171,50 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     directory = pathlib.Path(path)
     if not directory.is_dir():
         raise InputError(f"{directory}: no such model folder")
-    file = directory / "config.json"
-    config = read_json(file)
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise InputError(f"{file}: not the config of a model of format {FORMAT}")
-    for field, kind in (("architecture", dict), ("extraction", dict), ("sha256", str)):
-        if not isinstance(config.get(field), kind):
-            raise InputError(f"{file}: field {field} is missing or of the wrong type")
-    tensors = _read_tensors(directory / "model.safetensors", config["sha256"])
-    expected = expected_shapes(build_module(config["architecture"]))
-    return config, unflatten_dict(_matched(tensors, expected, directory), sep="/")
+    config = read_manifest(directory / CONFIG, _SCHEMA, _REPAIR)
+    tensors = _read_tensors(directory / WEIGHTS, config["sha256"])
+    module = build_module(config["architecture"])
+    try:
+        expected = expected_shapes(module)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{directory / CONFIG}: no network has this architecture ({error!s:.100}); "
+            f"{_REPAIR}"
+        ) from None
+    matched = _matched(tensors, expected, directory)
+    _check_finite(matched, directory)
+    return config, unflatten_dict(matched, sep="/")
+
+
+def _projection_files(extraction: Mapping[str, Any]) -> list[str]:
+    """The .datum files that settings name, as they name them."""
+    named = (extraction.get(field) or {} for field in PCA_FIELDS)
+    files = (pca[name] for pca in named for name in pca if name in FILES)
+    return [file for file in files if file]
 
 
 def _with_projections(
-    extraction: dict[str, Any], directory: pathlib.Path
+    config: dict[str, Any], directory: pathlib.Path
 ) -> dict[str, Any]:
-    """The settings, with projections read from the .datum files that they name."""
-    read = {}
+    """The settings, with projections read from the .datum files that they name.
+
+    InputError if these lie elsewhere, or are others than those of the model.
+    """
+    read, extraction = {}, config["extraction"]
     for field in PCA_FIELDS:
         pca = extraction.get(field)
         if pca is not None:
-            _check_pca(pca, f"{directory / 'config.json'}: extraction.{field}")
+            where = f"{directory / CONFIG}: extraction.{field}"
+            _check_pca(pca, where)
+            for name in _projection_files({field: pca}):
+                if not is_inside(name):
+                    raise InputError(f"{where}: {name!r} is no file of this folder")
+                known = config.get("files", {}).get(name)
+                if known and known != _sha256_of(directory / name):
+                    raise InputError(
+                        f"{directory / name}: not the file that {CONFIG} describes: "
+                        f"damaged; {_REPAIR}"
+                    )
             paths = {
                 key: str(directory / value) if isinstance(value, str) else value
                 for key, value in pca.items()
@@ -183,14 +233,28 @@ def _check_pca(pca: Any, where: str) -> None:
 
 
 def _read_tensors(path: pathlib.Path, sha256: str) -> dict[str, np.ndarray]:
+    if _sha256_of(path) != sha256:
+        raise InputError(
+            f"{path}: not the file that {CONFIG} describes: damaged; {_REPAIR}"
+        )
     try:
-        if sha256_of(path) != sha256:
-            raise InputError(f"{path}: not the file that config.json describes")
         return safetensors.numpy.load_file(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except safetensors.SafetensorError as error:
         raise InputError(f"{path}: not a safetensors file ({error})") from None
+
+
+def _sha256_of(path: pathlib.Path) -> str:
+    with reading(path):
+        return sha256_of(path)
+
+
+def _check_finite(tensors: Mapping[str, np.ndarray], directory: pathlib.Path) -> None:
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise InputError(
+                f"{directory}: {name} has numbers that are not finite in "
+                f"{tensor.dtype}: the training has diverged, or the file is damaged"
+            )
 
 
 def _matched(

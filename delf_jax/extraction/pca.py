@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from delf_jax.files import InputError, read_json, sha256_of
+from delf_jax.files import InputError, sha256_of
 from delf_jax.formats.delf import datum
+from delf_jax.manifests import COUNT, MODEL, POSITIVE, SHA256, one_of, read_manifest
 from delf_jax.ops import normalize_rows
 
 INFO = "pca.json"
@@ -17,6 +18,18 @@ FILES = {
     "mean": "mean.datum",
     "projection": "pca_proj_mat.datum",
     "variances": "pca_variances.datum",
+}
+_SCHEMA = {
+    "format": one_of(1),
+    "dimension": POSITIVE,
+    "sha256": {str: SHA256},
+    "model": MODEL,
+    "settings": ({"global_scales?": [int]}, None),
+    "images": COUNT,
+    **dict.fromkeys(("descriptors?", "pairs?", "pairs_left_out?"), COUNT),
+    "of?": one_of("local", "global"),
+    "use_whitening?": bool,
+    "explained_variance?": float,
 }
 # What may be projected, and the setting that does it.
 SETTINGS = {"local": "pca", "global": "global_pca"}
@@ -72,6 +85,11 @@ def _read(path: str | None) -> np.ndarray:
     return array
 
 
+def read_info(folder: str | os.PathLike) -> dict[str, Any]:
+    """pca.json: what a projection was fitted to."""
+    return read_manifest(pathlib.Path(folder) / INFO, _SCHEMA, "fit again")
+
+
 def check_model(setting: str, path: str | os.PathLike, model: Any) -> None:
     """InputError if a projection was fitted to features of another model, or kind.
 
@@ -82,23 +100,25 @@ def check_model(setting: str, path: str | os.PathLike, model: Any) -> None:
       model: of which the descriptors are.
     """
     path = pathlib.Path(path)
-    info_path = path.with_name(INFO)
-    if not info_path.is_file():
+    if not path.with_name(INFO).is_file():
         return
-    info = read_json(info_path)
-    if not isinstance(info, dict) or not isinstance(info.get("sha256"), dict):
-        raise InputError(f"{info_path}: damaged; fit again")
-    if info["sha256"].get(path.name) != sha256_of(path):
+    info = read_info(path.parent)
+    if path.name not in info["sha256"]:
         return
+    if info["sha256"][path.name] != sha256_of(path):
+        raise InputError(
+            f"{path}: not the file that {INFO} describes: damaged; fit again, or "
+            f"remove {INFO} if this file is of something else"
+        )
     if SETTINGS.get(info.get("of", "local")) != setting:
         raise InputError(
             f"extraction.{setting}: {path} was fitted to {info.get('of')} descriptors"
         )
-    made_by = info.get("model") or {}
-    if made_by.get("fingerprint") and made_by["fingerprint"] != model.fingerprint:
+    made_by = info["model"]
+    if made_by["fingerprint"] not in ("", model.fingerprint):
         raise InputError(
             f"extraction.{setting}: {path} was fitted to descriptors of the model "
-            f"{made_by.get('name')}, not of {model.name}: fit one to these"
+            f"{made_by['name']}, not of {model.name}: fit one to these"
         )
 
 

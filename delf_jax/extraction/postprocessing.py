@@ -8,10 +8,15 @@ from jaxtyping import Float, Int
 
 from delf_jax.extraction.pca import project
 from delf_jax.extraction.settings import ExtractionSettings
-from delf_jax.features import Features, LocalFeatures
+from delf_jax.features import Features, LocalFeatures, is_finite
+from delf_jax.files import InputError
 from delf_jax.models.receptive_field import block3_cells
 from delf_jax.models.resnet import ResNet
 from delf_jax.ops import normalize_rows
+
+
+class NotFiniteError(InputError):
+    """What the model gives for an image is not finite."""
 
 
 class Level(NamedTuple):
@@ -31,7 +36,27 @@ def select_features(
     settings: ExtractionSettings,
     backbone: ResNet,
 ) -> Features:
-    """The features of one image from its levels, in the order of the image scales."""
+    """The features of one image from its levels, in the order of the image scales.
+
+    NotFiniteError if they have numbers that are not.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):  # It is refused below.
+        features = _select(levels, original_size, resized_size, settings, backbone)
+    # A place whose attention is no number gives no feature, so it is looked at, too.
+    maps = [level.maps for level in levels] if settings.max_features else []
+    attention = (np.isfinite(each["attention"]).all() for each in maps)
+    if not is_finite(features) or not all(attention):
+        raise NotFiniteError("the model gives numbers for it that are not finite")
+    return features
+
+
+def _select(
+    levels: Sequence[Level],
+    original_size: tuple[int, int],
+    resized_size: tuple[int, int],
+    settings: ExtractionSettings,
+    backbone: ResNet,
+) -> Features:
     local = None
     if settings.max_features:
         local = _select_local(levels, original_size, resized_size, settings, backbone)

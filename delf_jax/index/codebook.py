@@ -71,7 +71,7 @@ def load_codebook(path: str | os.PathLike) -> Codebook:
         raise InputError(f"{path / TENSORS}: no such file")
     if sha256_of(path / TENSORS) != info["sha256"]:
         raise InputError(
-            f"{path / TENSORS}: damaged: not the file that {INFO} describes; fit it "
+            f"{path / TENSORS}: not the file that {INFO} describes: damaged; fit it "
             "again"
         )
     tensors, _ = read_tensors(path / TENSORS)

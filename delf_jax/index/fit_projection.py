@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from delf_jax.extraction.pca import FILES, INFO, SETTINGS
-from delf_jax.files import InputError, read_json, sha256_of, write_json
+from delf_jax.extraction.pca import FILES, INFO, SETTINGS, read_info
+from delf_jax.files import InputError, sha256_of
 from delf_jax.formats.delf import datum
 from delf_jax.index import codebook, positive_pairs
 from delf_jax.index.positive_pairs import ImagePairs
+from delf_jax.manifests import write_manifest
 from delf_jax.progress import format_count
 from delf_jax.retrieval import whitening
 from delf_jax.store.feature_store import FeatureStore, open_store, provenance_of
@@ -101,7 +102,7 @@ def fit_whitening(
 
 def format_summary(out: str | os.PathLike) -> str:
     """What was fitted, in a line, and what its user should know."""
-    info = read_json(pathlib.Path(out) / INFO)
+    info = read_info(out)
     text = f"{out}: {format_count(info['dimension'], 'component')}, "
     scales = len((info["settings"] or {}).get("global_scales", ()))
     note = ""
@@ -174,7 +175,7 @@ def _write(
         **provenance_of(images),
         **fit,
     }
-    write_json(out / INFO, info)
+    write_manifest(out / INFO, info)
     prefix = f"extraction.{SETTINGS[fit['of']]}"
     settings = {f"{prefix}.{name}": str(out / FILES[name]) for name in fitted}
     whiten = {f"{prefix}.use_whitening": "true"} if fit["use_whitening"] else {}

@@ -20,11 +20,12 @@ from delf_jax.files import InputError, digest, read_json, write_bytes, write_jso
 from delf_jax.formats.delf import datum, index_mapping
 from delf_jax.formats.delf import features as feature_files
 from delf_jax.image_files import walk
+from delf_jax.manifests import is_inside
 from delf_jax.progress import track
 from delf_jax.store import feature_store
 from delf_jax.store import writer as store_files
 from delf_jax.store.feature_store import StoreReport
-from delf_jax.store.shards import FORMAT, Record, is_id, look_at, why_unreadable
+from delf_jax.store.shards import FORMAT, Record, look_at, why_unreadable
 
 # The file of each branch; lengths of descriptors, by branch, that all images must have.
 Paths = Mapping[str, pathlib.Path]
@@ -167,7 +168,7 @@ def check_names(ids: Iterable[str], source: str | os.PathLike) -> None:
     """InputError if one of the ids is not a path within a folder, as short as it is."""
     for id in ids:
         path = pathlib.PurePosixPath(id)
-        if not is_id(id) or not path.name or str(path) != id:
+        if not is_inside(id) or not path.name or str(path) != id:
             raise InputError(f"{source}: image {id!r} is not a path within a folder")
 
 

@@ -250,12 +250,6 @@ def _offsets(counts: Sequence[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def is_id(text: str) -> bool:
-    """Whether the id of an image is a path that stays within a folder."""
-    leaves = ".." in text and ".." in text.split("/")
-    return not (leaves or text.startswith("/") or "\0" in text)
-
-
 def look_at(record: Record, *paths: pathlib.Path) -> Record:
     """The record with size and time of the files, if they are there."""
     try:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from delf_jax.extraction.model_folder import (
     Model,
@@ -14,7 +15,9 @@ from delf_jax.extraction.model_folder import (
     save_model,
 )
 from delf_jax.extraction.pca import Whitening
-from delf_jax.files import InputError
+from delf_jax.files import InputError, sha256_of
+from delf_jax.formats.delf.datum import write_datum
+from delf_jax.manifests import write_manifest
 from delf_jax.models.architecture import fold_batch_norm
 
 ARCHITECTURE = {
@@ -134,7 +137,7 @@ def test_fingerprint_follows_weights_and_architecture(folder, tmp_path):
 
 def edit_config(folder, **fields):
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    write_manifest(path, json.loads(path.read_text()) | fields)
 
 
 def test_no_such_model():
@@ -222,6 +225,91 @@ def test_missing_parts_are_refused(folder, tmp_path):
         load_model(tmp_path / "bare")
     edit_config(folder, format=2)
     with pytest.raises(InputError, match="config.json.*format"):
+        load_model(folder)
+
+
+def test_a_config_that_was_changed_by_hand_or_damage_is_named(folder):
+    path = folder / "config.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"max_features": 5', '"max_features": 7'))
+    with pytest.raises(InputError, match="config.json: damaged: its checksum differs"):
+        load_model(folder)
+    changed = json.loads(path.read_text())
+    del changed["checksum"]  # As the message says.
+    path.write_text(json.dumps(changed))
+    assert load_model(folder).config["extraction"]["max_features"] == 7
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_weights_that_are_not_finite_are_refused(folder, tmp_path, value):
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    name = next(name for name, array in tensors.items() if array.ndim == 4)
+    with np.errstate(over="ignore"):
+        tensors[name][-1, ..., -1] = value
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    edit_config(folder, sha256=sha256_of(folder / "model.safetensors"))
+    with pytest.raises(InputError, match=f"{name} has numbers that are not finite"):
+        load_model(folder)
+    variables = random_variables(ARCHITECTURE)
+    kernels = variables["params"]["backbone"]
+    while "kernel" not in kernels:
+        kernels = next(iter(kernels.values()))
+    kernels["kernel"][0] = value
+    with pytest.raises(InputError, match="not finite in float16"):
+        save_model(tmp_path / "n", ARCHITECTURE, variables, {}, {})
+    assert not (tmp_path / "n").exists()
+
+
+def test_a_variance_below_zero_is_refused(folder):
+    """Folded it is not finite."""
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("/var"))
+    tensors[name][:] = -1
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    edit_config(folder, sha256=sha256_of(folder / "model.safetensors"))
+    with pytest.raises(InputError, match="has numbers that are not finite"):
+        load_model(folder)
+
+
+def test_projections_of_a_model_are_verified_and_lie_in_its_folder(tmp_path, rng):
+    out = tmp_path / "m"
+    pca = {"mean": "pca/mean.datum", "projection": "pca/projection.datum"}
+    write_datum(out / pca["mean"], rng.normal(size=6).astype(np.float32))
+    write_datum(out / pca["projection"], rng.normal(size=(4, 6)).astype(np.float32))
+    variables = random_variables(ARCHITECTURE)
+    save_model(out, ARCHITECTURE, variables, {"pca": pca}, {})
+    assert load_model(out).config["extraction"]["pca"].projection.shape == (4, 6)
+    data = bytearray((out / pca["mean"]).read_bytes())
+    data[-1] ^= 1
+    (out / pca["mean"]).write_bytes(data)
+    with pytest.raises(InputError, match="mean.datum: not the file that"):
+        load_model(out)
+    for path in ("../mean.datum", "/mean.datum", "pca/../../mean.datum", "a\0"):
+        edit_config(out, extraction={"pca": pca | {"mean": path}})
+        with pytest.raises(InputError, match="is no file of this folder"):
+            load_model(out)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"architecture": None},
+        {"architecture": {"name": []}},
+        {"architecture": {"name": {}}},
+        {"architecture": ARCHITECTURE | {"width": 10**30}},
+        {"architecture": ARCHITECTURE | {"width": 10**9}},
+        {"architecture": ARCHITECTURE | {"block3_strides": [[2]]}},
+        {"extraction": 3},
+        {"extraction": {"pca": {"mean": {}, "projection": []}}},
+        {"sha256": 3},
+        {"sha256": "0" * 64},
+        {"files": {"a": 1}},
+        {"provenance": []},
+    ],
+)
+def test_fields_that_cannot_be_are_one_sentence(folder, fields):
+    edit_config(folder, **fields)
+    with pytest.raises(InputError):
         load_model(folder)
 
 

@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delf_jax.extraction.pca import Whitening, project
-from delf_jax.extraction.postprocessing import Level, select_features, suppress
+from delf_jax.extraction.postprocessing import (
+    Level,
+    NotFiniteError,
+    select_features,
+    suppress,
+)
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from delf_jax.models.resnet import ResNet
@@ -55,6 +60,17 @@ def test_threshold_and_count_limit_the_features():
     assert len(_select(LEVELS, max_features=2).local.scales) == 2
     none = _select(LEVELS, attention_threshold=9.0).local
     assert none.locations.shape == (0, 2) and none.descriptors.shape == (0, 8)
+
+
+@pytest.mark.parametrize("name", ["attention", "descriptors", "global_descriptor"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_a_model_gives_that_is_not_finite_is_refused(name, value):
+    level = _level(1, (64, 96), [2.0, 0.1, 3.0, -1.0])
+    level.maps["global_descriptor"] = np.ones(4, np.float32)
+    assert len(_select([level]).local.scales) == 3
+    level.maps[name][1] = value
+    with pytest.raises(NotFiniteError, match="numbers for it that are not finite"):
+        _select([level])
 
 
 def test_exact_locations_follow_half_pixel_resizing():

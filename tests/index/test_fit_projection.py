@@ -1,4 +1,5 @@
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -169,11 +170,18 @@ def test_a_projection_of_another_model_or_kind_is_refused(clustered, tmp_path):
     path = settings["extraction.pca.projection"]
     with pytest.raises(InputError, match="was fitted to local descriptors"):
         check_model("global_pca", path, other)
+    own = Model(None, {}, {}, "f" * 64, "drawn")
+    check_projections(config, own)
+    data = bytearray(pathlib.Path(path).read_bytes())
+    data[-1] ^= 1
+    pathlib.Path(path).write_bytes(data)
+    with pytest.raises(InputError, match=r"not the file that pca\.json"):
+        check_projections(config, own)
     # Of another file pca.json says nothing.
     (tmp_path / "pca" / "mine.datum").write_bytes(b"x")
     check_model("pca", tmp_path / "pca" / "mine.datum", other)
     (tmp_path / "pca" / "pca.json").write_text("[]")
-    with pytest.raises(InputError, match=r"pca\.json: damaged"):
+    with pytest.raises(InputError, match=r"pca\.json: expected fields"):
         check_model("pca", path, other)
 
 

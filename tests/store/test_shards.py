@@ -12,7 +12,6 @@ from delf_jax.formats import tensor_files
 from delf_jax.store import shard_checks
 from delf_jax.store.shards import (
     Record,
-    is_id,
     open_shard,
     read_counts,
     read_features,
@@ -261,18 +260,3 @@ def test_features_that_are_not_finite_are_not_read(written, name, value):
     read_features(shard, 0)
     with pytest.raises(InputError, match="features that are not finite numbers"):
         read_features(shard, 1)
-
-
-@pytest.mark.parametrize(
-    ("id", "good"),
-    [
-        ("a/b.jpg", True),
-        ("..a/b..jpg", True),
-        ("a/../b.jpg", False),
-        ("..", False),
-        ("/a.jpg", False),
-        ("a\0.jpg", False),
-    ],
-)
-def test_an_id_is_a_path_within_a_folder(id, good):
-    assert is_id(id) == good
