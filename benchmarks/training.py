@@ -5,15 +5,19 @@
 One core, float32: ResNet-50 in Keras' layout with batch statistics, GeM and whitening,
 ArcFace, attention and autoencoder as [DELG] trains them, gradient clipping, SGD with
 momentum; the same random weights on both sides, whose losses and gradient norms must
-agree. TensorFlow (extra [tf]) and PyTorch (channels last) run where they are installed.
+agree. TensorFlow (extra [tf]) and PyTorch (channels last) run where they are installed,
+each in a process of its own: one that loads both crashes.
 With --device the accelerator is timed in float32 and bfloat16, beside the compiled step
 of PyTorch and a large matrix product there.
 """
 
 import argparse
+import contextlib
 import functools
 import importlib.util
+import multiprocessing
 import statistics
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +32,8 @@ from delf_jax.runtime import enable_compilation_cache
 from delf_jax.training import objective
 from delf_jax.training.step import Static, TrainState, create_state, train_step
 
+Arrays = dict[str, np.ndarray]
+Step = Callable[[], object]
 CLASSES, MARGIN, SCALE, CLIP = 1000, 0.1, 45.25, 10.0
 RATE, MOMENTUM = 0.005, 0.9
 ARCHITECTURE = {
@@ -73,17 +79,15 @@ def make_batch(size: int, batch: int) -> dict[str, np.ndarray]:
 class Peer:
     """The step as the original wrote it, in a TensorFlow graph."""
 
-    def __init__(self, state: TrainState):
+    def __init__(self, params: Arrays, stats: Arrays):
         import tensorflow as tf
 
         tf.config.set_visible_devices([], "GPU")
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         self.tf = tf
-        named = flatten_dict(state.params["model"], sep="/")
-        stats = flatten_dict(state.batch_stats, sep="/")
-        self.params = {n: tf.Variable(np.asarray(x)) for n, x in named.items()}
-        self.stats = {n: tf.Variable(np.asarray(x)) for n, x in stats.items()}
+        self.params = {n: tf.Variable(x) for n, x in params.items()}
+        self.stats = {n: tf.Variable(x) for n, x in stats.items()}
         self.slots = {n: tf.Variable(tf.zeros_like(x)) for n, x in self.params.items()}
         self.step = tf.function(self._step)
 
@@ -170,19 +174,66 @@ class Peer:
         return loss, norm
 
 
-def torch_step(state: TrainState, batch, **options):
-    """The peer in PyTorch; None where that is not installed."""
-    if not importlib.util.find_spec("torch"):
-        print("  PyTorch is not installed")
-        return None
+def tensorflow_step(params: Arrays, stats: Arrays, batch: Arrays) -> Step:
+    """A function that takes a step in TensorFlow and gives loss and gradient norm."""
+    peer, images = Peer(params, stats), batch["image"][:, 0]
+    return lambda: [float(x) for x in peer.step(images, batch["label"])]
+
+
+def torch_step(params: Arrays, stats: Arrays, batch: Arrays, **options: str) -> Step:
+    """The same in PyTorch."""
+    import torch
     from torch_step import TorchStep
 
+    if "device" not in options:
+        torch.set_num_threads(1)
     numbers = {"margin": MARGIN, "scale": SCALE, "clip": CLIP}
-    return TorchStep(
-        *(flatten_dict(x, sep="/") for x in (state.params["model"], state.batch_stats)),
-        *(batch, {**numbers, "rate": RATE, "momentum": MOMENTUM}),
-        **options,
+    numbers |= {"rate": RATE, "momentum": MOMENTUM}
+    return TorchStep(params, stats, batch, numbers, **options).step
+
+
+def apart(
+    make: Callable[..., Step], state: TrainState, batch: Arrays, **options: str
+) -> Step:
+    """The step of a peer, which `make` makes in a process of its own."""
+    given = (
+        {name: np.asarray(x) for name, x in flatten_dict(tree, sep="/").items()}
+        for tree in (state.params["model"], state.batch_stats, batch)
     )
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    made = functools.partial(make, *given, **options)
+    context.Process(target=_serve, args=(made, theirs), daemon=True).start()
+    theirs.close()
+
+    def step() -> object:
+        ours.send(None)
+        return ours.recv()
+
+    return step
+
+
+def _serve(make: Callable[[], Step], connection) -> None:
+    """Takes a step for each message, until the other end closes."""
+    step = make()
+    with contextlib.suppress(EOFError):
+        while True:
+            connection.recv()
+            connection.send(step())
+
+
+PEERS = {
+    "TensorFlow": ("tensorflow", tensorflow_step),
+    "PyTorch": ("torch", torch_step),
+}
+
+
+def installed(name: str) -> bool:
+    """Whether a peer is installed; prints if it is not."""
+    found = importlib.util.find_spec(PEERS[name][0]) is not None
+    if not found:
+        print(f"  {name} is not installed")
+    return found
 
 
 def on_cpu(options: argparse.Namespace) -> None:
@@ -193,28 +244,17 @@ def on_cpu(options: argparse.Namespace) -> None:
     key, step = jax.random.key(1), make_step(static)
     print(f"R50 DELG, {options.batch} x {options.size} px, one core:")
     print(f"  {flops_of(step, state, batch, key) / 1e9:.0f} GFLOP a step (XLA's count)")
-    contestants = {}
-    if importlib.util.find_spec("tensorflow"):
-        peer = Peer(state)
-        images, labels = batch["image"][:, 0], batch["label"]
-        theirs = [float(x) for x in peer.step(images, labels)]
-        contestants["TensorFlow"] = lambda: peer.step(images, labels)[0].numpy()
-    else:
-        theirs = None
-        print("  TensorFlow is not installed: extra [tf]")
-    if other := torch_step(state, batch):
-        import torch
-
-        torch.set_num_threads(1)
-        found = other.step()
-        theirs = theirs or found
-        np.testing.assert_allclose(found, theirs, rtol=2e-3)
-        contestants["PyTorch"] = other.step
+    contestants = {
+        name: apart(make, state, batch)
+        for name, (_, make) in PEERS.items()
+        if installed(name)
+    }
     held = [step(state, batch, key)]
     means = held[0][1].compute()
     ours = float(means["loss"]), float(means["gradient_norm"])
-    if theirs:
-        np.testing.assert_allclose(ours, theirs, rtol=2e-3)
+    for peer in contestants.values():
+        np.testing.assert_allclose(ours, peer(), rtol=2e-3)
+    if contestants:
         print("  the same loss and gradient norm from all")
 
     def run() -> None:
@@ -246,7 +286,8 @@ def on_device(options: argparse.Namespace) -> None:
         step = make_step(static)
         flops = flops_of(step, state, batch, key)
         given = jax.device_get((state, batch))
-        peer = torch_step(*given, device="cuda", precision=precision)
+        device = {"device": "cuda", "precision": precision}
+        peer = apart(torch_step, *given, **device) if installed("PyTorch") else None
         held = [step(state, batch, key)]
 
         def run(step=step, held=held, batch=batch, key=key) -> None:
@@ -256,7 +297,7 @@ def on_device(options: argparse.Namespace) -> None:
         matrix = jnp.ones((8192, 8192), dtype)
         contestants = {"step": run, "product": functools.partial(multiply, matrix)}
         if peer:
-            contestants["PyTorch, compiled"] = peer.step
+            contestants["PyTorch, compiled"] = peer
         times = rounds.interleave(contestants, options.rounds, calls=5)
         seconds = {name: statistics.median(found) for name, found in times.items()}
         best = 2 * 8192**3 / seconds["product"]

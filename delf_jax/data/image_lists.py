@@ -129,6 +129,8 @@ def _of_csv(
     source: pathlib.Path, root: pathlib.Path, label: str
 ) -> Iterator[LabelledImage]:
     for image, name in tables.read_columns(source, {"image": str, label: str}):
+        if not image:
+            raise InputError(f"{source}: a row of {label} {name!r} names no image")
         yield LabelledImage(image, root / image, name)
 
 

@@ -3,10 +3,12 @@
 Images are shrunk and stored in the array_record format, which needs no TensorFlow. A
 dataset is built in parts, each a small dataset of its own: what a killed job or another
 machine has finished is kept. Where that is too slow, Apache Beam builds it in one go.
+Files that are damaged are named when they are opened, and images when they are read.
 """
 
 import contextlib
 import csv
+import dataclasses
 import io
 import itertools
 import pathlib
@@ -21,6 +23,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
+from delf_jax import manifests
 from delf_jax.data.image_lists import LabelledImage, read_record
 from delf_jax.files import (
     InputError,
@@ -28,6 +31,7 @@ from delf_jax.files import (
     clear_abandoned,
     digest,
     encode_name,
+    sha256_of,
 )
 from delf_jax.images import encode_jpeg
 from delf_jax.progress import track
@@ -38,6 +42,12 @@ PART = 4096
 # Images in the hands of the threads: a part is never in memory.
 _AHEAD = 64
 _FAILURES = "failures"
+_METADATA = {f"{_FAILURES}?": ({str: str}, None)}
+# Of a part: the sizes of its files, and the SHA-256 of all but the images, of which
+# array_record verifies a checksum of its own when it reads them.
+CHECKSUMS = "checksums.json"
+_FILES = {"bytes": manifests.COUNT, "sha256?": manifests.SHA256}
+_SCHEMA = {"format": manifests.one_of(1), "files": {str: _FILES}}
 
 
 class Prepared(NamedTuple):
@@ -47,6 +57,24 @@ class Prepared(NamedTuple):
     """{"id", "image", "label"} as bytes, in no order"""
     failures: dict[str, str]
     """id of each image that cannot be used -> reason"""
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class _Part:
+    """The examples of a part; what cannot be read is an InputError that names it."""
+
+    examples: Any
+    folder: pathlib.Path
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> dict:
+        with _naming_damage(self.folder):
+            example = self.examples[index]
+            if None in example.values():  # of a file without checksums, cut short.
+                raise ValueError(f"image {index} is not there")
+            return example
 
 
 class LabelledImages(tfds.core.GeneratorBasedBuilder):
@@ -150,21 +178,29 @@ def prepare(
     whole = _builder(records, directory, max_side)
     builders = [whole]
     if not _is_prepared(whole):
-        parts = [records[i : i + PART] for i in range(0, len(records), PART)]
-        builders = [_builder(each, directory, max_side) for each in parts]
+        pieces = [records[i : i + PART] for i in range(0, len(records), PART)]
+        builders = [_builder(each, directory, max_side) for each in pieces]
         _build_parts(name, builders[part[0] :: part[1]], threads, progress)
     failures: dict[str, str] = {}
     for builder in builders:
-        failures |= builder.info.metadata.get(_FAILURES) or {}
+        folder = pathlib.Path(builder.data_dir)
+        with _naming_damage(folder):
+            found = builder.info.metadata
+        manifests.check(found, _METADATA, folder / "metadata.json", _repair(folder))
+        failures |= found.get(_FAILURES) or {}
     _write_quarantine(pathlib.Path(directory, f"{name}-quarantine.csv"), failures)
     there = [builder for builder in builders if _is_prepared(builder)]
     if part == (0, 1) and not there:
         reason = next(iter(failures.values()))
         raise InputError(f"data.sources.{name}: no image can be read: {reason}")
     decoders = {"image": tfds.decode.SkipDecoding()}
-    with _quiet_tfds():
-        found = [each.as_data_source("train", decoders=decoders) for each in there]
-    sources = list(map(grain.MapDataset.source, found))
+    parts = []
+    for each in there:
+        folder = pathlib.Path(each.data_dir)
+        with _quiet_tfds(), _naming_damage(folder):
+            examples = each.as_data_source("train", decoders=decoders)
+        parts.append(_Part(examples, folder))
+    sources = list(map(grain.MapDataset.source, parts))
     joined: Any = grain.MapDataset.concatenate(sources) if sources else ()
     return Prepared(joined, failures)
 
@@ -176,10 +212,63 @@ def _builder(
     rows = zip(records, sizes, strict=True)
     lines = [str(max_side), *(f"{r.id}\t{r.label}\t{size}" for r, size in rows)]
     config = tfds.core.BuilderConfig(name=digest("\n".join(lines), 16))
-    with _quiet_tfds():
+    folder = pathlib.Path(directory, LabelledImages.name, config.name)
+    folder /= str(LabelledImages.VERSION)
+    if folder.is_dir():
+        _check_files(folder)
+    with _quiet_tfds(), _naming_damage(folder):
         return LabelledImages(
             records=records, max_side=max_side, data_dir=str(directory), config=config
         )
+
+
+@contextlib.contextmanager
+def _naming_damage(folder: pathlib.Path) -> Iterator[None]:
+    """A context that reads a part: whatever tfds and others raise is its damage."""
+    try:
+        yield
+    except (InputError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        raise InputError(
+            f"{folder}: a damaged part of the prepared images ({reason}); "
+            f"{_repair(folder)}"
+        ) from None
+
+
+def _repair(folder: pathlib.Path) -> str:
+    return f"remove {folder}, and the same command prepares it again"
+
+
+def _write_checksums(folder: pathlib.Path) -> None:
+    files = {
+        path.name: {"bytes": path.stat().st_size}
+        | ({"sha256": sha256_of(path)} if path.suffix == ".json" else {})
+        for path in sorted(folder.iterdir())
+        if path.name != CHECKSUMS
+    }
+    manifests.write_manifest(folder / CHECKSUMS, {"format": 1, "files": files})
+
+
+def _check_files(folder: pathlib.Path) -> None:
+    """InputError for files of a part that changed; version 0.1 wrote no checksums."""
+    known: dict[str, Any] = {"dataset_info.json": None}
+    if (folder / CHECKSUMS).exists():
+        read = manifests.read_manifest(folder / CHECKSUMS, _SCHEMA, _repair(folder))
+        known |= read["files"]
+    for name, expected in known.items():
+        path = folder / pathlib.PurePath(name).name  # never outside of the folder.
+        if not path.is_file():
+            raise InputError(f"{path}: is missing; {_repair(folder)}")
+        if expected is None:
+            continue
+        sha256 = expected.get("sha256")
+        same = path.stat().st_size == expected["bytes"]
+        if not same or (sha256 and sha256_of(path) != sha256):
+            raise InputError(
+                f"{path}: damaged, its checksum differs; {_repair(folder)}"
+            )
 
 
 def _build_parts(
@@ -217,7 +306,7 @@ def _build_by_beam(whole: LabelledImages, runner: str) -> None:
 
 def _is_prepared(builder: LabelledImages) -> bool:
     """Whether it is there; tfds warns of each that is not, as all are at first."""
-    with _quiet_tfds():
+    with _quiet_tfds(), _naming_damage(pathlib.Path(builder.data_dir)):
         return builder.is_prepared()
 
 
@@ -233,6 +322,7 @@ def _build(builder: LabelledImages, **options: Any) -> None:
             if not _is_prepared(builder):
                 raise
         builder.info.read_from_directory(builder.data_dir)
+    _write_checksums(pathlib.Path(builder.data_dir))
 
 
 @contextlib.contextmanager

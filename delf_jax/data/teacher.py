@@ -6,6 +6,7 @@ trained sees its maps of training images and nothing else of it.
 """
 
 import pathlib
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -17,13 +18,20 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Bool, Float, UInt8
 
-from delf_jax import files
+from delf_jax import files, manifests
 from delf_jax.progress import track
 
 # Cell (i, j) of the last map is centred at pixel 16 i + 2: conv1 pads 3 on both sides,
 # the max-pool pads only at the end, everything else is symmetric.
 STRIDE, OFFSET = 16, 2
 UNITS = (3, 4, 23)
+_ARRAYS = _CELLS, _BASIS = "maps.npy", "basis.npz"
+_LEVEL = [manifests.COUNT]
+_SCHEMA = {
+    "format": manifests.one_of(1),
+    "levels": {str: [_LEVEL]},
+    "sha256": {str: str},
+}
 POWER = 3.0  # of the GeM that makes the teacher's global descriptor.
 
 
@@ -44,7 +52,7 @@ def load_teacher(path: str) -> Callable[[Float[np.ndarray, "H W 3"]], np.ndarray
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name].astype(np.float32) for name in file}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise files.InputError(
             f"{path}: not readable as teacher weights ({error})"
         ) from None
@@ -133,21 +141,42 @@ def build_maps(
                 rows.append(reduced.reshape(-1, dimension).astype(np.float16))
                 first += height * width
             advance()
-    with files.atomic_write(folder / "maps.npy") as file:
+    with files.atomic_write(folder / _CELLS) as file:
         np.save(file, np.concatenate(rows))
-    with files.atomic_write(folder / "basis.npz") as file:
+    with files.atomic_write(folder / _BASIS) as file:
         np.savez(file, **basis)  # type: ignore[arg-type]  # no array is allow_pickle.
-    files.write_json(folder / "maps.json", levels)
+    sums = {name: files.sha256_of(folder / name) for name in _ARRAYS}
+    content = {"format": 1, "levels": levels, "sha256": sums}
+    manifests.write_manifest(folder / "maps.json", content)
     return open_maps(directory)
 
 
 def open_maps(directory: str) -> TeacherMaps:
-    """Maps that `build_maps` stored."""
+    """Maps that `build_maps` stored; InputError if a file of them is damaged.
+
+    All are read for that: 2 s a GB. Those of version 0.1 have no checksums.
+    """
     folder = pathlib.Path(directory)
-    levels = files.read_json(folder / "maps.json")
-    with np.load(folder / "basis.npz") as basis:
-        cells = np.load(folder / "maps.npy", mmap_mode="r")
-        return TeacherMaps(cells, levels, **basis)
+    repair = f"remove {folder}, and the next training computes these maps again"
+    content = manifests.read_manifest(folder / "maps.json", {}, repair)
+    if content.get("format") != 1:
+        content = {"format": 1, "levels": content, "sha256": {}}
+    manifests.check(content, _SCHEMA, folder / "maps.json", repair)
+    for name in _ARRAYS:
+        with files.reading(folder / name):
+            found = files.sha256_of(folder / name)
+        if found != content["sha256"].get(name, found):
+            raise files.InputError(
+                f"{folder / name}: damaged, its checksum differs; {repair}"
+            )
+    try:
+        with (folder / _BASIS).open("rb") as file, np.load(file) as basis:
+            cells = np.load(folder / _CELLS, mmap_mode="r")
+            return TeacherMaps(cells, content["levels"], **basis)
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise files.InputError(
+            f"{folder}: not teacher maps ({error!s:.100}); {repair}"
+        ) from None
 
 
 def sample(

@@ -299,7 +299,7 @@ def _quiet() -> Iterator[None]:
 
 def _reason(error: Exception, manager: ocp.CheckpointManager) -> str | None:
     if isinstance(error, InputError):
-        return str(error)
+        return str(error).partition("\n")[0]  # grain adds where it was.
     numbered = isinstance(error, OSError) and error.errno in _FULL
     if numbered or any(words in str(error) for words in _FULL_WORDS):
         return (

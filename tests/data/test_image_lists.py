@@ -195,3 +195,22 @@ def test_the_parts_of_a_source_are_disjoint_and_all_of_it(landmarks):
     assert len(train) == 1  # of the one landmark with two images.
     with pytest.raises(InputError, match="split is 'test': use 'train' or"):
         image_lists.list_records(table, split="test")
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("b.jpg", "labels.csv, line 3: no field 'label'"),
+        (",a", "labels.csv: a row of label 'a' names no image"),
+    ],
+)
+def test_a_row_without_its_label_or_image_is_named(tmp_path, row, words):
+    (tmp_path / "labels.csv").write_text(f"image,label\na.jpg,a\n{row}\n")
+    with pytest.raises(InputError, match=words):
+        image_lists.list_records(str(tmp_path / "labels.csv"))
+
+
+def test_an_empty_label_is_none(tmp_path):
+    (tmp_path / "labels.csv").write_text("image,label\na.jpg,a\nb.jpg,\n")
+    found = image_lists.list_records(str(tmp_path / "labels.csv"))
+    assert [image.label for image in found] == ["a", ""]

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import pathlib
 import shutil
 import time
 
@@ -184,6 +185,67 @@ def test_nothing_but_broken_images_is_reported_in_one_sentence(records, tmp_path
         record.path.write_bytes(b"no image")
     with pytest.raises(InputError, match=r"sources\.s: no image can be read: .*0\.png"):
         prepare(records, tmp_path / "data")
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x80
+    path.write_bytes(data)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+FILES = ("dataset_info.json", "features.json", "metadata.json", "checksums.json")
+
+
+@pytest.mark.parametrize("damage", [flip, empty, pathlib.Path.unlink])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_named_with_what_to_do(records, tmp_path, name, damage):
+    prepare(records, tmp_path / "data")
+    path = min((tmp_path / "data").rglob(name))
+    damage(path)
+    if name == "checksums.json" and damage is pathlib.Path.unlink:  # as of 0.1.
+        assert content(prepare(records, tmp_path / "data")) == expected(records)
+        return
+    with pytest.raises(InputError, match=f"^{path}: ") as caught:
+        prepare(records, tmp_path / "data")
+    assert "\n" not in str(caught.value)
+    shutil.rmtree(path.parent)
+    assert content(prepare(records, tmp_path / "data")) == expected(records)
+
+
+@pytest.mark.parametrize("name", FILES[:3])
+@pytest.mark.parametrize("text", ["", "{", "3", '{"failures": 3}', "[" * 100_000])
+def test_a_damaged_file_of_an_older_version_is_no_traceback(
+    records, tmp_path, name, text
+):
+    prepare(records, tmp_path / "data")
+    path = min((tmp_path / "data").rglob(name))
+    (path.parent / "checksums.json").unlink()
+    path.write_text(text)
+    try:
+        assert content(prepare(records, tmp_path / "data")) == expected(records)
+    except InputError as error:
+        assert str(path.parent) in str(error) and "prepares it again" in str(error)
+
+
+@pytest.mark.parametrize("with_checksums", [True, False])
+def test_damaged_images_are_told_when_they_are_read(records, tmp_path, with_checksums):
+    prepare(records, tmp_path / "data")
+    path = min((tmp_path / "data").rglob("*.array_record*"))
+    data = path.read_bytes()
+    start = data.index(b"\xff\xd8")  # of the first JPEG.
+    path.write_bytes(data[: start + 20] + b"damage" + data[start + 26 :])
+    if not with_checksums:
+        (path.parent / "checksums.json").unlink()
+    prepared = prepare(records, tmp_path / "data")
+    with pytest.raises(InputError, match=f"{path.parent}: a damaged part .* again"):
+        content(prepared)
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=f"{path.parent}.* prepares it again"):
+        content(prepare(records, tmp_path / "data"))
 
 
 def test_an_empty_folder_is_refused(records):

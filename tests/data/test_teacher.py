@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from delf_jax import files
+from delf_jax import files, manifests
 from delf_jax.data import teacher
 
 
@@ -44,6 +44,40 @@ def test_global_target_is_the_generalised_mean():
     np.testing.assert_allclose(
         teacher.global_target(maps, features), expected, rtol=1e-5
     )
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A folder of maps, as `build_maps` leaves it."""
+    np.save(tmp_path / "maps.npy", np.ones((4, 3), np.float16))
+    fields = teacher.TeacherMaps._fields[2:]
+    np.savez(tmp_path / "basis.npz", **dict.fromkeys(fields, np.ones(3, np.float32)))
+    sums = {n: files.sha256_of(tmp_path / n) for n in ("maps.npy", "basis.npz")}
+    content = {"format": 1, "levels": {"s/a.jpg": [[2, 2, 0]]}, "sha256": sums}
+    manifests.write_manifest(tmp_path / "maps.json", content)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["maps.npy", "basis.npz", "maps.json"])
+def test_damaged_maps_are_named_with_what_to_do(stored, name):
+    assert teacher.open_maps(str(stored)).levels == {"s/a.jpg": [[2, 2, 0]]}
+    data = bytearray((stored / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (stored / name).write_bytes(data)
+    message = f"{stored / name}.*; remove {stored}, and the next training computes"
+    with pytest.raises(files.InputError, match=message):
+        teacher.open_maps(str(stored))
+
+
+def test_maps_of_an_older_version_open_and_their_damage_is_no_traceback(stored):
+    files.write_json(stored / "maps.json", {"s/a.jpg": [[2, 2, 0]]})
+    assert teacher.open_maps(str(stored)).levels == {"s/a.jpg": [[2, 2, 0]]}
+    (stored / "basis.npz").write_bytes(b"PK\3\4")
+    with pytest.raises(files.InputError, match=f"{stored}: not teacher maps"):
+        teacher.open_maps(str(stored))
+    (stored / "basis.npz").unlink()
+    with pytest.raises(files.InputError, match="basis.npz: no such file"):
+        teacher.open_maps(str(stored))
 
 
 def test_a_file_that_is_no_teacher_is_named(tmp_path):

@@ -88,6 +88,14 @@ def test_a_state_of_an_older_version_is_no_place_to_go_on_from(saved):
             checkpoints.read_run(manager, 3)
 
 
+def test_what_grain_adds_to_a_message_is_no_part_of_the_sentence(saved):
+    message = rf"^a\.jpg: broken; the last good checkpoint is {saved}/3$"
+    with checkpoints.open_checkpoints(saved, keep=2) as manager:
+        with pytest.raises(InputError, match=message):
+            with checkpoints.naming_last_good(manager):
+                raise InputError("a.jpg: broken\nException caught at index 3")
+
+
 def largest(folder):
     return max(folder.rglob("d/*"), key=lambda path: path.stat().st_size)
 
