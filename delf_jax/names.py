@@ -10,11 +10,10 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
-# What lists have at the end of photos; also of those that cannot be read here.
-_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm "
-    ".pbm .pnm .avif .jp2 .j2k .heic .heif .hif .dng".split()
-)
+from delf_jax.image_files import FORMATS, RAW
+
+# Also of photos that cannot be read here.
+_SUFFIXES = frozenset([*" ".join(FORMATS.values()).split(), *RAW])
 
 _ODD = re.compile(r"^\.?$|//|(^|/)\.(/|$)|/$")  # What paths do without.
 # The places that a name fits: one if that is clear, none if there is no such photo.

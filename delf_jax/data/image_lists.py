@@ -1,7 +1,9 @@
 """Lists of labelled training images: folders, CSVs, landmark datasets, TFRecords."""
 
+import contextlib
 import itertools
 import operator
+import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -15,7 +17,8 @@ from delf_jax.formats.datasets import gldv2, sfm120k
 from delf_jax.formats.tensorflow import tfrecord
 from delf_jax.image_files import find_images, is_hidden
 from delf_jax.images import decode_image, read_image
-from delf_jax.progress import format_count
+from delf_jax.names import finder
+from delf_jax.progress import add_note, format_count
 
 
 class LabelledImage(NamedTuple):
@@ -128,10 +131,41 @@ def _of_folder(source: pathlib.Path) -> Iterator[LabelledImage]:
 def _of_csv(
     source: pathlib.Path, root: pathlib.Path, label: str
 ) -> Iterator[LabelledImage]:
-    for image, name in tables.read_columns(source, {"image": str, label: str}):
+    rows = [*tables.read_columns(source, {"image": str, label: str})]
+    for image, name in rows:
         if not image:
             raise InputError(f"{source}: a row of {label} {name!r} names no image")
-        yield LabelledImage(image, root / image, name)
+    paths = _locate([image for image, _ in rows], root, source)
+    for (image, name), path in zip(rows, paths, strict=True):
+        yield LabelledImage(image, path, name)
+
+
+def _locate(
+    names: Sequence[str], root: pathlib.Path, source: pathlib.Path
+) -> list[pathlib.Path]:
+    """The files of a list in a folder; of names that are none, the photos they fit.
+
+    InputError if two names are of one photo.
+    """
+    paths = [root / name for name in names]
+    absent = [place for place, path in enumerate(paths) if not path.is_file()]
+    found = []
+    if absent:
+        with contextlib.suppress(InputError):  # There are none in the folder.
+            found = find_images([root])
+    find = finder([id for id, _ in found])
+    for place in absent:
+        fitting = find(names[place])
+        if len(fitting) == 1:
+            paths[place] = found[fitting[0]][1]
+    owners: dict[str, str] = {}
+    for name, path in zip(names, paths if found else (), strict=False):
+        other = owners.setdefault(os.path.abspath(path), name)
+        if other != name:
+            raise InputError(
+                f"{source}: {other!r:.80} and {name!r:.80} are one photo; list it once"
+            )
+    return paths
 
 
 def _landmark_table(source: pathlib.Path) -> pathlib.Path | None:
@@ -162,7 +196,9 @@ def _of_landmarks(table: pathlib.Path, root: pathlib.Path) -> Iterator[LabelledI
         beside = not path.is_file() and flat.is_file()
         yield LabelledImage(image.id, flat if beside else path, image.landmark_id)
     if without:
-        print(f"{table}: {format_count(without, 'image')} without a landmark left out")
+        add_note(
+            f"{table}: {format_count(without, 'image')} without a landmark left out"
+        )
 
 
 def _of_models(path: pathlib.Path, root: pathlib.Path) -> Iterator[LabelledImage]:

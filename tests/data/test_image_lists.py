@@ -131,7 +131,7 @@ def test_images_of_gldv1_without_a_landmark_are_left_out_and_counted(tmp_path, c
     table.write_text('"id","url","landmark_id"\n"aa1","x","9"\n"bb2","None","None"\n')
     (found,) = image_lists.list_records(str(table))
     assert (found.id, found.label) == ("aa1", 9)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said == f"{table}: 1 image without a landmark left out\n"
     table.write_text("id,url,landmark_id\nbb2,None,None\n")
     with pytest.raises(InputError, match="no images found to train on"):
@@ -214,3 +214,30 @@ def test_an_empty_label_is_none(tmp_path):
     (tmp_path / "labels.csv").write_text("image,label\na.jpg,a\nb.jpg,\n")
     found = image_lists.list_records(str(tmp_path / "labels.csv"))
     assert [image.label for image in found] == ["a", ""]
+
+
+def test_names_in_a_csv_may_leave_out_suffixes_and_folders(tmp_path):
+    for name in ("one.jpg", "deep/two.PNG", "x/three.jpg", "y/three.jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(jpeg(0))
+    table = tmp_path / "list.csv"
+    table.write_text("image,label\none,a\ntwo.jpg,b\nthree,c\nx/three,d\nnone,e\n")
+    found = image_lists.list_records(str(table), str(tmp_path / "photos"))
+    paths = {r.id: r.path.relative_to(tmp_path / "photos").as_posix() for r in found}
+    assert paths == {
+        "none": "none",
+        "one": "one.jpg",
+        "three": "three",
+        "two.jpg": "deep/two.PNG",
+        "x/three": "x/three.jpg",
+    }
+    table.write_text("image,label\none.jpg,a\none,b\n")
+    with pytest.raises(InputError, match="'one.jpg' and 'one' are one photo; list it"):
+        image_lists.list_records(str(table), str(tmp_path / "photos"))
+
+
+def test_names_of_photos_that_are_nowhere_stay_as_they_are(tmp_path):
+    table = tmp_path / "list.csv"
+    table.write_text("image,label\none,a\n")
+    (found,) = image_lists.list_records(str(table))
+    assert found.path == tmp_path / "one"

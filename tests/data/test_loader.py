@@ -206,7 +206,7 @@ def test_labels_of_any_value_are_numbered_from_0(folder, tmp_path):
         ({"path": "nowhere"}, "nowhere: no such folder"),
         ({"path": ""}, "data.sources.s.path is empty"),
         ({"path": "{folder}", "holdout": ("pink",)}, "holdout: no class 'pink'"),
-        ({"path": "{empty}"}, "no images found"),
+        ({"path": "{empty}"}, "no images in this folder"),
         ({"path": "{table}"}, "no column 'label'"),
         ({"path": "{folder}", "holdout": tuple(COLOURS)}, "no image is left"),
         ({"path": "{broken}"}, "no image can be read: .*a.png"),

@@ -148,7 +148,16 @@ def test_a_model_without_the_branch_is_refused(tmp_path):
         export.export_model(model, "stablehlo", tmp_path / "out", ExportOptions())
 
 
-@pytest.mark.parametrize("option", ["--scales=1,a", "--size=64", "--format=tflite"])
+WRONG = (
+    "--scales=1,a",
+    "--scales=1,nan",
+    "--scales=inf",
+    "--size=64",
+    "--format=tflite",
+)
+
+
+@pytest.mark.parametrize("option", WRONG)
 def test_mistyped_options_are_refused(option, capsys):
     with pytest.raises(SystemExit):
         cli.main(["export", "m", "--format=onnx", "--out=o", option])

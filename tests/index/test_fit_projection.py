@@ -126,6 +126,7 @@ def test_whitening_is_learned_from_pairs(landmarks, tmp_path, dimension):
     np.testing.assert_allclose(found.projection, projection[:dimension], rtol=1e-5)
     text = fit_projection.format_summary(out)
     assert f"{dimension or 6} components, learned from 3 pairs (1 left out" in text
+    assert "not all images are in the store, such as gone)" in text
     assert "note: 3 pairs are few for" in text
     info = json.loads((out / "pca.json").read_text())
     assert info["pairs_sha256"] == pairs.sha256 and info["features_key"] == "drawn"
