@@ -78,7 +78,7 @@ _ROUND = 256
 # Photos verified in the searches of `by_chance`, and local features of each.
 _CALIBRATED_PHOTOS, _CALIBRATED_FEATURES = 100, 1000
 # So many inliers are no evidence, however few features there are.
-_FEWEST = 5
+_FEWEST = 6
 
 
 class Geometry(NamedTuple):

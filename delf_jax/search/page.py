@@ -82,7 +82,7 @@ def _section(
         f"{_picture(photos[answer.path], 'query')}"
         f'<figcaption><h2 title="{html.escape(answer.image)}">{name}</h2>'
         f'<p class="quiet">Query {number} &middot; {count}</p></figcaption></figure>\n'
-        f"{_doubt(answer.verdict)}<ol>\n{cards}\n</ol></div>\n</section>"
+        f"<div>{_doubt(answer.verdict)}<ol>\n{cards}\n</ol></div>\n</section>"
     )
 
 

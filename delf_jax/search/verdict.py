@@ -43,7 +43,9 @@ class Verdict(NamedTuple):
         if self.confident is not False:
             return ""
         but = " but the photo itself" if self.has_own else ""
-        return f"no confident match{but}: {in_words(self.most, self.by_chance)}"
+        most = format_count(self.most, "inlier")
+        chance = f"unrelated photos share up to {self.by_chance}"
+        return f"no confident match{but}: {most} at most, and {chance}"
 
 
 def judge(
@@ -64,8 +66,3 @@ def judge(
         return Verdict(has_own=own is not None)
     by_chance = most_by_chance(settings, features, len(others))
     return Verdict(max(others), by_chance, own is not None)
-
-
-def in_words(most: int, by_chance: int | None) -> str:
-    """How many inliers there are, and how many may be chance."""
-    return f"{format_count(most, 'inlier')} at most, unrelated photos share {by_chance}"
