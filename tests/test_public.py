@@ -14,6 +14,7 @@ from PIL import Image
 
 import delf_jax
 from delf_jax.extraction.one_call import as_list, check_errors, open_model
+from delf_jax.formats.delf.features import DelfFeatures, write_delf_features
 from delf_jax.search import matching
 from tests.helpers.indexed_photos import NAMES, draw_photo
 from tests.helpers.stores import announce
@@ -222,6 +223,31 @@ def test_a_match_and_its_figure_show_in_a_notebook(photo, model, tmp_path):
     assert "<svg" in (tmp_path / "matches.svg").read_text()
     with pytest.raises(delf_jax.InputError, match="matches.doc"):
         found.draw(tmp_path / "matches.doc")
+
+
+def test_a_match_is_confident_beyond_chance(folder, photo, model):
+    same = delf_jax.match(photo, photo, model, **SETTINGS)
+    assert same.confident
+    noise = np.random.default_rng(7).integers(0, 256, (96, 128, 3), np.uint8)
+    other = delf_jax.match(photo, noise, model, **SETTINGS)
+    assert not other.confident and "no confident match" in repr(other)
+    delg = delf_jax.match(photo, photo, model, verification="delg", **SETTINGS)
+    assert delg.comparison.by_chance > same.comparison.by_chance
+    with pytest.raises(delf_jax.InputError, match="expected one of default, delg"):
+        delf_jax.match(photo, photo, model, verification="sift")
+
+
+def test_files_of_features_are_matched_and_drawn(folder, model, tmp_path):
+    paths = [folder / "photos" / name for name in NAMES[:2]]
+    features = delf_jax.extract(paths, model, **SETTINGS)
+    files = [tmp_path / f"{number}.delf" for number in range(2)]
+    for file, each in zip(files, features, strict=True):
+        write_delf_features(file, DelfFeatures(*map(np.asarray, each.local)))
+    found = delf_jax.match(*files, model, **SETTINGS)
+    expected = delf_jax.match(*paths, model, **SETTINGS)
+    np.testing.assert_array_equal(found.matches, expected.matches)
+    assert found.similarity is None
+    assert found.draw().axes and found._repr_png_()
 
 
 def test_features_alone_show_as_text(photo, model):

@@ -18,36 +18,39 @@ from delf_jax.progress import format_count, print_failures, print_results, print
 
 
 def add_match_options(parser: Parser) -> None:
-    parser.add_argument("images", nargs=2, metavar="IMAGE", help="the two photos")
+    what = "the two photos, or files of features (.delf, .delg_local)"
+    parser.add_argument("images", nargs=2, metavar="IMAGE", help=what)
+    parser.add_value("--photos", "PHOTO", "of files of features, to draw", nargs=2)
     figure = "figure to write (png, pdf, svg)"
     parser.add_file("--out", figure, "OUT", default="matches.png")
+    parser.add_verification()
     parser.add_json("matches, and the map of photo 2 to photo 1, as JSON")
     parser.add_settings()
 
 
 def run_match(options: argparse.Namespace) -> int:
-    from delf_jax.images import read_image
     from delf_jax.report import figures
+    from delf_jax.search import match, matching
 
     figures.figure_format(options.out)  # before any work
-    a, b = (read_image(path) for path in options.images)
+    how = matching.verification_settings(options.verification)
+    a, b = map(match.open_source, options.images)
+    pictures = _pictures(options.photos or options.images)
     model, settings = model_and_settings(options)
-    from delf_jax.search import matching
-
-    first, second = options.images
-    found = matching.compare_photos(first, second, model, settings)
-    matches = format_count(len(found.pair.matches), "match")
-    text = f"{format_count(found.inliers, 'inlier')} of {matches}"
-    if found.similarity is not None:
-        text += f", similarity {found.similarity:.3f}"
-    print_results(text)
-    local_a, local_b = (features.local for features in found.features)
-    assert local_a is not None and local_b is not None  # Or it had raised.
-    figure = figures.draw_matches(a, b, local_a, local_b, found.pair, text)
-    figures.write_figure(figure, options.out)
+    found = matching.compare_photos(a, b, model, settings, how)
+    print_results(matching.describe(found))
+    figures.write_figure(match.draw_comparison(found, pictures), options.out)
     print_written("figure", options.out)
     write_result(options, matching.to_json(found, options.images))
     return 0
+
+
+def _pictures(paths: list[str]) -> list[Any]:
+    """The photos; None for a file of features."""
+    from delf_jax.images import read_image
+    from delf_jax.store.delf_files import is_feature_file
+
+    return [None if is_feature_file(path) else read_image(path) for path in paths]
 
 
 def add_search_options(parser: Parser) -> None:
@@ -148,6 +151,7 @@ def _print_answer(answer: Any) -> None:
     lines = [
         "",
         printable(answer.image),
+        *filter(None, [str(answer.verdict)]),
         f"{'':>6}  {'inliers':>7}  {'similarity':>10}  image",
     ]
     for rank, result in enumerate(answer.results, 1):

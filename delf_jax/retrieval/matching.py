@@ -26,13 +26,13 @@ def match_descriptors(
       mutual: keeps pairs that are nearest to each other in both directions.
     """
     query, index = (np.ascontiguousarray(x, np.float32) for x in (query, index))
+    if not len(query) or not len(index):
+        return np.zeros((0, 2), np.int32)
     if query.shape[1] != index.shape[1]:
         raise ValueError(
             f"query descriptors have {query.shape[1]} dimensions and index descriptors "
             f"{index.shape[1]}: they come from different models"
         )
-    if not len(query) or not len(index):
-        return np.zeros((0, 2), np.int32)
     # One product of matrices, then passes over it in place: with OpenBLAS a third of
     # the time that the same takes compiled by XLA for a CPU.
     closeness = query @ index.T

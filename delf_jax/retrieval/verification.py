@@ -40,6 +40,9 @@ class VerificationSettings(NamedTuple):
     """so many of the first of a ranking are verified [DELG, section 4]"""
     weight: float = 2.0
     """of inliers against similarity, see `ranking.rerank`; infinite: inliers alone"""
+    by_chance: tuple[int, int] = (14, 19)
+    """inliers that 1 % exceed, of pairs of unrelated photos, and of searches whose
+    hundred verified photos are unrelated; measured by benchmarks/calibration.py"""
 
 
 _ORIGINAL = VerificationSettings(
@@ -54,14 +57,16 @@ _ORIGINAL = VerificationSettings(
     at_extraction_size=False,
     candidates=100,
     weight=float("inf"),
+    by_chance=(62, 105),
 )
 # By name. "delg" and "d2r" have the numbers of the perform_retrieval.py of DELG and of
-# Detect-to-Retrieve, which differ in these two alone. Their RANSAC is this project's:
-# seeded by the pair, refined, and bound to maps that a change of viewpoint can cause.
+# Detect-to-Retrieve, which differ in these alone; `by_chance` is measured. Their RANSAC
+# is this project's: seeded by the pair, refined, and bound to maps that a change of
+# viewpoint can cause.
 VERIFICATION = {
     "default": VerificationSettings(),
     "delg": _ORIGINAL,
-    "d2r": _ORIGINAL._replace(max_distance=0.9, threshold=10.0),
+    "d2r": _ORIGINAL._replace(max_distance=0.9, threshold=10.0, by_chance=(25, 42)),
 }
 
 # Standard deviation across the line that fits inliers best, in thresholds.
@@ -70,6 +75,10 @@ _NARROWEST = 0.25
 # together, for where two photos have nothing in common it is all of them, and small
 # rounds would cost more than what they try.
 _ROUND = 256
+# Photos verified in the searches of `by_chance`, and local features of each.
+_CALIBRATED_PHOTOS, _CALIBRATED_FEATURES = 100, 1000
+# So many inliers are no evidence, however few features there are.
+_FEWEST = 6
 
 
 class Geometry(NamedTuple):
@@ -129,6 +138,24 @@ def verify_pair(
             query_locations, index_locations, errors, spacing=settings.spacing
         )
     return PairMatch(matches, found, inliers)
+
+
+def most_by_chance(
+    settings: VerificationSettings, features: float, compared: int = 1
+) -> int:
+    """Inliers that the best of so many unrelated photos exceeds in 1 % of all cases.
+
+    Measured: they grow with the square root of the number of features. Few pairs share
+    many, so that what one pair in n exceeds grows with the logarithm of n, and so does,
+    with the number of photos, what the best of them exceeds.
+
+    Args:
+      features: local features of a photo, of two the geometric mean.
+    """
+    pair, search = settings.by_chance
+    share = math.log(max(compared, 1)) / math.log(_CALIBRATED_PHOTOS)
+    most = pair + share * (search - pair)
+    return max(_FEWEST, math.ceil(most * math.sqrt(features / _CALIBRATED_FEATURES)))
 
 
 def estimate_affine(

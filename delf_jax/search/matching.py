@@ -3,20 +3,20 @@
 Lists of candidates are verified and reranked here, for searches and evaluations alike.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from delf_jax.extraction.extract import extract_features
 from delf_jax.extraction.model_folder import Model
-from delf_jax.extraction.one_call import raise_error
+from delf_jax.extraction.one_call import features_of, raise_error
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.features import Features, LocalFeatures, whole_image
 from delf_jax.files import InputError
 from delf_jax.images import ImageLike
-from delf_jax.progress import track
+from delf_jax.progress import format_count, track
 from delf_jax.retrieval import ranking, verification
 from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
 
@@ -28,6 +28,13 @@ class Comparison(NamedTuple):
     pair: verification.PairMatch
     similarity: float | None
     """cosine of the global descriptors; None if the model has none"""
+    by_chance: int
+    """so many inliers unrelated photos may share"""
+
+    @property
+    def confident(self) -> bool:
+        """Whether the photos share more inliers than by chance."""
+        return self.inliers > self.by_chance
 
     @property
     def inliers(self) -> int:
@@ -43,16 +50,24 @@ class Verified(NamedTuple):
 
 
 def compare_photos(
-    a: ImageLike, b: ImageLike, model: Model, settings: ExtractionSettings
+    a: ImageLike | Features,
+    b: ImageLike | Features,
+    model: Model,
+    settings: ExtractionSettings,
+    verification: VerificationSettings = VERIFICATION["default"],
 ) -> Comparison:
-    """What two photos have in common; InputError if one is unusable."""
-    if not settings.max_features or not model.has_local:
+    """What two photos have in common; InputError if one is unusable.
+
+    What is features already is not extracted.
+    """
+    extracted = all(isinstance(each, Features) for each in (a, b))
+    if not extracted and not (settings.max_features and model.has_local):
         raise InputError(
             f"model {model.name} has no local features to match photos by: name "
             "another with --model, or search"
         )
-    first, second = map(raise_error, extract_features(model, (a, b), settings))
-    return compare_features(first, second, settings.max_image_size)
+    first, second = map(raise_error, features_of((a, b), model, settings))
+    return compare_features(first, second, settings.max_image_size, verification)
 
 
 def verification_settings(name: str) -> VerificationSettings:
@@ -94,9 +109,13 @@ def verify_candidates(
     local, zoom = _as_extracted(query, max_image_size)
     for image in map(whole_image, candidates):
         other, other_zoom = _as_extracted(image, max_image_size)
+        _check_lengths(query, image)
         pair = verification.verify_pair(local, other, settings)
         pair = pair._replace(affine=_at_full_size(pair.affine, zoom, other_zoom))
-        yield Comparison((query, image), pair, _similarity(query, image))
+        similarity = _similarity(query, image)
+        features = math.sqrt(len(local.scales) * len(other.scales))
+        by_chance = verification.most_by_chance(settings, features)
+        yield Comparison((query, image), pair, similarity, by_chance)
 
 
 def verify(
@@ -123,7 +142,7 @@ def verify(
             found = verify_candidates(query, images, max_image_size, settings)
             for id, pair in zip(ids.tolist(), found if len(ids) else (), strict=True):
                 sizes = np.concatenate([image.image_size for image in pair.features])
-                lines = (inlier_lines(pair) + 0.5) / sizes
+                lines = (inlier_lines(pair) + 0.5) / np.maximum(sizes, 1)
                 verified[id] = Verified(pair.inliers, lines)
                 advance()
             yield verified
@@ -155,6 +174,18 @@ def inlier_lines(comparison: Comparison) -> Float[np.ndarray, "P 4"]:
     return np.concatenate([a[matches[:, 0]], b[matches[:, 1]]], axis=1)
 
 
+def describe(comparison: Comparison) -> str:
+    """The comparison in a line."""
+    matches = format_count(len(comparison.pair.matches), "match")
+    text = f"{format_count(comparison.inliers, 'inlier')} of {matches}"
+    if comparison.similarity is not None:
+        text += f", similarity {comparison.similarity:.3f}"
+    if not comparison.confident:
+        chance = f"unrelated photos share up to {comparison.by_chance} inliers"
+        text += f"; no confident match: {chance}"
+    return text
+
+
 def to_json(comparison: Comparison, names: Sequence[str]) -> dict[str, Any]:
     """The comparison, ready for JSON; the map takes (y, x, 1) of the second photo."""
     return {
@@ -162,6 +193,8 @@ def to_json(comparison: Comparison, names: Sequence[str]) -> dict[str, Any]:
         "similarity": comparison.similarity,
         "matches": len(comparison.pair.matches),
         "inliers": comparison.inliers,
+        "confident": comparison.confident,
+        "inliers_by_chance": comparison.by_chance,
         "affine": comparison.pair.affine.tolist() if comparison.inliers else None,
         "inlier_locations": inlier_lines(comparison).round(2).tolist(),
     }
@@ -179,12 +212,26 @@ def _local(features: Features) -> LocalFeatures:
     return features.local
 
 
+def _check_lengths(a: Features, b: Features) -> None:
+    """InputError if the descriptors of two images cannot be compared."""
+    (count, length), (others, other) = (
+        _local(each).descriptors.shape for each in (a, b)
+    )
+    if count and others and length != other:
+        raise InputError(
+            f"{b.image or 'image'}: descriptors of {other} dimensions cannot be "
+            f"compared with those of {a.image or 'image'}, of {length}: they come from "
+            "different models"
+        )
+
+
 def _as_extracted(
     features: Features, max_image_size: int | None
 ) -> tuple[LocalFeatures, float]:
     """Local features in the photo as extracted, and how far that was shrunk."""
     local = _local(features)
-    zoom = min(1.0, (max_image_size or np.inf) / max(features.image_size))
+    # Of features that files brought, the size of the photo may be unknown: (0, 0).
+    zoom = min(1.0, (max_image_size or np.inf) / max(*features.image_size, 1))
     # Pixel centres are at integers: half a pixel moves.
     locations = (np.asarray(local.locations, np.float64) + 0.5) * zoom - 0.5
     return local._replace(locations=locations), zoom

@@ -11,8 +11,8 @@ import numpy as np
 
 from delf_jax.progress import format_count
 from delf_jax.report.html import breakable, fill_template, read_thumbnail
-from delf_jax.retrieval import ranking
 from delf_jax.search.query import Answer, Result
+from delf_jax.search.verdict import Verdict
 
 # Enough to see detail under match lines, at about 40 kB a photo.
 _THUMBNAIL = 560
@@ -20,8 +20,6 @@ _THUMBNAIL = 560
 _MOST_RESULTS = 60
 # Places along a side of a photo, in which the template reads the ends of lines.
 _UNIT = 10_000
-# From so many inliers on a card is green: hardly an accident.
-_EVIDENT = 3 * ranking.NOISE
 # As many inliers fill the bar of a card: beyond, no one doubts.
 _FULL_BAR = 60
 
@@ -72,7 +70,7 @@ def _section(
     """One query and the cards of its results."""
     results = answer.results[:_MOST_RESULTS]
     cards = "\n".join(
-        f"<li>{_card(rank, result, photos[file_of(result.image)])}</li>"
+        f"<li>{_card(rank, result, photos[file_of(result.image)], answer.verdict)}</li>"
         for rank, result in enumerate(results, 1)
     )
     name = breakable("/".join(pathlib.PurePath(answer.image).parts[-2:]))
@@ -84,19 +82,31 @@ def _section(
         f"{_picture(photos[answer.path], 'query')}"
         f'<figcaption><h2 title="{html.escape(answer.image)}">{name}</h2>'
         f'<p class="quiet">Query {number} &middot; {count}</p></figcaption></figure>\n'
-        f"<ol>\n{cards}\n</ol>\n</section>"
+        f"<div>{_doubt(answer.verdict)}<ol>\n{cards}\n</ol></div>\n</section>"
     )
 
 
-def _card(rank: int, result: Result, photo: str | None) -> str:
-    """One result: a button that opens the two photos with their matches."""
+def _doubt(verdict: Verdict) -> str:
+    """What stands above results none of which is more than chance."""
+    if not (text := str(verdict)):
+        return ""
+    what, _, why = text.partition(": ")
+    what = what[0].upper() + what[1:]
+    return f'<p class="doubt"><strong>{what}</strong> &middot; {why}</p>\n'
+
+
+def _card(rank: int, result: Result, photo: str | None, verdict: Verdict) -> str:
+    """One result: a button that opens the two photos with their matches.
+
+    Its number of inliers is green where it is more than chance.
+    """
     folder, _, name = result.image.rpartition("/")
     similarity = f"{result.similarity:.3f}"
     if result.inliers is None:
         score, facts = '<span class="none">not verified</span>', "not verified"
     else:
         facts = format_count(result.inliers, "inlier")
-        mark = "b" if result.inliers >= _EVIDENT else "span"
+        mark = "b" if verdict.of(result.inliers) else "span"
         score = f"<{mark}>{facts}</{mark}>"
     width = min(100, 100 * (result.inliers or 0) / _FULL_BAR)
     lines = np.rint(np.asarray(result.lines) * _UNIT).astype(int).tolist()

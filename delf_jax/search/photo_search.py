@@ -25,7 +25,7 @@ from delf_jax.index.photo_index import Index
 from delf_jax.index.photo_places import Places
 from delf_jax.progress import format_count, track
 from delf_jax.report.html import Thumbnail, read_thumbnail
-from delf_jax.search.query import CANDIDATES, find_first, rank
+from delf_jax.search.query import CANDIDATES, find_first, judge_results, rank
 from delf_jax.search.results import SearchResults
 from delf_jax.store import memory
 
@@ -166,7 +166,9 @@ class PhotoIndex:
         if self.path is not None:
             outsiders = self._index.outsiders(result.image for result in found)
             notes = [self._index.shortfall, outsiders]
-        return SearchResults(features.image, found, picture, notes)
+        itself = store.ids[own] if own >= 0 else None
+        judged = judge_results(results, features, self.settings, itself)
+        return SearchResults(features.image, found, picture, judged, notes)
 
     def _use(self, index: Index) -> None:
         self._index, self._descriptors = index, None

@@ -4,6 +4,7 @@ What is searched is made by index/photo_index.py.
 """
 
 import itertools
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,8 +24,9 @@ from delf_jax.index.global_search import GlobalIndex
 from delf_jax.index.photo_index import Index, check_model, own_row
 from delf_jax.retrieval.nearest import BLOCK, Best
 from delf_jax.retrieval.verification import VERIFICATION
-from delf_jax.search import matching
+from delf_jax.search import matching, verdict
 from delf_jax.search.matching import Verified
+from delf_jax.search.verdict import Verdict
 from delf_jax.store.feature_store import FeatureStore
 
 # As many of the most similar photos are verified.
@@ -58,6 +60,7 @@ class Answer(NamedTuple):
     image: str
     path: pathlib.Path
     results: list[Result]
+    verdict: Verdict = Verdict()
 
 
 def search(
@@ -107,7 +110,10 @@ def search(
             results = rank(
                 index.store, features, rows, values, settings, own=own, rerank=rerank
             )
-            yield Answer(str(path), pathlib.Path(path), results[: top or None])
+            found_itself = index.store.ids[own] if own >= 0 else None
+            judged = judge_results(results, features, settings, found_itself)
+            shown = results[: top or None]
+            yield Answer(str(path), pathlib.Path(path), shown, judged)
 
 
 def _by_words(
@@ -178,6 +184,19 @@ def rank(
     ]
 
 
+def judge_results(
+    results: Sequence[Result],
+    query: Features,
+    settings: ExtractionSettings,
+    own: str | None = None,
+) -> Verdict:
+    """The verdict on all results of a query, whose own photo may be among them."""
+    place = next((n for n, each in enumerate(results) if each.image == own), None)
+    count = 0 if query.local is None else len(query.local.scales)
+    features = math.sqrt(count * settings.max_features)  # The others may have as many.
+    return verdict.judge([result.inliers for result in results], features, place)
+
+
 def to_json(answers: Iterable[Answer], index: Index | None = None) -> dict[str, Any]:
     """The answers, ready for JSON.
 
@@ -194,8 +213,15 @@ def to_json(answers: Iterable[Answer], index: Index | None = None) -> dict[str, 
         "queries": [
             {
                 "image": answer.image,
+                "confident": answer.verdict.confident,
+                "inliers_by_chance": answer.verdict.by_chance,
                 "results": [
-                    {"image": image, "similarity": round(value, 6), "inliers": inliers}
+                    {
+                        "image": image,
+                        "similarity": round(value, 6),
+                        "inliers": inliers,
+                        "confident": answer.verdict.of(inliers),
+                    }
                     for image, value, inliers, _ in answer.results
                 ],
             }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from delf_jax.progress import printable
 from delf_jax.report.html import Thumbnail
 from delf_jax.search.query import Result
+from delf_jax.search.verdict import Verdict
 
 # More pictures than these make a notebook slow to open.
 _MOST_PICTURES = 30
@@ -19,6 +20,7 @@ class SearchResults(list[Result]):
         image: str,
         results: Iterable[Result],
         picture: Callable[[str | None], Thumbnail | None],
+        verdict: Verdict,
         notes: Iterable[str] = (),
     ):
         """picture: of a result by its id, and of the query by None.
@@ -28,13 +30,19 @@ class SearchResults(list[Result]):
         super().__init__(results)
         self.notes = [note for note in notes if note]
         self.image = image
+        self.verdict = verdict
         self._picture = picture
+
+    @property
+    def confident(self) -> bool | None:
+        """Whether one of them is verified beyond chance; None: nothing was verified."""
+        return self.verdict.confident
 
     def __repr__(self) -> str:
         names = [printable(result.image) for result in self]
         width = max(map(len, ["image", *names]))
         lines = [
-            f"{printable(self.image)}:",
+            f"{printable(self.image)}: {self.verdict}".rstrip(),
             f"rank  {'image':{width}}  similarity  inliers",
         ]
         for place, (_, similarity, inliers, _) in enumerate(self, 1):
@@ -52,7 +60,9 @@ class SearchResults(list[Result]):
             figures.append(_figure(self._picture(image), facts, image))
         style = "display:flex;flex-wrap:wrap;gap:12px;align-items:end"
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
-        return f'<div style="{style}">{"".join(figures)}</div>{notes}'
+        doubt = html.escape(str(self.verdict))
+        doubt = f"<p><b>{doubt}</b></p>" if doubt else ""
+        return f'{doubt}<div style="{style}">{"".join(figures)}</div>{notes}'
 
 
 def _figure(picture: Thumbnail | None, facts: str, name: str) -> str:

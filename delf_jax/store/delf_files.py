@@ -12,6 +12,7 @@ boxes go to NAME_0.delf and so on, in pixels of the crop, listed in index_mappin
 import os
 import pathlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -243,6 +244,27 @@ def encode_image(features: Features, layout: str) -> dict[str, bytes]:
         descriptor = np.asarray(features.global_descriptor, np.float32)
         files[suffixes[GLOBAL]] = datum.encode_datum(descriptor)
     return files
+
+
+def is_feature_file(path: Any) -> TypeGuard[str | os.PathLike]:
+    """Whether this is the name of a file with features of one image."""
+    if not isinstance(path, str | os.PathLike):
+        return False
+    suffix = pathlib.Path(os.fspath(path)).suffix
+    return any(suffix in suffixes.values() for suffixes in SUFFIXES.values())
+
+
+def read_feature_file(path: str | os.PathLike) -> Features:
+    """The features of one image: of a file, and of its other branch beside it.
+
+    The size of the image is not in them: (0, 0). InputError if a file is damaged.
+    """
+    path = pathlib.Path(path)
+    layout = next(s for s in SUFFIXES.values() if path.suffix in s.values())
+    beside = {branch: path.with_suffix(suffix) for branch, suffix in layout.items()}
+    paths = {b: each for b, each in beside.items() if each == path or each.is_file()}
+    features = read_image(paths, common_lengths([paths]), (0, 0))
+    return features._replace(image=str(path))
 
 
 def common_lengths(images: Collection[Paths]) -> Lengths:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from delf_jax.search import page
 from delf_jax.search.query import Answer, Result
+from delf_jax.search.verdict import Verdict
 from tests.helpers.pages import Reader, run_in_browser
 
 NASTY = "a/<b> \"quoted\" & 'so'.jpg"
@@ -48,6 +49,20 @@ def test_results_stand_in_order_with_their_scores(photos):
     assert cards[0]["data-facts"] == "41 inliers, similarity 0.250"
     assert cards[1]["data-facts"] == "not verified, similarity 0.750"
     assert "1 query in holiday: 2 photos" in reader.words
+
+
+def test_results_that_are_no_more_than_chance_are_said_to_be_so(photos):
+    results = [result("y.png", 41), result("x.png", 9)]
+    sure = answer(photos, *results)._replace(verdict=Verdict(41, 19))
+    reader = Reader(write(photos, [sure]))
+    assert not reader.all("p", "doubt")
+    assert len(reader.all("b")) == 1  # 41 inliers are green, 9 are not.
+    unsure = answer(photos, results[1])._replace(verdict=Verdict(9, 19))
+    reader = Reader(write(photos, [unsure, sure]))
+    assert len(reader.all("p", "doubt")) == 1 and len(reader.all("b")) == 1
+    assert "No confident match" in reader.words
+    unverified = answer(photos, result("x.png"))._replace(verdict=Verdict())
+    assert not Reader(write(photos, [unverified])).all("p", "doubt")
 
 
 def test_lines_are_whole_numbers_of_ten_thousandths(photos):
