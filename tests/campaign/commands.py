@@ -38,6 +38,10 @@ RECIPES = {
     "extract --boxes": _recipe(
         "extract {given}/images --boxes={given}/boxes.csv --out=store_of_boxes", MODEL
     ),
+    "extract --prune": _recipe(
+        "extract {given}/images/a --out=store --prune", MODEL, needs="extract"
+    ),
+    "extract @LIST": _recipe("extract @{given}/list.txt --out=store", MODEL),
     "extract --part": _recipe(
         "extract {given}/images {given}/more --out=store --part=0/2",
         MODEL,
@@ -47,6 +51,7 @@ RECIPES = {
     "index --add": _recipe(
         "index --index=index --add {given}/more", MODEL, needs="index"
     ),
+    "index --root": _recipe("index --index=index --root={given}/copy", needs="index"),
     "index --remove": _recipe(
         "index --index=index --remove a/0.jpg b/1.jpg", needs="index"
     ),
@@ -98,6 +103,17 @@ RECIPES = {
     ),
     "features --to=delf": _recipe("features store delf --to=delf", needs="extract"),
     "features --to=delg": _recipe("features store delg --to=delg", needs="extract"),
+    **{
+        f"features --to={layout}": _recipe(
+            f"features store {layout} --to={layout} {pairs}", needs="extract"
+        )
+        for layout, pairs in (
+            ("hdf5", "--pairs={given}/pairs.txt"),
+            ("colmap", "--pairs={given}/pairs.txt"),
+            ("npz", ""),
+            ("csv", ""),
+        )
+    },
     "features --from=delf": _recipe(
         "features delf read_store --from=delf", needs="extract features_--to=delf"
     ),

@@ -132,9 +132,9 @@ def _changed(value: Any, rng: random.Random, lab: Lab) -> tuple[str, bytes]:
 
 def _places(value: Any) -> Iterator[tuple[Any, Any, bool]]:
     """(holder, key, whether a text of JSON is there) of all that can be changed."""
-    items = value.items() if isinstance(value, dict) else enumerate(value)
     if not isinstance(value, (dict, list)):
         return
+    items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, inner in items:
         yield value, key, False
         if isinstance(inner, (dict, list)):

@@ -50,6 +50,7 @@ def make(folder: pathlib.Path) -> None:
     shutil.copytree(FIXTURES / "training" / "model", folder / "model")
     shutil.copytree(FIXTURES / "training", folder / "trained")
     shutil.copy(FIXTURES / "boxes.csv", folder)
+    shutil.copytree(folder / "images", folder / "copy")
     _make_photos(folder)
     _make_lists(folder)
     _make_benchmark(folder / "drawn")
@@ -102,6 +103,8 @@ def _make_lists(folder: pathlib.Path) -> None:
     rows = [f"{folder}/images/{id},{id[0]}\n" for id in ids]
     (folder / "labels.csv").write_text("image,label\n" + "".join(rows))
     pairs = "a/0.jpg,a/1.jpg\nb/0.jpg,b/1.jpg\nc/0.jpg,c/1.jpg\n"
+    (folder / "list.txt").write_text("".join(f"{folder}/images/{id}\n" for id in ids))
+    (folder / "pairs.txt").write_text("a/0.jpg a/1.jpg\nb/0.jpg c/1.jpg\n")
     (folder / "pairs.csv").write_text("query,positive\n" + pairs)
     (folder / "delf.pbtxt").write_text(
         "use_local_features: true\nuse_global_features: true\nimage_scales: 0.5\n"

@@ -183,6 +183,16 @@ KINDS = {
         given="pairs.csv",
         ours=False,
     ),
+    "pairs of photos": Kind(
+        "pairs.txt",
+        "features store out --to=hdf5 --pairs=pairs.txt",
+        "extract",
+        given="pairs.txt",
+        ours=False,
+    ),
+    "list of photos": Kind(
+        "list.txt", "extract @list.txt --out=out", given="list.txt", ours=False
+    ),
     **{
         f"candidates {suffix}": Kind(
             f"candidates.{suffix}",
