@@ -320,6 +320,16 @@ def decode_name(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
+def check_utf8(path: str | os.PathLike) -> None:
+    """InputError if the path is not UTF-8, for libraries that take no other."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{path}: choose a folder whose name is UTF-8; others cannot be written to"
+        ) from None
+
+
 def sha256_of(path: str | os.PathLike) -> str:
     """The SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as file:

@@ -28,6 +28,7 @@ from delf_jax.data.image_lists import LabelledImage, read_record
 from delf_jax.files import (
     InputError,
     atomic_write,
+    check_utf8,
     clear_abandoned,
     digest,
     encode_name,
@@ -173,6 +174,7 @@ def prepare(
     """
     if not directory:
         raise InputError("data.directory is empty: name the folder of prepared images")
+    check_utf8(directory)
     if beam:
         _build_by_beam(_builder(records, directory, max_side), beam)
     whole = _builder(records, directory, max_side)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from delf_jax.config import as_json
 from delf_jax.data.loader import Batches, ImageSource
 from delf_jax.data.tuples import TupleBatches
-from delf_jax.files import InputError, write_json
+from delf_jax.files import InputError, check_utf8, write_json
 from delf_jax.runtime import first_host_first, stop_signals
 from delf_jax.training import checkpoints, mining, sharded_classifier, validation
 from delf_jax.training.build import make_static
@@ -64,6 +64,7 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
     """
     if not workdir:
         raise InputError("--workdir is empty: name a folder for checkpoints")
+    check_utf8(pathlib.Path(workdir).absolute())
     check_values(config)
     check_sources(config)
     # All else that a config can have wrong, before hours of preparation; of any data.

@@ -143,6 +143,11 @@ def test_names_that_are_not_utf8_keep_their_bytes(records, tmp_path):
     assert b"\nK\xf6ln/broken \xfc.png," in quarantine
 
 
+def test_a_folder_of_prepared_images_needs_a_name_in_utf8(records, tmp_path):
+    with pytest.raises(InputError, match="choose a folder whose name is UTF-8"):
+        prepare(records, tmp_path / os.fsdecode(b"K\xf6ln"))
+
+
 def test_what_a_killed_job_left_is_cleared_when_it_is_old(records, tmp_path):
     first = prepare(records[:3], tmp_path / "data")
     (made,) = (tmp_path / "data" / "labelled_images").iterdir()

@@ -285,9 +285,11 @@ def test_a_wrong_field_is_named(config, tmp_path, change, message):
         train.train(config, str(tmp_path))
 
 
-def test_an_empty_workdir_is_refused(config):
+def test_a_workdir_has_a_name_and_in_utf8(config):
     with pytest.raises(InputError, match="--workdir is empty"):
         train.train(config, "")
+    with pytest.raises(InputError, match="choose a folder whose name is UTF-8"):
+        train.train(config, os.fsdecode(b"w\xfc"))
 
 
 @pytest.mark.slow
