@@ -171,13 +171,14 @@ def _all_fit(values: Sequence[Any], allowed: Sequence[Any]) -> bool:
 def _words(allowed: Any) -> str:
     """What a field may be."""
     if isinstance(allowed, range):
-        return f"a whole number from {allowed[0]} to {allowed[-1]}"
+        step = f" in steps of {allowed.step}" if allowed.step > 1 else ""
+        return f"a whole number from {allowed[0]} to {allowed[-1]}{step}"
     if isinstance(allowed, tuple):
         each = (_words(x) if isinstance(x, range) else repr(x) for x in allowed)
         return " or ".join(each)
     if isinstance(allowed, list):
-        count = {True: "", False: f" {len(allowed)}"}[... in allowed]
-        count = " one or more" if ... in allowed and len(allowed) > 2 else count
+        count = f" {len(allowed)}" if ... not in allowed else " one or more"
+        count = "" if allowed[1:] == [...] else count
         return f"a tuple of{count} values, each {_words(allowed[0])}"
     if isinstance(allowed, type):
         return {str: "text", bool: "True or False"}.get(allowed, allowed.__name__)

@@ -68,6 +68,8 @@ def run_prepare(options: argparse.Namespace) -> int:
     from delf_jax.data import image_lists, prepare
     from delf_jax.formats import tables
 
+    if options.max_side < 1:
+        raise InputError(f"--max_side={options.max_side}: use a positive number")
     listed = image_lists.list_records(
         options.dataset, options.images or "", options.label_column, options.split or ""
     )

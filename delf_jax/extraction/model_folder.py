@@ -171,6 +171,11 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     directory = pathlib.Path(path)
     if not directory.is_dir():
         raise InputError(f"{directory}: no such model folder")
+    if (directory / "checkpoints").is_dir():
+        raise InputError(
+            f"{directory}: the workdir of a training; its model is "
+            f"{directory / 'model'}, once it has finished"
+        )
     config = read_manifest(directory / CONFIG, _SCHEMA, _REPAIR)
     tensors = _read_tensors(directory / WEIGHTS, config["sha256"])
     module = build_module(config["architecture"])

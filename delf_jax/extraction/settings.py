@@ -1,15 +1,14 @@
 """The settings of extraction: fields, allowed values, and how they become JSON."""
 
-import typing
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from delf_jax.config import check_field
 from delf_jax.extraction.pca import Whitening, is_projection
 from delf_jax.files import InputError, digest
 from delf_jax.images import MAX_PIXELS
-from delf_jax.models.architecture import is_of
 
 
 class ExtractionSettings(NamedTuple):
@@ -65,6 +64,28 @@ class ExtractionSettings(NamedTuple):
 
 
 PCA_FIELDS = ("pca", "global_pca")
+# What the others may be, as configs/common.py explains.
+RANGES = {
+    "image_scales": ["(0, 8]", "(0, 8]", ...],
+    "global_scales": [range(2**31), ...],
+    "max_image_size": (None, range(1, 2**31)),
+    "min_image_size": (None, range(2**16)),
+    "use_square_images": bool,
+    "resize_factor": "[0, 100]",
+    "use_resized_coordinates": bool,
+    "max_features": range(2**31),
+    "attention_threshold": "(-inf, inf)",
+    "nms_iou": "[0, 1]",
+    "locations": ("exact", "delf"),
+    "pixel_mean": ["(-inf, inf)"] * 3,
+    "pixel_std": ["(0, inf)"] * 3,
+    "resize": ("half_pixel", "legacy"),
+    "box_threshold": "(-inf, inf)",
+    "max_boxes": (None, range(2**31)),
+    "max_pixels": range(1, 2**63 - 1),
+    "grid": range(32, 2**16, 32),
+    "batch_size": (None, range(1, 2**16)),
+}
 # They decide how fast a result comes, not what it is.
 WITHOUT_EFFECT = ("grid", "batch_size", "max_pixels")
 # In the JSON where they differ from the default: older stores keep their key.
@@ -100,13 +121,27 @@ def make_settings(values: Mapping[str, Any]) -> ExtractionSettings:
         pca = values.get(name)
         if isinstance(pca, tuple) and len(pca) in (2, 3):
             values[name] = Whitening(*pca)
-    hints = typing.get_type_hints(ExtractionSettings)
     for name, value in values.items():
-        if not is_of(value, hints[name]):
-            raise InputError(f"extraction.{name}: {value!r} is not allowed")
+        if name in RANGES:
+            check_field(f"extraction.{name}", value, RANGES[name])
+        elif not _is_pca(value):
+            raise InputError(f"extraction.{name}: {value!r:.80} is not a projection")
     settings = ExtractionSettings(**values)
-    _check(settings)
+    count = len(settings.image_scales)
+    if any(scale >= count for scale in settings.global_scales):
+        raise InputError(
+            f"extraction.global_scales is {settings.global_scales!r}: use indices of "
+            f"image_scales, below {count}"
+        )
+    if not settings.max_features and not settings.global_scales:
+        raise InputError(
+            "extraction: max_features 0 and no global_scales leave nothing to extract"
+        )
     return settings
+
+
+def _is_pca(value: Any) -> bool:
+    return value is None or (isinstance(value, Whitening) and is_projection(value))
 
 
 def settings_to_json(settings: ExtractionSettings) -> dict[str, Any]:
@@ -125,35 +160,3 @@ def settings_to_json(settings: ExtractionSettings) -> dict[str, Any]:
         name: list(value) if isinstance(value, tuple) else value
         for name, value in values.items()
     }
-
-
-def _check(settings: ExtractionSettings) -> None:
-    scales = settings.image_scales
-    allowed = {
-        "image_scales": len(scales) > 0 and all(0 < scale <= 8 for scale in scales),
-        "global_scales": all(0 <= i < len(scales) for i in settings.global_scales),
-        "max_image_size": settings.max_image_size is None
-        or settings.max_image_size > 0,
-        "min_image_size": (settings.min_image_size or 0) >= 0,
-        "max_boxes": settings.max_boxes is None or settings.max_boxes >= 0,
-        "max_pixels": settings.max_pixels > 0,
-        "max_features": settings.max_features >= 0,
-        "nms_iou": 0 <= settings.nms_iou <= 1,
-        "locations": settings.locations in ("exact", "delf"),
-        "grid": settings.grid > 0 and settings.grid % 32 == 0,
-        "batch_size": settings.batch_size is None or settings.batch_size > 0,
-        "resize_factor": settings.resize_factor >= 0,
-        "pixel_mean": len(settings.pixel_mean) == 3,
-        "pixel_std": len(settings.pixel_std) == 3 and min(settings.pixel_std) > 0,
-        "resize": settings.resize in ("half_pixel", "legacy"),
-        "pca": settings.pca is None or is_projection(settings.pca),
-        "global_pca": settings.global_pca is None or is_projection(settings.global_pca),
-    }
-    for name, good in allowed.items():
-        if not good:
-            value = getattr(settings, name)
-            raise InputError(f"extraction.{name}: {value!r} is not allowed")
-    if not settings.max_features and not settings.global_scales:
-        raise InputError(
-            "extraction: max_features 0 and no global_scales leave nothing to extract"
-        )

@@ -63,6 +63,11 @@ def make_static(
             f"model.global_dimension is {config.model.global_dimension}: for "
             f"loss.global_distillation it must be teacher.dimension, {dimension}"
         )
+    if loss.reconstruction and not config.model.get("reduced_dimension", 0):
+        raise InputError(
+            "loss.reconstruction must be 0 where model.reduced_dimension is: there "
+            "is nothing to reconstruct from"
+        )
     head = objective.TeacherHead(dimension) if loss.distillation else None
     sharded = loss.classifier == "sharded"
     norm = norm_of(sharded, axis_name)

@@ -191,8 +191,7 @@ def read_state(directory: str | pathlib.Path, step: int | None = None) -> Tree:
     folder = pathlib.Path(directory)
     if not folder.is_dir():
         raise InputError(f"{directory}: no such folder of checkpoints")
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with _quiet(), _open(folder, options) as manager:
+    with _quiet(), _open_to_read(folder) as manager:
 
         def read(step: int) -> Tree:
             return _restore(manager, step, manager.item_metadata(step).state.tree)
@@ -278,23 +277,28 @@ def revision() -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without orbax' log: what it calls an error is raised, too.
-
-    Nor what threads of a read that failed still want to tell its closed event loop.
-    """
-    verbosity, hook = absl.logging.get_verbosity(), sys.unraisablehook
-
-    def forget_closed_loops(unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            hook(unraisable)
-
+    """Without orbax' log: what it calls an error is raised, too."""
+    verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.FATAL)
-    sys.unraisablehook = forget_closed_loops
     try:
         yield
     finally:
         absl.logging.set_verbosity(verbosity)
-        sys.unraisablehook = hook
+
+
+@functools.cache
+def _forget_closed_loops() -> None:
+    """From now on: what threads of a read that failed tell its closed event loop.
+
+    They may do so until the program ends.
+    """
+    hook = sys.unraisablehook
+
+    def forget(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
+    sys.unraisablehook = forget
 
 
 def _reason(error: Exception, manager: ocp.CheckpointManager) -> str | None:
@@ -319,7 +323,12 @@ def _open(
     )
 
 
+def _open_to_read(folder: pathlib.Path) -> ocp.CheckpointManager:
+    return _open(folder, ocp.CheckpointManagerOptions(read_only=True))
+
+
 def _restore(manager: ocp.CheckpointManager, step: int, shapes: Tree) -> Tree:
+    _forget_closed_loops()
     example = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     items = ocp.args.Composite(state=ocp.args.StandardRestore(example))
     state = manager.restore(step, args=items).state

@@ -318,3 +318,9 @@ def test_saving_too_few_variables_names_the_missing(tmp_path):
     del variables["params"]["whitening"]
     with pytest.raises(InputError, match="whitening"):
         save_model(tmp_path, ARCHITECTURE, variables, {}, {})
+
+
+def test_of_a_workdir_the_model_is_named(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(InputError, match="run: the workdir of a training; .*run/model"):
+        load_model(tmp_path / "run")

@@ -1,12 +1,15 @@
 """Settings: where they come from, and what is refused."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 
 from delf_jax.extraction.pca import Whitening
 from delf_jax.extraction.settings import (
+    PCA_FIELDS,
+    RANGES,
     WITHOUT_EFFECT,
     ExtractionSettings,
     make_settings,
@@ -83,9 +86,9 @@ def test_a_value_out_of_range_is_named(wrong):
     ],
 )
 def test_a_value_of_another_type_is_named(wrong):
-    with pytest.raises(
-        InputError, match=f"extraction.{next(iter(wrong))}: .*not allow"
-    ):
+    name = next(iter(wrong))
+    words = ": .* is not a projection" if name in PCA_FIELDS else " is .*: use "
+    with pytest.raises(InputError, match=rf"^extraction\.{name}{words}"):
         make_settings(wrong)
 
 
@@ -101,6 +104,36 @@ def test_numbers_of_numpy_and_nothing_are_values_where_they_can_be():
     )
     assert settings.image_scales == (0.5, 1.0)
     assert settings.pca.variances is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"image_scales": (math.nan,)},
+            r"one or more values, each a number in \(0, 8\]",
+        ),
+        ({"image_scales": ()}, r"image_scales is \(\): use a tuple of one or more"),
+        ({"image_scales": (-1.0,)}, r"image_scales is \(-1.0,\): use"),
+        ({"global_scales": (7,)}, r"is \(7,\): use indices of image_scales, below 7"),
+        ({"nms_iou": math.inf}, r"nms_iou is inf: use a number in \[0, 1\]"),
+        (
+            {"grid": 33},
+            "grid is 33: use a whole number from 32 to 65504 in steps of 32",
+        ),
+        ({"resize": "cubic"}, "resize is 'cubic': use 'half_pixel' or 'legacy'"),
+        ({"max_boxes": -1}, "max_boxes is -1: use None or a whole number from 0"),
+        ({"pca": 3}, "pca: 3 is not a projection"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_its_range(values, message):
+    with pytest.raises(InputError, match=rf"^extraction\..*{message}"):
+        make_settings(values)
+
+
+def test_every_field_has_a_range():
+    assert {*RANGES, *PCA_FIELDS} == set(ExtractionSettings._fields)
+    make_settings(ExtractionSettings()._asdict())
 
 
 def test_nothing_to_extract_is_refused():

@@ -271,6 +271,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_images(config, tmp_path
         ({"data.sources.images.path": ""}, "data.sources.images.path is empty"),
         ({"data.sources": ConfigDict()}, "data.sources is empty: name photos"),
         ({"init_from": "nowhere"}, "init_from: nowhere: no such folder"),
+        ({"model.reduced_dimension": 0}, "loss.reconstruction must be 0 where model"),
         ({"loss.distillation": 1.0, "teacher.weights": ""}, "teacher.weights is empty"),
         ({"loss.arcfase": 1.0}, "config.loss.arcfase: no such field"),
         ({"views.sise": 64}, "config.views.sise: no such field"),
