@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delf_jax import cli, files
+from delf_jax import cli, files, manifests
 from delf_jax.index import photo_index
 
 
@@ -70,7 +70,7 @@ def other_model(tiny_model, tmp_path):
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
     config["sha256"] = files.sha256_of(folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config))
+    manifests.write_manifest(folder / "config.json", config)
     return folder
 
 
@@ -265,13 +265,13 @@ def test_weights_of_another_architecture(tiny_model, indexed, tmp_path, capsys):
     shutil.copytree(tiny_model, folder)
     config = json.loads((folder / "config.json").read_text())
     config["architecture"]["reduced_dimension"] = 8
-    (folder / "config.json").write_text(json.dumps(config))
+    manifests.write_manifest(folder / "config.json", config)
     photo = indexed / "photos/0.jpg"
     line = refuse(capsys, "match", photo, photo, *model(folder))
     assert "architecture" in line and str(folder) in line
     config["architecture"]["reduced_dimension"] = 16
     config["architecture"]["depht"] = 18
-    (folder / "config.json").write_text(json.dumps(config))
+    manifests.write_manifest(folder / "config.json", config)
     assert "depht" in refuse(capsys, "match", photo, photo, *model(folder))
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from delf_jax.files import InputError, digest, read_json, write_json
+from delf_jax.files import digest
 from delf_jax.formats.delf import datum
 from delf_jax.index import aggregation
 from delf_jax.index.aggregation import Vocabulary
+from delf_jax.manifests import read_manifest, write_manifest
 from delf_jax.progress import track
 from delf_jax.store import delf_files
 from delf_jax.store.feature_store import FeatureStore, StoreReport
@@ -67,10 +68,10 @@ def write_aggregated(
                     datum.write_datum_pair(path, found.residuals.reshape(-1), of_image)
                 done[id] = stamp
                 if number % _SAVE_IMAGES == 0:
-                    write_json(out / SIDECAR, {"key": key, "images": done})
+                    write_manifest(out / SIDECAR, {"key": key, "images": done})
                 advance()
     finally:
-        write_json(out / SIDECAR, {"key": key, "images": done})
+        write_manifest(out / SIDECAR, {"key": key, "images": done})
     return StoreReport(len(todo), len(rows) - len(todo), 0, dict(images.failed))
 
 
@@ -85,8 +86,6 @@ def _read_known(path: pathlib.Path, key: str) -> dict[str, Any]:
     """id -> stamp of the images that were written as they would be now."""
     if not path.exists():
         return {}
-    content = read_json(path)
-    known = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(known, dict):
-        raise InputError(f"{path}: damaged; remove it to aggregate all again")
-    return known if content.get("key") == key else {}
+    schema = {"key": str, "images": {str: str}}
+    content = read_manifest(path, schema, "remove it to aggregate all again")
+    return content["images"] if content["key"] == key else {}

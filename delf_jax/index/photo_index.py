@@ -26,6 +26,7 @@ from delf_jax.index.photo_places import (
     read_places,
     write_places,
 )
+from delf_jax.manifests import owned
 from delf_jax.progress import format_count, printable
 from delf_jax.store import feature_store
 from delf_jax.store.feature_store import FeatureStore, StoreReport
@@ -112,7 +113,8 @@ def make_index(
                 f"{moved if is_absent(places.root) else ''}; use --add, or another "
                 "folder for another index"
             )
-    return _update(found, pathlib.Path(directory), root, model, settings, progress)
+    directory = pathlib.Path(directory)
+    return _update(found, directory, root, model, settings, True, progress)
 
 
 def add_images(
@@ -127,14 +129,14 @@ def add_images(
     index = open_index(directory)
     check_model(index, model, settings)
     found = find_images(paths)
-    root = index.places.root
-    return _update(found, index.directory, root, model, settings, progress)
+    directory, root = index.directory, index.places.root
+    return _update(found, directory, root, model, settings, False, progress)
 
 
 def remove_images(directory: str | os.PathLike, ids: Iterable[str]) -> int:
     """Number of images left; InputError, and none removed, if one is not there."""
     read_places(directory)  # Or it is no index.
-    path = pathlib.Path(directory) / "store"
+    path = owned(pathlib.Path(directory, "store"))
     # Once the store has removed them they are; their places are only cleared away.
     feature_store.remove_from_store(path, ids)
     with changing(directory):
@@ -234,13 +236,14 @@ def _update(
     root: pathlib.Path,
     model: Model,
     settings: ExtractionSettings,
+    thorough: bool,
     progress: bool,
 ) -> StoreReport:
     """Extracts what is new or changed, and what an interrupted run has left.
 
     root: of an index that is not there yet.
     """
-    path, known, removed = directory / "store", set[str](), set[str]()
+    path, known, removed = owned(directory / "store"), set[str](), set[str]()
     with changing(directory):
         places = Places(root, {})
         if (directory / "index.json").exists():
@@ -258,7 +261,12 @@ def _update(
         if not is_absent(places.file(image)):
             files[image] = places.file(image)
     return feature_store.extract_to_store(
-        sorted(files.items()), path, model, settings, progress=progress
+        sorted(files.items()),
+        path,
+        model,
+        settings,
+        thorough=thorough,
+        progress=progress,
     )
 
 

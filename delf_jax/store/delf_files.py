@@ -17,11 +17,11 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from delf_jax.features import Features, LocalFeatures, crops_of
-from delf_jax.files import InputError, digest, read_json, write_bytes, write_json
+from delf_jax.files import InputError, digest, write_bytes
 from delf_jax.formats.delf import datum, index_mapping
 from delf_jax.formats.delf import features as feature_files
 from delf_jax.image_files import walk
-from delf_jax.manifests import is_inside
+from delf_jax.manifests import Is, is_inside, read_manifest, write_manifest
 from delf_jax.progress import track
 from delf_jax.store import feature_store
 from delf_jax.store import writer as store_files
@@ -33,6 +33,15 @@ Paths = Mapping[str, pathlib.Path]
 Lengths = Mapping[str, int]
 
 SIDECAR, MAPPING = "images.json", "index_mapping.csv"
+_ROW = Is(
+    "an id and two sizes",
+    lambda row: (
+        type(row) is list
+        and [*map(type, row)] == [str, int, int]
+        and all(0 <= size < 2**31 for size in row[1:])
+    ),
+)
+_REPAIR = "remove it to use names of files as ids"
 
 
 def write_files(
@@ -73,7 +82,7 @@ def write_files(
             sidecar[name] = [id, *features.image_size]
             advance()
     made_by = {key: images.manifest[key] for key in ("model", "settings")}
-    write_json(out / SIDECAR, {"made_by": made_by, "images": sidecar})
+    write_manifest(out / SIDECAR, {"made_by": made_by, "images": sidecar})
     if images.manifest.get("with_boxes"):
         index_mapping.write_index_mapping(out / MAPPING, mapping)
     return StoreReport(written, len(names) - written, 0, dict(images.failed))
@@ -214,15 +223,9 @@ def _read_sidecar(path: pathlib.Path) -> dict[str, list]:
     """name -> [id, height, width], of the images that a store was written from."""
     if not path.exists():
         return {}
-    images = read_json(path)
-    images = images.get("images") if isinstance(images, dict) else None
-    if not isinstance(images, dict) or not all(
-        isinstance(row, list) and [type(x) for x in row] == [str, int, int]
-        for row in images.values()
-    ):
-        raise InputError(f"{path}: damaged; remove it to use names of files as ids")
+    images = read_manifest(path, {"images": {str: _ROW}}, _REPAIR)["images"]
     if len({row[0] for row in images.values()}) < len(images):
-        raise InputError(f"{path}: damaged: two images have one id")
+        raise InputError(f"{path}: damaged: two images have one id; {_REPAIR}")
     return images
 
 

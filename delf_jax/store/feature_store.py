@@ -41,6 +41,9 @@ from delf_jax.store.shards import (
 )
 from delf_jax.store.writer import Place
 
+# Global descriptors that are read at a time: they stay in the processor's cache.
+_ROWS = 2048
+
 
 class StoreReport(NamedTuple):
     """What a run did, in numbers of images."""
@@ -98,20 +101,22 @@ class FeatureStore:
             return np.zeros((0, 0), np.float32)
         shards, of_images = self._shards
         numbers, places = of_images[rows].T
-        parts, order = [], []
+        found = np.zeros((len(rows), 0), np.float32)
         for number in np.unique(numbers).tolist():
             inside = np.flatnonzero(numbers == number)
-            found = read_global(shards[number], places[inside])
-            if found is None:
-                raise InputError(f"{self.path}: has no global descriptors")
-            parts.append(found)
-            order.append(inside)
-        if len({found.shape[1] for found in parts}) > 1:
-            raise InputError(
-                f"{self.path}: descriptors of several dimensions: extract them again"
-            )
-        found = np.empty((len(rows), parts[0].shape[1]), np.float32)
-        found[np.concatenate(order)] = np.concatenate(parts)
+            for start in range(0, len(inside), _ROWS):
+                part = inside[start : start + _ROWS]
+                some = read_global(shards[number], places[part])
+                if some is None:
+                    raise InputError(f"{self.path}: has no global descriptors")
+                if not found.shape[1]:
+                    found = np.empty((len(rows), some.shape[1]), np.float32)
+                if some.shape[1] != found.shape[1]:
+                    raise InputError(
+                        f"{self.path}: descriptors of several dimensions: extract them "
+                        "again"
+                    )
+                found[part] = some
         return found
 
     @functools.cached_property

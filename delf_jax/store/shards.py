@@ -106,8 +106,8 @@ def open_shard(path: str | os.PathLike) -> Shard:
 
 def _damaged(path: pathlib.Path, what: str = "damaged or truncated") -> InputError:
     return InputError(
-        f"{path}: {what}; index or extract the same photos again: only its images are "
-        "extracted again"
+        f"{path}: {what}; index or extract the same photos again: only images that are "
+        "damaged are extracted again"
     )
 
 

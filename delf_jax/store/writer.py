@@ -230,6 +230,9 @@ def sound_shards(
 ) -> tuple[list[Shard], list[pathlib.Path], set[str]]:
     """The shards of a key that are sound, the others, and images that only these have.
 
+    What is sound of a damaged shard is in a new one, in which its other images are
+    pending; a truncated one tells nothing.
+
     Args:
       thorough: read all of their features, too.
     """
@@ -246,6 +249,7 @@ def sound_shards(
                 sound.append(shard)
             except InputError:
                 damaged.append(shard.path)
+                sound.append(_mended(out, shard))
     return sound, damaged, images - current_records(sound).keys()
 
 
@@ -253,6 +257,21 @@ def delete_shards(paths: Iterable[pathlib.Path]) -> None:
     """Deletes damaged shards: they took their names once whole, and are no work."""
     for path in paths:
         path.unlink(missing_ok=True)
+
+
+def _mended(out: pathlib.Path, shard: Shard) -> Shard:
+    """A new shard with what is sound of one that is damaged."""
+    owned(out / "shards")
+    records, features, row = [], [], 0
+    for record in shard.records:
+        if record.outcome == "extracted":
+            try:
+                features.append(read_features(shard, row))
+            except InputError:
+                record = record._replace(outcome="pending")
+            row += 1
+        records.append(record)
+    return open_shard(_write(out, shard.key, records, features))
 
 
 def open_manifest(out: pathlib.Path) -> dict[str, Any]:

@@ -412,7 +412,7 @@ def test_a_flipped_bit_is_noticed_when_read_and_mended(folder, tmp_path, model):
         list(opened)
     quick = _fill(folder, out, model, thorough=False)
     assert (quick.unchanged, quick.damaged) == (7, 0)
-    assert _fill(folder, out, model) == StoreReport(7, 0, 0, {}, 1)
+    assert _fill(folder, out, model) == StoreReport(1, 6, 0, {}, 1)
     whole = feature_store.open_store(tmp_path / "whole")
     _assert_same(feature_store.open_store(out), whole)
 
@@ -428,10 +428,26 @@ def test_what_damage_takes_while_its_file_is_away_is_known_to_be_missing(
         shard.write(b"\xff\xff")
     (folder / "b").rename(tmp_path / "away")
     report = _fill(folder, out, model)
-    assert (report.extracted, report.damaged) == (4, 1)
-    assert feature_store.open_store(out).pending == ["b/0.png", "b/1.png", "b/2.png"]
+    assert (report.extracted, report.damaged) == (1, 1)
+    assert feature_store.open_store(out).pending == ["b/2.png"]
     assert _fill(folder, out, model, prune=True).removed == 3
     assert feature_store.open_store(out).shortfall == ""
+
+
+def test_damage_of_a_photo_that_is_away_loses_no_other(folder, tmp_path, model):
+    out = tmp_path / "out"
+    _fill(folder, out, model)
+    (shard,) = _shards(out)
+    data = bytearray(shard.read_bytes())
+    data[-2] ^= 1  # Of the last photo.
+    shard.write_bytes(data)
+    for photo in ("a/0.png", "b/2.png"):
+        (folder / photo).unlink()
+    report = _fill(folder, out, model)
+    assert (report.extracted, report.unchanged, report.damaged) == (0, 5, 1)
+    opened = feature_store.open_store(out)
+    assert len(list(opened)) == 6 and "a/0.png" in opened.ids
+    assert opened.pending == ["b/2.png"] and "1 of 7" in opened.shortfall
 
 
 def test_a_damaged_global_descriptor_is_noticed(folder, tmp_path, model):
