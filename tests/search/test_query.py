@@ -162,10 +162,10 @@ def test_json_has_the_promised_form(indexed, model, settings):
     answers = ask(indexed, model, settings, "photos/a/1.jpg", top=1)
     described = json.loads(json.dumps(search.to_json(answers)))
     (query,) = described["queries"]
-    assert set(query) == {"image", "results"}
+    assert set(query) == {"image", "confident", "inliers_by_chance", "results"}
     assert query["image"] == str(indexed / "photos/a/1.jpg")
     (result,) = query["results"]
-    assert set(result) == {"image", "similarity", "inliers"}
+    assert set(result) == {"image", "similarity", "inliers", "confident"}
     assert result["image"] == "a/1.jpg"
 
 

@@ -16,6 +16,8 @@ MAX_BYTES = 2**31 - 1
 
 def read_bytes(path: str | os.PathLike) -> bytes:
     """The bytes of a file; InputError if it cannot be read or is too long."""
+    if os.path.exists(path) and not os.path.isfile(path):  # A FIFO is waited for.
+        raise InputError(f"{path}: cannot be read (no regular file)")
     return files.read_bytes(path, MAX_BYTES)
 
 

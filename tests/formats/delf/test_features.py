@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -122,3 +124,9 @@ def test_numbers_that_are_not_finite_are_refused(rng, tmp_path, field, value):
         (tmp_path / "a.delf").write_bytes(data)
         with pytest.raises(InputError, match=f"a.delf: has {field} that are not fin"):
             read_delf_features(tmp_path / "a.delf")
+
+
+def test_a_fifo_named_like_features_is_refused_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.delf")
+    with pytest.raises(InputError, match="a.delf: cannot be read"):
+        read_delf_features(tmp_path / "a.delf")
