@@ -161,7 +161,7 @@ def _content(lab: Lab, path: pathlib.Path, rng: random.Random) -> pathlib.Path:
     kinds: list[Callable[[], Any]] = [
         lambda: path.write_bytes(b""),
         lambda: path.write_bytes(rng.randbytes(5000)),
-        lambda: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 1 << 40),
+        lambda: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 1 << 36),
         lambda: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
         lambda: path.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>"),
         lambda: path.write_text("[" * 100_000),
