@@ -28,6 +28,8 @@ POLL = 0.01  # seconds.
 WORK_OF_A_WORKER = 100
 # Calls before which a process can be killed: what changes the folder of a step.
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink")
+# Of bytes: what goes wrong here must not fill the memory or the disk of others.
+LIMITS = {resource.RLIMIT_AS: 16 << 30, resource.RLIMIT_FSIZE: 1 << 30}
 # Bytes of a log that are kept.
 LOG = 200_000
 
@@ -215,6 +217,7 @@ def run_program(
     Args:
       shell: a line of bash in which "$@" is the command.
     """
+    shell = f"ulimit -f {LIMITS[resource.RLIMIT_FSIZE] >> 10}; {shell}"
     command = ["bash", "-c", shell, "bash", sys.executable, str(ROOT / "main.py")]
     logs = [_log(folder, name) for name in ("out", "err")]
     began = time.monotonic()
@@ -245,13 +248,15 @@ def _fork(work: Callable[[], int]) -> int:
     sys.stdout.flush()
     if pid := os.fork():
         return pid
+    status = 1
     try:
         os.setsid()
+        for limit, size in LIMITS.items():
+            resource.setrlimit(limit, (size, size))
         status = work()
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
-        status = 1
     finally:  # Whatever happens: there must not be two campaigns.
         os._exit(status)
 

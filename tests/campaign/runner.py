@@ -12,6 +12,7 @@ from tests.campaign import forgeries, kills, mutations, odd_input, races
 from tests.campaign.lab import Lab, random_of
 from tests.campaign.verdicts import Judgement, Verdict, wrong
 
+LARGEST_KEPT = 1 << 24  # bytes of a file.
 # Kinds, and their shares of the time.
 KINDS: dict[str, tuple[ModuleType, float]] = {
     "kills": (kills, 0.4),
@@ -72,9 +73,7 @@ class Campaign:
         """Prints what was wrong, and keeps its folder."""
         folder = self.kept / step.replace("/", "_")
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(
-            self.lab.folder, folder, symlinks=True, ignore=_no_special_files
-        )
+        shutil.copytree(self.lab.folder, folder, symlinks=True, ignore=_not_kept)
         again = f"python -m tests.campaign --seed={self.seed} --step='{step}'"
         (folder / "why.txt").write_text(f"{text!a}\n{again}\n")
         self.failures.append(f"{step}: {text}")
@@ -92,7 +91,12 @@ def _order(kind: str, seed: int, slow: bool) -> Iterator[tuple[str, int]]:
         number += 1
 
 
-def _no_special_files(folder: str, names: list[str]) -> list[str]:
-    """Pipes and sockets cannot be copied."""
-    paths = [pathlib.Path(folder, name) for name in names]
-    return [p.name for p in paths if not (p.is_file() or p.is_dir() or p.is_symlink())]
+def _not_kept(folder: str, names: list[str]) -> list[str]:
+    """Pipes cannot be copied; files with holes would fill the disk."""
+
+    def is_kept(path: pathlib.Path) -> bool:
+        if path.is_symlink() or path.is_dir():
+            return True
+        return path.is_file() and path.stat().st_size <= LARGEST_KEPT
+
+    return [name for name in names if not is_kept(pathlib.Path(folder, name))]

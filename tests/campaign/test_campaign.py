@@ -7,7 +7,15 @@ import sys
 
 import pytest
 
-from tests.campaign import commands, forgeries, kills, mutations, odd_input, races
+from tests.campaign import (
+    commands,
+    forgeries,
+    kills,
+    mutations,
+    odd_input,
+    races,
+    runner,
+)
 from tests.campaign.contents import contents, differences
 from tests.campaign.lab import random_of
 from tests.campaign.processes import Outcome
@@ -110,6 +118,15 @@ def test_what_is_left_over_is_seen(tmp_path):
     (tmp_path / "a" / ".one.txt.77.abcd").write_text("")
     found = list(differences(before, contents(tmp_path)))
     assert found == ["LEFT: a/.one.txt.77.abcd", "a/one.txt differs"]
+
+
+def test_what_is_kept_of_a_step_does_not_fill_the_disk(tmp_path):
+    (tmp_path / "small").write_text("1")
+    with open(tmp_path / "holes", "wb") as file:
+        file.truncate(1 << 36)
+    os.mkfifo(tmp_path / "pipe")
+    found = runner._not_kept(str(tmp_path), ["small", "holes", "pipe"])
+    assert found == ["holes", "pipe"]
 
 
 def test_all_kinds_have_steps():
