@@ -84,17 +84,25 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     InputError, before anything is done, if something stands there.
     """
     path = pathlib.Path(path)
-    if os.path.lexists(path):
-        there = "is a symbolic link" if path.is_symlink() else "exists"
-        raise InputError(f"{path} {there}: remove it, or choose another --out")
+    _check_free(path)
     temporary = _temporary(path)
     temporary.mkdir()
     try:
         yield temporary
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except OSError:
+            _check_free(path)  # Another process was faster.
+            raise
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _check_free(path: pathlib.Path) -> None:
+    if os.path.lexists(path):
+        there = "is a symbolic link" if path.is_symlink() else "exists"
+        raise InputError(f"{path} {there}: remove it, or choose another --out")
 
 
 def is_stdout(path: str | os.PathLike) -> bool:

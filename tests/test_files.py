@@ -160,6 +160,16 @@ def test_the_next_writer_clears_what_a_killed_one_left(tmp_path):
     assert os.listdir(tmp_path / "model") == ["all"]
 
 
+def test_of_two_writers_of_one_folder_the_slower_says_that_it_is_there(tmp_path):
+    refused = pytest.raises(files.InputError, match="model exists: remove it")
+    with refused, files.new_folder(tmp_path / "model") as folder:
+        (folder / "mine").write_text("mine")
+        with files.new_folder(tmp_path / "model") as other:
+            (other / "theirs").write_text("theirs")
+    assert os.listdir(tmp_path) == ["model"]
+    assert os.listdir(tmp_path / "model") == ["theirs"]
+
+
 def test_what_another_writer_needs_is_not_cleared(tmp_path):
     dead = _kill_writer(tmp_path)
     mine, of_host = f".a.json.{os.getpid()}.{dead[0][-16:]}", f"{dead[0][:-16]}0000abcd"

@@ -199,6 +199,10 @@ def prepare(
     parts = []
     for each in there:
         folder = pathlib.Path(each.data_dir)
+        if not (folder / CHECKSUMS).exists():
+            # Of version 0.1, or of a process that was killed before its last file.
+            with contextlib.suppress(OSError):  # It may be there to read only.
+                _write_checksums(folder)
         with _quiet_tfds(), _naming_damage(folder):
             examples = each.as_data_source("train", decoders=decoders)
         parts.append(_Part(examples, folder))

@@ -361,6 +361,7 @@ def finish(out: pathlib.Path, writer: Writer, *, alone: bool) -> None:
       alone: no other process fills the store: files of no shard may be deleted.
     """
     _drop_announcements(out, writer.key)
+    clear_leftovers(out / "shards")
     if alone:
         _clear_away(out, writer.key)
         merge_small(out, writer.key, [s.path for s in read_shards(out, writer.key)])
@@ -388,12 +389,11 @@ def _drop_announcements(out: pathlib.Path, key: str) -> None:
 
 
 def _clear_away(out: pathlib.Path, key: str) -> None:
-    """Deletes shards of another model or setting, and torn files."""
+    """Deletes shards of another model or setting."""
     kept = {shard.path for shard in read_shards(out, key, [])}
     for path in _list(out, _NAME):
         if path not in kept:
             path.unlink(missing_ok=True)
-    clear_leftovers(out / "shards")
 
 
 def _list(out: pathlib.Path, pattern: re.Pattern) -> list[pathlib.Path]:

@@ -160,6 +160,15 @@ def test_what_a_killed_job_left_is_cleared_when_it_is_old(records, tmp_path):
     assert {p.name for p in made.iterdir()} == {"1.0.0", "incomplete.young_1.0.0"}
 
 
+def test_a_part_that_was_killed_before_its_checksums_gets_them(records, tmp_path):
+    first = prepare(records[:3], tmp_path / "data")
+    (sums,) = (tmp_path / "data").rglob(preparation.CHECKSUMS)
+    written = sums.read_text()
+    sums.unlink()
+    assert content(prepare(records[:3], tmp_path / "data")) == content(first)
+    assert sums.read_text() == written
+
+
 def test_broken_images_are_listed_and_remembered(records, tmp_path, read):
     records[0].path.write_bytes(b"no image")
     records[5].path.unlink()

@@ -162,6 +162,12 @@ def test_parts_give_the_store_that_one_process_would(folder, tmp_path, model):
         feature_store.open_store(tmp_path / "many"),
         feature_store.open_store(tmp_path / "one"),
     )
+    # What a killed process left is cleared by any part, too.
+    torn = tmp_path / "many" / "shards" / ".000001-0123456789ab.safetensors.1.0123abcd"
+    torn.write_bytes(b"half")
+    os.utime(torn, (time.time() - 1e5,) * 2)
+    _fill(folder, tmp_path / "many", model, part=(1, 3))
+    assert not torn.exists()
     # And one process goes on where the parts ended.
     assert _fill(folder, tmp_path / "many", model).unchanged == 7
 
