@@ -13,8 +13,9 @@ from typing import Any
 
 from delf_jax.files import digest
 
-# What the clock decides; the names of TensorBoard's files, too.
-CLOCK = ("images_per_second", "seconds", "minutes", "created", "date")
+# What the clock and the checkout decide, and sums over where a folder lies.
+CLOCK = ("images_per_second", "seconds", "date", "revision", "checksum")
+# The names of TensorBoard's files have a time, too.
 SKIPPED = re.compile(r"(^|/)(events|logs)/|events\.out\.|log\.txt$|\.unpacked$")
 # Of a file that nobody would look for: written, and then left.
 LEFT = re.compile(

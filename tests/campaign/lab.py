@@ -35,6 +35,7 @@ class Lab:
         for folder in (self.given, self.made / "work", self.steps):
             folder.mkdir(parents=True)
         os.environ.setdefault("DELF_JAX_CACHE", str(base / "cache"))
+        os.environ["PYTHONPATH"] = str(processes.ROOT)  # Of the trials of a sweep.
         os.environ["no_proxy"] = "127.0.0.1"
         processes.call(
             functools.partial(material.make, self.given), self.made / "work", 300
