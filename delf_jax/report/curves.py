@@ -36,7 +36,7 @@ def read_curves(workdir: str | os.PathLike) -> dict[str, Curve]:
         try:
             values = json.loads(line)
             step = int(values.pop("step"))
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
             continue
         for name, value in values.items():
             if isinstance(value, int | float):

@@ -206,7 +206,7 @@ def _truncate(path: pathlib.Path, last_step: int) -> None:
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):
         # A killed run may have cut a line short, and a disk have changed a byte.
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             if json.loads(line)["step"] <= last_step:
                 kept.append(line)
     with atomic_write(path) as file:

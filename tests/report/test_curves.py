@@ -21,6 +21,7 @@ def run(tmp_path):
         '{"step": 4, "lo',
     ]
     damaged = b'{"step": 5, "loss": 3.0, "\xff": 1}\n[1]\n{"step": [1]}\n'
+    damaged += b"[" * 100_000 + b"\n"
     (tmp_path / "metrics.jsonl").write_bytes(damaged + "\n".join(lines).encode())
     return tmp_path
 

@@ -118,6 +118,7 @@ def test_a_resumed_run_drops_steps_after_its_checkpoint_and_broken_lines(tmp_pat
 
 def test_a_resumed_run_drops_lines_that_are_no_text_any_more(tmp_path):
     lines = b'{"step": 1, "loss": 2.0}\n{"step": 1, "l\xffss": 2.0}\n[1]\n'
+    lines += b"[" * 100_000 + b"\n"
     (tmp_path / "metrics.jsonl").write_bytes(lines)
     MetricWriter(tmp_path, last_step=1).close()
     assert read_lines(tmp_path) == [{"step": 1, "loss": 2.0}]
