@@ -19,7 +19,8 @@ CLOCK = ("images_per_second", "seconds", "date", "revision", "checksum")
 SKIPPED = re.compile(r"(^|/)(events|logs)/|events\.out\.|log\.txt$|\.unpacked$")
 # Of a file that nobody would look for: written, and then left.
 LEFT = re.compile(
-    r"(^|/)\.[^/]+|\.part(\.tag)?$|\.orbax-checkpoint-tmp|\.incomplete|tmp[^/]*$"
+    r"(^|/)\.[^/]+|(^|/)incomplete\.[^/]+|\.part(\.tag)?$|\.orbax-checkpoint-tmp|"
+    r"\.incomplete|tmp[^/]*$"
 )
 
 
