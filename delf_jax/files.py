@@ -81,7 +81,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
 def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """An empty folder that takes the name `path` when all is written to it.
 
-    InputError, before anything is done, if something stands there.
+    InputError, before anything is done, if `path` exists.
     """
     path = pathlib.Path(path)
     _check_free(path)
@@ -137,7 +137,7 @@ def _pour(source: IO[bytes], path: str | os.PathLike) -> None:
 
 
 def _temporary(path: pathlib.Path) -> pathlib.Path:
-    """A name beside `path`, in a folder that is there, cleared of killed writers'."""
+    """A free name beside `path`; makes the folder, clears what killed writers left."""
     folder, name = path.parent, path.name[:_LONGEST_NAME]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -152,16 +152,15 @@ def _temporary(path: pathlib.Path) -> pathlib.Path:
 def clear_leftovers(folder: str | os.PathLike) -> None:
     """Deletes what killed writers have left in a folder that is this program's own.
 
-    Beside other files, only what has the name of a file that is being written goes, and
-    that without being asked.
+    In folders with files of the user, `atomic_write` and `new_folder` delete only what
+    was to become the file or folder that they write.
     """
-    for paths in _leftovers.__wrapped__(os.path.abspath(folder)).values():
+    for paths in _find_leftovers(os.path.abspath(folder)).values():
         for path in paths:
             clear_abandoned(path)
 
 
-@functools.lru_cache(maxsize=1024)  # A folder of many files is listed once.
-def _leftovers(folder: str) -> dict[str, list[pathlib.Path]]:
+def _find_leftovers(folder: str) -> dict[str, list[pathlib.Path]]:
     """Temporary files and folders by the names of what they were to become."""
     found: dict[str, list[pathlib.Path]] = {}
     with contextlib.suppress(OSError):  # It may be written to and not be listed.
@@ -171,8 +170,12 @@ def _leftovers(folder: str) -> dict[str, list[pathlib.Path]]:
     return found
 
 
+# A folder to which many files are written is listed once.
+_leftovers = functools.lru_cache(maxsize=1024)(_find_leftovers)
+
+
 def clear_abandoned(path: pathlib.Path) -> None:
-    """Deletes a temporary file or folder if its writer is dead, as far as is known."""
+    """Deletes a temporary file or folder unless its writer may still be running."""
     with contextlib.suppress(OSError):  # Another process may clear it, too.
         if path.is_symlink() or not _is_abandoned(path):
             return
@@ -183,7 +186,7 @@ def clear_abandoned(path: pathlib.Path) -> None:
 
 
 def _is_abandoned(path: pathlib.Path) -> bool:
-    """Whether the process that wrote it is dead: on this host, or for all we know."""
+    """Whether its writer has ended, on this host, or is of another host and idle."""
     match = _TEMPORARY.fullmatch(path.name)
     if match and match[3] == _host() and sys.platform != "win32":
         try:
@@ -220,13 +223,34 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 def read_json(path: str | os.PathLike) -> Any:
     """The content of a JSON file; InputError if it is absent or broken."""
-    with reading(path):
-        content = pathlib.Path(path).read_bytes()
+    return parse_json(read_text(path), path)
+
+
+def parse_json(text: str, path: str | os.PathLike, repair: str = "") -> Any:
+    """The value of JSON; InputError for duplicate fields and numbers not finite.
+
+    Args:
+      path: for the error alone, as is `repair`: what to do about it.
+    """
     try:
-        text = content.decode(_encoding(content))
-        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+        return json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_finite,
+            parse_float=_finite,
+        )
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
+        then = f"; {repair}" if repair else ""
+        raise InputError(f"{path}: not valid JSON ({error}){then}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in content:
+            raise ValueError(f"duplicate field {name!r:.80}")
+        content[name] = value
+    return content
 
 
 def _finite(text: str) -> float:

@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from delf_jax.files import InputError, digest, read_text, write_json
+from delf_jax.files import InputError, digest, parse_json, read_text, write_json
 
 CHECKSUM = "checksum"
 
@@ -109,7 +109,7 @@ def read_manifest(
     Args:
       repair: what to do where the file is damaged: the end of the sentence.
     """
-    content = parse(read_text(path), path, repair)
+    content = parse_json(read_text(path), path, repair)
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected fields in JSON; {repair}")
     known = content.pop(CHECKSUM, None)
@@ -126,23 +126,6 @@ def read_manifest(
     return content
 
 
-def parse(text: str | bytes, path: str | os.PathLike, repair: str) -> Any:
-    """The value of JSON; InputError if it has a field twice or numbers that are none.
-
-    Args:
-      path: for the error alone, as is `repair`.
-    """
-    try:
-        return json.loads(
-            text,
-            object_pairs_hook=_unique,
-            parse_constant=_finite,
-            parse_float=_finite,
-        )
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}); {repair}") from None
-
-
 def check(value: Any, kind: Any, path: str | os.PathLike, repair: str) -> None:
     """InputError that names the first field that is not of its kind.
 
@@ -151,21 +134,6 @@ def check(value: Any, kind: Any, path: str | os.PathLike, repair: str) -> None:
     """
     for fault in _faults(value, kind, ""):
         raise InputError(f"{path}: {fault}; {repair}")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in content:
-            raise ValueError(f"field {name!r:.80} stands there twice")
-        content[name] = value
-    return content
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is not a finite number")
-    return value
 
 
 def _faults(value: Any, kind: Any, field: str) -> Iterator[str]:
