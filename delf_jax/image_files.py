@@ -1,13 +1,14 @@
 """Image files: which there are in folders and lists, and the bytes of one.
 
 All commands look for photos here: hidden files are left out, linked folders followed,
-and what is no image, or cannot be read here, is counted and told of.
+and files that are no images, or of formats not read here, are counted in a note.
 """
 
 import collections
 import contextlib
 import csv
 import functools
+import heapq
 import importlib.util
 import io
 import os
@@ -52,8 +53,8 @@ _LEFT_BY_SYSTEMS = {
 MAX_BYTES = 2**30
 _LIST = "@"
 _LIST_COLUMNS = ("image", "path", "id")
-# So many kinds of skipped files are told.
-_TOLD = 8
+# A note names so many kinds of skipped files.
+_MOST_KINDS = 8
 
 Skipped = collections.Counter[tuple[str, str]]
 
@@ -170,12 +171,14 @@ def format_skipped(skipped: Skipped) -> str:
     parts = []
     for unit in ("file", "folder"):
         kinds = sorted((-n, kind) for (of, kind), n in skipped.items() if of == unit)
-        told = [f"{-count} {kind}{_advice(kind)}" for count, kind in kinds[:_TOLD]]
-        if others := sum(-count for count, _ in kinds[_TOLD:]):
-            told.append(f"{others} others")
+        named = [
+            f"{-count} {kind}{_advice(kind)}" for count, kind in kinds[:_MOST_KINDS]
+        ]
+        if others := sum(-count for count, _ in kinds[_MOST_KINDS:]):
+            named.append(f"{others} others")
         if kinds:
             total = format_count(sum(-count for count, _ in kinds), unit)
-            parts.append(f"{total} skipped: {', '.join(told)}")
+            parts.append(f"{total} skipped: {', '.join(named)}")
     return "; ".join(parts)
 
 
@@ -228,12 +231,11 @@ def _walk(root: str, suffixes: tuple[str, ...], skipped: Skipped) -> list[str]:
     """
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
-    folders, links = [root], list[str]()
+    folders, links = [root], list[str]()  # A stack, and a heap: the first by name.
     linked = False
     while folders or links:
         if not folders:
-            links.sort(reverse=True)
-            folders, linked = [links.pop()], True
+            folders, linked = [heapq.heappop(links)], True
         folder = folders.pop()
         try:
             status = os.stat(folder)
@@ -248,10 +250,10 @@ def _walk(root: str, suffixes: tuple[str, ...], skipped: Skipped) -> list[str]:
                     if _is_folder(entry):
                         if is_hidden(name):
                             skipped["folder", "hidden"] += 1
+                        elif entry.is_symlink():
+                            heapq.heappush(links, entry.path)
                         else:
-                            (links if entry.is_symlink() else folders).append(
-                                entry.path
-                            )
+                            folders.append(entry.path)
                     elif is_hidden(name):
                         skipped["file", "hidden"] += 1
                     elif name.lower().endswith(suffixes):

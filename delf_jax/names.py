@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
+from delf_jax.files import InputError
 from delf_jax.image_files import FORMATS, RAW
 
 # Also of photos that cannot be read here.
@@ -57,6 +58,19 @@ def finder(ids: Sequence[str]) -> Finder:
         return [place for place, difference in pairs if difference == least]
 
     return lambda name: [exact[name]] if name in exact else closest(name)
+
+
+def find_one(find: Finder, name: str, what: str, where: object) -> int:
+    """The place of the only id that a name fits; InputError if none or several do.
+
+    Args:
+      what, where: what the name stands for, and where it was looked for.
+    """
+    places = find(name)
+    if len(places) != 1:
+        found = f"fits {len(places)} photos" if places else "not found"
+        raise InputError(f"{what} {found} in {where}")
+    return places[0]
 
 
 def plain(name: str) -> str:

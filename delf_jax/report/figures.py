@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from delf_jax.features import LocalFeatures
-from delf_jax.files import STDOUT, InputError, atomic_write
+from delf_jax.files import InputError, atomic_write, is_stdout
 from delf_jax.retrieval.verification import PairMatch
 
 if TYPE_CHECKING:  # Slow to import, and not needed to match or to search.
@@ -79,14 +79,14 @@ def write_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 200) -
 def figure_format(path: str | os.PathLike[str]) -> str:
     """The format that the suffix names; InputError if no figure can be written so.
 
-    Standard output gets a PNG.
+    Standard output, as `-` or /dev/stdout, gets a PNG.
     """
     from matplotlib.backend_bases import FigureCanvasBase
 
     formats = sorted(FigureCanvasBase.get_supported_filetypes())
-    if os.fspath(path) == STDOUT:
-        return "png"
     suffix = pathlib.Path(path).suffix.lower().removeprefix(".")
+    if not suffix and is_stdout(path):
+        return "png"
     if suffix not in formats:
         raise InputError(f"{path}: the name must end in one of {', '.join(formats)}")
     return suffix

@@ -7,6 +7,7 @@ import numpy as np
 
 from delf_jax.features import whole_image
 from delf_jax.files import InputError, read_text
+from delf_jax.names import find_one, finder
 from delf_jax.progress import track
 from delf_jax.retrieval.matching import match_descriptors
 from delf_jax.retrieval.verification import VERIFICATION
@@ -19,34 +20,37 @@ Pair = tuple[str, str]
 def read_pairs(path: str | os.PathLike, images: FeatureStore) -> list[Pair]:
     """The pairs of a file, "A B" in a line, as hloc and COLMAP list them.
 
-    A pair that comes again, either way round, is left out. InputError, naming the line,
-    for an image that the store does not have.
+    They come as ids, which names meet as names.py says; a repeated pair, either way
+    round, is left out. InputError, naming the line, for an image that is not found.
     """
     pairs: dict[frozenset[str], Pair] = {}
-    known = frozenset(images.ids)
+    find = finder(images.ids)
     for number, line in enumerate(read_text(path, names=True).split("\n"), 1):
         names = line.split()
         where = f"{path}, line {number}"
         if not names:
             continue
-        if len(names) != 2 or names[0] == names[1]:
+        if len(names) != 2:
             raise InputError(f"{where}: {line!r:.200}: expected two images, A B")
-        for name in names:
-            if name not in known:
-                raise InputError(f"{where}: {images.path} has no image {name!r:.200}")
-        pairs.setdefault(frozenset(names), (names[0], names[1]))
+        a, b = (
+            images.ids[find_one(find, name, f"{where}: {name!r:.200}", images.path)]
+            for name in names
+        )
+        if a == b:
+            raise InputError(f"{where}: {line!r:.200}: expected two images, A B")
+        pairs.setdefault(frozenset((a, b)), (a, b))
     if not pairs:
-        raise InputError(f"{path}: lists no pairs, which stand one a line, as A B")
+        raise InputError(f"{path}: no pairs; list one a line, as A B")
     return list(pairs.values())
 
 
 def match_pairs(
     images: FeatureStore, pairs: Sequence[Pair], *, progress: bool = True
 ) -> Iterator[Matched]:
-    """The matches of each pair by descriptors alone: those who go on verify them.
+    """The matches of each pair by descriptors alone: the reader's geometry verifies.
 
-    Each is the nearest of the other and clearly nearer than the next, as where photos
-    are verified by default.
+    Matches are mutual nearest neighbours that pass the distance and ratio tests of the
+    default verification.
     """
     how = VERIFICATION["default"]
     with track("match", len(pairs), "pair", progress=progress) as advance:

@@ -20,7 +20,7 @@ from delf_jax.features import Features
 from delf_jax.files import InputError, read_json
 from delf_jax.formats import tables
 from delf_jax.image_files import find_images
-from delf_jax.names import Finder, finder
+from delf_jax.names import find_one, finder
 from delf_jax.retrieval.verification import VerificationSettings
 from delf_jax.search import steps
 from delf_jax.search.pipeline import Pipeline, RankingInputs
@@ -52,7 +52,7 @@ class Reranked(NamedTuple):
 def read_candidates(path: str | os.PathLike) -> dict[str, list[str]]:
     """The photos listed for each query, best first; InputError if one comes twice."""
     lists: dict[str, list[str]] = {}
-    if pathlib.Path(path).suffix == ".csv":
+    if pathlib.Path(path).suffix.lower() == ".csv":
         for query, images in tables.read_rows(path, CandidateRow):
             if query in lists:
                 raise InputError(f"{path}: duplicate query {query!r:.80}")
@@ -78,7 +78,7 @@ def stored_queries(lists: Candidates, store: FeatureStore) -> dict[str, Features
     """The features of each query, from a store."""
     rows = finder(store.ids)
     return {
-        query: store[_find(rows, query, f"query {query!r:.80}", store.path)]
+        query: store[find_one(rows, query, f"query {query!r:.80}", store.path)]
         for query in lists
     }
 
@@ -99,7 +99,7 @@ def extracted_queries(
     found = find_images(photos)
     places = finder([id for id, _ in found])
     paths = [
-        found[_find(places, query, f"query {query!r:.80}", "--queries")][1]
+        found[find_one(places, query, f"query {query!r:.80}", "--queries")][1]
         for query in lists
     ]
     return dict(zip(lists, extract_features(model, paths, settings), strict=True))
@@ -166,14 +166,6 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _find(find: Finder, name: str, what: str, where: Any) -> int:
-    places = find(name)
-    if len(places) != 1:
-        found = f"fits {len(places)} photos" if places else "not found"
-        raise InputError(f"{what} {found} in {where}")
-    return places[0]
-
-
 def _places(
     lists: Candidates, images: FeatureStore, first: int | None
 ) -> dict[str, Int[np.ndarray, " _"]]:
@@ -186,7 +178,7 @@ def _places(
                 "a smaller number, or leave it out for all"
             )
         places = [
-            _find(known, name, f"photo {name!r:.80} of {of}", images.path)
+            find_one(known, name, f"photo {name!r:.80} of {of}", images.path)
             for name in names
         ]
         if len(set(places)) < len(places):

@@ -23,14 +23,20 @@ def test_pairs_are_read_once_either_way_round(tmp_path, store):
     assert read(tmp_path, store, text) == expected
 
 
+def test_names_in_pairs_meet_ids_as_everywhere(tmp_path, store):
+    text = "photos/a/0.JPG b/0\nb/0.jpg a/0.png\n"
+    assert read(tmp_path, store, text) == [("a/0.jpg", "b/0.jpg")]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("a/0.jpg\n", "line 1.*expected two images"),
         ("a/0.jpg b/0.jpg 0.9\n", "line 1.*expected two images"),
         ("a/0.jpg a/0.jpg\n", "line 1.*expected two images"),
-        ("a/0.jpg b/0.jpg\na/0.jpg x.jpg\n", "line 2.*has no image 'x.jpg'"),
-        ("\n", "lists no pairs"),
+        ("a/0.jpg b/0.jpg\na/0.jpg x.jpg\n", "line 2: 'x.jpg' not found in .*store"),
+        ("a/0.jpg 0\n", "line 1: '0' fits 2 photos in .*store"),
+        ("\n", "no pairs; list one a line"),
     ],
 )
 def test_what_is_no_pair_of_the_store_is_refused(tmp_path, store, text, message):
