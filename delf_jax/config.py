@@ -116,8 +116,8 @@ def check_field(name: str, value: Any, allowed: Any) -> None:
     """InputError, naming the field, unless its value is as configs/common.py says.
 
     Args:
-      allowed: a range, an interval such as "[0, 1)", choices, a list or a type: what
-        these mean stands there.
+      allowed: a range, an interval such as "[0, 1)", choices, a list or a type, as
+        explained there.
     """
     if not _fits(value, allowed):
         shown = " ".join(repr(value).split())[:80]

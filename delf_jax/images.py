@@ -28,7 +28,7 @@ _ORIENTATION_TAG = 0x0112
 _BITS_TAG, _PHOTOMETRIC_TAG, _SAMPLE_TAG, _DNG_TAG = 258, 262, 339, 50706
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
-# A file of more bytes is read and decoded alone, whatever threads there are.
+# Files of more bytes are read and decoded one at a time, by whatever threads.
 _LARGE = 64 * 2**20
 _large_lock = threading.Lock()
 _pillow_lock = threading.Lock()

@@ -1,8 +1,8 @@
 """JPEG files whose every pixel is there, whatever decoders warn of; others are damaged.
 
-libjpeg warns alike of a file that ends too soon and of bytes between two segments that
-millions of telephones write, and tells of the first only. What is known to be harmless
-is mended here, in a copy; what the decoder warns of then is damage.
+libjpeg warns in the same way of a file that ends too soon and of bytes between two
+segments that millions of telephones write, and only its first warning is seen. What is
+known to be harmless is mended here, in a copy; what it still warns of is damage.
 """
 
 import re
@@ -15,9 +15,9 @@ from jaxtyping import UInt8
 from delf_jax.files import InputError
 
 START, END = b"\xff\xd8", b"\xff\xd9"
-# Some cameras pad before the end marker, or leave bytes between segments. So many of
-# any kind are harmless; more are only if all are alike. Where the decoder took more of
-# these for pixels than a margin, the rest of the file was never written.
+# Some cameras pad before the end marker, or leave bytes between segments. Up to
+# _PADDING bytes of any kind are harmless, more only if all are the same. If the decoder
+# took more than _MARGIN of them for pixels, the rest of the file was never written.
 _PADDING, _MARGIN = 32, 16
 _APP0, _APP2, _APP14, _SCAN = 0xE0, 0xE2, 0xEE, 0xDA
 _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)

@@ -1,9 +1,9 @@
 """What a command prints: how far a long job is, and its results.
 
 Progress is a bar on a terminal, and a line now and then elsewhere, on standard error.
-`standard_streams` keeps what names and messages hold from steering the terminal, and a
-reader that has left from ending the work; `output` leaves out what --quiet does, and
-keeps standard output for a file alone.
+`standard_streams` escapes control characters in names and messages, and goes on working
+when the reader of a pipe has left; `output` applies --quiet, and reserves standard
+output where a file is written to it.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from typing import Any
 # Seconds between lines where there is no terminal: a log of a day stays readable.
 INTERVAL = 10.0
 
-# Control characters but for tab and line feed, what turns the direction of text, and
-# bytes of file names that are not UTF-8: all that a terminal obeys, or cannot show.
+# Control characters except tab and line feed, overrides of the direction of text, and
+# bytes of file names that are not UTF-8: what a terminal obeys, or cannot show.
 _STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -53,10 +53,10 @@ def _escape(found: re.Match) -> str:
 
 
 class Printed:
-    """A stream for people, which shows what would steer a terminal.
+    """A stream for people, with escapes in place of what would steer a terminal.
 
-    Where it cannot be written any more, all else is lost without ending the work:
-    quietly if its reader, such as `head`, has seen enough; else `error` says why.
+    Once writing fails, the rest is dropped and the work goes on: silently if its
+    reader, such as `head`, has closed the pipe; else `error` is the reason.
     """
 
     def __init__(self, stream: Any):
@@ -97,7 +97,7 @@ class Printed:
 
 @contextlib.contextmanager
 def standard_streams() -> Iterator[tuple[Printed, Printed]]:
-    """Standard output and error as `Printed`; closed ones swallow what they get."""
+    """Standard output and error as `Printed`; what closed ones get is dropped."""
     for number in range(3):  # Or the next file that is opened would be one of them.
         try:
             os.fstat(number)
@@ -160,7 +160,7 @@ def print_failures(reasons: Iterable[object]) -> None:
 
 
 def add_note(line: str) -> None:
-    """Prints a line on standard error, once: the last of all that a command prints."""
+    """Prints a line on standard error, once: a command prints its notes last."""
     line = printable(line)
     if line in _noted or not _shown:
         return

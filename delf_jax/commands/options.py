@@ -69,7 +69,7 @@ class Parser(argparse.ArgumentParser):
         self.add_file("--json", f"{meaning} (-: standard output)")
 
     def add_prune(self) -> None:
-        meaning = "forget images whose files are gone; says first how many"
+        meaning = "forget images whose files are gone, after printing how many"
         self.add_flag("--prune", meaning)
 
     def add_verification(self) -> None:
@@ -158,10 +158,10 @@ def print_report(
 
 
 def print_shortfall(store: Any) -> None:
-    """Says of a feature store that it is incomplete, if it is."""
+    """Prints that a feature store is incomplete, if it is."""
     if store.shortfall:
-        again = "run what was to fill it again to finish it"
-        print_results(f"{store.path}: {store.shortfall}; {again}")
+        advice = "run the command that made it again to finish it"
+        print_results(f"{store.path}: {store.shortfall}; {advice}")
 
 
 def parse_part(text: str) -> tuple[int, int]:

@@ -29,7 +29,7 @@ class Comparison(NamedTuple):
     similarity: float | None
     """cosine of the global descriptors; None if the model has none"""
     by_chance: int
-    """so many inliers unrelated photos may share"""
+    """inliers that unrelated photos may share"""
 
     @property
     def confident(self) -> bool:

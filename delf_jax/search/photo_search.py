@@ -94,9 +94,10 @@ class PhotoIndex:
         self._use(self._index._replace(store=store))
 
     def prune(self) -> list[str]:
-        """Removes images whose files are gone from folders that are there; their ids.
+        """Removes images whose files were deleted, and gives their ids.
 
-        Nothing else does: what is absent may be on a drive that is not mounted.
+        A file counts as deleted if its folder exists and is not empty. Nothing else
+        forgets images: those absent may be on a drive that is not mounted.
         """
         if self.path is None:
             return []

@@ -201,7 +201,7 @@ def to_json(answers: Iterable[Answer], index: Index | None = None) -> dict[str, 
     """The answers, ready for JSON.
 
     Args:
-      index: what was searched; one that is incomplete is said to be so.
+      index: what was searched; that it is incomplete becomes a field.
     """
     incomplete = {}
     if index is not None and index.store.pending:

@@ -23,9 +23,11 @@ class SearchResults(list[Result]):
         verdict: Verdict,
         notes: Iterable[str] = (),
     ):
-        """picture: of a result by its id, and of the query by None.
+        """The results of a query.
 
-        notes: sentences on what was searched.
+        Args:
+          picture: of a result by its id, and of the query by None.
+          notes: sentences on what was searched.
         """
         super().__init__(results)
         self.notes = [note for note in notes if note]

@@ -18,12 +18,12 @@ from delf_jax.retrieval.verification import (
 
 
 class Verdict(NamedTuple):
-    """What is to be thought of the results of one query."""
+    """Whether the results of one query can be trusted."""
 
     most: int = 0
-    """inliers of the best other photo than the query's own"""
+    """inliers of the best photo, apart from the query's own"""
     by_chance: int | None = None
-    """so many the best may share though all are unrelated; None: nothing verified"""
+    """inliers that the best of unrelated photos may have; None: nothing verified"""
     has_own: bool = False
     """the query's own photo is among the results"""
 
@@ -39,7 +39,7 @@ class Verdict(NamedTuple):
         return inliers > self.by_chance
 
     def __str__(self) -> str:
-        """The sentence that a reader must see; empty if there is nothing to say."""
+        """The warning to print above the results; empty if none is needed."""
         if self.confident is not False:
             return ""
         but = " but the photo itself" if self.has_own else ""

@@ -99,7 +99,7 @@ def test_an_inverted_file_is_built_and_kept(aggregate):
 
 def test_what_is_made_of_an_incomplete_store_says_so(aggregate, tmp_path):
     announce(tmp_path / "store", ["z.jpg"])
-    said = "store: incomplete, 1 of 13 images are not extracted yet; run what was to"
+    said = "store: incomplete, 1 of 13 images are not extracted yet; run the com"
     assert said in aggregate("--codebook=codebook", "--out=out")[1]
     assert cli.main(["fit", "codebook", "store", "--out=words", "--words=4"]) == 0
     assert said in aggregate("--codebook=words", "--out=again")[1]
