@@ -302,6 +302,11 @@ def read_text_lines(path: str | os.PathLike) -> Iterator[str]:
             raise _not_text(f"{path}, after line {number}", encoding) from None
 
 
+def csv_delimiter(header: str) -> str:
+    """What separates the fields of a CSV: semicolons or tabs only without commas."""
+    return next((mark for mark in ",;\t" if mark in header), ",")
+
+
 # The longer first: a mark of UTF-32 begins as one of UTF-16.
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",

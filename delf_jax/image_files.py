@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from PIL import features
 
-from delf_jax.files import InputError, read_text, reading
+from delf_jax.files import InputError, csv_delimiter, read_text, reading
 from delf_jax.progress import add_note, format_count
 
 # Pillow's names of what folders are searched for.
@@ -300,8 +300,7 @@ def _advice(suffix: str) -> str:
 
 def _read_column(path: str | os.PathLike, text: str) -> list[str]:
     """The images in a CSV."""
-    header = text.split("\n", 1)[0]
-    delimiter = next((mark for mark in ",;\t" if mark in header), ",")
+    delimiter = csv_delimiter(text.split("\n", 1)[0])
     try:
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
         column = next((c for c in _LIST_COLUMNS if c in (rows.fieldnames or ())), None)

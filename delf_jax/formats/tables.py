@@ -8,7 +8,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
-from delf_jax.files import InputError, atomic_write, read_text, read_text_lines
+from delf_jax.files import (
+    InputError,
+    atomic_write,
+    csv_delimiter,
+    read_text,
+    read_text_lines,
+)
 
 Row = TypeVar("Row", bound=tuple)
 # Python's own limit of 131 072 characters is some 7700 image ids; this bounds memory.
@@ -35,8 +41,8 @@ def read_lines(path: str | os.PathLike) -> Iterator[Line]:
     try:
         lines = read_text_lines(path)
         first = next(lines, "")
-        delimiter = next((mark for mark in ",;\t" if mark in first), ",")
-        reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter)
+        lines = itertools.chain([first], lines)
+        reader = csv.reader(lines, delimiter=csv_delimiter(first))
         for fields in reader if first else ():
             number = reader.line_num
             yield Line(f"{os.fspath(path)}, line {number}", fields)
