@@ -173,5 +173,5 @@ def _explain(warning: str, mended: Mended, colours: str) -> str:
     pixels = simplejpeg.decode_jpeg(mended.data, colours, strict=False)
     missing = (pixels[:, -8:] == _GREY).all(axis=(1, 2))
     rows = int(np.argmin(missing[::-1])) if not missing.all() else len(missing)
-    share = f"about {max(1, round(100 * rows / len(missing)))} %" if rows else "part"
-    return f"premature end of JPEG data: {share} of its rows is missing"
+    share = f"about {max(1, round(100 * rows / len(missing)))} %" if rows else "some"
+    return f"premature end of JPEG data: {share} of its rows are missing"

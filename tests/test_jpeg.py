@@ -132,7 +132,7 @@ def test_a_file_that_ends_too_soon_says_how_much_is_missing(photo, percent, rest
     kept = data[: start + (len(data) - start) * percent // 100]
     with pytest.raises(InputError, match="damaged image .premature end") as error:
         images.decode_image(kept)
-    share = re.search(r"about (\d+) % of its rows is missing", str(error.value))
+    share = re.search(r"about (\d+) % of its rows are missing", str(error.value))
     assert share and abs(int(share[1]) - (100 - percent)) <= 12
 
 
