@@ -46,8 +46,9 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
 
     On any error the temporary file is removed and whatever stood at `path` stays. A
     symbolic link stays, too: its target is replaced. What is no regular file, such as
-    a pipe or a device, is written into, in one go at the end; `-` is standard output.
-    Bytes of file names that are not UTF-8 are written as they are.
+    a pipe or a device, or is open already, as /dev/stderr, is written into, in one go
+    at the end; `-` is standard output. Bytes of file names that are not UTF-8 are
+    written as they are.
     """
     coding = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape"}
     if is_stdout(path) or _is_special(path):
@@ -123,7 +124,9 @@ def _is_special(path: str | os.PathLike) -> bool:
         return False
     if stat.S_ISDIR(mode):
         raise InputError(f"{path}: is a folder; name a file to write")
-    return not stat.S_ISREG(mode)
+    # Links of the system lead to files that are open, such as the log of /dev/stderr.
+    of_system = os.path.abspath(path).startswith(("/dev/", "/proc/"))
+    return not stat.S_ISREG(mode) or (of_system and os.path.islink(path))
 
 
 def _pour(source: IO[bytes], path: str | os.PathLike) -> None:
@@ -132,7 +135,7 @@ def _pour(source: IO[bytes], path: str | os.PathLike) -> None:
         progress.write_output(source)
         return
     # The reader of a pipe may have seen enough.
-    with contextlib.suppress(BrokenPipeError), open(path, "wb") as file:
+    with contextlib.suppress(BrokenPipeError), open(path, "ab") as file:
         shutil.copyfileobj(source, file)
 
 

@@ -67,9 +67,12 @@ def find_one(find: Finder, name: str, what: str, where: object) -> int:
       what, where: what the name stands for, and where it was looked for.
     """
     places = find(name)
-    if len(places) != 1:
-        found = f"fits {len(places)} photos" if places else "not found"
-        raise InputError(f"{what} {found} in {where}")
+    if not places:
+        raise InputError(f"{what} not found in {where}")
+    if len(places) > 1:
+        raise InputError(
+            f"{what} fits {len(places)} photos in {where}; add its folders and suffix"
+        )
     return places[0]
 
 

@@ -104,6 +104,16 @@ def test_a_pipe_gets_all_or_nothing(tmp_path):
     assert os.listdir(tmp_path) == ["pipe"]
 
 
+@pytest.mark.skipif(not os.path.islink("/dev/fd"), reason="/dev/fd has no links")
+def test_what_is_open_already_is_written_into(tmp_path):
+    with open(tmp_path / "log", "ab", buffering=0) as log:
+        log.write(b"before\n")
+        files.write_json(f"/dev/fd/{log.fileno()}", 1)
+        log.write(b"after\n")
+    assert (tmp_path / "log").read_bytes() == b"before\n1\nafter\n"
+    assert os.listdir(tmp_path) == ["log"]
+
+
 @pytest.mark.parametrize("path", ["-", "/dev/stdout"])
 def test_standard_output_is_a_file_to_write(path, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)

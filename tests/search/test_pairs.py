@@ -35,7 +35,7 @@ def test_names_in_pairs_meet_ids_as_everywhere(tmp_path, store):
         ("a/0.jpg b/0.jpg 0.9\n", "line 1.*expected two images"),
         ("a/0.jpg a/0.jpg\n", "line 1.*expected two images"),
         ("a/0.jpg b/0.jpg\na/0.jpg x.jpg\n", "line 2: 'x.jpg' not found in .*store"),
-        ("a/0.jpg 0\n", "line 1: '0' fits 2 photos in .*store"),
+        ("a/0.jpg 0\n", "line 1: '0' fits 2 photos in .*store; add its"),
         ("\n", "no pairs; list one a line"),
     ],
 )
