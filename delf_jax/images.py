@@ -292,6 +292,8 @@ def _decoding() -> Iterator[None]:
         raise
     except Image.UnidentifiedImageError:
         raise InputError("not an image of a known format") from None
+    except MemoryError:
+        raise InputError("not enough memory to decode it") from None
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"damaged or unsupported image ({reason})") from None

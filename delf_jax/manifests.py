@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from delf_jax.files import InputError, digest, parse_json, read_text, write_json
 
 CHECKSUM = "checksum"
+_ON_WINDOWS = os.sep == "\\"
 
 
 class Is(NamedTuple):
@@ -74,6 +75,10 @@ _TYPES: dict[Any, Is] = {
 
 def is_inside(path: str) -> bool:
     """Whether a path that a file names, or an id, stays within its folder."""
+    if _ON_WINDOWS:
+        path = path.replace("\\", "/")
+        if ":" in path:  # Of a drive, or of a stream.
+            return False
     leaves = ".." in path and ".." in path.split("/")
     return not (leaves or path.startswith("/") or "\0" in path)
 

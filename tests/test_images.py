@@ -308,6 +308,17 @@ def test_truncated_files_are_refused_by_name(tmp_path, suffix, kept):
         images.read_image(path)
 
 
+def test_too_little_memory_is_not_called_damage(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+
+    def fail(image):
+        raise MemoryError
+
+    monkeypatch.setattr(images, "_to_rgb", fail)
+    with pytest.raises(InputError, match="a.png: not enough memory to decode it"):
+        images.read_image(tmp_path / "a.png")
+
+
 def test_damage_in_the_middle_of_a_jpeg_is_refused(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     path = _write(tmp_path / "a.jpg", Image.fromarray(noise), quality=90)

@@ -165,6 +165,13 @@ def test_a_path_stays_within_its_folder_or_does_not(path, good):
     assert manifests.is_inside(path) == good
 
 
+@pytest.mark.parametrize("path", [r"C:\a.jpg", "C:a.jpg", r"a\..\..\b", r"\\host\a"])
+def test_on_windows_drives_and_backslashes_lead_out(path, monkeypatch):
+    monkeypatch.setattr(manifests, "_ON_WINDOWS", True)
+    assert not manifests.is_inside(path)
+    assert manifests.is_inside(r"a\b.jpg")
+
+
 def test_kinds_say_what_they_are():
     assert within(2, 9).words == "an integer from 2 to 9"
     assert one_of("a", "b").words == 'one of "a", "b"'
