@@ -121,7 +121,8 @@ def read_files(
     sound, damaged, lost = store_files.sound_shards(out, key, True, progress)
     known = store_files.current_records(sound)
     live = {id for id, p in known.items() if p.record.outcome != "removed"}
-    ids = {stem: known_images.get(stem, (stem, 0, 0))[0] for stem in found}
+    ids = _ids([*found, *known_images], known_images, folder / SIDECAR)
+    ids = {stem: ids[stem] for stem in found}
     writer = store_files.Writer(out, key, known.values())
     wanted = {*ids.values()} | (set() if prune else lost)
     writer.note(sorted(wanted - live), "pending")
@@ -223,10 +224,22 @@ def _read_sidecar(path: pathlib.Path) -> dict[str, list]:
     """name -> [id, height, width], of the images that a store was written from."""
     if not path.exists():
         return {}
-    images = read_manifest(path, {"images": {str: _ROW}}, _REPAIR)["images"]
-    if len({row[0] for row in images.values()}) < len(images):
-        raise InputError(f"{path}: damaged: two images have one id; {_REPAIR}")
-    return images
+    return read_manifest(path, {"images": {str: _ROW}}, _REPAIR)["images"]
+
+
+def _ids(
+    stems: Iterable[str], images: Mapping[str, list], path: pathlib.Path
+) -> dict[str, str]:
+    """The ids of images by the names of their files; InputError if two have one."""
+    owners: dict[str, str] = {}
+    for stem in stems:
+        id = images[stem][0] if stem in images else stem
+        other = owners.setdefault(id, stem)
+        if other != stem:
+            raise InputError(
+                f"{path}: files {other} and {stem} are both of image {id}; {_REPAIR}"
+            )
+    return {stem: id for id, stem in owners.items()}
 
 
 LOCAL, GLOBAL = "local", "global"
