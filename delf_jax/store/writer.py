@@ -121,9 +121,10 @@ class Writer:
             self.flush()
 
     def note(self, ids: Iterable[str], outcome: str) -> None:
-        """Writes of some images what became of them, at once: all, or none of them.
+        """Writes the outcome of images without features, at once.
 
-        What is written of these images later in the same run counts instead.
+        Up to 100,000 of them are in one shard: all are written, or none. A later record
+        of the same run replaces theirs.
         """
         listed = [Record(id, self.sequence, outcome) for id in ids]
         for start in range(0, len(listed), _RECORDS):
@@ -208,7 +209,7 @@ def read_shards(
 ) -> list[Shard]:
     """The shards of a key, or all, oldest run first.
 
-    A list `damaged` gets damaged ones.
+    With a list `damaged`, damaged ones are left out and listed there.
     """
     while True:
         shards = []
@@ -254,7 +255,10 @@ def sound_shards(
 
 
 def delete_shards(paths: Iterable[pathlib.Path]) -> None:
-    """Deletes damaged shards: they took their names once whole, and are no work."""
+    """Deletes damaged shards.
+
+    They were whole when they got their names: no process is still writing them.
+    """
     for path in paths:
         path.unlink(missing_ok=True)
 
