@@ -26,7 +26,7 @@ from delf_jax.extraction.regions import extract_regions
 from delf_jax.extraction.settings import ExtractionSettings, settings_to_json
 from delf_jax.features import Features
 from delf_jax.files import InputError, digest
-from delf_jax.progress import track
+from delf_jax.progress import format_count, track
 from delf_jax.store import writer as store_files
 from delf_jax.store.shards import (
     FORMAT,
@@ -343,8 +343,8 @@ def _check_nothing_is_lost(
     if lost:
         raise InputError(
             f"{out}: made with another model or settings, which would lose "
-            f"{len(lost)} images, such as {lost[0]!r}, whose files are not among "
-            "these; name another folder, or forget them first, with --prune"
+            f"{format_count(len(lost), 'image')}, such as {lost[0]!r}, whose files are "
+            "not among these; name another folder, or forget them first, with --prune"
         )
 
 

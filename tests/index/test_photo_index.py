@@ -374,7 +374,7 @@ def test_indexing_with_another_model_starts_afresh(copied, model, settings):
         )
     whole = (copied / "photos/b/1.jpg").read_bytes()
     (copied / "photos/b/1.jpg").unlink()
-    with pytest.raises(InputError, match="would lose 1 images, such as 'b/1.jpg'"):
+    with pytest.raises(InputError, match="would lose 1 image, such as 'b/1.jpg'"):
         photo_index.make_index(
             [copied / "photos"], copied / "index", other, settings, progress=False
         )
