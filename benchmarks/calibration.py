@@ -1,6 +1,6 @@
 """Inliers that unrelated photos share: the numbers of `by_chance` in verification.py.
 
-    python benchmarks/calibration.py [--model=FOLDER] [--index=DIR] [--searches=60]
+    python benchmarks/calibration.py [--model=FOLDER] [--index=DIR] [--searches=100]
 
 Photos with ground truth, as of benchmarks/photos.py. Two are unrelated if at least one
 shows a landmark and they are of different groups. For each settings of verification:
@@ -57,17 +57,13 @@ def count_inliers(
     features: list[Features], pairs: np.ndarray, size: int | None, name: str
 ) -> np.ndarray:
     """The inliers of each pair; pairs of one query follow each other."""
+    counts, settings = [], VERIFICATION[name]
     with track(f"verify ({name})", len(pairs), "pair") as advance:
-
-        def counts() -> Iterator[int]:
-            for a, b in pairs.tolist():
-                settings = VERIFICATION[name]
-                yield matching.compare_features(
-                    features[a], features[b], size, settings
-                ).inliers
-                advance()
-
-        return np.fromiter(counts(), np.int32, len(pairs))
+        for a, b in pairs.tolist():
+            found = matching.compare_features(features[a], features[b], size, settings)
+            counts.append(found.inliers)
+            advance()
+    return np.array(counts)
 
 
 def exceeded(counts: np.ndarray) -> int:

@@ -81,7 +81,7 @@ def _check(archive: pathlib.Path) -> int:
         for member in tar:
             name = str(_path(member))
             if not member.isreg() and not member.isdir():
-                raise ValueError(f"{member.name!r:.80} is no file and no folder")
+                raise ValueError(f"{member.name!r:.80} is neither a file nor a folder")
             if member.isreg() and name in names:
                 raise ValueError(f"{name!r:.80} comes twice")
             names.add(name)
@@ -95,7 +95,7 @@ def _check(archive: pathlib.Path) -> int:
 
 @contextlib.contextmanager
 def _opened(archive: pathlib.Path) -> Iterator[tuple[tarfile.TarFile, _Stream]]:
-    """An archive to be read once, from its begin to its end."""
+    """An archive to be read once, from beginning to end."""
     if not archive.is_file():  # A FIFO would be waited for.
         raise ValueError("not a file")
     with contextlib.ExitStack() as stack:

@@ -205,9 +205,9 @@ def _resume(url: str, part: pathlib.Path, progress: bool) -> None:
 
 
 def _no_link(path: pathlib.Path) -> None:
-    """InputError if something stands there that is no file of ours to write to."""
+    """InputError if a link, or what is no regular file, is there."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise InputError(f"{path}: a link, or no file; remove it")
+        raise InputError(f"{path}: is a link or no regular file; remove it")
 
 
 def _total(url: str, rest: str | None, start: int, part: pathlib.Path) -> int | None:

@@ -191,7 +191,8 @@ def _of_landmarks(table: pathlib.Path, root: pathlib.Path) -> Iterator[LabelledI
         if image.landmark_id is None:
             without += 1
             continue
-        path, flat = gldv2.image_path(root, image.id), root / f"{image.id}.jpg"
+        path = gldv2.image_path(root, image.id)
+        flat = root / path.name
         # GLDv1 was a list of addresses: who fetched them keeps them in one folder.
         beside = not path.is_file() and flat.is_file()
         yield LabelledImage(image.id, flat if beside else path, image.landmark_id)

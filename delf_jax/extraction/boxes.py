@@ -79,7 +79,7 @@ def open_boxes(path: str | os.PathLike) -> RegionBoxes:
 def of_images(boxes: RegionBoxes, ids: Sequence[str]) -> RegionBoxes:
     """The boxes by ids; those whose name fits none of these, or several, are left out.
 
-    All ids are there, so that "a.jpg" without boxes does not get those of an image "a".
+    Each id is a key, also without boxes.
     """
     find = finder(ids)
     met: dict[str, list[Source]] = {id: boxes.table.get(id, []) for id in ids}
@@ -128,11 +128,11 @@ def _order(entry: tuple[str, list[Source]]) -> Any:
 def boxes_of(
     boxes: RegionBoxes, id: str, size: tuple[int, int], settings: ExtractionSettings
 ) -> Float32[np.ndarray, "R 4"]:
-    """The boxes of an image of (height, width) in whole pixels, as they were boxes.
+    """The boxes of an image of (height, width) in whole pixels, in their order.
 
-    Those below the threshold are left out, and the weakest, if there are too many. As
-    in the released code they are rounded outwards; what lies outside of the image is
-    cut off. InputError if nothing is left of one.
+    `of_images` gives boxes by ids. Those below the threshold are left out, and the
+    weakest, if there are too many. As in the released code they are rounded outwards;
+    what lies outside of the image is cut off. InputError if nothing is left of one.
     """
     found = _find(boxes, id, size)
     kept = np.flatnonzero(np.float32(found[:, 4]) >= np.float32(settings.box_threshold))
@@ -154,9 +154,8 @@ def _find(
     boxes: RegionBoxes, id: str, size: tuple[int, int]
 ) -> Float[np.ndarray, "R 5"]:
     """All boxes of an image in pixels, and their scores."""
-    stem = str(pathlib.PurePosixPath(id).with_suffix(""))
-    sources = boxes.table.get(id, boxes.table.get(stem, []))
-    return np.concatenate([np.zeros((0, 5)), *(_read(s, size) for s in sources)])
+    found = [_read(source, size) for source in boxes.table.get(id, [])]
+    return np.concatenate([np.zeros((0, 5)), *found])
 
 
 def _read(source: Source, size: tuple[int, int]) -> Float[np.ndarray, "R 5"]:

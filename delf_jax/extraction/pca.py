@@ -27,6 +27,7 @@ _SCHEMA = {
     "settings": ({"global_scales?": [int]}, None),
     "images": COUNT,
     **dict.fromkeys(("descriptors?", "pairs?", "pairs_left_out?"), COUNT),
+    "missing?": [str],
     "of?": one_of("local", "global"),
     "use_whitening?": bool,
     "explained_variance?": float,

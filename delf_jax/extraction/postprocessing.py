@@ -16,7 +16,7 @@ from delf_jax.ops import normalize_rows
 
 
 class NotFiniteError(InputError):
-    """What the model gives for an image is not finite."""
+    """The features of an image are not finite."""
 
 
 class Level(NamedTuple):
@@ -38,11 +38,11 @@ def select_features(
 ) -> Features:
     """The features of one image from its levels, in the order of the image scales.
 
-    NotFiniteError if they have numbers that are not.
+    NotFiniteError if the model gives numbers for it that are not finite.
     """
     with np.errstate(invalid="ignore", over="ignore"):  # It is refused below.
         features = _select(levels, original_size, resized_size, settings, backbone)
-    # A place whose attention is no number gives no feature, so it is looked at, too.
+    # A location whose attention is NaN gives no feature: look at the maps, too.
     maps = [level.maps for level in levels] if settings.max_features else []
     attention = (np.isfinite(each["attention"]).all() for each in maps)
     if not is_finite(features) or not all(attention):

@@ -1,14 +1,15 @@
 """Text that COLMAP imports: the keypoints of an image, and the matches of two.
 
 Its conventions: (x, y) with the centre of the first pixel at (0.5, 0.5); descriptors
-are 128 bytes of SIFT, non-negative, which those of a network cannot be made: they are
-written as zeros, and COLMAP is given the matches, too.
+are 128 bytes, those of SIFT, which a network does not give: zeros are written, and
+COLMAP imports the matches instead of computing them.
 """
 
 import numpy as np
 from jaxtyping import Int
 
 from delf_jax.features import LocalFeatures
+from delf_jax.files import encode_name
 
 _DIMENSION = 128
 _ZEROS = " 0" * _DIMENSION
@@ -25,4 +26,4 @@ def encode_keypoints(local: LocalFeatures) -> bytes:
 def encode_matches(a: str, b: str, matches: Int[np.ndarray, "P 2"]) -> bytes:
     """Two images in a list of matches: their names, pairs of numbers, an empty line."""
     rows = (f"{of_a} {of_b}" for of_a, of_b in matches.tolist())
-    return "\n".join([f"{a} {b}", *rows, "", ""]).encode("utf-8", "surrogateescape")
+    return encode_name("\n".join([f"{a} {b}", *rows, "", ""]))

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from delf_jax.features import Features
-from delf_jax.files import InputError, atomic_write
+from delf_jax.files import InputError, atomic_write, encode_name
 
 # Standard deviation of a feature from where it should be, in its scale: it stands in
 # the centre of a cell of 16 pixels. hloc verifies at 4 of it, 18 pixels at scale 1.
@@ -90,7 +90,7 @@ def pair_name(a: str, b: str) -> str:
 
 def _create_group(file: Any, name: str) -> Any:
     """A group of this name, whose bytes need not be UTF-8."""
-    raw = name.encode("utf-8", "surrogateescape")
+    raw = encode_name(name)
     text = raw.decode("utf-8", "replace")
     try:
         return file.create_group(name if name == text else raw)

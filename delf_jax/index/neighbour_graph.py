@@ -2,8 +2,8 @@
 
     neighbours.npz  beside the shards: the graph, and the key of photos and settings
 
-Built when first needed, and again once photos or settings change or it is damaged,
-which the CRC-32 of its parts tell.
+Built when first needed, and again once photos or settings change or it is damaged:
+the format has a CRC-32 of each part.
 """
 
 import hashlib

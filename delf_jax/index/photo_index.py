@@ -22,11 +22,12 @@ from delf_jax.image_files import find_images
 from delf_jax.index.photo_places import (
     Places,
     changing,
+    moved,
     name_photos,
     read_places,
     write_places,
 )
-from delf_jax.manifests import owned
+from delf_jax.manifests import is_inside, owned
 from delf_jax.progress import format_count, printable
 from delf_jax.store import feature_store
 from delf_jax.store.feature_store import FeatureStore, StoreReport
@@ -171,16 +172,18 @@ def move_root(directory: str | os.PathLike, root: str | os.PathLike) -> tuple[in
     index, root = open_index(directory), pathlib.Path(os.path.abspath(root))
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    ids = sorted(_ids(index.store) - index.places.outside.keys())
-    found = sum(not is_absent(root / image) for image in ids)
+    old, new = index.places, moved(index.places, root)
+    ids = sorted(_ids(index.store))
+    ids = [id for id in ids if old.file(id).is_relative_to(old.root)]
+    found = sum(not is_absent(new.file(id)) for id in ids)
     if ids and not found:
         raise InputError(
             f"{root}: none of the {format_count(len(ids), 'photo')} of {directory} "
             f"found there, such as {ids[0]!r}; name the folder that has taken the "
-            f"place of {index.places.root}"
+            f"place of {old.root}"
         )
     with changing(directory):
-        write_places(directory, read_places(directory)._replace(root=root))
+        write_places(directory, moved(read_places(directory), root))
     return found, len(ids)
 
 
@@ -277,7 +280,7 @@ def _ids(store: FeatureStore) -> set[str]:
 
 def _check_ids(directory: pathlib.Path, store: FeatureStore) -> None:
     for id in store.records:
-        if id.startswith("/") or "\0" in id or ".." in id and ".." in id.split("/"):
+        if not is_inside(id):
             raise InputError(
                 f"{directory}: image {id!r:.200} is not a path within a folder; index "
                 "the photos again, in another folder"

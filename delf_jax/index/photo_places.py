@@ -55,6 +55,16 @@ def changing(directory: str | os.PathLike) -> Iterator[None]:
         os.close(folder)
 
 
+def moved(places: Places, root: pathlib.Path) -> Places:
+    """The places once the folder at their root is at another."""
+    inside = {
+        id: root / path.relative_to(places.root)
+        for id, path in places.outside.items()
+        if path.is_relative_to(places.root)
+    }
+    return Places(root, places.outside | inside)
+
+
 def write_places(directory: str | os.PathLike, places: Places) -> None:
     outside = {image: str(path) for image, path in places.outside.items()}
     values = {"format": FORMAT, "root": str(places.root), "outside": outside}

@@ -118,19 +118,12 @@ def read_files(
     model = {"name": name, "fingerprint": ""}
     manifest = store_files.empty_manifest(key, model, settings)
     store_files.known_key(out, manifest)
-    sound, damaged, lost = store_files.sound_shards(out, key, True, progress)
-    known = store_files.current_records(sound)
-    live = {id for id, p in known.items() if p.record.outcome != "removed"}
-    ids = {stem: known_images.get(stem, (stem, 0, 0))[0] for stem in found}
-    writer = store_files.Writer(out, key, known.values())
-    wanted = {*ids.values()} | (set() if prune else lost)
-    writer.note(sorted(wanted - live), "pending")
-    store_files.delete_shards(damaged)
-    store_files.begin(out, manifest)
-    others = sorted(live.difference(ids.values()))
-    if prune and others and progress:
-        print(f"{out}: forgetting {len(others)} of {len(live)} images without files")
-    writer.note(others if prune else [], "removed")
+    ids = _ids([*found, *known_images], known_images, folder / SIDECAR)
+    ids = {stem: ids[stem] for stem in found}
+    run = store_files.start(
+        out, manifest, {*ids.values()}, prune=prune, progress=progress
+    )
+    writer, known = run.writer, run.known
     now, todo = writer.sequence, []
     for stem, paths in sorted(found.items()):
         id, height, width = known_images.get(stem, (stem, 0, 0))
@@ -145,18 +138,17 @@ def read_files(
                     writer.add(record, read_image(paths, lengths, size))
                 except InputError as error:
                     failed[record.id] = str(error)
-                    # What cannot be read now has not changed: what is known is kept.
-                    if record.id not in live or not any(
-                        map(why_unreadable, paths.values())
-                    ):
+                    place = known.get(record.id)
+                    unreadable = any(map(why_unreadable, paths.values()))
+                    # Features of a file that cannot be read now are kept.
+                    if not (place is not None and place.extracted and unreadable):
                         writer.add(record._replace(outcome="failed", reason=str(error)))
                 advance()
     finally:
         writer.flush()
     store_files.finish(out, writer, alone=True)
     done, unchanged = len(todo) - len(failed), len(found) - len(todo)
-    removed, kept = (len(others), 0) if prune else (0, len(others))
-    return StoreReport(done, unchanged, removed, failed, len(damaged), kept)
+    return StoreReport(done, unchanged, run.removed, failed, run.damaged, run.kept)
 
 
 def file_names(ids: Sequence[str], source: str | os.PathLike) -> list[str]:
@@ -223,10 +215,22 @@ def _read_sidecar(path: pathlib.Path) -> dict[str, list]:
     """name -> [id, height, width], of the images that a store was written from."""
     if not path.exists():
         return {}
-    images = read_manifest(path, {"images": {str: _ROW}}, _REPAIR)["images"]
-    if len({row[0] for row in images.values()}) < len(images):
-        raise InputError(f"{path}: damaged: two images have one id; {_REPAIR}")
-    return images
+    return read_manifest(path, {"images": {str: _ROW}}, _REPAIR)["images"]
+
+
+def _ids(
+    stems: Iterable[str], images: Mapping[str, list], path: pathlib.Path
+) -> dict[str, str]:
+    """The ids of images by the names of their files; InputError if two have one."""
+    owners: dict[str, str] = {}
+    for stem in stems:
+        id = images[stem][0] if stem in images else stem
+        other = owners.setdefault(id, stem)
+        if other != stem:
+            raise InputError(
+                f"{path}: files {other} and {stem} are both of image {id}; {_REPAIR}"
+            )
+    return {stem: id for id, stem in owners.items()}
 
 
 LOCAL, GLOBAL = "local", "global"

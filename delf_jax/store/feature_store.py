@@ -26,7 +26,7 @@ from delf_jax.extraction.regions import extract_regions
 from delf_jax.extraction.settings import ExtractionSettings, settings_to_json
 from delf_jax.features import Features
 from delf_jax.files import InputError, digest
-from delf_jax.progress import track
+from delf_jax.progress import format_count, track
 from delf_jax.store import writer as store_files
 from delf_jax.store.shards import (
     FORMAT,
@@ -222,24 +222,19 @@ def extract_to_store(
             _check_nothing_is_lost(out, dict(images))
         if progress:
             print(f"{out}: made with another model or settings; extracting all again")
-    sound, damaged, lost = store_files.sound_shards(out, key, thorough, progress)
-    known = store_files.current_records(sound)
-    writer = store_files.Writer(out, key, known.values())
-    live = {id for id, place in known.items() if place.record.outcome != "removed"}
-    boxes = boxes and of_images(boxes, [id for id, _ in images])
-    ids = {id for id, _ in images}
-    # Before the manifest: never is a store taken for whole that is to have more.
-    wanted = ids if prune else ids | lost
-    writer.note(sorted(wanted - live), "pending")
-    store_files.delete_shards(damaged)
-    store_files.begin(out, manifest)
-    others = sorted(live - ids)
-    removed = others[part[0] :: part[1]] if prune else []
-    if removed and progress:
-        print(f"{out}: forgetting {len(others)} of {len(live)} images, not among these")
-    writer.note(removed, "removed")
+    ids = [id for id, _ in images]
+    run = store_files.start(
+        out,
+        manifest,
+        {*ids},
+        prune=prune,
+        part=part,
+        thorough=thorough,
+        progress=progress,
+    )
+    writer, boxes = run.writer, boxes and of_images(boxes, ids)
     mine = sorted(images)[part[0] :: part[1]]
-    todo, failed = _to_extract(mine, known, writer.sequence, boxes, settings)
+    todo, failed = _to_extract(mine, run.known, writer.sequence, boxes, settings)
     extracted, unchanged = 0, len(mine) - len(todo) - len(failed)
     try:
         with track("extract", len(todo), progress=progress) as advance:
@@ -252,8 +247,7 @@ def extract_to_store(
     finally:
         writer.flush()
     store_files.finish(out, writer, alone=part[1] == 1)
-    kept = 0 if prune else len(others)
-    return StoreReport(extracted, unchanged, len(removed), failed, len(damaged), kept)
+    return StoreReport(extracted, unchanged, run.removed, failed, run.damaged, run.kept)
 
 
 def remove_from_store(path: str | os.PathLike, ids: Iterable[str]) -> None:
@@ -343,8 +337,8 @@ def _check_nothing_is_lost(
     if lost:
         raise InputError(
             f"{out}: made with another model or settings, which would lose "
-            f"{len(lost)} images, such as {lost[0]!r}, whose files are not among "
-            "these; name another folder, or forget them first, with --prune"
+            f"{format_count(len(lost), 'image')}, such as {lost[0]!r}, whose files are "
+            "not among these; name another folder, or forget them first, with --prune"
         )
 
 

@@ -139,15 +139,10 @@ def _csv(images: FeatureStore, out: pathlib.Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _table(path: pathlib.Path, header: list[str]) -> Iterator[IO[str]]:
-    """A CSV below its header, in UTF-8 but for bytes of ids that are not."""
-    with atomic_write(path) as file:
-        text = io.TextIOWrapper(
-            file, encoding="utf-8", errors="surrogateescape", newline=""
-        )
-        text.write(",".join(header) + "\n")
-        yield text
-        text.flush()
-        text.detach()
+    """A new CSV, with its header."""
+    with atomic_write(path, "w") as file:
+        file.write(",".join(header) + "\n")
+        yield file
 
 
 def _numbered(letter: str, count: int) -> list[str]:

@@ -1,7 +1,7 @@
 """What makes a shard sound: checksums, and arrays that fit each other.
 
-Sums alone do not do: a shard from elsewhere may have right ones and offsets that lead
-nowhere. All is CRC-32C, which takes a second for some 8 GB.
+Checksums alone do not suffice: a forged shard may have correct ones, and offsets that
+are out of range. They are CRC-32C, which takes a second for some 8 GB.
 """
 
 import json

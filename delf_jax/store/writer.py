@@ -121,9 +121,10 @@ class Writer:
             self.flush()
 
     def note(self, ids: Iterable[str], outcome: str) -> None:
-        """Writes of some images what became of them, at once: all, or none of them.
+        """Writes the outcome of images without features, at once.
 
-        What is written of these images later in the same run counts instead.
+        Up to 100,000 of them are in one shard: all are written, or none. A later record
+        of the same run replaces theirs.
         """
         listed = [Record(id, self.sequence, outcome) for id in ids]
         for start in range(0, len(listed), _RECORDS):
@@ -208,7 +209,7 @@ def read_shards(
 ) -> list[Shard]:
     """The shards of a key, or all, oldest run first.
 
-    A list `damaged` gets damaged ones.
+    With a list `damaged`, damaged ones are left out and listed there.
     """
     while True:
         shards = []
@@ -253,12 +254,6 @@ def sound_shards(
     return sound, damaged, images - current_records(sound).keys()
 
 
-def delete_shards(paths: Iterable[pathlib.Path]) -> None:
-    """Deletes damaged shards: they took their names once whole, and are no work."""
-    for path in paths:
-        path.unlink(missing_ok=True)
-
-
 def _mended(out: pathlib.Path, shard: Shard) -> Shard:
     """A new shard with what is sound of one that is damaged."""
     owned(out / "shards")
@@ -294,6 +289,58 @@ def begin(out: pathlib.Path, manifest: dict[str, Any]) -> bool:
         return False
     write_manifest(out / MANIFEST, manifest)
     return known is not None
+
+
+class Run(NamedTuple):
+    """A store that is being brought up to date."""
+
+    writer: Writer
+    known: dict[str, Place]
+    removed: int
+    kept: int
+    """images that are not among those of the run"""
+    damaged: int
+    """shards that were deleted"""
+
+
+def start(
+    out: pathlib.Path,
+    manifest: dict[str, Any],
+    ids: set[str],
+    *,
+    prune: bool,
+    part: tuple[int, int] = (0, 1),
+    thorough: bool = True,
+    progress: bool = True,
+) -> Run:
+    """A store that is ready for a run that extracts these images.
+
+    Damaged shards are mended or deleted. Images that are new, or that only a damaged
+    shard had, are pending.
+
+    Args:
+      part: (i, n) takes every n-th of the images to be removed.
+      prune: remove images that are not among these.
+      thorough: see `sound_shards`.
+    """
+    key = manifest["key"]
+    sound, damaged, lost = sound_shards(out, key, thorough, progress)
+    known = current_records(sound)
+    writer = Writer(out, key, known.values())
+    live = {id for id, place in known.items() if place.record.outcome != "removed"}
+    # Before the manifest: never is a store taken for whole that is to have more.
+    writer.note(sorted((ids if prune else ids | lost) - live), "pending")
+    # They were whole when they got their names: no process is still writing them.
+    for path in damaged:
+        path.unlink(missing_ok=True)
+    begin(out, manifest)
+    others = sorted(live - ids)
+    removed = others[part[0] :: part[1]] if prune else []
+    if removed and progress:
+        print(f"{out}: forgetting {len(others)} of {len(live)} images, not among these")
+    writer.note(removed, "removed")
+    kept = 0 if prune else len(others)
+    return Run(writer, known, len(removed), kept, len(damaged))
 
 
 def known_key(out: pathlib.Path, manifest: dict[str, Any]) -> str | None:

@@ -116,7 +116,7 @@ def test_a_store_forgets_images_once_that_is_asked_for(run, photos, tmp_path):
     asked = ["features", files, again, "--from=delf"]
     assert kept in run(*asked, model=False)[1]
     said, last = run(*asked, "--prune", model=False)[1].splitlines()
-    assert said.endswith("again: forgetting 1 of 3 images without files")
+    assert said.endswith("again: forgetting 1 of 3 images, not among these")
     assert last.endswith("again: 0 written, 2 unchanged, 1 removed")
 
 

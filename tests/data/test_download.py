@@ -275,7 +275,7 @@ def test_nothing_is_written_through_links_or_into_pipes(
     else:
         os.mkfifo(target.parent / name)
     (failed,) = fetch(file, tmp_path).failed.values()
-    assert f"{name}: a link, or no file; remove it" in failed
+    assert f"{name}: is a link or no regular file; remove it" in failed
     assert (tmp_path / "mine").read_text() == "mine"
     (target.parent / name).unlink()
     assert fetch(file, tmp_path).failed == {}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from delf_jax.extraction import boxes
-from delf_jax.extraction.boxes import boxes_of, open_boxes
+from delf_jax.extraction.boxes import boxes_of, of_images, open_boxes
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from tests.helpers.box_files import HEADER, write_file, write_table
@@ -22,6 +22,7 @@ def test_boxes_of_a_table_are_pixels_rounded_outwards_and_cut_to_the_image(tmp_p
             "b,1,1,9,9",
         )
     )
+    given = of_images(given, ["a/1.jpg", "b.png", "c.png"])
     found = boxes_of(given, "a/1.jpg", SIZE, SETTINGS)
     np.testing.assert_array_equal(found, [[10, 20, 51, 60], [0, 150, 100, 200]])
     assert found.dtype == np.float32
@@ -32,7 +33,7 @@ def test_boxes_of_a_table_are_pixels_rounded_outwards_and_cut_to_the_image(tmp_p
 
 def test_boxes_of_files_are_parts_of_the_image_rounded_as_the_original_does(tmp_path):
     write_file(tmp_path, "a/1", [[0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]], [0.9, 0.05])
-    given = open_boxes(tmp_path)
+    given = of_images(open_boxes(tmp_path), ["a/1.jpg", "a/2.jpg"])
     found = boxes_of(given, "a/1.jpg", (333, 77), SETTINGS)
     y, x = np.float32(333), np.float32(77)
     box = np.float32([0.1, 0.2, 0.3, 0.4])
@@ -98,7 +99,8 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="name the folder of such files"):
         open_boxes(path)
     with pytest.raises(InputError, match=r"a\.boxes: a box needs finite"):
-        boxes_of(open_boxes(tmp_path), "a.jpg", SIZE, SETTINGS)
+        given = of_images(open_boxes(tmp_path), ["a.jpg"])
+        boxes_of(given, "a.jpg", SIZE, SETTINGS)
 
 
 def test_the_coverage_says_how_many_images_have_boxes(tmp_path):

@@ -96,13 +96,13 @@ def test_no_flipped_bit_is_searched(filled, precision):
     index, recall = open_quietly(filled, precision)
     file = path(filled, precision)
     whole = file.read_bytes()
-    for place in np.random.default_rng(0).integers(0, 8 * len(whole), 200).tolist():
+    for place in np.random.default_rng(0).integers(0, 8 * len(whole), 60).tolist():
         flipped = bytearray(whole)
         flipped[place // 8] ^= 1 << place % 8
         file.unlink()  # What is mapped stays as it is.
         file.write_bytes(flipped)
-        found, told = open_quietly(filled, precision)
-        assert (found.largest_norm, told) == (index.largest_norm, recall)
+        found, measured = open_quietly(filled, precision)
+        assert (found.largest_norm, measured) == (index.largest_norm, recall)
         np.testing.assert_array_equal(
             *(i.rows.values.view(np.uint8) for i in (found, index))
         )

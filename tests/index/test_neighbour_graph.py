@@ -85,7 +85,7 @@ def test_no_flipped_bit_is_read_as_another_graph(index, made, tmp_path):
     path = tmp_path / "neighbours.npz"
     first = neighbour_graph.stored_graph(path, index, **OPTIONS)
     whole = path.read_bytes()
-    for place in np.random.default_rng(0).integers(0, 8 * len(whole), 300).tolist():
+    for place in np.random.default_rng(0).integers(0, 8 * len(whole), 100).tolist():
         flipped = bytearray(whole)
         flipped[place // 8] ^= 1 << place % 8
         path.write_bytes(flipped)

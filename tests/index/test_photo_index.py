@@ -144,6 +144,19 @@ def test_a_folder_that_was_moved_is_named_anew(copied, model, settings, add):
     assert photo_index.open_index(index).file("a/2.jpg") == elsewhere / "a/2.jpg"
 
 
+def test_a_photo_of_the_folder_whose_path_was_taken_moves_with_it(copied, add):
+    draw_photo(copied / "x/1.jpg", 20)
+    add("x")
+    draw_photo(copied / "photos/1.jpg", 21)
+    add("photos/1.jpg")
+    (copied / "photos").rename(copied / "elsewhere")
+    assert photo_index.move_root(copied / "index", copied / "elsewhere") == (5, 5)
+    assert photo_index.absent_images(copied / "index") == ([], [])
+    index = photo_index.open_index(copied / "index")
+    assert len({index.file(id) for id in index.store.ids}) == len(NAMES) + 2
+    assert index.file("1.jpg") == copied / "x/1.jpg"
+
+
 def test_photos_of_one_name_are_all_there_whatever_is_added_when(copied, add):
     for seed, name in enumerate(
         ("x/1.jpg", "B/1.jpg", "B/B/1.jpg", "C/B/1.jpg", "photos/fresh/1.jpg")
@@ -361,7 +374,7 @@ def test_indexing_with_another_model_starts_afresh(copied, model, settings):
         )
     whole = (copied / "photos/b/1.jpg").read_bytes()
     (copied / "photos/b/1.jpg").unlink()
-    with pytest.raises(InputError, match="would lose 1 images, such as 'b/1.jpg'"):
+    with pytest.raises(InputError, match="would lose 1 image, such as 'b/1.jpg'"):
         photo_index.make_index(
             [copied / "photos"], copied / "index", other, settings, progress=False
         )

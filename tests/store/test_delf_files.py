@@ -318,3 +318,13 @@ def test_features_of_boxes_become_files_of_their_own(tmp_path, rng):
     add_features(tmp_path / "clash", images, with_boxes=True)
     with pytest.raises(InputError, match="a box of image b and image b_1 would share"):
         write_files(tmp_path / "clash", tmp_path / "o", "delg", progress=False)
+
+
+def test_two_files_of_one_image_are_refused(tmp_path):
+    source = draw_store(tmp_path / "store", ["a.jpg"])
+    write_files(source, tmp_path / "files", "delf", progress=False)
+    shutil.copy(tmp_path / "files/a.delf", tmp_path / "files/a.jpg.delf")
+    with pytest.raises(
+        InputError, match=r"images\.json: files a.* both of image a\.jpg"
+    ):
+        read_files(tmp_path / "files", tmp_path / "again", "delf", progress=False)
