@@ -246,7 +246,7 @@ def test_a_damaged_file_of_an_older_version_is_no_traceback(
 
 
 @pytest.mark.parametrize("with_checksums", [True, False])
-def test_damaged_images_are_told_when_they_are_read(records, tmp_path, with_checksums):
+def test_damaged_images_are_named_when_they_are_read(records, tmp_path, with_checksums):
     prepare(records, tmp_path / "data")
     path = min((tmp_path / "data").rglob("*.array_record*"))
     data = path.read_bytes()
