@@ -248,11 +248,12 @@ def _repair(folder: pathlib.Path) -> str:
 
 
 def _write_checksums(folder: pathlib.Path) -> None:
+    # Hidden is what another process is about to write, or left when it was killed.
     files = {
         path.name: {"bytes": path.stat().st_size}
         | ({"sha256": sha256_of(path)} if path.suffix == ".json" else {})
         for path in sorted(folder.iterdir())
-        if path.name != CHECKSUMS
+        if path.name != CHECKSUMS and not path.name.startswith(".")
     }
     manifests.write_manifest(folder / CHECKSUMS, {"format": 1, "files": files})
 

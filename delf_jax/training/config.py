@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from delf_jax import manifests
 from delf_jax.config import (
     check_field,
     fields_of,
@@ -15,15 +16,9 @@ from delf_jax.config import (
     read_ranges,
     run_config,
 )
-from delf_jax.files import InputError, read_json
+from delf_jax.files import InputError
 from delf_jax.models.architecture import BACKBONE_FIELDS
 
-# What configs/common.py has beside the fields of extraction: model and extraction.
-_OF_TRAINING = (
-    "seed steps batch_size ema_decay log_every checkpoint_every keep_checkpoints "
-    "images_every devices parallel accumulate precision init_from init_partial data "
-    "views loss teacher optimizer validation train_only tuples"
-).split()
 # What may change in a workdir that has checkpoints, as configs/common.py says, too: how
 # long, where and how watched a training runs, what its model is exported with, and the
 # remedies for a loss that is not finite.
@@ -39,6 +34,10 @@ _OF_MODEL = ("model.name", "model.depth", "model.layout", "model.normalization")
 _SOURCE = re.compile(r"(data\.sources)\.[^.]+")
 # What a training chooses, whatever it starts from.
 _OWN = ("name", "normalization", "num_classes")
+# Of the config.json of a model folder, or of a workdir.
+_FIELDS = {str: object}
+_SCHEMA = {"architecture?": _FIELDS, "model?": _FIELDS, "extraction?": _FIELDS}
+_REPAIR = "restore it, or choose another folder"
 
 
 def read_training_config(
@@ -55,8 +54,10 @@ def read_training_config(
     if pathlib.Path(path).suffix == ".pbtxt":
         raise InputError(f"{path}: a text config of the original; {expected}")
     config = run_config(path)
-    missing = [name for name in _OF_TRAINING if name not in config]
-    if len(missing) == len(_OF_TRAINING):
+    # Beside what configs of extraction have, too.
+    needed = [n for n in read_ranges("common")[0] if n not in ("model", "extraction")]
+    missing = [name for name in needed if name not in config]
+    if missing == needed:
         raise InputError(f"{path}: a config of extraction; {expected}")
     if missing:
         raise InputError(f"{path}: has no {', '.join(missing)}; {expected}")
@@ -66,7 +67,7 @@ def read_training_config(
         begun = workdir and any(pathlib.Path(workdir).glob("checkpoints/[0-9]*"))
         source = pathlib.Path(workdir if begun else config.init_from)
         named = {each.split("=")[0].removeprefix("--config.") for each in overrides}
-        _adopt_architecture(config, architecture_of(source), named)
+        _adopt_architecture(config, description_of(source)[0], named)
         check_values(config)
     return config.lock()
 
@@ -127,19 +128,19 @@ def _adopt_architecture(
                 config.model[name] = value
 
 
-def architecture_of(source: pathlib.Path) -> dict[str, Any]:
-    """The fields of the model in a model folder or a workdir; {} if that is unknown."""
+def description_of(source: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(model, extraction): fields of a model folder or a workdir; {} if unknown."""
     if not source.is_dir():
         raise InputError(
             f"init_from: {source}: no such folder; name a model folder or the workdir "
             "of a training"
         )
     if not (source / "config.json").is_file():
-        return {}
-    content = read_json(source / "config.json")
+        return {}, {}
+    content = manifests.read_manifest(source / "config.json", _SCHEMA, _REPAIR)
     is_model = (source / "model.safetensors").is_file()
-    found = content.get("architecture" if is_model else "model")
-    return found if isinstance(found, dict) else {}
+    model = content.get("architecture" if is_model else "model", {})
+    return model, content.get("extraction", {})
 
 
 def check_same_run(

@@ -204,11 +204,11 @@ def _truncate(path: pathlib.Path, last_step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
+    for line in path.read_bytes().splitlines():
         # A killed run may have cut a line short, and a disk have changed a byte.
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             if json.loads(line)["step"] <= last_step:
-                kept.append(line)
+                kept.append(line + b"\n")
     with atomic_write(path) as file:
         file.writelines(kept)
 

@@ -29,6 +29,10 @@ from delf_jax.training.config import read_training_config
 from delf_jax.training.workdir import locked
 
 LOG, TABLE, FIGURE = "log.txt", "table.md", "curves.png"
+_STILL_RUNNING = (
+    "trials go on when their sweep is killed: wait for its end, or end that process, "
+    "and run the same command again"
+)
 
 
 class Trial(NamedTuple):
@@ -107,8 +111,11 @@ def is_finished(trial: Trial) -> bool:
     path = trial.workdir / "model" / "config.json"
     if not path.is_file():
         return False
-    provenance = read_json(path)["provenance"]
-    return provenance["config"] == json.loads(trial.config)
+    try:
+        trained = read_json(path)["provenance"]["config"]
+    except (LookupError, TypeError):  # of a model from elsewhere.
+        return False
+    return trained == json.loads(trial.config)
 
 
 def run(trials: Sequence[Trial], workdir: str | os.PathLike, jobs: int = 1) -> int:
@@ -149,7 +156,11 @@ def _run(trial: Trial, running: set[subprocess.Popen], stopped: threading.Event)
     """Trains one trial to its end; returns how it ended."""
     if stopped.is_set():
         return f"{trial.name}: not started"
-    trial.workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(trial.workdir, remedy=_STILL_RUNNING):
+            pass
+    except InputError as error:
+        return f"{trial.name}: not started: {error}"
     command = [sys.executable, *trial.command[1:]]
     start = time.monotonic()
     with (trial.workdir / LOG).open("ab") as log:

@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 from delf_jax.extraction import model_folder
 from delf_jax.extraction.model_folder import build_module
 from delf_jax.extraction.settings import ExtractionSettings, make_settings
-from delf_jax.files import InputError, read_json
+from delf_jax.files import InputError
 from delf_jax.models.architecture import expected_shapes
 from delf_jax.training import checkpoints
-from delf_jax.training.config import architecture_of
+from delf_jax.training.config import description_of
 from delf_jax.training.step import TrainState
 
 Weights = Mapping[str, np.ndarray]
@@ -43,7 +43,13 @@ def read_weights(config: ConfigDict) -> Weights:
     half of the model is there, unless `init_partial` says so.
     """
     source, partial = config.init_from, config.init_partial
-    architecture, extraction = _described(pathlib.Path(source))
+    folder = pathlib.Path(source)
+    architecture, extraction = description_of(folder)
+    if not _is_model(folder) and not (folder / "checkpoints").is_dir():
+        raise InputError(
+            f"init_from: {source}: neither a model folder nor a workdir with "
+            "checkpoints"
+        )
     _check_pixels(source, extraction, make_settings(config.extraction.to_dict()))
     layouts = architecture.get("layout", config.model.layout), config.model.layout
     if layouts[0] != layouts[1] and not partial:
@@ -95,21 +101,6 @@ def share(theirs: Shapes, ours: Shapes) -> tuple[int, int]:
     return sum(fits), sum(sizes.values())
 
 
-def _described(source: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(architecture, extraction) that a model folder or a workdir was made with."""
-    architecture = architecture_of(source)
-    is_model = (source / "model.safetensors").is_file()
-    if not is_model and not (source / "checkpoints").is_dir():
-        raise InputError(
-            f"init_from: {source}: neither a model folder nor a workdir with "
-            "checkpoints"
-        )
-    if not (source / "config.json").is_file():
-        return architecture, {}
-    extraction = read_json(source / "config.json").get("extraction")
-    return architecture, extraction if isinstance(extraction, dict) else {}
-
-
 def _check_pixels(
     source: str, extraction: Mapping[str, Any], ours: ExtractionSettings
 ) -> None:
@@ -123,9 +114,13 @@ def _check_pixels(
             )
 
 
+def _is_model(folder: pathlib.Path) -> bool:
+    return (folder / "model.safetensors").is_file()
+
+
 def _read(source: str) -> Weights:
     """The tensors of a model folder, or the averages of a workdir."""
-    if (pathlib.Path(source) / "model.safetensors").is_file():
+    if _is_model(pathlib.Path(source)):
         variables = model_folder.read_model(source)[1]
     else:
         state = checkpoints.read_state(pathlib.Path(source) / "checkpoints")

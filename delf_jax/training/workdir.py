@@ -23,11 +23,15 @@ _REPAIR = "remove it: the next training writes it again"
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path, program: str = "training") -> Iterator[None]:
+def locked(
+    folder: pathlib.Path,
+    program: str = "training",
+    remedy: str = "wait for its end, or choose another --workdir",
+) -> Iterator[None]:
     """A context that one process of a machine or network is in at a time.
 
-    The system ends the lock with its process, however that ends. InputError if another
-    one is in it. Where a filesystem has no locks, that is printed.
+    The system ends the lock with its process, however that ends. InputError with the
+    remedy if another one is in it. Where a filesystem has no locks, that is printed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
@@ -40,8 +44,7 @@ def locked(folder: pathlib.Path, program: str = "training") -> Iterator[None]:
             file.seek(0)
             raise InputError(
                 f"{folder}: another {program} is running in it "
-                f"({file.read(200).strip() or 'just begun'}); wait for its end, or "
-                "choose another --workdir"
+                f"({file.read(200).strip() or 'just begun'}); {remedy}"
             ) from None
         except OSError as error:
             print(
@@ -91,8 +94,8 @@ def _changes(before: Classes, now: Classes) -> Iterator[str]:
     for name in {**before, **now}:
         there, here = (list(each.get(name, ())) for each in (before, now))
         gone, new = (
-            [label for label in one if label not in set(other)]
-            for one, other in ((there, here), (here, there))
+            [label for label in one if label not in other]
+            for one, other in ((there, set(here)), (here, set(there)))
         )
         words = [f"class {gone[0]!r} is gone"] if gone else []
         words += [f"class {new[0]!r} is new"] if new else []

@@ -116,8 +116,10 @@ def test_what_is_left_over_is_seen(tmp_path):
     assert list(differences(before, contents(tmp_path))) == []
     (tmp_path / "a" / "one.txt").write_text("2")
     (tmp_path / "a" / ".one.txt.77.abcd").write_text("")
+    (tmp_path / "incomplete.QX_1.0.0").mkdir()
     found = list(differences(before, contents(tmp_path)))
-    assert found == ["LEFT: a/.one.txt.77.abcd", "a/one.txt differs"]
+    left = ["LEFT: a/.one.txt.77.abcd", "LEFT: incomplete.QX_1.0.0"]
+    assert found == [*left, "a/one.txt differs"]
 
 
 def test_what_is_kept_of_a_step_does_not_fill_the_disk(tmp_path):

@@ -253,6 +253,7 @@ def test_an_architecture_that_makes_no_sense_is_named(source):
         write_json(source / "config.json", {"architecture": {**MODEL, field: value}})
         with pytest.raises(InputError):
             read(source)
-    write_json(source / "config.json", {"architecture": 3})
-    assert read(source).depth == 50
-    assert isinstance(read(source), ConfigDict)
+    for content in ({"architecture": 3}, {"extraction": []}, []):
+        write_json(source / "config.json", content)
+        with pytest.raises(InputError, match=r"config\.json: .*choose another folder"):
+            read(source)

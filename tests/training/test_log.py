@@ -124,6 +124,14 @@ def test_a_resumed_run_drops_lines_that_are_no_text_any_more(tmp_path):
     assert read_lines(tmp_path) == [{"step": 1, "loss": 2.0}]
 
 
+def test_a_resumed_run_begins_a_line_after_one_whose_end_was_cut_off(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "loss": 2.0}')
+    writer = MetricWriter(tmp_path, last_step=1)
+    writer.write_scalars(2, {"loss": 1.0})
+    writer.close()
+    assert [line["step"] for line in read_lines(tmp_path)] == [1, 2]
+
+
 def test_importing_needs_no_tensorflow():
     program = (
         "import sys, delf_jax.training.log, delf_jax.data.loader\n"

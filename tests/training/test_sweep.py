@@ -81,6 +81,25 @@ def test_a_second_sweep_in_the_workdir_is_refused(config, tmp_path):
             sweep.run(trials, tmp_path / "out")
 
 
+def test_a_trial_that_a_killed_sweep_left_running_is_said_to_run(
+    trials, tmp_path, capsys
+):
+    with workdir.locked(trials[0].workdir):
+        assert sweep.run(trials[:1], tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert f"{trials[0].name}: not started: {trials[0].workdir}: another" in printed
+    assert "trials go on when their sweep is killed" in printed
+    assert not (trials[0].workdir / "log.txt").exists()
+    assert sweep.run(trials[:1], tmp_path / "out") == 1
+
+
+def test_a_model_from_elsewhere_is_no_trial_that_has_finished(trials):
+    (trials[0].workdir / "model").mkdir()
+    for content in ("{}", '{"provenance": 1}', "[]"):
+        (trials[0].workdir / "model" / "config.json").write_text(content)
+        assert not sweep.is_finished(trials[0])
+
+
 def test_a_dry_run_prints_a_command_on_each_line(config, tmp_path, capsys):
     arguments = ["sweep", f"--config={config}", f"--workdir={tmp_path}", "--dry_run"]
     assert cli.main(arguments) == 0
