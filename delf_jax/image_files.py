@@ -170,9 +170,11 @@ def format_skipped(skipped: Skipped) -> str:
     parts = []
     for unit in ("file", "folder"):
         kinds = sorted((-n, kind) for (of, kind), n in skipped.items() if of == unit)
-        told = [f"{-count} {kind}{_advice(kind)}" for count, kind in kinds[:_TOLD]]
-        if others := sum(-count for count, _ in kinds[_TOLD:]):
-            told.append(f"{others} others")
+        # Photos are named first, as the others are rarely missed.
+        named = sorted(sorted(kinds, key=lambda each: not _advice(each[1]))[:_TOLD])
+        told = [f"{-count} {kind}{_advice(kind)}" for count, kind in named]
+        if others := sum(-count for count, _ in {*kinds} - {*named}):
+            told.append(format_count(others, "other"))
         if kinds:
             total = format_count(sum(-count for count, _ in kinds), unit)
             parts.append(f"{total} skipped: {', '.join(told)}")

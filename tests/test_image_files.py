@@ -96,6 +96,15 @@ def test_what_is_left_out_is_counted_with_the_reason(tmp_path, notes, without_he
     ]
 
 
+def test_photos_are_named_among_more_kinds_than_are_listed(
+    tmp_path, notes, without_heic
+):
+    _touch(tmp_path / "a.jpg", tmp_path / "b.heic")
+    _touch(*(tmp_path / f"{n}.{kind}" for n in "12" for kind in "abcdefghi"))
+    assert _ids(tmp_path) == ["a.jpg"]
+    assert notes[0].endswith("2 .g, 1 .heic (pip install delf_jax[heic]), 4 others")
+
+
 def test_a_folder_of_photos_alone_leaves_no_note(tmp_path, notes):
     _touch(tmp_path / "a" / "1.jpg")
     assert _ids(tmp_path) == ["a/1.jpg"] and notes == []
