@@ -306,7 +306,10 @@ def _read_column(path: str | os.PathLike, text: str) -> list[str]:
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
         column = next((c for c in _LIST_COLUMNS if c in (rows.fieldnames or ())), None)
         if column is None:
-            raise InputError(f"{path}: the CSV has no column image, path or id")
+            there = ", ".join(map(repr, rows.fieldnames or ()))
+            raise InputError(
+                f"{path}: the CSV has no column image, path or id, only {there:.200}"
+            )
         return [name for row in rows if (name := (row[column] or "").strip())]
     except csv.Error as error:
         raise InputError(f"{path}: not a CSV ({error})") from None

@@ -204,7 +204,7 @@ def test_a_list_that_is_none_is_refused_by_name(tmp_path):
         "empty.txt": ("# a\n", "lists no images"),
         "nul.txt": ("a\0b", "NUL bytes"),
     }
-    cases["other.csv"] = ("name\na.jpg\n", "no column image, path or id")
+    cases["other.csv"] = ("name\na.jpg\n", "no column image, path or id, only 'name'")
     for name, (text, message) in cases.items():
         (tmp_path / name).write_text(text)
         with pytest.raises(InputError, match=f"{name}: .*{message}"):
