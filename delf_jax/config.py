@@ -103,6 +103,8 @@ def _override(config: ConfigDict, override: str) -> None:
         raise InputError(f"{override}: there is no field {name}{hint}") from None
     except (flags.Error, TypeError, ValueError) as error:
         reason = str(error).removeprefix(f"flag {override}: ")
+        if reason.startswith("invalid literal for int()"):
+            reason = "use a whole number"
         raise InputError(f"{override}: {reason}") from None
 
 

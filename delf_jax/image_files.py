@@ -13,6 +13,7 @@ import importlib.util
 import io
 import os
 import pathlib
+import re
 import stat
 import warnings
 from collections.abc import Iterable, Iterator
@@ -140,7 +141,8 @@ def read_list(path: str | os.PathLike) -> list[str]:
     if os.fspath(path).lower().endswith(".csv"):
         lines = _read_column(path, text)
     else:
-        lines = [line.strip() for line in text.split("\n")]
+        # Windows copies paths with quotation marks around them.
+        lines = [re.sub('^"(.+)"$', r"\1", line.strip()) for line in text.split("\n")]
         lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise InputError(f"{path}: lists no images")
@@ -171,11 +173,11 @@ def format_skipped(skipped: Skipped) -> str:
     parts = []
     for unit in ("file", "folder"):
         kinds = sorted((-n, kind) for (of, kind), n in skipped.items() if of == unit)
-        named = [
-            f"{-count} {kind}{_advice(kind)}" for count, kind in kinds[:_MOST_KINDS]
-        ]
-        if others := sum(-count for count, _ in kinds[_MOST_KINDS:]):
-            named.append(f"{others} others")
+        # Photos are named first, as the others are rarely missed.
+        first = sorted(kinds, key=lambda each: not _advice(each[1]))[:_MOST_KINDS]
+        named = [f"{-count} {kind}{_advice(kind)}" for count, kind in sorted(first)]
+        if others := sum(-count for count, _ in {*kinds} - {*first}):
+            named.append(format_count(others, "other"))
         if kinds:
             total = format_count(sum(-count for count, _ in kinds), unit)
             parts.append(f"{total} skipped: {', '.join(named)}")
@@ -303,9 +305,13 @@ def _read_column(path: str | os.PathLike, text: str) -> list[str]:
     delimiter = csv_delimiter(text.split("\n", 1)[0])
     try:
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-        column = next((c for c in _LIST_COLUMNS if c in (rows.fieldnames or ())), None)
+        known = {name.lower(): name for name in rows.fieldnames or ()}
+        column = next((known[c] for c in _LIST_COLUMNS if c in known), None)
         if column is None:
-            raise InputError(f"{path}: the CSV has no column image, path or id")
+            there = ", ".join(map(repr, rows.fieldnames or ()))
+            raise InputError(
+                f"{path}: the CSV has no column image, path or id, only {there:.200}"
+            )
         return [name for row in rows if (name := (row[column] or "").strip())]
     except csv.Error as error:
         raise InputError(f"{path}: not a CSV ({error})") from None

@@ -54,8 +54,8 @@ def test_a_config_is_locked(path):
     [
         ("--config.sede=1", 'no field sede .*Did you mean "seed"'),
         ("--config.loss.margn=1", 'no field margn .*Did you mean "margin"'),
-        ("--config.seed=x", "invalid literal"),
-        ("--config.seed=1.5", "invalid literal"),
+        ("--config.seed=x", "use a whole number"),
+        ("--config.seed=1.5", "use a whole number"),
         ("--config.seed", "FIELD=VALUE"),
         ("--seed=1", "FIELD=VALUE"),
         ("extra", "FIELD=VALUE"),

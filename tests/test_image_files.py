@@ -96,6 +96,15 @@ def test_what_is_left_out_is_counted_with_the_reason(tmp_path, notes, without_he
     ]
 
 
+def test_photos_are_named_among_more_kinds_than_are_listed(
+    tmp_path, notes, without_heic
+):
+    _touch(tmp_path / "a.jpg", tmp_path / "b.heic")
+    _touch(*(tmp_path / f"{n}.{kind}" for n in "12" for kind in "abcdefghi"))
+    assert _ids(tmp_path) == ["a.jpg"]
+    assert notes[0].endswith("2 .g, 1 .heic (pip install delf_jax[heic]), 4 others")
+
+
 def test_a_folder_of_photos_alone_leaves_no_note(tmp_path, notes):
     _touch(tmp_path / "a" / "1.jpg")
     assert _ids(tmp_path) == ["a/1.jpg"] and notes == []
@@ -174,7 +183,7 @@ def test_a_list_names_images_one_a_line(tmp_path, monkeypatch):
     _touch(tmp_path / "photos" / "a#1.jpg", tmp_path / "photos" / "b" / "2.jpg")
     _touch(tmp_path / "lists" / "beside.jpg", tmp_path / "photos" / "c" / "note.txt")
     listed = tmp_path / "lists" / "all.txt"
-    lines = "# ours", "photos/a#1.jpg", "", "photos/b", " beside.jpg ", "absent.jpg"
+    lines = "# ours", "photos/a#1.jpg", "", "photos/b", ' "beside.jpg" ', "absent.jpg"
     listed.write_bytes("\r\n".join(lines).encode())
     monkeypatch.chdir(tmp_path)
     expected = ["absent.jpg", "lists/beside.jpg", "photos/a#1.jpg", "photos/b/2.jpg"]
@@ -182,7 +191,7 @@ def test_a_list_names_images_one_a_line(tmp_path, monkeypatch):
     assert _ids("@lists/all.txt", "photos/c/note.txt")[-1] == "photos/c/note.txt"
 
 
-@pytest.mark.parametrize("text", ["image,label\n{},x\n", "id;path\n1;{}\n"])
+@pytest.mark.parametrize("text", ["Image,label\n{},x\n", "id;path\n1;{}\n"])
 def test_a_list_may_be_a_column_of_a_csv(tmp_path, text):
     _touch(tmp_path / "a, b.jpg", tmp_path / "c" / "1.jpg")
     name = '"a, b.jpg"' if "," in text else "a, b.jpg"
@@ -195,7 +204,7 @@ def test_a_list_that_is_none_is_refused_by_name(tmp_path):
         "empty.txt": ("# a\n", "lists no images"),
         "nul.txt": ("a\0b", "NUL bytes"),
     }
-    cases["other.csv"] = ("name\na.jpg\n", "no column image, path or id")
+    cases["other.csv"] = ("name\na.jpg\n", "no column image, path or id, only 'name'")
     for name, (text, message) in cases.items():
         (tmp_path / name).write_text(text)
         with pytest.raises(InputError, match=f"{name}: .*{message}"):

@@ -273,7 +273,9 @@ def open_manifest(out: pathlib.Path) -> dict[str, Any]:
     """manifest.json; InputError if it is absent, damaged or of another format."""
     path = out / MANIFEST
     if not path.exists():
-        raise InputError(f"{out}: no feature store here ({MANIFEST} is missing)")
+        inside = out / "store"  # Of an index.
+        hint = f"; name {inside}" if (inside / MANIFEST).exists() else ""
+        raise InputError(f"{out}: no feature store here ({MANIFEST} is missing){hint}")
     repair = "index or extract the same photos again to have it written anew"
     return read_manifest(path, _SCHEMA, repair)
 

@@ -87,7 +87,13 @@ def _train(
       weights: to start from, where it has no checkpoint.
     """
     parallelize, axis_name = PARALLEL[config.parallel]
-    devices = jax.local_devices()[: config.devices or None]
+    devices = jax.local_devices()
+    if config.devices > len(devices):
+        raise InputError(
+            f"devices is {config.devices}, of which this host has {len(devices)}: use "
+            "0 for all"
+        )
+    devices = devices[: config.devices or None]
     sources, batches, held_out = first_host_first(
         functools.partial(_open_data, config, len(devices))
     )

@@ -128,7 +128,7 @@ def test_files_hold_what_the_original_aggregates(golden, tmp_path, case):
         name: with_descriptors(arrays[f"{case}/features{suffix}"])
         for name, suffix in names.items()
     }
-    images = add_features(tmp_path / "store", features, model={})
+    images = add_features(tmp_path / "store", features)
     codebook.save_codebook(tmp_path / "codebook", arrays[f"{case}/codebook"], {})
     words = aggregation.load_words(tmp_path / "codebook")
     for kind in ("vlad", "asmk", "asmk_star"):

@@ -515,6 +515,11 @@ def test_nothing_is_written_or_deleted_through_a_link(folder, tmp_path, model):
 def test_what_is_not_a_store_is_named(tmp_path, model):
     with pytest.raises(InputError, match="nowhere: no feature store here"):
         feature_store.open_store(tmp_path / "nowhere")
+    index = tmp_path / "index"
+    (index / "store").mkdir(parents=True)
+    (index / "store" / "manifest.json").touch()
+    with pytest.raises(InputError, match=f"is missing.; name {index / 'store'}$"):
+        feature_store.open_store(index)
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(InputError, match="manifest.json: expected fields"):
         feature_store.open_store(tmp_path)

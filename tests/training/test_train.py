@@ -261,6 +261,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_images(config, tmp_path
     ("change", "message"),
     [
         ({"batch_size": 3, "devices": 2}, "batch_size 3 does not divide among 2"),
+        ({"devices": 99}, "devices is 99, of which this host has 2: use 0 for all"),
         ({"accumulate": 3}, "batch_size 4 does not divide among 1 devices x 3 parts"),
         ({"parallel": "pmop"}, "parallel is 'pmop': use 'pmap' or 'jit'"),
         ({"precision": "half"}, "precision is 'half': use 'float32' or 'bfloat16'"),
