@@ -160,11 +160,18 @@ def open_store(
 ) -> FeatureStore:
     """The store at `path`, mapped; InputError if it is absent, damaged or truncated.
 
-    With a list `damaged`, damaged shards are left out and listed there.
+    Also if its manifest fits none of its shards: it would be read as empty. With a list
+    `damaged`, damaged shards are left out and listed there, and none need fit.
     """
     path = pathlib.Path(path)
     manifest = store_files.open_manifest(path)
-    shards = store_files.read_shards(path, manifest["key"], damaged)
+    there = store_files.read_shards(path, None, damaged)
+    shards = [shard for shard in there if shard.key == manifest["key"]]
+    if there and not shards and damaged is None:
+        raise InputError(
+            f"{path / store_files.MANIFEST}: field 'key' does not match any of its "
+            "shards; index or extract the same photos again"
+        )
     return FeatureStore(path, manifest, store_files.current_records(shards))
 
 

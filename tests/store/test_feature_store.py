@@ -1,6 +1,7 @@
 """Stores: resumed after kills, filled in parts, kept up to date, never half-read."""
 
 import errno
+import json
 import os
 import pathlib
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delf_jax import files
+from delf_jax import files, manifests
 from delf_jax.extraction import extract, model_folder
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
@@ -170,6 +171,17 @@ def test_parts_give_the_store_that_one_process_would(folder, tmp_path, model):
     assert not torn.exists()
     # And one process goes on where the parts ended.
     assert _fill(folder, tmp_path / "many", model).unchanged == 7
+
+
+def test_a_manifest_that_fits_no_shard_is_not_an_empty_store(folder, tmp_path, model):
+    out = tmp_path / "out"
+    _fill(folder, out, model)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifests.write_manifest(out / "manifest.json", manifest | {"key": ".."})
+    with pytest.raises(InputError, match="'key' does not match any of its shards"):
+        feature_store.open_store(out)
+    _fill(folder, out, model)
+    assert len(feature_store.open_store(out)) == 7
 
 
 def test_images_can_be_removed_and_come_back(folder, tmp_path, model):
