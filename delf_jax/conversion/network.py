@@ -92,7 +92,8 @@ def find_network(
     architecture, extraction, assumed = _architecture(
         variables, family, settings, source
     )
-    expected = expected_shapes(build_module(architecture))
+    module = build_module(architecture)
+    expected = expected_shapes(module)
     for ours in mapping.named.keys() - expected.keys():
         if not ours.startswith("architecture/"):
             raise InputError(
@@ -104,8 +105,9 @@ def find_network(
         raise report.refusal(
             source.path, key, mapping, assigned, shapes, missing, template
         )
-    layout = architecture["layout"]
-    variables, unused = layers.adapt(variables, expected, family, layout)
+    variables, unused = layers.adapt(
+        variables, expected, family, module.backbone.epsilon
+    )
     _check_values(variables, assigned.named, source.path)
     for ours in unused:
         assigned.dropped[assigned.named.get(ours, ours)] = ONLY_TRAINING

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from delf_jax.extraction.settings import ExtractionSettings
-from delf_jax.models import resnet
+from delf_jax.models.delf import Backbone
 from delf_jax.models.receptive_field import RELEASED_BLOCK3
 
 # XLA compiles the network for each size of a canvas: a coarse grid makes them few.
@@ -22,7 +22,7 @@ class Network(NamedTuple):
 
     branches: Mapping[str, Callable]
     """"local", "global", "both": (canvas, size) -> maps and descriptors"""
-    backbone: resnet.ResNet
+    backbone: Backbone
     dimensions: Mapping[str, int]
     """numbers of channels by output"""
     settings: ExtractionSettings
@@ -153,20 +153,18 @@ def _run_level(
     network: Network, branch: str, pixels: tf.Tensor, scale: tf.Tensor
 ) -> list[tf.Tensor]:
     """What a branch gives for one pyramid level; maps without what is no cell."""
-    layout = network.backbone.layout
     sides = tf.cast(tf.shape(pixels)[:2], tf.float32)
     size = tf.cast(tf.round(sides * scale), tf.int32)
     if network.settings.resize == "legacy":
         level = tf.compat.v1.image.resize_bilinear(pixels[None], size)[0]
     else:
         level = tf.image.resize(pixels, size)
-    before = resnet.canvas_offset(layout, size)
+    before = network.backbone.canvas_offset(size)
     after = -(size + before) % GRID
     canvas = tf.pad(level, [[before[0], after[0]], [before[1], after[1]], [0, 0]])
     outputs = network.branches[branch](canvas, size)
     if branch == "global":
         return outputs
-    strides = network.backbone.block3_strides
-    rows, columns = resnet.stage_sizes(layout, (size[0], size[1]), strides)["block3"]
+    rows, columns = network.backbone.stage_sizes((size[0], size[1]))["block3"]
     attention, descriptors, *whole = outputs
     return [attention[:rows, :columns], descriptors[:rows, :columns], *whole]

@@ -16,7 +16,6 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.pca import Whitening, check_projection
 from delf_jax.extraction.settings import ExtractionSettings
-from delf_jax.models import resnet
 from delf_jax.models.receptive_field import block3_cells
 from delf_jax.ops import l2_normalize, normalize_pixels
 
@@ -75,8 +74,7 @@ def extract_image(
         if settings.max_features:
             cells.append(_cells(maps, level, size, model, settings, scale))
         if with_global:
-            net, sides = model.module.backbone, (level[0], level[1])
-            stages = resnet.stage_sizes(net.layout, sides, net.block3_strides)
+            stages = model.module.backbone.stage_sizes((level[0], level[1]))
             seen = jnp.minimum(*stages["block3"]) > 0
             descriptors.append(jnp.where(seen, maps["global_descriptor"][0], 0))
     features = _select(cells, settings) if cells else {}
@@ -99,7 +97,7 @@ def _run_level(
     """((height, width) of a pyramid level, what the network gives for it)."""
     image_scale = np.float32(settings.image_scales[scale])
     level = jnp.round(size.astype(jnp.float32) * image_scale).astype(jnp.int32)
-    offset = resnet.canvas_offset(model.module.backbone.layout, level)
+    offset = model.module.backbone.canvas_offset(level)
     canvas, half = pixels, settings.sampled_at
     for axis in (0, 1):
         side = canvas_side(pixels.shape[axis], float(image_scale))

@@ -36,7 +36,7 @@ from delf_jax.images import (
     resize_image,
     resize_rule,
 )
-from delf_jax.models import resnet
+from delf_jax.models.delf import Backbone
 
 # The original returns nothing for images with a side below this.
 MIN_SIDE = 10
@@ -154,7 +154,7 @@ def _extract_window(
     backbone = model.module.backbone
     groups = collections.defaultdict(list)
     for job in _jobs(window, backbone):
-        groups[_canvas(job, window[job.image].settings, backbone.layout)].append(job)
+        groups[_canvas(job, window[job.image].settings, backbone)].append(job)
     batches = [
         (canvas, list(jobs[start : start + batch_size]))
         for canvas, jobs in groups.items()
@@ -163,7 +163,7 @@ def _extract_window(
     draw = functools.partial(
         _draw_batch,
         window=window,
-        layout=backbone.layout,
+        backbone=backbone,
         batch_size=batch_size,
         legacy=settings.resize == "legacy",
     )
@@ -196,8 +196,7 @@ def _extract_window(
                 yield InputError(f"{image.name}: {error}")
 
 
-def _jobs(window: list, backbone: resnet.ResNet) -> Iterator[_Job]:
-    layout, strides = backbone.layout, backbone.block3_strides
+def _jobs(window: list, backbone: Backbone) -> Iterator[_Job]:
     for index, image in enumerate(window):
         if isinstance(image, InputError):
             continue
@@ -206,7 +205,7 @@ def _jobs(window: list, backbone: resnet.ResNet) -> Iterator[_Job]:
             if not settings.max_features and scale not in settings.global_scales:
                 continue
             size = pyramid_size(image.pixels.shape[:2], image_scale)
-            cells = resnet.stage_sizes(layout, size, strides)["block3"]
+            cells = backbone.stage_sizes(size)["block3"]
             if min(size) > 0 and min(cells) > 0:
                 yield _Job(index, scale, size)
 
@@ -220,17 +219,17 @@ def _missing(found: dict[int, Level], settings: ExtractionSettings) -> str:
     return ""
 
 
-def _canvas(job: _Job, settings: ExtractionSettings, layout: str) -> tuple:
+def _canvas(job: _Job, settings: ExtractionSettings, backbone: Backbone) -> tuple:
     """(height, width, with the global branch): what one compiled program is for."""
     sides = [
-        bucket_side(side + resnet.canvas_offset(layout, side), settings.grid)
+        bucket_side(side + backbone.canvas_offset(side), settings.grid)
         for side in job.size
     ]
     return *sides, job.scale in settings.global_scales
 
 
 def _draw_batch(
-    batch: tuple, *, window: list, layout: str, batch_size: int, legacy: bool
+    batch: tuple, *, window: list, backbone: Backbone, batch_size: int, legacy: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Canvases [B, H, W, 3] and sizes [B, 2]; places that are left over stay empty."""
     (height, width, _), jobs = batch
@@ -239,7 +238,7 @@ def _draw_batch(
     sizes = np.tile(np.int32(jobs[0].size), (batch_size, 1))
     for place, job in enumerate(jobs):
         level = resize_bilinear(window[job.image].pixels, job.size, legacy)
-        y, x = (resnet.canvas_offset(layout, side) for side in job.size)
+        y, x = (backbone.canvas_offset(side) for side in job.size)
         canvases[place, y : y + job.size[0], x : x + job.size[1]] = level
         sizes[place] = job.size
     return canvases, sizes

@@ -32,7 +32,6 @@ from delf_jax.manifests import (
     write_manifest,
 )
 from delf_jax.models.architecture import build, expected_shapes, fold_batch_norm
-from delf_jax.models.resnet import BASIC_DEPTHS
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -72,30 +71,27 @@ class Model(NamedTuple):
         return hasattr(self.module, "global_dimension")
 
     def __repr__(self) -> str:
-        module, backbone = self.module, self.module.backbone
+        module = self.module
         millions = sum(x.size for x in jax.tree.leaves(self.variables)) / 1e6
         gives = []
         if self.has_local:
-            dimension = self._dimension("pca", module.reduced_dimension, 3)
+            dimension = self._dimension("pca", module.reduced_dimension, "block3")
             gives.append(f"local descriptors of {dimension} dimensions")
         if self.has_global:
-            dimension = self._dimension("global_pca", module.global_dimension, 4)
+            dimension = self._dimension("global_pca", module.global_dimension, "block4")
             gives.append(f"a global descriptor of {dimension}")
         return (
-            f"{self.name}: {type(module).__name__}, "
-            f"ResNet-{backbone.depth} of width {backbone.width}\n"
+            f"{self.name}: {type(module).__name__}, {module.backbone.title}\n"
             f"{millions:.1f} million parameters, fingerprint {self.fingerprint[:8]}\n"
             f"gives {' and '.join(gives)}"
         )
 
-    def _dimension(self, setting: str, reduced: int, block: int) -> int:
+    def _dimension(self, setting: str, reduced: int, block: str) -> int:
         """Of descriptors of a block, after a reduction (0: none) and a projection."""
         pca = self.config.get("extraction", {}).get(setting)
         if pca is not None:
             return len(pca.projection)
-        backbone = self.module.backbone
-        expansion = 1 if backbone.depth in BASIC_DEPTHS else 4
-        return reduced or expansion * backbone.width * 2 ** (block - 1)
+        return reduced or self.module.backbone.channels(block)
 
 
 def build_module(

@@ -15,21 +15,30 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from delf_jax.models.delf import DELF
 from delf_jax.models.delg import DELG
+from delf_jax.models.efficientnet_lite import EfficientNetLite
 from delf_jax.models.global_net import GlobalNet
 from delf_jax.models.how import HOW
 from delf_jax.models.resnet import BASIC_DEPTHS, LAYOUTS, UNITS, ResNet
 
-BACKBONE_FIELDS = (
-    "depth",
-    "width",
-    "layout",
-    "normalization",
-    "block3_strides",
-    "block4_dilation",
-)
+# Fields of an architecture that are of its backbone.
+BACKBONES: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "resnet": (
+        ResNet,
+        (
+            "depth",
+            "width",
+            "layout",
+            "normalization",
+            "block3_strides",
+            "block4_dilation",
+        ),
+    ),
+    "efficientnet_lite2": (EfficientNetLite, ("normalization",)),
+}
 MODELS = {"delf": DELF, "delg": DELG, "global": GlobalNet, "how": HOW}
 CHOICES = {
     "name": tuple(MODELS),
+    "backbone": tuple(BACKBONES),
     "depth": tuple(UNITS),
     "layout": tuple(LAYOUTS),
     "normalization": ("batch", "frozen", "folded"),
@@ -44,8 +53,9 @@ def build(
 ) -> nn.Module:
     """The network of an architecture: {"name": "delg", "depth": 26, "width": 32, ...}.
 
-    Every other key is a field of `ResNet` or of the named model. ValueError, naming the
-    field, if one is misspelt or out of range.
+    Every other key is a field of the backbone (a `ResNet`, or what the key "backbone"
+    names) or of the named model. ValueError, naming the field, if one is misspelt or
+    out of range.
     """
     fields = {"name": None} | dict(architecture)
     for field, choices in CHOICES.items():
@@ -55,12 +65,15 @@ def build(
                 + ", ".join(map(str, choices))
             )
     _check_layout(fields)
-    name = fields.pop("name")
-    hints = typing.get_type_hints(ResNet) | typing.get_type_hints(MODELS[name])
+    name, kind = fields.pop("name"), fields.pop("backbone", "resnet")
+    if kind != "resnet" and name != "global":
+        raise ValueError(f"architecture.backbone: {name} has no {kind}; use global")
+    backbone, of_backbone = BACKBONES[kind]
+    hints = typing.get_type_hints(backbone) | typing.get_type_hints(MODELS[name])
     _check_types(fields, hints)
-    backbone = {key: fields.pop(key) for key in BACKBONE_FIELDS if key in fields}
+    settings = {key: fields.pop(key) for key in of_backbone if key in fields}
     try:
-        return MODELS[name](ResNet(**backbone, axis_name=axis_name), **fields)
+        return MODELS[name](backbone(**settings, axis_name=axis_name), **fields)
     except TypeError as error:
         message = str(error).split("__init__() ")[-1]
         raise ValueError(f"architecture of {name}: {message}") from None
@@ -114,7 +127,7 @@ def fold_batch_norm(
     """
     flat = flatten_dict(variables, sep="/")
     flat = {name: np.asarray(x, np.float64) for name, x in flat.items()}
-    epsilon = LAYOUTS[module.backbone.layout]["epsilon"]
+    epsilon = module.backbone.epsilon
     folded = {}
     for name, x in flat.items():
         scope, leaf = name.rsplit("/", 1)

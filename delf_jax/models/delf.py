@@ -7,10 +7,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from delf_jax.models.efficientnet_lite import EfficientNetLite
 from delf_jax.models.layers import ConvNorm, Linear
-from delf_jax.models.resnet import LAYOUTS, Images, ResNet, Sizes, stage_sizes
+from delf_jax.models.resnet import LAYOUTS, Images, ResNet, Sizes
 from delf_jax.ops import l2_normalize, masked_mean, valid_cells
 
+Backbone = ResNet | EfficientNetLite
 Map = Float[Array, "B h w C"]
 Scores = Float[Array, "B h w"]
 
@@ -109,13 +111,12 @@ class LocalBranch(nn.Module):
 
 
 def stage_valid(
-    backbone: ResNet, stage: str, x: Map, sizes: Sizes | None
+    backbone: Backbone, stage: str, x: Map, sizes: Sizes | None
 ) -> Bool[Array, "B h w"]:
     """True for the cells of a stage that lie on the image."""
     if sizes is None:
         return jnp.ones(x.shape[:3], bool)
-    size = (sizes[:, 0], sizes[:, 1])
-    cells = stage_sizes(backbone.layout, size, backbone.block3_strides)[stage]
+    cells = backbone.stage_sizes((sizes[:, 0], sizes[:, 1]))[stage]
     return valid_cells(x.shape[1:3], jnp.stack(cells, 1))
 
 

@@ -5,10 +5,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from delf_jax.models.delf import Images, Sizes, stage_valid
+from delf_jax.models.delf import Backbone, Images, Sizes, stage_valid
 from delf_jax.models.layers import Linear
 from delf_jax.models.pooling import gem, mac, spoc
-from delf_jax.models.resnet import ResNet
 from delf_jax.ops import l2_normalize
 
 
@@ -60,7 +59,7 @@ class GlobalNet(nn.Module):
     num_classes 0: a model to extract with. The last three: see `CosineClassifier`.
     """
 
-    backbone: ResNet
+    backbone: Backbone
     pooling: str = "gem"
     gem_power: float = 3.0
     learn_power: bool = False

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from delf_jax.models.convolution import Padding, convolve, convolve_1x1, multiply_rows
+from delf_jax.models.convolution import (
+    Padding,
+    convolve,
+    convolve_1x1,
+    convolve_depthwise,
+    multiply_rows,
+)
 
 
 class ConvNorm(nn.Module):
@@ -17,6 +23,7 @@ class ConvNorm(nn.Module):
     normalization: "batch" trains it; "frozen" uses the running statistics and gives its
     parameters no gradient; "folded" has none, for the kernel and the bias contain it;
     "none" never had one.
+    depthwise: every channel has a kernel of its own; `features` are as many as there.
     """
 
     features: int
@@ -24,6 +31,7 @@ class ConvNorm(nn.Module):
     stride: int = 1
     padding: Padding | None = None
     dilation: int = 1
+    depthwise: bool = False
     normalization: str = "batch"
     use_bias: bool = False
     momentum: float = 0.9
@@ -37,12 +45,15 @@ class ConvNorm(nn.Module):
         self, x: Float[Array, "B H W C"], train: bool = False
     ) -> Float[Array, "B h w F"]:
         side, dilation = self.kernel_size, self.dilation
-        shape = (side, side, x.shape[-1], self.features)
+        inputs = 1 if self.depthwise else x.shape[-1]
+        shape = (side, side, inputs, self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(x.dtype)
-        if side == 1:
+        padding = self.padding or ((dilation * (side // 2),) * 2,) * 2
+        if self.depthwise:
+            x = convolve_depthwise(x, kernel, self.stride, padding)
+        elif side == 1:
             x = convolve_1x1(x, kernel, self.stride)
         else:
-            padding = self.padding or ((dilation * (side // 2),) * 2,) * 2
             x = convolve(x, kernel, self.stride, padding, dilation)
         if self.use_bias or self.normalization == "folded":
             bias = self.param("bias", nn.initializers.zeros, (self.features,))

@@ -236,6 +236,29 @@ class ResNet(nn.Module):
             stages["block3"] = stages["block3"][:, ::2, ::2]
         return {name: stage.astype(dtype) for name, stage in stages.items()}
 
+    @property
+    def epsilon(self) -> float:
+        """Of BatchNorm."""
+        return LAYOUTS[self.layout]["epsilon"]
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return f"ResNet-{self.depth} of width {self.width}"
+
+    def channels(self, stage: str) -> int:
+        """How many the maps of a block have."""
+        expansion = 1 if self.depth in BASIC_DEPTHS else 4
+        return expansion * self.width * 2 ** (STAGES.index(stage) - 2)
+
+    def stage_sizes(self, size: tuple[Any, Any]) -> dict[str, tuple[Any, Any]]:
+        """(h, w) of each stage for an image size, of Python or of traced integers."""
+        return stage_sizes(self.layout, size, self.block3_strides)
+
+    def canvas_offset(self, side: Any) -> Any:
+        """First row (or column) of an image on its canvas; the side may be traced."""
+        return canvas_offset(self.layout, side)
+
     def _conv1(self, conv: partial, images: Images, fills: bool, train: bool) -> Map:
         """conv1 and its normalisation."""
         before = [3, 3]

@@ -55,12 +55,13 @@ def test_a_layer_computes_the_same_in_every_layout(rng, layout, with_bias, famil
     expected = {n: x.shape for n, x in variables.items() if "bias" not in n}
     if LAYOUTS[layout]["use_bias"]:
         expected[f"params/{SCOPE}/bias"] = (4,)
-    adapted, unused = adapt(variables, expected, FAMILIES[family], layout)
+    epsilon = LAYOUTS[layout]["epsilon"]
+    adapted, unused = adapt(variables, expected, FAMILIES[family], epsilon)
     assert not unused and adapted.keys() == expected.keys()
     x = rng.normal(size=(5, 3))
-    theirs = FAMILIES[family].epsilon or LAYOUTS[layout]["epsilon"]
+    theirs = FAMILIES[family].epsilon or epsilon
     np.testing.assert_allclose(
-        normalised(adapted, x, LAYOUTS[layout]["epsilon"]),
+        normalised(adapted, x, epsilon),
         normalised(variables, x, theirs),
         atol=1e-5,
     )
@@ -80,14 +81,14 @@ def test_what_is_not_expected_is_not_read(rng):
     variables = layer(rng, with_bias=False)
     expected = {name: x.shape for name, x in variables.items()}
     variables["params/classifier/bias"] = huge
-    _, unused = adapt(variables, expected, FAMILIES["torchvision"], "v1.5")
+    _, unused = adapt(variables, expected, FAMILIES["torchvision"], 1e-5)
     assert unused == ["params/classifier/bias"]
 
 
 def test_blue_first_becomes_red_first(rng):
     name = "params/backbone/conv1/kernel"
     kernel = rng.normal(size=(7, 7, 3, 2)).astype(np.float32)
-    adapted, _ = adapt({name: kernel}, {name: kernel.shape}, FAMILIES["keras"], "v1")
+    adapted, _ = adapt({name: kernel}, {name: kernel.shape}, FAMILIES["keras"], 1e-5)
     np.testing.assert_array_equal(adapted[name], kernel[:, :, ::-1])
 
 
