@@ -21,20 +21,15 @@ from delf_jax.models.how import HOW
 from delf_jax.models.resnet import BASIC_DEPTHS, LAYOUTS, UNITS, ResNet
 
 # Fields of an architecture that are of its backbone.
-BACKBONES: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "resnet": (
-        ResNet,
-        (
-            "depth",
-            "width",
-            "layout",
-            "normalization",
-            "block3_strides",
-            "block4_dilation",
-        ),
-    ),
-    "efficientnet_lite2": (EfficientNetLite, ("normalization",)),
-}
+BACKBONE_FIELDS = (
+    "depth",
+    "width",
+    "layout",
+    "normalization",
+    "block3_strides",
+    "block4_dilation",
+)
+BACKBONES = {"resnet": ResNet, "efficientnet_lite2": EfficientNetLite}
 MODELS = {"delf": DELF, "delg": DELG, "global": GlobalNet, "how": HOW}
 CHOICES = {
     "name": tuple(MODELS),
@@ -68,10 +63,10 @@ def build(
     name, kind = fields.pop("name"), fields.pop("backbone", "resnet")
     if kind != "resnet" and name != "global":
         raise ValueError(f"architecture.backbone: {name} has no {kind}; use global")
-    backbone, of_backbone = BACKBONES[kind]
+    backbone: Any = BACKBONES[kind]
     hints = typing.get_type_hints(backbone) | typing.get_type_hints(MODELS[name])
     _check_types(fields, hints)
-    settings = {key: fields.pop(key) for key in of_backbone if key in fields}
+    settings = {key: fields.pop(key) for key in BACKBONE_FIELDS if key in fields}
     try:
         return MODELS[name](backbone(**settings, axis_name=axis_name), **fields)
     except TypeError as error:
