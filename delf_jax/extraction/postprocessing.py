@@ -10,6 +10,7 @@ from delf_jax.extraction.pca import project
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.features import Features, LocalFeatures, is_finite
 from delf_jax.files import InputError
+from delf_jax.models.delf import Backbone
 from delf_jax.models.receptive_field import block3_cells
 from delf_jax.models.resnet import ResNet
 from delf_jax.ops import normalize_rows
@@ -34,7 +35,7 @@ def select_features(
     original_size: tuple[int, int],
     resized_size: tuple[int, int],
     settings: ExtractionSettings,
-    backbone: ResNet,
+    backbone: Backbone,
 ) -> Features:
     """The features of one image from its levels, in the order of the image scales.
 
@@ -55,7 +56,7 @@ def _select(
     original_size: tuple[int, int],
     resized_size: tuple[int, int],
     settings: ExtractionSettings,
-    backbone: ResNet,
+    backbone: Backbone,
 ) -> Features:
     local = None
     if settings.max_features:
@@ -74,7 +75,7 @@ def _select_local(
     original_size: tuple[int, int],
     resized_size: tuple[int, int],
     settings: ExtractionSettings,
-    backbone: ResNet,
+    backbone: Backbone,
 ) -> LocalFeatures:
     attention = np.concatenate([level.maps["attention"] for level in levels])
     geometry = [_geometry(level, resized_size, settings, backbone) for level in levels]
@@ -111,9 +112,10 @@ def _geometry(
     level: Level,
     resized_size: tuple[int, int],
     settings: ExtractionSettings,
-    backbone: ResNet,
+    backbone: Backbone,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each cell, in pixels of the resized image: centre, half box size, scale."""
+    assert isinstance(backbone, ResNet)  # No other has local features.
     cells = level.maps["cells"].astype(np.float64)
     released = None
     if settings.locations == "delf":

@@ -8,12 +8,13 @@ from flax.traverse_util import flatten_dict
 
 from delf_jax.cli import main
 from delf_jax.conversion.convert import convert, read_mapping
+from delf_jax.conversion.families import IMAGENET
 from delf_jax.extraction import extract, model_folder
 from delf_jax.extraction.settings import settings_for
 from delf_jax.files import InputError, sha256_of
 from delf_jax.formats.delf import datum
 from delf_jax.models import architecture
-from tests.helpers import naive_resnet, tensorflow_files
+from tests.helpers import naive_lite, naive_resnet, tensorflow_files
 from tests.helpers.foreign_weights import (
     BLOCK3,
     UNITS,
@@ -288,6 +289,30 @@ def test_state_dicts_of_pytorch_extract_global_features(rng, tmp_path, image, ca
     (found,) = extract.extract_features(model, [image], settings_for(model))
     assert found.global_descriptor.shape == (128,)
     assert found.local is None or len(found.local.descriptors) == 0
+
+
+def test_efficientnet_lite_extracts_global_features(rng, tmp_path, image):
+    weights = naive_lite.random_weights(rng)
+    safetensors.numpy.save_file(weights, tmp_path / "lite2.safetensors")
+    network = convert(tmp_path / "lite2.safetensors", tmp_path / "m")
+    assert {"_fc.weight", "_fc.bias"} == network.assigned.dropped.keys()
+    model = model_folder.load_model(tmp_path / "m")
+    assert "EfficientNet-Lite2" in repr(model) and "descriptor of 1280" in repr(model)
+    settings = settings_for(model)._replace(image_scales=(1.0,), global_scales=(0,))
+    (found,) = extract.extract_features(model, [image], settings)
+    pixels = (image - np.array(IMAGENET["pixel_mean"])) / IMAGENET["pixel_std"]
+    cells = naive_lite.forward(weights, pixels)["block4"]
+    pooled = (np.maximum(cells, 1e-6) ** 3).mean((0, 1)) ** (1 / 3)
+    expected = pooled / np.linalg.norm(pooled)
+    np.testing.assert_allclose(found.global_descriptor, expected, atol=1e-5)
+
+
+def test_other_efficientnets_are_refused(rng, tmp_path):
+    weights = naive_lite.random_weights(rng)
+    squeeze = {"_blocks.0._se_reduce.weight": np.zeros((8, 32, 1, 1), np.float32)}
+    safetensors.numpy.save_file(weights | squeeze, tmp_path / "b2.safetensors")
+    with pytest.raises(InputError, match="1 of its tensors have no place"):
+        convert(tmp_path / "b2.safetensors", tmp_path / "m")
 
 
 def test_the_delg_in_pytorch_extracts_both(rng, tmp_path, image):

@@ -8,6 +8,7 @@ import pytest
 from delf_jax.conversion.names import (
     application_name,
     keras_name,
+    lite_name,
     pycls_name,
     slim_name,
     torch_name,
@@ -169,6 +170,25 @@ def test_every_variable_of_a_resnet_has_a_place_of_its_own(rng, name, prefix):
 )
 def test_torchvision(theirs, ours):
     assert torch_name(theirs) == ours
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("_conv_stem.weight", "params/backbone/stem/kernel"),
+        ("module._bn0.bias", "params/backbone/stem/offset"),
+        ("_blocks.0._bn1.weight", "params/backbone/stage1_unit1/depthwise/scale"),
+        ("_blocks.4._expand_conv.weight", "params/backbone/stage3_unit1/expand/kernel"),
+        ("_blocks.20._bn2.running_var",)
+        + ("batch_stats/backbone/stage7_unit1/project/var",),
+        ("_bn1.running_mean", "batch_stats/backbone/head/mean"),
+        ("_fc.bias", "params/classifier/bias"),
+        ("_blocks.4._se_reduce.weight", None),
+        ("_bn1.num_batches_tracked", None),
+    ],
+)
+def test_efficientnet_lite(theirs, ours):
+    assert lite_name(theirs) == ours
 
 
 @pytest.mark.parametrize(
