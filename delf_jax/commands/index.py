@@ -53,7 +53,7 @@ def run_index(options: argparse.Namespace) -> int:
 def _index_photos(options: argparse.Namespace) -> int:
     from delf_jax.index import photo_index
 
-    model, settings = model_and_settings(options)
+    model, settings = model_and_settings(options, options.index)
     change = photo_index.add_images if options.add else photo_index.make_index
     paths = options.add or options.paths
     report = change(paths, options.index, model, settings)

@@ -175,6 +175,8 @@ def _write(
         **provenance_of(images),
         **fit,
     }
+    if fit["of"] == "global" and "global_model" in images.manifest:
+        info["model"] = images.manifest["global_model"]
     write_manifest(out / INFO, info)
     prefix = f"extraction.{SETTINGS[fit['of']]}"
     settings = {f"{prefix}.{name}": str(out / FILES[name]) for name in fitted}

@@ -154,12 +154,13 @@ def rerank(
 
 def check_same_model(images: FeatureStore, queries: FeatureStore) -> None:
     """InputError if the features of two stores cannot be compared."""
-    a, b = (each.manifest.get("model", {}) for each in (images, queries))
-    if a.get("fingerprint") != b.get("fingerprint"):
-        raise InputError(
-            f"{queries.path}: features of model {b.get('name')} cannot be compared "
-            f"with those of {a.get('name')} in {images.path}"
-        )
+    for name in ("model", "global_model"):
+        a, b = (each.manifest.get(name, {}) for each in (images, queries))
+        if a.get("fingerprint") != b.get("fingerprint"):
+            raise InputError(
+                f"{queries.path}: features of model {b.get('name')} cannot be compared "
+                f"with those of {a.get('name')} in {images.path}"
+            )
 
 
 def _are_names(value: Any) -> bool:
