@@ -202,6 +202,11 @@ def _with_global_model(model: Model, other: Model) -> Model:
 def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
     """(config, float32 variables) of a model folder, as they were stored."""
     directory = pathlib.Path(path)
+    if directory.is_file():
+        raise InputError(
+            f"{directory}: a file, not a model folder; run `convert {directory} "
+            "--out=MODEL` if it has weights, then name MODEL"
+        )
     if not directory.is_dir():
         raise InputError(f"{directory}: no such model folder")
     if (directory / "checkpoints").is_dir():

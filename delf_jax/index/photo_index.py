@@ -214,7 +214,7 @@ def check_model(index: Index, model: Model, settings: ExtractionSettings) -> Non
             f"({made_by['fingerprint'][:8]}), not by {model.name} "
             f"({model.fingerprint[:8]}); name that one with --model, or index again"
         )
-    _check_global_model(index.directory, index.store.manifest, model)
+    check_global_model(index.directory, index.store.manifest, model)
     boxes = index.store.manifest.get("with_boxes", False)
     if feature_store.store_key(model, settings, boxes) != index.store.manifest["key"]:
         raise InputError(
@@ -253,8 +253,8 @@ def model_of(directory: str | os.PathLike, model: ModelLike = None) -> Model:
     return open_model(model or recorded_model(directory, "model"), other)
 
 
-def _check_global_model(
-    directory: pathlib.Path, manifest: Mapping[str, Any], model: Model
+def check_global_model(
+    directory: str | os.PathLike, manifest: Mapping[str, Any], model: Model
 ) -> None:
     """InputError if an index has, or is to have, global descriptors of another."""
     known, given = manifest.get("global_model"), model.global_model
@@ -304,7 +304,7 @@ def _update(
             places = read_places(directory)
         if (path / "manifest.json").exists():
             store = feature_store.open_store(path, damaged=[])
-            _check_global_model(directory, store.manifest, model)
+            check_global_model(directory, store.manifest, model)
             _check_ids(directory, store)
             known = _ids(store)
             removed = store.records.keys() - known

@@ -297,10 +297,12 @@ def open_index(
       settings: pca and global_pca, if others than the model's were taken.
     """
     path = pathlib.Path(path)
-    stored = photo_index.open_index(path).store.manifest["settings"] or {}
+    manifest = photo_index.open_index(path).store.manifest
+    stored = manifest["settings"] or {}
     kept = {*ExtractionSettings._fields} - {*PCA_FIELDS}
     stored = {name: value for name, value in stored.items() if name in kept}
     model = photo_index.model_of(path, model)
+    photo_index.check_global_model(path, manifest, model)
     index = PhotoIndex(model, settings_for(model, **stored | settings), path)
     index._open(path)
     return index

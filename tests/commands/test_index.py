@@ -7,6 +7,7 @@ import pytest
 from delf_jax import cli
 from delf_jax.formats.delf import datum
 from delf_jax.index import inverted_file
+from delf_jax.store.feature_store import open_store
 from tests.helpers.inverted_files import DIMENSION, IDS, WORDS, draw_words, fill_store
 from tests.helpers.stores import announce
 
@@ -231,6 +232,28 @@ def test_folders_of_photos_are_scored_by_two_models(
         line for line in again.splitlines() if "mAP" in line
     ]
     assert "<dt>global model</dt><dd>global</dd>" in page.read_text()
+
+
+def test_global_descriptors_of_another_model_are_whitened(
+    run, photos, paired, tmp_path
+):
+    index, folder = paired
+    out = f"--out={tmp_path / 'pca'}"
+    fit = "fit", "pca", tmp_path / "ix" / "store", out, "--of=global", "--dimension=2"
+    assert cli.main([*map(str, fit), "--whiten", "--half_whiten"]) == 2
+    status, printed = run(*fit, "--half_whiten", model=False)
+    assert status == 0
+    fields = [line.strip() for line in printed.splitlines() if "--config" in line]
+    assert len(fields) == 2 and "variances" not in printed
+    new = f"--index={tmp_path / 'white'}", f"--global_model={folder}", *fields
+    assert run("index", photos, *new)[0] == 0
+    store = open_store(tmp_path / "white" / "store")
+    assert store.global_descriptors.shape == (4, 2)
+    assert run("search", photos / "0.png", new[0], *fields, model=False)[0] == 0
+    # To the local model's own descriptors it does not belong.
+    own = f"--index={tmp_path / 'own'}"
+    assert run("index", photos, own, *fields)[0] == 2
+    assert run("search", photos / "0.png", new[0], model=False)[0] == 2
 
 
 def test_a_store_by_two_models_resumes_without_naming_them(

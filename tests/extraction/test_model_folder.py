@@ -146,6 +146,14 @@ def test_no_such_model():
         load_model("no/such")
 
 
+def test_a_file_of_weights_is_to_be_converted_first(tmp_path):
+    (tmp_path / "lite.pth").write_bytes(b"weights")
+    with pytest.raises(
+        InputError, match="lite.pth: a file, not .*; run `convert .*lit"
+    ):
+        load_model(tmp_path / "lite.pth")
+
+
 def test_misspelt_architecture_names_the_field(folder):
     edit_config(folder, architecture=ARCHITECTURE | {"dpth": 50})
     with pytest.raises(InputError, match="dpth"):
