@@ -240,7 +240,7 @@ def recorded_model(directory: str | os.PathLike, name: str) -> str | None:
     if "global_model" in manifest and not pathlib.Path(path, CONFIG).is_file():
         raise InputError(
             f"{directory}: was indexed by model {manifest[name]['name']}, which is not "
-            f"in {path} any more; name its folder with --{name}"
+            f"in {path or 'any folder'} any more; name its folder with --{name}"
         )
     return path or None
 

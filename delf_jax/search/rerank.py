@@ -154,8 +154,9 @@ def rerank(
 
 def check_same_model(images: FeatureStore, queries: FeatureStore) -> None:
     """InputError if the features of two stores cannot be compared."""
+    manifests = images.manifest, queries.manifest
     for name in ("model", "global_model"):
-        a, b = (each.manifest.get(name, {}) for each in (images, queries))
+        a, b = (each.get(name, each.get("model", {})) for each in manifests)
         if a.get("fingerprint") != b.get("fingerprint"):
             raise InputError(
                 f"{queries.path}: features of model {b.get('name')} cannot be compared "
