@@ -58,8 +58,10 @@ def matching(pattern: str, words: str) -> Is:
 COUNT = within(0)
 POSITIVE = within(1)
 SHA256 = matching("[0-9a-f]{64}", "64 hex digits")
+PATH = Is("a path", lambda value: isinstance(value, str) and "\0" not in value)
 # Of the model that made features; files of other programs do not say.
-MODEL = {"name": str, "fingerprint": str}
+# "path": its folder, in stores that take global descriptors from another model.
+MODEL = {"name": str, "fingerprint": str, "path?": PATH}
 _TYPES: dict[Any, Is] = {
     str: Is("a string", lambda value: isinstance(value, str)),
     bool: one_of(True, False)._replace(words="true or false"),

@@ -328,6 +328,33 @@ def test_an_index_in_a_folder_grows_shrinks_and_remembers(folder, model, tmp_pat
         delf_jax.open_index(tmp_path / "index")
 
 
+def test_an_index_by_two_models_is_opened_without_naming_them(
+    folder, photo, tiny_model, global_model, tmp_path
+):
+    photos, path = folder / "photos", tmp_path / "index"
+    pair = delf_jax.load_model(tiny_model, global_model)
+    index = build(photos, path, pair)
+    in_memory = build(photos, model=pair)
+    opened = delf_jax.open_index(path)
+    assert (
+        opened.ids == index.ids == in_memory.ids and opened.settings.max_features == 50
+    )
+    expected = list(index.search(photo, top=3))
+    assert expected[0].image == "b/c/3.png" and expected[0].inliers > 3
+    for other in (opened, in_memory, delf_jax.open_index(path, tiny_model)):
+        found = other.search(photo, top=3)
+        assert [each[:3] for each in found] == [each[:3] for each in expected]
+    (features,) = delf_jax.extract([photo], pair, **SETTINGS)
+    assert [each[:3] for each in opened.search(features, 3)] == [
+        each[:3] for each in expected
+    ]
+    assert build(photos, path).search(photo, top=3)[0].image == "b/c/3.png"
+    opened.remove("b/c/3.png")
+    assert len(delf_jax.open_index(path)) == len(NAMES) - 1
+    with pytest.raises(delf_jax.InputError, match="of model global .*, not of tiny"):
+        delf_jax.open_index(path, delf_jax.load_model(tiny_model))
+
+
 def test_an_index_in_a_folder_forgets_what_is_gone_when_told_to(model, tmp_path):
     for number, name in enumerate(("x/1.png", "x/2.png", "y/3.png")):
         draw_photo(tmp_path / name, number)

@@ -61,7 +61,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     else:
         pipelines = pipeline.parse_pipelines(options.rerank)
         boxes = open_boxes(options.boxes) if options.boxes else None
-        model, settings = model_and_settings(options)
+        model, settings = model_and_settings(options, options.index)
         result = evaluation.evaluate(
             dataset,
             options.index,

@@ -41,7 +41,7 @@ def run_extract(options: argparse.Namespace) -> int:
     if options.boxes:
         boxes = open_boxes(options.boxes)
         print(format_coverage(boxes, [id for id, _ in found]))
-    model, settings = model_and_settings(options)
+    model, settings = model_and_settings(options, options.out)
     report = feature_store.extract_to_store(
         found,
         options.out,

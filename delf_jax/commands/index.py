@@ -53,7 +53,7 @@ def run_index(options: argparse.Namespace) -> int:
 def _index_photos(options: argparse.Namespace) -> int:
     from delf_jax.index import photo_index
 
-    model, settings = model_and_settings(options)
+    model, settings = model_and_settings(options, options.index)
     change = photo_index.add_images if options.add else photo_index.make_index
     paths = options.add or options.paths
     report = change(paths, options.index, model, settings)
@@ -110,6 +110,7 @@ def add_fit_options(parser: Parser) -> None:
     learned.add_value("--pairs", "FILE", f"{pairs} {default}")
     learned.add_number("--dimension", "components kept (all)")
     pca.add_flag("--whiten", "components get unit variance")
+    pca.add_flag("--half_whiten", "they are divided by the root of their deviation")
 
 
 def run_fit(options: argparse.Namespace) -> int:
@@ -146,6 +147,8 @@ def run_fit(options: argparse.Namespace) -> int:
 def _fit_projection(options: argparse.Namespace) -> int:
     from delf_jax.index import fit_projection, positive_pairs
 
+    if options.kind == "pca" and options.whiten and options.half_whiten:
+        raise InputError("--whiten, --half_whiten: use one of them")
     if options.kind == "pca":
         fields = fit_projection.fit_pca(
             options.store,
@@ -153,6 +156,7 @@ def _fit_projection(options: argparse.Namespace) -> int:
             dimension=options.dimension,
             of=options.of,
             whiten=options.whiten,
+            half_whiten=options.half_whiten,
         )
     else:
         pairs = positive_pairs.read_pairs(options.pairs) if options.pairs else None

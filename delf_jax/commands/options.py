@@ -86,6 +86,8 @@ class Parser(argparse.ArgumentParser):
         fields = "--config.extraction.FIELD=VALUE replaces one"
         self.add_value("--config", "FILE", f"settings: {files}; {fields}")
         self.add_model()
+        meaning = "folder of a model that gives the global descriptors in its place"
+        self.add_value("--global_model", "DIR", meaning)
 
     def add_model(self) -> None:
         meaning = "folder of a model (default: the bundled one)"
@@ -98,14 +100,32 @@ def _not_empty(text: str) -> str:
     return text
 
 
-def model_and_settings(options: argparse.Namespace) -> tuple[Any, Any]:
+def model_and_settings(
+    options: argparse.Namespace, index: str | None = None
+) -> tuple[Any, Any]:
+    """The model and the settings that options choose.
+
+    Args:
+      index: the folder of one, or of a store, that may say which models made it.
+    """
     prepare_jax()
     from delf_jax.extraction.config import open_model, read_extraction_config
 
-    path = getattr(options, "config", None)
-    config, lines = read_extraction_config(path, options.rest)
+    path, folder = getattr(options, "config", None), options.model
+    other = getattr(options, "global_model", None) or _recorded(index, "global_model")
+    config, lines = read_extraction_config(
+        path, options.rest, global_model=other is not None
+    )
     print(*lines, sep="\n", end="\n" * bool(lines))
-    return open_model(config, options.model)
+    if not folder and not config.model:
+        folder = _recorded(index, "model")
+    return open_model(config, folder, global_model=other)
+
+
+def _recorded(index: str | None, name: str) -> str | None:
+    from delf_jax.index.photo_index import recorded_model
+
+    return None if index is None else recorded_model(index, name)
 
 
 def prepare_jax() -> None:

@@ -79,7 +79,7 @@ def run_search(options: argparse.Namespace) -> int:
     is_first = runtime.join_processes("--distributed") if options.distributed else True
     queries = _query_paths(options.paths)
     index = photo_index.open_index(options.index)
-    model, settings = model_and_settings(options)
+    model, settings = model_and_settings(options, options.index)
     descriptors, summary = None, ""
     if options.precision != "float32":
         if options.codebook:
@@ -216,7 +216,7 @@ def _candidate_queries(
         stored = rerank.open_features(paths[0])
         rerank.check_same_model(images, stored)
         return rerank.stored_queries(candidates, stored)
-    model, settings = model_and_settings(options)
+    model, settings = model_and_settings(options, options.index)
     return rerank.extracted_queries(candidates, paths, images, model, settings)
 
 

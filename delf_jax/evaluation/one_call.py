@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 from delf_jax.evaluation import datasets, evaluation, report
 from delf_jax.evaluation.evaluation import Evaluation
-from delf_jax.extraction.one_call import ModelLike, open_model
+from delf_jax.extraction.one_call import ModelLike
 from delf_jax.extraction.settings import settings_for
+from delf_jax.index.photo_index import model_of
 from delf_jax.search.pipeline import parse_pipelines
 
 
@@ -48,7 +49,7 @@ def evaluate(
       partial: score the others where photos are missing.
       settings: as of `delf_jax.extract`.
     """
-    model = open_model(model)
+    model = model_of(index, model)
     return Scores(
         evaluation.evaluate(
             datasets.read_dataset(dataset, images),

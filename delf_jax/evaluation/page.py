@@ -102,6 +102,10 @@ def _settings(evaluation: Evaluation) -> str:
         manifest = evaluation.inputs.store.manifest
         facts["model"] = manifest["model"]["name"]
         facts["weights (SHA-256)"] = manifest["model"]["fingerprint"]
+        if "global_model" in manifest:
+            facts["global model"] = manifest["global_model"]["name"]
+            fingerprint = manifest["global_model"]["fingerprint"]
+            facts["its weights (SHA-256)"] = fingerprint
         settings = manifest["settings"]
         facts |= {name: json.dumps(value) for name, value in settings.items()}
     return "\n".join(

@@ -16,7 +16,12 @@ from ml_collections import ConfigDict, config_dict
 from delf_jax.config import override_fields, run_config
 from delf_jax.extraction import delf_config, pca
 from delf_jax.extraction.model_folder import Model, load_model
-from delf_jax.extraction.settings import PCA_FIELDS, ExtractionSettings, settings_for
+from delf_jax.extraction.settings import (
+    GLOBAL_FIELDS,
+    PCA_FIELDS,
+    ExtractionSettings,
+    settings_for,
+)
 from delf_jax.files import InputError
 
 # The section of a config that evaluation/experiment.py reads.
@@ -44,12 +49,19 @@ def every_field() -> ConfigDict:
 
 
 def read_extraction_config(
-    path: str | os.PathLike | None, overrides: Sequence[str] = ()
+    path: str | os.PathLike | None,
+    overrides: Sequence[str] = (),
+    *,
+    global_model: bool = False,
 ) -> tuple[ConfigDict, list[str]]:
     """The locked config of a .py or .pbtxt file, and lines to print about it.
 
     InputError for what is misspelt or of another type, in the file or in overrides such
     as `--config.extraction.max_features=500`.
+
+    Args:
+      global_model: leave out what a file says of global descriptors: another model
+        than the file's gives them.
     """
     config = every_field()
     lines: list[str] = []
@@ -59,12 +71,19 @@ def read_extraction_config(
     elif path is not None:
         fields = run_config(path).items()
         merge(config, {name: v for name, v in fields if name != EXPERIMENT}, path)
+    if global_model:
+        for name in GLOBAL_FIELDS:
+            config.extraction[name] = every_field().extraction[name]
     override_fields(config, overrides)
     return config.lock(), lines
 
 
 def open_model(
-    config: ConfigDict, folder: str | os.PathLike | None = None, released: str = ""
+    config: ConfigDict,
+    folder: str | os.PathLike | None = None,
+    released: str = "",
+    *,
+    global_model: str | os.PathLike | None = None,
 ) -> tuple[Model, ExtractionSettings]:
     """The model and the settings that a config chooses.
 
@@ -72,8 +91,9 @@ def open_model(
       config: as `read_extraction_config` gives it, or one with further sections.
       folder: of a model, in place of the one that the config names.
       released: as for `model_path`.
+      global_model: as of `load_model`.
     """
-    model = load_model(folder or model_path(config, released))
+    model = load_model(folder or model_path(config, released), global_model)
     check_projections(config, model)
     return model, settings_for(model, **replaced_settings(config))
 
@@ -117,10 +137,11 @@ def replaced_settings(config: ConfigDict) -> dict[str, Any]:
 
 def check_projections(config: ConfigDict, model: Model) -> None:
     """InputError if a projection was fitted to the features of another model."""
+    made_by = {"pca": model, "global_pca": model.global_model or model}
     for name in PCA_FIELDS:
         for file in pca.FILES:
             if path := config.extraction[name][file]:
-                pca.check_model(name, path, model)
+                pca.check_model(name, path, made_by[name])
 
 
 def merge(

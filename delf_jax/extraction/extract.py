@@ -10,7 +10,7 @@ import concurrent.futures
 import functools
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from delf_jax.extraction.postprocessing import (
     NotFiniteError,
     select_features,
 )
-from delf_jax.extraction.settings import ExtractionSettings
+from delf_jax.extraction.settings import ExtractionSettings, global_settings
 from delf_jax.features import Features
 from delf_jax.files import InputError
 from delf_jax.images import (
@@ -67,27 +67,17 @@ def extract_features(
       images: whatever `images.open_image` takes. No more than a few are opened ahead.
       threads: that open images ahead of the device.
     """
-    if settings.global_scales and not model.has_global:
-        raise InputError(
-            f"model {model.name} has no global branch: extraction.global_scales must "
-            "be empty"
-        )
-    if settings.max_features and not model.has_local:
-        raise InputError(
-            f"model {model.name} has no local branch: extraction.max_features must be 0"
-        )
-    variables = jax.device_put(model.variables)
-    run = functools.partial(_run_canvases, model.module, variables)
+    networks = [_network(*each) for each in _share(model, settings)]
     # Images of one canvas that are worth computing together.
     batch_size = settings.batch_size or (1 if jax.default_backend() == "cpu" else 8)
     window = 1 if batch_size == 1 else 4 * batch_size
     threads = threads or min(8, os.cpu_count() or 1)
     pool = concurrent.futures.ThreadPoolExecutor(threads, "images")
     try:
-        prepare = functools.partial(_prepare, settings=settings)
+        prepare = functools.partial(_prepare, chosen=[n.settings for n in networks])
         prepared = ahead(pool, prepare, enumerate(images, 1), max(window, threads) + 1)
         while group := list(itertools.islice(prepared, window)):
-            yield from _extract_window(run, pool, model, settings, batch_size, group)
+            yield from _extract_group(networks, pool, batch_size, group)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -96,6 +86,14 @@ def pyramid_size(size: tuple[int, int], image_scale: float) -> tuple[int, int]:
     """(height, width) of a pyramid level, rounded half to even like the original."""
     scaled = np.round(np.asarray(size, np.float32) * np.float32(image_scale))
     return int(scaled[0]), int(scaled[1])
+
+
+class _Network(NamedTuple):
+    """A network on the device, and what is extracted with it."""
+
+    run: Callable[..., dict[str, Array]]
+    backbone: Backbone
+    settings: ExtractionSettings
 
 
 class _Prepared(NamedTuple):
@@ -115,18 +113,56 @@ class _Job(NamedTuple):
     size: tuple[int, int]
 
 
+def _share(
+    model: Model, settings: ExtractionSettings
+) -> list[tuple[Model, ExtractionSettings]]:
+    """The model, or the one of local features and then the one of global ones."""
+    if model.global_model is None:
+        return [(model, settings)]
+    local = model, settings._replace(global_scales=(), global_pca=None)
+    of_global = model.global_model, global_settings(model, settings)
+    wanted = settings.max_features, settings.global_scales
+    return [each for each, some in zip((local, of_global), wanted, strict=True) if some]
+
+
+def _network(model: Model, settings: ExtractionSettings) -> _Network:
+    """InputError for a model that lacks a branch that the settings ask for."""
+    if settings.global_scales and not model.has_global:
+        raise InputError(
+            f"model {model.name} has no global branch: extraction.global_scales must "
+            "be empty"
+        )
+    if settings.max_features and not model.has_local:
+        raise InputError(
+            f"model {model.name} has no local branch: extraction.max_features must be 0"
+        )
+    variables = jax.device_put(model.variables)
+    run = functools.partial(_run_canvases, model.module, variables)
+    return _Network(run, model.module.backbone, settings)
+
+
 def _prepare(
-    numbered: tuple[int, Image], settings: ExtractionSettings
-) -> _Prepared | InputError:
-    """The decoded and resized image, or why there is none."""
+    numbered: tuple[int, Image], chosen: Sequence[ExtractionSettings]
+) -> list[_Prepared | InputError]:
+    """The image, decoded once, as each network takes it; or why there is none."""
     number, image = numbered
     if isinstance(image, InputError):
-        return image
+        return [image]
     name = image_name(image, number)
-    if isinstance(image, Crop):
-        image, settings = image.pixels, settings._replace(global_scales=())
+    if isinstance(image, Crop):  # Its local features come first, or alone.
+        image, chosen = image.pixels, [chosen[0]._replace(global_scales=())]
     try:
-        pixels = open_image(image, settings.max_pixels)
+        pixels = open_image(image, chosen[0].max_pixels)
+    except InputError as error:
+        return [_named(error, name)]
+    return [_resized(pixels, name, settings) for settings in chosen]
+
+
+def _resized(
+    pixels: UInt8[np.ndarray, "H W 3"], name: str, settings: ExtractionSettings
+) -> _Prepared | InputError:
+    """The image as one network takes it, or why it cannot."""
+    try:
         height, width = pixels.shape[:2]
         size = resize_rule(
             (height, width),
@@ -141,17 +177,45 @@ def _prepare(
                 f"must have {MIN_SIDE}"
             )
     except InputError as error:
-        return InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}")
-    pixels = resize_image(pixels, size)
-    pixels = normalize_pixels(pixels, settings.pixel_mean, settings.pixel_std)
-    return _Prepared(name, pixels, (height, width), settings)
+        return _named(error, name)
+    resized = resize_image(pixels, size)
+    resized = normalize_pixels(resized, settings.pixel_mean, settings.pixel_std)
+    return _Prepared(name, resized, (height, width), settings)
+
+
+def _named(error: InputError, name: str) -> InputError:
+    return InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}")
+
+
+def _extract_group(
+    networks: Sequence[_Network], pool: Any, batch_size: int, group: Sequence[list]
+) -> Iterator[Features | InputError]:
+    """Features of a few images, each from the networks that it goes through."""
+    found = [
+        _extract_window(
+            network, pool, batch_size, [each[n] for each in group if n < len(each)]
+        )
+        for n, network in enumerate(networks)
+    ]
+    for each in group:
+        yield _join([next(found[n]) for n in range(len(each))])
+
+
+def _join(parts: Sequence[Features | InputError]) -> Features | InputError:
+    """What the networks gave for one image, or the first of their errors."""
+    joined, *others = parts
+    for part in others:
+        if isinstance(joined, InputError) or isinstance(part, InputError):
+            return joined if isinstance(joined, InputError) else part
+        joined = joined._replace(global_descriptor=part.global_descriptor)
+    return joined
 
 
 def _extract_window(
-    run: Callable, pool: Any, model: Model, settings: Any, batch_size: int, window: list
+    network: _Network, pool: Any, batch_size: int, window: list
 ) -> Iterator[Features | InputError]:
     """Features of a few images whose equal canvases share batches."""
-    backbone = model.module.backbone
+    run, backbone, settings = network
     groups = collections.defaultdict(list)
     for job in _jobs(window, backbone):
         groups[_canvas(job, window[job.image].settings, backbone)].append(job)

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from delf_jax.extraction.pca import FILES, load_pca
-from delf_jax.extraction.settings import PCA_FIELDS
+from delf_jax.extraction.settings import GLOBAL_FIELDS, PCA_FIELDS, settings_for
 from delf_jax.files import (
     InputError,
     atomic_write,
@@ -59,6 +59,10 @@ class Model(NamedTuple):
     fingerprint: str
     """sha256 of architecture and weights, in hex"""
     name: str
+    folder: str = ""
+    """its absolute path; "": the bundled one, or a model of no folder"""
+    global_model: "Model | None" = None
+    """gives the global descriptors in place of this one, by its own settings"""
 
     @property
     def has_local(self) -> bool:
@@ -77,7 +81,9 @@ class Model(NamedTuple):
         if self.has_local:
             dimension = self._dimension("pca", module.reduced_dimension, "block3")
             gives.append(f"local descriptors of {dimension} dimensions")
-        if self.has_global:
+        if self.global_model is not None:
+            gives.append(f"the global descriptor of {self.global_model!r}")
+        elif self.has_global:
             dimension = self._dimension("global_pca", module.global_dimension, "block4")
             gives.append(f"a global descriptor of {dimension}")
         return (
@@ -148,8 +154,17 @@ def save_model(
     write_manifest(directory / CONFIG, config)
 
 
-def load_model(path: str | os.PathLike | None = None) -> Model:
-    """The model of a folder (by default the bundled one), BatchNorm folded."""
+def load_model(
+    path: str | os.PathLike | None = None,
+    global_model: str | os.PathLike | None = None,
+) -> Model:
+    """The model of a folder (by default the bundled one), BatchNorm folded.
+
+    Args:
+      global_model: the folder of one that gives the global descriptors in its place.
+    """
+    if global_model is not None:
+        return _with_global_model(load_model(path), load_model(global_model))
     directory = pathlib.Path(BUNDLED if path is None else path)
     config, variables = read_model(directory)
     architecture = config["architecture"]
@@ -159,12 +174,39 @@ def load_model(path: str | os.PathLike | None = None) -> Model:
     _check_finite(flatten_dict(variables, sep="/"), directory)
     variables = jax.tree.map(jnp.asarray, variables)
     identity = json.dumps(architecture, sort_keys=True) + config["sha256"]
-    return Model(module, variables, config, digest(identity), directory.resolve().name)
+    name, folder = directory.resolve().name, "" if path is None else str(path)
+    folder = os.path.abspath(folder) if folder else ""
+    return Model(module, variables, config, digest(identity), name, folder)
+
+
+def _with_global_model(model: Model, other: Model) -> Model:
+    """A model whose global descriptors are of another; InputError if they cannot be."""
+    if not model.has_local:
+        raise InputError(
+            f"model {model.name} has no local branch: beside --global_model, --model "
+            "is the one of local features; leave it out for the bundled one"
+        )
+    found = settings_for(other) if other.has_global else None
+    if found is None or not found.global_scales:
+        why = "has no global branch" if found is None else "has no global_scales"
+        raise InputError(
+            f"model {other.name} {why}: --global_model takes one that gives global "
+            "descriptors"
+        )
+    theirs = {name: getattr(found, name) for name in GLOBAL_FIELDS}
+    extraction = {**model.config.get("extraction", {}), **theirs}
+    config = {**model.config, "extraction": extraction}
+    return model._replace(config=config, global_model=other)
 
 
 def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
     """(config, float32 variables) of a model folder, as they were stored."""
     directory = pathlib.Path(path)
+    if directory.is_file():
+        raise InputError(
+            f"{directory}: a file, not a model folder; run `convert {directory} "
+            "--out=MODEL` if it has weights, then name MODEL"
+        )
     if not directory.is_dir():
         raise InputError(f"{directory}: no such model folder")
     if (directory / "checkpoints").is_dir():

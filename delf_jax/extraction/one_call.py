@@ -127,11 +127,19 @@ def read_once(image: Any) -> Any:
     return image
 
 
-def open_model(model: ModelLike) -> Model:
-    """The model itself, that of a folder, or the bundled one, which is kept."""
+def open_model(
+    model: ModelLike, global_model: str | os.PathLike | None = None
+) -> Model:
+    """The model itself, that of a folder, or the bundled one, which is kept.
+
+    Args:
+      global_model: of a folder, or of the bundled one, as `load_model` takes it.
+    """
     if isinstance(model, Model):
         return model
-    return _bundled() if model is None else load_model(model)
+    if model is None and global_model is None:
+        return _bundled()
+    return load_model(model, global_model)
 
 
 def raise_error(found: Features | InputError) -> Features:

@@ -30,6 +30,7 @@ _SCHEMA = {
     "missing?": [str],
     "of?": one_of("local", "global"),
     "use_whitening?": bool,
+    "half_whitened?": bool,
     "explained_variance?": float,
 }
 # What may be projected, and the setting that does it.

@@ -64,6 +64,8 @@ class ExtractionSettings(NamedTuple):
 
 
 PCA_FIELDS = ("pca", "global_pca")
+# What is done for global descriptors, whichever model they are of.
+GLOBAL_FIELDS = ("global_scales", "global_pca")
 # What the others may be, as configs/common.py explains.
 RANGES = {
     "image_scales": ["(0, 8]", "(0, 8]", ...],
@@ -104,11 +106,31 @@ def settings_for(model: Any, **overrides: Any) -> ExtractionSettings:
 
     InputError, naming the field, if one is misspelt or out of range.
     """
-    return make_settings({**model.config.get("extraction", {}), **overrides})
+    values = {**model.config.get("extraction", {}), **overrides}
+    if model.global_model is None:
+        return make_settings(values)
+    return make_settings(values, len(settings_for(model.global_model).image_scales))
 
 
-def make_settings(values: Mapping[str, Any]) -> ExtractionSettings:
-    """Settings from a mapping of some of the fields; the others have their defaults."""
+def global_settings(model: Any, settings: ExtractionSettings) -> ExtractionSettings:
+    """The settings of a model's global model: its own, but for `GLOBAL_FIELDS`."""
+    return settings_for(model.global_model)._replace(
+        **{name: getattr(settings, name) for name in GLOBAL_FIELDS},
+        max_features=0,
+        pca=None,
+        max_pixels=settings.max_pixels,
+    )
+
+
+def make_settings(
+    values: Mapping[str, Any], global_scales: int | None = None
+) -> ExtractionSettings:
+    """Settings from a mapping of some of the fields; the others have their defaults.
+
+    Args:
+      global_scales: the number of image scales that the setting of this name chooses
+        from; None: as many as there are in `values`.
+    """
     for name in values:
         if name not in ExtractionSettings._fields:
             known = ", ".join(ExtractionSettings._fields)
@@ -127,7 +149,7 @@ def make_settings(values: Mapping[str, Any]) -> ExtractionSettings:
         elif not _is_pca(value):
             raise InputError(f"extraction.{name}: {value!r:.80} is not a projection")
     settings = ExtractionSettings(**values)
-    count = len(settings.image_scales)
+    count = global_scales or len(settings.image_scales)
     if any(scale >= count for scale in settings.global_scales):
         raise InputError(
             f"extraction.global_scales is {settings.global_scales!r}: use indices of "

@@ -34,12 +34,18 @@ def fit_pca(
     dimension: int,
     of: str = "local",
     whiten: bool = False,
+    half_whiten: bool = False,
     progress: bool = True,
 ) -> dict[str, str]:
     """The settings of extraction that project as fitted, by their names in a config.
 
     They are of "local" or "global" descriptors. InputError if the store has too few
     dimensions, or directions to be whitened in which nothing varies.
+
+    Args:
+      half_whiten: divide components by the root of their deviation, where `whiten`
+        divides by all of it; the projection has it in itself, so that whatever reads a
+        PCA applies it.
     """
     images, length, _, chunks = _open(store, of, dimension, progress)
     moments = whitening.Moments(0, np.zeros(length), np.zeros((length, length)))
@@ -49,15 +55,18 @@ def fit_pca(
         raise InputError(f"{store}: has no {of} descriptors to fit a PCA to")
     fitted = dict(zip(FILES, whitening.fit_pca(moments, dimension), strict=True))
     variances = fitted["variances"] if whiten else fitted.pop("variances")
-    if whiten and variances[-1] <= 1e-7 * variances[0]:
+    if (whiten or half_whiten) and variances[-1] <= 1e-7 * variances[0]:
         raise InputError(
             f"{store}: its descriptors do not vary in {dimension} directions, as "
             "whitening needs: choose a smaller --dimension"
         )
+    if half_whiten:
+        fitted["projection"] /= variances[:, None] ** 0.25
     total = np.trace(moments.products) / moments.count - fitted["mean"] @ fitted["mean"]
     info = {
         "of": of,
         "use_whitening": whiten,
+        **({"half_whitened": True} if half_whiten else {}),
         "explained_variance": float(variances.sum() / max(total, 1e-30)),
         "descriptors": moments.count,
     }
@@ -175,6 +184,8 @@ def _write(
         **provenance_of(images),
         **fit,
     }
+    if fit["of"] == "global" and "global_model" in images.manifest:
+        info["model"] = images.manifest["global_model"]
     write_manifest(out / INFO, info)
     prefix = f"extraction.{SETTINGS[fit['of']]}"
     settings = {f"{prefix}.{name}": str(out / FILES[name]) for name in fitted}

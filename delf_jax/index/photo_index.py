@@ -12,10 +12,11 @@ A photo whose file is absent stays: its drive may be. It is forgotten by name, o
 import os
 import pathlib
 import shlex
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from delf_jax.extraction.model_folder import Model
+from delf_jax.extraction.model_folder import CONFIG, Model
+from delf_jax.extraction.one_call import ModelLike, open_model
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from delf_jax.image_files import find_images
@@ -32,6 +33,7 @@ from delf_jax.progress import format_count, printable
 from delf_jax.store import feature_store
 from delf_jax.store.feature_store import FeatureStore, StoreReport
 from delf_jax.store.shards import is_absent
+from delf_jax.store.writer import open_manifest
 
 # Photos from elsewhere that are named one by one.
 _LISTED = 10
@@ -212,11 +214,60 @@ def check_model(index: Index, model: Model, settings: ExtractionSettings) -> Non
             f"({made_by['fingerprint'][:8]}), not by {model.name} "
             f"({model.fingerprint[:8]}); name that one with --model, or index again"
         )
+    check_global_model(index.directory, index.store.manifest, model)
     boxes = index.store.manifest.get("with_boxes", False)
     if feature_store.store_key(model, settings, boxes) != index.store.manifest["key"]:
         raise InputError(
             f"{index.directory}: was indexed with other settings; pass the same "
             "--config, or index again"
+        )
+
+
+def recorded_model(directory: str | os.PathLike, name: str) -> str | None:
+    """The folder of a "model" or "global_model", as an index or store says it.
+
+    None if it does not: only those do that have global descriptors of another model.
+    InputError if it is not there any more.
+    """
+    store = pathlib.Path(directory, "store")
+    try:
+        manifest = open_manifest(store if store.is_dir() else pathlib.Path(directory))
+    except InputError:  # Absent, or damaged: that is said, or mended, later.
+        return None
+    path = manifest.get(name, {}).get("path", "")
+    if not path and name == "model":  # The bundled one.
+        return None
+    if "global_model" in manifest and not pathlib.Path(path, CONFIG).is_file():
+        raise InputError(
+            f"{directory}: was indexed by model {manifest[name]['name']}, which is not "
+            f"in {path or 'any folder'} any more; name its folder with --{name}"
+        )
+    return path or None
+
+
+def model_of(directory: str | os.PathLike, model: ModelLike = None) -> Model:
+    """The model itself; of a folder, or None, with what an index says of others."""
+    if isinstance(model, Model):
+        return model
+    other = recorded_model(directory, "global_model")
+    return open_model(model or recorded_model(directory, "model"), other)
+
+
+def check_global_model(
+    directory: str | os.PathLike, manifest: Mapping[str, Any], model: Model
+) -> None:
+    """InputError if an index has, or is to have, global descriptors of another."""
+    known, given = manifest.get("global_model"), model.global_model
+    if not known and not given:
+        return
+    known, given = known or manifest["model"], given or model
+    if known["fingerprint"] not in ("", given.fingerprint):
+        hint = "name that one with" if "global_model" in manifest else "leave out"
+        raise InputError(
+            f"{directory}: has global descriptors of model {known['name']} "
+            f"({known['fingerprint'][:8]}), not of {given.name} "
+            f"({given.fingerprint[:8]}); {hint} --global_model, or name another folder "
+            "for another index"
         )
 
 
@@ -253,6 +304,7 @@ def _update(
             places = read_places(directory)
         if (path / "manifest.json").exists():
             store = feature_store.open_store(path, damaged=[])
+            check_global_model(directory, store.manifest, model)
             _check_ids(directory, store)
             known = _ids(store)
             removed = store.records.keys() - known

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from delf_jax.files import InputError
-from delf_jax.manifests import Is, one_of, read_manifest, write_manifest
+from delf_jax.manifests import PATH, one_of, read_manifest, write_manifest
 from delf_jax.store.shards import is_absent
 
 fcntl: ModuleType | None
@@ -19,7 +19,6 @@ except ImportError:  # Windows.
     fcntl = None
 
 FORMAT = 1
-PATH = Is("a path", lambda value: isinstance(value, str) and "\0" not in value)
 SCHEMA = {"format": one_of(FORMAT), "root": PATH, "outside": {str: PATH}}
 _REPAIR = (
     "remove it and index the folder again, whose features are kept; photos from "

@@ -199,7 +199,8 @@ def _format_store(folder: pathlib.Path) -> Iterator[str]:
     yield f"images: {len(found)}, failed: {len(found.failed)}, bytes: {size:,}"
     if found.shortfall:
         yield found.shortfall
-    yield from _format_fields({n: found.manifest[n] for n in ("model", "settings")})
+    names = ("model", "global_model", "settings")
+    yield from _format_fields({n: v for n in names if (v := found.manifest.get(n))})
     if len(found):  # All of its images were extracted alike.
         first = found[0]
         places = [place for place in found.records.values() if place.extracted]

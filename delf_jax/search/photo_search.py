@@ -277,8 +277,8 @@ def build_index(
     """
     if isinstance(images, str | os.PathLike) and not os.path.exists(images):
         raise InputError(f"{os.fspath(images)}: no such file or folder")
-    model = one_call.open_model(model)
     folder = None if path is None else pathlib.Path(path)
+    model = photo_index.model_of(path, model) if path else one_call.open_model(model)
     index = PhotoIndex(model, settings_for(model, **settings), folder)
     index._add(photo_index.make_index, images, errors, progress)
     return index
@@ -292,14 +292,17 @@ def open_index(
     InputError if it is absent, damaged, or was made by another model.
 
     Args:
-      model: the model that made it, its folder, or None for the bundled one.
+      model: the model that made it, its folder, or None for the bundled one; of an
+        index with a global model, for the two that it was made by.
       settings: pca and global_pca, if others than the model's were taken.
     """
     path = pathlib.Path(path)
-    stored = photo_index.open_index(path).store.manifest["settings"] or {}
+    manifest = photo_index.open_index(path).store.manifest
+    stored = manifest["settings"] or {}
     kept = {*ExtractionSettings._fields} - {*PCA_FIELDS}
     stored = {name: value for name, value in stored.items() if name in kept}
-    model = one_call.open_model(model)
+    model = photo_index.model_of(path, model)
+    photo_index.check_global_model(path, manifest, model)
     index = PhotoIndex(model, settings_for(model, **stored | settings), path)
     index._open(path)
     return index

@@ -154,12 +154,14 @@ def rerank(
 
 def check_same_model(images: FeatureStore, queries: FeatureStore) -> None:
     """InputError if the features of two stores cannot be compared."""
-    a, b = (each.manifest.get("model", {}) for each in (images, queries))
-    if a.get("fingerprint") != b.get("fingerprint"):
-        raise InputError(
-            f"{queries.path}: features of model {b.get('name')} cannot be compared "
-            f"with those of {a.get('name')} in {images.path}"
-        )
+    manifests = images.manifest, queries.manifest
+    for name in ("model", "global_model"):
+        a, b = (each.get(name, each.get("model", {})) for each in manifests)
+        if a.get("fingerprint") != b.get("fingerprint"):
+            raise InputError(
+                f"{queries.path}: features of model {b.get('name')} cannot be compared "
+                f"with those of {a.get('name')} in {images.path}"
+            )
 
 
 def _are_names(value: Any) -> bool:

@@ -23,7 +23,11 @@ from delf_jax.extraction.boxes import RegionBoxes, boxes_of, of_images
 from delf_jax.extraction.extract import extract_features
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.regions import extract_regions
-from delf_jax.extraction.settings import ExtractionSettings, settings_to_json
+from delf_jax.extraction.settings import (
+    ExtractionSettings,
+    global_settings,
+    settings_to_json,
+)
 from delf_jax.features import Features
 from delf_jax.files import InputError, digest
 from delf_jax.progress import format_count, track
@@ -275,6 +279,9 @@ def store_key(
 ) -> str:
     """What features depend on beside the image, as a short hex string."""
     made_by = [FORMAT, model.fingerprint, settings_to_json(settings)]
+    if model.global_model is not None:
+        theirs = settings_to_json(global_settings(model, settings))
+        made_by += [model.global_model.fingerprint, theirs]
     return digest(made_by + (["boxes"] if with_boxes else []), 16)
 
 
@@ -284,7 +291,16 @@ def manifest_for(
     """What manifest.json says of a store that is empty."""
     key = store_key(model, settings, with_boxes)
     made_by = {"name": model.name, "fingerprint": model.fingerprint}
-    more = {"with_boxes": True} if with_boxes else {}
+    more: dict[str, Any] = {"with_boxes": True} if with_boxes else {}
+    if model.global_model is not None:
+        other = model.global_model
+        made_by["path"] = model.folder
+        more["global_model"] = {
+            "name": other.name,
+            "fingerprint": other.fingerprint,
+            "path": other.folder,
+            "settings": settings_to_json(global_settings(model, settings)),
+        }
     return store_files.empty_manifest(key, made_by, settings_to_json(settings), **more)
 
 

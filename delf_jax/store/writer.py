@@ -40,6 +40,8 @@ _SCHEMA = {
     "format": one_of(FORMAT),
     "key": str,
     "model": MODEL,
+    # Of global descriptors, if they are not of `model`.
+    "global_model?": MODEL | {"settings": {str: object}},
     # Those that are read again; `settings_to_json` has all.
     "settings": {
         "image_scales?": [float],
@@ -288,9 +290,19 @@ def begin(out: pathlib.Path, manifest: dict[str, Any]) -> bool:
     known = known_key(out, manifest)
     owned(out / "shards").mkdir(parents=True, exist_ok=True)
     if known == manifest["key"]:
+        _note_moved_models(out, manifest)
         return False
     write_manifest(out / MANIFEST, manifest)
     return known is not None
+
+
+def _note_moved_models(out: pathlib.Path, manifest: dict[str, Any]) -> None:
+    """Writes where the models of a store are now, if it says where they were."""
+    if "global_model" in manifest:
+        known = open_manifest(out)
+        models = {name: manifest[name] for name in ("model", "global_model")}
+        if known != known | models:
+            write_manifest(out / MANIFEST, known | models)
 
 
 class Run(NamedTuple):

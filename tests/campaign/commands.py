@@ -51,6 +51,9 @@ RECIPES = {
     "index --add": _recipe(
         "index --index=index --add {given}/more", MODEL, needs="index"
     ),
+    "index --global_model": _recipe(
+        "index {given}/images --index=pair --global_model={given}/model", MODEL
+    ),
     "index --root": _recipe("index --index=index --root={given}/copy", needs="index"),
     "index --remove": _recipe(
         "index --index=index --remove a/0.jpg b/1.jpg", needs="index"
@@ -68,6 +71,10 @@ RECIPES = {
         "--html=found.html",
         MODEL,
         needs="index",
+    ),
+    "search of two models": _recipe(
+        "search {given}/images/a/0.jpg --index=pair --json=found.json",
+        needs="index_--global_model",
     ),
     "search --codebook": _recipe(
         "search {given}/images/a/0.jpg --index=index --codebook=codebook "

@@ -20,6 +20,7 @@ KINDS = (
     "store of boxes",
     "store resumed",
     "index",
+    "index by two models",
     "index resumed",
     "index grown",
     "inverted file",

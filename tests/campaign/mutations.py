@@ -63,6 +63,11 @@ KINDS = {
         "store/**/*", "extract {given}/images --out=store", "extract", results="store"
     ),
     "index": Kind("index/**/*", _SEARCH, "index"),
+    "index by two models": Kind(
+        "pair/**/*",
+        _SEARCH.replace("--index=index", "--index=pair"),
+        "index_--global_model",
+    ),
     "index resumed": Kind(
         "index/**/*", "index {given}/images --index=index", "index", results="index"
     ),

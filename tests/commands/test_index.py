@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 
@@ -6,6 +7,7 @@ import pytest
 from delf_jax import cli
 from delf_jax.formats.delf import datum
 from delf_jax.index import inverted_file
+from delf_jax.store.feature_store import open_store
 from tests.helpers.inverted_files import DIMENSION, IDS, WORDS, draw_words, fill_store
 from tests.helpers.stores import announce
 
@@ -177,3 +179,130 @@ def test_options_that_do_not_fit_are_refused(aggregate, options, reason):
     status, _, error = aggregate("--out=out", *options)
     assert status == 2
     assert reason in error
+
+
+@pytest.fixture
+def paired(run, photos, global_model, tmp_path):
+    """The option of an index by two models; the folder of the global one."""
+    folder = tmp_path / "global"
+    shutil.copytree(global_model, folder)
+    option = f"--index={tmp_path / 'ix'}"
+    status, printed = run("index", photos, option, f"--global_model={folder}")
+    assert status == 0 and "4 extracted, 0 unchanged\n" in printed
+    return option, folder
+
+
+def test_an_index_by_two_models_is_used_without_naming_them(
+    run, photos, paired, tmp_path
+):
+    def do(*arguments):
+        status, printed = run(*arguments, model=False)
+        assert status == 0
+        return printed
+
+    index, _ = paired
+    found, lists = tmp_path / "found.json", tmp_path / "lists.json"
+    do("search", photos / "1.png", index, f"--json={found}")
+    best = json.loads(found.read_text())["queries"][0]["results"][0]
+    assert (best["image"], best["similarity"]) == ("1.png", pytest.approx(1, abs=1e-5))
+    assert best["inliers"] > 3
+    assert "0 extracted, 4 unchanged\n" in do("index", photos, index)
+    new = tmp_path / "new.png"
+    new.write_bytes((photos / "2.png").read_bytes())
+    assert "1 extracted, 4 unchanged" in do("index", index, "--add", new)
+    assert "1 removed, 4 left" in do("index", index, "--remove", "3.png")
+    lists.write_text(json.dumps({"0.png": ["1.png", "2.png"]}))
+    options = f"--queries={photos}", f"--out={tmp_path / 'reranked.json'}"
+    assert "1 query reranked" in do("rerank", lists, index, *options)
+    shown = do("inspect", tmp_path / "ix")
+    assert "global_model:" in shown and "name: global" in shown
+
+
+def test_folders_of_photos_are_scored_by_two_models(
+    run, photos, global_model, tmp_path
+):
+    for place in ("one", "two"):
+        shutil.copytree(photos, tmp_path / "places" / place)
+    page = tmp_path / "scores.html"
+    arguments = "evaluate", tmp_path / "places", f"--index={tmp_path / 'ix'}"
+    status, printed = run(*arguments, f"--global_model={global_model}")
+    assert status == 0 and "global" in printed
+    again = run(*arguments, f"--html={page}", model=False)[1]
+    assert [line for line in printed.splitlines() if "mAP" in line] == [
+        line for line in again.splitlines() if "mAP" in line
+    ]
+    assert "<dt>global model</dt><dd>global</dd>" in page.read_text()
+
+
+def test_global_descriptors_of_another_model_are_whitened(
+    run, photos, paired, tmp_path
+):
+    index, folder = paired
+    out = f"--out={tmp_path / 'pca'}"
+    fit = "fit", "pca", tmp_path / "ix" / "store", out, "--of=global", "--dimension=2"
+    assert cli.main([*map(str, fit), "--whiten", "--half_whiten"]) == 2
+    status, printed = run(*fit, "--half_whiten", model=False)
+    assert status == 0
+    fields = [line.strip() for line in printed.splitlines() if "--config" in line]
+    assert len(fields) == 2 and "variances" not in printed
+    new = f"--index={tmp_path / 'white'}", f"--global_model={folder}", *fields
+    assert run("index", photos, *new)[0] == 0
+    store = open_store(tmp_path / "white" / "store")
+    assert store.global_descriptors.shape == (4, 2)
+    assert run("search", photos / "0.png", new[0], *fields, model=False)[0] == 0
+    # To the local model's own descriptors it does not belong.
+    own = f"--index={tmp_path / 'own'}"
+    assert run("index", photos, own, *fields)[0] == 2
+    assert run("search", photos / "0.png", new[0], model=False)[0] == 2
+
+
+def test_a_store_by_two_models_resumes_without_naming_them(
+    run, photos, global_model, tmp_path
+):
+    out = f"--out={tmp_path / 'store'}"
+    named = f"--global_model={global_model}"
+    assert "4 extracted" in run("extract", photos, out, named)[1]
+    assert "0 extracted, 4 unchanged" in run("extract", photos, out, model=False)[1]
+
+
+def test_of_a_global_model_that_has_moved_the_search_says_so(
+    run, photos, paired, tmp_path, capsys
+):
+    index, folder = paired
+    folder.rename(tmp_path / "elsewhere")
+    for command in ("search", "index", "index --add"):
+        name, *more = command.split()
+        assert cli.main([name, index, *more, str(photos)]) == 2
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1
+        assert f"not in {folder} any more; name its folder with --global_model" in error
+    moved = f"--global_model={tmp_path / 'elsewhere'}"
+    assert run("search", photos / "0.png", index, moved, model=False)[0] == 0
+    # An update notes it down.
+    assert run("index", photos, index, moved, model=False)[0] == 0
+    assert run("search", photos / "0.png", index, model=False)[0] == 0
+
+
+@pytest.mark.parametrize("command", ["search", "index", "extract", "match"])
+def test_models_that_do_not_go_together_are_refused_in_a_sentence(
+    photos, index, tiny_model, global_model, tmp_path, capsys, command
+):
+    arguments = {
+        "search": [photos, index],
+        "index": [photos, f"--index={tmp_path / 'ix'}"],
+        "extract": [photos, f"--out={tmp_path / 'out'}"],
+        "match": [photos / "0.png", photos / "1.png"],
+    }
+    arguments = [command, *map(str, arguments[command])]
+    for options, reason in (
+        (
+            [f"--model={global_model}", f"--global_model={tiny_model}"],
+            "no local branch",
+        ),
+        (["--global_model=gone"], "gone: no such model folder"),
+        ([f"--global_model={tmp_path}"], "config.json: no such file"),
+    ):
+        assert cli.main([*arguments, *options]) == 2
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1 and reason in error
+    assert not (tmp_path / "ix").exists()

@@ -265,3 +265,14 @@ def test_variances_must_be_positive(projection, tmp_path):
     for dimension in (3, 4):
         with pytest.raises(InputError, match=f"needs {dimension} positive variances"):
             load_pca(_pca(**projection, use_whitening=True, dimension=dimension))
+
+
+def test_a_file_says_nothing_of_the_global_descriptors_of_another_model():
+    path = CONFIGS / "delf_gld.py"
+    config, _ = read_extraction_config(path, global_model=True)
+    replaced = replaced_settings(config)
+    assert not {"global_scales", "global_pca"} & {*replaced}
+    assert replaced["attention_threshold"] == 100.0
+    overrides = ["--config.extraction.global_scales=1,"]
+    config, _ = read_extraction_config(path, overrides, global_model=True)
+    assert replaced_settings(config)["global_scales"] == (1,)

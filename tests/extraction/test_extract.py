@@ -15,6 +15,7 @@ from PIL import Image
 from delf_jax.extraction import canvases, extract, model_folder
 from delf_jax.extraction.extract import extract_features
 from delf_jax.extraction.model_folder import build_module
+from delf_jax.extraction.pca import Whitening
 from delf_jax.extraction.settings import ExtractionSettings, settings_for
 from delf_jax.features import Features
 from delf_jax.files import InputError
@@ -249,6 +250,65 @@ def test_a_model_without_local_branch_gives_global_descriptors(global_model):
     np.testing.assert_allclose(
         found.global_descriptor, total / np.linalg.norm(total), **CLOSE
     )
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_model, global_model) -> model_folder.Model:
+    return model_folder.load_model(tiny_model, global_model)
+
+
+def test_a_global_model_gives_the_global_descriptors_by_its_own_settings(
+    pair, model, global_model
+):
+    photos = [_photo(150, 120), _photo(60, 90)]
+    chosen = settings_for(pair, max_features=20, max_image_size=96)
+    found = _extract(pair, photos, chosen)
+    local = _extract(model, photos, chosen, global_scales=())
+    other = model_folder.load_model(global_model)
+    of_global = _extract(other, photos, settings_for(other))
+    for each, one, another in zip(found, local, of_global, strict=True):
+        for ours, expected in zip(each.local, one.local, strict=True):
+            np.testing.assert_array_equal(ours, expected)
+        np.testing.assert_array_equal(each.global_descriptor, another.global_descriptor)
+        assert each.image_size == one.image_size
+    (alone,) = _extract(pair, photos[:1], chosen, max_features=0)
+    assert alone.local is None
+    np.testing.assert_array_equal(
+        alone.global_descriptor, of_global[0].global_descriptor
+    )
+    (without,) = _extract(pair, photos[:1], chosen, global_scales=())
+    assert without.global_descriptor is None and without.local is not None
+
+
+def test_a_photo_is_decoded_once_for_two_models(pair, monkeypatch):
+    opened, real = [], extract.open_image
+
+    def open_image(image, max_pixels):
+        opened.append(image)
+        return real(image, max_pixels)
+
+    monkeypatch.setattr(extract, "open_image", open_image)
+    _extract(pair, [_photo(60, 90)] * 3, settings_for(pair, max_features=20))
+    assert len(opened) == 3
+
+
+def test_what_either_of_two_models_cannot_use_has_one_reason(pair):
+    good, narrow = _photo(60, 90), _photo(20, 150)
+    images = [good, "gone.jpg", narrow, InputError("b.jpg: why"), good]
+    # So shrunk, the local network cannot take it; the other one could.
+    chosen = settings_for(pair, max_features=20, batch_size=2, max_image_size=64)
+    first, gone, failed, given, last = _extract(pair, images, chosen)
+    _assert_same(first, last, **CLOSE)
+    assert "gone.jpg: no such file" in str(gone) and str(given) == "b.jpg: why"
+    assert str(failed).startswith("image 3: 150 x 20 pixels are too few")
+    (alone,) = _extract(pair, [narrow], chosen, max_features=0)
+    assert alone.global_descriptor is not None
+
+
+def test_a_projection_must_fit_the_global_model(pair, rng):
+    wrong = Whitening(np.zeros(7, np.float32), np.eye(7, dtype=np.float32))
+    with pytest.raises(InputError, match="global_pca expects descriptors of 7 dimensi"):
+        _extract(pair, [_photo(60, 90)], settings_for(pair, global_pca=wrong))
 
 
 def test_sizes_share_programs(model):

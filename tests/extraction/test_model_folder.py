@@ -15,6 +15,7 @@ from delf_jax.extraction.model_folder import (
     save_model,
 )
 from delf_jax.extraction.pca import Whitening
+from delf_jax.extraction.settings import settings_for
 from delf_jax.files import InputError, sha256_of
 from delf_jax.formats.delf.datum import write_datum
 from delf_jax.manifests import write_manifest
@@ -143,6 +144,14 @@ def edit_config(folder, **fields):
 def test_no_such_model():
     with pytest.raises(InputError, match="no/such.*no such model folder"):
         load_model("no/such")
+
+
+def test_a_file_of_weights_is_to_be_converted_first(tmp_path):
+    (tmp_path / "lite.pth").write_bytes(b"weights")
+    with pytest.raises(
+        InputError, match="lite.pth: a file, not .*; run `convert .*lit"
+    ):
+        load_model(tmp_path / "lite.pth")
 
 
 def test_misspelt_architecture_names_the_field(folder):
@@ -324,3 +333,39 @@ def test_of_a_workdir_the_model_is_named(tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     with pytest.raises(InputError, match="run: the workdir of a training; .*run/model"):
         load_model(tmp_path / "run")
+
+
+def test_a_global_model_stands_beside_one_of_local_features(folder, tmp_path):
+    architecture = {"name": "global", "depth": 18, "width": 4, "global_dimension": 12}
+    variables = random_variables(architecture)
+    scales = {"image_scales": [0.25, 0.5, 1.0], "global_scales": [2], "max_features": 0}
+    save_model(tmp_path / "g", architecture, variables, scales, {})
+    pair = load_model(folder, tmp_path / "g")
+    assert pair.has_local and pair.global_model.folder == str(tmp_path / "g")
+    assert "local descriptors of 6 dimensions and the global descriptor of g" in (
+        repr(pair)
+    )
+    # Its scales are chosen from its own, of which it has other numbers.
+    assert settings_for(pair).global_scales == (2,)
+    assert settings_for(pair, image_scales=(1.0,)).image_scales == (1.0,)
+    with pytest.raises(InputError, match="indices of image_scales, below 3"):
+        settings_for(pair, global_scales=(3,))
+    # The other half of a DELG will do.
+    edit_config(folder, extraction={"global_scales": [0]})
+    assert load_model(None, folder).global_model.name == "m"
+
+
+def test_models_that_cannot_share_an_image_are_refused(folder, tmp_path):
+    for name in ("delf", "global"):
+        architecture = {"name": name, "depth": 18, "width": 4}
+        variables = random_variables(architecture)
+        save_model(tmp_path / name, architecture, variables, {}, {})
+    with pytest.raises(InputError, match="^model delf has no global branch: --global_"):
+        load_model(folder, tmp_path / "delf")
+    with pytest.raises(InputError, match="^model global has no local branch: beside"):
+        load_model(tmp_path / "global", folder)
+    edit_config(folder, extraction={"global_scales": []})
+    with pytest.raises(InputError, match="^model m has no global_scales: --global_mod"):
+        load_model(None, folder)
+    with pytest.raises(InputError, match="gone: no such model folder"):
+        load_model(folder, tmp_path / "gone")

@@ -185,3 +185,19 @@ def test_the_command_extracts_boxes(folder, tiny_model, tmp_path, capsys):
     path = write_table(tmp_path, header=HEADER)
     assert cli.main([*command[:-1], f"--boxes={path}"]) == 2
     assert "names none of the images" in capsys.readouterr().err
+
+
+def test_crops_have_no_global_descriptors_of_another_model(
+    folder, given, tiny_model, global_model
+):
+    pair = model_folder.load_model(tiny_model, global_model)
+    settings = SETTINGS._replace(global_scales=(0, 1))
+    found = find_images([folder])
+    ours, _, broken = regions.extract_regions(pair, found, settings, given)
+    local = SETTINGS._replace(global_scales=())
+    expected, *_ = regions.extract_regions(pair, found, local, given)
+    for a, b in zip(ours.local, expected.local, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(ours.regions.counts, expected.regions.counts)
+    assert ours.global_descriptor.shape == (32,)
+    assert "c.png" in str(broken)

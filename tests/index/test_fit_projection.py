@@ -12,10 +12,11 @@ from delf_jax.extraction.config import (
     replaced_settings,
 )
 from delf_jax.extraction.model_folder import Model
-from delf_jax.extraction.pca import SETTINGS, check_model
+from delf_jax.extraction.pca import SETTINGS, check_model, project
 from delf_jax.features import Features
-from delf_jax.files import InputError
+from delf_jax.files import InputError, read_json
 from delf_jax.index import fit_projection, positive_pairs
+from delf_jax.manifests import write_manifest
 from delf_jax.retrieval import whitening
 from delf_jax.store import feature_store
 from tests.helpers.stores import add_features, write_descriptors
@@ -76,6 +77,38 @@ def test_a_pca_is_read_by_extraction(clustered, landmarks, tmp_path, whiten, of)
     assert info["descriptors"] == len(x) and info["of"] == of
 
 
+def test_half_whitening_divides_by_the_root_of_the_deviation(landmarks, tmp_path):
+    store, x = landmarks
+    fit = {"dimension": 4, "of": "global", "progress": False}
+    whole = fit_projection.fit_pca(store, tmp_path / "whole", whiten=True, **fit)
+    half = fit_projection.fit_pca(store, tmp_path / "half", half_whiten=True, **fit)
+    (_, whole), (_, half) = (read_settings(s, "global_pca") for s in (whole, half))
+    assert half.variances is None
+    ours = project(x, half)
+    values = (x - whole.mean) @ whole.projection.T
+    expected = values / np.sqrt(values.std(axis=0))
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_a_projection_is_of_the_model_that_gave_the_descriptors(tmp_path, rng):
+    x = rng.normal(size=(9, 6)).astype(np.float32)
+    store = write_global_store(tmp_path / "store", x, list("abcdefghi"))
+    manifest = read_json(store / "manifest.json")
+    other = {"name": "g", "fingerprint": "a" * 64, "path": "/g", "settings": {}}
+    write_manifest(store / "manifest.json", manifest | {"global_model": other})
+    fields = fit_projection.fit_pca(
+        store, tmp_path / "pca", dimension=2, of="global", progress=False
+    )
+    config, _ = read_settings(fields, "global_pca")
+    local = Model(None, {}, {}, "f" * 64, "local")
+    check_projections(
+        config, local._replace(global_model=local._replace(fingerprint="a" * 64))
+    )
+    with pytest.raises(InputError, match="fitted to descriptors of the model g, not"):
+        check_projections(config, local)
+
+
 def test_a_pca_that_cannot_be_is_refused(clustered, landmarks, tmp_path, rng):
     out = tmp_path / "pca"
 
@@ -87,8 +120,9 @@ def test_a_pca_that_cannot_be_is_refused(clustered, landmarks, tmp_path, rng):
         fit(clustered[0], 7)
     flat = rng.normal(size=(50, 2)) @ rng.normal(size=(2, 4))
     flat = write_descriptors(tmp_path / "flat", [flat.astype(np.float32)])
-    with pytest.raises(InputError, match="do not vary in 3 directions"):
-        fit(flat, whiten=True)
+    for how in ("whiten", "half_whiten"):
+        with pytest.raises(InputError, match="do not vary in 3 directions"):
+            fit(flat, **{how: True})
     none = write_descriptors(tmp_path / "none", [np.zeros((0, 4), np.float32)])
     with pytest.raises(InputError, match="no local descriptors to fit"):
         fit(none)

@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from delf_jax.extraction.model_folder import load_model
+from delf_jax.extraction.settings import settings_for
 from delf_jax.files import InputError
 from delf_jax.index import photo_index
 from delf_jax.search.query import search, to_json
@@ -385,3 +387,76 @@ def test_indexing_with_another_model_starts_afresh(copied, model, settings):
     )
     assert report.extracted == len(NAMES)
     assert len(ask(copied, other, settings, "photos/a/1.jpg")) == 1
+
+
+@pytest.fixture
+def paired(copied, tiny_model, global_model):
+    """A folder of photos/, of their index/ by two models, and of these."""
+    shutil.rmtree(copied / "index")
+    for name, folder in (("tiny", tiny_model), ("global", global_model)):
+        shutil.copytree(folder, copied / name)
+    pair = load_model(copied / "tiny", copied / "global")
+    reindex(copied, pair)
+    return copied
+
+
+def reindex(folder, model):
+    settings = settings_for(model, max_features=50)
+    paths, index = [folder / "photos"], folder / "index"
+    return photo_index.make_index(paths, index, model, settings, progress=False)
+
+
+def test_an_index_says_which_two_models_made_it(paired, tiny_model, global_model):
+    known = photo_index.open_index(paired / "index").store.manifest
+    local, other = load_model(tiny_model), load_model(global_model)
+    expected = {"name": "tiny", "fingerprint": local.fingerprint}
+    assert known["model"] == expected | {"path": str(paired / "tiny")}
+    assert known["global_model"]["fingerprint"] == other.fingerprint
+    assert known["global_model"]["settings"]["global_scales"] == [0, 1]
+    model = photo_index.model_of(paired / "index")
+    assert reindex(paired, model).unchanged == len(NAMES)
+    settings = settings_for(model, max_features=50)
+    (answer,) = ask(paired, model, settings, "photos/a/1.jpg")
+    assert answer.results[0].image == "a/1.jpg"
+    assert answer.results[0].similarity == pytest.approx(1, abs=1e-5)
+
+
+def test_an_index_takes_no_other_global_model(paired, tiny_model, settings):
+    pair = load_model(tiny_model, paired / "global")
+    other = pair.global_model._replace(fingerprint="f" * 64, name="other")
+    pairs = pair._replace(global_model=other), load_model(tiny_model)
+    for model, name in zip(pairs, ("other", "tiny"), strict=True):
+        reason = f"has global descriptors of model global .*, not of {name} .*; name "
+        with pytest.raises(InputError, match=f"{reason}that one with --global_model"):
+            reindex(paired, model)
+        with pytest.raises(InputError, match=reason):
+            ask(paired, model, settings_for(model, max_features=50), "photos/a/1.jpg")
+    assert reindex(paired, pair).unchanged == len(NAMES)
+
+
+def test_an_index_of_one_model_takes_no_global_model(copied, tiny_model, global_model):
+    pair = load_model(tiny_model, global_model)
+    reason = "of model tiny .*, not of global .*; leave out --global_model"
+    with pytest.raises(InputError, match=reason):
+        reindex(copied, pair)
+    assert len(photo_index.open_index(copied / "index").store) == len(NAMES)
+
+
+def test_a_model_that_has_moved_is_named_once(paired):
+    for name, folder in (("global_model", "global"), ("model", "tiny")):
+        (paired / folder).rename(paired / "away")
+        reason = f"{paired / folder} any more; name its folder with --{name}$"
+        with pytest.raises(InputError, match=reason):
+            photo_index.model_of(paired / "index")
+        (paired / "away").rename(paired / folder)
+    (paired / "global").rename(paired / "global 2")
+    model = load_model(paired / "tiny", paired / "global 2")
+    assert reindex(paired, model).unchanged == len(NAMES)
+    found = photo_index.recorded_model(paired / "index", "global_model")
+    assert found == str(paired / "global 2")
+
+
+def test_an_index_that_says_no_model_leaves_it_to_be_named(copied):
+    for folder in (copied / "index", copied / "nowhere"):
+        for name in ("model", "global_model"):
+            assert photo_index.recorded_model(folder, name) is None

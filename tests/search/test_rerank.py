@@ -56,6 +56,17 @@ def run(index, tiny_model, tmp_path, capsys):
     return run
 
 
+def test_stores_with_global_descriptors_of_other_models_cannot_be_compared(index):
+    images = rerank.open_features(index)
+    other = {"name": "lite", "fingerprint": "a" * 64}
+    manifest = images.manifest | {"global_model": other}
+    paired = type(images)(images.path, manifest, images.records)
+    rerank.check_same_model(paired, paired)
+    for pair in ((images, paired), (paired, images)):
+        with pytest.raises(InputError, match="cannot be compared with those of .*"):
+            rerank.check_same_model(*pair)
+
+
 def test_lists_are_permuted_and_names_stay_as_they_were(run, index):
     lists = {"a/0.png": ["b/2", "b/3.png", "a/1"], "b/3": ["a/1.png", "b/2.png"]}
     status, found, said, _ = run(lists)
