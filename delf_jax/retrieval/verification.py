@@ -9,7 +9,11 @@ from jaxtyping import Bool, Float, Int
 
 from delf_jax.features import LocalFeatures
 from delf_jax.retrieval import affine
-from delf_jax.retrieval.matching import match_descriptors
+from delf_jax.retrieval.matching import (
+    Directions,
+    match_descriptors,
+    principal_directions,
+)
 
 
 class VerificationSettings(NamedTuple):
@@ -25,6 +29,9 @@ class VerificationSettings(NamedTuple):
     """instead of a largest distance: with delg_tiny, photos of landmarks kept out of
     its training rank better, and unrelated ones share 7 inliers"""
     mutual: bool = True
+    energy: float | None = 0.98
+    """share of the squares of the query's descriptors; similar ones are looked for in
+    the directions that hold it, see `principal_directions`; None: in all"""
     threshold: float = 20.0
     """pixels; as of `estimate_affine`"""
     spacing: float | None = 16.0
@@ -50,6 +57,7 @@ _ORIGINAL = VerificationSettings(
     max_distance=1.0,
     ratio=None,
     mutual=False,
+    energy=None,
     threshold=20.0,
     spacing=None,
     trials=1000,
@@ -77,6 +85,8 @@ _NARROWEST = 0.75
 # together, for where two photos have nothing in common it is all of them, and small
 # rounds would cost more than what they try.
 _ROUND = 64
+# Of so few matches all pairs are tried at once.
+_FEW = 100
 # Pairs drawn for each map that is tried: of random ones a quarter are plausible.
 _DRAWN = 4
 # Locations are put in order by this sum of theirs, which no two on a grid share.
@@ -111,17 +121,25 @@ def verify_pair(
     query: LocalFeatures,
     index: LocalFeatures,
     settings: VerificationSettings = VERIFICATION["default"],
+    directions: Directions | None = None,
 ) -> PairMatch:
     """Matches of two images by descriptors, and those of them that geometry confirms.
 
     The estimate is seeded by `pair_seed`.
+
+    Args:
+      directions: of this query and these settings, found once for many images; None:
+        found here.
     """
+    if directions is None:
+        directions = principal_directions(query.descriptors, settings.energy)
     matches = match_descriptors(
         query.descriptors,
         index.descriptors,
         max_distance=settings.max_distance,
         ratio=settings.ratio,
         mutual=settings.mutual,
+        directions=directions,
     )
     if len(matches) < max(settings.min_matches, 3):
         return PairMatch(matches, *_no_map(len(matches)))
@@ -228,8 +246,8 @@ def _sample(
 ) -> affine.Best:
     """The best map: the one so far, or one that pairs of matches propose."""
     rng, count = np.random.default_rng(seed), len(matches.ends)
-    most = min(_DRAWN * trials, count**2)
-    start, stop = 0, min(_ROUND, most)
+    most = min(_DRAWN * trials, max(_ROUND, count**2 // 2))
+    start, stop = 0, most if count < _FEW else min(_ROUND, most)
     while start < stop:
         pairs = rng.integers(count, size=(2, stop - start))
         best = affine.improve(best, affine.maps_of_pairs(matches, pairs), matches)
@@ -265,8 +283,9 @@ def keep_distinct(
     kept = np.flatnonzero(np.isfinite(errors))
     kept = kept[np.lexsort((kept, errors[kept]))]
     for locations in (query_locations, index_locations):
-        cells = np.floor(np.asarray(locations)[kept] / spacing).astype(np.int64)
-        _, first = np.unique(cells, axis=0, return_index=True)
+        cells = np.floor(np.asarray(locations)[kept] / spacing)
+        # One complex number is told from others sooner than a row of two.
+        _, first = np.unique(cells @ [1, 1j], return_index=True)
         kept = kept[np.sort(first)]
     distinct = np.zeros(len(errors), bool)
     distinct[kept] = True
@@ -277,8 +296,8 @@ def pair_seed(query: LocalFeatures, index: LocalFeatures) -> int:
     """A seed of the features of two images: whatever their names, order or process."""
     seed = 0
     for features in (query, index):
-        locations = np.sort(np.asarray(features.locations, np.float64), axis=0)
-        seed = zlib.crc32(locations.tobytes(), seed)
+        y, x = np.asarray(features.locations, np.float64).T
+        seed = zlib.crc32(np.sort(y * _KEYS[0] + x * _KEYS[1]).tobytes(), seed)
     return seed
 
 
