@@ -2,10 +2,10 @@
 
     python benchmarks/rerank.py [--candidates=100] [--features=1000] [--index=DIR]
 
-One core; opening the store and reading the features included. By default the store is
-drawn: in a tenth of the candidates a part of the query's features comes again, moved by
-an affine map; the others have nothing in common with it. With --index, the photos most
-similar to one of an index made by `main.py index`.
+Seconds of one core; opening the store and reading the features included. By default
+the store is drawn: in a tenth of the candidates a part of the query's features comes
+again, moved by an affine map; the others have nothing in common with it. With --index,
+the photos most similar to one of an index made by `main.py index`.
 
 The original's way: scipy's k-d tree of each candidate, the nearest below a distance,
 then scikit-image's RANSAC of 1000 trials without early stop. It is measured on a few of
@@ -135,14 +135,14 @@ def measure(folder: pathlib.Path, rows: list[int], times: int) -> None:
     few = [query, *others[:: max(1, len(others) // MEASURED - 1)][:MEASURED]]
     for label, (name, peer) in PRESETS.items():
         contestants = {label: lambda name=name: verify(folder, rows, name)}
-        seconds = rounds.interleave(contestants, times)
+        seconds = rounds.interleave(contestants, times, clock=time.process_time)
         rounds.report(seconds, peer=label)
         inliers = verify(folder, rows, name)
         print(f"    {sum(n > ranking.NOISE for n in inliers)} have more than 8 inliers")
         if peer:
-            start = time.perf_counter()
+            start = time.process_time()
             theirs = verify_as_original(folder, few, name)
-            spent = (time.perf_counter() - start) / len(theirs) * len(others)
+            spent = (time.process_time() - start) / len(theirs) * len(others)
             ratio = spent / sorted(seconds[label])[times // 2]
             print(
                 f"  {peer:32s} {spent:.1f} s, from {len(theirs)} candidates; ", end=""

@@ -18,13 +18,14 @@ import numpy as np
 from delf_jax.features import Features, LocalFeatures
 from delf_jax.files import write_json
 from delf_jax.store import feature_store
-from delf_jax.store.shards import FORMAT, Record
-from delf_jax.store.writer import Writer, finish
+from delf_jax.store.shards import Record
+from delf_jax.store.writer import Writer, empty_manifest, finish
 
 
 def write_store(out: pathlib.Path, images: Iterable[Features]) -> None:
     """A feature store, through the writer that extraction uses."""
-    write_json(out / "manifest.json", {"format": FORMAT, "key": "drawn"})
+    drawn_by = {"name": "drawn", "fingerprint": ""}
+    write_json(out / "manifest.json", empty_manifest("drawn", drawn_by, {}))
     (out / "shards").mkdir()
     writer = Writer(out, "drawn", [])
     for number, features in enumerate(images):

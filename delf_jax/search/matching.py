@@ -18,6 +18,7 @@ from delf_jax.files import InputError
 from delf_jax.images import ImageLike
 from delf_jax.progress import format_count, track
 from delf_jax.retrieval import ranking, verification
+from delf_jax.retrieval.matching import principal_directions
 from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
 
 
@@ -107,10 +108,11 @@ def verify_candidates(
         max_image_size = None
     query = whole_image(query)
     local, zoom = _as_extracted(query, max_image_size)
+    directions = principal_directions(local.descriptors, settings.energy)
     for image in map(whole_image, candidates):
         other, other_zoom = _as_extracted(image, max_image_size)
         _check_lengths(query, image)
-        pair = verification.verify_pair(local, other, settings)
+        pair = verification.verify_pair(local, other, settings, directions)
         pair = pair._replace(affine=_at_full_size(pair.affine, zoom, other_zoom))
         similarity = _similarity(query, image)
         features = math.sqrt(len(local.scales) * len(other.scales))

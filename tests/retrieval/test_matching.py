@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from delf_jax.retrieval.matching import match_descriptors
+from delf_jax.retrieval.matching import match_descriptors, principal_directions
 
 
 def unit_rows(rng: np.random.Generator, rows: int, width: int = 16) -> np.ndarray:
@@ -114,3 +114,52 @@ def test_of_queries_equally_near_the_first_is_mutual(rng):
     query = np.repeat(unit_rows(rng, 3), 2, axis=0)
     matches = match_descriptors(query, query[[5, 0]], mutual=True)
     np.testing.assert_array_equal(matches, [[0, 1], [4, 0]])
+
+
+def rows_of_a_subspace(rng, rows: int, basis: np.ndarray) -> np.ndarray:
+    x = rng.normal(size=(rows, len(basis))) @ basis
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_along_the_directions_that_hold_all_the_matches_are_the_same(rng):
+    basis = rng.normal(size=(12, 64))
+    query, index = (rows_of_a_subspace(rng, rows, basis) for rows in (80, 120))
+    directions = principal_directions(query, 1 - 1e-6)
+    assert directions.basis.shape == (64, 12)
+    along = query @ directions.basis
+    np.testing.assert_allclose(directions.query[:, 1:-1], along, atol=1e-6)
+    # Lengths that differ count here, too.
+    index *= rng.uniform(0.9, 1.1, (120, 1)).astype(np.float32)
+    rules = {"ratio": 0.95, "mutual": True}
+    expected = match_descriptors(query, index, **rules)
+    assert len(expected) > 10
+    found = match_descriptors(query, index, **rules, directions=directions)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_distances_are_of_whole_descriptors_whatever_directions_are_looked_in(rng):
+    """What lies across the directions tells matches apart, if not which are tried."""
+    query = np.zeros((2, 8), np.float32)
+    query[:, 0] = 1, -1
+    index = query.copy()
+    index[0, 7] = 0.5
+    directions = principal_directions(query, 0.9)
+    assert directions.basis.shape == (8, 1)
+    for limit, expected in ((0.4, [[1, 1]]), (0.6, [[0, 0], [1, 1]])):
+        matches = match_descriptors(
+            query, index, max_distance=limit, directions=directions
+        )
+        np.testing.assert_array_equal(matches, expected)
+
+
+def test_where_directions_leave_little_out_all_are_looked_in(rng):
+    query = unit_rows(rng, 50)
+    for rows, energy in ((query, 0.98), (query, None), (query[:0], 0.98)):
+        directions = principal_directions(rows, energy)
+        assert directions.basis is None
+        np.testing.assert_array_equal(directions.query, rows)
+    zeros = np.zeros((4, 16), np.float32)
+    found = match_descriptors(
+        zeros, zeros, max_distance=0.1, directions=principal_directions(zeros, 0.98)
+    )
+    np.testing.assert_array_equal(found, [[0, 0], [1, 0], [2, 0], [3, 0]])

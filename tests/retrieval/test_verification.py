@@ -236,17 +236,45 @@ def test_fewer_matches_than_asked_for_confirm_nothing():
 
 def test_a_round_that_makes_no_other_necessary_is_the_last(rng, monkeypatch):
     query, index, _ = scene(rng, share=0.9)
-    tried = []
-    propose = affine.maps_of_triples
+    drawn = []
+    propose = affine.maps_of_pairs
     monkeypatch.setattr(
         affine,
-        "maps_of_triples",
-        lambda matches, triples: (
-            tried.append(len(triples)) or propose(matches, triples)
-        ),
+        "maps_of_pairs",
+        lambda matches, pairs: drawn.append(pairs.shape[1]) or propose(matches, pairs),
     )
     estimate_affine(query, index, threshold=10.0)
-    assert tried == [256]
-    tried.clear()
+    assert drawn == [64]
+    drawn.clear()
     estimate_affine(rng.permutation(query), index, threshold=10.0, trials=700)
-    assert tried == [256, 444]
+    assert drawn == [64, 4 * 700 - 64]
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.1, 0.97), (0.05, 0.92)])
+def test_few_true_among_five_hundred_matches_are_found(share, found):
+    """As in benchmarks/verification.py; scikit-image finds half and a sixth."""
+    slanted = np.array([[1.08, -0.17, 22.0], [0.21, 0.93, -15.0]])
+    parts, wrong = [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        query, index, true = scene(rng, 500, share, noise=3.0, affine=slanted)
+        inliers = estimate_affine(query, index, threshold=20.0).inliers
+        parts.append(inliers[true].mean())
+        wrong.append(inliers[~true].sum())
+    assert np.mean(parts) >= found
+    assert np.mean(wrong) <= 2
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["query", "index"])
+@pytest.mark.parametrize(
+    ("height", "width", "refused"), [(30, 400, True), (30, 30, True), (90, 400, False)]
+)
+def test_a_row_or_a_patch_is_no_evidence(rng, side, height, width, refused):
+    """Rows of windows, of which photos of different houses have some."""
+    points = rng.uniform(0, 1, (60, 2)) * [height, width]
+    # Turned, so that no side of it is along an axis.
+    c, s = np.cos(0.6), np.sin(0.6)
+    points = points @ np.array([[c, s], [-s, c]])
+    ends = [points, points * 2.0] if side == 0 else [points * 2.0, points]
+    inliers = estimate_affine(ends[0], ends[1], threshold=20.0).inliers
+    assert inliers.sum() == (0 if refused else 60)
