@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from delf_jax.progress import format_count
 from delf_jax.report import html
@@ -17,7 +18,7 @@ from delf_jax.search.verdict import Verdict
 
 # Thumbnails of few photos show detail by themselves, at 40 kB each; of many each takes
 # 7 kB, so that 33 queries with ten photos each are less than 4 MB.
-_FEW, _LARGE, _SMALL = 60, (560, 76), (240, 66)
+_FEW, _LARGE, _SMALL = 60, (560, 76), (224, 60)
 # A page of the list; photos behind it are not embedded, but linked.
 _PAGE = 60
 # With --top=0, a page of thousands of photos would open in no browser.
@@ -102,6 +103,12 @@ def format_doubt(verdict: Verdict) -> tuple[str, str] | None:
     return (what[0].upper() + what[1:], why) if what else None
 
 
+def encode_lines(lines: Float[np.ndarray, "P 4"]) -> str:
+    """Lines in parts of photos as the JSON that the viewer reads."""
+    places = np.rint(np.asarray(lines) * _UNIT).astype(int).tolist()
+    return json.dumps(places, separators=(",", ":"))
+
+
 def _query(
     answer: Answer, file_of: Callable[[str], pathlib.Path], photos: _Photos
 ) -> dict[str, Any]:
@@ -126,7 +133,6 @@ def _card(rank: int, result: Result, verdict: Verdict, photo: Picture | None) ->
     similarity = f"{result.similarity:.3f}"
     inliers = result.inliers
     words = None if inliers is None else format_count(inliers, "inlier")
-    lines = np.rint(np.asarray(result.lines) * _UNIT).astype(int).tolist()
     return Card(
         rank,
         result.image,
@@ -137,7 +143,7 @@ def _card(rank: int, result: Result, verdict: Verdict, photo: Picture | None) ->
         verdict.of(inliers),
         f"{words or 'not verified'}, similarity {similarity}",
         round(min(100, 100 * (inliers or 0) / _FULL_BAR)),
-        json.dumps(lines, separators=(",", ":")),
+        encode_lines(result.lines),
         photo,
     )
 

@@ -11,7 +11,16 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any
 
 import uvicorn
-from fastapi import FastAPI, File, Form, HTTPException, Request, UploadFile
+from fastapi import (
+    FastAPI,
+    File,
+    Form,
+    HTTPException,
+    Path,
+    Query,
+    Request,
+    UploadFile,
+)
 from fastapi.responses import (
     FileResponse,
     HTMLResponse,
@@ -46,6 +55,11 @@ _STATIC = {
 Photo = Annotated[UploadFile, File(description="an image file")]
 Top = Annotated[int, Form(ge=1, le=1000, description="results at most")]
 Skip = Annotated[int, Form(ge=0, le=1_000_000, description="results to leave out")]
+Id = Annotated[str, Path(description="id of the photo, as results name it")]
+Side = Annotated[
+    int | None,
+    Query(description="longer side of a JPEG of it: 160, 320, 640 or 1280"),
+]
 BoxText = Annotated[
     str,
     Form(
@@ -241,9 +255,9 @@ def _add_search(
     ) -> Response:
         """Candidates are found by global descriptor; the best hundred are verified.
 
-        `confident` is whether more inliers agree than unrelated photos share by chance.
-        `lines` are inliers as y, x in the query and y, x in the result, in parts of
-        height and width.
+        A result is confident if more inliers agree than unrelated photos share by
+        chance. Its lines are inliers as y, x in the query and y, x in the result, in
+        parts of height and width.
         """
         found = _search(engine, worker, await photo.read(), top, skip, box)
         if stream:
@@ -266,7 +280,7 @@ def _add_search(
         image: Annotated[str, Form(description="id of a photo of the index")] = "",
         other: Annotated[UploadFile | None, File(description="or its file")] = None,
     ) -> Response:
-        """As `match --json` writes it; locations are in pixels."""
+        """Matches, inliers and the affine map; locations are in pixels."""
         if bool(image) == (other is not None):
             raise InputError("match: give either an image of the index or another file")
         uploads = await photo.read(), await other.read() if other else image
@@ -282,11 +296,8 @@ def _search(
 
 def _add_photos(app: FastAPI, engine: Engine, worker: Worker, outside: bool) -> None:
     @app.get("/api/image/{image:path}", summary="A photo of the index")
-    def image(request: Request, image: str, side: int | None = None) -> Response:
-        """The file itself, or a JPEG of it where browsers do not show such files.
-
-        `side`, 160, 320, 640 or 1280, makes it a JPEG whose longer side is that.
-        """
+    def image(request: Request, image: Id, side: Side = None) -> Response:
+        """The file itself, or a JPEG of it where browsers do not show such files."""
         if side not in (None, *photos.SIDES):
             raise InputError(f"side={side}: expected one of {photos.SIDES}")
         path = photos.find_photo(engine.index, _id(request, "image"), outside=outside)
@@ -299,7 +310,7 @@ def _add_photos(app: FastAPI, engine: Engine, worker: Worker, outside: bool) -> 
         return FileResponse(path, headers=headers, media_type=kind)
 
     @app.get("/api/attention/{image:path}", summary="Where the network looks")
-    async def attention(request: Request, image: str) -> Response:
+    async def attention(request: Request, image: Id) -> Response:
         """A row for each local feature: y, x, size, attention.
 
         y and x are in parts of height and width, sizes in parts of the longer side.

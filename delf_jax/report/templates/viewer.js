@@ -107,24 +107,32 @@ const viewer = (() => {
     width: (right - left) * photo.width, height: (bottom - top) * photo.height,
   });
 
-  // Where the network looks: a disc for each local feature, as large as its scale says.
+  // Where the network looks: the attention of local features, spread over what each of
+  // them sees, as a picture to be laid over the photo.
   function attention(photo, rows) {
-    const group = make("g", {class: "attention"});
-    const most = Math.max(...rows.map((row) => row[3]), 1e-9);
+    const side = 96, [width, height] = photo.ratio > 1 ? [side, Math.ceil(side / photo.ratio)] : [Math.ceil(side * photo.ratio), side];
+    const heat = new Float32Array(width * height);
     for (const [y, x, size, value] of rows) {
-      group.append(make("circle", {
-        cx: photo.x + x * photo.width, cy: photo.y + y * photo.height, r: size * Math.max(photo.width, photo.height) / 2,
-        fill: "#ff2d55", "fill-opacity": (.22 * value / most).toFixed(3),
-      }));
+      const spread = Math.max(1, size * side / 4), reach = Math.ceil(2 * spread), cy = Math.round(y * height), cx = Math.round(x * width);
+      for (let j = Math.max(0, cy - reach); j < Math.min(height, cy + reach + 1); j++)
+        for (let i = Math.max(0, cx - reach); i < Math.min(width, cx + reach + 1); i++)
+          heat[j * width + i] += value * Math.exp(-((j - cy) ** 2 + (i - cx) ** 2) / (2 * spread ** 2)) / spread ** 2;
     }
-    return group;
+    const canvas = document.createElement("canvas"), most = Math.max(...heat, 1e-9);
+    Object.assign(canvas, {width, height});
+    const context = canvas.getContext("2d"), pixels = context.createImageData(width, height);
+    // The photo as it is where it looks most, dark where least.
+    heat.forEach((value, i) => { pixels.data[4 * i + 3] = 215 * (1 - Math.sqrt(value / most)); });
+    context.putImageData(pixels, 0, 0);
+    const {x, y, width: wide, height: high} = photo;
+    return make("image", {class: "attention", href: canvas.toDataURL(), x, y, width: wide, height: high, preserveAspectRatio: "none"});
   }
 
   async function addAttention(photos, holders) {
     const time = opened;
     const rows = await Promise.all(holders.map((holder) => attentionOf(holder)));
     if (time !== opened || svg.querySelector(".attention")) return;
-    photos.forEach((photo, i) => svg.querySelector(".lines").before(attention(photo, rows[i] || [])));
+    photos.forEach((photo, i) => rows[i].length && svg.querySelector(".lines").before(attention(photo, rows[i])));
   }
 
   async function show(card) {
@@ -132,7 +140,7 @@ const viewer = (() => {
     shown = card;
     const all = cards(card), place = all.indexOf(card);
     const holders = [card.closest("section").querySelector("figure.query"), card];
-    dialog.querySelector("strong").textContent = `${card.querySelector(".rank").textContent}. ${card.dataset.image}`;
+    dialog.querySelector("strong").textContent = `${card.dataset.rank}. ${card.dataset.image}`;
     dialog.querySelector(".top p").textContent = `Query and result ${place + 1} of ${all.length}: ${card.dataset.facts}`;
     buttons.previous.disabled = place === 0;
     buttons.next.disabled = place === all.length - 1;
