@@ -178,11 +178,11 @@ class _Rates:
     def wait(self, address: str) -> float:
         """0, and the request counts; or the seconds after which it may come again."""
         if not self._a_minute:
-            return 0
+            return 0.0
         now, most = time.monotonic(), float(self._a_minute)
         left, at = self._known.pop(address, (most, now))
         left = min(most, left + (now - at) * most / 60)
         self._known[address] = (left - 1 if left >= 1 else left), now
         if len(self._known) > _ADDRESSES:
             self._known.popitem(last=False)
-        return 0 if left >= 1 else max(1.0, (1 - left) * 60 / most)
+        return 0.0 if left >= 1 else max(1.0, (1 - left) * 60 / most)

@@ -44,7 +44,7 @@ from delf_jax.serve.worker import Busy, Worker
 
 MOST_BYTES = 32 * 2**20
 # Seconds after which somebody who found the queue full may come again.
-_WAIT = 2
+_WAIT = 2.0
 _STATIC = {
     "look.css": "text/css",
     "serve.css": "text/css",
@@ -300,14 +300,18 @@ def _add_photos(app: FastAPI, engine: Engine, worker: Worker, outside: bool) -> 
         """The file itself, or a JPEG of it where browsers do not show such files."""
         if side not in (None, *photos.SIDES):
             raise InputError(f"side={side}: expected one of {photos.SIDES}")
-        path = photos.find_photo(engine.index, _id(request, "image"), outside=outside)
-        kind = photos.media_type(path)  # InputError if there is no file.
-        headers = {"cache-control": "private, max-age=300"}
-        if side is not None:
-            return Response(photos.thumbnail(path, side), 200, headers, "image/jpeg")
-        if kind is None:
-            return Response(photos.as_jpeg(path), 200, headers, "image/jpeg")
-        return FileResponse(path, headers=headers, media_type=kind)
+        id, headers = _id(request, "image"), {"cache-control": "private, max-age=300"}
+        path = photos.find_photo(engine.index, id, outside=outside)
+        try:
+            kind = photos.media_type(path)
+            if side is None and kind is not None:
+                return FileResponse(path, headers=headers, media_type=kind)
+            made = (
+                photos.as_jpeg(path) if side is None else photos.thumbnail(path, side)
+            )
+        except (InputError, OSError):  # Whose message would name the file.
+            raise NotFound(f"{id}: there is no photo any more") from None
+        return Response(made, 200, headers, "image/jpeg")
 
     @app.get("/api/attention/{image:path}", summary="Where the network looks")
     async def attention(request: Request, image: Id) -> Response:

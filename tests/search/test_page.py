@@ -206,9 +206,10 @@ def test_a_browser_shows_the_photos_themselves_and_zooms(photos):
     click = f"""
 document.querySelector('.card').click();
 const wait = setInterval(() => {{
-  if (!document.querySelector('.stage svg')) return;
+  const svg = document.querySelector('.stage svg');
+  if (!svg) return;
   clearInterval(wait);
-  document.body.dataset.before = document.querySelector('.stage svg').getAttribute('viewBox');
+  document.body.dataset.before = svg.getAttribute('viewBox');
   document.querySelector('dialog').dispatchEvent({press});
 }}, 20);"""
     reader = Reader(run_in_browser(text, click, photos))
