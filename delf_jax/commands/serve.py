@@ -1,6 +1,7 @@
 """The command serve: a search page and an API."""
 
 import argparse
+import contextlib
 import importlib.util
 from typing import Any
 
@@ -53,8 +54,9 @@ def run_serve(options: argparse.Namespace) -> int:
             waiting=options.queue,
             rate=options.rate,
         )
-        _print_start(options, engine.index, listening.getsockname()[1])
-        server.run(app, listening)
+        with contextlib.suppress(KeyboardInterrupt):  # As servers end.
+            _print_start(options, engine.index, listening.getsockname()[1])
+            server.run(app, listening)
     return 0
 
 

@@ -63,11 +63,7 @@ class Found(NamedTuple):
     """whether there are results behind these"""
     attention: Float[np.ndarray, "N 4"]
     """of the query, as `Engine.attention` gives it"""
-    index: Index
-
-    @property
-    def done(self) -> bool:
-        return self.verified == self.candidates
+    searched: Index
 
 
 class Engine:

@@ -124,15 +124,15 @@ class Guard:
             return None
         if request.url.path == "/" and (given := request.query_params.get("token")):
             if self._is_token(given):
-                response = RedirectResponse("./", 303)
-                response.set_cookie(COOKIE, given, httponly=True, samesite="lax")
-                return response
+                page = RedirectResponse("./", 303)
+                page.set_cookie(COOKIE, given, httponly=True, samesite="lax")
+                return page
         header = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self._is_token(header) or self._is_token(request.cookies.get(COOKIE, "")):
             return None
         if "text/html" in request.headers.get("accept", ""):
-            page = html.render("token.html", served=True)
-            return HTMLResponse(page, 401, {"www-authenticate": "Bearer"})
+            text = html.render("token.html", served=True)
+            return HTMLResponse(text, 401, {"www-authenticate": "Bearer"})
         response = refuse(401, "expected a header 'Authorization: Bearer TOKEN'")
         response.headers["www-authenticate"] = "Bearer"
         return response

@@ -1,6 +1,5 @@
 """The routes: a page, a JSON API with its description, health and metrics."""
 
-import contextlib
 import functools
 import ipaddress
 import json
@@ -137,17 +136,18 @@ def run(app: FastAPI, listening: socket.socket) -> None:
     config = uvicorn.Config(
         app, log_level="warning", timeout_graceful_shutdown=5, server_header=False
     )
-    with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; InputError if the address cannot be had."""
+    if not 0 <= port < 65536:
+        raise InputError(f"--port={port}: cannot listen there; use 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=512)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror or error
         raise InputError(
             f"{host}:{port}: cannot listen there ({reason}); choose another --port or "
             "--host"
@@ -262,9 +262,7 @@ def _add_search(
         found = _search(engine, worker, await photo.read(), top, skip, box)
         if stream:
             return await _stream(found, lambda each: _to_json(each, skip))
-        last = None
-        async for each in found:
-            last = each
+        *_, last = [each async for each in found]
         return _json(_to_json(last, skip))
 
     @app.post("/search", include_in_schema=False)
@@ -365,7 +363,7 @@ async def _stream(
 
 def _to_json(found: Found, skip: int) -> dict[str, Any]:
     return {
-        "photos": len(found.index.store),
+        "photos": len(found.searched.store),
         "verified": found.verified,
         "candidates": found.candidates,
         "confident": found.verdict.confident,
@@ -387,7 +385,7 @@ def _to_json(found: Found, skip: int) -> dict[str, Any]:
 
 def _fragment(found: Found, skip: int, link: Callable[..., Any]) -> dict[str, Any]:
     """What the page puts in the place of its list, and says beside it."""
-    picture = functools.partial(link, found.index)
+    picture = functools.partial(link, found.searched)
     cards = page.format_cards(found.results, found.verdict, picture, skip + 1)
     doubt = page.format_doubt(found.verdict)
     return {
@@ -395,8 +393,8 @@ def _fragment(found: Found, skip: int, link: Callable[..., Any]) -> dict[str, An
         "verified": found.verified,
         "candidates": found.candidates,
         "more": found.more,
-        "photos": format_count(len(found.index.store), "photo"),
-        "note": found.index.shortfall,
+        "photos": format_count(len(found.searched.store), "photo"),
+        "note": found.searched.shortfall,
         "attention": [] if found.verified else found.attention.round(5).tolist(),
     }
 
