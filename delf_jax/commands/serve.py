@@ -41,7 +41,7 @@ def run_serve(options: argparse.Namespace) -> int:
     local = server.is_loopback(options.host)
     _check(options, local)
     with server.listen(options.host, options.port) as listening:
-        model, settings = model_and_settings(options)
+        model, settings = model_and_settings(options, options.index)
         engine = Engine(options.index, model, settings, options.codebook)
         if options.writable:
             server.check_writable(engine.index)
