@@ -145,7 +145,7 @@ def ask(port: int, photo: bytes) -> float:
     parts = [f"--{BOUNDARY}", head, "Content-Type: image/jpeg", "", ""]
     body = "\r\n".join(parts).encode() + photo + f"\r\n--{BOUNDARY}--\r\n".encode()
     start = time.perf_counter()
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=900)
     kind = f"multipart/form-data; boundary={BOUNDARY}"
     connection.request("POST", "/api/search", body, {"Content-Type": kind})
     response = connection.getresponse()
@@ -157,7 +157,7 @@ def ask(port: int, photo: bytes) -> float:
 
 def memory(port: int) -> float:
     """MB that the server says it holds."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=900)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
     connection.close()

@@ -1,5 +1,7 @@
 """The routes: a page, a JSON API with its description, health and metrics."""
 
+import asyncio
+import contextlib
 import functools
 import ipaddress
 import json
@@ -87,7 +89,15 @@ def make_app(
       waiting: requests that may wait for those before; others are answered by 429.
       token, hosts, rate, most_bytes: as of `Guard`.
     """
+    worker, registry = Worker(waiting), CollectorRegistry()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(worker.close)
+
     app = FastAPI(
+        lifespan=lifespan,
         title="delf_jax",
         version=__version__,
         summary="Search an index of photos by a photo.",
@@ -96,7 +106,6 @@ def make_app(
     )
     # In memory: nothing of an upload reaches the disk.
     MultiPartParser.spool_max_size = most_bytes
-    worker, registry = Worker(waiting), CollectorRegistry()
     gauges: dict[str, tuple[str, Callable[[], float]]] = {
         "delf_jax_waiting": ("Requests that wait", lambda: worker.waiting),
         "delf_jax_photos": ("Photos of the index", lambda: len(engine.index.store)),

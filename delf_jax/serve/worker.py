@@ -5,6 +5,7 @@ cores, or the whole device, for one of them.
 """
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -26,8 +27,10 @@ class Worker:
 
     def __init__(self, waiting: int):
         """waiting: jobs at most, beside the one that is done."""
-        self._jobs: queue.Queue[_Job] = queue.Queue(waiting)
-        threading.Thread(target=self._run, name="worker", daemon=True).start()
+        self._jobs: queue.Queue[_Job | None] = queue.Queue(waiting)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        self._thread.start()
 
     @property
     def waiting(self) -> int:
@@ -51,13 +54,20 @@ class Worker:
             raise Busy from None
         return _results(results, job.given_up)
 
+    def close(self) -> None:
+        """Ends the thread, and the job that it does where that yields next.
+
+        A thread that computes while Python ends would bring the process down.
+        """
+        self._closed.set()
+        self._jobs.put(None)
+        self._thread.join()
+
     def _run(self) -> None:
-        while True:
-            job = self._jobs.get()
-            try:
-                _do(job)
-            except RuntimeError:  # The loop is closed: the server has ended.
-                return
+        while (job := self._jobs.get()) is not None:
+            if not self._closed.is_set():
+                with contextlib.suppress(RuntimeError):  # Of a loop that is closed.
+                    _do(job, self._closed)
 
 
 async def _results(
@@ -72,13 +82,13 @@ async def _results(
         given_up.set()
 
 
-def _do(job: _Job) -> None:
+def _do(job: _Job, closed: threading.Event) -> None:
     last: Any = _END
     if not job.given_up.is_set():
         try:
             for result in job.work():
                 job.put(result)
-                if job.given_up.is_set():
+                if job.given_up.is_set() or closed.is_set():
                     break
         except Exception as error:
             last = error
