@@ -22,6 +22,7 @@ from delf_jax.commands import (
     models,
     options,
     search,
+    serve,
     training,
 )
 from delf_jax.files import InputError
@@ -166,6 +167,13 @@ COMMANDS = {
         "search query.jpg --index=photos_index --html=results.html",
         search.add_search_options,
         search.run_search,
+    ),
+    "serve": Command(
+        "serve a search page and an API over an index",
+        "serve --index=photos_index\n"
+        "serve --index=photos_index --host=0.0.0.0 --token=secret",
+        serve.add_serve_options,
+        serve.run_serve,
     ),
     "evaluate": Command(
         "score the search of a dataset with ground truth",

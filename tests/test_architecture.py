@@ -15,6 +15,7 @@ ARROWS = {
     "cli": "commands",
     "commands": "every wing",
     "demo": "search index store extraction synthetic report retrieval",
+    "serve": "search index extraction report",
     "inspection": "training conversion index store extraction formats",
     "training": "evaluation data extraction report synthetic formats losses models "
     "retrieval",

@@ -1,29 +1,54 @@
-"""Search results as one HTML file that needs nothing but itself."""
+"""Search results as one HTML file, and the cards that the served page shows as well."""
 
-import html
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from delf_jax.progress import format_count
-from delf_jax.report.html import breakable, fill_template, read_thumbnail
+from delf_jax.report import html
+from delf_jax.report.html import Picture
 from delf_jax.search.query import Answer, Result
 from delf_jax.search.verdict import Verdict
 
-# Enough to see detail under match lines, at about 40 kB a photo.
-_THUMBNAIL = 560
+# Thumbnails of few photos show detail by themselves, at 40 kB each; of many each takes
+# 7 kB, so that 33 queries with ten photos each are less than 4 MB.
+_FEW, _LARGE, _SMALL = 60, (560, 76), (224, 60)
+# A page of the list; photos behind it are not embedded, but linked.
+_PAGE = 60
 # With --top=0, a page of thousands of photos would open in no browser.
-_MOST_RESULTS = 60
-# Places along a side of a photo, in which the template reads the ends of lines.
+_MOST_RESULTS = 600
+# Places along a side of a photo, in which the viewer reads the ends of lines.
 _UNIT = 10_000
 # As many inliers fill the bar of a card: beyond, no one doubts.
 _FULL_BAR = 60
 
-_Photos = dict[pathlib.Path, str | None]
+_Photos = dict[pathlib.Path, Picture | None]
+
+
+class Card(NamedTuple):
+    """One result as the macro `found` of parts.html shows it."""
+
+    rank: int
+    image: str
+    folder: str
+    name: str
+    similarity: str
+    inliers: str | None
+    """their number, with its unit; None: not verified"""
+    confident: bool | None
+    """shown in green: more than chance"""
+    facts: str
+    width: int
+    """of the bar, in percent"""
+    lines: str
+    """JSON: (y, x) in the query and (y, x) here, in ten thousandths"""
+    photo: Picture | None
 
 
 def write_page(
@@ -38,100 +63,110 @@ def write_page(
     `description` says in a few words what was searched.
     """
     results = [r for answer in answers for r in answer.results[:_MOST_RESULTS]]
-    photos = _read_photos(
-        {answer.path for answer in answers}
-        | {file_of(result.image) for result in results}
-    )
+    first = [r for answer in answers for r in answer.results[:_PAGE]]
+    small = {answer.path for answer in answers} | {file_of(r.image) for r in first}
+    photos = _link_photos({file_of(r.image) for r in results} - small, path)
+    photos |= _embed_photos(sorted(small), path)
     summary = format_count(len(answers), "query")
-    summary += f" in {description}" if description else ""
-    parts = {
-        "summary": html.escape(summary),
-        "navigation": _navigation(answers, photos) if len(answers) > 1 else "",
-        "queries": "\n".join(
-            _section(number, answer, file_of, photos)
-            for number, answer in enumerate(answers, 1)
-        ),
-    }
-    fill_template("page.html", parts, path)
-
-
-def _navigation(answers: Sequence[Answer], photos: _Photos) -> str:
-    links = (
-        f'<a href="#query-{number}" title="{html.escape(answer.image)}">'
-        f"{_picture(photos[answer.path], answer.image)}</a>"
-        for number, answer in enumerate(answers, 1)
+    html.write_page(
+        "results.html",
+        path,
+        styles=["look.css", "results.css"],
+        scripts=["viewer.js", "results.js"],
+        summary=f"{summary} in {description}" if description else summary,
+        photos=html.embedded([*photos.values()]),
+        queries=[_query(answer, file_of, photos) for answer in answers],
     )
-    return f'<nav aria-label="Queries">{"".join(links)}</nav>'
 
 
-def _section(
-    number: int, answer: Answer, file_of: Callable[[str], pathlib.Path], photos: _Photos
-) -> str:
+def format_cards(
+    results: Iterable[Result],
+    verdict: Verdict,
+    picture: Callable[[str], Picture | None],
+    first: int = 1,
+) -> list[Card]:
+    """The results as cards.
+
+    Args:
+      picture: of a result by its id.
+      first: rank of the first.
+    """
+    return [
+        _card(rank, result, verdict, picture(result.image))
+        for rank, result in enumerate(results, first)
+    ]
+
+
+def format_doubt(verdict: Verdict) -> tuple[str, str] | None:
+    """What stands above results none of which is more than chance, and why."""
+    what, _, why = str(verdict).partition(": ")
+    return (what[0].upper() + what[1:], why) if what else None
+
+
+def encode_lines(lines: Float[np.ndarray, "P 4"]) -> str:
+    """Lines in parts of photos as the JSON that the viewer reads."""
+    places = np.rint(np.asarray(lines) * _UNIT).astype(int).tolist()
+    return json.dumps(places, separators=(",", ":"))
+
+
+def _query(
+    answer: Answer, file_of: Callable[[str], pathlib.Path], photos: _Photos
+) -> dict[str, Any]:
     """One query and the cards of its results."""
     results = answer.results[:_MOST_RESULTS]
-    cards = "\n".join(
-        f"<li>{_card(rank, result, photos[file_of(result.image)], answer.verdict)}</li>"
-        for rank, result in enumerate(results, 1)
-    )
-    name = breakable("/".join(pathlib.PurePath(answer.image).parts[-2:]))
     count = format_count(len(results), "result")
     if len(results) < len(answer.results):
         count = f"{len(results)} of {len(answer.results)} results"
-    return (
-        f'<section id="query-{number}">\n<figure class="query">'
-        f"{_picture(photos[answer.path], 'query')}"
-        f'<figcaption><h2 title="{html.escape(answer.image)}">{name}</h2>'
-        f'<p class="quiet">Query {number} &middot; {count}</p></figcaption></figure>\n'
-        f"<div>{_doubt(answer.verdict)}<ol>\n{cards}\n</ol></div>\n</section>"
-    )
+    cards = format_cards(results, answer.verdict, lambda id: photos[file_of(id)])
+    return {
+        "image": answer.image,
+        "name": "/".join(pathlib.PurePath(answer.image).parts[-2:]),
+        "count": count,
+        "photo": photos[answer.path],
+        "doubt": format_doubt(answer.verdict),
+        "cards": cards,
+    }
 
 
-def _doubt(verdict: Verdict) -> str:
-    """What stands above results none of which is more than chance."""
-    if not (text := str(verdict)):
-        return ""
-    what, _, why = text.partition(": ")
-    what = what[0].upper() + what[1:]
-    return f'<p class="doubt"><strong>{what}</strong> &middot; {why}</p>\n'
-
-
-def _card(rank: int, result: Result, photo: str | None, verdict: Verdict) -> str:
-    """One result: a button that opens the two photos with their matches.
-
-    Its number of inliers is green where it is more than chance.
-    """
+def _card(rank: int, result: Result, verdict: Verdict, photo: Picture | None) -> Card:
     folder, _, name = result.image.rpartition("/")
     similarity = f"{result.similarity:.3f}"
-    if result.inliers is None:
-        score, facts = '<span class="none">not verified</span>', "not verified"
-    else:
-        facts = format_count(result.inliers, "inlier")
-        mark = "b" if verdict.of(result.inliers) else "span"
-        score = f"<{mark}>{facts}</{mark}>"
-    width = min(100, 100 * (result.inliers or 0) / _FULL_BAR)
-    lines = np.rint(np.asarray(result.lines) * _UNIT).astype(int).tolist()
-    image = html.escape(result.image)
-    return (
-        f'<button type="button" class="card" data-image="{image}" '
-        f'data-facts="{facts}, similarity {similarity}" '
-        f'data-lines="{json.dumps(lines, separators=(",", ":"))}">'
-        f'<span class="photo">{_picture(photo, result.image)}'
-        f'<span class="rank">{rank}</span></span>'
-        f'<span class="facts"><span class="name" title="{image}">{breakable(name)}'
-        f'</span><span class="folder">{html.escape(folder)}</span>'
-        f'<span class="scores">{score}'
-        f'<span class="none">similarity {similarity}</span></span>'
-        f'<span class="bar"><i style="width:{width:.0f}%"></i></span></span></button>'
+    inliers = result.inliers
+    words = None if inliers is None else format_count(inliers, "inlier")
+    return Card(
+        rank,
+        result.image,
+        folder,
+        name,
+        similarity,
+        words,
+        verdict.of(inliers),
+        f"{words or 'not verified'}, similarity {similarity}",
+        round(min(100, 100 * (inliers or 0) / _FULL_BAR)),
+        encode_lines(result.lines),
+        photo,
     )
 
 
-def _picture(photo: str | None, label: str) -> str:
-    if photo is None:
-        return '<span class="absent">photo not found</span>'
-    return f'<img src="{photo}" alt="{html.escape(label)}" loading="lazy">'
-
-
-def _read_photos(paths: set[pathlib.Path]) -> _Photos:
+def _embed_photos(paths: Sequence[pathlib.Path], page: str | os.PathLike) -> _Photos:
+    """Photos whose thumbnails are in the page, by their paths; None if one is gone."""
+    side, quality = _LARGE if len(paths) <= _FEW else _SMALL
     with ThreadPoolExecutor() as pool:
-        read = pool.map(lambda path: read_thumbnail(path, _THUMBNAIL), paths)
-        return {p: each and each.source for p, each in zip(paths, read, strict=True)}
+        read = pool.map(lambda path: html.read_thumbnail(path, side, quality), paths)
+        found = [*zip(paths, read, strict=True)]
+    return {
+        path: photo
+        and Picture(
+            photo.source, html.relative_link(path, page), f"photo-{number}", photo.size
+        )
+        for number, (path, photo) in enumerate(found)
+    }
+
+
+def _link_photos(paths: Iterable[pathlib.Path], page: str | os.PathLike) -> _Photos:
+    """Photos that are read when they are looked at."""
+    found: _Photos = {}
+    for path in paths:
+        link = html.relative_link(path, page)
+        found[path] = Picture(link, link) if path.is_file() else None
+    return found

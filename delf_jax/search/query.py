@@ -91,10 +91,7 @@ def search(
     """
     check_model(index, model, settings)
     aggregated = codebook or not settings.global_scales
-    if aggregated:
-        find = _by_words(index, codebook, progress)
-    else:
-        find = _by_global_descriptors(index, descriptors)
+    find = first_stage(index, settings, codebook, descriptors, progress=progress)
     k = max(top, CANDIDATES + 1 if rerank else 0) if top else len(index.store)
     found = extract_features(model, queries, settings)
     size = 1 if aggregated else min(BLOCK, 1 + len(index.store) // _PHOTOS_PER_QUERY)
@@ -114,6 +111,20 @@ def search(
             judged = judge_results(results, features, settings, found_itself)
             shown = results[: top or None]
             yield Answer(str(path), pathlib.Path(path), shown, judged)
+
+
+def first_stage(
+    index: Index,
+    settings: ExtractionSettings,
+    codebook: str | os.PathLike | None = None,
+    descriptors: GlobalIndex | None = None,
+    *,
+    progress: bool = True,
+) -> FirstStage:
+    """What finds the candidates of queries; arguments as `search`."""
+    if codebook or not settings.global_scales:
+        return _by_words(index, codebook, progress)
+    return _by_global_descriptors(index, descriptors)
 
 
 def _by_words(
@@ -169,19 +180,45 @@ def rank(
       own: row of the query photo itself, if it is in the index; it is verified, but is
         none of the hundred.
     """
-    verified: dict[int, Verified] = {}
-    if rerank and query.local is not None:
-        count = np.count_nonzero(np.cumsum(rows != own) <= CANDIDATES)
-        (verified,) = matching.verify(
-            [query], [rows[:count]], images.__getitem__, settings.max_image_size
-        )
-    ranked = matching.rerank_verified(rows, similarities, verified)
-    unverified = None, np.zeros((0, 4))
+    if not rerank:
+        query = query._replace(local=None)
+    *_, (results, _) = rank_in_steps(
+        images, query, rows, similarities, settings, CANDIDATES + 1, own=own
+    )
+    return results
+
+
+def rank_in_steps(
+    images: FeatureStore,
+    query: Features,
+    rows: Int[np.ndarray, " K"],
+    similarities: Float[np.ndarray, " K"],
+    settings: ExtractionSettings,
+    step: int,
+    *,
+    own: int = -1,
+) -> Iterator[tuple[list[Result], int]]:
+    """The candidates, then after each `step` of them verified: (best first, how many).
+
+    The last are the results of `rank`, whose arguments the others are.
+    """
+    count = int(np.count_nonzero(np.cumsum(rows != own) <= CANDIDATES))
+    parts = [rows[start : min(start + step, count)] for start in range(0, count, step)]
+    parts = [] if query.local is None else parts
+    found = matching.verify(
+        [query] * len(parts), parts, images.__getitem__, settings.max_image_size
+    )
     known = dict(zip(rows.tolist(), similarities.tolist(), strict=True))
-    return [
-        Result(images.ids[row], known[row], *verified.get(row, unverified))
-        for row in ranked.tolist()
-    ]
+    unverified = None, np.zeros((0, 4))
+    verified: dict[int, Verified] = {}
+    for some in itertools.chain([{}], found):
+        verified |= some
+        ranked = matching.rerank_verified(rows, similarities, verified)
+        results = [
+            Result(images.ids[row], known[row], *verified.get(row, unverified))
+            for row in ranked.tolist()
+        ]
+        yield results, len(verified)
 
 
 def judge_results(

@@ -185,8 +185,9 @@ RECIPES = {
     ),
     "demo": _recipe("demo --out=demo", MODEL, slow=True),
 }
-# Commands and kinds that write nothing, and what needs packages that are not here.
-WRITE_NOTHING = {"inspect"}
+# Commands and kinds that write nothing by themselves, and what needs packages that are
+# not here. `serve` does not end; tests/serve kills and restarts it.
+WRITE_NOTHING = {"inspect", "serve"}
 NOT_INSTALLED = {"export --format=savedmodel", "export --format=onnx"}
 # Options whose values are other kinds of results.
 KINDS = ("--to", "--from", "--format")

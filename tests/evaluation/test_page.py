@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 import re
 
 import numpy as np
@@ -100,9 +101,9 @@ def test_marks_say_in_words_what_is_right_wrong_or_junk(made, tmp_path):
     text = write(made, tmp_path)
     marks = re.findall(r'<b class="mark">(.*?)</b>', text)
     # The worst query first: its photo is the eleventh.
-    assert marks[:8] == [f"{rank} &#10007; wrong" for rank in range(1, 9)]
-    assert marks[8] == "11 &#10003; right"
-    assert marks[9:11] == ["1 &#10003; right", "junk &middot; ignored"]
+    assert marks[:8] == [f"{rank} \u2717 wrong" for rank in range(1, 9)]
+    assert marks[8] == "11 \u2713 right"
+    assert marks[9:11] == ["1 \u2713 right", "junk \u00b7 ignored"]
     assert "2 of 2 queries, by average precision of the ranking verification" in text
     assert "a model" in text and "max_features" in text
 
@@ -112,26 +113,25 @@ def test_lines_start_in_the_box_of_the_query(made, tmp_path):
     (rect,) = Reader(text).all("rect")
     box = [float(rect[name]) for name in ("x", "y", "width", "height")]
     np.testing.assert_allclose(box, [80, 24, 160, 120])
-    first = re.findall(r'viewBox="([^"]+)"[^>]*>(?:<use[^>]*>)+(?:</use>)?<path', text)
-    assert first
-    path = re.findall(r'<path d="([^"]+)"', text)[0]
-    ends = np.array(re.findall(r"M(\d+),(\d+)L(\d+),(\d+)", path), float)
+    (figure,) = [x for x in Reader(text).all("figure", "query") if x["data-box"]]
+    assert json.loads(figure["data-box"]) == [0.1, 0.25, 0.6, 0.75]
+    # The cropped query is the first: it went worst.
+    card = next(x for x in Reader(text).all("button") if "data-lines" in x)
+    ends = np.array(json.loads(card["data-lines"])) / 10_000
     assert len(ends) == 9
-    # Photos are 320 high here: the box is 4/3 of what it is in the thumbnail.
-    x, y = ends[:, 0], ends[:, 1]
-    assert ((x >= 106) & (x <= 320) & (y >= 32) & (y <= 192)).all()
+    y, x = ends[:, 0], ends[:, 1]
+    assert ((x >= 0.25) & (x <= 0.75) & (y >= 0.1) & (y <= 0.6)).all()
     # The first feature is at (20, 20) of 300 x 400: in the box, and in all of a photo.
-    expected = [100 + 200 * 20.5 / 400, 30 + 150 * 20.5 / 300]
-    np.testing.assert_allclose(ends[0, :2], np.array(expected) * 320 / 300, atol=1)
-    width = 320 * 4 / 3 + page._GAP
-    np.testing.assert_allclose(ends[0, 2:], [width + 22, 22], atol=1)
+    expected = [0.1 + 0.5 * 20.5 / 300, 0.25 + 0.5 * 20.5 / 400, 20.5 / 300, 20.5 / 400]
+    np.testing.assert_allclose(ends[0], expected, atol=1e-4)
 
 
 def test_rankings_made_elsewhere_and_photos_that_are_gone_have_a_page(made, tmp_path):
     for number in range(10):
         (tmp_path / f"{number}.png").unlink()
     reader = Reader(write(made._replace(inputs=None), tmp_path))
-    assert not reader.all("path") and len(reader.all("image")) == 1
+    assert {card["data-lines"] for card in reader.all("button", "card right")} <= {"[]"}
+    assert len(reader.all("image")) == 1
     assert "photo not found" in reader.words
 
 
@@ -151,6 +151,19 @@ def test_a_long_list_of_queries_ends(made, tmp_path):
     assert text.count('<th scope="row">') == page._MOST_ROWS
     assert "and 100 better ones" in text
     assert len(text) < 500_000
+
+
+@pytest.mark.slow
+def test_a_browser_opens_a_photo_beside_its_query_with_box_and_lines(made, tmp_path):
+    click = "document.querySelector('.card').click();"
+    reader = Reader(run_in_browser(write(made, tmp_path), click, tmp_path))
+    stage = [tag for tag, _ in reader.tags]
+    assert stage.count("line") == 9 and stage.count("circle") == 18
+    # On the query of the list, and in the viewer.
+    assert stage.count("rect") == 2
+    # The photos themselves are shown, by links that are relative.
+    shown = [x["href"] for x in reader.all("image") if not x["href"].startswith("data")]
+    assert len(shown) == 2 and all("/" not in href for href in shown)
 
 
 @pytest.mark.slow

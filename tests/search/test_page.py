@@ -3,6 +3,7 @@ import io
 import json
 import os
 import pathlib
+import urllib.parse
 
 import numpy as np
 import pytest
@@ -87,12 +88,47 @@ def test_nothing_is_loaded_from_elsewhere(photos):
     assert "url(" not in text and "@import" not in text and "fetch(" not in text
 
 
-def test_thumbnails_are_small_photos(photos):
-    reader = Reader(write(photos, [answer(photos, result("x.png", 3))]))
-    for image in reader.all("img"):
-        data = base64.b64decode(image["src"].removeprefix("data:image/jpeg;base64,"))
+def thumbnail_sizes(reader):
+    sizes = []
+    for image in reader.all("image"):
+        data = base64.b64decode(image["href"].removeprefix("data:image/jpeg;base64,"))
         with Image.open(io.BytesIO(data)) as thumbnail:
-            assert thumbnail.size == (560, 420)
+            sizes.append(thumbnail.size)
+    return sizes
+
+
+def test_each_photo_is_embedded_once_and_small(photos):
+    found = answer(photos, result("x.png", 3), result("y.png", 2))
+    reader = Reader(write(photos, [found, found, answer(photos, result("query.png"))]))
+    assert thumbnail_sizes(reader) == [(560, 420)] * 3
+    embedded = {f"#{symbol['id']}" for symbol in reader.all("symbol")}
+    assert {use["href"] for use in reader.all("use")} == embedded
+
+
+def test_many_photos_are_embedded_smaller(photos):
+    names = [f"{number}.png" for number in range(page._FEW + 1)]
+    for name in names:
+        (photos / name).write_bytes((photos / "x.png").read_bytes())
+    found = [
+        answer(photos, *map(result, names[:40])),
+        answer(photos, *map(result, names)),
+    ]
+    sizes = thumbnail_sizes(Reader(write(photos, found)))
+    # The query, and those of the first page of either list.
+    assert sizes == [(224, 168)] * (1 + page._PAGE)
+
+
+def test_larger_photos_are_linked_relative_to_the_page(photos):
+    (photos / "pages").mkdir()
+    path = photos / "pages" / "page.html"
+    found = answer(photos, result(NASTY, 3))
+    page.write_page(path, [found], lambda image: photos / image)
+    reader = Reader(path.read_text(encoding="utf-8"))
+    (card,) = reader.all("button", "card")
+    (query,) = reader.all("figure", "query")
+    assert query["data-full"] == "../query.png"
+    linked = path.parent / urllib.parse.unquote(card["data-full"])
+    assert linked.samefile(photos / NASTY)
 
 
 def test_names_cannot_break_the_page(photos):
@@ -118,21 +154,35 @@ def test_a_photo_that_is_gone_is_said_to_be_absent(photos):
     found = answer(photos, result("gone.png", 2), result("x.png", 1))
     reader = Reader(write(photos, [found]))
     assert reader.words.count("photo not found") == 1
-    assert len(reader.all("img")) == 2
+    assert len(reader.all("image")) == 2  # The query, and x.png.
 
 
 def test_several_queries_are_linked_at_the_top(photos):
     found = answer(photos, result("x.png", 3))
-    links = Reader(write(photos, [found, found])).all("a")
-    assert [link["href"] for link in links] == ["#query-1", "#query-2"]
+    unsure = found._replace(verdict=Verdict(3, 19))
+    reader = Reader(write(photos, [found, unsure]))
+    links = [link for link in reader.all("a") if "href" in link]
+    assert [link["href"] for link in links] == ["#main", "#query-1", "#query-2"]
+    assert "no confident match" in links[2]["title"]
+    assert "no confident match" not in links[1]["title"]
     assert not Reader(write(photos, [found])).all("nav")
 
 
 def test_a_ranking_of_all_does_not_make_an_endless_page(photos):
-    found = answer(photos, *[result("x.png", 0)] * 500)
+    found = answer(photos, *[result("x.png", 0)] * 5000)
     reader = Reader(write(photos, [found]))
     assert len(reader.all("button", "card")) == page._MOST_RESULTS
-    assert f"{page._MOST_RESULTS} of 500 results" in "".join(reader.words)
+    assert f"{page._MOST_RESULTS} of 5000 results" in "".join(reader.words)
+
+
+def test_photos_behind_the_first_page_are_linked_and_not_embedded(photos):
+    (photos / "late.png").write_bytes((photos / "x.png").read_bytes())
+    late = [result("late.png", 0), result("gone.png", 0)]
+    reader = Reader(write(photos, [answer(photos, *[result("x.png")] * 60, *late)]))
+    (linked,) = reader.all("img")
+    assert linked["src"] == "late.png" and linked["loading"] == "lazy"
+    assert len(reader.all("image")) == 2
+    assert reader.words.count("photo not found") == 1
 
 
 def test_a_query_without_results_has_its_place(photos):
@@ -142,8 +192,42 @@ def test_a_query_without_results_has_its_place(photos):
 @pytest.mark.slow
 def test_a_browser_opens_a_photo_with_one_line_per_inlier(photos):
     text = write(photos, [answer(photos, result("y.png", 2), result("x.png", 7))])
-    click = "document.querySelectorAll('.card')[1].click()"
+    click = "document.querySelectorAll('.card')[1].click();"
     reader = Reader(run_in_browser(text, click, photos))
     assert "open" in reader.all("dialog")[0]
     assert len(reader.all("line")) == 7
     assert len(reader.all("circle")) == 14
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_photos_themselves_and_zooms(photos):
+    text = write(photos, [answer(photos, result("y.png", 2))])
+    press = "new KeyboardEvent('keydown', {key: '+', bubbles: true})"
+    click = f"""
+document.querySelector('.card').click();
+const wait = setInterval(() => {{
+  const svg = document.querySelector('.stage svg');
+  if (!svg) return;
+  clearInterval(wait);
+  document.body.dataset.before = svg.getAttribute('viewBox');
+  document.querySelector('dialog').dispatchEvent({press});
+}}, 20);"""
+    reader = Reader(run_in_browser(text, click, photos))
+    shown = [x["href"] for x in reader.all("image") if not x["href"].startswith("data")]
+    assert shown == ["query.png", "y.png"]
+    (svg,) = [x for x in reader.all("svg") if "--dot" in x.get("style", "")]
+    before = float(reader.all("body")[0]["data-before"].split()[2])
+    width = float(svg["viewbox"].split()[2])
+    assert width == pytest.approx(before / 1.6, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_browser_pages_through_long_lists(photos):
+    found = answer(photos, *[result("x.png", 0)] * 150)
+    click = "document.querySelectorAll('.pager .button')[1].click();"
+    reader = Reader(run_in_browser(write(photos, [found]), click, photos))
+    items = reader.all("li")
+    assert [place for place, x in enumerate(items) if "hidden" not in x] == [
+        *range(60, 120)
+    ]
+    assert "61 to 120 of 150" in reader.words
