@@ -23,7 +23,7 @@ from delf_jax.index import global_index, global_search, inverted_builder, invert
 from delf_jax.index.global_search import GlobalIndex
 from delf_jax.index.photo_index import Index, check_model, own_row
 from delf_jax.retrieval.nearest import BLOCK, Best
-from delf_jax.retrieval.verification import VERIFICATION
+from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
 from delf_jax.search import matching, verdict
 from delf_jax.search.matching import Verified
 from delf_jax.search.verdict import Verdict
@@ -95,6 +95,7 @@ def search(
         find = _by_words(index, codebook, progress)
     else:
         find = _by_global_descriptors(index, descriptors)
+    verification = matching.verification_settings(model=model)
     k = max(top, CANDIDATES + 1 if rerank else 0) if top else len(index.store)
     found = extract_features(model, queries, settings)
     size = 1 if aggregated else min(BLOCK, 1 + len(index.store) // _PHOTOS_PER_QUERY)
@@ -108,10 +109,14 @@ def search(
                 continue
             (values, rows), own = next(nearest), own_row(index, path)
             results = rank(
-                index.store, features, rows, values, settings, own=own, rerank=rerank
+                *(index.store, features, rows, values, settings, verification),
+                own=own,
+                rerank=rerank,
             )
             found_itself = index.store.ids[own] if own >= 0 else None
-            judged = judge_results(results, features, settings, found_itself)
+            judged = judge_results(
+                results, features, settings, found_itself, verification
+            )
             shown = results[: top or None]
             yield Answer(str(path), pathlib.Path(path), shown, judged)
 
@@ -158,6 +163,7 @@ def rank(
     rows: Int[np.ndarray, " K"],
     similarities: Float[np.ndarray, " K"],
     settings: ExtractionSettings,
+    verification: VerificationSettings = VERIFICATION["default"],
     *,
     own: int = -1,
     rerank: bool = True,
@@ -173,9 +179,13 @@ def rank(
     if rerank and query.local is not None:
         count = np.count_nonzero(np.cumsum(rows != own) <= CANDIDATES)
         (verified,) = matching.verify(
-            [query], [rows[:count]], images.__getitem__, settings.max_image_size
+            [query],
+            [rows[:count]],
+            images.__getitem__,
+            settings.max_image_size,
+            verification,
         )
-    ranked = matching.rerank_verified(rows, similarities, verified)
+    ranked = matching.rerank_verified(rows, similarities, verified, verification)
     unverified = None, np.zeros((0, 4))
     known = dict(zip(rows.tolist(), similarities.tolist(), strict=True))
     return [
@@ -189,12 +199,14 @@ def judge_results(
     query: Features,
     settings: ExtractionSettings,
     own: str | None = None,
+    verification: VerificationSettings = VERIFICATION["default"],
 ) -> Verdict:
     """The verdict on all results of a query, whose own photo may be among them."""
     place = next((n for n, each in enumerate(results) if each.image == own), None)
     count = 0 if query.local is None else len(query.local.scales)
     features = math.sqrt(count * settings.max_features)  # The others may have as many.
-    return verdict.judge([result.inliers for result in results], features, place)
+    inliers = [result.inliers for result in results]
+    return verdict.judge(inliers, features, place, verification)
 
 
 def to_json(answers: Iterable[Answer], index: Index | None = None) -> dict[str, Any]:
