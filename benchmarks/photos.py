@@ -7,10 +7,10 @@ ground truth calls junk counts. Two validations, neither of which training sees:
 
 - first: the landmarks of `HOLDOUT` in configs/delg_tiny.py. Settings and calibration
   are chosen on it.
-- second: every third photo of the six groups of `VALIDATION_GROUPS`, among all of these,
-  every sixth of the 19 other large groups and some unlabelled ones. Nothing is chosen on
-  it. Some labels are wrong, and photos of one group may show different sides: absolute
-  figures are low, differences count.
+- second: every third photo of the six groups of `VALIDATION_GROUPS`, among all of
+  these, every sixth of the 19 other large groups and some unlabelled ones. Nothing is
+  chosen on it. Some labels are wrong, and photos of one group may show different sides:
+  absolute figures are low, differences count.
 
 Printed: macro-mAP (the mean over landmarks of the mean AP of their queries) with a 95 %
 interval over landmarks, mAP and recall@1; gains are on the ranking before, paired. Then

@@ -3,12 +3,14 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 
 # About as many inliers as unrelated photos reach by chance.
 NOISE = 8
 # Least spread of log(1 + inliers): small counts agree by chance.
 _SPREAD = 0.05
+# So many candidates are a background of their own.
+_ENOUGH = 30
 # Photos compared in the searches of `Calibration.surprise`.
 _SEARCHED = 100
 
@@ -30,7 +32,7 @@ class Calibration(NamedTuple):
     most: float
     """log-likelihood ratio at which it stays: more than the fit has seen"""
     background: tuple[int, ...]
-    """inliers of unrelated pairs: some quantiles, which stand beside the candidates"""
+    """inliers of unrelated pairs, some quantiles: they stand beside few candidates"""
     by_chance: tuple[int, int]
     """as of `VerificationSettings`"""
     surprise: tuple[float, float]
@@ -94,7 +96,7 @@ def rerank(
 
 def log_odds(
     similarities: Float[np.ndarray, " K"],
-    inliers: Float[np.ndarray, " K"],
+    inliers: Real[np.ndarray, " K"],
     calibration: Calibration,
 ) -> Float[np.ndarray, " K"]:
     """Evidence that each candidate of a query shows its place, in nats."""
@@ -119,7 +121,7 @@ def rarity(similarities: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
 
 
 def deviations(
-    inliers: Float[np.ndarray, " K"], background: tuple[int, ...]
+    inliers: Real[np.ndarray, " K"], background: tuple[int, ...]
 ) -> Float[np.ndarray, " K"]:
     """How far the inliers of candidates stand out from those that are by chance.
 
@@ -147,7 +149,7 @@ def log_likelihood_ratio(
 
 
 def most_by_chance(
-    inliers: Float[np.ndarray, " K"], calibration: Calibration, least: int = 0
+    inliers: Real[np.ndarray, " K"], calibration: Calibration, least: int = 0
 ) -> int:
     """Inliers that the best of unrelated candidates like these exceeds in 1 % of cases.
 
@@ -165,10 +167,11 @@ def most_by_chance(
 
 
 def _by_chance(
-    inliers: Float[np.ndarray, " K"], background: tuple[int, ...]
+    inliers: Real[np.ndarray, " K"], background: tuple[int, ...]
 ) -> tuple[float, float]:
     """Level and spread of log(1 + inliers), of the lower half: the upper is related."""
-    logs = np.log1p(np.concatenate([inliers, background]))
+    few = len(inliers) < _ENOUGH
+    logs = np.log1p(np.concatenate([inliers, background]) if few else inliers)
     level = np.median(logs)
     lower = logs[logs <= level] - level
     return float(level), float(np.sqrt(np.mean(lower**2) + _SPREAD**2))

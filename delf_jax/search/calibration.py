@@ -22,12 +22,12 @@ def _numbers(low: float, high: float, words: str) -> Is:
     return Is(words, lambda v: type(v) in (int, float) and low < v < high)
 
 
-_POSITIVE = _numbers(0, 1e9, "a number above 0")
+_POSITIVE = _numbers(0.0, 1e9, "a number above 0")
 _COUNT = Is("an integer of at least 0", lambda v: type(v) is int and 0 <= v < 2**31)
 _PAIR = Is("two numbers", lambda v: isinstance(v, list) and len(v) == 2)
 _SCHEMA = {
     "inliers?": {
-        "share": _numbers(0, 1, "a number between 0 and 1"),
+        "share": _numbers(0.0, 1.0, "a number between 0 and 1"),
         "slope": _POSITIVE,
         "middle": float,
         "most": _POSITIVE,
