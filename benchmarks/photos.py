@@ -409,7 +409,8 @@ def run(options: argparse.Namespace, kept: pathlib.Path) -> None:
         if options.against:
             other = model_folder.load_model(options.against)
             settings.append(verification_settings(model=other))
-            ranked.append(verify(other.name, dataset, opened(other), settings[-1]))
+            name = f"against {other.name}"
+            ranked.append(verify(name, dataset, opened(other), settings[-1]))
         report(ranked, settings)
         for each, of_each in zip(ranked, settings, strict=True):
             print(f"{each.name}:")
