@@ -181,6 +181,13 @@ COMMANDS = {
         evaluation.add_evaluate_options,
         evaluation.run_evaluate,
     ),
+    "calibrate": Command(
+        "measure what inliers and similarities are worth with a model",
+        "calibrate photos/ --index=runs/photos --model=runs/model\n"
+        "calibrate truth.json --images=jpg --index=runs/a --model=runs/model",
+        evaluation.add_calibrate_options,
+        evaluation.run_calibrate,
+    ),
     "reproduce": Command(
         "run an experiment of a paper, beside its figures",
         "reproduce --config=configs/r50delg_gld.py --data=data",

@@ -69,7 +69,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
             settings,
             pipelines,
             distractors=_distractors(options, model, settings, boxes),
-            verification=matching.verification_settings(options.verification),
+            verification=matching.verification_settings(options.verification, model),
             partial=options.partial,
             codebook=options.codebook,
             boxes=boxes,
@@ -82,6 +82,41 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if options.html:
         page.write_report(options.html, result)
         print_written("page", options.html)
+    return 0
+
+
+def add_calibrate_options(parser: Parser) -> None:
+    truth = "ground truth, or folder of folders, as of evaluate"
+    parser.add_value("dataset", "DATASET", truth)
+    parser.add_value("--images", "DIR", "its photos (default: jpg or images beside it)")
+    where = "folder to keep features in"
+    parser.add_value("--index", "DIR", where, required=True)
+    only = "names of the landmarks whose queries count (default: all)"
+    parser.add_value("--landmarks", "A,B,...", only)
+    parser.add_settings()
+
+
+def run_calibrate(options: argparse.Namespace) -> int:
+    from delf_jax.evaluation import calibration, datasets, evaluation
+    from delf_jax.search.calibration import to_json, write_calibration
+
+    if not options.model:
+        raise InputError("--model: name the folder of the model, to be written to")
+    dataset = datasets.read_dataset(options.dataset, options.images)
+    if options.landmarks:
+        dataset = datasets.of_landmarks(dataset, options.landmarks.split(","))
+    model, settings = model_and_settings(options)
+    result = evaluation.evaluate(dataset, options.index, model, settings, [("global",)])
+    pairs, landmarks = calibration.verify_evaluated(result)
+    found = calibration.fit(pairs, landmarks)
+    fitted_to = f"{dataset.name} {dataset.version[:10]}"
+    if options.landmarks:
+        fitted_to += f": {options.landmarks}"
+    write_calibration(options.model, fitted_to, inliers=to_json(found))
+    of_global = getattr(options, "global_model", None) or options.model
+    write_calibration(of_global, fitted_to, similarity=round(found.similarity, 3))
+    print_results(*calibration.describe(pairs, found))
+    print_written("calibration", options.model)
     return 0
 
 

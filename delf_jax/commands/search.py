@@ -33,10 +33,10 @@ def run_match(options: argparse.Namespace) -> int:
     from delf_jax.search import match, matching
 
     figures.figure_format(options.out)  # before any work
-    how = matching.verification_settings(options.verification)
     a, b = map(match.open_source, options.images)
     pictures = _pictures(options.photos or options.images)
     model, settings = model_and_settings(options)
+    how = matching.verification_settings(options.verification, model)
     found = matching.compare_photos(a, b, model, settings, how)
     print_results(matching.describe(found))
     figures.write_figure(match.draw_comparison(found, pictures), options.out)
@@ -188,9 +188,13 @@ def run_rerank(options: argparse.Namespace) -> int:
         raise InputError(f"--first={options.first}: use a positive number")
     candidates = rerank.read_candidates(options.candidates)
     pipeline = parse_pipeline(options.pipeline, "--with", rerank.STEPS)
-    settings = matching.verification_settings(options.verification)
     images = rerank.open_features(options.index)
     print_shortfall(images)
+    model, _ = model_and_settings(options)
+    same = images.manifest.get("model", {}).get("fingerprint") == model.fingerprint
+    settings = matching.verification_settings(
+        options.verification, model if same else None
+    )
     queries = _candidate_queries(options, candidates, images)
     result = rerank.rerank(
         candidates, images, queries, pipeline, settings, first=options.first

@@ -152,6 +152,30 @@ def drop_missing(dataset: Dataset, missing: Collection[str]) -> Dataset:
     )
 
 
+def of_landmarks(dataset: Dataset, landmarks: Collection[str]) -> Dataset:
+    """The dataset with the queries of some landmarks; InputError if one has none."""
+    known = dataset.landmarks or []
+    for name in landmarks:
+        if name not in known:
+            raise InputError(
+                f"{dataset.name}: no query shows the landmark {name!r:.80}"
+            )
+    kept = [query for query, name in enumerate(known) if name in landmarks]
+
+    def choose(lists: Ids) -> Ids:
+        return [lists[query] for query in kept]
+
+    return dataset._replace(
+        queries=[dataset.queries[query] for query in kept],
+        boxes=None if dataset.boxes is None else dataset.boxes[kept],
+        protocols={
+            name: Protocol(*map(choose, lists))
+            for name, lists in dataset.protocols.items()
+        },
+        landmarks=[known[query] for query in kept],
+    )
+
+
 def _read_revisited(path: pathlib.Path, images: pathlib.Path | None) -> Dataset:
     truth = revisited.read_ground_truth(path)
     if len(set(truth.index_images)) < len(truth.index_images):

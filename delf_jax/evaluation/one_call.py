@@ -8,6 +8,7 @@ from delf_jax.evaluation.evaluation import Evaluation
 from delf_jax.extraction.one_call import ModelLike
 from delf_jax.extraction.settings import settings_for
 from delf_jax.index.photo_index import model_of
+from delf_jax.search.matching import verification_settings
 from delf_jax.search.pipeline import parse_pipelines
 
 
@@ -57,6 +58,7 @@ def evaluate(
             model,
             settings_for(model, **settings),
             parse_pipelines(pipelines),
+            verification=verification_settings(model=model),
             partial=partial,
             progress=progress,
         )

@@ -40,6 +40,7 @@ _SCHEMA = {
     "architecture": {},  # Checked by `build`,
     "extraction": {},  # and by `make_settings`.
     "provenance?": {},
+    "calibration?": {},  # Checked by search/calibration.py.
     "sha256": SHA256,
     # Projections beside the weights; of version 0.1 nothing is known.
     "files?": {str: SHA256},

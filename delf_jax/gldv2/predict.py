@@ -20,7 +20,7 @@ from delf_jax.image_files import find_images
 from delf_jax.progress import format_count
 from delf_jax.retrieval import voting
 from delf_jax.retrieval.verification import VERIFICATION
-from delf_jax.search import steps
+from delf_jax.search import matching, steps
 from delf_jax.search.pipeline import Pipeline
 from delf_jax.search.query import CANDIDATES
 from delf_jax.store import feature_store
@@ -59,12 +59,13 @@ def retrieve(
     opened = _open(inputs, "index", "retrieval", verified, progress)
     test, index = opened.test, opened.other
     size = inputs.settings.max_image_size
-    ranked = retrieval_task.rank(test, index, pipeline, size, progress=progress)
+    how = matching.verification_settings(model=inputs.model)
+    ranked = retrieval_task.rank(test, index, pipeline, size, how, progress=progress)
     predictions = dict(zip(test.ids, ranked, strict=True))
     numbered = [[step, steps.STEPS.get(step, (None, None))[1]] for step in pipeline]
     settings: dict[str, Any] = {"rerank": numbered}
     if verified:
-        settings["verification"] = [list(VERIFICATION["default"]), CANDIDATES]
+        settings["verification"] = [list(how), CANDIDATES]
     return _write(inputs, out, "retrieval", predictions, settings, opened)
 
 

@@ -13,6 +13,7 @@ from delf_jax.progress import track
 from delf_jax.retrieval import nearest
 from delf_jax.retrieval.gldv2_metrics import LARGEST_RANK
 from delf_jax.retrieval.nearest import Best
+from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
 from delf_jax.search import matching, steps
 from delf_jax.search.matching import Verified
 from delf_jax.search.pipeline import ALL_STEPS, Pipeline
@@ -77,6 +78,7 @@ def rank(
     index: Images,
     pipeline: Pipeline,
     max_image_size: int | None,
+    verification: VerificationSettings = VERIFICATION["default"],
     *,
     progress: bool = True,
 ) -> Iterator[list[str]]:
@@ -93,7 +95,7 @@ def rank(
     count = CANDIDATES if pipeline[-1] == "verification" else 0
     verified = verify(test, index, best.ids[:, :count], max_image_size, progress)
     for similarities, ids, found in zip(*best, verified, strict=True):
-        ranked = matching.rerank_verified(ids, similarities, found)
+        ranked = matching.rerank_verified(ids, similarities, found, verification)
         yield [index.ids[id] for id in ranked[:LARGEST_RANK].tolist()]
 
 

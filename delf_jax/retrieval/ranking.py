@@ -1,10 +1,45 @@
 """Rankings from similarities, and from similarities and verified inliers together."""
 
+from typing import NamedTuple
+
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 
 # About as many inliers as unrelated photos reach by chance.
 NOISE = 8
+# Least spread of log(1 + inliers): small counts agree by chance.
+_SPREAD = 0.05
+# So many candidates are a background of their own.
+_ENOUGH = 30
+# Photos compared in the searches of `Calibration.surprise`.
+_SEARCHED = 100
+
+
+class Calibration(NamedTuple):
+    """What inliers and similarities are worth as evidence that photos show one place.
+
+    Fitted to photos whose truth is known, by evaluation/calibration.py. Inliers count
+    by how far they stand out among those of the other candidates of the query, most of
+    which have nothing to do with it: see `deviations`.
+    """
+
+    share: float
+    """of the pairs that show one place, those that inliers tell from the others"""
+    slope: float
+    """of the log-likelihood ratio of those, over deviations"""
+    middle: float
+    """deviation at which such a pair and an unrelated one are as likely"""
+    most: float
+    """log-likelihood ratio at which it stays: more than the fit has seen"""
+    background: tuple[int, ...]
+    """inliers of unrelated pairs, some quantiles: they stand beside few candidates"""
+    by_chance: tuple[int, int]
+    """as of `VerificationSettings`"""
+    surprise: tuple[float, float]
+    """deviations that 1 % exceed, as `by_chance`"""
+    similarity: float = 1.0
+    """weight of how rare a similarity is among those of the candidates; 1: as if
+    nothing but its rarity were known"""
 
 
 def top_k(
@@ -34,6 +69,7 @@ def rerank(
     *,
     noise: int = NOISE,
     weight: float = 2.0,
+    calibration: Calibration | None = None,
 ) -> Int[np.ndarray, " K"]:
     """The candidates, best first, by inliers and similarity together.
 
@@ -44,11 +80,98 @@ def rerank(
         twice the inliers outweigh any difference of cosines once they exceed the
         noise; below it both count. Infinite: inliers decide alone, similarity
         breaks ties, as in the released code.
+      calibration: weighs both by `log_odds` instead, unless the weight is infinite.
     """
-    evidence = np.log2(1 + np.asarray(inliers, np.float64) / noise)
+    inliers = np.asarray(inliers, np.float64)
     similarities = np.asarray(similarities, np.float64)
     if np.isinf(weight):
-        order = np.lexsort((candidates, -similarities, -evidence))
+        order = np.lexsort((candidates, -similarities, -inliers))
+    elif calibration is not None:
+        order = np.lexsort((candidates, -log_odds(similarities, inliers, calibration)))
     else:
+        evidence = np.log2(1 + inliers / noise)
         order = np.lexsort((candidates, -(similarities + weight * evidence)))
     return np.asarray(candidates)[order].astype(np.int32)
+
+
+def log_odds(
+    similarities: Float[np.ndarray, " K"],
+    inliers: Real[np.ndarray, " K"],
+    calibration: Calibration,
+) -> Float[np.ndarray, " K"]:
+    """Evidence that each candidate of a query shows its place, in nats."""
+    return calibration.similarity * rarity(similarities) + log_likelihood_ratio(
+        deviations(inliers, calibration.background), calibration
+    )
+
+
+def rarity(similarities: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+    """How rarely an unrelated photo is as similar, against the median: -log of shares.
+
+    The upper tail of similarities of unrelated photos is taken for exponential; its
+    scale is read from the lower half of the list, where most photos are unrelated. So
+    neither the unit of the similarities matters nor how much alike all photos are.
+    """
+    if not len(similarities):
+        return np.zeros(0)
+    least, median = similarities.min(), np.median(similarities)
+    # Half of an exponential tail lies within log 2 scales. ASMK has many zeros.
+    scale = (median - least) / np.log(2) or similarities.mean() - least or 1.0
+    return (similarities - median) / scale
+
+
+def deviations(
+    inliers: Real[np.ndarray, " K"], background: tuple[int, ...]
+) -> Float[np.ndarray, " K"]:
+    """How far the inliers of candidates stand out from those that are by chance.
+
+    Chance differs from query to query: rows of equal windows agree with each other, and
+    in small photos a threshold in pixels admits more. So its level and spread are those
+    of the candidates themselves, in log(1 + inliers).
+    """
+    level, spread = _by_chance(inliers, background)
+    return (np.log1p(inliers) - level) / spread
+
+
+def log_likelihood_ratio(
+    deviations: Float[np.ndarray, "*K"], calibration: Calibration
+) -> Float[np.ndarray, "*K"]:
+    """Log of how much likelier a pair of one place deviates so than an unrelated one.
+
+    Level where inliers are no more than chance, for there they say nothing more; then
+    rising, and at last level again.
+    """
+    told = calibration.slope * (deviations - calibration.middle)
+    told += np.log(calibration.share)
+    return np.minimum(
+        np.logaddexp(np.log1p(-calibration.share), told), calibration.most
+    )
+
+
+def most_by_chance(
+    inliers: Real[np.ndarray, " K"], calibration: Calibration, least: int = 0
+) -> int:
+    """Inliers that the best of unrelated candidates like these exceeds in 1 % of cases.
+
+    What one in n exceeds is taken to grow with the logarithm of n.
+
+    Args:
+      inliers: of all candidates, of which most are unrelated.
+      least: fewer are never evidence.
+    """
+    level, spread = _by_chance(inliers, calibration.background)
+    pair, search = calibration.surprise
+    share = np.log(max(len(inliers), 1)) / np.log(_SEARCHED)
+    deviation = pair + share * (search - pair)
+    return max(least, int(np.expm1(level + spread * deviation)))
+
+
+def _by_chance(
+    inliers: Real[np.ndarray, " K"], background: tuple[int, ...]
+) -> tuple[float, float]:
+    """Level and spread of log(1 + inliers), of the lower half: the upper is related."""
+    few = len(inliers) < _ENOUGH
+    logs = np.log1p(np.concatenate([inliers, background]) if few else inliers)
+    level = np.median(logs)
+    lower = logs[logs <= level] - level
+    return float(level), float(np.sqrt(np.mean(lower**2) + _SPREAD**2))

@@ -14,6 +14,7 @@ from delf_jax.retrieval.matching import (
     match_descriptors,
     principal_directions,
 )
+from delf_jax.retrieval.ranking import Calibration
 
 
 class VerificationSettings(NamedTuple):
@@ -51,6 +52,8 @@ class VerificationSettings(NamedTuple):
     by_chance: tuple[int, int] = (14, 24)
     """inliers that 1 % exceed, of pairs of unrelated photos, and of searches whose
     hundred verified photos are unrelated; measured by benchmarks/calibration.py"""
+    calibration: Calibration | None = None
+    """in place of `weight`, for models that were calibrated"""
 
 
 _ORIGINAL = VerificationSettings(
@@ -94,7 +97,7 @@ _KEYS = np.sqrt([2.0, 3.0, 5.0, 7.0])
 # Photos verified in the searches of `by_chance`, and local features of each.
 _CALIBRATED_PHOTOS, _CALIBRATED_FEATURES = 100, 1000
 # So many inliers are no evidence, however few features there are.
-_FEWEST = 6
+FEWEST = 6
 
 
 class Geometry(NamedTuple):
@@ -179,7 +182,7 @@ def most_by_chance(
     pair, search = settings.by_chance
     share = math.log(max(compared, 1)) / math.log(_CALIBRATED_PHOTOS)
     most = pair + share * (search - pair)
-    return max(_FEWEST, math.ceil(most * math.sqrt(features / _CALIBRATED_FEATURES)))
+    return max(FEWEST, math.ceil(most * math.sqrt(features / _CALIBRATED_FEATURES)))
 
 
 def estimate_affine(

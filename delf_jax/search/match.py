@@ -111,8 +111,8 @@ def match(
       verification: "default", or with the numbers of "delg" or "d2r".
       settings: as of `extract`: of features, those that they were extracted with.
     """
-    how = matching.verification_settings(verification)
     model = one_call.open_model(model)
+    how = matching.verification_settings(verification, model)
     chosen = settings_for(model, **settings)
     images = open_source(a), open_source(b)
     found = one_call.features_of(images, model, chosen)

@@ -20,6 +20,7 @@ from delf_jax.progress import format_count, track
 from delf_jax.retrieval import ranking, verification
 from delf_jax.retrieval.matching import principal_directions
 from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
+from delf_jax.search import calibration
 
 
 class Comparison(NamedTuple):
@@ -71,12 +72,22 @@ def compare_photos(
     return compare_features(first, second, settings.max_image_size, verification)
 
 
-def verification_settings(name: str) -> VerificationSettings:
-    """Those with this name; InputError if there are none."""
+def verification_settings(
+    name: str = "default", model: Model | None = None
+) -> VerificationSettings:
+    """Those with this name; InputError if there are none.
+
+    Args:
+      model: whose calibration the default ones take, if it has one.
+    """
     if name not in VERIFICATION:
         known = ", ".join(VERIFICATION)
         raise InputError(f"verification: expected one of {known}; got {name!r:.80}")
-    return VERIFICATION[name]
+    settings = VERIFICATION[name]
+    found = calibration.calibration_of(model) if model is not None else None
+    if name != "default" or found is None:
+        return settings
+    return settings._replace(calibration=found, by_chance=found.by_chance)
 
 
 def compare_features(
@@ -164,7 +175,11 @@ def rerank_verified(
     inliers = np.array([verified[id].inliers for id in ids[:count].tolist()], np.int32)
     places = np.arange(count, dtype=np.int32)
     order = ranking.rerank(
-        places, similarities[:count], inliers, weight=settings.weight
+        places,
+        similarities[:count],
+        inliers,
+        weight=settings.weight,
+        calibration=settings.calibration,
     )
     return np.concatenate([ids[:count][order], ids[count:]])
 

@@ -25,6 +25,7 @@ from delf_jax.index.photo_index import Index
 from delf_jax.index.photo_places import Places
 from delf_jax.progress import format_count, track
 from delf_jax.report.html import Thumbnail, read_thumbnail
+from delf_jax.search import matching
 from delf_jax.search.query import CANDIDATES, find_first, judge_results, rank
 from delf_jax.search.results import SearchResults
 from delf_jax.store import memory
@@ -156,7 +157,8 @@ class PhotoIndex:
         own = -1
         if isinstance(source, str | os.PathLike):
             own = photo_index.own_row(self._index, pathlib.Path(source))
-        results = rank(store, features, rows, similarities, self.settings, own=own)
+        how = matching.verification_settings(model=self.model)
+        results = rank(store, features, rows, similarities, self.settings, how, own=own)
 
         def picture(id: str | None) -> Thumbnail | None:
             if id in self._thumbnails:
@@ -168,7 +170,7 @@ class PhotoIndex:
             outsiders = self._index.outsiders(result.image for result in found)
             notes = [self._index.shortfall, outsiders]
         itself = store.ids[own] if own >= 0 else None
-        judged = judge_results(results, features, self.settings, itself)
+        judged = judge_results(results, features, self.settings, itself, how)
         return SearchResults(features.image, found, picture, judged, notes)
 
     def _use(self, index: Index) -> None:

@@ -23,7 +23,7 @@ from delf_jax.index import global_index, global_search, inverted_builder, invert
 from delf_jax.index.global_search import GlobalIndex
 from delf_jax.index.photo_index import Index, check_model, own_row
 from delf_jax.retrieval.nearest import BLOCK, Best
-from delf_jax.retrieval.verification import VERIFICATION
+from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
 from delf_jax.search import matching, verdict
 from delf_jax.search.matching import Verified
 from delf_jax.search.verdict import Verdict
@@ -92,6 +92,7 @@ def search(
     check_model(index, model, settings)
     aggregated = codebook or not settings.global_scales
     find = first_stage(index, settings, codebook, descriptors, progress=progress)
+    verification = matching.verification_settings(model=model)
     k = max(top, CANDIDATES + 1 if rerank else 0) if top else len(index.store)
     found = extract_features(model, queries, settings)
     size = 1 if aggregated else min(BLOCK, 1 + len(index.store) // _PHOTOS_PER_QUERY)
@@ -105,10 +106,14 @@ def search(
                 continue
             (values, rows), own = next(nearest), own_row(index, path)
             results = rank(
-                index.store, features, rows, values, settings, own=own, rerank=rerank
+                *(index.store, features, rows, values, settings, verification),
+                own=own,
+                rerank=rerank,
             )
             found_itself = index.store.ids[own] if own >= 0 else None
-            judged = judge_results(results, features, settings, found_itself)
+            judged = judge_results(
+                results, features, settings, found_itself, verification
+            )
             shown = results[: top or None]
             yield Answer(str(path), pathlib.Path(path), shown, judged)
 
@@ -169,6 +174,7 @@ def rank(
     rows: Int[np.ndarray, " K"],
     similarities: Float[np.ndarray, " K"],
     settings: ExtractionSettings,
+    verification: VerificationSettings = VERIFICATION["default"],
     *,
     own: int = -1,
     rerank: bool = True,
@@ -183,7 +189,9 @@ def rank(
     if not rerank:
         query = query._replace(local=None)
     *_, (results, _) = rank_in_steps(
-        images, query, rows, similarities, settings, CANDIDATES + 1, own=own
+        *(images, query, rows, similarities, settings, verification),
+        CANDIDATES + 1,
+        own=own,
     )
     return results
 
@@ -194,6 +202,7 @@ def rank_in_steps(
     rows: Int[np.ndarray, " K"],
     similarities: Float[np.ndarray, " K"],
     settings: ExtractionSettings,
+    verification: VerificationSettings,
     step: int,
     *,
     own: int = -1,
@@ -206,14 +215,18 @@ def rank_in_steps(
     parts = [rows[start : min(start + step, count)] for start in range(0, count, step)]
     parts = [] if query.local is None else parts
     found = matching.verify(
-        [query] * len(parts), parts, images.__getitem__, settings.max_image_size
+        [query] * len(parts),
+        parts,
+        images.__getitem__,
+        settings.max_image_size,
+        verification,
     )
     known = dict(zip(rows.tolist(), similarities.tolist(), strict=True))
     unverified = None, np.zeros((0, 4))
     verified: dict[int, Verified] = {}
     for some in itertools.chain([{}], found):
         verified |= some
-        ranked = matching.rerank_verified(rows, similarities, verified)
+        ranked = matching.rerank_verified(rows, similarities, verified, verification)
         results = [
             Result(images.ids[row], known[row], *verified.get(row, unverified))
             for row in ranked.tolist()
@@ -226,12 +239,14 @@ def judge_results(
     query: Features,
     settings: ExtractionSettings,
     own: str | None = None,
+    verification: VerificationSettings = VERIFICATION["default"],
 ) -> Verdict:
     """The verdict on all results of a query, whose own photo may be among them."""
     place = next((n for n, each in enumerate(results) if each.image == own), None)
     count = 0 if query.local is None else len(query.local.scales)
     features = math.sqrt(count * settings.max_features)  # The others may have as many.
-    return verdict.judge([result.inliers for result in results], features, place)
+    inliers = [result.inliers for result in results]
+    return verdict.judge(inliers, features, place, verification)
 
 
 def to_json(answers: Iterable[Answer], index: Index | None = None) -> dict[str, Any]:

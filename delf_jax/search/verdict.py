@@ -1,16 +1,22 @@
 """Whether what was found is more than chance: numbers of inliers, judged.
 
 Unrelated photos share inliers, too, and the best of a hundred share more than a single
-one: `verification.most_by_chance` says how many. A verdict changes neither results nor
-their order. Where nothing is verified there is none: how similar the descriptors of
-unrelated photos are depends on the model and on what else is in the index.
+one: `verification.most_by_chance` says how many, and with a model that was calibrated
+`ranking.most_by_chance`, which looks at what the other candidates share. A verdict
+changes neither results nor their order. Where nothing is verified there is none: how
+similar the descriptors of unrelated photos are depends on the model and on what else is
+in the index.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from delf_jax.progress import format_count
+from delf_jax.retrieval import ranking
 from delf_jax.retrieval.verification import (
+    FEWEST,
     VERIFICATION,
     VerificationSettings,
     most_by_chance,
@@ -64,5 +70,9 @@ def judge(
     others = [n for place, n in enumerate(inliers) if place != own and n is not None]
     if not others:
         return Verdict(has_own=own is not None)
-    by_chance = most_by_chance(settings, features, len(others))
+    if settings.calibration is not None:
+        known = np.array(others, np.float64)
+        by_chance = ranking.most_by_chance(known, settings.calibration, FEWEST)
+    else:
+        by_chance = most_by_chance(settings, features, len(others))
     return Verdict(max(others), by_chance, own is not None)

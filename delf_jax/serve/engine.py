@@ -80,6 +80,7 @@ class Engine:
         """why the index could not be opened again after a change; "": it could"""
         self._directory = pathlib.Path(directory)
         self._model, self.settings, self._codebook = model, settings, codebook
+        self._verification = matching.verification_settings(model=model)
         index = photo_index.open_index(self._directory)
         self._stamp, self._looked = _stamp(self._directory), time.monotonic()
         self._use(index)
@@ -103,7 +104,8 @@ class Engine:
         count = max(skip + top, CANDIDATES)
         ((similarities, rows),) = self._find([features], count)
         steps = query.rank_in_steps(
-            index.store, features, rows, similarities, self.settings, _STEP
+            *(index.store, features, rows, similarities, self.settings),
+            *(self._verification, _STEP),
         )
         candidates = min(len(rows), CANDIDATES) if local is not None else 0
         attention = _onto_whole(_attention(features, self.settings), box)
@@ -111,7 +113,9 @@ class Engine:
         for results, verified in steps:
             verdict = Verdict()
             if verified == candidates:
-                verdict = query.judge_results(results, features, self.settings)
+                verdict = query.judge_results(
+                    results, features, self.settings, None, self._verification
+                )
             shown = [_with_whole_lines(r, box) for r in results[skip : skip + top]]
             more = skip + top < len(index.store)
             yield Found(shown, verified, candidates, verdict, more, attention, index)
@@ -121,7 +125,8 @@ class Engine:
         self.refresh()
         second = self._stored(other) if isinstance(other, str) else self._extract(other)
         most = self.settings.max_image_size
-        found = matching.compare_features(self._extract(photo), second, most)
+        first = self._extract(photo)
+        found = matching.compare_features(first, second, most, self._verification)
         yield matching.to_json(found, ["photo", second.image or "other"])
 
     def attention(self, id: str) -> Iterator[Float[np.ndarray, "N 4"]]:

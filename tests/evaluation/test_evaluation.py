@@ -4,15 +4,16 @@ import shutil
 import numpy as np
 import pytest
 
-from benchmarks.photos import rank_with_index, read_truth
 from delf_jax import cli, files, images
 from delf_jax.evaluation import datasets, evaluation
 from delf_jax.evaluation.ranking import read_rankings
 from delf_jax.extraction import model_folder, settings
 from delf_jax.files import InputError
 from delf_jax.formats.datasets import revisited, revisited_metrics
-from delf_jax.index import fit_codebook, photo_index
+from delf_jax.index import fit_codebook, global_index, photo_index
 from delf_jax.retrieval import metrics
+from delf_jax.search.query import find_first
+from delf_jax.search.query import rank as rank_photos
 from delf_jax.synthetic.landmarks import HELD_OUT, draw_landmark, draw_view
 
 SIZE = (96, 128)
@@ -214,22 +215,37 @@ def test_folders_of_landmarks_are_scored_like_the_benchmark_of_photos(
 
     folder = tmp_path / "index"
     photo_index.make_index([photos / "images"], folder, model, how, progress=False)
-    index, truth = photo_index.open_index(folder), read_truth(photos, None)
+    index = photo_index.open_index(folder)
+    positives, junk = ([each[name] for each in gnd] for name in ("easy", "junk"))
     chosen = [("global",), ("verification",)]
     for source in (photos / "images", photos / "ground_truth.json"):
         found = evaluation.evaluate(
             datasets.read_dataset(source), folder, model, how, chosen, progress=False
         )
         for row, rerank in zip(found.rows, (False, True), strict=True):
-            rankings = list(rank_with_index(index, how, truth, rerank))
+            rankings = list(rank_by_search(index, how, names, rerank))
             expected = [
                 metrics.average_precision(*each)
-                for each in zip(rankings, truth.positives, truth.junk, strict=True)
+                for each in zip(rankings, positives, junk, strict=True)
             ]
             np.testing.assert_array_equal(row.metrics.average_precisions, expected)
-            macro = metrics.macro_mean(expected, truth.landmarks)
+            macro = metrics.macro_mean(expected, places)
             assert row.macro.value == pytest.approx(macro)
     assert not (folder / "queries").exists()
+
+
+def rank_by_search(index, how, names, rerank):
+    """Places in `names` as `search` ranks them, the query itself among them."""
+    descriptors, _ = global_index.open_descriptors(index.store)
+    for name in names:
+        own = index.store.row(name)
+        features = index.store[own]
+        found = find_first(descriptors, [features], len(names))
+        similarities, rows = (each[0] for each in found)
+        results = rank_photos(
+            *(index.store, features, rows, similarities, how), own=own, rerank=rerank
+        )
+        yield np.array([names.index(result.image) for result in results])
 
 
 def write_ranking(path, change=None):

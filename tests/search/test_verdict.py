@@ -2,6 +2,7 @@ import pytest
 
 from delf_jax.retrieval.verification import VERIFICATION, most_by_chance
 from delf_jax.search.verdict import Verdict, judge
+from tests.retrieval.test_ranking import CALIBRATION
 
 
 @pytest.mark.parametrize("name", VERIFICATION)
@@ -39,3 +40,16 @@ def test_the_photo_itself_is_no_match():
 def test_where_nothing_was_verified_there_is_no_verdict(inliers):
     found = judge(inliers, 1e3)
     assert found.confident is None and str(found) == "" and found.of(None) is None
+
+
+def test_with_a_calibration_chance_is_what_the_other_candidates_share():
+    how = VERIFICATION["default"]._replace(calibration=CALIBRATION)
+    calm, busy = [7, 8, 6, 9] * 24, [30, 38, 24, 42] * 24
+    assert judge([41, *calm], 1e3, settings=how).confident is True
+    assert judge([58, *busy], 1e3, settings=how).confident is False
+    assert judge([400, *busy], 1e3, settings=how).confident is True
+    # The numbers for all queries alike call the busy one confident.
+    assert judge([58, *busy], 1e3).confident is True
+    found = judge([600, *busy], 1e3, own=0, settings=how)
+    assert found.confident is False and found.of(600) is True
+    assert judge([None], 1e3, settings=how).confident is None
