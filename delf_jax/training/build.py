@@ -9,12 +9,13 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from delf_jax.data.teacher import load_teacher
 from delf_jax.extraction.model_folder import build_module
 from delf_jax.extraction.settings import ExtractionSettings, make_settings
 from delf_jax.files import InputError
 from delf_jax.losses.classification import dynamic_margins
 from delf_jax.training import objective
-from delf_jax.training.inputs import settings_tuple
+from delf_jax.training.inputs import settings_tuple, teaches, view_settings
 from delf_jax.training.step import Static, check_train_only, norm_of
 
 Tree = Any
@@ -63,12 +64,14 @@ def make_static(
             f"model.global_dimension is {config.model.global_dimension}: for "
             f"loss.global_distillation it must be teacher.dimension, {dimension}"
         )
+    settings, taught_by = view_settings(config), None
+    if teaches(config):
+        taught_by, _ = load_teacher(config.teacher.model, config.teacher.stages)
     if loss.reconstruction and not config.model.get("reduced_dimension", 0):
         raise InputError(
             "loss.reconstruction must be 0 where model.reduced_dimension is: there "
             "is nothing to reconstruct from"
         )
-    head = objective.TeacherHead(dimension) if loss.distillation else None
     sharded = loss.classifier == "sharded"
     norm = norm_of(sharded, axis_name)
     optimizer, schedule = make_optimizer(
@@ -88,7 +91,6 @@ def make_static(
     backbone = module.backbone.clone(compute_dtype=PRECISIONS[config.precision])
     static = Static(
         module.clone(backbone=backbone),
-        head,
         optimizer,
         loss,
         config.ema_decay,
@@ -96,6 +98,9 @@ def make_static(
         extraction.pixel_std,
         config.accumulate,
         config.train_only,
+        taught_by,
+        config.teacher.forced_steps,
+        settings if config.data.on_device else None,
     )
     return static, schedule
 
