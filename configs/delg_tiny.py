@@ -45,7 +45,7 @@ STAGES = ("stage2", "stage3", "stage4", "stage5", "stage6", "stage7", "block4")
 
 def get_config() -> ConfigDict:
     config = common.get_config()
-    config.steps = 40_000
+    config.steps = 12_000
     config.batch_size = 12
     config.ema_decay = 0.998
     config.devices = 1
@@ -56,6 +56,7 @@ def get_config() -> ConfigDict:
     config.views.size = 192
     config.views.resolutions = (200.0, 400.0)
     config.views.rotation = 0.1
+    config.views.colour = 0.6
     config.loss.arcface = 0.0
     config.loss.attention = 0.0
     config.loss.reconstruction = 0.0
@@ -71,8 +72,8 @@ def get_config() -> ConfigDict:
     config.teacher.model = "runs/lite2"
     config.teacher.stages = STAGES
     config.teacher.dimension = 256
-    config.teacher.forced_steps = 3000
-    config.optimizer.learning_rate = 4.3e-2  # 2e-3 at this batch.
+    config.teacher.forced_steps = 1500
+    config.optimizer.learning_rate = 6.4e-2  # 3e-3 at this batch.
     config.optimizer.warmup_steps = 200
     config.optimizer.clip_norm = 5.0
     config.optimizer.weight_decay = 0.02

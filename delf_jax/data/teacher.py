@@ -8,7 +8,7 @@ images differ, half-whitened: what all share weighs less, and noise is not blown
 import pathlib
 import zipfile
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import jax
@@ -80,7 +80,7 @@ def maps_of(
 ) -> dict[str, Float[Array, "B h w C"]]:
     """The maps of all stages."""
     normalized = ops.normalize_pixels(images, *teacher.pixels, None)
-    maps: dict[str, Array] = teacher.backbone.apply(variables, normalized, train=True)
+    maps: Any = teacher.backbone.apply(variables, normalized, train=True)
     return maps
 
 

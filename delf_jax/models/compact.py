@@ -96,7 +96,7 @@ class CompactNet(nn.Module):
         """
         if train and sizes is not None and self.normalization == "batch":
             raise ValueError("sizes: batch statistics would count the empty canvas")
-        conv = partial(
+        conv: Any = partial(
             ConvNorm,
             normalization=self.normalization,
             axis_name=self.axis_name,
@@ -136,7 +136,7 @@ class CompactNet(nn.Module):
 
 
 def _run_stage(
-    conv: partial, x: Map, cells: Sizes | None, number: int, train: bool
+    conv: Any, x: Map, cells: Sizes | None, number: int, train: bool
 ) -> tuple[Map, Sizes | None]:
     """The map behind a stage, and the cells of each image on it."""
     stage = STAGES[number]
@@ -160,7 +160,7 @@ def _run_stage(
 
 
 def _local_map(
-    conv: partial, maps: dict[str, Map], sizes: Sizes | None, train: bool
+    conv: Any, maps: dict[str, Map], sizes: Sizes | None, train: bool
 ) -> Map:
     """Stage 3 and, twice enlarged, stage 5; then one convolution over both."""
     fine = conv(LOCAL, name="local_fine")(maps["stage3"], train)

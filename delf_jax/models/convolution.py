@@ -138,8 +138,8 @@ def _depthwise_backward(
     gradient = lax.optimization_barrier(gradient)
     widths = [(0, 0, 0)]
     for axis, (before, _) in zip((1, 2), padding, strict=True):
-        spread = (gradient.shape[axis] - 1) * stride + 1
-        after = x.shape[axis] + before - spread
+        covered = (gradient.shape[axis] - 1) * stride + 1
+        after = x.shape[axis] + before - covered
         widths.append((side - 1 - before, after, stride - 1))
     spread = lax.pad(gradient, jnp.zeros((), gradient.dtype), [*widths, (0, 0, 0)])
     of_x = convolve_depthwise(spread, kernel[::-1, ::-1], 1, ((0, 0), (0, 0)))

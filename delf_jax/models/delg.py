@@ -54,7 +54,7 @@ class DELG(nn.Module):
         """
         last = "block4" if global_branch else "block3"
         stages = self.backbone(images, sizes, train=train, last=last, **of_backbone)
-        outputs = local_outputs(self, stages["block3"], sizes, train)
+        outputs: Any = local_outputs(self, stages["block3"], sizes, train)
         if train:
             outputs["stages"] = stages
         if global_branch:

@@ -144,7 +144,7 @@ def _distil(
             for name, target in taught.maps.items()
         ]
         metrics["map_distillation"] = jnp.stack(distances).mean()
-    pair = outputs.get("global_descriptor"), taught.descriptors
+    pair: Any = outputs.get("global_descriptor"), taught.descriptors
     if loss.global_distillation:
         # Compared as they are: similarities of the student then are the teacher's.
         metrics["global_distillation"] = jax.vmap(cosine_distance)(*pair).mean()
@@ -152,8 +152,8 @@ def _distil(
         everyone = pair
         if axis_name is not None:
             everyone = jax.lax.all_gather(pair, axis_name, tiled=True)
-        distances = jax.vmap(similarity_distance, (0, 0, None, None))(*pair, *everyone)
-        metrics["similarity_distillation"] = distances.mean()
+        of_example = jax.vmap(similarity_distance, (0, 0, None, None))
+        metrics["similarity_distillation"] = of_example(*pair, *everyone).mean()
     return metrics
 
 

@@ -298,12 +298,13 @@ def _teach(
     if taught_by is None:
         return None
     views, targets = batch["clean"], constants.targets
+    assert targets is not None  # They come with the teacher.
     views = views.reshape(-1, *views.shape[2:])
     maps = maps_of(taught_by, constants.teacher, views)
     pooled = describe(maps["block4"]) - targets.centre
     return objective.Taught(
         {stage: maps[stage] for stage in taught_by.stages},
-        targets.deviations,
+        jax.tree.map(jnp.asarray, targets.deviations),
         pooled @ targets.projection,
     )
 
@@ -313,6 +314,7 @@ def with_views(static: Static, batch: Batch, constants: Constants) -> Batch:
     if static.views is None:
         return batch
     settings, photos = static.views, constants.photos
+    assert photos is not None  # They come with the settings.
 
     def draw(photo: jax.Array, seed: jax.Array) -> Batch:
         return draw_views(photos, photo, jax.random.key(seed), settings)

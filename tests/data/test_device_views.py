@@ -17,9 +17,13 @@ def ramp(height, width):
     return np.stack([rows, columns, np.zeros_like(rows)], -1).astype(np.uint8)
 
 
+def stored(photos):
+    return device_views.make_store([lambda photo=photo: photo for photo in photos])
+
+
 @pytest.fixture(scope="module")
 def store():
-    return device_views.make_store([ramp(*SIDES), ramp(120, 90)])
+    return stored([ramp(*SIDES), ramp(120, 90)])
 
 
 @pytest.mark.parametrize("photo", [0, 1])
@@ -44,7 +48,7 @@ def test_cells_lie_where_their_coordinates_say(store, photo):
 
 def test_beside_its_border_a_photo_is_reflected():
     photo = np.full((20, 20, 3), 200, np.uint8)
-    store = device_views.make_store([photo, np.zeros((64, 64, 3), np.uint8)])
+    store = stored([photo, np.zeros((64, 64, 3), np.uint8)])
     views = DRAW(store, jnp.int32(0), jax.random.key(0), settings=SETTINGS)
     assert np.ptp(views["clean"]) == 0 and views["clean"][0, 0, 0, 0] == 200
 
