@@ -27,7 +27,10 @@ def outputs():
         "attention_logits": normal(views, CLASSES),
         "cosines": jnp.tanh(normal(views, CLASSES)),
         "global_descriptor": normal(views, T),
-        "stages": {"stage2": normal(views, 2 * H, W, 3), "block4": normal(views, 1, 2, C)},
+        "stages": {
+            "stage2": normal(views, 2 * H, W, 3),
+            "block4": normal(views, 1, 2, C),
+        },
     }
 
 
@@ -128,8 +131,11 @@ def test_a_student_that_agrees_with_its_teacher_has_no_loss(outputs, batch, taug
 
 def test_every_stage_counts_alike_in_units_of_its_own_deviation(outputs, batch, taught):
     """A loop over stages and views, whatever the size of their maps."""
+    own, theirs, deviations = jax.tree.map(
+        np.asarray, (outputs["stages"], taught.maps, taught.deviations)
+    )
     expected = [
-        np.mean(((outputs["stages"][n] - taught.maps[n]) / taught.deviations[n]) ** 2)
+        np.mean(((own[n] - theirs[n]) / deviations[n]) ** 2)
         for n in ("stage2", "block4")
     ]
     _, metrics = evaluate(outputs, batch, taught, map_distillation=1.0)
