@@ -27,9 +27,9 @@ def cosine_distance(
 
 def similarity_distance(
     student: Float[Array, " D"],
-    teacher: Float[Array, " D"],
+    teacher: Float[Array, " G"],
     students: Float[Array, "N D"],
-    teachers: Float[Array, "N D"],
+    teachers: Float[Array, "N G"],
 ) -> Float[Array, ""]:
     """Mean squared difference of a descriptor's cosines to N others [Tung2019]."""
 
