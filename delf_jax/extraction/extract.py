@@ -37,6 +37,7 @@ from delf_jax.images import (
     resize_rule,
 )
 from delf_jax.models.delf import Backbone
+from delf_jax.models.resnet import ResNet
 
 # The original returns nothing for images with a side below this.
 MIN_SIDE = 10
@@ -71,6 +72,12 @@ def extract_features(
         raise InputError(
             f"model {model.name} has no global branch: extraction.global_scales must "
             "be empty"
+        )
+    exact = settings.locations == "exact" or isinstance(model.module.backbone, ResNet)
+    if settings.max_features and not exact:
+        raise InputError(
+            f"model {model.name} is not of the original: extraction.locations must be "
+            "'exact'"
         )
     if settings.max_features and not model.has_local:
         raise InputError(
