@@ -318,12 +318,14 @@ def test_a_cell_of_block3_sees_its_field(thin):
     field = field_of_block3(module, side)
     # Positive means of what a unit reads, so that no relu hides an input.
     variables = jax.tree.map(
-        lambda x: np.full(x.shape, 1 / max(np.prod(x.shape[:-1]), 1), np.float32)
-        if len(x.shape) > 1
-        else np.full(x.shape, 1e-3, np.float32),
+        lambda x: (
+            np.full(x.shape, 1 / max(np.prod(x.shape[:-1]), 1), np.float32)
+            if len(x.shape) > 1
+            else np.full(x.shape, 1e-3, np.float32)
+        ),
         shapes_of(module),
     )
-    for name, unit in variables["params"].items():
+    for unit in variables["params"].values():
         if "project" in unit:
             unit["project"]["kernel"] *= np.float32(0.1)
 
@@ -349,9 +351,11 @@ def test_cells_lie_where_the_fine_map_looks(thin):
     field = field_of_block3(module, side)
     assert (field.stride, field.offset) == (8, 3)
     variables = jax.tree.map(
-        lambda x: np.full(x.shape, 1 / max(np.prod(x.shape[:-1]), 1), np.float32)
-        if len(x.shape) > 1
-        else np.full(x.shape, 1e-3, np.float32),
+        lambda x: (
+            np.full(x.shape, 1 / max(np.prod(x.shape[:-1]), 1), np.float32)
+            if len(x.shape) > 1
+            else np.full(x.shape, 1e-3, np.float32)
+        ),
         shapes_of(module),
     )
     variables["params"]["local_coarse"]["kernel"] *= np.float32(0)
