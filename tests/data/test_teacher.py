@@ -27,7 +27,12 @@ def folder(tmp_path_factory):
     """A model folder of a very small ResNet, which has no stages by number."""
     folder = tmp_path_factory.mktemp("teacher")
     variables = random_variables(ARCHITECTURE)
-    extraction = {"max_features": 0, "image_scales": (1.0,), **PIXELS}
+    extraction = {
+        "max_features": 0,
+        "image_scales": (1.0,),
+        "global_scales": (0,),
+        **PIXELS,
+    }
     model_folder.save_model(folder, ARCHITECTURE, variables, extraction, {})
     return folder
 

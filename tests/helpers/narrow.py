@@ -38,6 +38,11 @@ def make_narrow(patch: pytest.MonkeyPatch) -> None:
 
 def save_lite(folder) -> str:
     """A model folder of the teacher with random weights."""
-    extraction = {"max_features": 0, "image_scales": (1.0,), **PIXELS}
+    extraction = {
+        "max_features": 0,
+        "image_scales": (1.0,),
+        "global_scales": (0,),
+        **PIXELS,
+    }
     model_folder.save_model(folder, LITE, random_variables(LITE), extraction, {})
     return str(folder)

@@ -93,17 +93,17 @@ def grouped_convolution(x, kernel, stride, padding):
 
 
 @pytest.mark.parametrize(
-    ("side", "stride", "border"),
+    ("side", "stride", "border", "size"),
     [
-        (3, 1, (1, 1)),
-        (3, 2, (1, 1)),
-        (3, 2, (0, 1)),
-        (5, 1, (2, 2)),
-        (5, 2, (2, 2)),
-        (5, 2, (1, 2)),
+        (3, 1, (1, 1), (6, 5)),
+        (3, 2, (1, 1), (6, 5)),
+        (3, 2, (0, 1), (5, 6)),
+        (3, 2, (0, 1), (6, 4)),
+        (5, 1, (2, 2), (3, 4)),
+        (5, 2, (2, 2), (6, 5)),
+        (5, 2, (2, 2), (2, 1)),
     ],
 )
-@pytest.mark.parametrize("size", [(6, 5), (3, 4)])
 def test_depthwise_convolutions_and_their_gradients_are_those_of_groups(
     rng, side, stride, border, size
 ):
