@@ -35,6 +35,8 @@ class Teacher(NamedTuple):
     """mean and standard deviation of R, G and B"""
     stages: tuple[str, ...]
     """the maps that are taught"""
+    fingerprint: str
+    """of its weights"""
 
 
 class Targets(NamedTuple):
@@ -52,7 +54,7 @@ class Targets(NamedTuple):
 
 def load_teacher(
     directory: str, stages: Sequence[str]
-) -> tuple[Teacher, dict[str, Array]]:
+) -> tuple[Teacher, dict[str, Any]]:
     """The teacher in a model folder, and its variables.
 
     InputError if its network does not have the stages.
@@ -63,7 +65,10 @@ def load_teacher(
     settings = settings_for(model)
     variables = {"params": model.variables["params"]["backbone"]}
     teacher = Teacher(
-        model.module.backbone, (settings.pixel_mean, settings.pixel_std), tuple(stages)
+        model.module.backbone,
+        (settings.pixel_mean, settings.pixel_std),
+        tuple(stages),
+        model.fingerprint,
     )
     view = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
     known = jax.eval_shape(lambda v, x: maps_of(teacher, v, x), variables, view)
@@ -77,7 +82,7 @@ def load_teacher(
 
 def maps_of(
     teacher: Teacher, variables: dict, images: UInt8[Array, "B H W 3"]
-) -> dict[str, Float[Array, "B h w C"]]:
+) -> dict[str, Float[Array, "B _h _w _C"]]:
     """The maps of all stages."""
     normalized = ops.normalize_pixels(images, *teacher.pixels, None)
     maps: Any = teacher.backbone.apply(variables, normalized, train=True)

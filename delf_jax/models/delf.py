@@ -141,7 +141,7 @@ def local_outputs(
 class DELF(nn.Module):
     """Local features alone, trained through a softmax over the mean of block4."""
 
-    backbone: ResNet
+    backbone: Backbone
     attention_width: int = 512
     reduced_dimension: int = 0
     num_classes: int = 0

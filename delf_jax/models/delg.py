@@ -5,9 +5,8 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array
 
-from delf_jax.models.delf import Images, Sizes, local_outputs
+from delf_jax.models.delf import Backbone, Images, Sizes, local_outputs
 from delf_jax.models.global_net import global_outputs
-from delf_jax.models.resnet import ResNet
 
 
 class DELG(nn.Module):
@@ -16,7 +15,7 @@ class DELG(nn.Module):
     The last three fields are of `CosineClassifier`.
     """
 
-    backbone: ResNet
+    backbone: Backbone
     attention_width: int = 512
     reduced_dimension: int = 128
     global_dimension: int = 2048

@@ -125,16 +125,16 @@ def open_constants(config: ConfigDict, sources: list[loader.ImageSource]) -> Con
     if teaches(config):
         settings = config.teacher
         taught_by, variables = teacher.load_teacher(settings.model, settings.stages)
-        every = [f"{source.identifier(i)}" for source, i in _every(sources)]
-        key = digest([settings.to_dict(), every], 12)
-        rng = np.random.default_rng(0)
-        chosen = rng.permutation(len(every))[: settings.fit_on]
         places = _every(sources)
+        rng = np.random.default_rng(0)
+        chosen = rng.permutation(len(places))[: settings.fit_on].tolist()
+        ids = [source.identifier(i) for source, i in (places[n] for n in chosen)]
+        what = [taught_by.fingerprint, taught_by.stages, settings.dimension, ids]
         targets = teacher.fit_targets(
             taught_by,
             variables,
             [functools.partial(_image_of, *places[i]) for i in chosen],
-            pathlib.Path(config.data.directory) / f"teacher-{key}.npz",
+            pathlib.Path(config.data.directory) / f"teacher-{digest(what, 12)}.npz",
             dimension=settings.dimension,
         )
     return Constants(photos, variables, targets)

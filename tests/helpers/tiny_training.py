@@ -85,7 +85,7 @@ def with_teacher(static, **weights) -> tuple[Static, Constants]:
         rng.normal(size=(channels["block4"], 32)).astype(np.float32),
     )
     taught = static._replace(
-        teacher=Teacher(backbone, pixels, ("block3",)),
+        teacher=Teacher(backbone, pixels, ("block3",), "0"),
         loss=static.loss._replace(**weights),
     )
     as_arrays = jax.tree.map(np.float32, variables)
