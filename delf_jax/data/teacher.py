@@ -5,8 +5,11 @@ of the map's own deviation, and its descriptor projected on the directions in wh
 images differ, half-whitened: what all share weighs less, and noise is not blown up.
 """
 
+import lzma
 import pathlib
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +27,7 @@ from delf_jax.models.pooling import gem
 from delf_jax.progress import track
 
 POWER = 3.0  # of the GeM that makes the teacher's descriptor.
+_BROKEN_ZIP = zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, ValueError
 SIZE = 256, 192  # width and height of the images that a fit sees; or upright.
 
 
@@ -134,14 +138,15 @@ def fit_targets(
 def read_targets(path: pathlib.Path) -> Targets:
     """Targets that `fit_targets` kept; InputError if the file is damaged."""
     try:
-        with files.reading(path), np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file}
+        with files.reading(path), path.open("rb") as stored:
+            with np.load(stored, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file}
         of = {
             kind: {n.split("/")[1]: x for n, x in arrays.items() if n.startswith(kind)}
             for kind in ("mean/", "deviation/")
         }
         centre, projection = arrays["centre"], arrays["projection"]
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (*_BROKEN_ZIP, KeyError, EOFError, RuntimeError) as error:
         raise files.InputError(
             f"{path}: not the targets of a teacher ({error!s:.100}); remove it, and "
             "the next training computes them again"
