@@ -36,6 +36,7 @@ RANGES = {
     "init_partial": bool,
     "train_only": ("", "descriptors", "attention", "backbone"),
     "model.name": ("delf", "delg", "global", "how"),
+    "model.backbone": ("resnet", "compact", "efficientnet_lite2"),
     "model.depth": (18, 22, 26, 50, 101),
     "model.width": range(1, 2**12),
     "model.layout": ("v1.5", "v1", "keras", "slim"),
@@ -62,6 +63,7 @@ RANGES = {
     "data.sources.*.landmarks": range(1, 10**6),
     "data.sources.*.views": range(1, 10**6),
     "data.exclude": str,
+    "data.on_device": bool,
     "views.kind": ("pair", "crop", "tuple"),
     "views.size": range(32, 2**13),
     "views.resolutions": ["[16, 1e5]", "[16, 1e5]"],
@@ -85,8 +87,9 @@ RANGES = {
     "loss.classification": NONNEGATIVE,
     "loss.contrastive": NONNEGATIVE,
     "loss.triplet": NONNEGATIVE,
-    "loss.distillation": NONNEGATIVE,
+    "loss.map_distillation": NONNEGATIVE,
     "loss.global_distillation": NONNEGATIVE,
+    "loss.similarity_distillation": NONNEGATIVE,
     "loss.correspondence": NONNEGATIVE,
     "loss.matchability": NONNEGATIVE,
     "loss.margin_kind": ("arcface", "cosface"),
@@ -102,10 +105,13 @@ RANGES = {
     "loss.temperature": "(0, inf)",
     "loss.positive_radius": NONNEGATIVE,
     "loss.ignore_radius": NONNEGATIVE,
+    "loss.query_step": POSITIVE,
     "loss.descriptors_train_backbone": bool,
-    "teacher.weights": str,
-    "teacher.long_sides": [SIDE, SIDE, ...],
-    "teacher.dimension": range(1, 1025),
+    "teacher.model": str,
+    "teacher.stages": [str, ...],
+    "teacher.dimension": range(1, 2**16),
+    "teacher.fit_on": POSITIVE,
+    "teacher.forced_steps": COUNT,
     "optimizer.name": ("adamw", "sgd"),
     "optimizer.learning_rate": "(0, inf)",
     "optimizer.schedule": ("cosine", "linear", "constant"),
@@ -162,6 +168,9 @@ def get_config() -> ConfigDict:
             # Or "delf", "global", "how": configs/delf_r50_gldv1_descriptors.py,
             # gldv2_arcface_r101.py and how_r50.py have their fields.
             "name": "delg",
+            # Or "compact": one size, so without depth, width and layout, as in
+            # configs/delg_tiny.py.
+            "backbone": "resnet",
             "depth": 50,
             "width": 64,  # channels of the stem.
             "layout": "v1.5",  # or "keras", "slim".
@@ -174,16 +183,18 @@ def get_config() -> ConfigDict:
     )
 
     config.data = ConfigDict()
-    config.data.directory = "data"  # prepared datasets and teacher maps.
+    config.data.directory = "data"  # prepared datasets.
     config.data.max_side = 1024  # pixels of a stored image.
     config.data.threads = 4
+    # Photos lie decoded in the accelerator's memory, where pairs of views are drawn:
+    # for some thousands of small ones, faster than processors can draw.
+    config.data.on_device = False
     # By name: path (folder of class folders; CSV; train.csv or train_clean.csv of
     # GLDv2, or its folder; train.csv of GLDv1; retrieval-SfM-120k.pkl; TFRecords, as
     # "gldv2/train-*-of-*"), images (folder of a CSV's images), label_column, split
     # ("train" or "validation", a fifth of each class), holdout (classes left out),
     # unlabelled (names that are no class), weight (share of the examples). Or, to draw
     # landmarks: first (seed), landmarks, views (of each), weight.
-    # In alphabetical order: the first images fit the teacher's subspace.
     config.data.sources = ConfigDict()
     # A file of class names, one a line, to leave out of all sources: landmarks that the
     # test shows, too.
@@ -223,8 +234,11 @@ def get_config() -> ConfigDict:
     config.loss.classification = 0.0  # softmax of DELF's pooled block4.
     config.loss.contrastive = 0.0  # of tuples, as are triplets.
     config.loss.triplet = 0.0
-    config.loss.distillation = 0.0
+    # To a teacher: of the maps of its stages, in units of their deviation; of
+    # descriptors; and of the cosines between the descriptors of a batch.
+    config.loss.map_distillation = 0.0
     config.loss.global_distillation = 0.0
+    config.loss.similarity_distillation = 0.0
     config.loss.correspondence = 0.0
     config.loss.matchability = 0.0
     config.loss.margin_kind = "arcface"  # or "cosface": of the weight loss.arcface.
@@ -243,13 +257,19 @@ def get_config() -> ConfigDict:
     config.loss.temperature = 0.07  # of the correspondence softmax.
     config.loss.positive_radius = 8.0  # pixels of a view.
     config.loss.ignore_radius = 24.0  # pixels of a view.
+    config.loss.query_step = 1  # every how many cells of a first view one is matched.
     # False, as in [DELG]: local descriptors only train their own reduction.
     config.loss.descriptors_train_backbone = False
 
     config.teacher = ConfigDict()
-    config.teacher.weights = ""  # .npz of the network that teaches.
-    config.teacher.long_sides = (256, 384, 540)  # pixels.
-    config.teacher.dimension = 256  # of the reduced teacher maps.
+    config.teacher.model = ""  # folder of the model that teaches.
+    # Its maps that the student's of the same names learn.
+    config.teacher.stages = ("block4",)
+    config.teacher.dimension = 256  # that its descriptors are projected to.
+    config.teacher.fit_on = 2000  # images that the projection is fitted on.
+    # In the first steps every stage reads the teacher's map instead of the one before
+    # it: all learn at once. Needs all stages of a model that has the teacher's.
+    config.teacher.forced_steps = 0
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # or "sgd".

@@ -27,7 +27,7 @@ ARROWS = {
     "export": "extraction models",
     "conversion": "extraction formats models",
     "extraction": "formats models",
-    "data": "formats losses",
+    "data": "extraction formats losses models",
     "report": "retrieval",
     "formats": "",
     "synthetic": "",

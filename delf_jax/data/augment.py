@@ -14,8 +14,6 @@ import numpy as np
 import simplejpeg
 from jaxtyping import Float, UInt8
 
-from delf_jax.data import teacher
-
 OUTSIDE = -1e5  # coordinates, times 1 or 2, of cells that look past the image's border.
 # Boxes are drawn again until one covers this share of the image, a hundred times at
 # most; then it is the whole image. Of the released code, as the draws themselves.
@@ -43,13 +41,11 @@ class ViewSettings(NamedTuple):
     area: tuple[float, float] = (0.08, 1.0)  # shares of the image's.
     aspect: tuple[float, float] = (3 / 4, 4 / 3)  # width / height.
     flip: bool = False  # every second crop.
+    clean: bool = False  # of a pair, also the views before their colours change.
 
 
 def views(
-    example: dict,
-    rng: np.random.Generator,
-    settings: ViewSettings,
-    maps: teacher.TeacherMaps | None = None,
+    example: dict, rng: np.random.Generator, settings: ViewSettings
 ) -> dict[str, Any]:
     """Two views of `example["image"]` with what is known about them.
 
@@ -57,13 +53,12 @@ def views(
       image uint8 [2, S, S, 3]; label int32; coordinates f32 [2, h, w, 2], the centres
       of the map's cells in a frame that both views share, one unit about a pixel of a
       view (cells that look past the image's border are far from everything);
-      with `maps` also teacher f32 [2, h, w, T], teacher_valid bool [2, h, w] and
-      teacher_global f32 [2, T].
+      with `settings.clean` also clean uint8 [2, S, S, 3].
     """
     image = example["image"]
     height, width = image.shape[:2]
     low, high = np.log(settings.resolutions)
-    # Never enlarge by more than a quarter: the teacher sees no more than is there.
+    # Never enlarge by more than a quarter: there is no more to see.
     high = max(low, min(high, np.log(1.25 * max(height, width))))
     resolution = np.exp(rng.uniform(low, high))
     ratio = np.exp(rng.normal(0, settings.zoom))
@@ -85,13 +80,8 @@ def views(
         # What lies outside the image (a reflection of it) has no counterpart anywhere.
         shared[~inside] = OUTSIDE * (1 + len(output["coordinates"]))
         output["coordinates"].append(shared.reshape(cells.shape).astype(np.float32))
-        if maps is not None:
-            relative = (points + 0.5) / [height, width]
-            features, valid = teacher.sample(maps, example["id"], relative, seen)
-            output["teacher"].append(features.reshape(*cells.shape[:2], -1))
-            output["teacher_valid"].append(valid.reshape(cells.shape[:2]))
-            known = features[valid] if valid.any() else features
-            output["teacher_global"].append(teacher.global_target(maps, known))
+        if settings.clean:
+            output["clean"].append(view)
     arrays = {name: np.stack(value) for name, value in output.items()}
     return {**arrays, "label": np.int32(example["label"])}
 

@@ -37,6 +37,7 @@ from delf_jax.images import (
     resize_rule,
 )
 from delf_jax.models.delf import Backbone
+from delf_jax.models.resnet import ResNet
 
 # The original returns nothing for images with a side below this.
 MIN_SIDE = 10
@@ -135,6 +136,12 @@ def _network(model: Model, settings: ExtractionSettings) -> _Network:
     if settings.max_features and not model.has_local:
         raise InputError(
             f"model {model.name} has no local branch: extraction.max_features must be 0"
+        )
+    exact = settings.locations == "exact" or isinstance(model.module.backbone, ResNet)
+    if settings.max_features and not exact:
+        raise InputError(
+            f"model {model.name} is not of the original: extraction.locations must be "
+            "'exact'"
         )
     variables = jax.device_put(model.variables)
     run = functools.partial(_run_canvases, model.module, variables)

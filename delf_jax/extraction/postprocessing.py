@@ -11,8 +11,8 @@ from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.features import Features, LocalFeatures, is_finite
 from delf_jax.files import InputError
 from delf_jax.models.delf import Backbone
+from delf_jax.models.efficientnet_lite import EfficientNetLite
 from delf_jax.models.receptive_field import block3_cells
-from delf_jax.models.resnet import ResNet
 from delf_jax.ops import normalize_rows
 
 
@@ -115,7 +115,7 @@ def _geometry(
     backbone: Backbone,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each cell, in pixels of the resized image: centre, half box size, scale."""
-    assert isinstance(backbone, ResNet)  # No other has local features.
+    assert not isinstance(backbone, EfficientNetLite)  # It has no local features.
     cells = level.maps["cells"].astype(np.float64)
     released = None
     if settings.locations == "delf":

@@ -1,27 +1,21 @@
-"""A student's map and descriptor made to agree with a teacher's."""
+"""A student's maps and descriptors made to agree with a teacher's."""
 
-import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from delf_jax import ops
 
 
-def distillation_loss(
-    student: Float[Array, "H W T"],
-    teacher: Float[Array, "H W T"],
-    valid: Bool[Array, "H W"],
+def map_distance(
+    student: Float[Array, "H W C"],
+    teacher: Float[Array, "H W C"],
+    deviation: Float[Array, "C"],
 ) -> Float[Array, ""]:
-    """Mean over the valid cells of (1 - cosine) + smooth L1 of the mean channel.
+    """Mean squared difference of two maps, each channel in units of its deviation.
 
-    The cosine fixes the direction, which is what matching compares; the smooth L1 keeps
-    the length, without which a linear head can drift. 0 where no cell is valid. Teacher
-    channels are standardised by the caller.
+    1 is what a student reaches that always says the teacher's mean.
     """
-    cosine = (ops.l2_normalize(student) * ops.l2_normalize(teacher)).sum(-1)
-    residual = optax.losses.huber_loss(student, teacher).mean(-1)
-    cells = valid.astype(student.dtype)
-    return ((1 - cosine + residual) * cells).sum() / jnp.maximum(cells.sum(), 1)
+    difference = (student - teacher) / deviation[None, None]
+    return (difference**2).mean()
 
 
 def cosine_distance(
@@ -29,3 +23,17 @@ def cosine_distance(
 ) -> Float[Array, ""]:
     """1 - cosine of two descriptors, 1 if either is zero."""
     return 1 - (ops.l2_normalize(student) * ops.l2_normalize(teacher)).sum()
+
+
+def similarity_distance(
+    student: Float[Array, " D"],
+    teacher: Float[Array, " G"],
+    students: Float[Array, "N D"],
+    teachers: Float[Array, "N G"],
+) -> Float[Array, ""]:
+    """Mean squared difference of a descriptor's cosines to N others [Tung2019]."""
+
+    def cosines(one: Array, others: Array) -> Array:
+        return ops.l2_normalize(others) @ ops.l2_normalize(one)
+
+    return ((cosines(student, students) - cosines(teacher, teachers)) ** 2).mean()

@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from delf_jax.models.compact import CompactNet
 from delf_jax.models.delf import DELF
 from delf_jax.models.delg import DELG
 from delf_jax.models.efficientnet_lite import EfficientNetLite
@@ -29,7 +30,11 @@ BACKBONE_FIELDS = (
     "block3_strides",
     "block4_dilation",
 )
-BACKBONES = {"resnet": ResNet, "efficientnet_lite2": EfficientNetLite}
+BACKBONES = {
+    "resnet": ResNet,
+    "efficientnet_lite2": EfficientNetLite,
+    "compact": CompactNet,
+}
 MODELS = {"delf": DELF, "delg": DELG, "global": GlobalNet, "how": HOW}
 CHOICES = {
     "name": tuple(MODELS),
@@ -61,7 +66,7 @@ def build(
             )
     _check_layout(fields)
     name, kind = fields.pop("name"), fields.pop("backbone", "resnet")
-    if kind != "resnet" and name != "global":
+    if kind == "efficientnet_lite2" and name != "global":
         raise ValueError(f"architecture.backbone: {name} has no {kind}; use global")
     backbone: Any = BACKBONES[kind]
     hints = typing.get_type_hints(backbone) | typing.get_type_hints(MODELS[name])

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from delf_jax.models.compact import CompactNet
 from delf_jax.models.efficientnet_lite import EfficientNetLite
 from delf_jax.models.layers import ConvNorm, Linear
 from delf_jax.models.resnet import LAYOUTS, Images, ResNet, Sizes
 from delf_jax.ops import l2_normalize, masked_mean, valid_cells
 
-Backbone = ResNet | EfficientNetLite
+Backbone = ResNet | EfficientNetLite | CompactNet
 Map = Float[Array, "B h w C"]
 Scores = Float[Array, "B h w"]
 
@@ -140,7 +141,7 @@ def local_outputs(
 class DELF(nn.Module):
     """Local features alone, trained through a softmax over the mean of block4."""
 
-    backbone: ResNet
+    backbone: Backbone
     attention_width: int = 512
     reduced_dimension: int = 0
     num_classes: int = 0

@@ -1,11 +1,12 @@
 """DELG [Cao2020]: one global descriptor and local features from one backbone."""
 
+from typing import Any
+
 from flax import linen as nn
 from jaxtyping import Array
 
-from delf_jax.models.delf import Images, Sizes, local_outputs
+from delf_jax.models.delf import Backbone, Images, Sizes, local_outputs
 from delf_jax.models.global_net import global_outputs
-from delf_jax.models.resnet import ResNet
 
 
 class DELG(nn.Module):
@@ -14,7 +15,7 @@ class DELG(nn.Module):
     The last three fields are of `CosineClassifier`.
     """
 
-    backbone: ResNet
+    backbone: Backbone
     attention_width: int = 512
     reduced_dimension: int = 128
     global_dimension: int = 2048
@@ -33,6 +34,7 @@ class DELG(nn.Module):
         *,
         train: bool = False,
         global_branch: bool = True,
+        **of_backbone: Any,
     ) -> dict[str, Array]:
         """What the net sees in images (and canvases with sizes: see `ResNet`).
 
@@ -47,10 +49,13 @@ class DELG(nn.Module):
         | attended | [B, C] | attention-weighted mean of expanded; to train |
         | attention_logits | [B, num_classes] | with classes |
         | cosines | [B, num_classes] | with classes |
+        | stages | by name | maps of the backbone; to train |
         """
         last = "block4" if global_branch else "block3"
-        stages = self.backbone(images, sizes, train=train, last=last)
-        outputs = local_outputs(self, stages["block3"], sizes, train)
+        stages = self.backbone(images, sizes, train=train, last=last, **of_backbone)
+        outputs: Any = local_outputs(self, stages["block3"], sizes, train)
+        if train:
+            outputs["stages"] = stages
         if global_branch:
             outputs |= global_outputs(self, stages["block4"], sizes, "gem")
         return outputs

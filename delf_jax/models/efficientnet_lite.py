@@ -37,7 +37,7 @@ STEM, HEAD = 32, 1280
 # The stage of stride 16 before the last stride, as block3 of a ResNet.
 LAST_OF_BLOCK3 = 5
 EPSILON, MOMENTUM = 1e-3, 0.99
-_AT_END = ((0, 1), (0, 1))
+AT_END = ((0, 1), (0, 1))
 
 
 class InvertedResidual(nn.Module):
@@ -59,7 +59,7 @@ class InvertedResidual(nn.Module):
             wide,
             self.kernel_size,
             self.stride,
-            _AT_END if self.pads_at_end else None,
+            AT_END if self.pads_at_end else None,
             depthwise=True,
             name="depthwise",
         )
@@ -91,6 +91,8 @@ class EfficientNetLite(nn.Module):
     ) -> dict[str, Map]:
         """block3 [B, h, w, 120] and, unless it is the last, block4 [B, h, w, 1280].
 
+        To train also the map of each stage, as "stage1" to "stage7".
+
         Args:
           images: normalised by ImageNet's mean and deviation.
           sizes: (h, w) of each image on its canvas; without, the images fill the array.
@@ -106,7 +108,7 @@ class EfficientNetLite(nn.Module):
         )
         dtype = images.dtype
         x = images.astype(self.compute_dtype or dtype)
-        stem = conv(STEM, 3, stride=2, padding=_AT_END, name="stem")
+        stem = conv(STEM, 3, stride=2, padding=AT_END, name="stem")
         x = nn.relu6(stem(x, train))
         cells = None if sizes is None else sizes // 2
         stages = {}
@@ -126,6 +128,8 @@ class EfficientNetLite(nn.Module):
                 x = layer(x, mask, train)
                 if cells is not None and stride == 2:
                     cells = cells // 2 if number == 2 else (cells + 1) // 2
+            if train:
+                stages[f"stage{number}"] = x
             if number == LAST_OF_BLOCK3:
                 stages["block3"] = x
                 if last == "block3":

@@ -5,9 +5,8 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool
 
-from delf_jax.models.delf import Images, Map, Sizes, stage_valid
+from delf_jax.models.delf import Backbone, Images, Map, Sizes, stage_valid
 from delf_jax.models.layers import ConvNorm
-from delf_jax.models.resnet import ResNet
 from delf_jax.ops import l2_normalize, zero_outside
 
 Mask = Bool[Array, "B h w"]
@@ -30,7 +29,7 @@ class HOW(nn.Module):
     num_classes is a field that all models have: HOW compares images.
     """
 
-    backbone: ResNet
+    backbone: Backbone
     reduced_dimension: int = 128
     num_classes: int = 0
 

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Float
 
-from delf_jax.models import resnet
+from delf_jax.models import compact, resnet
 
 
 class ReceptiveField(NamedTuple):
@@ -30,17 +30,35 @@ def receptive_field(
     block4_dilation: int = 1,
 ) -> ReceptiveField:
     """The receptive field of a stage of `ResNet`, for a side (or sides) of an image."""
-    size, stride, start = 1, 1, 0
-    layers = _layers(depth, layout, stage, side, block3_strides, block4_dilation)
-    for kernel, step, padding in layers:
-        size += (kernel - 1) * stride
-        start -= padding * stride
-        stride *= step
-    return ReceptiveField(size, stride, start + (size - 1) // 2)
+    return _follow(_layers(depth, layout, stage, side, block3_strides, block4_dilation))
+
+
+def field_of_block3(
+    backbone: resnet.ResNet | compact.CompactNet, side: Any
+) -> ReceptiveField:
+    """The receptive field of a backbone's block3, for a side (or sides) of an image."""
+    if isinstance(backbone, resnet.ResNet):
+        strides = backbone.block3_strides
+        return receptive_field(backbone.depth, backbone.layout, "block3", side, strides)
+    layers = [(3, 2, 0)]  # the stem, and the first unit, pad at the end alone
+    for number, stage in compact.STAGES.items():
+        if number > compact.LAST_OF_LOCAL:
+            break
+        for unit in range(stage.units):
+            stride = stage.stride if unit == 0 else 1
+            at_end = number == 2 and unit == 0
+            layers.append(
+                (stage.kernel_size, stride, 0 if at_end else stage.kernel_size // 2)
+            )
+    coarse = _follow(layers)
+    # Enlarged twice, a cell lies where it did; the last convolution sees two more.
+    return ReceptiveField(
+        coarse.size + coarse.stride, coarse.stride // 2, coarse.offset
+    )
 
 
 def block3_cells(
-    backbone: resnet.ResNet,
+    backbone: resnet.ResNet | compact.CompactNet,
     cells: Float[Any, "N 2"],
     level_size: Float[Any, "2"],
     image_size: Float[Any, "2"],
@@ -60,19 +78,28 @@ def block3_cells(
       released_scale: the image scale of the level, for the released code's locations:
         its constants, and no half pixels. None: exact ones.
     """
-    strides = backbone.block3_strides
     if released_scale is not None:
         side, stride, _ = RELEASED_BLOCK3
+        strides = backbone.block3_strides
         locations = cells * (stride * (2 if strides else 1)) / released_scale
         scale = 1 / released_scale
     else:
-        depth, layout, level = backbone.depth, backbone.layout, level_size[None]
-        side, stride, offset = receptive_field(depth, layout, "block3", level, strides)
+        side, stride, offset = field_of_block3(backbone, level_size[None])
         ratio = image_size / level_size
         centres = cells * stride + offset + sampled_at
         locations = centres * ratio[None] - sampled_at
         scale = cells.__array_namespace__().sqrt(ratio[0] * ratio[1])
     return locations, (side - 1) / 2 * scale, scale
+
+
+def _follow(layers: list[tuple[int, int, Any]]) -> ReceptiveField:
+    """The field behind layers, each (kernel, stride, padding in front)."""
+    size, stride, start = 1, 1, 0
+    for kernel, step, padding in layers:
+        size += (kernel - 1) * stride
+        start = start - padding * stride
+        stride *= step
+    return ReceptiveField(size, stride, start + (size - 1) // 2)
 
 
 def _layers(

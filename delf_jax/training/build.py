@@ -1,5 +1,6 @@
 """From a config: the modules, the optimiser and its schedule, the loss settings."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from delf_jax.data.teacher import Teacher, load_teacher
 from delf_jax.extraction.model_folder import build_module
 from delf_jax.extraction.settings import ExtractionSettings, make_settings
 from delf_jax.files import InputError
 from delf_jax.losses.classification import dynamic_margins
+from delf_jax.models.compact import CompactNet
 from delf_jax.training import objective
-from delf_jax.training.inputs import settings_tuple
+from delf_jax.training.inputs import settings_tuple, teaches, view_settings
 from delf_jax.training.step import Static, check_train_only, norm_of
 
 Tree = Any
@@ -63,12 +66,14 @@ def make_static(
             f"model.global_dimension is {config.model.global_dimension}: for "
             f"loss.global_distillation it must be teacher.dimension, {dimension}"
         )
+    settings, taught_by = view_settings(config), None
+    if teaches(config):
+        taught_by, _ = load_teacher(config.teacher.model, config.teacher.stages)
     if loss.reconstruction and not config.model.get("reduced_dimension", 0):
         raise InputError(
             "loss.reconstruction must be 0 where model.reduced_dimension is: there "
             "is nothing to reconstruct from"
         )
-    head = objective.TeacherHead(dimension) if loss.distillation else None
     sharded = loss.classifier == "sharded"
     norm = norm_of(sharded, axis_name)
     optimizer, schedule = make_optimizer(
@@ -85,10 +90,11 @@ def make_static(
             classifier_axis=axis_name if sharded else None,
             classifier_dtype=loss.classifier_dtype,
         )
+    if taught_by is not None:
+        _check_teacher(config, module.backbone, taught_by)
     backbone = module.backbone.clone(compute_dtype=PRECISIONS[config.precision])
     static = Static(
         module.clone(backbone=backbone),
-        head,
         optimizer,
         loss,
         config.ema_decay,
@@ -96,6 +102,9 @@ def make_static(
         extraction.pixel_std,
         config.accumulate,
         config.train_only,
+        taught_by,
+        config.teacher.forced_steps,
+        settings if config.data.on_device else None,
     )
     return static, schedule
 
@@ -170,6 +179,34 @@ def _check_outputs(
         raise InputError(
             'loss.classifier "sharded" is for loss.arcface under parallel "pmap"; use '
             '"dense" here'
+        )
+
+
+def _check_teacher(config: ConfigDict, backbone: Any, teacher: Teacher) -> None:
+    """InputError unless the maps that are taught have the student's shapes."""
+    size, forced = config.views.size, config.teacher.forced_steps
+    view = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+
+    def maps(net: Any) -> dict[str, Any]:
+        alone = net.clone(axis_name=None)
+        key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+        given = functools.partial(alone.init_with_output, train=True)
+        return jax.eval_shape(given, key, view)[0]
+
+    ours, theirs = maps(backbone), maps(teacher.backbone)
+    taught = teacher.stages if config.loss.map_distillation or forced else ()
+    for stage in taught:
+        if stage not in ours or ours[stage].shape != theirs[stage].shape:
+            has = ours[stage].shape[1:] if stage in ours else "none"
+            raise InputError(
+                f"teacher.stages: {stage} of the teacher is {theirs[stage].shape[1:]}, "
+                f"and the model has {has}; leave it out, or choose another backbone"
+            )
+    missing = [n for n in ours if n.startswith("stage") and n not in taught]
+    if forced and (missing or not isinstance(backbone, CompactNet)):
+        raise InputError(
+            "teacher.forced_steps: it needs model.backbone 'compact' and all of its "
+            f"stages in teacher.stages; {', '.join(missing) or 'no stage'} lacks"
         )
 
 

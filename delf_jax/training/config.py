@@ -30,7 +30,7 @@ MAY_CHANGE = (
     "extraction.max_image_size extraction.max_features extraction.attention_threshold"
 ).split()
 # Of a model, what other modules read: its network has defaults for the rest.
-_OF_MODEL = ("model.name", "model.depth", "model.layout", "model.normalization")
+_OF_MODEL = ("model.name", "model.normalization")
 _SOURCE = re.compile(r"(data\.sources)\.[^.]+")
 # What a training chooses, whatever it starts from.
 _OWN = ("name", "normalization", "num_classes")

@@ -11,18 +11,19 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from delf_jax import images
-from delf_jax.data import augment, loader, teacher, tuples
+from delf_jax.data import augment, device_views, loader, teacher, tuples
+from delf_jax.extraction.model_folder import build_module
 from delf_jax.files import InputError, atomic_write, digest
 from delf_jax.formats import tables
-from delf_jax.models.receptive_field import receptive_field
-from delf_jax.models.resnet import stage_sizes
+from delf_jax.models.receptive_field import field_of_block3
 from delf_jax.progress import format_count, track
 from delf_jax.synthetic import landmarks
-from delf_jax.training.objective import COMPARING, WEIGHTS
+from delf_jax.training.objective import COMPARING, TEACHING, WEIGHTS
+from delf_jax.training.step import Constants
 
 DRAWN_SIZE = (288, 384)  # height, width of a drawn view.
 # Losses that need two views or where they lie in the image.
-_OF_PAIRS = ("distillation", "global_distillation", "correspondence", "matchability")
+_OF_PAIRS = (*TEACHING, "correspondence", "matchability")
 _NAMED = 100  # images that are named when they are left out; more are counted.
 
 
@@ -77,7 +78,7 @@ def draw_landmarks(drawn: Mapping[str, Any], directory: str) -> str:
 def open_batches(
     config: ConfigDict, sources: list[loader.ImageSource], devices: int
 ) -> loader.Batches:
-    """This host's share of the batches, with the teacher's maps if there is one."""
+    """This host's share of the batches."""
     hosts, accumulate = jax.process_count(), config.accumulate
     if accumulate < 1 or config.batch_size % (hosts * devices * accumulate):
         parts = f" x {accumulate} parts" if accumulate != 1 else ""
@@ -85,9 +86,6 @@ def open_batches(
             f"batch_size {config.batch_size} does not divide among {hosts * devices} "
             f"devices{parts}: change batch_size, devices or accumulate"
         )
-    maps = None
-    if config.loss.distillation or config.loss.global_distillation:
-        maps = _teacher_maps(config, sources)
     settings = view_settings(config)
     here: dict[str, Any] = {
         "batch_size": config.batch_size // hosts,
@@ -105,14 +103,46 @@ def open_batches(
         counts = tuples.TupleSettings(counted.queries, counted.pool, counted.negatives)
         return tuples.TupleBatches(pool, counts, size=settings.size, **here)
     transform: loader.Transform = functools.partial(_crop, settings=settings)
-    if settings.kind == "pair":
-        transform = functools.partial(_views, settings=settings, maps=maps)
+    if config.data.on_device:
+        transform = functools.partial(_place, places=_places(sources))
+    elif settings.kind == "pair":
+        transform = functools.partial(_views, settings=settings)
     return loader.batches(
         sources,
         [config.data.sources[source.name].get("weight", 1.0) for source in sources],
         transform,
         **here,
     )
+
+
+def open_constants(config: ConfigDict, sources: list[loader.ImageSource]) -> Constants:
+    """What every step reads: photos to draw views of, and the teacher."""
+    photos, variables, targets = None, None, None
+    if config.data.on_device:
+        photos = device_views.make_store(
+            [functools.partial(_image_of, source, i) for source, i in _every(sources)]
+        )
+    if teaches(config):
+        settings = config.teacher
+        taught_by, variables = teacher.load_teacher(settings.model, settings.stages)
+        places = _every(sources)
+        rng = np.random.default_rng(0)
+        chosen = rng.permutation(len(places))[: settings.fit_on].tolist()
+        ids = [source.identifier(i) for source, i in (places[n] for n in chosen)]
+        what = [taught_by.fingerprint, taught_by.stages, settings.dimension, ids]
+        targets = teacher.fit_targets(
+            taught_by,
+            variables,
+            [functools.partial(_image_of, *places[i]) for i in chosen],
+            pathlib.Path(config.data.directory) / f"teacher-{digest(what, 12)}.npz",
+            dimension=settings.dimension,
+        )
+    return Constants(photos, variables, targets)
+
+
+def teaches(config: ConfigDict) -> bool:
+    """Whether a loss needs a teacher."""
+    return any(config.loss[name] for name in TEACHING)
 
 
 def view_settings(config: ConfigDict) -> augment.ViewSettings:
@@ -130,17 +160,21 @@ def view_settings(config: ConfigDict) -> augment.ViewSettings:
             "views.kind to 'pair'"
         )
     if settings.kind != "pair":
+        if config.data.on_device:
+            raise InputError("data.on_device: only views of the kind 'pair' are drawn")
         return settings
-    model, size = config.model, settings.size
-    strides = model.get("block3_strides", False)
-    cells, _ = stage_sizes(model.layout, (size, size), strides)["block3"]
-    field = receptive_field(model.depth, model.layout, "block3", size, strides)
+    size = settings.size
+    backbone = build_module({**config.model.to_dict(), "num_classes": 0}).backbone
+    cells, _ = backbone.stage_sizes((size, size))["block3"]
+    field = field_of_block3(backbone, size)
     if cells != -(-size // field.stride):
         raise InputError(
             f"config.views.size {size} leaves part of a cell over: "
             f"use a multiple of {field.stride}"
         )
-    return settings._replace(cell_stride=field.stride, cell_offset=float(field.offset))
+    return settings._replace(
+        cell_stride=field.stride, cell_offset=float(field.offset), clean=teaches(config)
+    )
 
 
 def _check_tuples(config: ConfigDict) -> None:
@@ -159,7 +193,8 @@ def _check_tuples(config: ConfigDict) -> None:
             'model.normalization must be "frozen" for tuples: images do not fill their '
             "canvases"
         )
-    if kind == "tuple" and (config.model.layout == "keras" or config.views.size % 32):
+    layout = config.model.get("layout", "")
+    if kind == "tuple" and (layout == "keras" or config.views.size % 32):
         raise InputError(
             "views.size must be a multiple of 32 for tuples, and model.layout not "
             "'keras', which moves images of odd sides"
@@ -175,26 +210,24 @@ def _views(example: dict, rng: np.random.Generator, **settings: Any) -> dict:
     return {"id": example["id"], **augment.views(example, rng, **settings)}
 
 
-def _teacher_maps(
-    config: ConfigDict, sources: list[loader.ImageSource]
-) -> teacher.TeacherMaps:
-    """The teacher's maps of all images, computed when they are first needed."""
-    named = [
-        (source.identifier(i), functools.partial(_image_of, source, i))
-        for source in sources
-        for i in range(len(source))
-    ]
-    settings = config.teacher
-    if not settings.weights:
-        raise InputError("teacher.weights is empty: name the .npz of the teacher")
-    key = digest([settings.to_dict(), [identifier for identifier, _ in named]], 12)
-    return teacher.build_maps(
-        settings.weights,
-        named,
-        f"{pathlib.Path(config.data.directory)}/teacher-{key}",
-        long_sides=settings.long_sides,
-        dimension=settings.dimension,
-    )
+def _place(example: dict, rng: np.random.Generator, places: dict[str, int]) -> dict:
+    """Which photo it is, and the seed of its views."""
+    return {
+        "id": example["id"],
+        "photo": np.int32(places[example["id"]]),
+        "seed": np.uint32(rng.integers(2**32)),
+        "label": np.int32(example["label"]),
+    }
+
+
+def _every(sources: list[loader.ImageSource]) -> list[tuple[loader.ImageSource, int]]:
+    """The images of all sources in one row."""
+    return [(source, i) for source in sources for i in range(len(source))]
+
+
+def _places(sources: list[loader.ImageSource]) -> dict[str, int]:
+    """Where in that row an image is, by its id."""
+    return {source.identifier(i): n for n, (source, i) in enumerate(_every(sources))}
 
 
 def _image_of(source: loader.ImageSource, index: int) -> np.ndarray:

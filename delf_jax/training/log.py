@@ -28,7 +28,15 @@ from delf_jax.config import as_json
 from delf_jax.files import InputError, atomic_write
 from delf_jax.progress import format_duration, format_rate
 from delf_jax.training import step as training_step
-from delf_jax.training.step import Batch, Static, TrainState, without_axis
+from delf_jax.training.step import (
+    NO_CONSTANTS,
+    Batch,
+    Constants,
+    Static,
+    TrainState,
+    with_views,
+    without_axis,
+)
 
 RUN_AHEAD = 2  # steps handed to the device before an earlier one must have ended.
 SHOWN = 8  # examples of a picture; more are too small to look at.
@@ -56,13 +64,15 @@ class TrainingLog:
             self._writer = MetricWriter(folder, last_step=first_step)
             self._writer.write_hparams(as_json(config))
 
-    def print_model(self, static: Static, state: TrainState, batch: Batch) -> None:
+    def print_model(
+        self, static: Static, state: TrainState, batch: Batch, constants: Constants
+    ) -> None:
         """Prints the table of parameters and what a step on the batch costs."""
         if self._writer is None:
             return
         overview = parameter_overview.get_parameter_overview
         print(overview(state.params["model"], include_stats=False))
-        flops = flops_of_example(static, batch)
+        flops = flops_of_example(static, batch, constants)
         print(
             f"{flops / 1e9:.3g} GFLOP an image, {flops * self._batch_size / 1e9:.3g} "
             "GFLOP a step",
@@ -137,7 +147,9 @@ class TrainingLog:
             self._writer.close()
 
 
-def flops_of_example(static: Static, batch: Batch) -> float:
+def flops_of_example(
+    static: Static, batch: Batch, constants: Constants = NO_CONSTANTS
+) -> float:
     """Floating point operations of a training step for each example.
 
     As XLA counts them before it optimises, of forward and backward pass: the update
@@ -146,14 +158,16 @@ def flops_of_example(static: Static, batch: Batch) -> float:
     alone = static._replace(
         module=without_axis(static.module), accumulate=1, optimizer=optax.identity()
     )
+    given = jax.eval_shape(lambda *x: x, batch, constants)
+    views = jax.eval_shape(functools.partial(with_views, static), *given)
     start = functools.partial(
-        training_step.create_state, alone, view_size=batch["image"].shape[-2]
+        training_step.create_state, alone, view_size=views["image"].shape[-2]
     )
     key = jax.eval_shape(jax.random.key, 0)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     step = jax.jit(functools.partial(training_step.train_step, static=alone))
-    cost: Any = step.lower(jax.eval_shape(start, key), shapes, key).cost_analysis()
-    return cost.get("flops", 0.0) / len(batch["image"])
+    lowered = step.lower(jax.eval_shape(start, key), given[0], key, given[1])
+    cost: Any = lowered.cost_analysis()
+    return cost.get("flops", 0.0) / len(batch["label"])
 
 
 class MetricWriter:
@@ -215,7 +229,7 @@ def _truncate(path: pathlib.Path, last_step: int) -> None:
 
 def look(static: Static, averages: Any, batch: Batch) -> dict[str, np.ndarray]:
     """A sheet of the batch's views and, with a local branch, one of its attention."""
-    views = batch["image"][:SHOWN]
+    views = np.asarray(batch["image"][:SHOWN])
     pictures = {"batch": sheet(views)}
     if hasattr(static.module, "reduced_dimension"):
         first, variables = views[:, 0], jax.tree.map(np.asarray, averages)

@@ -10,13 +10,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Float
 
 from delf_jax import ops
 from delf_jax.losses import classification, tuplets
 from delf_jax.losses.correspondence import correspondence_loss, matchability_loss
-from delf_jax.losses.distillation import cosine_distance, distillation_loss
+from delf_jax.losses.distillation import (
+    cosine_distance,
+    map_distance,
+    similarity_distance,
+)
 from delf_jax.losses.reconstruction import reconstruction_loss
 
 Scalar = Float[Array, ""]
@@ -33,8 +36,9 @@ class LossSettings(NamedTuple):
     classification: float = 0.0
     contrastive: float = 0.0
     triplet: float = 0.0
-    distillation: float = 0.0
+    map_distillation: float = 0.0
     global_distillation: float = 0.0
+    similarity_distillation: float = 0.0
     correspondence: float = 0.0
     matchability: float = 0.0
     margin_kind: str = "arcface"
@@ -53,6 +57,8 @@ class LossSettings(NamedTuple):
     temperature: float = 0.07
     positive_radius: float = 8.0
     ignore_radius: float = 24.0
+    query_step: int = 1
+    """every how many cells of a first view one is matched"""
     descriptors_train_backbone: bool = False
 
     def active(self) -> tuple[str, ...]:
@@ -60,7 +66,7 @@ class LossSettings(NamedTuple):
         return tuple(name for name in WEIGHTS if getattr(self, name))
 
 
-WEIGHTS = LossSettings._fields[:10]
+WEIGHTS = LossSettings._fields[:11]
 CHOICES = {
     "margin_kind": ("arcface", "cosface"),
     "classifier": ("dense", "sharded"),
@@ -69,6 +75,8 @@ CHOICES = {
 # What needs classes, and what needs tuples of images.
 CLASSIFYING = ("arcface", "attention", "classification")
 COMPARING = ("contrastive", "triplet")
+# What needs a teacher.
+TEACHING = ("map_distillation", "global_distillation", "similarity_distillation")
 # What shapes or needs the outputs of a local branch.
 LOCAL = (
     "attention",
@@ -79,19 +87,19 @@ LOCAL = (
 )
 
 
-class TeacherHead(nn.Module):
-    """A linear map from the student's cells to the teacher's: only to train."""
+class Taught(NamedTuple):
+    """What a teacher says about the B x V views of a batch."""
 
-    dimension: int  # T, of the teacher's map.
-
-    @nn.compact
-    def __call__(self, block3: Float[Array, "B h w C"]) -> Float[Array, "B h w T"]:
-        return nn.Dense(self.dimension, name="teacher_projection")(block3)
+    maps: dict[str, Float[Array, "BV h w C"]]
+    """by stage"""
+    deviations: dict[str, Float[Array, "C"]]
+    """of each map's channels"""
+    descriptors: Float[Array, "BV G"]
 
 
 def evaluate(
     outputs: Outputs,
-    taught: Float[Array, "B h w T"] | None,
+    taught: Taught | None,
     batch: Batch,
     loss: LossSettings,
     axis_name: str | None,
@@ -100,10 +108,9 @@ def evaluate(
 
     Args:
       outputs: of the model on all B x V views, in the order of the batch.
-      taught: of `TeacherHead`; None without a teacher.
+      taught: None without a teacher.
       batch: label [B] (-1: none) and, for the losses that need them, coordinates
-        [B, V, h, w, 2], teacher [B, V, h, w, T], teacher_valid [B, V, h, w],
-        teacher_global [B, V, G].
+        [B, V, h, w, 2].
       axis_name: of the devices that share the batch.
     """
     names = loss.active()
@@ -116,23 +123,38 @@ def evaluate(
         errors = reconstruction_loss(outputs["block3"], outputs["expanded"])
         metrics["reconstruction"] = errors.mean()
     if taught is not None:
-        teacher, valid = (_flat(batch[n]) for n in ("teacher", "teacher_valid"))
-        losses = jax.vmap(distillation_loss)(taught, teacher.astype(jnp.float32), valid)
-        metrics["distillation"] = losses.mean()
-    if loss.global_distillation:
-        targets = _flat(batch["teacher_global"])
-        # Compared as they are: similarities of the student then are the teacher's.
-        distances = jax.vmap(cosine_distance)(outputs["global_descriptor"], targets)
-        metrics["global_distillation"] = distances.mean()
+        metrics |= _distil(outputs, taught, loss, axis_name)
     if loss.correspondence or loss.matchability:
         metrics |= _correspond(outputs, batch["coordinates"], loss, axis_name)
     total = sum(getattr(loss, name) * metrics[name] for name in names)
     return total, {"loss": total, **metrics}
 
 
-def _flat(x: Array) -> Array:
-    """[B, V, ...] as [B * V, ...]."""
-    return x.reshape(-1, *x.shape[2:])
+def _distil(
+    outputs: Outputs, taught: Taught, loss: LossSettings, axis_name: str | None
+) -> dict[str, Scalar]:
+    """How far maps and descriptors are from the teacher's."""
+    metrics = {}
+    if loss.map_distillation:
+        stages: Any = outputs["stages"]
+        distances = [
+            jax.vmap(map_distance, (0, 0, None))(
+                stages[name], target, taught.deviations[name]
+            ).mean()
+            for name, target in taught.maps.items()
+        ]
+        metrics["map_distillation"] = jnp.stack(distances).mean()
+    pair: Any = outputs.get("global_descriptor"), taught.descriptors
+    if loss.global_distillation:
+        # Compared as they are: similarities of the student then are the teacher's.
+        metrics["global_distillation"] = jax.vmap(cosine_distance)(*pair).mean()
+    if loss.similarity_distillation:
+        everyone = pair
+        if axis_name is not None:
+            everyone = jax.lax.all_gather(pair, axis_name, tiled=True)
+        of_example = jax.vmap(similarity_distance, (0, 0, None, None))
+        metrics["similarity_distillation"] = of_example(*pair, *everyone).mean()
+    return metrics
 
 
 def _classify(
@@ -248,6 +270,7 @@ def _correspond(
         example += batch * jax.lax.axis_index(axis_name)
     places = split(coordinates)
 
+    step = loss.query_step
     of_example = functools.partial(
         correspondence_loss,
         temperature=loss.temperature,
@@ -255,9 +278,9 @@ def _correspond(
         ignore_radius=loss.ignore_radius,
     )
     losses, paired, right = jax.vmap(of_example, (0, 0, None, 0, 0))(
-        descriptors[:, 0], places[:, 0], others, places[:, 1], example
+        descriptors[:, 0, ::step], places[:, 0, ::step], others, places[:, 1], example
     )
-    attention = split(outputs["attention"][..., None])[:, 0, :, 0]
+    attention = split(outputs["attention"][..., None])[:, 0, ::step, 0]
     matchable = jax.vmap(matchability_loss)(attention, right, paired)
     found = (right & paired).sum(1) / jnp.maximum(paired.sum(1), 1)
     return {

@@ -15,7 +15,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from delf_jax.data.loader import Batches
 from delf_jax.data.tuples import TupleBatches
 from delf_jax.training import sharded_classifier
-from delf_jax.training.step import Batch, Static, TrainState, create_state, train_step
+from delf_jax.training.step import (
+    Batch,
+    Constants,
+    Static,
+    TrainState,
+    create_state,
+    train_step,
+)
 
 AXIS = "batch"
 AHEAD = 2  # batches that lie on the devices before their step.
@@ -28,6 +35,7 @@ class Parallel(NamedTuple):
     place_state: Callable[[TrainState], TrainState]
     place_batch: Callable[[Batch], Batch]
     """of this host's share of the batch"""
+    place_constants: Callable[[Constants], Constants]
 
 
 def over_pmap(static: Static, devices: list[jax.Device]) -> Parallel:
@@ -39,7 +47,7 @@ def over_pmap(static: Static, devices: list[jax.Device]) -> Parallel:
     step = jax.pmap(
         functools.partial(train_step, static=static, axis_name=AXIS),
         axis_name=AXIS,
-        in_axes=(axes, 0, None),
+        in_axes=(axes, 0, None, None),
         out_axes=(axes, None),
         devices=None if len(devices) == jax.local_device_count() else devices,
         donate_argnums=(0,),
@@ -57,7 +65,9 @@ def over_pmap(static: Static, devices: list[jax.Device]) -> Parallel:
             return sharded_classifier.split(state, everywhere, split, centers)
         return jax.device_put(state, everywhere)
 
-    return Parallel(step, place_state, place_batch)
+    return Parallel(
+        step, place_state, place_batch, lambda x: jax.device_put(x, everywhere)
+    )
 
 
 def over_jit(static: Static, devices: list[jax.Device]) -> Parallel:
@@ -81,7 +91,9 @@ def over_jit(static: Static, devices: list[jax.Device]) -> Parallel:
         place = functools.partial(jax.make_array_from_process_local_data, split)
         return jax.tree.map(place, batch)
 
-    return Parallel(step, place_state, place_batch)
+    return Parallel(
+        step, place_state, place_batch, lambda x: jax.device_put(x, everywhere)
+    )
 
 
 PARALLEL = {"pmap": (over_pmap, AXIS), "jit": (over_jit, None)}

@@ -16,6 +16,9 @@ from clu import metrics as clu_metrics
 from flax import linen as nn
 
 from delf_jax import ops
+from delf_jax.data.augment import ViewSettings
+from delf_jax.data.device_views import PhotoStore, draw_views
+from delf_jax.data.teacher import Targets, Teacher, describe, maps_of
 from delf_jax.files import InputError
 from delf_jax.training import objective, sharded_classifier
 
@@ -33,11 +36,24 @@ PARTS = {
 }
 
 
+class Constants(NamedTuple):
+    """Arrays that every step reads and none changes: one copy on each device."""
+
+    photos: PhotoStore | None = None
+    """of which views are drawn; None: batches bring theirs"""
+    teacher: Tree = None
+    """variables of the network that teaches"""
+    targets: Targets | None = None
+
+
+NO_CONSTANTS = Constants()
+
+
 class TrainState(flax.struct.PyTreeNode):
     """All that changes from step to step."""
 
     step: Any  # int32, an array of jax or, from a checkpoint, of numpy.
-    params: Tree  # {"model": ..., "head": ...}; the head learns and is not exported.
+    params: Tree  # {"model": ...}
     batch_stats: Tree
     opt_state: Tree
     ema: Tree  # {"params", "batch_stats"} of the model, averaged over steps.
@@ -47,7 +63,6 @@ class Static(NamedTuple):
     """What the step is made of and does not change."""
 
     module: nn.Module
-    head: objective.TeacherHead | None
     optimizer: optax.GradientTransformation
     loss: objective.LossSettings
     ema_decay: float
@@ -57,6 +72,11 @@ class Static(NamedTuple):
     """pieces that a device computes its share of a batch in, one after the other"""
     train_only: str = ""
     """the part of the model that learns: a key of PARTS"""
+    teacher: Teacher | None = None
+    forced_steps: int = 0
+    """of which every stage reads the teacher's map instead of the one before it"""
+    views: ViewSettings | None = None
+    """of views that the step draws itself"""
 
     @property
     def pixels(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -72,13 +92,10 @@ class Static(NamedTuple):
 def create_state(static: Static, key: jax.Array, *, view_size: int) -> TrainState:
     """The state before the first step."""
     images = jnp.zeros((2, view_size, view_size, 3), jnp.float32)
-    module_key, head_key = jax.random.split(key)
-    module = without_axis(static.module)
-    outputs, variables = module.init_with_output(module_key, images, train=True)
+    module_key, _ = jax.random.split(key)  # a training starts as it always did
+    variables = without_axis(static.module).init(module_key, images, train=True)
     batch_stats = variables.get("batch_stats", {})
     params = {"model": variables["params"]}
-    if static.head is not None:
-        params["head"] = static.head.init(head_key, outputs["block3"])["params"]
     averaged = {"params": params["model"], "batch_stats": batch_stats}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -93,6 +110,7 @@ def train_step(
     state: TrainState,
     batch: Batch,
     key: jax.Array,
+    constants: Constants = NO_CONSTANTS,
     *,
     static: Static,
     axis_name: str | None = None,
@@ -106,7 +124,10 @@ def train_step(
     if axis_name is not None:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
-    gradients, stats, parts = _gradients(static, state, batch, key, axis_name)
+    batch = with_views(static, batch, constants)
+    gradients, stats, parts = _gradients(
+        static, state, batch, key, constants, axis_name
+    )
     if axis_name is not None:
         stats = jax.lax.pmean(stats, axis_name)
         gradients = sharded_classifier.mean_gradients(
@@ -187,6 +208,7 @@ def _gradients(
     state: TrainState,
     batch: Batch,
     key: jax.Array,
+    constants: Constants,
     axis_name: str | None,
 ) -> tuple[Tree, Tree, dict[str, jax.Array]]:
     """Gradients, new running statistics and metrics, as means over pieces of the batch.
@@ -199,8 +221,9 @@ def _gradients(
         def loss_of(params: Tree) -> tuple[jax.Array, tuple]:
             stopped = jax.lax.stop_gradient(params["model"])
             model = _choose(params["model"], stopped, static.train_only)
-            outputs, taught, stats = _forward(
-                static, {**params, "model": model}, state.batch_stats, piece, key
+            taught = _teach(static.teacher, piece, constants)
+            outputs, stats = _forward(
+                static, model, state, piece, key, taught.maps if taught else None
             )
             loss, parts = objective.evaluate(
                 outputs, taught, piece, static.loss, axis_name
@@ -231,30 +254,73 @@ def _gradients(
 
 
 def _forward(
-    static: Static, params: Tree, batch_stats: Tree, batch: Batch, key: jax.Array
-) -> tuple[dict, jax.Array | None, Tree]:
-    """Outputs of the model and of the teacher head, and the new running statistics."""
+    static: Static,
+    params: Tree,
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    maps: dict[str, jax.Array] | None,
+) -> tuple[dict, Tree]:
+    """Outputs of the model and the new running statistics.
+
+    Args:
+      params: of the model; of the state, only what is no parameter is read.
+      maps: of the teacher, which stand in for the model's in the first steps.
+    """
     views, sizes = batch["image"], batch.get("size")
     if sizes is not None:
         sizes = sizes.reshape(-1, 2)
     images = views.reshape(-1, *views.shape[2:])
+    forced: dict[str, Any] = {}
+    if static.forced_steps and maps is not None:
+        forced["forced"] = (state.step < static.forced_steps, maps)
     outputs, updated = static.module.apply(
-        {"params": params["model"], "batch_stats": batch_stats},
+        {"params": params, "batch_stats": state.batch_stats},
         ops.normalize_pixels(images, *static.pixels, sizes),
         sizes,
         train=True,
         mutable=["batch_stats"],
         rngs={"dropout": key},
+        **forced,
     )
     if static.loss.descriptors_train_backbone:
         # The model reduces a block3 without gradient, as [DELG] does; here it has one.
-        reduce = params["model"]["local"]["autoencoder"]["reduce"]
+        reduce = params["local"]["autoencoder"]["reduce"]
         reduced = outputs["block3"] @ reduce["kernel"][0, 0]
         outputs["descriptors"] = reduced + reduce["bias"].reshape(1, 1, 1, -1)
-    taught: Any = None
-    if static.head is not None:
-        taught = static.head.apply({"params": params["head"]}, outputs["block3"])
-    return outputs, taught, updated.get("batch_stats", {})
+    return outputs, updated.get("batch_stats", {})
+
+
+def _teach(
+    taught_by: Teacher | None, batch: Batch, constants: Constants
+) -> objective.Taught | None:
+    """What the teacher says of the views before their colours were changed."""
+    if taught_by is None:
+        return None
+    views, targets = batch["clean"], constants.targets
+    assert targets is not None  # They come with the teacher.
+    views = views.reshape(-1, *views.shape[2:])
+    maps = maps_of(taught_by, constants.teacher, views)
+    pooled = describe(maps["block4"]) - targets.centre[None]
+    return objective.Taught(
+        {stage: maps[stage] for stage in taught_by.stages},
+        jax.tree.map(jnp.asarray, targets.deviations),
+        pooled @ targets.projection,
+    )
+
+
+def with_views(static: Static, batch: Batch, constants: Constants) -> Batch:
+    """The batch with views of its photos, if it does not bring them."""
+    if static.views is None:
+        return batch
+    settings, photos = static.views, constants.photos
+    assert photos is not None  # They come with the settings.
+
+    def draw(photo: jax.Array, seed: jax.Array) -> Batch:
+        return draw_views(photos, photo, jax.random.key(seed), settings)
+
+    drawn: Batch = jax.vmap(draw)(batch["photo"], batch["seed"])
+    return {"label": batch["label"], **drawn}
 
 
 def _averaged(average: Tree, latest: Tree, step: jax.Array, decay: float) -> Tree:

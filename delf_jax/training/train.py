@@ -21,10 +21,21 @@ from delf_jax.runtime import first_host_first, stop_signals
 from delf_jax.training import checkpoints, mining, sharded_classifier, validation
 from delf_jax.training.build import make_static
 from delf_jax.training.config import check_same_run, check_sources, check_values
-from delf_jax.training.inputs import open_batches, open_sources, view_settings
+from delf_jax.training.inputs import (
+    open_batches,
+    open_constants,
+    open_sources,
+    view_settings,
+)
 from delf_jax.training.log import TrainingLog, look
 from delf_jax.training.parallel import PARALLEL, Parallel, needs_mining, prefetch
-from delf_jax.training.step import Static, TrainState, create_state
+from delf_jax.training.step import (
+    Constants,
+    Static,
+    TrainState,
+    create_state,
+    with_views,
+)
 from delf_jax.training.warm_start import Weights, read_weights, start_from
 from delf_jax.training.workdir import (
     Classes,
@@ -44,6 +55,7 @@ class Run(NamedTuple):
     log: TrainingLog
     held_out: validation.HeldOut
     classes: Classes
+    constants: Constants
     stopped: threading.Event
 
 
@@ -97,6 +109,7 @@ def _train(
     sources, batches, held_out = first_host_first(
         functools.partial(_open_data, config, len(devices))
     )
+    constants = open_constants(config, sources)
     counts = [count for source in sources for count in source.counts]
     classes = {source.name: list(source.classes) for source in sources}
     static, schedule = make_static(config, len(counts), axis_name, counts)
@@ -115,7 +128,7 @@ def _train(
         log = TrainingLog(config, folder, schedule, int(state.step))
         stack.callback(log.close)
         stopped = stack.enter_context(stop_signals())
-        run = Run(config, static, manager, log, held_out, classes, stopped)
+        run = Run(config, static, manager, log, held_out, classes, constants, stopped)
         with checkpoints.naming_last_good(manager):
             parallel = parallelize(static, devices)
             state, finished = _run(run, parallel, batches, state, key, devices)
@@ -200,14 +213,15 @@ def _run(
     whole = functools.partial(sharded_classifier.whole, loss=run.static.loss)
     first = step
     state, ahead = parallel.place_state(state), prefetch(batches, parallel.place_batch)
+    constants = parallel.place_constants(run.constants)
     position = batches.get_state()
     while step < config.steps:
         if needs_mining(batches) and position == batches.get_state():
             mining.mine(batches, config, run.static, state, devices)
         batch, host, ids, position = next(ahead)
         if step == first:
-            run.log.print_model(run.static, state, host)
-        state, metrics = parallel.step(state, batch, key)
+            run.log.print_model(run.static, state, host, run.constants)
+        state, metrics = parallel.step(state, batch, key, constants)
         step += 1
         run.log.add(step, ids, metrics)
         stop = run.stopped.is_set() or run.manager.reached_preemption(step)
@@ -221,7 +235,8 @@ def _run(
         if save or due(config.log_every):
             run.log.flush()  # raises if a loss is not finite: it is not saved.
         if due(config.images_every) and not stop:
-            run.log.add_images(step, look(run.static, whole(state.ema), host))
+            seen = with_views(run.static, host, run.constants)
+            run.log.add_images(step, look(run.static, whole(state.ema), seen))
         measured = None
         if measure:
             measured = validation.measure(run.held_out, run.static, whole(state.ema))

@@ -51,7 +51,8 @@ def read_weights(config: ConfigDict) -> Weights:
             "checkpoints"
         )
     _check_pixels(source, extraction, make_settings(config.extraction.to_dict()))
-    layouts = architecture.get("layout", config.model.layout), config.model.layout
+    ours = config.model.get("layout", "")
+    layouts = architecture.get("layout", ours), ours
     if layouts[0] != layouts[1] and not partial:
         raise InputError(
             f"init_from: {source} has model.layout {layouts[0]!r}, in which the same "
@@ -60,8 +61,8 @@ def read_weights(config: ConfigDict) -> Weights:
         )
     theirs = _read(source)
     module = build_module({**config.model.to_dict(), "num_classes": 0})
-    ours = expected_shapes(module)
-    loaded, wanted = share({n: x.shape for n, x in theirs.items()}, ours)
+    expected = expected_shapes(module)
+    loaded, wanted = share({n: x.shape for n, x in theirs.items()}, expected)
     if 2 * loaded < wanted and not partial:
         raise InputError(
             f"init_from: {source} has {loaded:,} of the {wanted:,} numbers of this "

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from delf_jax.data import augment
-from delf_jax.data.teacher import OFFSET, STRIDE, TeacherMaps
 from delf_jax.images import encode_jpeg
 
 # As in the released training: no flip, no colours.
@@ -88,42 +87,23 @@ def test_colour_changes_keep_shape_and_type(example):
     assert (plain["image"] != output["image"]).any()
 
 
-def test_teacher_features_come_from_where_the_cell_looks():
-    """A teacher map that stores its own positions returns the cells' positions."""
-    height, width = 20, 30
-    y, x = np.mgrid[:height, :width]
-    size = np.array([height, width]) * STRIDE
-    centres = np.stack([y, x], -1) * STRIDE + OFFSET + 0.5
-    positions = np.concatenate([centres / size, np.ones((height, width, 1))], -1)
-    identity = np.eye(3, dtype=np.float32)
-    maps = TeacherMaps(
-        positions.reshape(-1, 3).astype(np.float32),
-        {"a": [[height, width, 0]]},
-        np.zeros(3, np.float32),
-        identity,
-        np.ones(3, np.float32),
-        np.zeros(3, np.float32),
-        identity,
-    )
-    image = np.zeros((160, 240, 3), np.uint8)
-    example = {"image": image, "label": 0, "id": "a"}
-    resolution_of_image = max(image.shape)
+def test_clean_views_are_those_of_which_only_the_colours_change(example):
+    """What a teacher sees; and the views are those without it."""
+    settings = SETTINGS._replace(colour=1.0, clean=True)
     for seed in range(4):
-        output = augment.views(example, np.random.default_rng(seed), SETTINGS, maps)
-        teacher, valid = output["teacher"], output["teacher_valid"]
-        expected = (teacher[..., :2] * [160, 240] - 0.5)[valid]
-        actual = output["coordinates"][valid]
-        scale = np.median(actual / expected)
-        inside = (expected > 8).all(-1) & (expected < [152, 232]).all(-1)
-        assert inside.sum() > 10
-        np.testing.assert_allclose(
-            actual[inside] / scale,
-            expected[inside],
-            atol=0.05 * resolution_of_image / 96,
+        output = augment.views(example, np.random.default_rng(seed), settings)
+        assert output["clean"].shape == output["image"].shape
+        assert output["clean"].dtype == np.uint8
+        assert (output["clean"] != output["image"]).any()
+        without = augment.views(
+            example, np.random.default_rng(seed), settings._replace(clean=False)
         )
-        np.testing.assert_allclose(
-            np.linalg.norm(output["teacher_global"], axis=1), 1, rtol=1e-5
-        )
+        assert "clean" not in without
+        for name, value in without.items():
+            np.testing.assert_array_equal(value, output[name])
+    plain = settings._replace(colour=0.0)
+    output = augment.views(example, np.random.default_rng(0), plain)
+    np.testing.assert_array_equal(output["clean"], output["image"])
 
 
 @pytest.fixture(scope="module")

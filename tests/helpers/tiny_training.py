@@ -12,8 +12,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from delf_jax.config import read_config
+from delf_jax.data.teacher import Targets, Teacher
+from delf_jax.models.resnet import ResNet
 from delf_jax.training import checkpoints
 from delf_jax.training.build import make_static
+from delf_jax.training.step import Constants, Static
+from tests.helpers.random_models import random_variables
 
 TINY = pathlib.Path(__file__).parents[2] / "configs" / "tiny.py"
 STEPS = 4
@@ -58,9 +62,34 @@ def make_batch(cells=4):
         "image": rng.integers(0, 256, (4, 2, 64, 64, 3), dtype=np.uint8),
         "label": np.array([0, 1, 2, -1], np.int32),
         "coordinates": rng.uniform(0, 64, (4, 2, cells, cells, 2)).astype(np.float32),
-        "teacher": rng.normal(size=(4, 2, cells, cells, 8)).astype(np.float32),
-        "teacher_valid": rng.random((4, 2, cells, cells)) < 0.8,
+        "clean": rng.integers(0, 256, (4, 2, 64, 64, 3), dtype=np.uint8),
     }
+
+
+def with_teacher(static, **weights) -> tuple[Static, Constants]:
+    """The same step, taught by a random network as large as the student; its arrays.
+
+    weights: of the losses that need it.
+    """
+    backbone = ResNet(18, 8, "v1.5", "folded")
+    names = {"name": "global", "global_dimension": 0, "depth": 18, "width": 8}
+    architecture = names | {"layout": "v1.5", "normalization": "folded"}
+    variables = {"params": random_variables(architecture)["params"]["backbone"]}
+    pixels = ((120.0,) * 3, (60.0,) * 3)
+    rng = np.random.default_rng(2)
+    channels = {name: backbone.channels(name) for name in ("block3", "block4")}
+    targets = Targets(
+        {"block3": np.zeros(channels["block3"], np.float32)},
+        {"block3": rng.uniform(0.5, 2, channels["block3"]).astype(np.float32)},
+        rng.normal(0, 0.01, channels["block4"]).astype(np.float32),
+        rng.normal(size=(channels["block4"], 32)).astype(np.float32),
+    )
+    taught = static._replace(
+        teacher=Teacher(backbone, pixels, ("block3",), "0"),
+        loss=static.loss._replace(**weights),
+    )
+    as_arrays = jax.tree.map(np.float32, variables)
+    return taught, Constants(teacher=as_arrays, targets=targets)
 
 
 def by_name(tree):

@@ -3,46 +3,78 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from delf_jax.losses import distillation
+from delf_jax.losses.distillation import (
+    cosine_distance,
+    map_distance,
+    similarity_distance,
+)
 
 
-def test_a_perfect_student_loses_nothing(rng):
-    teacher = rng.normal(size=(3, 4, 5)).astype(np.float32)
-    valid = np.ones((3, 4), bool)
-    loss = distillation.distillation_loss(*map(jnp.array, (teacher, teacher, valid)))
-    assert loss == pytest.approx(0, abs=1e-6)
+def cosine(a, b):
+    return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
 
-def test_invalid_cells_do_not_count_and_none_valid_is_zero(rng):
-    teacher = rng.normal(size=(3, 4, 5)).astype(np.float32)
-    student = teacher.copy()
-    valid = np.ones((3, 4), bool)
-    student[1, 2], valid[1, 2] = 100, False
-    loss = distillation.distillation_loss(*map(jnp.array, (student, teacher, valid)))
-    assert loss == pytest.approx(0, abs=1e-6)
-    gradient = jax.grad(distillation.distillation_loss)(
-        jnp.array(student), jnp.array(teacher), jnp.zeros((3, 4), bool)
-    )
-    assert not gradient.any()
+def test_maps_that_agree_have_no_distance(rng):
+    teacher = jnp.asarray(rng.normal(size=(3, 4, 5)).astype(np.float32))
+    assert map_distance(teacher, teacher, jnp.ones(5)) == 0
 
 
-def test_agrees_with_a_loop_over_the_cells(rng):
+def test_the_distance_of_maps_agrees_with_loops_over_cells_and_channels(rng):
     student, teacher = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
-    valid = rng.random((3, 4)) < 0.5
-    expected = []
-    for y, x in zip(*np.nonzero(valid), strict=True):
-        s, t = student[y, x], teacher[y, x]
-        cosine = s @ t / np.linalg.norm(s) / np.linalg.norm(t)
-        error = np.abs(s - t)
-        huber = np.where(error <= 1, error**2 / 2, error - 0.5).mean()
-        expected.append(1 - cosine + huber)
-    loss = distillation.distillation_loss(*map(jnp.array, (student, teacher, valid)))
-    assert loss == pytest.approx(np.mean(expected), rel=1e-5)
+    deviation = rng.uniform(0.1, 10, 5).astype(np.float32)
+    expected = np.mean(
+        [
+            ((student[y, x, c] - teacher[y, x, c]) / deviation[c]) ** 2
+            for y, x, c in np.ndindex(3, 4, 5)
+        ]
+    )
+    found = map_distance(*map(jnp.asarray, (student, teacher, deviation)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_student_that_says_the_mean_of_every_channel_has_distance_1(rng):
+    scales = np.float32([0.01, 1, 100])
+    teacher = rng.normal(size=(16, 16, 3)).astype(np.float32) * scales + 3
+    mean, deviation = teacher.mean((0, 1)), teacher.std((0, 1))
+    student = np.broadcast_to(mean, teacher.shape)
+    found = map_distance(*map(jnp.asarray, (student, teacher, deviation)))
+    np.testing.assert_allclose(found, 1, rtol=1e-4)
+
+
+def test_the_distance_of_descriptors_knows_no_length(rng):
+    one, other = (jnp.asarray(x) for x in rng.normal(size=(2, 6)).astype(np.float32))
+    found = cosine_distance(one, other)
+    np.testing.assert_allclose(found, 1 - cosine(one, other), rtol=1e-5)
+    np.testing.assert_allclose(cosine_distance(3 * one, other), found, rtol=1e-5)
+    assert cosine_distance(2 * one, one) == pytest.approx(0, abs=1e-6)
+    assert cosine_distance(-one, one) == pytest.approx(2, abs=1e-6)
 
 
 def test_cosine_distance_of_zero_is_one_with_a_finite_gradient():
     zero, one = jnp.zeros(3), jnp.array([1.0, 0, 0])
-    value, gradient = jax.value_and_grad(distillation.cosine_distance)(zero, one)
+    value, gradient = jax.value_and_grad(cosine_distance)(zero, one)
     assert value == 1
     assert np.isfinite(gradient).all()
-    assert distillation.cosine_distance(2 * one, one) == pytest.approx(0)
+
+
+def test_similarities_agree_with_loops_though_dimensions_differ(rng):
+    students = rng.normal(size=(4, 3)).astype(np.float32)
+    teachers = rng.normal(size=(4, 7)).astype(np.float32)
+    expected = [
+        (cosine(students[1], students[i]) - cosine(teachers[1], teachers[i])) ** 2
+        for i in range(4)
+    ]
+    found = similarity_distance(
+        *map(jnp.asarray, (students[1], teachers[1], students, teachers))
+    )
+    np.testing.assert_allclose(found, np.mean(expected), rtol=1e-4)
+
+
+def test_a_rotated_and_scaled_student_has_the_teachers_similarities(rng):
+    teachers = rng.normal(size=(5, 4)).astype(np.float32)
+    rotation, _ = np.linalg.qr(rng.normal(size=(4, 4)))
+    students = (2 * teachers @ rotation).astype(np.float32)
+    found = similarity_distance(
+        *map(jnp.asarray, (students[0], teachers[0], students, teachers))
+    )
+    np.testing.assert_allclose(found, 0, atol=1e-10)

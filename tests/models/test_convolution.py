@@ -7,6 +7,7 @@ from jax import lax
 from delf_jax.models.convolution import (
     convolve,
     convolve_1x1,
+    convolve_depthwise,
     max_pool_3x3,
     multiply_rows,
 )
@@ -77,6 +78,52 @@ def test_small_maps_convolve_to_the_same_bits_in_larger_ones(rng, side, stride):
     among = convolve(jnp.asarray(larger), kernel, stride, BORDER)
     cells = alone.shape[1]
     np.testing.assert_array_equal(alone[0], among[0, :cells, :cells])
+
+
+def grouped_convolution(x, kernel, stride, padding):
+    """XLA's own, of as many groups as channels."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+@pytest.mark.parametrize(
+    ("side", "stride", "border", "size"),
+    [
+        (3, 1, (1, 1), (6, 5)),
+        (3, 2, (1, 1), (6, 5)),
+        (3, 2, (0, 1), (5, 6)),
+        (3, 2, (0, 1), (6, 4)),
+        (5, 1, (2, 2), (3, 4)),
+        (5, 2, (2, 2), (6, 5)),
+        (5, 2, (2, 2), (2, 1)),
+    ],
+)
+def test_depthwise_convolutions_and_their_gradients_are_those_of_groups(
+    rng, side, stride, border, size
+):
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)).astype(np.float32))
+    kernel = jnp.asarray(rng.normal(size=(side, side, 1, 3)).astype(np.float32))
+    padding = (border, border)
+
+    def with_gradients(convolution):
+        def run(x, kernel, weights):
+            y, pull = jax.vjp(lambda *a: convolution(*a, stride, padding), x, kernel)
+            return y, pull(weights[:, : y.shape[1], : y.shape[2]])
+
+        return jax.jit(run)(x, kernel, weights)
+
+    weights = jnp.asarray(rng.normal(size=x.shape).astype(np.float32))
+    y, (of_x, of_kernel) = with_gradients(convolve_depthwise)
+    expected, (expected_x, expected_kernel) = with_gradients(grouped_convolution)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    np.testing.assert_allclose(of_x, expected_x, atol=1e-5)
+    np.testing.assert_allclose(of_kernel, expected_kernel, atol=1e-4)
 
 
 @pytest.mark.parametrize("side", [2, 5, 8])

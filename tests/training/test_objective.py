@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from delf_jax.training import objective
-from delf_jax.training.objective import LossSettings
+from delf_jax.training.objective import LossSettings, Taught
 
 B, H, W, C, D, T, CLASSES = 2, 3, 4, 6, 5, 7, 3
 
@@ -27,38 +27,56 @@ def outputs():
         "attention_logits": normal(views, CLASSES),
         "cosines": jnp.tanh(normal(views, CLASSES)),
         "global_descriptor": normal(views, T),
+        "stages": {
+            "stage2": normal(views, 2 * H, W, 3),
+            "block4": normal(views, 1, 2, C),
+        },
     }
 
 
 @pytest.fixture
 def batch():
-    rng = np.random.default_rng(1)
     grid = np.stack(np.meshgrid(np.arange(H), np.arange(W), indexing="ij"), -1)
     coordinates = np.tile(16.0 * grid, (B, 2, 1, 1, 1)).astype(np.float32)
     return {
         "label": jnp.array([1, 2], jnp.int32),
         "coordinates": jnp.asarray(coordinates),
-        "teacher": jnp.asarray(rng.normal(size=(B, 2, H, W, T)), jnp.float16),
-        "teacher_valid": jnp.ones((B, 2, H, W), bool),
-        "teacher_global": jnp.asarray(rng.normal(size=(B, 2, T)), jnp.float32),
     }
+
+
+@pytest.fixture
+def taught(outputs):
+    """A teacher of stages as large as the student's, whose channels differ in size."""
+    rng = np.random.default_rng(2)
+
+    def like(x):
+        return jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+
+    return Taught(
+        {name: like(x) for name, x in outputs["stages"].items()},
+        {
+            name: jnp.asarray(rng.uniform(0.5, 2, x.shape[-1]), jnp.float32)
+            for name, x in outputs["stages"].items()
+        },
+        like(outputs["global_descriptor"]),
+    )
 
 
 def evaluate(outputs, batch, taught=None, **weights):
     return objective.evaluate(outputs, taught, batch, LossSettings(**weights), None)
 
 
-def test_the_total_is_the_weighted_sum_of_the_active_losses(outputs, batch):
+def test_the_total_is_the_weighted_sum_of_the_active_losses(outputs, batch, taught):
     weights = {
         "arcface": 0.5,
         "attention": 2.0,
         "reconstruction": 3.0,
-        "distillation": 4.0,
+        "map_distillation": 4.0,
         "global_distillation": 5.0,
+        "similarity_distillation": 8.0,
         "correspondence": 6.0,
         "matchability": 7.0,
     }
-    taught = jnp.ones((2 * B, H, W, T))
     total, metrics = evaluate(outputs, batch, taught, **weights)
     expected = sum(weight * metrics[name] for name, weight in weights.items())
     np.testing.assert_allclose(total, expected, rtol=1e-6)
@@ -69,7 +87,7 @@ def test_a_loss_of_weight_0_needs_nothing_of_the_batch(outputs, batch):
     only = {"label": batch["label"]}
     total, metrics = evaluate(outputs, only, arcface=1.0)
     np.testing.assert_allclose(total, metrics["arcface"], rtol=1e-6)
-    assert "distillation" not in metrics
+    assert not any("distillation" in name for name in metrics)
 
 
 def test_an_unlabelled_example_adds_nothing_to_classification(outputs, batch):
@@ -100,23 +118,59 @@ def test_equal_views_match_fully_and_shuffled_ones_do_not(outputs, batch):
     assert crossed["correspondence"] > metrics["correspondence"]
 
 
-def test_cells_that_the_teacher_does_not_cover_teach_nothing(outputs, batch):
-    valid = batch["teacher_valid"].at[:, :, 0].set(False)
-
-    def loss(taught):
-        masked = batch | {"teacher_valid": valid}
-        return evaluate(outputs, masked, taught, distillation=1.0)[0]
-
-    gradient = np.asarray(jax.grad(loss)(jnp.ones((2 * B, H, W, T))))
-    np.testing.assert_array_equal(gradient[:, 0], 0)
-    assert np.abs(gradient[:, 1:]).max() > 0
-
-
-def test_a_student_that_agrees_with_its_teacher_has_no_loss(outputs, batch):
-    taught = batch["teacher"].reshape(2 * B, H, W, T).astype(jnp.float32)
+def test_a_student_that_agrees_with_its_teacher_has_no_loss(outputs, batch, taught):
     agreeing = outputs | {
-        "global_descriptor": 3 * batch["teacher_global"].reshape(-1, T)
+        "stages": taught.maps,
+        "global_descriptor": 3 * taught.descriptors,
     }
-    weights = {"distillation": 1.0, "global_distillation": 1.0}
-    total, _ = evaluate(agreeing, batch, taught, **weights)
+    weights = {name: 1.0 for name in objective.TEACHING}
+    total, metrics = evaluate(agreeing, batch, taught, **weights)
     np.testing.assert_allclose(total, 0, atol=1e-5)
+    assert set(weights) < set(metrics)
+
+
+def test_every_stage_counts_alike_in_units_of_its_own_deviation(outputs, batch, taught):
+    """A loop over stages and views, whatever the size of their maps."""
+    own, theirs, deviations = jax.tree.map(
+        np.asarray, (outputs["stages"], taught.maps, taught.deviations)
+    )
+    expected = [
+        np.mean(((own[n] - theirs[n]) / deviations[n]) ** 2)
+        for n in ("stage2", "block4")
+    ]
+    _, metrics = evaluate(outputs, batch, taught, map_distillation=1.0)
+    found = metrics["map_distillation"]
+    np.testing.assert_allclose(found, np.mean(expected), rtol=1e-5)
+
+
+def test_stages_that_are_not_taught_are_not_compared(outputs, batch, taught):
+    only = taught._replace(maps={"block4": taught.maps["block4"]})
+
+    def loss(stages):
+        differing = outputs | {"stages": stages}
+        return evaluate(differing, batch, only, map_distillation=1.0)[0]
+
+    gradient = jax.grad(loss)(outputs["stages"])
+    assert not gradient["stage2"].any() and gradient["block4"].any()
+
+
+def test_similarities_are_to_all_views_of_the_batch(outputs, batch, taught):
+    """The mean over all pairs; on two devices, over those of both."""
+    found, wanted = (
+        x / np.linalg.norm(x, axis=1, keepdims=True)
+        for x in (outputs["global_descriptor"], taught.descriptors)
+    )
+    expected = np.mean((found @ found.T - wanted @ wanted.T) ** 2)
+    weights = LossSettings(similarity_distillation=1.0)
+    _, metrics = objective.evaluate(outputs, taught, batch, weights, None)
+    name = "similarity_distillation"
+    np.testing.assert_allclose(metrics[name], expected, rtol=1e-5)
+
+    def of_device(student, teacher):
+        half = taught._replace(descriptors=teacher)
+        given = outputs | {"global_descriptor": student}
+        return objective.evaluate(given, half, batch, weights, "devices")[1][name]
+
+    halves = (x.reshape(2, B, T) for x in (outputs["global_descriptor"], taught[2]))
+    shared = jax.vmap(of_device, axis_name="devices")(*halves)
+    np.testing.assert_allclose(shared.mean(), expected, rtol=1e-5)

@@ -9,9 +9,11 @@ import pytest
 
 from delf_jax.config import read_config
 from delf_jax.files import InputError
+from delf_jax.training import objective
 from delf_jax.training.build import make_static
 from delf_jax.training.parallel import AXIS, PARALLEL, over_pmap
 from delf_jax.training.step import (
+    NO_CONSTANTS,
     _averaged,
     _forward,
     check_train_only,
@@ -24,16 +26,22 @@ from tests.helpers.tiny_training import (
     make_batch,
     make_config,
     plain_static,
+    with_teacher,
 )
 
 
 @pytest.fixture
 def config():
     config = make_config("", "")
-    config.loss.distillation = 1.0
     config.loss.descriptors_train_backbone = True
-    config.teacher.dimension = 8
     return config
+
+
+@pytest.fixture
+def teach():
+    """Makes a step learn from a teacher, too."""
+    weights = dict.fromkeys(objective.TEACHING, 1.0)
+    return functools.partial(with_teacher, **weights)
 
 
 def start_of(static, size=64):
@@ -41,17 +49,25 @@ def start_of(static, size=64):
     return jax.jit(start)(jax.random.key(0))
 
 
-def run_alone(static, start, batch):
+def run_alone(static, start, batch, constants=NO_CONSTANTS):
     step = jax.jit(functools.partial(train_step, static=static))
-    return step(start, batch, jax.random.key(0))
+    return step(start, batch, jax.random.key(0), constants)
 
 
-def run_over(how, devices, config, start, batch):
+def run_over(how, devices, config, start, batch, teach=None):
     """The step as the loop runs it, over some devices."""
     parallelize, axis_name = PARALLEL[how]
-    parallel = parallelize(plain_static(config, axis_name), devices)
+    static, constants = plain_static(config, axis_name), NO_CONSTANTS
+    if teach is not None:
+        static, constants = teach(static)
+    parallel = parallelize(static, devices)
     placed = parallel.place_state(jax.tree.map(jnp.copy, start))
-    return parallel.step(placed, parallel.place_batch(batch), jax.random.key(0))
+    return parallel.step(
+        placed,
+        parallel.place_batch(batch),
+        jax.random.key(0),
+        parallel.place_constants(constants),
+    )
 
 
 def assert_same_step(start, one, other, tolerance=5e-3):
@@ -70,12 +86,12 @@ def assert_same_metrics(one, other, rtol=2e-4):
 
 
 @pytest.mark.parametrize("how", ["pmap", "jit"])
-def test_a_step_on_two_devices_equals_one_on_one(config, how):
+def test_a_step_on_two_devices_equals_one_on_one(config, how, teach):
     """Losses that compare examples see those of the other device, too."""
-    batch, static = make_batch(), plain_static(config)
+    batch, (static, constants) = make_batch(), teach(plain_static(config))
     start = start_of(static)
-    two, metrics_of_two = run_over(how, jax.devices(), config, start, batch)
-    one, metrics_of_one = run_alone(static, start, batch)
+    two, metrics_of_two = run_over(how, jax.devices(), config, start, batch, teach)
+    one, metrics_of_one = run_alone(static, start, batch, constants)
     assert_same_metrics(metrics_of_one, metrics_of_two)
     assert_same_step(start, one, two)
 
@@ -148,8 +164,8 @@ def test_training_normalises_pixels_as_extraction_does(config):
     mean, std = (np.float32([[x]]) for x in (static.pixel_mean, static.pixel_std))
     plain = static._replace(pixel_mean=(0.0,) * 3, pixel_std=(1.0,) * 3)
     for how, seen in ((static, images), (plain, (images - mean) / std)):
-        forward = jax.jit(functools.partial(_forward, how))
-        outputs, *_ = forward(state.params, state.batch_stats, {"image": seen}, key)
+        forward = jax.jit(functools.partial(_forward, how, maps=None))
+        outputs, _ = forward(state.params["model"], state, {"image": seen}, key)
         outcomes.append(outputs["attention"])
     np.testing.assert_allclose(*outcomes, rtol=1e-4)
 
@@ -188,7 +204,7 @@ def run_two_steps(config, axis_name=None, devices=None):
         state, step = parallel.place_state(state), parallel.step
         batch = parallel.place_batch(batch)
     for _ in range(2):
-        state, metrics = step(state, batch, jax.random.key(1))
+        state, metrics = step(state, batch, jax.random.key(1), NO_CONSTANTS)
     return before, jax.device_get(state), jax.device_get(metrics).compute()
 
 

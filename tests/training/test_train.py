@@ -273,7 +273,11 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_images(config, tmp_path
         ({"data.sources": ConfigDict()}, "data.sources is empty: name photos"),
         ({"init_from": "nowhere"}, "init_from: nowhere: no such folder"),
         ({"model.reduced_dimension": 0}, "loss.reconstruction must be 0 where model"),
-        ({"loss.distillation": 1.0, "teacher.weights": ""}, "teacher.weights is empty"),
+        ({"loss.map_distillation": 1.0}, "teacher.model is empty: name the folder"),
+        (
+            {"loss.map_distillation": 1.0, "teacher.model": "nowhere"},
+            "nowhere: no such model folder",
+        ),
         ({"loss.arcfase": 1.0}, "config.loss.arcfase: no such field"),
         ({"views.sise": 64}, "config.views.sise: no such field"),
         (dict.fromkeys(LOSSES, 0.0), "every weight is 0"),
