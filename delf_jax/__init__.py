@@ -14,8 +14,9 @@
     InputError                what is wrong with a file or setting, in one sentence
 
 An image is a path, a PIL.Image, an array of numpy or jax ([H, W, 3] or [H, W]; uint8,
-or float in [0, 1]), the bytes of an image file, or an open file: see docs/python.md. The
-packages below are for those who build on them: begin with help("delf_jax.search").
+or float in [0, 1]), the bytes of an image file, or an open file. docs/python.md has an
+example of each; help(delf_jax.extract) has more words. The packages below are for those
+who build on them: help("delf_jax.search") says where to begin.
 """
 
 import importlib
