@@ -222,7 +222,8 @@ def outputs_of_the_program() -> Iterator[tuple[str, str]]:
     """(command, option) of every option that names what is written."""
     from delf_jax import cli
 
-    for name, parser in _subparsers(cli._parser()):
+    writing = ((n, p) for n, p in _subparsers(cli._parser()) if n not in WRITE_NOTHING)
+    for name, parser in writing:
         for _, own in list(_subparsers(parser)) or [("", parser)]:
             for action in own._actions:
                 names = {*action.option_strings} & {*OUTPUTS}
