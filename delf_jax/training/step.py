@@ -18,7 +18,7 @@ from flax import linen as nn
 from delf_jax import ops
 from delf_jax.data.augment import ViewSettings
 from delf_jax.data.device_views import PhotoStore, draw_views
-from delf_jax.data.teacher import Targets, Teacher, describe, maps_of
+from delf_jax.data.teacher import Targets, Teacher, describe, maps_of, standardize
 from delf_jax.files import InputError
 from delf_jax.training import objective, sharded_classifier
 
@@ -301,10 +301,9 @@ def _teach(
     assert targets is not None  # They come with the teacher.
     views = views.reshape(-1, *views.shape[2:])
     maps = maps_of(taught_by, constants.teacher, views)
-    pooled = describe(maps["block4"]) - targets.centre[None]
+    pooled = describe(maps["block4"]) - targets.centre
     return objective.Taught(
-        {stage: maps[stage] for stage in taught_by.stages},
-        jax.tree.map(jnp.asarray, targets.deviations),
+        {stage: standardize(maps[stage], targets, stage) for stage in taught_by.stages},
         pooled @ targets.projection,
     )
 
