@@ -1,8 +1,9 @@
 """A frozen network that teaches: what its maps and descriptors are measured in.
 
 The training runs it on the views themselves. A student learns its maps, centred and in
-units of their deviations, which is where a student's layers start, and its descriptor projected on the directions in which
-images differ, half-whitened: what all share weighs less, and noise is not blown up.
+units of their deviations, which is where a student's layers start, and its descriptor
+projected on the directions in which images differ, half-whitened: what all share weighs
+less, and noise is not blown up.
 """
 
 import lzma
@@ -98,7 +99,10 @@ def standardize(
     x: Float[Array, "B h w C"], targets: Targets, stage: str
 ) -> Float[Array, "B h w C"]:
     """The map of a stage in units of its deviation, as a student's layers start."""
-    return (x - targets.means[stage]) / targets.deviations[stage]
+    mean, deviation = (
+        of[stage][None, None, None] for of in (targets.means, targets.deviations)
+    )
+    return (x - mean) / deviation
 
 
 def describe(block4: Float[Array, "B h w C"]) -> Float[Array, "B C"]:

@@ -10,8 +10,8 @@ def map_distance(
 ) -> Float[Array, ""]:
     """Mean squared difference of two maps.
 
-    Where the teacher's channels have mean 0 and deviation 1, a student that always says 0
-    reaches 1.
+    Of a teacher whose channels have mean 0 and deviation 1, a student that always says
+    0 is 1 away.
     """
     return ((student - teacher) ** 2).mean()
 

@@ -301,7 +301,7 @@ def _teach(
     assert targets is not None  # They come with the teacher.
     views = views.reshape(-1, *views.shape[2:])
     maps = maps_of(taught_by, constants.teacher, views)
-    pooled = describe(maps["block4"]) - targets.centre
+    pooled = describe(maps["block4"]) - targets.centre[None]
     return objective.Taught(
         {stage: standardize(maps[stage], targets, stage) for stage in taught_by.stages},
         pooled @ targets.projection,
