@@ -161,6 +161,8 @@ def test_similarities_are_to_all_views_of_the_batch(outputs, batch, taught):
         given = outputs | {"global_descriptor": student}
         return objective.evaluate(given, half, batch, weights, "devices")[1][name]
 
-    halves = (x.reshape(2, B, T) for x in (outputs["global_descriptor"], taught[2]))
+    halves = (
+        x.reshape(2, B, T) for x in (outputs["global_descriptor"], taught.descriptors)
+    )
     shared = jax.vmap(of_device, axis_name="devices")(*halves)
     np.testing.assert_allclose(shared.mean(), expected, rtol=1e-5)

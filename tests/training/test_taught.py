@@ -21,7 +21,6 @@ from delf_jax.training.step import (
     _forward,
     _teach,
     create_state,
-    train_step,
     with_views,
 )
 from tests.helpers.narrow import make_narrow, save_lite
