@@ -66,7 +66,7 @@ def get_config() -> ConfigDict:
     config.views.size = 192
     config.views.resolutions = (200.0, 400.0)
     config.views.rotation = 0.1
-    config.views.colour = 0.6
+    config.views.colour = 0.5
     config.loss.arcface = 0.0
     config.loss.attention = 0.0
     config.loss.reconstruction = 0.0
@@ -82,9 +82,9 @@ def get_config() -> ConfigDict:
     config.teacher.model = "runs/lite2"
     config.teacher.stages = STAGES
     config.teacher.dimension = 256
-    config.teacher.forced_steps = 1500
+    config.teacher.forced_steps = 400
     config.optimizer.learning_rate = 6.4e-2  # 3e-3 at this batch.
-    config.optimizer.warmup_steps = 200
+    config.optimizer.warmup_steps = 100
     config.optimizer.clip_norm = 5.0
     config.optimizer.weight_decay = 0.02
     config.data.directory = "runs/data"

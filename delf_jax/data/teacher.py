@@ -1,8 +1,9 @@
 """A frozen network that teaches: what its maps and descriptors are measured in.
 
-The training runs it on the views themselves. A student learns each of its maps in units
-of the map's own deviation, and its descriptor projected on the directions in which
-images differ, half-whitened: what all share weighs less, and noise is not blown up.
+The training runs it on the views themselves. A student learns its maps, centred and in
+units of their deviations, which is where a student's layers start, and its descriptor
+projected on the directions in which images differ, half-whitened: what all share weighs
+less, and noise is not blown up.
 """
 
 import lzma
@@ -28,6 +29,7 @@ from delf_jax.progress import track
 
 POWER = 3.0  # of the GeM that makes the teacher's descriptor.
 _BROKEN_ZIP = zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, ValueError
+RECTIFIED = "block4"  # The other maps are linear.
 SIZE = 256, 192  # width and height of the images that a fit sees; or upright.
 
 
@@ -47,7 +49,7 @@ class Targets(NamedTuple):
     """What maps and descriptors are measured in."""
 
     means: dict[str, Float[np.ndarray, "C"]]
-    """by stage"""
+    """by stage; 0 where the map is rectified, and the student's will be"""
     deviations: dict[str, Float[np.ndarray, "C"]]
     """by stage"""
     centre: Float[np.ndarray, "C"]
@@ -93,6 +95,16 @@ def maps_of(
     return maps
 
 
+def standardize(
+    x: Float[Array, "B h w C"], targets: Targets, stage: str
+) -> Float[Array, "B h w C"]:
+    """The map of a stage in units of its deviation, as a student's layers start."""
+    mean, deviation = (
+        of[stage][None, None, None] for of in (targets.means, targets.deviations)
+    )
+    return (x - mean) / deviation
+
+
 def describe(block4: Float[Array, "B h w C"]) -> Float[Array, "B C"]:
     """The normalised GeM descriptors of maps."""
     return ops.l2_normalize(gem(block4, POWER, None))
@@ -126,7 +138,7 @@ def fit_targets(
     mean: dict = jax.tree.map(lambda *x: np.mean(x, axis=0, dtype=np.float64), *sums)
     arrays = {}
     for stage, (first, second) in mean.items():
-        arrays[f"mean/{stage}"] = first
+        arrays[f"mean/{stage}"] = first * (stage != RECTIFIED)
         arrays[f"deviation/{stage}"] = np.sqrt(np.maximum(second - first**2, 1e-6))
     arrays["centre"] = np.mean(descriptors, axis=0)
     arrays["projection"] = _half_whitening(np.array(descriptors), dimension)

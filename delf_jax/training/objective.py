@@ -91,9 +91,7 @@ class Taught(NamedTuple):
     """What a teacher says about the B x V views of a batch."""
 
     maps: dict[str, Float[Array, "BV h w C"]]
-    """by stage"""
-    deviations: dict[str, Float[Array, "C"]]
-    """of each map's channels"""
+    """by stage, as the student's are to be"""
     descriptors: Float[Array, "BV G"]
 
 
@@ -138,9 +136,7 @@ def _distil(
     if loss.map_distillation:
         stages: Any = outputs["stages"]
         distances = [
-            jax.vmap(map_distance, (0, 0, None))(
-                stages[name], target, taught.deviations[name]
-            ).mean()
+            jax.vmap(map_distance)(stages[name], target).mean()
             for name, target in taught.maps.items()
         ]
         metrics["map_distillation"] = jnp.stack(distances).mean()

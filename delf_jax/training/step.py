@@ -18,7 +18,7 @@ from flax import linen as nn
 from delf_jax import ops
 from delf_jax.data.augment import ViewSettings
 from delf_jax.data.device_views import PhotoStore, draw_views
-from delf_jax.data.teacher import Targets, Teacher, describe, maps_of
+from delf_jax.data.teacher import Targets, Teacher, describe, maps_of, standardize
 from delf_jax.files import InputError
 from delf_jax.training import objective, sharded_classifier
 
@@ -303,8 +303,7 @@ def _teach(
     maps = maps_of(taught_by, constants.teacher, views)
     pooled = describe(maps["block4"]) - targets.centre[None]
     return objective.Taught(
-        {stage: maps[stage] for stage in taught_by.stages},
-        jax.tree.map(jnp.asarray, targets.deviations),
+        {stage: standardize(maps[stage], targets, stage) for stage in taught_by.stages},
         pooled @ targets.projection,
     )
 

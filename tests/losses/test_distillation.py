@@ -16,29 +16,16 @@ def cosine(a, b):
 
 def test_maps_that_agree_have_no_distance(rng):
     teacher = jnp.asarray(rng.normal(size=(3, 4, 5)).astype(np.float32))
-    assert map_distance(teacher, teacher, jnp.ones(5)) == 0
+    assert map_distance(teacher, teacher) == 0
 
 
 def test_the_distance_of_maps_agrees_with_loops_over_cells_and_channels(rng):
     student, teacher = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
-    deviation = rng.uniform(0.1, 10, 5).astype(np.float32)
     expected = np.mean(
-        [
-            ((student[y, x, c] - teacher[y, x, c]) / deviation[c]) ** 2
-            for y, x, c in np.ndindex(3, 4, 5)
-        ]
+        [(student[place] - teacher[place]) ** 2 for place in np.ndindex(3, 4, 5)]
     )
-    found = map_distance(*map(jnp.asarray, (student, teacher, deviation)))
+    found = map_distance(*map(jnp.asarray, (student, teacher)))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-def test_a_student_that_says_the_mean_of_every_channel_has_distance_1(rng):
-    scales = np.float32([0.01, 1, 100])
-    teacher = rng.normal(size=(16, 16, 3)).astype(np.float32) * scales + 3
-    mean, deviation = teacher.mean((0, 1)), teacher.std((0, 1))
-    student = np.broadcast_to(mean, teacher.shape)
-    found = map_distance(*map(jnp.asarray, (student, teacher, deviation)))
-    np.testing.assert_allclose(found, 1, rtol=1e-4)
 
 
 def test_the_distance_of_descriptors_knows_no_length(rng):
