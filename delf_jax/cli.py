@@ -183,8 +183,7 @@ COMMANDS = {
     ),
     "calibrate": Command(
         "measure what inliers and similarities are worth with a model",
-        "calibrate photos/ --index=runs/photos --model=runs/model\n"
-        "calibrate truth.json --images=jpg --index=runs/a --model=runs/model",
+        "calibrate photos/ --index=runs/photos --model=runs/model",
         evaluation.add_calibrate_options,
         evaluation.run_calibrate,
     ),

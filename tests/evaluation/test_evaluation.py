@@ -229,7 +229,7 @@ def test_folders_of_landmarks_are_scored_like_the_benchmark_of_photos(
                 for each in zip(rankings, positives, junk, strict=True)
             ]
             np.testing.assert_array_equal(row.metrics.average_precisions, expected)
-            macro = metrics.macro_mean(expected, places)
+            macro = metrics.macro_mean(expected, places.tolist())
             assert row.macro.value == pytest.approx(macro)
     assert not (folder / "queries").exists()
 
