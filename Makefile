@@ -5,7 +5,8 @@ VENV ?= .venv
 # jax for Python 3.12 and newer is newer than the last one for 3.11.
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; \
 	print("constraints-py311.txt" if sys.version_info < (3, 12) else "constraints-py312.txt")')
-BENCHMARKS = $(filter-out benchmarks/rounds.py benchmarks/torch_step.py, \
+BENCHMARKS = $(filter-out $(addprefix benchmarks/, \
+	rounds.py torch_step.py device_pack.py device_train.py), \
 	$(wildcard benchmarks/*.py))
 # A worker holds most of a gigabyte; the tests of one file share what they compiled.
 PARALLEL = -q -n auto --maxprocesses=4 --dist=loadfile

@@ -6,6 +6,7 @@ bits differ, and a view is sampled from the photo as it is stored, never shrunk 
 """
 
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +37,9 @@ def make_store(
     Args:
       photos: functions that read them; each is called twice.
     """
-    sizes = np.array([read().shape[:2] for read in photos], np.int32)
+    with futures.ThreadPoolExecutor() as pool:
+        shapes = pool.map(lambda read: read().shape[:2], photos)
+        sizes = np.array(list(shapes), np.int32)
     side = int(sizes.max())
     needed = len(photos) * side**2 * 3
     if needed > MOST_BYTES:
@@ -47,9 +50,13 @@ def make_store(
             "data.on_device=False"
         )
     pixels = np.zeros((len(photos), side, side, 3), np.uint8)
-    for place, read in zip(pixels, photos, strict=True):
-        photo = read()
-        place[: photo.shape[0], : photo.shape[1]] = photo
+
+    def fill(number: int) -> None:
+        height, width = sizes[number]
+        pixels[number, :height, :width] = photos[number]()
+
+    with futures.ThreadPoolExecutor() as pool:
+        list(pool.map(fill, range(len(photos))))
     return PhotoStore(pixels, sizes)
 
 

@@ -123,7 +123,7 @@ def open_sources(
 
 
 def batches(
-    sources: Sequence[ImageSource],
+    sources: Sequence[ImageSource | list[dict]],
     weights: Sequence[float],
     transform: Transform,
     *,

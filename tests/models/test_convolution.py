@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from delf_jax.models import convolution
 from delf_jax.models.convolution import (
     convolve,
     convolve_1x1,
@@ -153,3 +154,34 @@ def test_max_pool_agrees_with_reduce_window(rng, padding):
 
 def test_max_pool_without_padding_of_a_tiny_map_is_empty():
     assert max_pool_3x3(jnp.ones((1, 2, 5, 3)), ((0, 0), (0, 0))).shape == (1, 0, 2, 3)
+
+
+@pytest.mark.parametrize(("side", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+def test_each_channel_is_learned_the_same_way_on_every_platform(rng, side, stride):
+    x = jnp.asarray(rng.normal(size=(2, 9, 8, 4)).astype(np.float32))
+    kernel = jnp.asarray(rng.normal(size=(side, side, 1, 4)).astype(np.float32))
+    padding = ((side // 2, side // 2), (0, side - 1))
+
+    def here(x, kernel):
+        return convolve_depthwise(x, kernel, stride, padding)
+
+    def elsewhere(x, kernel):
+        return convolution._grouped(x, kernel, stride, padding)
+
+    y, pull = jax.vjp(here, x, kernel)
+    expected, expected_pull = jax.vjp(elsewhere, x, kernel)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(pull(y), expected_pull(y), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 0), ("cuda", 3)])
+def test_accelerators_learn_channels_by_convolutions(platform, convolutions):
+    x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 1, 4))
+
+    def energy(x, kernel):
+        return (convolve_depthwise(x, kernel, 1, BORDER) ** 2).sum()
+
+    learned = jax.jit(jax.grad(energy, (0, 1))).trace(x, kernel)
+    text = learned.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.convolution") == convolutions

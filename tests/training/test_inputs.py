@@ -11,6 +11,7 @@ from delf_jax.data import augment, loader
 from delf_jax.files import InputError
 from delf_jax.synthetic import landmarks
 from delf_jax.training import inputs
+from tests.helpers.tiny_training import draw_images
 
 TINY = pathlib.Path(__file__).parents[2] / "configs" / "tiny.py"
 
@@ -108,3 +109,25 @@ def test_landmarks_that_a_file_names_are_not_trained_on(config, tmp_path, capsys
     assert source.classes == {"0": 0} and len(source) == 2
     printed = capsys.readouterr().out
     assert "left out: 2 images, 1 class of drawn, by data.exclude" in printed
+
+
+def test_photos_on_the_device_are_named_by_their_place_among_all_sources(
+    config, tmp_path
+):
+    folders = {"noise": draw_images(tmp_path / "noise"), "more": tmp_path / "more"}
+    draw_images(folders["more"], classes=("c",), each=2)
+    config.data.on_device = True
+    with config.unlocked():
+        named = {name: {"path": str(path)} for name, path in folders.items()}
+        config.data.sources = ConfigDict(named)
+    sources = inputs.open_sources(config)
+    labels = {name: n for source in sources for name, n in source.classes.items()}
+    every = [source.identifier(i) for source in sources for i in range(len(source))]
+    batches = inputs.open_batches(config, sources, devices=1)
+    seen = [next(batches) for _ in range(4)]
+    for batch in seen:
+        assert [every[n] for n in batch["photo"]] == list(batch["id"])
+        named = [name.split("/")[1] for name in batch["id"]]
+        assert [labels[name] for name in named] == list(batch["label"])
+    assert {name.split("/")[0] for batch in seen for name in batch["id"]} == {*folders}
+    assert len(np.unique([batch["seed"] for batch in seen])) == 16
