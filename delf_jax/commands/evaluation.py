@@ -105,7 +105,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
     dataset = datasets.read_dataset(options.dataset, options.images)
     if options.landmarks:
         dataset = datasets.of_landmarks(dataset, options.landmarks.split(","))
-    model, settings = model_and_settings(options)
+    model, settings = model_and_settings(options, options.index)
     result = evaluation.evaluate(dataset, options.index, model, settings, [("global",)])
     pairs, landmarks = calibration.verify_evaluated(result)
     found = calibration.fit(pairs, landmarks)
@@ -113,8 +113,8 @@ def run_calibrate(options: argparse.Namespace) -> int:
     if options.landmarks:
         fitted_to += f": {options.landmarks}"
     write_calibration(options.model, fitted_to, inliers=to_json(found))
-    of_global = getattr(options, "global_model", None) or options.model
-    write_calibration(of_global, fitted_to, similarity=round(found.similarity, 3))
+    if folder := (model.global_model or model).folder:  # Not the bundled one.
+        write_calibration(folder, fitted_to, similarity=round(found.similarity, 3))
     print_results(*calibration.describe(pairs, found))
     print_written("calibration", options.model)
     return 0

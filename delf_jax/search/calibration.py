@@ -49,7 +49,7 @@ def calibration_of(model: Model) -> Calibration | None:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in inliers.items()
     }
-    of_global = getattr(model, "global_model", None) or model
+    of_global = model.global_model or model
     return Calibration(**values, similarity=similarity_of(of_global))
 
 
