@@ -6,6 +6,7 @@ import functools
 import hashlib
 import io
 import json
+import lzma
 import math
 import os
 import pathlib
@@ -14,9 +15,12 @@ import re
 import secrets
 import shutil
 import stat
+import struct
 import sys
 import tempfile
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -29,6 +33,11 @@ _TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.([0-9a-f]{8}|)[0-9a-f]{8}", re.DOTALL)
 _LONGEST_NAME = 50  # letters of a name that are repeated: systems allow 255 bytes.
 # Unchanged for so long, they are of a process that was killed, on whatever host.
 _STALE_SECONDS = 24 * 3600
+# What Python's zipfile, and numpy's .npz, raise for a damaged archive.
+BROKEN_ZIP = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(ValueError, OSError, EOFError, RuntimeError),
+)
 
 
 class InputError(ValueError):

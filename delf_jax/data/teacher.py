@@ -6,11 +6,7 @@ projected on the directions in which images differ, half-whitened: what all shar
 less, and noise is not blown up.
 """
 
-import lzma
 import pathlib
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +24,6 @@ from delf_jax.models.pooling import gem
 from delf_jax.progress import track
 
 POWER = 3.0  # of the GeM that makes the teacher's descriptor.
-_BROKEN_ZIP = zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, ValueError
 RECTIFIED = "block4"  # The other maps are linear.
 SIZE = 256, 192  # width and height of the images that a fit sees; or upright.
 
@@ -158,7 +153,7 @@ def read_targets(path: pathlib.Path) -> Targets:
             for kind in ("mean/", "deviation/")
         }
         centre, projection = arrays["centre"], arrays["projection"]
-    except (*_BROKEN_ZIP, KeyError, EOFError, RuntimeError) as error:
+    except (*files.BROKEN_ZIP, KeyError) as error:
         raise files.InputError(
             f"{path}: not the targets of a teacher ({error!s:.100}); remove it, and "
             "the next training computes them again"

@@ -9,14 +9,13 @@ the format has a CRC-32 of each part.
 import hashlib
 import os
 import pathlib
-import zipfile
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 from jaxtyping import Float
 
-from delf_jax.files import atomic_write
+from delf_jax.files import BROKEN_ZIP, atomic_write
 from delf_jax.manifests import owned
 from delf_jax.retrieval import reranking
 from delf_jax.store.feature_store import FeatureStore
@@ -65,7 +64,7 @@ def _read(path: pathlib.Path, key: str, count: int) -> scipy.sparse.csr_array | 
         graph = scipy.sparse.csr_array(parts, shape=(count, count))
         graph.check_format()
         return graph if np.isfinite(graph.data).all() else None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+    except (*BROKEN_ZIP, KeyError):
         return None
 
 

@@ -33,6 +33,9 @@ _NEEDS = {
     "classification": ("delf",),
     "contrastive": ("delg", "global", "how"),
     "triplet": ("delg", "global", "how"),
+    "map_distillation": ("delg",),
+    "global_distillation": ("delg", "global"),
+    "similarity_distillation": ("delg", "global"),
 }
 
 

@@ -5,21 +5,18 @@ storages are the entries of a zip archive; before, they follow one another: thre
 pickles of headers, the pickle, the list of storages, the storages.
 """
 
-import lzma
 import math
 import mmap
 import os
 import pathlib
-import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from delf_jax.files import InputError
+from delf_jax.files import BROKEN_ZIP, InputError
 from delf_jax.formats.pickles import arrays, unpickler
 
 # Where training programs put the state dict: timm and torchvision's references; pycls,
@@ -104,18 +101,8 @@ def _read_zip(
         raise
     except KeyError as error:
         raise InputError(f"{path}: cut short ({error.args[0]})") from None
-    except (*_BROKEN_ZIP, EOFError, RuntimeError) as error:
+    except BROKEN_ZIP as error:
         raise InputError(f"{path}: a damaged archive ({error})") from None
-
-
-_BROKEN_ZIP = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    ValueError,
-    OSError,
-)
 
 
 def _root(names: list[str], path: pathlib.Path) -> str:
