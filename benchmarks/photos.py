@@ -9,7 +9,7 @@ ground truth calls junk counts. Two validations, neither of which training sees:
   are chosen on it.
 - second: every third photo of the six groups of `VALIDATION_GROUPS`, among all of
   these, every sixth of the 19 other large groups and some unlabelled ones. Nothing is
-  chosen on it. Some labels are wrong, and photos of one group may show different sides:
+  fitted to it. Some labels are wrong, and photos of one group may show different sides:
   absolute figures are low, differences count.
 
 Printed: macro-mAP (the mean over landmarks of the mean AP of their queries) with a 95 %

@@ -29,18 +29,8 @@ HOLDOUT = (
     "tyn_church",
     "wxbs_church",
 )
-# Groups of the second validation (benchmarks/photos.py): nothing was chosen on them,
-# and no image of theirs is trained on. Single buildings, half a hundred photos each.
-VALIDATION_GROUPS = (
-    "brihadeeswara_thanjavur",
-    "charar_e_sharif",
-    "colosseum",
-    "great_pyramid_giza",
-    "humayuns_tomb",
-    "victoria_memorial_kolkata",
-)
-
-# A second validation, that nothing is chosen on: groups of photos_more.
+# Groups of the second validation (benchmarks/photos.py): no image of theirs is trained
+# on, and no number was fitted to them. Single buildings, half a hundred photos each.
 VALIDATION_GROUPS = (
     "brihadeeswara_thanjavur",
     "charar_e_sharif",
