@@ -86,7 +86,7 @@ class Parser(argparse.ArgumentParser):
         fields = "--config.extraction.FIELD=VALUE replaces one"
         self.add_value("--config", "FILE", f"settings: {files}; {fields}")
         self.add_model()
-        meaning = "folder of a model that gives the global descriptors in its place"
+        meaning = "folder of another model, for global descriptors"
         self.add_value("--global_model", "DIR", meaning)
 
     def add_model(self) -> None:
