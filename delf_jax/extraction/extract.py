@@ -80,7 +80,9 @@ def extract_features(
         while group := list(itertools.islice(prepared, window)):
             yield from _extract_group(networks, pool, batch_size, group)
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        # Not to wait: a generator that nobody asks any more ends wherever garbage is
+        # collected, be it in a thread that is just being started.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def pyramid_size(size: tuple[int, int], image_scale: float) -> tuple[int, int]:

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import os
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Literal, TypeGuard, overload
 
 from PIL import Image
@@ -72,14 +72,15 @@ def extract(
     """
     check_errors(errors)
     model = open_model(model)
-    found = extract_each(as_list(images), model, settings_for(model, **settings))
-    results = list(found if errors == "return" else map(raise_error, found))
+    chosen = settings_for(model, **settings)
+    with contextlib.closing(extract_each(as_list(images), model, chosen)) as found:
+        results = list(found if errors == "return" else map(raise_error, found))
     return results[0] if is_image(images) else results
 
 
 def extract_each(
     images: Iterable[ImageLike | InputError], model: Model, settings: ExtractionSettings
-) -> Iterator[Features | InputError]:
+) -> Generator[Features | InputError, None, None]:
     """As `extract_features`, each with the name of its image."""
     names: list[str] = []
 

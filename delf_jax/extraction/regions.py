@@ -82,7 +82,9 @@ def extract_regions(
             yield _join(whole, crops, picture.boxes)
     finally:
         results.close()
-        pool.shutdown(wait=True, cancel_futures=True)
+        # Not to wait: a generator that nobody asks any more ends wherever garbage is
+        # collected, be it in a thread that is just being started.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _read(
