@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import re
+import threading
 from collections.abc import Callable
 
 import jax
@@ -142,6 +143,29 @@ def test_a_bad_image_stands_in_its_place_and_spoils_nothing(model, tmp_path):
             assert message.count(f"{name}.png") == 1, message
         jax.tree.map(np.testing.assert_array_equal, results[1], results[4])
     assert "1 x 1 pixels are too few" in str(results[5])
+
+
+def test_an_extraction_that_is_given_up_waits_for_no_image(model, monkeypatch):
+    """It may end where garbage is collected; to wait there has locked programs up."""
+    settings = settings_for(model)
+    opened, opening = threading.Event(), extract.open_image
+
+    def open_image(image, *rest):
+        if image is slow:
+            assert opened.wait(60)
+        return opening(image, *rest)
+
+    monkeypatch.setattr(extract, "open_image", open_image)
+    first, slow = _photo(70, 90), _photo(70, 90, seed=1)
+    found = extract_features(model, [first, slow], settings, threads=2)
+    assert isinstance(next(found), Features)
+    closing = threading.Thread(target=found.close)
+    closing.start()
+    closing.join(30)
+    waits = closing.is_alive()
+    opened.set()
+    closing.join()
+    assert not waits
 
 
 def test_images_are_taken_as_files_and_as_pixels(model, tmp_path):
