@@ -60,8 +60,6 @@ def load_teacher(
 
     InputError if its network does not have the stages.
     """
-    if not directory:
-        raise files.InputError("teacher.model is empty: name the folder of a model")
     model: Model = load_model(directory)
     settings = settings_for(model)
     variables = {"params": model.variables["params"]["backbone"]}

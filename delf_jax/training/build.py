@@ -10,14 +10,19 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from delf_jax.data.teacher import Teacher, load_teacher
+from delf_jax.data.teacher import Teacher
 from delf_jax.extraction.model_folder import build_module
 from delf_jax.extraction.settings import ExtractionSettings, make_settings
 from delf_jax.files import InputError
 from delf_jax.losses.classification import dynamic_margins
 from delf_jax.models.compact import CompactNet
 from delf_jax.training import objective
-from delf_jax.training.inputs import settings_tuple, teaches, view_settings
+from delf_jax.training.inputs import (
+    open_teacher,
+    settings_tuple,
+    teaches,
+    view_settings,
+)
 from delf_jax.training.step import Static, check_train_only, norm_of
 
 Tree = Any
@@ -71,7 +76,7 @@ def make_static(
         )
     settings, taught_by = view_settings(config), None
     if teaches(config):
-        taught_by, _ = load_teacher(config.teacher.model, config.teacher.stages)
+        taught_by, _ = open_teacher(config)
     if loss.reconstruction and not config.model.get("reduced_dimension", 0):
         raise InputError(
             "loss.reconstruction must be 0 where model.reduced_dimension is: there "

@@ -125,7 +125,7 @@ def open_constants(config: ConfigDict, sources: list[loader.ImageSource]) -> Con
         )
     if teaches(config):
         settings = config.teacher
-        taught_by, variables = teacher.load_teacher(settings.model, settings.stages)
+        taught_by, variables = open_teacher(config)
         places = _every(sources)
         rng = np.random.default_rng(0)
         chosen = rng.permutation(len(places))[: settings.fit_on].tolist()
@@ -144,6 +144,17 @@ def open_constants(config: ConfigDict, sources: list[loader.ImageSource]) -> Con
 def teaches(config: ConfigDict) -> bool:
     """Whether a loss needs a teacher."""
     return any(config.loss[name] for name in TEACHING)
+
+
+def open_teacher(config: ConfigDict) -> tuple[teacher.Teacher, Any]:
+    """The teacher that a loss needs, and its variables."""
+    if not config.teacher.model:
+        needs = next(name for name in TEACHING if config.loss[name])
+        raise InputError(
+            f"teacher.model is empty, and loss.{needs} needs it: name the folder of a "
+            "model, or set the weight to 0"
+        )
+    return teacher.load_teacher(config.teacher.model, config.teacher.stages)
 
 
 def view_settings(config: ConfigDict) -> augment.ViewSettings:

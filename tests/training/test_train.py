@@ -273,7 +273,10 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_images(config, tmp_path
         ({"data.sources": ConfigDict()}, "data.sources is empty: name photos"),
         ({"init_from": "nowhere"}, "init_from: nowhere: no such folder"),
         ({"model.reduced_dimension": 0}, "loss.reconstruction must be 0 where model"),
-        ({"loss.map_distillation": 1.0}, "teacher.model is empty: name the folder"),
+        (
+            {"loss.map_distillation": 1.0},
+            "is empty, and loss.map_distillation needs it",
+        ),
         (
             {"loss.map_distillation": 1.0, "teacher.model": "nowhere"},
             "nowhere: no such model folder",
