@@ -186,8 +186,8 @@ RECIPES = {
     "demo": _recipe("demo --out=demo", MODEL, slow=True),
 }
 # Commands and kinds that write nothing by themselves, and what needs packages that are
-# not here. `serve` does not end; tests/serve kills and restarts it. `calibrate` writes to
-# the model alone, which all others are given; its index is that of `evaluate`.
+# not here. `serve` does not end; tests/serve kills and restarts it. `calibrate` writes
+# to the model alone, which all others are given; its index is that of `evaluate`.
 WRITE_NOTHING = {"inspect", "serve", "calibrate"}
 NOT_INSTALLED = {"export --format=savedmodel", "export --format=onnx"}
 # Options whose values are other kinds of results.
