@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from delf_jax import manifests
 from delf_jax.config import (
+    as_json,
     check_field,
     fields_of,
     override_fields,
@@ -29,6 +30,8 @@ MAY_CHANGE = (
     "extraction.image_scales extraction.global_scales "
     "extraction.max_image_size extraction.max_features extraction.attention_threshold"
 ).split()
+# Of a version before, which did something with loss.distillation alone.
+GONE = ("loss.distillation", "teacher.weights", "teacher.long_sides")
 # Of a model, what other modules read: its network has defaults for the rest.
 _OF_MODEL = ("model.name", "model.normalization")
 _SOURCE = re.compile(r"(data\.sources)\.[^.]+")
@@ -150,11 +153,14 @@ def check_same_run(
 
     InputError that names the first field that may not differ (see MAY_CHANGE).
     """
-    fields = [dict(fields_of(config)) for config in (before, now)]
+    # What a version did not have, it did as the defaults say.
+    defaults = dict(fields_of(as_json(read_ranges("common")[0])))
+    old, new = (dict(fields_of(config)) for config in (before, now))
     changes = []
-    for name in sorted(fields[0].keys() | fields[1].keys()):
-        there, here = (values.get(name, "absent") for values in fields)
-        if there == here:
+    for name in sorted(old.keys() | new.keys()):
+        there = old.get(name, defaults.get(name, "absent"))
+        here = new.get(name, "absent")
+        if there == here or (name in GONE and not old.get("loss.distillation")):
             continue
         if not any(name == may or name.startswith(f"{may}.") for may in MAY_CHANGE):
             raise InputError(

@@ -1,5 +1,6 @@
 """What a config of a training may say, and what it takes from another model."""
 
+import copy
 import inspect
 import itertools
 import math
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from delf_jax.config import check_field, fields_of, read_ranges
+from delf_jax.config import as_json, check_field, fields_of, read_ranges
 from delf_jax.extraction import settings
 from delf_jax.files import InputError, write_json
 from delf_jax.models import architecture
 from delf_jax.training import inputs
 from delf_jax.training.build import make_static
 from delf_jax.training.config import (
+    check_same_run,
     check_sources,
     check_values,
     read_training_config,
@@ -257,3 +259,17 @@ def test_an_architecture_that_makes_no_sense_is_named(source):
         write_json(source / "config.json", content)
         with pytest.raises(InputError, match=r"config\.json: .*choose another folder"):
             read(source)
+
+
+def test_a_run_of_a_version_before_resumes_where_it_did_what_is_done_now():
+    now = as_json(make_config("images", "prepared"))
+    before = copy.deepcopy(now)
+    del before["data"]["on_device"], before["teacher"]["model"]
+    before["loss"]["distillation"], before["teacher"]["weights"] = 0.0, "old.npz"
+    assert check_same_run(before, now, "run/2") == []
+    before["loss"]["distillation"] = 1.0
+    with pytest.raises(InputError, match="was trained with loss.distillation 1.0"):
+        check_same_run(before, now, "run/2")
+    now["data"]["on_device"] = True
+    with pytest.raises(InputError, match="with data.on_device False, this config"):
+        check_same_run(before, now, "run/2")
