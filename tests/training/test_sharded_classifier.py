@@ -13,7 +13,7 @@ from delf_jax.training import sharded_classifier, train
 from delf_jax.training.build import make_static
 from delf_jax.training.objective import LossSettings
 from delf_jax.training.parallel import AXIS, over_pmap, shardings
-from delf_jax.training.step import create_state
+from delf_jax.training.step import NO_CONSTANTS, create_state
 from tests.helpers.tiny_training import (
     by_name,
     draw_images,
@@ -49,7 +49,7 @@ def two_steps(config):
     batch = {name: make_batch()[name] for name in ("image", "label")}
     for _ in range(2):
         state, metrics = parallel.step(
-            state, parallel.place_batch(batch), jax.random.key(0)
+            state, parallel.place_batch(batch), jax.random.key(0), NO_CONSTANTS
         )
     whole = sharded_classifier.whole(state, static.loss)
     return by_name(whole), jax.device_get(metrics).compute()
