@@ -314,6 +314,7 @@ def with_views(static: Static, batch: Batch, constants: Constants) -> Batch:
         return batch
     settings, photos = static.views, constants.photos
     assert photos is not None  # They come with the settings.
+    photos = jax.tree.map(jnp.asarray, photos)  # Outside of jit they are of numpy.
 
     def draw(photo: jax.Array, seed: jax.Array) -> Batch:
         return draw_views(photos, photo, jax.random.key(seed), settings)

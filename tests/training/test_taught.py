@@ -133,11 +133,11 @@ def test_while_stages_are_forced_those_before_learn_nothing_of_them(config):
     batch.pop("id")
     start = jax.jit(functools.partial(create_state, static, view_size=64))
     before = start(jax.random.key(0))
+    views = with_views(static, batch, constants)
 
     @jax.jit
     @jax.grad
     def gradient(params, at):
-        views = with_views(static, batch, constants)
         maps = _teach(static.teacher, views, constants).maps
         state, key = before.replace(step=at), jax.random.key(0)
         outputs, _ = _forward(static, params, state, views, key, maps)
