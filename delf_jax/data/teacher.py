@@ -24,7 +24,6 @@ from delf_jax.models.pooling import gem
 from delf_jax.progress import track
 
 POWER = 3.0  # of the GeM that makes the teacher's descriptor.
-RECTIFIED = "block4"  # The other maps are linear.
 SIZE = 256, 192  # width and height of the images that a fit sees; or upright.
 
 
@@ -130,8 +129,9 @@ def fit_targets(
             advance()
     mean: dict = jax.tree.map(lambda *x: np.mean(x, axis=0, dtype=np.float64), *sums)
     arrays = {}
-    for stage, (first, second) in mean.items():
-        arrays[f"mean/{stage}"] = first * (stage != RECTIFIED)
+    for stage, (first, second, _) in mean.items():
+        rectified = min(each[stage][2] for each in sums) >= 0
+        arrays[f"mean/{stage}"] = first * (not rectified)
         arrays[f"deviation/{stage}"] = np.sqrt(np.maximum(second - first**2, 1e-6))
     arrays["centre"] = np.mean(descriptors, axis=0)
     arrays["projection"] = _half_whitening(np.array(descriptors), dimension)
@@ -161,12 +161,13 @@ def read_targets(path: pathlib.Path) -> Targets:
 
 def _measure(
     teacher: Teacher, variables: dict, images: UInt8[Array, "1 H W 3"]
-) -> tuple[Float[Array, "1 C"], dict[str, tuple[Array, Array]]]:
-    """(descriptor, mean and mean square of each taught map by channel)."""
+) -> tuple[Float[Array, "1 C"], dict[str, tuple[Array, Array, Array]]]:
+    """(descriptor; mean and mean square by channel, and least value of each map)."""
     maps = maps_of(teacher, variables, images)
     moments = {
-        stage: (maps[stage].mean((0, 1, 2)), (maps[stage] ** 2).mean((0, 1, 2)))
-        for stage in teacher.stages
+        stage: (x.mean((0, 1, 2)), (x**2).mean((0, 1, 2)), x.min())
+        for stage, x in maps.items()
+        if stage in teacher.stages
     }
     return describe(maps["block4"]), moments
 

@@ -7,27 +7,15 @@ stages of stride 8 and 16 meet as in a feature pyramid [Lin2017].
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from delf_jax.models.efficientnet_lite import AT_END, InvertedResidual
+from delf_jax.models.efficientnet_lite import AT_END, Stage, run_stage
 from delf_jax.models.layers import ConvNorm
-from delf_jax.models.resnet import LAYOUTS, Images, Map, Mask, Sizes
+from delf_jax.models.resnet import LAYOUTS, Images, Map, Sizes
 from delf_jax.ops import valid_cells, zero_outside
-
-
-class Stage(NamedTuple):
-    """Units of one width, the first `fused` of them with plain convolutions."""
-
-    units: int
-    features: int
-    kernel_size: int
-    stride: int
-    expansion: int
-    fused: int = 0
-
 
 # By number, as the teacher counts them; it has a first one at stride 2.
 STAGES = {
@@ -40,26 +28,6 @@ STAGES = {
 }
 STEM, LOCAL, HEAD = 32, 96, 1280
 LAST_OF_LOCAL = 5  # the stage behind which nothing is local.
-
-
-class FusedUnit(nn.Module):
-    """A convolution to a wider map and 1x1 back; and the shortcut."""
-
-    features: int
-    kernel_size: int
-    stride: int
-    expansion: int
-    pads_at_end: bool
-    conv: partial
-
-    @nn.compact
-    def __call__(self, x: Map, mask: Mask, train: bool) -> Map:
-        padding = AT_END if self.pads_at_end else None
-        wide, side = self.expansion * x.shape[-1], self.kernel_size
-        expand = self.conv(wide, side, self.stride, padding, name="expand")
-        y = nn.relu6(expand(zero_outside(x, mask), train))
-        y = self.conv(self.features, name="project")(y, train)
-        return x + y if x.shape == y.shape else y
 
 
 class CompactNet(nn.Module):
@@ -107,8 +75,8 @@ class CompactNet(nn.Module):
         x = nn.relu6(conv(STEM, 3, stride=2, padding=AT_END, name="stem")(x, train))
         cells = None if sizes is None else sizes // 2
         maps: dict[str, Map] = {}
-        for number in STAGES:
-            x, cells = _run_stage(conv, x, cells, number, train)
+        for number, stage in STAGES.items():
+            x, cells = run_stage(conv, stage, number, x, cells, train)
             maps[f"stage{number}"] = x
             if forced is not None:
                 x = jnp.where(forced[0], forced[1][f"stage{number}"], x)
@@ -133,30 +101,6 @@ class CompactNet(nn.Module):
     def canvas_offset(self, side: Any) -> Any:
         """First row or column of an image on its canvas."""
         return 0 * side
-
-
-def _run_stage(
-    conv: Any, x: Map, cells: Sizes | None, number: int, train: bool
-) -> tuple[Map, Sizes | None]:
-    """The map behind a stage, and the cells of each image on it."""
-    stage = STAGES[number]
-    for unit in range(1, stage.units + 1):
-        stride = stage.stride if unit == 1 else 1
-        kind = FusedUnit if unit <= stage.fused else InvertedResidual
-        layer = kind(
-            stage.features,
-            stage.kernel_size,
-            stride,
-            stage.expansion,
-            pads_at_end=number == 2 and unit == 1,
-            conv=conv,
-            name=f"stage{number}_unit{unit}",
-        )
-        mask = None if cells is None else valid_cells(x.shape[1:3], cells)
-        x = layer(x, mask, train)
-        if cells is not None and stride == 2:
-            cells = cells // 2 if number == 2 else (cells + 1) // 2
-    return x, cells
 
 
 def _local_map(

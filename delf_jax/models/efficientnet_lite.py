@@ -15,13 +15,17 @@ from delf_jax.ops import valid_cells, zero_outside
 
 
 class Stage(NamedTuple):
-    """Units of one width; the first may halve the map."""
+    """Units of one width; the first may halve the map.
+
+    The first `fused` of them convolve plainly.
+    """
 
     units: int
     features: int
     kernel_size: int
     stride: int
     expansion: int = 6
+    fused: int = 0
 
 
 STAGES = (
@@ -66,6 +70,26 @@ class InvertedResidual(nn.Module):
         y = nn.relu6(depthwise(zero_outside(y, mask), train))
         y = self.conv(self.features, name="project")(y, train)
         return x + y if self.stride == 1 and x.shape == y.shape else y
+
+
+class FusedUnit(nn.Module):
+    """A convolution to a wider map and 1x1 back; and the shortcut."""
+
+    features: int
+    kernel_size: int
+    stride: int
+    expansion: int
+    pads_at_end: bool
+    conv: partial
+
+    @nn.compact
+    def __call__(self, x: Map, mask: Mask, train: bool) -> Map:
+        padding = AT_END if self.pads_at_end else None
+        wide, side = self.expansion * x.shape[-1], self.kernel_size
+        expand = self.conv(wide, side, self.stride, padding, name="expand")
+        y = nn.relu6(expand(zero_outside(x, mask), train))
+        y = self.conv(self.features, name="project")(y, train)
+        return x + y if x.shape == y.shape else y
 
 
 class EfficientNetLite(nn.Module):
@@ -113,21 +137,7 @@ class EfficientNetLite(nn.Module):
         cells = None if sizes is None else sizes // 2
         stages = {}
         for number, stage in enumerate(STAGES, 1):
-            for unit in range(1, stage.units + 1):
-                stride = stage.stride if unit == 1 else 1
-                layer = InvertedResidual(
-                    stage.features,
-                    stage.kernel_size,
-                    stride,
-                    stage.expansion,
-                    pads_at_end=number == 2 and unit == 1,
-                    conv=conv,
-                    name=f"stage{number}_unit{unit}",
-                )
-                mask = None if cells is None else valid_cells(x.shape[1:3], cells)
-                x = layer(x, mask, train)
-                if cells is not None and stride == 2:
-                    cells = cells // 2 if number == 2 else (cells + 1) // 2
+            x, cells = run_stage(conv, stage, number, x, cells, train)
             if train:
                 stages[f"stage{number}"] = x
             if number == LAST_OF_BLOCK3:
@@ -151,3 +161,26 @@ class EfficientNetLite(nn.Module):
     def canvas_offset(self, side: Any) -> Any:
         """First row or column of an image on its canvas."""
         return 0 * side
+
+
+def run_stage(
+    conv: Any, stage: Stage, number: int, x: Map, cells: Sizes | None, train: bool
+) -> tuple[Map, Sizes | None]:
+    """The map behind a stage, and the cells of each image on it."""
+    for unit in range(1, stage.units + 1):
+        stride = stage.stride if unit == 1 else 1
+        kind = FusedUnit if unit <= stage.fused else InvertedResidual
+        layer = kind(
+            stage.features,
+            stage.kernel_size,
+            stride,
+            stage.expansion,
+            pads_at_end=number == 2 and unit == 1,
+            conv=conv,
+            name=f"stage{number}_unit{unit}",
+        )
+        mask = None if cells is None else valid_cells(x.shape[1:3], cells)
+        x = layer(x, mask, train)
+        if cells is not None and stride == 2:
+            cells = cells // 2 if number == 2 else (cells + 1) // 2
+    return x, cells
