@@ -28,6 +28,8 @@ from delf_jax.commands import (
 from delf_jax.files import InputError
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
+# XLA's own alarms, "Very slow compile?", say nothing that a user could act on.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # What was typed, as far as it shows in the path of the program.
 _PROGRAM = {"main.py": "python main.py", "__main__.py": "python -m delf_jax"}.get(
     os.path.basename(sys.argv[0]), "delf_jax"

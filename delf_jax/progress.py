@@ -27,6 +27,7 @@ _STEERING = re.compile(
 _NAMED = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
 
 _shown = True
+_spent_once = 0.0  # Seconds of this process that no estimate counts.
 _noted: set[str] = set()
 _waiting: list[str] | None = None  # notes; None: they are printed at once.
 _results: Any = None  # A stream; None: standard output.
@@ -171,6 +172,18 @@ def add_note(line: str) -> None:
         _waiting.append(line)
 
 
+def say(line: str) -> None:
+    """Prints a line on standard error, at once: what is waited for."""
+    if _shown:
+        print(printable(line), file=sys.stderr, flush=True)
+
+
+def leave_out(seconds: float) -> None:
+    """These have been spent on what is done once: no time left is estimated by them."""
+    global _spent_once
+    _spent_once += seconds
+
+
 @contextlib.contextmanager
 def track(
     description: str, total: int, unit: str = "image", *, progress: bool = True
@@ -227,8 +240,7 @@ def _bar(description: str, total: int, unit: str) -> Iterator[Callable[..., None
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TextColumn("{task.fields[rate]}"),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("left"),
+        progress.TextColumn("{task.fields[left]}"),
     )
     # The bar steers the terminal. What is printed beside it must not.
     terminal = sys.stderr.stream if isinstance(sys.stderr, Printed) else sys.stderr
@@ -237,21 +249,28 @@ def _bar(description: str, total: int, unit: str) -> Iterator[Callable[..., None
         contextlib.redirect_stdout(Printed(sys.stdout)),
         contextlib.redirect_stderr(Printed(sys.stderr)),
     ):
-        task = bar.add_task(printable(description), total=total, rate="")
-        start, done = time.monotonic(), 0
+        task = bar.add_task(printable(description), total=total, rate="", left="")
+        start, done = _working_time(), 0
 
         def advance(more: int = 1) -> None:
             nonlocal done
             done += more
-            rate = format_rate(done, time.monotonic() - start, unit)
-            bar.update(task, advance=more, rate=rate)
+            seconds = _working_time() - start
+            rate = format_rate(done, seconds, unit)
+            left = f"{format_duration(seconds / done * (total - done))} left"
+            bar.update(task, advance=more, rate=rate, left=left)
 
         yield advance
 
 
+def _working_time() -> float:
+    """A clock that stands still while what is done once is done."""
+    return time.monotonic() - _spent_once
+
+
 def _lines(description: str, total: int, unit: str) -> Callable[..., None]:
     start = last = time.monotonic()
-    done = 0
+    done, spent_before = 0, _spent_once
 
     def advance(more: int = 1) -> None:
         nonlocal done, last
@@ -263,6 +282,8 @@ def _lines(description: str, total: int, unit: str) -> Callable[..., None]:
         line = f"{printable(description)}: {done} of {format_count(total, unit)}"
         if done == total:
             line += f" in {format_duration(seconds)}"
+        else:
+            seconds -= _spent_once - spent_before
         if seconds >= 1:  # The rate of a shorter job says little.
             line += f", {format_rate(done, seconds, unit)}"
         if done < total:

@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import functools
+import logging
 import os
 import pathlib
 import platform
@@ -14,7 +16,11 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from delf_jax import progress
 from delf_jax.files import InputError, digest
+
+# How JAX's compiler logs that its cache lacks the program of canvases.py.
+_NETWORK_MISSED = "PERSISTENT COMPILATION CACHE MISS for 'jit_extract_canvases'"
 
 
 def enable_compilation_cache() -> pathlib.Path | None:
@@ -24,6 +30,7 @@ def enable_compilation_cache() -> pathlib.Path | None:
     turns it off (`off` or empty). A JAX_COMPILATION_CACHE_DIR that the user has set
     is left alone. A folder that cannot be written to means no cache, and no error.
     """
+    _watch_compilation()
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     directory = cache_directory()
@@ -38,6 +45,31 @@ def enable_compilation_cache() -> pathlib.Path | None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return directory
+
+
+@functools.cache
+def _watch_compilation() -> None:
+    """Once in a process: says when a network is compiled, and counts the seconds."""
+    logger, told = logging.getLogger("jax._src.compiler"), False
+    level = logger.getEffectiveLevel()
+
+    def notice(record: logging.LogRecord) -> bool:
+        nonlocal told
+        if not told and record.getMessage().startswith(_NETWORK_MISSED):
+            told = True
+            kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+            progress.say(f"compiling (once; kept in {kept})")
+        return record.levelno >= level
+
+    # Nothing else of JAX tells, before it compiles, that the cache has not helped.
+    logger.addFilter(notice)
+    logger.setLevel(logging.DEBUG)
+
+    def count(event: str, duration_secs: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            progress.leave_out(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
 
 
 def cache_directory() -> pathlib.Path | None:

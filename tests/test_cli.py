@@ -41,6 +41,21 @@ def failing(error):
     return behaviour
 
 
+def test_alarms_of_xla_are_silent_unless_the_user_wants_them(monkeypatch):
+    program = "import os, delf_jax.cli; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])"
+    for chosen, expected in (({}, "3"), ({"TF_CPP_MIN_LOG_LEVEL": "0"}, "0")):
+        monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | chosen,
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout == f"{expected}\n"
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_fits_a_screen_and_shows_an_example(command, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")

@@ -61,6 +61,18 @@ def test_slow_work_is_measured_in_seconds_per_image(monkeypatch, capsys):
     assert lines[-2] == "extract: 199 of 200 images, 60.0 s/image, 1 min 0 s left"
 
 
+def test_what_is_done_once_is_in_no_estimate(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "time", _Clock(20.0))
+    with track("extract", 4) as advance:
+        progress.leave_out(15.0)
+        advance()
+        advance(3)
+    assert capsys.readouterr().err.splitlines() == [
+        "extract: 1 of 4 images, 5.0 s/image, 15 s left",
+        "extract: 4 of 4 images in 40 s, 10.0 s/image",
+    ]
+
+
 def test_a_job_of_a_moment_has_no_rate(monkeypatch, capsys):
     monkeypatch.setattr(progress, "time", _Clock(0.3))
     with track("k-means 1 of 5", 2, "batch") as advance:

@@ -88,6 +88,34 @@ def test_programs_are_kept_for_the_next_process(monkeypatch, tmp_path):
     assert list(tmp_path.glob("xla-*/*"))
 
 
+def test_a_network_is_announced_before_it_is_compiled_and_not_when_it_is_kept(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("DELF_JAX_CACHE", str(tmp_path))
+    program = (
+        "from delf_jax import progress, runtime\n"
+        "directory = runtime.enable_compilation_cache()\n"
+        "import jax, jax.numpy as jnp\n"
+        "def extract_canvases(x):\n"
+        "    return jnp.sort(jnp.linalg.inv(x @ x.T + jnp.eye(9)))\n"
+        "jax.jit(extract_canvases)(jnp.ones((9, 9)))\n"
+        "assert progress._spent_once > 0\n"
+        "print(f'compiling (once; kept in {directory})')\n"
+    )
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            check=True,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    assert found[0].stderr == found[0].stdout
+    assert found[1].stderr == ""
+
+
 def test_a_host_that_is_alone_waits_for_nobody():
     assert runtime.first_host_first(lambda: (1, 2)) == (1, 2)
 

@@ -17,7 +17,7 @@ from delf_jax.progress import print_results
 
 def add_evaluate_options(parser: Parser) -> None:
     parser.usage = "%(prog)s DATASET (--index DIR | --ranking FILE) ..."
-    truth = "ground truth (.mat, .pkl, .json, folder of .txt), or folder of folders"
+    truth = "ground truth: .mat .pkl .json, folder of .txt, folders"
     parser.add_value("dataset", "DATASET", truth)
     parser.add_value("--images", "DIR", "its photos (default: jpg or images beside it)")
     source = parser.add_mutually_exclusive_group(required=True)
@@ -86,7 +86,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 
 def add_calibrate_options(parser: Parser) -> None:
-    truth = "ground truth, or folder of folders, as of evaluate"
+    truth = "ground truth: .mat .pkl .json, folder of .txt, folders"
     parser.add_value("dataset", "DATASET", truth)
     parser.add_value("--images", "DIR", "its photos (default: jpg or images beside it)")
     where = "folder to keep features in"

@@ -88,6 +88,7 @@ class Parser(argparse.ArgumentParser):
         self.add_model()
         meaning = "folder of another model, for global descriptors"
         self.add_value("--global_model", "DIR", meaning)
+        self.add_choice("--engine", ("jax", "openvino"), "what runs the network: ")
 
     def add_model(self) -> None:
         meaning = "folder of a model (default: the bundled one)"
@@ -117,6 +118,8 @@ def model_and_settings(
         path, options.rest, global_model=other is not None
     )
     print(*lines, sep="\n", end="\n" * bool(lines))
+    if getattr(options, "engine", None):
+        config.extraction.engine = options.engine
     if not folder and not config.model:
         folder = _recorded(index, "model")
     return open_model(config, folder, global_model=other)

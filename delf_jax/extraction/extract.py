@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 
-from delf_jax.extraction.canvases import bucket_side, kept_cells, program
+from delf_jax.extraction import engines
+from delf_jax.extraction.canvases import bucket_side, kept_cells
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.postprocessing import (
     Level,
@@ -70,7 +71,7 @@ def extract_features(
     """
     networks = [_network(*each) for each in _share(model, settings)]
     # Images of one canvas that are worth computing together.
-    batch_size = settings.batch_size or (1 if jax.default_backend() == "cpu" else 8)
+    batch_size = engines.batch_size(settings)
     window = 1 if batch_size == 1 else 4 * batch_size
     threads = threads or min(8, os.cpu_count() or 1)
     pool = concurrent.futures.ThreadPoolExecutor(threads, "images")
@@ -92,9 +93,9 @@ def pyramid_size(size: tuple[int, int], image_scale: float) -> tuple[int, int]:
 
 
 class _Network(NamedTuple):
-    """A network on the device, and what is extracted with it."""
+    """A network, ready to run, and what is extracted with it."""
 
-    run: Callable[..., dict[str, Array]]
+    run: engines.Run
     backbone: Backbone
     settings: ExtractionSettings
 
@@ -145,9 +146,7 @@ def _network(model: Model, settings: ExtractionSettings) -> _Network:
             f"model {model.name} is not of the original: extraction.locations must be "
             "'exact'"
         )
-    variables = jax.device_put(model.variables)
-    run = functools.partial(_run_canvases, model.module, variables)
-    return _Network(run, model.module.backbone, settings)
+    return _Network(engines.load(model, settings), model.module.backbone, settings)
 
 
 def _prepare(
@@ -315,18 +314,6 @@ def _draw_batch(
         canvases[place, y : y + job.size[0], x : x + job.size[1]] = level
         sizes[place] = job.size
     return canvases, sizes
-
-
-def _run_canvases(
-    module: Any,
-    variables: Any,
-    canvases: np.ndarray,
-    sizes: np.ndarray,
-    keep: int | None,
-    with_global: bool,
-) -> dict[str, Array]:
-    run = program(module, canvases.shape, keep, with_global)
-    return run(variables, canvases, sizes)
 
 
 def _collect(levels: list[dict[int, Level]], jobs: list, result: dict) -> None:

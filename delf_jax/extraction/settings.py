@@ -56,6 +56,11 @@ class ExtractionSettings(NamedTuple):
     """step of the canvas sizes in pixels, a multiple of 32; no effect on results"""
     batch_size: int | None = None
     """canvases computed together; None: depends on the backend; no effect on results"""
+    engine: str = "jax"
+    """what runs the network: "jax", or "openvino" on the processor (the extra of this
+    name); no effect on results but for rounding"""
+    precision: str = "float32"
+    """of the network's arithmetic; "bfloat16" is faster where the device has it"""
 
     @property
     def sampled_at(self) -> float:
@@ -66,6 +71,7 @@ class ExtractionSettings(NamedTuple):
 PCA_FIELDS = ("pca", "global_pca")
 # What is done for global descriptors, whichever model they are of.
 GLOBAL_FIELDS = ("global_scales", "global_pca")
+ENGINES = ("jax", "openvino")
 # What the others may be, as configs/common.py explains.
 RANGES = {
     "image_scales": ["(0, 8]", "(0, 8]", ...],
@@ -87,9 +93,12 @@ RANGES = {
     "max_pixels": range(1, 2**63 - 1),
     "grid": range(32, 2**16, 32),
     "batch_size": (None, range(1, 2**16)),
+    "engine": ENGINES,
+    "precision": ("float32", "bfloat16"),
 }
-# They decide how fast a result comes, not what it is.
-WITHOUT_EFFECT = ("grid", "batch_size", "max_pixels")
+# They decide how fast a result comes, not what it is. Two engines round differently, as
+# two processors do; bfloat16 makes other features.
+WITHOUT_EFFECT = ("grid", "batch_size", "max_pixels", "engine")
 # In the JSON where they differ from the default: older stores keep their key.
 ADDED = (
     "global_pca",
@@ -98,6 +107,7 @@ ADDED = (
     "resize",
     "box_threshold",
     "max_boxes",
+    "precision",
 )
 
 
@@ -119,6 +129,8 @@ def global_settings(model: Any, settings: ExtractionSettings) -> ExtractionSetti
         max_features=0,
         pca=None,
         max_pixels=settings.max_pixels,
+        engine=settings.engine,
+        precision=settings.precision,
     )
 
 

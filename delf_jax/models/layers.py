@@ -1,4 +1,4 @@
-"""The layer that everything is built of: convolution, then batch normalisation."""
+"""The layers that all is built of: convolution, then batch normalisation; a pool."""
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from delf_jax.models.convolution import (
     convolve,
     convolve_1x1,
     convolve_depthwise,
+    max_pool_3x3,
     multiply_rows,
 )
 
@@ -87,6 +88,15 @@ class ConvNorm(nn.Module):
         factor = scale * jax.lax.rsqrt(used_var + self.epsilon)
         shift = offset - used_mean * factor
         return (x * factor[None, None, None] + shift[None, None, None]).astype(dtype)
+
+
+class MaxPool(nn.Module):
+    """Maxima of 3x3 windows, stride 2; the padding never wins."""
+
+    padding: Padding
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+        return max_pool_3x3(x, self.padding)
 
 
 class Linear(nn.Module):

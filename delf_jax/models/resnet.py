@@ -22,8 +22,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from delf_jax.models.convolution import max_pool_3x3
-from delf_jax.models.layers import ConvNorm
+from delf_jax.models.layers import ConvNorm, MaxPool
 from delf_jax.ops import valid_cells, zero_outside
 
 UNITS = {
@@ -272,7 +271,7 @@ class ResNet(nn.Module):
         """(block0mp, its valid cells). The maximum before the relu: same values."""
         if sizes is None:
             height, width = (pool_padding(self.layout, side) for side in x.shape[1:3])
-            return nn.relu(max_pool_3x3(x, (height, width))), None
+            return nn.relu(MaxPool((height, width))(x)), None
         stages = stage_sizes(self.layout, (sizes[:, 0], sizes[:, 1]))
         inside = valid_cells(x.shape[1:3], jnp.stack(stages["block0"], 1))
         x = jnp.where(inside[..., None], x, -jnp.inf)
@@ -281,7 +280,7 @@ class ResNet(nn.Module):
                 x = _moved(x, side % 2, axis)
         # one more cell than a canvas needs without padding, so that sides stay even
         border = pool_padding(self.layout, 0)[0], 1
-        x = nn.relu(max_pool_3x3(x, (border, border)))
+        x = nn.relu(MaxPool((border, border))(x))
         return x, valid_cells(x.shape[1:3], jnp.stack(stages["block0mp"], 1))
 
 

@@ -28,6 +28,18 @@ def test_an_index_is_made_grown_and_shrunk(run, photos, index, tmp_path):
     assert "1 extracted, 3 unchanged" in run("index", photos, index)[1]
 
 
+def test_an_index_goes_on_with_another_engine_and_not_in_another_precision(
+    run, photos, index
+):
+    status, printed = run("index", photos, index, "--engine=openvino")
+    assert status == 0 and "0 extracted, 4 unchanged\n" in printed
+    query, reduced = photos / "0.png", "--config.extraction.precision=bfloat16"
+    assert run("search", query, index, "--engine=jax")[0] == 0
+    assert run("search", query, index, reduced)[0] == 2
+    with pytest.raises(SystemExit, match="2"):
+        run("search", query, index, "--engine=onnx")
+
+
 @pytest.fixture
 def drive(run, photos, tmp_path):
     """A folder of four photos, and the option that names its index."""

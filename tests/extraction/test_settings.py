@@ -124,6 +124,8 @@ def test_numbers_of_numpy_and_nothing_are_values_where_they_can_be():
         ),
         ({"resize": "cubic"}, "resize is 'cubic': use 'half_pixel' or 'legacy'"),
         ({"max_boxes": -1}, "max_boxes is -1: use None or a whole number from 0"),
+        ({"engine": "onnx"}, "engine is 'onnx': use 'jax' or 'openvino'"),
+        ({"precision": "int8"}, "precision is 'int8': use 'float32' or 'bfloat16'"),
         ({"pca": 3}, "pca: 3 is not a projection"),
     ],
 )
@@ -163,6 +165,7 @@ def test_the_description_changes_with_whatever_changes_the_result():
         "resize": "legacy",
         "box_threshold": 0.5,
         "max_boxes": 3,
+        "precision": "bfloat16",
     }
     assert set(changes) | set(WITHOUT_EFFECT) == set(ExtractionSettings._fields)
     plain = json.dumps(settings_to_json(ExtractionSettings()))
