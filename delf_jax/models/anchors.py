@@ -82,7 +82,7 @@ def grid_anchors(
 def ssd_shapes(
     maps: int, lowest: float = 0.2, highest: float = 0.95
 ) -> list[list[tuple[float, float]]]:
-    """By map, the (height, width) of its anchors, as the released SSDs have them [Liu2016].
+    """By map, the (height, width) of its anchors, as in the released SSDs [Liu2016].
 
     Three on the finest map, six on each of the others: five ratios of the sides, and a
     square between this map's scale and the next one's.
