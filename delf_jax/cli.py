@@ -15,6 +15,7 @@ from delf_jax import __version__, progress
 from delf_jax.commands import (
     completion,
     data,
+    detection,
     evaluation,
     extraction,
     gldv2,
@@ -153,6 +154,13 @@ COMMANDS = {
         "extract a --out=b --config.extraction.max_features=500",
         extraction.add_extract_options,
         extraction.run_extract,
+    ),
+    "detect": Command(
+        "find landmarks in photos: boxes, drawn and as files",
+        "detect photos --out=boxes --model=runs/ssd/model\n"
+        "detect photos --out=boxes --model=ssd --threshold=0.1 --format=boxes",
+        detection.add_detect_options,
+        detection.run_detect,
     ),
     "index": Command(
         "index photos for search, or add and remove some",

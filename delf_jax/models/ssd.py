@@ -114,7 +114,7 @@ class SSD(nn.Module):
     def __call__(
         self, images: Images, sizes: None = None, *, train: bool = False
     ) -> dict[str, Array]:
-        """box_logits [B, A], offsets [B, A, 4] from anchors [A, 4] (parts of the image).
+        """box_logits [B, A], and offsets [B, A, 4] from anchors [A, 4] in parts of it.
 
         Args:
           sizes: no canvases here: images fill their arrays.
@@ -150,7 +150,7 @@ def _conv_of(backbone: Backbone | MobileNetV2, axis_name: str | None) -> Any:
 
 
 def _halve(conv: Any, x: Map, features: int, name: str, **settings: Any) -> Any:
-    """A convolution of stride 2, padded as TensorFlow does: at the end of even sides."""
+    """A convolution of stride 2, padded as by TensorFlow: of even sides at the end."""
     padding: Padding = _padding(x.shape[1]), _padding(x.shape[2])
     return conv(features, 3, 2, padding, name=name, **settings)
 

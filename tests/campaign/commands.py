@@ -47,6 +47,13 @@ RECIPES = {
         MODEL,
         needs="extract",
     ),
+    **{
+        f"detect --format={layout}": _recipe(
+            f"detect {{given}}/images --out=detected_{layout} --format={layout} "
+            "--threshold=0.01 --json=detected.json --model={given}/detector"
+        )
+        for layout in ("csv", "boxes", "coco")
+    },
     "index": _recipe("index {given}/images --index=index", MODEL),
     "index --add": _recipe(
         "index --index=index --add {given}/more", MODEL, needs="index"
