@@ -17,9 +17,7 @@ IMAGES = {
     "a/1.png": ((20, 10), [[0, 0, 20, 10]]),
     "b/0.png": ((20, 20), []),
 }
-VOC = (
-    "<annotation><size><width>{1}</width><height>{0}</height></size>{2}</annotation>"
-)
+VOC = "<annotation><size><width>{1}</width><height>{0}</height></size>{2}</annotation>"
 OBJECT = (
     "<object><bndbox><ymin>{}</ymin><xmin>{}</xmin><ymax>{}</ymax><xmax>{}</xmax>"
     "</bndbox></object>"
