@@ -52,7 +52,11 @@ PURE = {
     *("jax", "flax", "optax", "numpy", "scipy", "jaxtyping"),
 }
 # What is there for TensorFlow alone, and imported only when it is asked for.
-TENSORFLOW = ("delf_jax.export.savedmodel", "delf_jax.export.tf_extraction")
+TENSORFLOW = (
+    "delf_jax.detection.saved_model",
+    "delf_jax.export.savedmodel",
+    "delf_jax.export.tf_extraction",
+)
 FORBIDDEN_CALLS = {
     *("open", "print", "input", "exec", "eval", "breakpoint"),
     *("np.load", "np.save", "np.savez", "np.loadtxt", "np.savetxt", "np.fromfile"),

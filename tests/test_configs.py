@@ -134,6 +134,7 @@ def test_the_configs_that_papers_and_own_photos_need_are_there():
         "delg_r101_gldv1",
         "delg_r101_gldv2clean",
         "gldv2_arcface_r101",
+        "detect_own_boxes",
         "detect_ssd",
         "sfm120k_r101",
         "how_r50",

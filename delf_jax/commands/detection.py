@@ -1,6 +1,8 @@
 """The command that finds landmarks in photos: detect."""
 
 import argparse
+import functools
+from typing import Any
 
 from delf_jax.commands.options import (
     Parser,
@@ -21,6 +23,17 @@ def add_detect_options(parser: Parser) -> None:
     meaning = "of OUT/boxes.csv, OUT/NAME.boxes or OUT/coco.json: "
     parser.add_choice("--format", ("csv", "boxes", "coco"), meaning, default="csv")
     parser.add_json("boxes as JSON")
+
+
+def finder(detector: str | None, folder: str) -> Any:
+    """What finds the boxes of photos and keeps them in `folder`; None without one."""
+    if not detector:
+        return None
+    from delf_jax.detection.detect import open_detector
+    from delf_jax.detection.results import detected_boxes
+
+    model = open_detector(detector)
+    return functools.partial(detected_boxes, out=f"{folder}/boxes", model=model)
 
 
 def run_detect(options: argparse.Namespace) -> int:

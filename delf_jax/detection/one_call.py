@@ -6,11 +6,11 @@ from typing import Any, overload
 
 from delf_jax.detection.detect import (
     Detections,
+    Detector,
     detect_images,
     open_detector,
     select,
 )
-from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.one_call import Errors, as_list, check_errors, is_image
 from delf_jax.files import InputError
 from delf_jax.images import ImageLike
@@ -22,7 +22,7 @@ THRESHOLD = 0.5
 @overload
 def detect(
     images: ImageLike,
-    model: Model | str | os.PathLike,
+    model: Detector | str | os.PathLike,
     *,
     threshold: float = THRESHOLD,
     errors: Errors = "raise",
@@ -32,7 +32,7 @@ def detect(
 @overload
 def detect(
     images: Iterable[ImageLike],
-    model: Model | str | os.PathLike,
+    model: Detector | str | os.PathLike,
     *,
     threshold: float = THRESHOLD,
     errors: Errors = "raise",
@@ -41,7 +41,7 @@ def detect(
 
 def detect(
     images: ImageLike | Iterable[ImageLike],
-    model: Model | str | os.PathLike,
+    model: Detector | str | os.PathLike,
     *,
     threshold: float = THRESHOLD,
     errors: Errors = "raise",
@@ -50,7 +50,7 @@ def detect(
 
     Args:
       images: as `delf_jax.extract` takes them.
-      model: a detector, or its folder.
+      model: a detector, or its folder; also one that the original has released.
       threshold: least score of a box, in [0, 1].
       errors: as of `delf_jax.extract`.
     """

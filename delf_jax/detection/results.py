@@ -6,7 +6,8 @@
     NAME.boxes        as the original stores them; or
     coco.json         as [COCO] has them
 
-NAME is the id of a photo without its extension. Every file is written whole.
+NAME is the id of a photo without its extension. Every file is written whole. An index
+or a store, whose features are of boxes, too, keeps the first file alone.
 """
 
 import collections
@@ -19,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from delf_jax.detection.detect import Detections, detect_images, select
-from delf_jax.extraction.model_folder import Model
+from delf_jax.detection.detect import Detections, Detector, detect_images, select
+from delf_jax.extraction.boxes import RegionBoxes
 from delf_jax.files import InputError, write_bytes, write_json
 from delf_jax.formats import tables
 from delf_jax.formats.delf.boxes import write_boxes
@@ -67,9 +68,9 @@ _FIGURE_QUALITY = 88
 def detect_to_folder(
     found: Sequence[tuple[Id, pathlib.Path]],
     out: str | os.PathLike,
-    model: Model,
-    threshold: float,
-    layout: str = "csv",
+    model: Detector,
+    threshold: float = 0.0,
+    layout: str = "",
     *,
     progress: bool = True,
 ) -> tuple[StoreReport, dict[Id, Detections]]:
@@ -80,12 +81,12 @@ def detect_to_folder(
     boxes of another model.
 
     Args:
-      threshold: least score of a box in figures and files.
-      layout: one of FORMATS.
+      threshold: least score of a box in figures, files and what is returned.
+      layout: one of FORMATS; without, no figures and files are written.
     """
     out = pathlib.Path(out)
     state = _open_state(out / STATE, model)
-    names = dict(zip((id for id, _ in found), _names(state, found, out), strict=True))
+    names = _names(state, found, out) if layout else {}
     images, failed, detected = state["images"], {}, 0
     written = time.monotonic()
     with track("detection", len(found), progress=progress) as advance:
@@ -94,11 +95,11 @@ def detect_to_folder(
                 if isinstance(entry, InputError):
                     failed[id] = str(entry)
                     images.pop(id, None)
-                    _remove(out, names[id])
                 else:
                     detected += entry is not images.get(id)
                     images[id] = entry
-                    _draw(out, names[id], path, entry, threshold)
+                if layout:
+                    _draw(out, names[id], path, images.get(id), threshold)
                 advance()
                 if time.monotonic() - written > _EVERY:
                     write_manifest(out / STATE, state)
@@ -106,14 +107,31 @@ def detect_to_folder(
         finally:
             write_manifest(out / STATE, state)
     chosen = {id: select(_detections(id, x), threshold) for id, x in images.items()}
-    _WRITERS[layout](out, dict(sorted(chosen.items())))
-    asked = names.keys() - failed.keys()
+    if layout:
+        _WRITERS[layout](out, dict(sorted(chosen.items())))
+    asked = {id for id, _ in found} - failed.keys()
     unchanged, kept = len(asked) - detected, len(images) - len(asked)
     report = StoreReport(detected, unchanged, 0, failed, kept=kept)
     return report, {id: chosen[id] for id in sorted(asked)}
 
 
-def to_json(found: Mapping[Id, Detections], model: Model) -> dict[str, Any]:
+def detected_boxes(
+    found: Sequence[tuple[Id, pathlib.Path]],
+    out: str | os.PathLike,
+    model: Detector,
+    *,
+    progress: bool = True,
+) -> RegionBoxes:
+    """All boxes of photos, as extraction takes them; what is known stays in `out`."""
+    _, boxes = detect_to_folder(found, out, model, progress=progress)
+    table: dict[Id, list[Any]] = {
+        id: [np.c_[each.boxes, each.scores].astype(float)] if len(each.scores) else []
+        for id, each in boxes.items()
+    }
+    return RegionBoxes(pathlib.Path(out), table)
+
+
+def to_json(found: Mapping[Id, Detections], model: Detector) -> dict[str, Any]:
     """What --json writes: boxes in pixels by photo, best first."""
     return {
         "model": {"name": model.name, "fingerprint": model.fingerprint},
@@ -129,7 +147,7 @@ def to_json(found: Mapping[Id, Detections], model: Model) -> dict[str, Any]:
     }
 
 
-def _open_state(path: pathlib.Path, model: Model) -> dict[str, Any]:
+def _open_state(path: pathlib.Path, model: Detector) -> dict[str, Any]:
     """What is there, or nothing yet; InputError if another model found it."""
     known = {"name": model.name, "fingerprint": model.fingerprint}
     if not path.exists():
@@ -149,16 +167,17 @@ def _open_state(path: pathlib.Path, model: Model) -> dict[str, Any]:
 
 
 def _names(
-    state: Mapping[str, Any], found: Sequence[tuple[Id, pathlib.Path]], out: Any
-) -> list[str]:
-    """The name of each photo's files, which no other photo's files have."""
-    ids = [id for id, _ in found]
-    others = [id for id in state["images"] if id not in set(ids)]
-    return file_names([*ids, *others], out)[: len(ids)]
+    state: Mapping[str, Any],
+    found: Sequence[tuple[Id, pathlib.Path]],
+    out: pathlib.Path,
+) -> dict[Id, str]:
+    """By id the name of a photo's files, which no other photo's files have."""
+    ids = [*{id: None for id, _ in found} | dict.fromkeys(state["images"])]
+    return dict(zip(ids, file_names(ids, out), strict=True))
 
 
 def _detect(
-    found: Sequence[tuple[Id, pathlib.Path]], model: Model, known: Mapping[Id, Any]
+    found: Sequence[tuple[Id, pathlib.Path]], model: Detector, known: Mapping[Id, Any]
 ) -> Iterator[tuple[Id, pathlib.Path, dict[str, Any] | InputError]]:
     """The entry of each photo, which is the known one where its bytes are the same."""
     waiting: collections.deque[_Photo] = collections.deque()
@@ -223,31 +242,28 @@ def _detections(id: Id, entry: Mapping[str, Any]) -> Detections:
     )
 
 
-def _figure(out: pathlib.Path, name: str) -> pathlib.Path:
-    return out / f"{name}_boxes.jpg"
-
-
 def _draw(
     out: pathlib.Path,
     name: str,
     path: pathlib.Path,
-    entry: dict[str, Any],
+    entry: dict[str, Any] | None,
     threshold: float,
 ) -> None:
-    """Writes the figure of a photo, if it is not there with this threshold."""
-    figure = owned(_figure(out, name))
+    """Writes the figure of a photo, if it is not there with this threshold.
+
+    Without an entry it goes, as does the file that an earlier run has written.
+    """
+    figure = owned(out / f"{name}_boxes.jpg")
+    if entry is None:
+        figure.unlink(missing_ok=True)
+        (out / f"{name}.boxes").unlink(missing_ok=True)
+        return
     if entry.get("drawn") == threshold and figure.exists():
         return
     found = select(_detections(name, entry), threshold)
     drawn = draw_boxes(read_image(path), found.boxes, found.scores)
     write_bytes(figure, encode_jpeg(drawn, quality=_FIGURE_QUALITY))
     entry["drawn"] = float(threshold)
-
-
-def _remove(out: pathlib.Path, name: str) -> None:
-    """What an earlier run has written of a photo that can no longer be read."""
-    for path in (_figure(out, name), out / f"{name}.boxes"):
-        path.unlink(missing_ok=True)
 
 
 def _write_csv(out: pathlib.Path, found: Mapping[Id, Detections]) -> None:

@@ -40,7 +40,7 @@ def open_sources(config: ConfigDict) -> list[loader.ImageSource]:
         if "landmarks" in source:
             source["path"] = draw_landmarks(source, settings.directory, with_boxes)
             if with_boxes:
-                source["boxes"] = source["path"]
+                source["boxes"] = boxes_folder(source["path"])
         elif with_boxes and not source.get("boxes"):
             raise InputError(
                 f"data.sources.{name}.boxes is empty, and loss.detection needs them: "
@@ -67,7 +67,7 @@ def draw_landmarks(
 
     Args:
       drawn: `first`, the seed of the first, how many `landmarks`, `views` of each.
-      with_boxes: beside each view a .boxes file with that of the landmark.
+      with_boxes: also a .boxes file for each view, in `boxes_folder`.
     """
     first, count, views = (drawn[n] for n in ("first", "landmarks", "views"))
     if first + count > landmarks.HELD_OUT:
@@ -78,8 +78,9 @@ def draw_landmarks(
     with track("drawn landmarks", count, "landmark") as advance:
         for seed in range(first, first + count):
             paths = [folder / str(seed) / f"{view}.jpg" for view in range(views)]
-            files = [*paths, *(p.with_suffix(".boxes") for p in paths if with_boxes)]
-            if not all(path.exists() for path in files):
+            boxes = pathlib.Path(boxes_folder(folder), str(seed))
+            files = [boxes / f"{view}.boxes" for view in range(views * with_boxes)]
+            if not all(path.exists() for path in (*paths, *files)):
                 landmark = landmarks.draw_landmark(seed)
                 for number, path in enumerate(paths):
                     view = landmarks.draw_view(landmark, number, DRAWN_SIZE)
@@ -88,9 +89,14 @@ def draw_landmarks(
                     if with_boxes:
                         box = landmarks.box_of(landmark, view)
                         score, index = np.ones(len(box)), np.ones(len(box), np.int32)
-                        write_boxes(path.with_suffix(".boxes"), box, score, index)
+                        write_boxes(files[number], box, score, index)
             advance()
     return str(folder)
+
+
+def boxes_folder(folder: str | pathlib.Path) -> str:
+    """Where the boxes of drawn views are."""
+    return f"{folder}-boxes"
 
 
 def open_batches(
@@ -180,8 +186,8 @@ def view_settings(config: ConfigDict) -> augment.ViewSettings:
     settings = settings_tuple(augment.ViewSettings, config.views, "views")
     if settings.kind not in ("pair", "crop", "tuple", "boxes"):
         raise InputError(
-            f"config.views.kind is {settings.kind!r}: use 'pair', 'crop', 'tuple' or "
-            "'boxes'"
+            f"config.views.kind is {settings.kind!r}: use 'pair', 'crop' or 'tuple', "
+            "or 'boxes' for a detector"
         )
     _check_tuples(config)
     _check_boxes(config)

@@ -136,7 +136,7 @@ def _drawn_part(config: ConfigDict) -> list[loader.ImageSource]:
 
 
 def _check_drawn(config: ConfigDict) -> ConfigDict:
-    """`validation.drawn`; InputError if it is trained on, or not all that is held out."""
+    """`validation.drawn`; InputError if it is trained on, or a dataset named, too."""
     drawn = config.validation.drawn
     if config.validation.dataset:
         raise InputError(
@@ -201,11 +201,10 @@ def precision(held_out: HeldOut, static: Static, variables: Any) -> dict[str, fl
     module, found = _plain(static.module), []
     places = iter(held_out.places.tolist())
     for batch, labels in _batches(held_out):
-        boxes, scores, valid = map(
-            np.asarray, find_boxes(module, static.pixels, variables, batch)
-        )
+        outputs = find_boxes(module, static.pixels, variables, batch)
+        boxes, scores, _ = map(np.asarray, outputs)
         for row, (source, image) in zip(range(len(labels)), places, strict=False):
-            kept, truth = valid[row], held_out.sources[source][image]["boxes"]
+            kept, truth = scores[row] > 0, held_out.sources[source][image]["boxes"]
             found.append(detection.Found(boxes[row][kept], scores[row][kept], truth))
     return detection.average_precision(found)
 

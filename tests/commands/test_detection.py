@@ -5,6 +5,7 @@ import json
 import pytest
 
 from delf_jax import cli
+from delf_jax.store.feature_store import open_store
 from tests.helpers.detectors import save_random
 
 
@@ -31,6 +32,41 @@ def test_photos_are_detected_and_extraction_takes_the_boxes(
     store = f"--out={tmp_path / 'store'}"
     status, printed = run("extract", photos, store, f"--boxes={out / 'boxes.csv'}")
     assert status == 0 and "4 extracted" in printed
+
+
+def test_an_index_has_features_of_the_boxes_that_are_detected(
+    run, photos, detector, tmp_path, capsys
+):
+    folder, detect = tmp_path / "index", f"--detect={detector}"
+    few = "--config.extraction.max_boxes=3"
+    arguments = ["index", photos, f"--index={folder}", few]
+    low = "--config.extraction.box_threshold=0.01"
+    status, printed = run(*arguments, low, detect)
+    assert status == 0 and "4 extracted" in printed
+    store = open_store(folder / "store")
+    assert store.manifest["with_boxes"]
+    known = json.loads((folder / "boxes" / "detections.json").read_text())["images"]
+    for id, features in zip(store.ids, store, strict=True):
+        assert len(features.regions.counts) == 1 + min(len(known[id]["scores"]), 3)
+    assert [p.name for p in (folder / "boxes").iterdir()] == ["detections.json"]
+    status, printed = run(*arguments, low, detect)
+    assert status == 0 and "0 extracted, 4 unchanged" in printed
+    status, printed = run("search", photos / "0.png", f"--index={folder}", low, few)
+    assert status == 0 and "1.png" in printed
+    capsys.readouterr()
+    assert run(*arguments, low)[0] == 2
+    run("features", folder / "store", tmp_path / "delf", "--to=delf", model=False)
+    mapping = (tmp_path / "delf" / "index_mapping.csv").read_text().splitlines()
+    assert mapping[:3] == ["name,index_image_id,box_id", "0,0,-1", "0_0,0,0"]
+
+
+def test_extraction_takes_the_boxes_of_a_detector(run, photos, detector, tmp_path):
+    arguments = ["extract", photos, f"--out={tmp_path / 'store'}"]
+    status, printed = run(*arguments, f"--detect={detector}")
+    assert status == 0 and "4 extracted" in printed
+    assert open_store(tmp_path / "store").manifest["with_boxes"]
+    for more in (f"--boxes={tmp_path}", "--part=0/2"):
+        assert run(*arguments, f"--detect={detector}", more)[0] == 2
 
 
 def test_what_cannot_be_is_one_sentence(photos, detector, tiny_model, tmp_path, capsys):
