@@ -114,9 +114,9 @@ def open_sources(
         if source.get("boxes"):
             boxes = read_boxes(source["boxes"], records)
             kept = [record for record in records if record.id in boxes]
-            if left := len(records) - len(kept):
-                images = format_count(left, "image")
-                failures.append(f"{images} of {name}: not in {source['boxes']}")
+            if unnamed := len(records) - len(kept):
+                without = f"{format_count(unnamed, 'image')} of {name}"
+                failures.append(f"{without}: not in {source['boxes']}")
             records = kept
         nameless = {"", *listed["unlabelled"]}
         # By name, and landmarks by number: their labels ascend with their ids.

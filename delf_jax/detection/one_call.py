@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from delf_jax.detection.detect import (
     Detections,
@@ -20,12 +20,12 @@ THRESHOLD = 0.5
 
 
 @overload
-def detect(
+def detect(  # type: ignore[overload-overlap]  # A path is also a string.
     images: ImageLike,
     model: Detector | str | os.PathLike,
     *,
     threshold: float = THRESHOLD,
-    errors: Errors = "raise",
+    errors: Literal["raise"] = "raise",
 ) -> Detections: ...
 
 
@@ -35,8 +35,18 @@ def detect(
     model: Detector | str | os.PathLike,
     *,
     threshold: float = THRESHOLD,
-    errors: Errors = "raise",
+    errors: Literal["raise"] = "raise",
 ) -> list[Detections]: ...
+
+
+@overload
+def detect(
+    images: ImageLike | Iterable[ImageLike],
+    model: Detector | str | os.PathLike,
+    *,
+    threshold: float = THRESHOLD,
+    errors: Errors,
+) -> Any: ...
 
 
 def detect(
@@ -56,7 +66,7 @@ def detect(
     """
     check_errors(errors)
     check_threshold(threshold)
-    results = []
+    results: list[Detections | InputError] = []
     for found in detect_images(open_detector(model), as_list(images)):
         if isinstance(found, InputError):
             if errors == "raise":

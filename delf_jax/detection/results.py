@@ -11,7 +11,6 @@ or a store, whose features are of boxes, too, keeps the first file alone.
 """
 
 import collections
-import hashlib
 import os
 import pathlib
 import time
@@ -22,7 +21,7 @@ import numpy as np
 
 from delf_jax.detection.detect import Detections, Detector, detect_images, select
 from delf_jax.extraction.boxes import RegionBoxes
-from delf_jax.files import InputError, write_bytes, write_json
+from delf_jax.files import InputError, sha256_of, write_bytes, write_json
 from delf_jax.formats import tables
 from delf_jax.formats.delf.boxes import write_boxes
 from delf_jax.image_files import open_file
@@ -214,8 +213,8 @@ class _Photo(NamedTuple):
 
 def _look_at(id: Id, path: pathlib.Path, known: Mapping[str, Any] | None) -> _Photo:
     try:
-        with open_file(path) as (file, _):
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        with open_file(path):  # A FIFO is not waited for.
+            sha256 = sha256_of(path)
     except InputError as error:
         return _Photo(id, path, "", error)
     same = known is not None and known["sha256"] == sha256

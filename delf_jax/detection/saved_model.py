@@ -39,7 +39,7 @@ def open_saved_detector(path: str | os.PathLike) -> SavedDetector:
         ) from None
     try:
         pruned = tf.saved_model.load(str(path)).prune(_INPUT, list(_OUTPUTS))
-    except (AttributeError, KeyError, ValueError, tf.errors.OpError) as error:
+    except (AttributeError, KeyError, OSError, ValueError, tf.errors.OpError) as error:
         names = ", ".join(name.removesuffix(":0") for name in (_INPUT, *_OUTPUTS))
         raise InputError(
             f"{path}: no detector as the original's, which has the tensors {names} "

@@ -24,7 +24,7 @@ def draw_boxes(
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     draw, thickness = ImageDraw.Draw(picture), max(1, round(max(picture.size) / 250))
-    font = ImageFont.load_default(size=max(8, round(max(picture.size) / 45)))
+    font = ImageFont.load_default(size=max(11, round(max(picture.size) / 45)))
     edge = np.array([height - 1, width - 1] * 2)
     for place in reversed(range(len(boxes))):
         colour = COLOURS[place % len(COLOURS)]
