@@ -126,7 +126,7 @@ def _parser() -> options.Parser:
         action=completion.PrintCompletion,
         choices=("bash", "zsh"),
         metavar="SHELL",
-        help="print a script for bash or zsh that completes commands and options",
+        help="print a script for bash or zsh that completes commands",
     )
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
@@ -158,7 +158,7 @@ COMMANDS = {
     "detect": Command(
         "find landmarks in photos: boxes, drawn and as files",
         "detect photos --out=boxes --model=runs/ssd/model\n"
-        "detect photos --out=boxes --model=ssd --threshold=0.1 --format=boxes",
+        "detect a.jpg --out=boxes --model=ssd --format=coco",
         detection.add_detect_options,
         detection.run_detect,
     ),
