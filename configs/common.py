@@ -35,8 +35,8 @@ RANGES = {
     "init_from": str,
     "init_partial": bool,
     "train_only": ("", "descriptors", "attention", "backbone"),
-    "model.name": ("delf", "delg", "global", "how"),
-    "model.backbone": ("resnet", "compact", "efficientnet_lite2"),
+    "model.name": ("delf", "delg", "global", "how", "ssd"),
+    "model.backbone": ("resnet", "compact", "efficientnet_lite2", "mobilenet_v2"),
     "model.depth": (18, 22, 26, 50, 101),
     "model.width": range(1, 2**12),
     "model.layout": ("v1.5", "v1", "keras", "slim"),
@@ -49,12 +49,14 @@ RANGES = {
     "model.gem_power": "(0, 1000]",
     "model.learn_power": bool,
     "model.pooling": ("gem", "spoc", "mac"),
+    "model.image_size": range(32, 2**13),
     "data.directory": str,
     "data.max_side": SIDE,
     "data.threads": range(1, 2**10),
     "data.sources.*.path": str,
     "data.sources.*.images": str,
     "data.sources.*.label_column": str,
+    "data.sources.*.boxes": str,
     "data.sources.*.split": ("", "train", "validation"),
     "data.sources.*.holdout": [str, ...],
     "data.sources.*.unlabelled": [str, ...],
@@ -64,7 +66,7 @@ RANGES = {
     "data.sources.*.views": range(1, 10**6),
     "data.exclude": str,
     "data.on_device": bool,
-    "views.kind": ("pair", "crop", "tuple"),
+    "views.kind": ("pair", "crop", "tuple", "boxes"),
     "views.size": range(32, 2**13),
     "views.resolutions": ["[16, 1e5]", "[16, 1e5]"],
     "views.zoom": "[0, 2]",
@@ -92,6 +94,7 @@ RANGES = {
     "loss.similarity_distillation": NONNEGATIVE,
     "loss.correspondence": NONNEGATIVE,
     "loss.matchability": NONNEGATIVE,
+    "loss.detection": NONNEGATIVE,
     "loss.margin_kind": ("arcface", "cosface"),
     "loss.margin": "[0, 3.15)",
     "loss.rare_margin": "[0, 3.15)",
@@ -107,6 +110,7 @@ RANGES = {
     "loss.ignore_radius": NONNEGATIVE,
     "loss.query_step": POSITIVE,
     "loss.descriptors_train_backbone": bool,
+    "loss.anchors": ("focal", "mined"),
     "teacher.model": str,
     "teacher.stages": [str, ...],
     "teacher.dimension": range(1, 2**16),
@@ -165,8 +169,8 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict(
         {
-            # Or "delf", "global", "how": configs/delf_r50_gldv1_descriptors.py,
-            # gldv2_arcface_r101.py and how_r50.py have their fields.
+            # Or "delf", "global", "how", "ssd": configs/delf_r50_gldv1_descriptors.py,
+            # gldv2_arcface_r101.py, how_r50.py and detect_ssd.py have their fields.
             "name": "delg",
             # Or "compact": one size, so without depth, width and layout, as in
             # configs/delg_tiny.py.
@@ -194,7 +198,8 @@ def get_config() -> ConfigDict:
     # "gldv2/train-*-of-*"), images (folder of a CSV's images), label_column, split
     # ("train" or "validation", a fifth of each class), holdout (classes left out),
     # unlabelled (names that are no class), weight (share of the examples). Or, to draw
-    # landmarks: first (seed), landmarks, views (of each), weight.
+    # landmarks: first (seed), landmarks, views (of each), weight. For loss.detection
+    # also boxes: CSV of detect, COCO's .json, folder of .boxes or of VOC's .xml files.
     config.data.sources = ConfigDict()
     # A file of class names, one a line, to leave out of all sources: landmarks that the
     # test shows, too.
@@ -202,18 +207,21 @@ def get_config() -> ConfigDict:
 
     # What is seen of an image; the fields are those of ViewSettings, data/augment.py.
     config.views = ConfigDict()
-    # Two views of it; or "crop", one; or "tuple", whole images: see config.tuples.
+    # Two views of it; or "crop", one; or "tuple", whole images: see config.tuples; or
+    # "boxes", one with its boxes, for loss.detection.
     config.views.kind = "pair"
     config.views.size = 321  # pixels.
     # Of a pair.
     config.views.resolutions = (220.0, 800.0)  # pixels, long side of the whole image.
-    config.views.zoom = 0.25  # log of the ratio between the views, standard deviation.
+    # Log of the ratio between the views, standard deviation; of boxes: of how much more
+    # than a crop is seen.
+    config.views.zoom = 0.25
     config.views.rotation = 0.15  # radians, standard deviation.
     config.views.shear = 0.08
     config.views.perspective = 0.12
     config.views.shift = 0.15  # of the view's side.
     config.views.colour = 1.0  # 0: none.
-    # Of a crop; with colour 0 and flip False as in [DELF] and [DELG].
+    # Of a crop and of boxes; with colour 0 and flip False as in [DELF] and [DELG].
     config.views.area = (0.08, 1.0)  # shares of the image's.
     config.views.aspect = (0.75, 1.3333333333333333)  # width / height.
     config.views.flip = False  # every second crop.
@@ -241,6 +249,7 @@ def get_config() -> ConfigDict:
     config.loss.similarity_distillation = 0.0
     config.loss.correspondence = 0.0
     config.loss.matchability = 0.0
+    config.loss.detection = 0.0  # of a detector's anchors and their boxes.
     config.loss.margin_kind = "arcface"  # or "cosface": of the weight loss.arcface.
     config.loss.margin = 0.1  # ArcFace: radians; CosFace: of the cosine.
     # Of the rarest class; the others' lie between, by the number of their images. 0:
@@ -260,6 +269,7 @@ def get_config() -> ConfigDict:
     config.loss.query_step = 1  # every how many cells of a first view one is matched.
     # False, as in [DELG]: local descriptors only train their own reduction.
     config.loss.descriptors_train_backbone = False
+    config.loss.anchors = "focal"  # or "mined": of those without a box the hardest.
 
     config.teacher = ConfigDict()
     config.teacher.model = ""  # folder of the model that teaches.

@@ -4,7 +4,9 @@
     python main.py reproduce --config=configs/d2r_asmk.py --data=data
 
 As configs/delf_asmk.py, and each dataset's folder holds boxes.csv, the boxes of its
-index photos with a score of 0.1 and more. The paper, mAP in per cent, medium / hard:
+index photos with a score of 0.1 and more, as `detect jpg --threshold=0.1` writes it
+with the original's detector, d2r_frcnn_20190411, or one of ours. The paper, mAP in per
+cent, medium / hard:
 
                         ROxford      RParis       ROxford+R1M  RParis+R1M
     R-ASMK*             73.3 / 47.6

@@ -5,6 +5,7 @@
     build_index(images)       an index in memory, or at path=; .search(image), .add, ...
     open_index(path)          an index that was built before
     evaluate(dataset, index)  rankings of a dataset with ground truth, scored
+    detect(images, model)     boxes of landmarks in an image, or in each of many
     load_model(folder)        a model; without a folder the bundled one
     settings_for(model)       its settings of extraction, some replaced by name
     open_store(path)          features that `extract` of the command line wrote
@@ -29,6 +30,7 @@ _MODULES = {
     "Features": "features",
     "InputError": "files",
     "build_index": "search.photo_search",
+    "detect": "detection.one_call",
     "draw_matches": "report.figures",
     "evaluate": "evaluation.one_call",
     "extract": "extraction.one_call",
@@ -41,6 +43,7 @@ _MODULES = {
 }
 
 if typing.TYPE_CHECKING:
+    from delf_jax.detection.one_call import detect as detect
     from delf_jax.evaluation.one_call import evaluate as evaluate
     from delf_jax.extraction.model_folder import load_model as load_model
     from delf_jax.extraction.one_call import extract as extract

@@ -15,6 +15,7 @@ from delf_jax import __version__, progress
 from delf_jax.commands import (
     completion,
     data,
+    detection,
     evaluation,
     extraction,
     gldv2,
@@ -127,7 +128,7 @@ def _parser() -> options.Parser:
         action=completion.PrintCompletion,
         choices=("bash", "zsh"),
         metavar="SHELL",
-        help="print a script for bash or zsh that completes commands and options",
+        help="print a script for bash or zsh that completes commands",
     )
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
@@ -155,6 +156,13 @@ COMMANDS = {
         "extract a --out=b --config.extraction.max_features=500",
         extraction.add_extract_options,
         extraction.run_extract,
+    ),
+    "detect": Command(
+        "find landmarks in photos: boxes, drawn and as files",
+        "detect photos --out=boxes --model=runs/ssd/model\n"
+        "detect a.jpg --out=boxes --model=ssd --format=coco",
+        detection.add_detect_options,
+        detection.run_detect,
     ),
     "index": Command(
         "index photos for search, or add and remove some",

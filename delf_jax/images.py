@@ -132,6 +132,20 @@ def decode_image(
             return _upright_rgb(image, data if data.startswith(jpeg.START) else None)
 
 
+def read_size(path: str | os.PathLike) -> tuple[int, int]:
+    """(height, width) of the image that `read_image` gives, by its header alone.
+
+    InputError, naming the file, if it is no image.
+    """
+    with image_files.open_file(path) as (file, size):
+        try:
+            with _decoding(), _open(file.read(size + 1)) as image:
+                turned = _orientation(image) >= 5  # by a quarter
+                return image.size if turned else image.size[::-1]
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+
 def encode_jpeg(image: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:
     """The bytes of a JPEG file."""
     return simplejpeg.encode_jpeg(

@@ -296,4 +296,4 @@ def _lines(description: str, total: int, unit: str) -> Callable[..., None]:
 def _plural(unit: str) -> str:
     if unit.endswith("y"):
         return f"{unit[:-1]}ies"
-    return f"{unit}es" if unit.endswith(("ch", "s")) else f"{unit}s"
+    return f"{unit}es" if unit.endswith(("ch", "s", "x")) else f"{unit}s"

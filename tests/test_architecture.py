@@ -17,12 +17,13 @@ ARROWS = {
     "demo": "search index store extraction synthetic report retrieval",
     "serve": "search index extraction report",
     "inspection": "training conversion index store extraction formats",
-    "training": "evaluation data extraction report synthetic formats losses models "
-    "retrieval",
+    "training": "evaluation detection data extraction report synthetic formats losses "
+    "models retrieval",
     "gldv2": "evaluation search index store extraction formats retrieval",
     "evaluation": "search index store extraction report formats retrieval",
     "search": "index store extraction report formats retrieval",
     "index": "store extraction formats retrieval",
+    "detection": "store extraction report formats models",
     "store": "extraction formats",
     "export": "extraction models",
     "conversion": "extraction formats models",
@@ -51,7 +52,11 @@ PURE = {
     *("jax", "flax", "optax", "numpy", "scipy", "jaxtyping"),
 }
 # What is there for TensorFlow alone, and imported only when it is asked for.
-TENSORFLOW = ("delf_jax.export.savedmodel", "delf_jax.export.tf_extraction")
+TENSORFLOW = (
+    "delf_jax.detection.saved_model",
+    "delf_jax.export.savedmodel",
+    "delf_jax.export.tf_extraction",
+)
 FORBIDDEN_CALLS = {
     *("open", "print", "input", "exec", "eval", "breakpoint"),
     *("np.load", "np.save", "np.savez", "np.loadtxt", "np.savetxt", "np.fromfile"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from delf_jax.config import run_config
+from delf_jax.data.augment import MOST_BOXES
 from delf_jax.data.device_views import PhotoStore
 from delf_jax.data.teacher import Targets, load_teacher, maps_of
 from delf_jax.training import inputs
@@ -44,7 +45,7 @@ def batch_of(config):
             "label": shape(np.int32, 2),
         }
     side = config.views.size
-    views = {"pair": 2, "crop": 1, "tuple": 2 + config.tuples.negatives}
+    views = {"pair": 2, "crop": 1, "boxes": 1, "tuple": 2 + config.tuples.negatives}
     count = views[config.views.kind]
     batch = {
         "image": shape(np.uint8, 2, count, side, side, 3),
@@ -52,6 +53,9 @@ def batch_of(config):
     }
     if config.views.kind == "tuple":
         batch["size"] = shape(np.int32, 2, count, 2)
+    if config.views.kind == "boxes":
+        batch["boxes"] = shape(np.float32, 2, MOST_BOXES, 4)
+        batch["valid"] = shape(np.bool_, 2, MOST_BOXES)
     if config.views.kind == "pair":
         cells = side // inputs.view_settings(config).cell_stride
         batch["coordinates"] = shape(np.float32, 2, count, cells, cells, 2)
@@ -80,6 +84,8 @@ def test_a_config_makes_a_model_that_takes_a_step(name, monkeypatch, tmp_path):
     """In shapes alone: nothing is computed, whatever the size."""
     config = read_training_config(FOLDER / f"{name}.py")
     config.views.size = 64
+    if "image_size" in config.model:
+        config.model.image_size = 64
     if inputs.teaches(config):
         make_narrow(monkeypatch)  # its full size is told by its own tests.
         config.teacher.model = save_lite(tmp_path / "teacher")
@@ -128,6 +134,8 @@ def test_the_configs_that_papers_and_own_photos_need_are_there():
         "delg_r101_gldv1",
         "delg_r101_gldv2clean",
         "gldv2_arcface_r101",
+        "detect_own_boxes",
+        "detect_ssd",
         "sfm120k_r101",
         "how_r50",
         "template_own_folder",

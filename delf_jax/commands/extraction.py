@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from delf_jax.commands.detection import finder
 from delf_jax.commands.options import (
     Parser,
     model_and_settings,
@@ -26,6 +27,7 @@ def add_extract_options(parser: Parser) -> None:
         help="features of boxes, too: a CSV of image,y_min,x_min,y_max,x_max[,score] "
         "in pixels, or a folder of .boxes files",
     )
+    parser.add_detect()
     parser.add_part()
     parser.add_prune()
     parser.add_settings()
@@ -36,12 +38,19 @@ def run_extract(options: argparse.Namespace) -> int:
     from delf_jax.image_files import find_images
     from delf_jax.store import feature_store
 
+    if options.detect and (options.boxes or options.part):
+        raise InputError(
+            "--detect goes without --boxes and --part: run detect first, and give what "
+            "it has written as --boxes"
+        )
     found = find_images(options.paths)
     boxes = None
     if options.boxes:
         boxes = open_boxes(options.boxes)
         print(format_coverage(boxes, [id for id, _ in found]))
     model, settings = model_and_settings(options, options.out)
+    if find := finder(options.detect, options.out):
+        boxes = find(found)
     report = feature_store.extract_to_store(
         found,
         options.out,

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from delf_jax.commands.detection import finder
 from delf_jax.commands.options import (
     Parser,
     model_and_settings,
@@ -22,6 +23,7 @@ def add_index_options(parser: Parser) -> None:
     parser.add_value("--add", "PATH", "images to add", nargs="+")
     parser.add_value("--remove", "ID", "images to remove", nargs="+")
     parser.add_value("--root", "DIR", "where the folder of its images is now")
+    parser.add_detect()
     parser.add_prune()
     parser.add_settings()
 
@@ -35,6 +37,8 @@ def run_index(options: argparse.Namespace) -> int:
         raise InputError(
             "index: give photos to index, or --add, --remove, --root or --prune"
         )
+    if options.detect and not (options.paths or options.add):
+        raise InputError("--detect goes with photos to index, or with --add")
     if options.prune and (options.remove or options.root):
         raise InputError("--prune: use it alone, with photos to index, or with --add")
     if options.paths or options.add:
@@ -56,7 +60,8 @@ def _index_photos(options: argparse.Namespace) -> int:
     model, settings = model_and_settings(options, options.index)
     change = photo_index.add_images if options.add else photo_index.make_index
     paths = options.add or options.paths
-    report = change(paths, options.index, model, settings)
+    find = finder(options.detect, options.index)
+    report = change(paths, options.index, model, settings, find_regions=find)
     if report.kept:
         gone, away = _print_absent(options.index, prune=options.prune)
         if options.prune:

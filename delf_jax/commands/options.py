@@ -80,6 +80,10 @@ class Parser(argparse.ArgumentParser):
         meaning = "visual words of ASMK*; kept with the index"
         self.add_value("--codebook", "DIR", meaning)
 
+    def add_detect(self) -> None:
+        meaning = "features of boxes, too, which this detector finds; kept in "
+        self.add_value("--detect", "DIR", f"{meaning}boxes/")
+
     def add_settings(self) -> None:
         """The options that `model_and_settings` reads."""
         files = "a file of configs/, or a .pbtxt of DELF"

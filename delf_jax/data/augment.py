@@ -1,4 +1,4 @@
-"""What a training sees of an image: two views of it, or a random crop.
+"""What a training sees of an image: two views of it, a random crop, or its boxes.
 
 A view is a homography (zoom, rotation, shear, perspective) of the image and a change
 of colour, blur and noise; a crop is a box of it, as the released code draws them.
@@ -14,10 +14,15 @@ import numpy as np
 import simplejpeg
 from jaxtyping import Float, UInt8
 
+from delf_jax.images import resize_image
+
 OUTSIDE = -1e5  # coordinates, times 1 or 2, of cells that look past the image's border.
 # Boxes are drawn again until one covers this share of the image, a hundred times at
 # most; then it is the whole image. Of the released code, as the draws themselves.
 _LEAST_COVERED, _ATTEMPTS = 0.1, 100
+# Boxes of a view, of whose areas at least this share is seen; more are the smaller.
+MOST_BOXES, _LEAST_SEEN = 32, 0.3
+_GREY = (128, 128, 128)  # beside an image
 
 Box = tuple[int, int, int, int]
 
@@ -27,7 +32,8 @@ class ViewSettings(NamedTuple):
 
     kind: str = "pair"
     """two views by `views`, or "crop", one by `crop`, which alone has the last three
-    fields and no others but size and colour"""
+    fields and no others but size and colour; or "boxes", one by `boxed`, which has
+    these and zoom"""
     size: int = 192
     cell_stride: int = 16
     cell_offset: float = 0.0  # centre of the first cell of the map.
@@ -101,6 +107,66 @@ def crop(
         view = np.ascontiguousarray(view[:, ::-1])
     view = recolour(view, rng, settings.colour)
     return {"image": view[None], "label": np.int32(example["label"])}
+
+
+def boxed(
+    example: dict, rng: np.random.Generator, settings: ViewSettings
+) -> dict[str, Any]:
+    """A part of `example["image"]`, or all of it on grey, squeezed to a square.
+
+    Returns:
+      image uint8 [1, S, S, 3]; boxes f32 [32, 4], those of `example["boxes"]` (in parts
+      of the image) that are seen, in parts of the view; valid bool [32], which of them
+      are no padding; label int32.
+    """
+    image, size = example["image"], settings.size
+    box = np.array(draw_box(rng, image.shape[:2], settings), float)
+    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
+    half *= np.exp(abs(rng.normal(0, settings.zoom)))
+    low, high = np.round(centre - half).astype(int), np.round(centre + half).astype(int)
+    high = np.maximum(high, low + 1)
+    view = resize_image(_window(image, low, high), (size, size))
+    boxes = _seen_boxes(example["boxes"], image.shape[:2], low, high)
+    if settings.flip and rng.random() < 0.5:
+        view = np.ascontiguousarray(view[:, ::-1])
+        boxes = np.stack(
+            [boxes[:, 0], 1 - boxes[:, 3], boxes[:, 2], 1 - boxes[:, 1]], axis=1
+        )
+    padded = np.zeros((MOST_BOXES, 4), np.float32)
+    padded[: len(boxes)] = boxes
+    return {
+        "image": recolour(view, rng, settings.colour)[None],
+        "boxes": padded,
+        "valid": np.arange(MOST_BOXES) < len(boxes),
+        "label": np.int32(example["label"]),
+    }
+
+
+def _window(
+    image: UInt8[np.ndarray, "H W 3"], low: np.ndarray, high: np.ndarray
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels from `low` to `high` (y, x), grey where there is no image."""
+    before = np.maximum(-low, 0)
+    after = np.maximum(high - image.shape[:2], 0)
+    inside = image[max(low[0], 0) : high[0], max(low[1], 0) : high[1]]
+    borders = int(before[0]), int(after[0]), int(before[1]), int(after[1])
+    return cv2.copyMakeBorder(inside, *borders, cv2.BORDER_CONSTANT, value=_GREY)
+
+
+def _seen_boxes(
+    boxes: Float[np.ndarray, "N 4"],
+    size: tuple[int, int],
+    low: np.ndarray,
+    high: np.ndarray,
+) -> Float[np.ndarray, "M 4"]:
+    """Boxes of an image, as far as a window shows them, in parts of the window."""
+    moved = boxes * [*size, *size] - [*low, *low]
+    moved /= np.array([*(high - low)] * 2)
+    seen = np.clip(moved, 0, 1)
+    whole, left = ((b[:, 2:] - b[:, :2]).prod(axis=1) for b in (moved, seen))
+    kept = np.flatnonzero((left > 0) & (left >= _LEAST_SEEN * whole))
+    largest = kept[np.argsort(-left[kept], kind="stable")][:MOST_BOXES]
+    return seen[np.sort(largest)]
 
 
 def draw_box(

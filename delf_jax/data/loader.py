@@ -6,13 +6,14 @@ batches.
 
 import collections
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
 
 from delf_jax.data import prepare
+from delf_jax.data.boxes import read_boxes
 from delf_jax.data.image_lists import classes_without_images, list_records
 from delf_jax.files import InputError, decode_name
 from delf_jax.progress import format_count
@@ -39,16 +40,21 @@ class ImageSource:
     classes: dict[str, int]
     counts: Sequence[int] = ()
     """listed images of each class"""
+    boxes: Mapping[str, np.ndarray] | None = None
+    """by id, in parts of the image; without, examples have none"""
 
     def __len__(self) -> int:
         return len(self.encoded)
 
     def __getitem__(self, index: int) -> dict:
         example = self.encoded[int(index)]
+        id = decode_name(example["id"])
+        boxes = {} if self.boxes is None else {"boxes": self.boxes[id]}
         return {
-            "id": f"{self.name}/{decode_name(example['id'])}",
+            "id": f"{self.name}/{id}",
             "encoded": bytes(example["image"]),
             "label": self.classes.get(decode_name(example["label"]), UNLABELLED),
+            **boxes,
         }
 
     def identifier(self, index: int) -> str:
@@ -69,8 +75,9 @@ def open_sources(
 
     Args:
       settings: by name: `path`, `images`, `label_column`, `split` of `list_records`,
-        `holdout`, the class names to leave out, and `unlabelled`, those whose images
-        have nothing in common.
+        `holdout`, the class names to leave out, `unlabelled`, those whose images
+        have nothing in common, and `boxes`, a file or folder of some, which names the
+        images to take.
       max_side: of a stored image, in pixels.
       part: of the datasets, that is prepared; see `prepare.prepare`.
       exclude: class names to leave out of all sources; InputError if none has any.
@@ -103,6 +110,14 @@ def open_sources(
             failures.append(f"{left} of {name}, by data.exclude")
             records, found = kept, found | seen
         records = [r for r in records if str(r.label) not in listed["holdout"]]
+        boxes = None
+        if source.get("boxes"):
+            boxes = read_boxes(source["boxes"], records)
+            kept = [record for record in records if record.id in boxes]
+            if unnamed := len(records) - len(kept):
+                without = f"{format_count(unnamed, 'image')} of {name}"
+                failures.append(f"{without}: not in {source['boxes']}")
+            records = kept
         nameless = {"", *listed["unlabelled"]}
         # By name, and landmarks by number: their labels ascend with their ids.
         labelled = sorted({r.label for r in records if str(r.label) not in nameless})
@@ -116,7 +131,7 @@ def open_sources(
         failures += prepared.failures.values()
         images = collections.Counter(str(record.label) for record in records)
         counts = [images[label] for label in classes]
-        sources.append(ImageSource(name, prepared.images, classes, counts))
+        sources.append(ImageSource(name, prepared.images, classes, counts, boxes))
     if excluded and not found:
         raise InputError("data.exclude: no source has a class of any of these names")
     return sources, failures

@@ -134,7 +134,7 @@ def boxes_of(
     weakest, if there are too many. As in the released code they are rounded outwards;
     what lies outside of the image is cut off. InputError if nothing is left of one.
     """
-    found = _find(boxes, id, size)
+    found = find_boxes(boxes, id, size)
     kept = np.flatnonzero(np.float32(found[:, 4]) >= np.float32(settings.box_threshold))
     best = kept[np.argsort(-found[kept, 4], kind="stable")][: settings.max_boxes]
     rows = found[np.sort(best), :4]
@@ -150,10 +150,10 @@ def boxes_of(
     return np.concatenate([low, high], axis=1).astype(np.float32)
 
 
-def _find(
+def find_boxes(
     boxes: RegionBoxes, id: str, size: tuple[int, int]
 ) -> Float[np.ndarray, "R 5"]:
-    """All boxes of an image in pixels, and their scores."""
+    """All boxes of an image of (height, width) in pixels, and their scores."""
     found = [_read(source, size) for source in boxes.table.get(id, [])]
     return np.concatenate([np.zeros((0, 5)), *found])
 

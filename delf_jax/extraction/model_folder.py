@@ -31,7 +31,12 @@ from delf_jax.manifests import (
     read_manifest,
     write_manifest,
 )
-from delf_jax.models.architecture import build, expected_shapes, fold_batch_norm
+from delf_jax.models.architecture import (
+    DETECTORS,
+    build,
+    expected_shapes,
+    fold_batch_norm,
+)
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -75,6 +80,11 @@ class Model(NamedTuple):
         """Whether the network has a branch of global descriptors."""
         return hasattr(self.module, "global_dimension")
 
+    @property
+    def is_detector(self) -> bool:
+        """Whether the network gives boxes, and no features."""
+        return self.config.get("architecture", {}).get("name") in DETECTORS
+
     def __repr__(self) -> str:
         module = self.module
         millions = sum(x.size for x in jax.tree.leaves(self.variables)) / 1e6
@@ -87,6 +97,8 @@ class Model(NamedTuple):
         elif self.has_global:
             dimension = self._dimension("global_pca", module.global_dimension, "block4")
             gives.append(f"a global descriptor of {dimension}")
+        if self.is_detector:
+            gives.append(f"boxes of landmarks, from {module.image_size} pixels")
         return (
             f"{self.name}: {type(module).__name__}, {module.backbone.title}\n"
             f"{millions:.1f} million parameters, fingerprint {self.fingerprint[:8]}\n"

@@ -114,8 +114,14 @@ ADDED = (
 def settings_for(model: Any, **overrides: Any) -> ExtractionSettings:
     """The settings that a model was made for, with some of them replaced.
 
-    InputError, naming the field, if one is misspelt or out of range.
+    InputError, naming the field, if one is misspelt or out of range; and for a model
+    that finds landmarks, which has no features.
     """
+    if model.is_detector:
+        raise InputError(
+            f"model {model.name} is a detector, which gives boxes and no features: use "
+            "it with detect, and another model here"
+        )
     values = {**model.config.get("extraction", {}), **overrides}
     if model.global_model is None:
         return make_settings(values)

@@ -12,9 +12,10 @@ A photo whose file is absent stays: its drive may be. It is forgotten by name, o
 import os
 import pathlib
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from delf_jax.extraction.boxes import RegionBoxes
 from delf_jax.extraction.model_folder import CONFIG, Model
 from delf_jax.extraction.one_call import ModelLike, open_model
 from delf_jax.extraction.settings import ExtractionSettings
@@ -39,6 +40,8 @@ from delf_jax.store.writer import open_manifest
 _LISTED = 10
 
 Paths = Iterable[str | os.PathLike]
+# From (id, path) of photos to their boxes.
+FindRegions = Callable[[Sequence[tuple[str, pathlib.Path]]], RegionBoxes]
 
 
 class Index(NamedTuple):
@@ -98,11 +101,15 @@ def make_index(
     model: Model,
     settings: ExtractionSettings,
     *,
+    find_regions: FindRegions | None = None,
     progress: bool = True,
 ) -> StoreReport:
     """Indexes images and folders; what is there already and unchanged is kept.
 
     So are photos whose file is absent. InputError for an index of another folder.
+
+    Args:
+      find_regions: gives the boxes of photos, whose features are indexed, too.
     """
     found = find_images(paths)
     image, path = found[0]
@@ -117,7 +124,9 @@ def make_index(
                 "folder for another index"
             )
     directory = pathlib.Path(directory)
-    return _update(found, directory, root, model, settings, True, progress)
+    return _update(
+        found, directory, root, model, settings, True, find_regions, progress
+    )
 
 
 def add_images(
@@ -126,14 +135,17 @@ def add_images(
     model: Model,
     settings: ExtractionSettings,
     *,
+    find_regions: FindRegions | None = None,
     progress: bool = True,
 ) -> StoreReport:
-    """Adds images and folders from anywhere to an index."""
+    """Adds images and folders from anywhere to an index; see `make_index`."""
     index = open_index(directory)
     check_model(index, model, settings)
     found = find_images(paths)
     directory, root = index.directory, index.places.root
-    return _update(found, directory, root, model, settings, False, progress)
+    return _update(
+        found, directory, root, model, settings, False, find_regions, progress
+    )
 
 
 def remove_images(directory: str | os.PathLike, ids: Iterable[str]) -> int:
@@ -291,6 +303,7 @@ def _update(
     model: Model,
     settings: ExtractionSettings,
     thorough: bool,
+    find_regions: FindRegions | None,
     progress: bool,
 ) -> StoreReport:
     """Extracts what is new or changed, and what an interrupted run has left.
@@ -305,6 +318,11 @@ def _update(
         if (path / "manifest.json").exists():
             store = feature_store.open_store(path, damaged=[])
             check_global_model(directory, store.manifest, model)
+            if store.manifest.get("with_boxes") and find_regions is None:
+                raise InputError(
+                    f"{directory}: has features of boxes: give --detect as before, or "
+                    "index in another folder"
+                )
             _check_ids(directory, store)
             known = _ids(store)
             removed = store.records.keys() - known
@@ -315,11 +333,13 @@ def _update(
     for image in sorted({*known, *outside} - files.keys()):
         if not is_absent(places.file(image)):
             files[image] = places.file(image)
+    photos = sorted(files.items())
     return feature_store.extract_to_store(
-        sorted(files.items()),
+        photos,
         path,
         model,
         settings,
+        boxes=None if find_regions is None else find_regions(photos),
         thorough=thorough,
         progress=progress,
     )

@@ -2,7 +2,8 @@
 
 Start with `delg.py`, local and global features of one backbone. Then `resnet.py`, the
 backbone and its layouts; `delf.py`, the local branch; `global_net.py` and `how.py`, the
-other networks; `layers.py`, `convolution.py` and `pooling.py`, what they are built of.
+other networks; `ssd.py`, a detector, and `anchors.py`, what it knows of boxes;
+`layers.py`, `convolution.py` and `pooling.py`, what they are built of.
 `architecture.py` builds a network by name, `receptive_field.py` says what pixels a cell
 of a map has seen.
 """

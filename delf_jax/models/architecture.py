@@ -20,6 +20,7 @@ from delf_jax.models.efficientnet_lite import EfficientNetLite
 from delf_jax.models.global_net import GlobalNet
 from delf_jax.models.how import HOW
 from delf_jax.models.resnet import BASIC_DEPTHS, LAYOUTS, UNITS, ResNet
+from delf_jax.models.ssd import SSD, MobileNetV2
 
 # Fields of an architecture that are of its backbone.
 BACKBONE_FIELDS = (
@@ -34,8 +35,11 @@ BACKBONES = {
     "resnet": ResNet,
     "efficientnet_lite2": EfficientNetLite,
     "compact": CompactNet,
+    "mobilenet_v2": MobileNetV2,
 }
-MODELS = {"delf": DELF, "delg": DELG, "global": GlobalNet, "how": HOW}
+MODELS = {"delf": DELF, "delg": DELG, "global": GlobalNet, "how": HOW, "ssd": SSD}
+# Those that give boxes, not features.
+DETECTORS = ("ssd",)
 CHOICES = {
     "name": tuple(MODELS),
     "backbone": tuple(BACKBONES),
@@ -45,7 +49,7 @@ CHOICES = {
     "block4_dilation": (1, 2),
     "pooling": ("gem", "spoc", "mac"),
 }
-POSITIVE = ("width", "attention_width", "gem_power")
+POSITIVE = ("width", "attention_width", "gem_power", "image_size")
 
 
 def build(
@@ -66,8 +70,14 @@ def build(
             )
     _check_layout(fields)
     name, kind = fields.pop("name"), fields.pop("backbone", "resnet")
-    if kind == "efficientnet_lite2" and name != "global":
-        raise ValueError(f"architecture.backbone: {name} has no {kind}; use global")
+    of_kind = {"efficientnet_lite2": ("global", "ssd"), "mobilenet_v2": DETECTORS}
+    if name not in of_kind.get(kind, MODELS):
+        raise ValueError(
+            f"architecture.backbone: {name} has no {kind}; use "
+            + " or ".join(of_kind[kind])
+        )
+    if name in DETECTORS:  # There is one class: landmarks.
+        fields.pop("num_classes", None)
     backbone: Any = BACKBONES[kind]
     hints = typing.get_type_hints(backbone) | typing.get_type_hints(MODELS[name])
     _check_types(fields, hints)

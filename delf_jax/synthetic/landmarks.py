@@ -94,6 +94,21 @@ def draw_view(
     return render(landmark, camera, conditions.CLEAN if clean else weather)
 
 
+def box_of(landmark: Landmark, view: View) -> Float[np.ndarray, "N 4"]:
+    """The box about all pixels that show the building; none where none does.
+
+    In parts of the view's height and width.
+    """
+    # the building's surfaces come last, a hull for each
+    first = len(landmark.surfaces) - len(landmark.hulls)
+    shown = view.surface >= first
+    if not shown.any():
+        return np.zeros((0, 4))
+    rows, columns = (np.flatnonzero(shown.any(axis=axis)) for axis in (1, 0))
+    box = [rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]
+    return np.array([box]) / np.array([*shown.shape] * 2)
+
+
 def sample_camera(rng: Random, landmark: Landmark, size: tuple[int, int]) -> Camera:
     """A visitor's camera: yaw within 50 degrees of the front, zoom 0.5 to 2."""
     width, depth, height = landmark.extent

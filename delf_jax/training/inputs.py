@@ -15,6 +15,8 @@ from delf_jax.data import augment, device_views, loader, teacher, tuples
 from delf_jax.extraction.model_folder import build_module
 from delf_jax.files import InputError, atomic_write, digest
 from delf_jax.formats import tables
+from delf_jax.formats.delf.boxes import write_boxes
+from delf_jax.models.architecture import DETECTORS
 from delf_jax.models.receptive_field import field_of_block3
 from delf_jax.progress import format_count, track
 from delf_jax.synthetic import landmarks
@@ -33,9 +35,17 @@ def open_sources(config: ConfigDict) -> list[loader.ImageSource]:
     if not settings.directory:
         raise InputError("data.directory is empty: name the folder of prepared images")
     named = settings.sources.to_dict()
-    for source in named.values():
+    with_boxes = bool(config.loss.detection)
+    for name, source in named.items():
         if "landmarks" in source:
-            source["path"] = draw_landmarks(source, settings.directory)
+            source["path"] = draw_landmarks(source, settings.directory, with_boxes)
+            if with_boxes:
+                source["boxes"] = boxes_folder(source["path"])
+        elif with_boxes and not source.get("boxes"):
+            raise InputError(
+                f"data.sources.{name}.boxes is empty, and loss.detection needs them: "
+                "name a CSV, a COCO file or a folder of .boxes or .xml files"
+            )
     sources, failures = loader.open_sources(
         named,
         settings.directory,
@@ -50,11 +60,14 @@ def open_sources(config: ConfigDict) -> list[loader.ImageSource]:
     return sources
 
 
-def draw_landmarks(drawn: Mapping[str, Any], directory: str) -> str:
+def draw_landmarks(
+    drawn: Mapping[str, Any], directory: str, with_boxes: bool = False
+) -> str:
     """The folder of views of drawn landmarks, one subfolder each, drawn once.
 
     Args:
       drawn: `first`, the seed of the first, how many `landmarks`, `views` of each.
+      with_boxes: also a .boxes file for each view, in `boxes_folder`.
     """
     first, count, views = (drawn[n] for n in ("first", "landmarks", "views"))
     if first + count > landmarks.HELD_OUT:
@@ -65,14 +78,25 @@ def draw_landmarks(drawn: Mapping[str, Any], directory: str) -> str:
     with track("drawn landmarks", count, "landmark") as advance:
         for seed in range(first, first + count):
             paths = [folder / str(seed) / f"{view}.jpg" for view in range(views)]
-            if not all(path.exists() for path in paths):
+            boxes = pathlib.Path(boxes_folder(folder), str(seed))
+            files = [boxes / f"{view}.boxes" for view in range(views * with_boxes)]
+            if not all(path.exists() for path in (*paths, *files)):
                 landmark = landmarks.draw_landmark(seed)
-                for view, path in enumerate(paths):
-                    image = landmarks.draw_view(landmark, view, DRAWN_SIZE).image
+                for number, path in enumerate(paths):
+                    view = landmarks.draw_view(landmark, number, DRAWN_SIZE)
                     with atomic_write(path) as file:
-                        file.write(images.encode_jpeg(image, quality=92))
+                        file.write(images.encode_jpeg(view.image, quality=92))
+                    if with_boxes:
+                        box = landmarks.box_of(landmark, view)
+                        score, index = np.ones(len(box)), np.ones(len(box), np.int32)
+                        write_boxes(files[number], box, score, index)
             advance()
     return str(folder)
+
+
+def boxes_folder(folder: str | pathlib.Path) -> str:
+    """Where the boxes of drawn views are."""
+    return f"{folder}-boxes"
 
 
 def open_batches(
@@ -106,7 +130,7 @@ def open_batches(
     examples: Sequence[loader.ImageSource | list[dict]] = sources
     if config.data.on_device:
         transform, examples = _seed, _places(sources)
-    elif settings.kind == "pair":
+    elif settings.kind != "crop":
         transform = functools.partial(_views, settings=settings)
     return loader.batches(
         examples,
@@ -160,11 +184,13 @@ def open_teacher(config: ConfigDict) -> tuple[teacher.Teacher, Any]:
 def view_settings(config: ConfigDict) -> augment.ViewSettings:
     """The settings of `config.views`, with the cells of the model's block3."""
     settings = settings_tuple(augment.ViewSettings, config.views, "views")
-    if settings.kind not in ("pair", "crop", "tuple"):
+    if settings.kind not in ("pair", "crop", "tuple", "boxes"):
         raise InputError(
-            f"config.views.kind is {settings.kind!r}: use 'pair', 'crop' or 'tuple'"
+            f"config.views.kind is {settings.kind!r}: use 'pair', 'crop' or 'tuple', "
+            "or 'boxes' for a detector"
         )
     _check_tuples(config)
+    _check_boxes(config)
     paired = [name for name in _OF_PAIRS if config.loss[name]]
     if settings.kind == "crop" and paired:
         raise InputError(
@@ -213,13 +239,35 @@ def _check_tuples(config: ConfigDict) -> None:
         )
 
 
+def _check_boxes(config: ConfigDict) -> None:
+    """InputError unless boxes are learned, and nothing but boxes is."""
+    detects = config.model.name in DETECTORS
+    if {config.views.kind == "boxes", bool(config.loss.detection)} != {detects}:
+        raise InputError(
+            "config.loss.detection, views.kind 'boxes' and model.name "
+            f"{' or '.join(map(repr, DETECTORS))} go together: set all of them or none"
+        )
+    if not detects:
+        return
+    for name in WEIGHTS:
+        if config.loss[name] and name != "detection":
+            raise InputError(f"config.loss.{name} must be 0 beside loss.detection")
+    size = config.model.get("image_size", config.views.size)
+    if size != config.views.size:
+        raise InputError(
+            f"config.views.size is {config.views.size}: it must be model.image_size, "
+            f"{size}"
+        )
+
+
 def _crop(example: dict, rng: np.random.Generator, **settings: Any) -> dict:
     return {"id": example["id"], **augment.crop(example, rng, **settings)}
 
 
 def _views(example: dict, rng: np.random.Generator, **settings: Any) -> dict:
     example = {**example, "image": images.decode_image(example["encoded"])}
-    return {"id": example["id"], **augment.views(example, rng, **settings)}
+    draw = augment.boxed if settings["settings"].kind == "boxes" else augment.views
+    return {"id": example["id"], **draw(example, rng, **settings)}
 
 
 def _seed(example: dict, rng: np.random.Generator) -> dict:

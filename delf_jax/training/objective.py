@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from delf_jax import ops
-from delf_jax.losses import classification, tuplets
+from delf_jax.detection.targets import make_targets
+from delf_jax.losses import classification, detection, tuplets
 from delf_jax.losses.correspondence import correspondence_loss, matchability_loss
 from delf_jax.losses.distillation import (
     cosine_distance,
@@ -41,6 +42,7 @@ class LossSettings(NamedTuple):
     similarity_distillation: float = 0.0
     correspondence: float = 0.0
     matchability: float = 0.0
+    detection: float = 0.0
     margin_kind: str = "arcface"
     margin: float | Float[np.ndarray, " C"] = 0.1
     """of all classes or of each"""
@@ -60,17 +62,19 @@ class LossSettings(NamedTuple):
     query_step: int = 1
     """every how many cells of a first view one is matched"""
     descriptors_train_backbone: bool = False
+    anchors: str = "focal"
 
     def active(self) -> tuple[str, ...]:
         """The names of the losses whose weight is not 0."""
         return tuple(name for name in WEIGHTS if getattr(self, name))
 
 
-WEIGHTS = LossSettings._fields[:11]
+WEIGHTS = LossSettings._fields[:12]
 CHOICES = {
     "margin_kind": ("arcface", "cosface"),
     "classifier": ("dense", "sharded"),
     "classifier_dtype": ("float32", "bfloat16"),
+    "anchors": ("focal", "mined"),
 }
 # What needs classes, and what needs tuples of images.
 CLASSIFYING = ("arcface", "attention", "classification")
@@ -108,7 +112,7 @@ def evaluate(
       outputs: of the model on all B x V views, in the order of the batch.
       taught: None without a teacher.
       batch: label [B] (-1: none) and, for the losses that need them, coordinates
-        [B, V, h, w, 2].
+        [B, V, h, w, 2], or boxes [B, N, 4] and valid [B, N].
       axis_name: of the devices that share the batch.
     """
     names = loss.active()
@@ -124,6 +128,8 @@ def evaluate(
         metrics |= _distil(outputs, taught, loss, axis_name)
     if loss.correspondence or loss.matchability:
         metrics |= _correspond(outputs, batch["coordinates"], loss, axis_name)
+    if loss.detection:
+        metrics |= _detect(outputs, batch, loss)
     total = sum(getattr(loss, name) * metrics[name] for name in names)
     return total, {"loss": total, **metrics}
 
@@ -284,3 +290,20 @@ def _correspond(
         "matchability": matchable.mean(),
         "match_accuracy": found.mean(),
     }
+
+
+def _detect(outputs: Outputs, batch: Batch, loss: LossSettings) -> dict[str, Scalar]:
+    """Whether each anchor has a box, and where: with equal weights, as in [Liu2016]."""
+    kinds = {"focal": detection.focal_loss, "mined": detection.mined_loss}
+
+    def of_image(boxes: Array, valid: Array, logits: Array, offsets: Array) -> Any:
+        targets = make_targets(boxes, valid, outputs["anchors"])
+        chances = kinds[loss.anchors](logits, targets.positive, targets.counted)
+        places = detection.offset_loss(offsets, targets.offsets, targets.positive)
+        return chances, places
+
+    chances, places = jax.vmap(of_image)(
+        batch["boxes"], batch["valid"], outputs["box_logits"], outputs["offsets"]
+    )
+    metrics = {"box_chance": chances.mean(), "box_place": places.mean()}
+    return {"detection": metrics["box_chance"] + metrics["box_place"], **metrics}

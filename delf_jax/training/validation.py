@@ -5,7 +5,7 @@ By the averaged weights, as they will be exported. Accuracy: of the first
 is "train", without classes that are not trained on, squeezed to squares of `views.size`
 as the released code does. mAP: on `validation.dataset` or `validation.drawn`, by global
 descriptors as `extraction` says; without any, by the sum of local descriptors, weighted
-by attention.
+by attention. Of a detector: AP on these parts of the sources and the drawn landmarks.
 """
 
 import collections
@@ -24,7 +24,8 @@ from ml_collections import ConfigDict
 
 from delf_jax import images
 from delf_jax.data import augment, loader
-from delf_jax.evaluation import datasets, evaluation, queries
+from delf_jax.detection.detect import find_boxes
+from delf_jax.evaluation import datasets, detection, evaluation, queries
 from delf_jax.extraction.extract import extract_features
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings, make_settings
@@ -63,15 +64,19 @@ def open_held_out(config: ConfigDict, sources: Sequence[loader.ImageSource]) -> 
     if not config.validation.every:
         return HeldOut((), nothing, None, settings, 0, (), "")
     parts = _parts(config, sources)
+    if config.loss.detection and config.validation.drawn.landmarks:
+        parts += _drawn_part(config)
     every = [(i, j) for i, part in enumerate(parts) for j in range(len(part))]
     order = np.random.default_rng(config.seed).permutation(len(every))
     order = order[: config.validation.examples or None]
     places = np.array(every, np.int64).reshape(-1, 2)[order]
-    dataset = _dataset(config)
+    dataset = None if config.loss.detection else _dataset(config)
     classifiers = ("arcface", "attention") if len(places) else ()
     names = [f"{n}_accuracy" for n in classifiers if config.loss[n]]
     if dataset is not None:
         names = [*_map_names(dataset).values(), *names]
+    if config.loss.detection and len(places):
+        names = ["AP", "AP50", "AP75"]
     if not names:
         raise InputError(
             "validation.every: there is nothing to measure; name a validation.dataset "
@@ -118,6 +123,20 @@ def _dataset(config: ConfigDict) -> datasets.Dataset | None:
 
 def _drawn(config: ConfigDict) -> datasets.Dataset:
     """Each view of drawn landmarks, none of them trained on, among all the others."""
+    drawn = _check_drawn(config)
+    return datasets.read_dataset(draw_landmarks(drawn.to_dict(), config.data.directory))
+
+
+def _drawn_part(config: ConfigDict) -> list[loader.ImageSource]:
+    """The drawn landmarks with their boxes."""
+    drawn = _check_drawn(config)
+    with config.copy_and_resolve_references().unlocked() as held_out:
+        held_out.data.sources = ConfigDict({"validation": drawn})
+    return open_sources(held_out)
+
+
+def _check_drawn(config: ConfigDict) -> ConfigDict:
+    """`validation.drawn`; InputError if it is trained on, or a dataset named, too."""
     drawn = config.validation.drawn
     if config.validation.dataset:
         raise InputError(
@@ -132,7 +151,7 @@ def _drawn(config: ConfigDict) -> datasets.Dataset:
                 f"validation.drawn: data.sources.{name} trains on some of these "
                 "landmarks; change validation.drawn.first"
             )
-    return datasets.read_dataset(draw_landmarks(drawn.to_dict(), config.data.directory))
+    return drawn
 
 
 def _map_names(dataset: datasets.Dataset) -> dict[str, str]:
@@ -153,7 +172,9 @@ def measure(held_out: HeldOut, static: Static, averages: Any) -> dict[str, float
         if held_out.dataset is not None:
             model = _to_extract(static.module, variables)
             found |= retrieval(held_out.dataset, held_out.settings, model)
-        if len(held_out.places):
+        if static.loss.detection:
+            found |= precision(held_out, static, variables)
+        elif len(held_out.places):
             found |= accuracy(held_out, static, variables)
         values = np.array([found[name] for name in held_out.names], np.float32)
     if jax.process_count() > 1:
@@ -173,6 +194,19 @@ def accuracy(held_out: HeldOut, static: Static, variables: Any) -> dict[str, flo
             hits = (np.asarray(classes)[: len(labels)] == labels) & known
             right[name] += int(hits.sum())
     return {name: hits / max(counted, 1) for name, hits in right.items()}
+
+
+def precision(held_out: HeldOut, static: Static, variables: Any) -> dict[str, float]:
+    """Average precision of boxes, in parts of the images, which changes no overlap."""
+    module, found = _plain(static.module), []
+    places = iter(held_out.places.tolist())
+    for batch, labels in _batches(held_out):
+        outputs = find_boxes(module, static.pixels, variables, batch)
+        boxes, scores, _ = map(np.asarray, outputs)
+        for row, (source, image) in zip(range(len(labels)), places, strict=False):
+            kept, truth = scores[row] > 0, held_out.sources[source][image]["boxes"]
+            found.append(detection.Found(boxes[row][kept], scores[row][kept], truth))
+    return detection.average_precision(found)
 
 
 def _batches(held_out: HeldOut) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -38,6 +38,11 @@ RECIPES = {
     "extract --boxes": _recipe(
         "extract {given}/images --boxes={given}/boxes.csv --out=store_of_boxes", MODEL
     ),
+    "extract --detect": _recipe(
+        "extract {given}/images --detect={given}/detector --out=store_of_detections",
+        "--config.extraction.box_threshold=0.01",
+        MODEL,
+    ),
     "extract --prune": _recipe(
         "extract {given}/images/a --out=store --prune", MODEL, needs="extract"
     ),
@@ -47,9 +52,21 @@ RECIPES = {
         MODEL,
         needs="extract",
     ),
+    **{
+        f"detect --format={layout}": _recipe(
+            f"detect {{given}}/images --out=detected_{layout} --format={layout} "
+            "--threshold=0.01 --json=detected.json --model={given}/detector"
+        )
+        for layout in ("csv", "boxes", "coco")
+    },
     "index": _recipe("index {given}/images --index=index", MODEL),
     "index --add": _recipe(
         "index --index=index --add {given}/more", MODEL, needs="index"
+    ),
+    "index --detect": _recipe(
+        "index {given}/images --index=index_of_boxes --detect={given}/detector",
+        "--config.extraction.box_threshold=0.01",
+        MODEL,
     ),
     "index --global_model": _recipe(
         "index {given}/images --index=pair --global_model={given}/model", MODEL

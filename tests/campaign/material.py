@@ -56,6 +56,7 @@ def make(folder: pathlib.Path) -> None:
     _make_benchmark(folder / "drawn")
     _make_landmarks(folder)
     _make_weights(folder / "weights")
+    _make_detector(folder / "detector")
     _make_archives(folder / "server")
     sweep = (
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
@@ -171,6 +172,13 @@ def _make_landmarks(folder: pathlib.Path) -> None:
     table = folder / "sfm" / "db" / "retrieval-SfM-120k.pkl"
     table.parent.mkdir()
     table.write_bytes(pickle.dumps({"train": part, "val": part}))
+
+
+def _make_detector(folder: pathlib.Path) -> None:
+    """One with random weights, whose boxes all have low scores."""
+    from tests.helpers import detectors
+
+    detectors.save_random(folder)
 
 
 def _make_weights(folder: pathlib.Path) -> None:

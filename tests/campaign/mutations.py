@@ -59,6 +59,19 @@ KINDS = {
         "features store_of_boxes out --to=delf",
         "extract_--boxes",
     ),
+    "detections": Kind(
+        "detected_csv/**/*.json",
+        "detect {given}/images --out=detected_csv --threshold=0.01 "
+        "--model={given}/detector",
+        "detect_--format=csv",
+        results="detected_csv",
+    ),
+    "detector": Kind(
+        "detector/*",
+        "detect {given}/images --out=out --threshold=0.01 --model=detector",
+        given="detector",
+        results="out",
+    ),
     "store resumed": Kind(
         "store/**/*", "extract {given}/images --out=store", "extract", results="store"
     ),

@@ -192,3 +192,60 @@ def test_a_pixel_of_a_resized_image_is_the_mean_of_what_it_covers(rng, shape):
     fine = image.repeat(size, 0).repeat(size, 1).astype(np.float64)
     means = fine.reshape(size, shape[0], size, shape[1], 3).mean((1, 3))
     np.testing.assert_allclose(found, means, atol=0.502)
+
+
+def draw_square(size, box):
+    """A black image that is white within a box in parts of it."""
+    image = np.zeros((*size, 3), np.uint8)
+    y_min, x_min, y_max, x_max = (np.array(box) * [*size, *size]).astype(int)
+    image[y_min:y_max, x_min:x_max] = 255
+    return {"image": image, "boxes": np.float32([box]), "label": 3}
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_boxes_follow_what_is_seen(flip):
+    settings = augment.ViewSettings(
+        kind="boxes", size=96, area=(0.3, 1.0), colour=0.0, flip=flip
+    )
+    example, seen = draw_square((120, 200), (0.25, 0.25, 0.75, 0.6)), 0
+    for seed in range(60):
+        view = augment.boxed(example, np.random.default_rng(seed), settings)
+        assert view["image"].shape == (1, 96, 96, 3) and view["label"] == 3
+        assert view["boxes"].shape == (32, 4) and not view["boxes"][1:].any()
+        white = (view["image"][0] > 200).all(2)
+        assert view["valid"].sum() <= 1
+        if not view["valid"][0]:
+            assert white.mean() < 0.3  # less than what counts is seen
+            continue
+        rows, columns = np.nonzero(white)
+        found = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
+        np.testing.assert_allclose(view["boxes"][0] * 96, found, atol=1.6)
+        seen += 1
+    assert seen > 40
+
+
+def test_beside_an_image_there_is_grey_and_without_boxes_no_box():
+    settings = augment.ViewSettings(kind="boxes", size=64, area=(1.0, 1.0), zoom=2.0)
+    settings = settings._replace(colour=0.0, aspect=(0.9, 1.1))
+    example = draw_square((80, 80), (0, 0, 1, 1))
+    views = [
+        augment.boxed(example, np.random.default_rng(seed), settings)
+        for seed in range(8)
+    ]
+    grey = [(view["image"] == 128).all(-1).mean() for view in views]
+    assert max(grey) > 0.5
+    for view, share in zip(views, grey, strict=True):
+        area = np.prod(view["boxes"][0, 2:] - view["boxes"][0, :2])
+        assert area == pytest.approx(1 - share, abs=0.1)
+    nothing = {**example, "boxes": np.zeros((0, 4), np.float32)}
+    assert not augment.boxed(nothing, np.random.default_rng(0), settings)["valid"].any()
+
+
+def test_of_too_many_boxes_the_largest_are_kept_in_their_order():
+    sides = np.linspace(0.1, 0.9, 50)
+    boxes = np.float32([[0, 0, side, side] for side in sides])
+    example = {"image": np.zeros((50, 50, 3), np.uint8), "boxes": boxes, "label": 0}
+    settings = augment.ViewSettings(kind="boxes", size=50, area=(1.0, 1.0), zoom=0.0)
+    view = augment.boxed(example, np.random.default_rng(0), settings)
+    assert view["valid"].all()
+    np.testing.assert_allclose(view["boxes"][:, 2], sides[18:], atol=0.03)

@@ -98,3 +98,49 @@ def test_gem_has_the_same_bits_on_any_canvas(rng, power):
     pool = jax.jit(pooling.gem, static_argnames="power")
     ours = pool(jnp.asarray(canvas), power=power, mask=mask)[0]
     np.testing.assert_array_equal(ours, pool(jnp.asarray(x), power=power)[0])
+
+
+def naive_roi_align(x, box, size, samples):
+    """Means of bilinear samples, as [He2017] and torchvision's `aligned` take them."""
+    height, width, channels = x.shape
+    result = np.zeros((*size, channels))
+
+    def at(y, x_):
+        if not (-1 <= y <= height and -1 <= x_ <= width):
+            return np.zeros(channels)
+        y, x_ = np.clip(y, 0, height - 1), np.clip(x_, 0, width - 1)
+        top, left = min(int(y), height - 1), min(int(x_), width - 1)
+        bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+        upper = x[top, left] * (1 - x_ + left) + x[top, right] * (x_ - left)
+        lower = x[bottom, left] * (1 - x_ + left) + x[bottom, right] * (x_ - left)
+        return upper * (1 - y + top) + lower * (y - top)
+
+    for row, column in np.ndindex(*size):
+        for i, j in np.ndindex(samples, samples):
+            y = (row + (i + 0.5) / samples) / size[0]
+            x_ = (column + (j + 0.5) / samples) / size[1]
+            y = box[0] + y * (box[2] - box[0]) - 0.5
+            x_ = box[1] + x_ * (box[3] - box[1]) - 0.5
+            result[row, column] += at(y, x_) / samples**2
+    return result
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_boxes_are_pooled_as_by_a_loop_over_samples(rng, samples):
+    x = rng.normal(size=(7, 9, 3)).astype(np.float32)
+    # inside, over the border, far outside, of a point, all of the map
+    boxes = np.float32(
+        [[1.2, 0.3, 5, 6.6], [-2, -3, 3, 12], [20, 20, 30, 30], [3, 3, 3, 3]]
+        + [[0, 0, 7, 9]]
+    )
+    found = pooling.roi_align(jnp.array(x), jnp.array(boxes), (3, 4), samples)
+    for pooled, box in zip(found, boxes, strict=True):
+        expected = naive_roi_align(x, box, (3, 4), samples)
+        np.testing.assert_allclose(pooled, expected, atol=1e-5)
+    assert not np.asarray(found[2]).any()
+
+
+def test_a_box_of_as_many_cells_gives_the_map():
+    x = jnp.arange(24.0).reshape(4, 6, 1)
+    found = pooling.roi_align(x, jnp.array([[0.0, 0, 4, 6]]), (4, 6), samples=1)
+    np.testing.assert_allclose(found[0], x, atol=1e-5)

@@ -150,3 +150,16 @@ def test_passers_by_hide_the_landmark(landmark):
     rows, columns = np.nonzero(hidden)
     points = np.stack([rows, columns], -1).astype(float)
     assert not landmarks.correspond(empty, crowded, points)[1].any()
+
+
+def test_the_box_is_about_what_shows_the_building():
+    for seed in range(4):
+        landmark = landmarks.draw_landmark(seed)
+        view = landmarks.draw_view(landmark, 0, (60, 80))
+        (box,) = landmarks.box_of(landmark, view) * [60, 80, 60, 80]
+        first = len(landmark.surfaces) - len(landmark.hulls)
+        rows, columns = np.nonzero(view.surface >= first)
+        expected = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
+        np.testing.assert_allclose(box, expected)
+        hidden = view._replace(surface=np.full_like(view.surface, -1))
+        assert landmarks.box_of(landmark, hidden).shape == (0, 4)

@@ -11,6 +11,7 @@ from delf_jax.data import augment, loader
 from delf_jax.files import InputError
 from delf_jax.synthetic import landmarks
 from delf_jax.training import inputs
+from delf_jax.training.objective import WEIGHTS
 from tests.helpers.tiny_training import draw_images
 
 TINY = pathlib.Path(__file__).parents[2] / "configs" / "tiny.py"
@@ -131,3 +132,65 @@ def test_photos_on_the_device_are_named_by_their_place_among_all_sources(
         assert [labels[name] for name in named] == list(batch["label"])
     assert {name.split("/")[0] for batch in seen for name in batch["id"]} == {*folders}
     assert len(np.unique([batch["seed"] for batch in seen])) == 16
+
+
+@pytest.fixture
+def boxed(config) -> ConfigDict:
+    """The same for a detector."""
+    config.loss.update({name: 0.0 for name in WEIGHTS})
+    config.loss.detection, config.views.kind = 1.0, "boxes"
+    with config.unlocked():
+        config.model = ConfigDict(
+            {"name": "ssd", "normalization": "batch", "image_size": 64}
+        )
+    return config
+
+
+def test_drawn_landmarks_have_their_boxes(boxed):
+    boxed.views.area, boxed.views.zoom = (0.99, 1.0), 0.0
+    (source,) = inputs.open_sources(boxed)
+    batch = next(inputs.open_batches(boxed, [source], devices=1))
+    assert batch["image"].shape == (4, 1, 64, 64, 3)
+    assert batch["valid"].sum(axis=1).tolist() == [1] * 4
+    for id, boxes in zip(batch["id"], batch["boxes"], strict=True):
+        seed, view = map(int, id.removeprefix("drawn/")[:-4].split("/"))
+        landmark = landmarks.draw_landmark(seed)
+        drawn = landmarks.draw_view(landmark, view, inputs.DRAWN_SIZE)
+        expected = landmarks.box_of(landmark, drawn)[0]
+        np.testing.assert_allclose(boxes[0], expected, atol=0.03)
+
+
+def test_photos_need_boxes_and_those_that_have_none_are_left_out(
+    boxed, tmp_path, capsys
+):
+    root = draw_images(tmp_path / "images")
+    with boxed.unlocked():
+        boxed.data.sources = ConfigDict({"photos": {"path": str(root)}})
+    with pytest.raises(InputError, match=r"data\.sources\.photos\.boxes is empty"):
+        inputs.open_sources(boxed)
+    (tmp_path / "b.csv").write_text(
+        "image,y_min,x_min,y_max,x_max\na/0.png,0,0,36,96\n"
+    )
+    with boxed.unlocked():
+        boxed.data.sources.photos.boxes = str(tmp_path / "b.csv")
+    (source,) = inputs.open_sources(boxed)
+    assert "left out: 5 images of photos: not in" in capsys.readouterr().out
+    assert len(source) == 1
+    np.testing.assert_allclose(source[0]["boxes"], [[0, 0, 0.5, 1]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss.detection": 0.0}, "go together: set all of them or none"),
+        ({"views.kind": "pair"}, "go together: set all of them or none"),
+        ({"model.name": "delg"}, "go together: set all of them or none"),
+        ({"loss.arcface": 1.0}, "loss.arcface must be 0 beside loss.detection"),
+        ({"views.size": 96}, "views.size is 96: it must be model.image_size, 64"),
+        ({"data.on_device": True}, "only views of the kind 'pair' are drawn"),
+    ],
+)
+def test_what_does_not_go_with_boxes_is_refused(boxed, change, message):
+    boxed.update_from_flattened_dict(change)
+    with pytest.raises(InputError, match=message):
+        inputs.view_settings(boxed)

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from delf_jax.losses import detection
+from delf_jax.models.anchors import grid_anchors
 from delf_jax.training import objective
 from delf_jax.training.objective import LossSettings, Taught
 
@@ -166,3 +168,39 @@ def test_similarities_are_to_all_views_of_the_batch(outputs, batch, taught):
     )
     shared = jax.vmap(of_device, axis_name="devices")(*halves)
     np.testing.assert_allclose(shared.mean(), expected, rtol=1e-5)
+
+
+def boxes_of_anchors():
+    """(outputs, batch) of two images: one box that an anchor has exactly, and none."""
+    rng = np.random.default_rng(3)
+    anchors = grid_anchors((2, 2), [(0.5, 0.5)])
+    boxes, valid = np.zeros((2, 3, 4), np.float32), np.zeros((2, 3), bool)
+    boxes[0, 0], valid[0, 0] = anchors[1], True
+    outputs = {
+        "anchors": jnp.asarray(anchors),
+        "box_logits": jnp.asarray(rng.normal(size=(2, 4)), jnp.float32),
+        "offsets": jnp.asarray(rng.normal(size=(2, 4, 4)), jnp.float32),
+    }
+    labels = jnp.array([-1, -1], jnp.int32)
+    return outputs, {"label": labels, "boxes": boxes, "valid": valid}
+
+
+@pytest.mark.parametrize("kind", ["focal", "mined"])
+def test_anchors_learn_chances_and_places(kind):
+    outputs, batch = boxes_of_anchors()
+    loss = LossSettings(detection=2.0, anchors=kind)
+    total, metrics = objective.evaluate(outputs, None, batch, loss, None)
+    function = {"focal": detection.focal_loss, "mined": detection.mined_loss}[kind]
+    right, counted = jnp.arange(4) == 1, jnp.ones(4, bool)
+    logits, offsets = outputs["box_logits"], outputs["offsets"]
+    chances = [
+        function(logits[0], right, counted),
+        function(logits[1], ~counted, counted),
+    ]
+    # the anchor is the box: all four offsets are 0
+    size = np.abs(np.asarray(offsets[0, 1]))
+    place = np.where(size < 1, size**2 / 2, size - 0.5).sum()
+    assert float(metrics["box_chance"]) == pytest.approx(np.mean(chances), rel=1e-5)
+    assert float(metrics["box_place"]) == pytest.approx(place / 2, rel=1e-5)
+    assert float(total) == pytest.approx(2 * (np.mean(chances) + place / 2), rel=1e-5)
+    assert float(metrics["detection"]) == pytest.approx(float(total) / 2, rel=1e-5)

@@ -9,12 +9,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from delf_jax.evaluation import datasets
+from delf_jax.evaluation.detection import Found, average_precision
 from delf_jax.extraction import model_folder
 from delf_jax.extraction.settings import make_settings
 from delf_jax.features import Features, LocalFeatures
 from delf_jax.files import InputError
 from delf_jax.training import step, validation
 from delf_jax.training.inputs import open_sources
+from delf_jax.training.objective import WEIGHTS
 from tests.helpers.random_models import random_weights
 from tests.helpers.tiny_training import draw_images, make_config, plain_static
 
@@ -216,3 +218,52 @@ def test_a_network_in_training_is_measured_as_it_is_exported(
         for key in name:
             other = other[key.key]
         np.testing.assert_array_equal(other, x)
+
+
+@pytest.fixture
+def boxed(config, tmp_path):
+    """The two classes with boxes for a detector, and a drawn landmark."""
+    config = config.copy_and_resolve_references()
+    config.loss.update({name: 0.0 for name in WEIGHTS})
+    config.loss.detection, config.views.kind = 1.0, "boxes"
+    config.validation.drawn.update(first=7, landmarks=1, views=2)
+    rows = [f"{label}/{n}.png,0,0,72,48\n" for label in "ab" for n in range(5)]
+    path = tmp_path / "boxes.csv"
+    path.write_text("image,y_min,x_min,y_max,x_max\n" + "".join(rows))
+    with config.unlocked():
+        config.model = ConfigDict(
+            {"name": "ssd", "normalization": "batch", "image_size": 64}
+        )
+        config.data.sources.images.boxes = str(path)
+    return config
+
+
+def test_a_detector_is_measured_on_held_out_photos_and_drawn_landmarks(
+    boxed, config, monkeypatch
+):
+    held_out = validation.open_held_out(boxed, open_sources(boxed))
+    assert held_out.names == ("AP", "AP50", "AP75") and held_out.chooses == "AP"
+    assert len(held_out.places) == 4 and held_out.dataset is None
+
+    def find(module, pixels, variables, batch):
+        """The box of the photos, surely; that of the landmark is another."""
+        boxes = np.zeros((len(batch), 3, 4), np.float32)
+        boxes[:, 0] = [0, 0, 1, 0.5]
+        scores = np.tile(np.float32([0.9, 0, 0]), (len(batch), 1))
+        return boxes, scores, np.ones_like(scores)
+
+    monkeypatch.setattr(validation, "find_boxes", find)
+    monkeypatch.setattr(validation, "_plain", lambda module: module)
+    static = plain_static(config.copy_and_resolve_references())
+    found = validation.precision(held_out, static, {})
+    truth = [(held_out.sources[i][j]["boxes"]) for i, j in held_out.places.tolist()]
+    one = np.float32([[0, 0, 1, 0.5]]), np.float32([0.9])
+    assert found == average_precision([Found(*one, boxes) for boxes in truth])
+    assert 0 < found["AP50"] < 1
+
+
+def test_landmarks_that_are_trained_on_measure_no_detector(boxed):
+    with boxed.unlocked():
+        boxed.data.sources.drawn = ConfigDict({"first": 7, "landmarks": 1, "views": 2})
+    with pytest.raises(InputError, match="data.sources.drawn trains on some of these"):
+        validation.open_held_out(boxed, open_sources(boxed))
