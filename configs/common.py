@@ -116,7 +116,7 @@ RANGES = {
     "teacher.dimension": range(1, 2**16),
     "teacher.fit_on": POSITIVE,
     "teacher.forced_steps": COUNT,
-    "optimizer.name": ("adamw", "sgd"),
+    "optimizer.name": ("adamw", "muon", "sgd"),
     "optimizer.learning_rate": "(0, inf)",
     "optimizer.schedule": ("cosine", "linear", "constant"),
     "optimizer.warmup_steps": COUNT,
@@ -278,18 +278,19 @@ def get_config() -> ConfigDict:
     config.teacher.dimension = 256  # that its descriptors are projected to.
     config.teacher.fit_on = 2000  # images that the projection is fitted on.
     # In the first steps every stage reads the teacher's map instead of the one before
-    # it: all learn at once. Needs all stages of a model that has the teacher's.
+    # it: all learn at once; in as many again, ever fewer do. Needs all stages of a
+    # model that has the teacher's.
     config.teacher.forced_steps = 0
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "adamw"  # or "sgd".
+    config.optimizer.name = "adamw"  # or "muon", "sgd".
     # At the peak, for a batch of 256; for others in proportion.
     config.optimizer.learning_rate = 8e-3
     config.optimizer.schedule = "cosine"  # or "linear", "constant", after the warm-up.
     config.optimizer.warmup_steps = 500
     config.optimizer.final_factor = 0.0  # of the learning rate, at the last step.
     config.optimizer.weight_decay = 1e-2  # of kernels only.
-    config.optimizer.momentum = 0.9  # b1 of adamw.
+    config.optimizer.momentum = 0.9  # b1 of Adam, where a kernel is no matrix for muon.
     config.optimizer.clip_norm = 10.0  # of the gradient; 0: none.
 
     # What measures the averaged weights and chooses the checkpoint that is exported.

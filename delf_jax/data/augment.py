@@ -47,7 +47,6 @@ class ViewSettings(NamedTuple):
     area: tuple[float, float] = (0.08, 1.0)  # shares of the image's.
     aspect: tuple[float, float] = (3 / 4, 4 / 3)  # width / height.
     flip: bool = False  # every second crop.
-    clean: bool = False  # of a pair, also the views before their colours change.
 
 
 def views(
@@ -58,8 +57,7 @@ def views(
     Returns:
       image uint8 [2, S, S, 3]; label int32; coordinates f32 [2, h, w, 2], the centres
       of the map's cells in a frame that both views share, one unit about a pixel of a
-      view (cells that look past the image's border are far from everything);
-      with `settings.clean` also clean uint8 [2, S, S, 3].
+      view (cells that look past the image's border are far from everything).
     """
     image = example["image"]
     height, width = image.shape[:2]
@@ -86,8 +84,6 @@ def views(
         # What lies outside the image (a reflection of it) has no counterpart anywhere.
         shared[~inside] = OUTSIDE * (1 + len(output["coordinates"]))
         output["coordinates"].append(shared.reshape(cells.shape).astype(np.float32))
-        if settings.clean:
-            output["clean"].append(view)
     arrays = {name: np.stack(value) for name, value in output.items()}
     return {**arrays, "label": np.int32(example["label"])}
 

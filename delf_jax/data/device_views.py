@@ -65,8 +65,7 @@ def draw_views(
 ) -> dict[str, Array]:
     """Two views of a photo of the store; see `augment.views`.
 
-    image uint8 [2, S, S, 3]; clean uint8 [2, S, S, 3], the same before colours, blur
-    and noise; coordinates f32 [2, h, w, 2].
+    image uint8 [2, S, S, 3]; coordinates f32 [2, h, w, 2].
     """
     pixels, size = store.pixels[photo], store.sizes[photo].astype(jnp.float32)
     longest = size.max()
@@ -88,16 +87,15 @@ def draw_views(
         cells,
         settings,
     )
-    clean, points = draws
+    uncoloured, points = draws
     shared = points * (resolution / longest)
     inside = ((points > -1) & (points < size[None, None, None])).all(-1)
     nowhere = OUTSIDE * jnp.arange(1, 3, dtype=jnp.float32).reshape(2, 1, 1, 1)
     image = jax.vmap(recolour, (0, 0, None))(
-        clean, jax.random.split(keys[4], 2), settings.colour
+        uncoloured, jax.random.split(keys[4], 2), settings.colour
     )
     return {
         "image": _to_uint8(image),
-        "clean": _to_uint8(clean),
         "coordinates": jnp.where(inside[..., None], shared, nowhere),
     }
 

@@ -131,8 +131,11 @@ def fit_targets(
     arrays = {}
     for stage, (first, second, _) in mean.items():
         rectified = min(each[stage][2] for each in sums) >= 0
-        arrays[f"mean/{stage}"] = first * (not rectified)
-        arrays[f"deviation/{stage}"] = np.sqrt(np.maximum(second - first**2, 1e-6))
+        variance = np.maximum(second - first**2, 1e-6)
+        if rectified:  # as the descriptor weighs its channels
+            first, variance = 0 * first, np.full_like(variance, variance.mean())
+        arrays[f"mean/{stage}"] = first
+        arrays[f"deviation/{stage}"] = np.sqrt(variance)
     arrays["centre"] = np.mean(descriptors, axis=0)
     arrays["projection"] = _half_whitening(np.array(descriptors), dimension)
     with files.atomic_write(path) as file:

@@ -2,8 +2,9 @@
 
 Its stages have the widths and cells of EfficientNet-Lite2's, so that each can learn the
 teacher's map as it is; the early ones convolve plainly, which a CPU does faster
-[Tan2021], the others each channel by itself. Local features lie at stride 8, where the
-stages of stride 8 and 16 meet as in a feature pyramid [Lin2017].
+[Tan2021], the others each channel by itself. The last map has no upper bound: in units
+of its deviation the teacher's reaches far beyond 6. Local features lie at stride 8,
+where the stages of stride 8 and 16 meet as in a feature pyramid [Lin2017].
 """
 
 from functools import partial
@@ -50,7 +51,7 @@ class CompactNet(nn.Module):
         *,
         train: bool = False,
         last: str = "block4",
-        forced: tuple[Any, dict[str, Map]] | None = None,
+        forced: dict[str, tuple[Any, Map]] | None = None,
     ) -> dict[str, Map]:
         """block3 [B, h, w, 96] and, unless it is the last, block4 [B, h', w', 1280].
 
@@ -59,8 +60,9 @@ class CompactNet(nn.Module):
         Args:
           images: normalised by ImageNet's mean and deviation.
           sizes: (h, w) of each image on its canvas; without, the images fill the array.
-          forced: (whether, maps by stage) that stand in for the stages' own, so that a
-            stage learns from what it will see once those before it have learned.
+          forced: by stage, in which images [B, 1, 1, 1] which map stands in for the
+            stage's own, so that the next learns from what it will see once those before
+            it have learned.
         """
         if train and sizes is not None and self.normalization == "batch":
             raise ValueError("sizes: batch statistics would count the empty canvas")
@@ -79,13 +81,13 @@ class CompactNet(nn.Module):
             x, cells = run_stage(conv, stage, number, x, cells, train)
             maps[f"stage{number}"] = x
             if forced is not None:
-                x = jnp.where(forced[0], forced[1][f"stage{number}"], x)
+                x = jnp.where(*forced[f"stage{number}"], x)
             if number == LAST_OF_LOCAL:
                 maps["block3"] = _local_map(conv, maps, sizes, train)
                 if last == "block3":
                     break
         else:
-            maps["block4"] = nn.relu6(conv(HEAD, name="head")(x, train))
+            maps["block4"] = nn.relu(conv(HEAD, name="head")(x, train))
         kept = maps if train else {n: x for n, x in maps.items() if "block" in n}
         return {name: x.astype(dtype) for name, x in kept.items()}
 

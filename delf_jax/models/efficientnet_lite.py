@@ -68,8 +68,7 @@ class InvertedResidual(nn.Module):
             name="depthwise",
         )
         y = nn.relu6(depthwise(zero_outside(y, mask), train))
-        y = self.conv(self.features, name="project")(y, train)
-        return x + y if self.stride == 1 and x.shape == y.shape else y
+        return project(self.conv, y, x, self.features, self.stride, train)
 
 
 class FusedUnit(nn.Module):
@@ -88,8 +87,7 @@ class FusedUnit(nn.Module):
         wide, side = self.expansion * x.shape[-1], self.kernel_size
         expand = self.conv(wide, side, self.stride, padding, name="expand")
         y = nn.relu6(expand(zero_outside(x, mask), train))
-        y = self.conv(self.features, name="project")(y, train)
-        return x + y if x.shape == y.shape else y
+        return project(self.conv, y, x, self.features, self.stride, train)
 
 
 class EfficientNetLite(nn.Module):
@@ -161,6 +159,19 @@ class EfficientNetLite(nn.Module):
     def canvas_offset(self, side: Any) -> Any:
         """First row or column of an image on its canvas."""
         return 0 * side
+
+
+def project(
+    conv: partial, y: Map, x: Map, features: int, stride: int, train: bool
+) -> Map:
+    """The map y back to few channels, added to x where the shapes are the same.
+
+    What is added starts at 0: a unit begins as its shortcut [Goyal2017].
+    """
+    shortcut = stride == 1 and x.shape[-1] == features
+    init = nn.initializers.zeros if shortcut else nn.initializers.ones
+    y = conv(features, scale_init=init, name="project")(y, train)
+    return x + y if shortcut else y
 
 
 def run_stage(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 from ml_collections import ConfigDict
 
 from delf_jax.data.teacher import Teacher
@@ -30,6 +31,7 @@ PRECISIONS = {"float32": None, "bfloat16": "bfloat16"}
 # Learning rates are stated for a batch of so many images, as in [DELG], and grow with
 # the batch.
 REFERENCE_BATCH = 256
+_RMS_OF_ADAM = 0.2  # of what a step adds, in learning rates [Liu2025].
 # By loss, the models that have what it needs.
 _NEEDS = {
     "arcface": ("delg", "global"),
@@ -132,13 +134,25 @@ def make_optimizer(
     schedule = _make_schedule(settings, steps, batch_size)
     clip = [_clip(settings.clip_norm, norm)] if settings.clip_norm else []
     decay = optax.add_decayed_weights(settings.weight_decay, mask=_is_kernel)
+    descend = optax.scale_by_learning_rate(schedule)
     if settings.name == "adamw":
-        rule = [optax.scale_by_adam(b1=settings.momentum), decay]
+        rule = [optax.scale_by_adam(b1=settings.momentum), decay, descend]
     elif settings.name == "sgd":
-        rule = [decay, optax.trace(settings.momentum)]
+        rule = [decay, optax.trace(settings.momentum), descend]
+    elif settings.name == "muon":
+        muon = optax.contrib.muon(
+            schedule,
+            weight_decay=settings.weight_decay,
+            adam_b1=settings.momentum,
+            muon_weight_dimension_numbers=_matrices,
+            consistent_rms=_RMS_OF_ADAM,
+        )
+        rule = [muon]
     else:
-        raise InputError(f"optimizer.name is {settings.name!r}: use 'adamw' or 'sgd'")
-    chain = optax.chain(*clip, *rule, optax.scale_by_learning_rate(schedule))
+        raise InputError(
+            f"optimizer.name is {settings.name!r}: use 'adamw', 'muon' or 'sgd'"
+        )
+    chain = optax.chain(*clip, *rule)
     promoted = jax.numpy_dtype_promotion("standard")  # optax mixes counts and floats.
     update = promoted(chain.update)
     return optax.GradientTransformation(chain.init, update), promoted(schedule)
@@ -248,6 +262,21 @@ def _clip(
         return jax.tree.map(lambda x: x * factor.astype(x.dtype), gradients), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def _matrices(params: Tree) -> Tree:
+    """Of each kernel what it reads and what it writes; None: Adam's steps, not Muon's.
+
+    None for biases, BatchNorm, convolutions of single channels and classifiers.
+    """
+
+    def of(path: tuple, x: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        if x.ndim < 2 or x.shape[-2] == 1 or "classifier" in jax.tree_util.keystr(path):
+            return None
+        last = x.ndim - 1
+        return optax.contrib.MuonDimensionNumbers(tuple(range(last)), last)
+
+    return jax.tree_util.tree_map_with_path(of, params)
 
 
 def _is_kernel(params: Tree) -> Tree:

@@ -210,9 +210,7 @@ def view_settings(config: ConfigDict) -> augment.ViewSettings:
             f"config.views.size {size} leaves part of a cell over: "
             f"use a multiple of {field.stride}"
         )
-    return settings._replace(
-        cell_stride=field.stride, cell_offset=float(field.offset), clean=teaches(config)
-    )
+    return settings._replace(cell_stride=field.stride, cell_offset=float(field.offset))
 
 
 def _check_tuples(config: ConfigDict) -> None:

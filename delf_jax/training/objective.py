@@ -141,11 +141,12 @@ def _distil(
     metrics = {}
     if loss.map_distillation:
         stages: Any = outputs["stages"]
-        distances = [
-            jax.vmap(map_distance)(stages[name], target).mean()
-            for name, target in taught.maps.items()
-        ]
-        metrics["map_distillation"] = jnp.stack(distances).mean()
+        distances = {}
+        for name, target in taught.maps.items():
+            distance = jax.vmap(map_distance)(stages[name], target).mean()
+            distances[f"map_distillation_{name}"] = distance
+        metrics["map_distillation"] = jnp.stack(list(distances.values())).mean()
+        metrics |= distances
     pair: Any = outputs.get("global_descriptor"), taught.descriptors
     if loss.global_distillation:
         # Compared as they are: similarities of the student then are the teacher's.

@@ -74,7 +74,8 @@ class Static(NamedTuple):
     """the part of the model that learns: a key of PARTS"""
     teacher: Teacher | None = None
     forced_steps: int = 0
-    """of which every stage reads the teacher's map instead of the one before it"""
+    """in which every stage reads the teacher's map instead of the one before it; in as
+    many again ever fewer do"""
     views: ViewSettings | None = None
     """of views that the step draws itself"""
 
@@ -265,7 +266,8 @@ def _forward(
 
     Args:
       params: of the model; of the state, only what is no parameter is read.
-      maps: of the teacher, which stand in for the model's in the first steps.
+      maps: of the teacher, which stand in for the model's in the first steps: in all
+        images, then at random in ever fewer.
     """
     views, sizes = batch["image"], batch.get("size")
     if sizes is not None:
@@ -273,7 +275,13 @@ def _forward(
     images = views.reshape(-1, *views.shape[2:])
     forced: dict[str, Any] = {}
     if static.forced_steps and maps is not None:
-        forced["forced"] = (state.step < static.forced_steps, maps)
+        share = 2 - state.step / static.forced_steps
+        draw = jax.random.uniform(
+            jax.random.fold_in(key, 1), (len(maps), len(images), 1, 1, 1)
+        )
+        forced["forced"] = dict(
+            zip(maps, zip(draw < share, maps.values(), strict=True), strict=True)
+        )
     outputs, updated = static.module.apply(
         {"params": params, "batch_stats": state.batch_stats},
         ops.normalize_pixels(images, *static.pixels, sizes),
@@ -294,10 +302,10 @@ def _forward(
 def _teach(
     taught_by: Teacher | None, batch: Batch, constants: Constants
 ) -> objective.Taught | None:
-    """What the teacher says of the views before their colours were changed."""
+    """What the teacher says of the views that the student sees [Beyer2022]."""
     if taught_by is None:
         return None
-    views, targets = batch["clean"], constants.targets
+    views, targets = batch["image"], constants.targets
     assert targets is not None  # They come with the teacher.
     views = views.reshape(-1, *views.shape[2:])
     maps = maps_of(taught_by, constants.teacher, views)

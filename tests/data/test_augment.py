@@ -87,25 +87,6 @@ def test_colour_changes_keep_shape_and_type(example):
     assert (plain["image"] != output["image"]).any()
 
 
-def test_clean_views_are_those_of_which_only_the_colours_change(example):
-    """What a teacher sees; and the views are those without it."""
-    settings = SETTINGS._replace(colour=1.0, clean=True)
-    for seed in range(4):
-        output = augment.views(example, np.random.default_rng(seed), settings)
-        assert output["clean"].shape == output["image"].shape
-        assert output["clean"].dtype == np.uint8
-        assert (output["clean"] != output["image"]).any()
-        without = augment.views(
-            example, np.random.default_rng(seed), settings._replace(clean=False)
-        )
-        assert "clean" not in without
-        for name, value in without.items():
-            np.testing.assert_array_equal(value, output[name])
-    plain = settings._replace(colour=0.0)
-    output = augment.views(example, np.random.default_rng(0), plain)
-    np.testing.assert_array_equal(output["clean"], output["image"])
-
-
 @pytest.fixture(scope="module")
 def ramp():
     """A ramp: red tells the row of a pixel, green its column."""

@@ -12,7 +12,7 @@ from delf_jax.training.objective import LossSettings
 from delf_jax.training.parallel import shardings
 from delf_jax.training.step import Constants, Static, with_views
 
-SETTINGS = ViewSettings(size=64, cell_stride=16, cell_offset=3.0, colour=1.0)
+SETTINGS = ViewSettings(size=64, cell_stride=16, cell_offset=3.0, colour=0.0)
 DRAW = jax.jit(device_views.draw_views, static_argnames="settings")
 SIDES = (150, 230)
 
@@ -40,10 +40,10 @@ def test_cells_lie_where_their_coordinates_say(store, photo):
         views = DRAW(store, jnp.int32(photo), jax.random.key(seed), settings=SETTINGS)
         # One unit is a pixel of a view between both: so many of the photo's.
         units = np.asarray(views["coordinates"])
-        clean = np.asarray(views["clean"])[:, 3::16, 3::16]
+        pixels = np.asarray(views["image"])[:, 3::16, 3::16]
         inside = units[..., 0] > OUTSIDE / 2
         assert (units[~inside] <= OUTSIDE).all()
-        found = clean[..., :2][inside].astype(float)
+        found = pixels[..., :2][inside].astype(float)
         edge = (found > 1) & (found < [height - 2, width - 2])
         keep = edge.all(-1)
         ratio = found[keep].sum() / units[inside][keep].sum()
@@ -56,17 +56,17 @@ def test_beside_its_border_a_photo_is_reflected():
     photo = np.full((20, 20, 3), 200, np.uint8)
     store = stored([photo, np.zeros((64, 64, 3), np.uint8)])
     views = DRAW(store, jnp.int32(0), jax.random.key(0), settings=SETTINGS)
-    assert np.ptp(views["clean"]) == 0 and views["clean"][0, 0, 0, 0] == 200
+    assert np.ptp(views["image"]) == 0 and views["image"][0, 0, 0, 0] == 200
 
 
 def test_colours_change_and_can_be_turned_off(store):
     key = jax.random.key(3)
-    views = DRAW(store, jnp.int32(0), key, settings=SETTINGS)
-    assert (views["image"] != views["clean"]).any()
-    plain = SETTINGS._replace(colour=0.0)
-    same = DRAW(store, jnp.int32(0), key, settings=plain)
-    np.testing.assert_array_equal(same["clean"], views["clean"])
-    np.testing.assert_array_equal(same["image"], views["clean"])
+    coloured, plain = (
+        DRAW(store, jnp.int32(0), key, settings=SETTINGS._replace(colour=colour))
+        for colour in (1.0, 0.0)
+    )
+    assert (coloured["image"] != plain["image"]).any()
+    np.testing.assert_array_equal(coloured["coordinates"], plain["coordinates"])
 
 
 def test_draws_depend_on_the_key_alone(store):
@@ -79,7 +79,7 @@ def test_draws_depend_on_the_key_alone(store):
     alone = DRAW(store, jnp.int32(1), keys[1], settings=SETTINGS)
     for name, value in alone.items():
         np.testing.assert_allclose(batch[name][1], value, atol=1.01)
-    assert (batch["clean"][0] != batch["clean"][2]).any()
+    assert (batch["image"][0] != batch["image"][2]).any()
 
 
 def batch_of(order):

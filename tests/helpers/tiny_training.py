@@ -62,7 +62,6 @@ def make_batch(cells=4):
         "image": rng.integers(0, 256, (4, 2, 64, 64, 3), dtype=np.uint8),
         "label": np.array([0, 1, 2, -1], np.int32),
         "coordinates": rng.uniform(0, 64, (4, 2, cells, cells, 2)).astype(np.float32),
-        "clean": rng.integers(0, 256, (4, 2, 64, 64, 3), dtype=np.uint8),
     }
 
 

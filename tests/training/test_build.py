@@ -1,5 +1,6 @@
 """Modules, optimisers and loss settings of a config, and wrong ones."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -97,12 +98,36 @@ def step(optimizer, gradients):
     return optax.apply_updates(PARAMS, updates)
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "muon", "sgd"])
 def test_kernels_decay_and_vectors_do_not(name):
     optimizer, _ = make_optimizer(settings(name=name, weight_decay=0.1), 10, 256)
     new = step(optimizer, NO_GRADIENT)
     np.testing.assert_allclose(new["kernel"], 0.9, rtol=1e-6)
     np.testing.assert_array_equal(new["bias"], 1.0)
+
+
+def test_muon_turns_matrices_and_takes_adams_steps_elsewhere():
+    """All that a matrix changes it changes about as much, by 0.2 on average (RMS)."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        "convolution": (3, 3, 4, 20),
+        "depthwise": (3, 3, 1, 8),
+        "classifier": (6, 9),
+        "bias": (7,),
+    }
+    gradients = {
+        n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in shapes.items()
+    }
+    params = jax.tree.map(jnp.zeros_like, gradients)
+    optimizer, _ = make_optimizer(settings(name="muon"), 10, 256)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    matrix = np.asarray(updates.pop("convolution")).reshape(36, 20)
+    parts = np.linalg.svd(matrix, compute_uv=False)
+    assert parts.max() < 2 * parts.min()
+    np.testing.assert_allclose(np.sqrt((matrix**2).mean()), 0.2, rtol=0.2)
+    assert (matrix * gradients["convolution"].reshape(36, 20)).sum() < 0
+    for name, update in updates.items():
+        np.testing.assert_allclose(update, -np.sign(gradients[name]), rtol=1e-4)
 
 
 def test_the_gradient_is_clipped_by_its_norm_over_all_parameters():

@@ -125,7 +125,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_numbers(
 
 @pytest.mark.slow
 def test_while_stages_are_forced_those_before_learn_nothing_of_them(config):
-    """The gradient of what block4 says, in the last forced step and in the next."""
+    """The gradient of what block4 says, in the last forced step and when none is."""
     sources = inputs.open_sources(config)
     static, _ = build.make_static(config, 2, None)
     constants = inputs.open_constants(config, sources)
@@ -148,7 +148,7 @@ def test_while_stages_are_forced_those_before_learn_nothing_of_them(config):
         return {n.split("/")[0] for n, x in found.items() if np.abs(x).max() > 0}
 
     assert reached(FORCED - 1) == {"head"}
-    assert reached(FORCED) >= {"head", "stem", "stage2_unit1", "stage7_unit1"}
+    assert reached(2 * FORCED) >= {"head", "stem", "stage2_unit1", "stage7_unit1"}
 
 
 def test_targets_are_kept_beside_the_prepared_images(config, tmp_path):
