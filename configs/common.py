@@ -134,6 +134,7 @@ RANGES = {
     "extraction.image_scales": ["(0, 8]", "(0, 8]", ...],
     "extraction.global_scales": [COUNT, ...],
     "extraction.max_image_size": (None, POSITIVE),
+    "extraction.min_image_size": (None, range(2**16)),
     "extraction.max_features": COUNT,
     "extraction.attention_threshold": ANY,
     "extraction.pixel_mean": [ANY, ANY, ANY],
@@ -308,7 +309,8 @@ def get_config() -> ConfigDict:
     config.extraction = ConfigDict()
     config.extraction.image_scales = (0.25, 0.3535, 0.5, 0.7071, 1.0, 1.4142, 2.0)
     config.extraction.global_scales = (3, 4, 5)  # indices of image_scales.
-    config.extraction.max_image_size = 1024  # pixels.
+    config.extraction.max_image_size = 1024  # pixels of the longer side; larger shrink.
+    config.extraction.min_image_size = 0  # smaller photos are enlarged.
     config.extraction.max_features = 1000
     config.extraction.attention_threshold = 0.0
     # Of R, G and B in 0 to 255; a training sees its images so, too.

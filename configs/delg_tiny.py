@@ -7,7 +7,8 @@ Needs the labelled photos, the unlabelled ones and the small views of ten buildi
 the folders named below, and the teacher, an EfficientNet-Lite2 as converted above; it
 runs as the training does. Landmarks are drawn besides. Two views of an image under
 random homographies are the data; the teacher's maps, stage by stage, its descriptor and
-the correspondence of the views are the targets. Cost and result: docs/training.md.
+the correspondence of the views are the targets. A second, shorter training goes on with
+larger views. Its command, cost and result: docs/training.md.
 """
 
 from ml_collections import ConfigDict
@@ -45,7 +46,7 @@ STAGES = ("stage2", "stage3", "stage4", "stage5", "stage6", "stage7", "block4")
 
 def get_config() -> ConfigDict:
     config = common.get_config()
-    config.steps = 3_000
+    config.steps = 2_700
     config.batch_size = 24
     config.ema_decay = 0.998
     config.devices = 1
@@ -72,7 +73,7 @@ def get_config() -> ConfigDict:
     config.teacher.model = "runs/lite2"
     config.teacher.stages = STAGES
     config.teacher.dimension = 256
-    config.teacher.forced_steps = 400
+    config.teacher.forced_steps = 250
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 6.4e-2  # 6e-3 at this batch.
     config.optimizer.warmup_steps = 50
@@ -82,8 +83,10 @@ def get_config() -> ConfigDict:
     config.data.threads = 2
     config.data.max_side = 320
     config.data.on_device = True
-    config.extraction.image_scales = (0.3535, 0.5, 0.7071, 1.0)
-    config.extraction.global_scales = (1, 2, 3)
+    # All photos are of one size, so that pixels of verification mean the same.
+    config.extraction.max_image_size = config.extraction.min_image_size = 1024
+    config.extraction.image_scales = (0.25, 0.3535, 0.5, 0.7071)
+    config.extraction.global_scales = (0, 1, 2)
     # Of ImageNet, as the teacher's.
     config.extraction.pixel_mean = (123.675, 116.28, 103.53)
     config.extraction.pixel_std = (58.395, 57.12, 57.375)

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int, Real
 
 # About as many inliers as unrelated photos reach by chance.
 NOISE = 8
-# Least spread of log(1 + inliers): small counts agree by chance.
-_SPREAD = 0.05
+# Fewer inliers are as good as none: whether a map of so few was found says nothing.
+_CHANCE = 6
 # So many candidates are a background of their own.
 _ENOUGH = 30
 # Photos compared in the searches of `Calibration.surprise`.
@@ -130,7 +130,7 @@ def deviations(
     of the candidates themselves, in log(1 + inliers).
     """
     level, spread = _by_chance(inliers, background)
-    return (np.log1p(inliers) - level) / spread
+    return (_log_count(inliers) - level) / spread
 
 
 def log_likelihood_ratio(
@@ -169,9 +169,17 @@ def most_by_chance(
 def _by_chance(
     inliers: Real[np.ndarray, " K"], background: tuple[int, ...]
 ) -> tuple[float, float]:
-    """Level and spread of log(1 + inliers), of the lower half: the upper is related."""
+    """Level and spread of the logarithms, of the lower half: the upper is related.
+
+    The spread has that of counts themselves in it, which vary by their square root.
+    """
     few = len(inliers) < _ENOUGH
-    logs = np.log1p(np.concatenate([inliers, background]) if few else inliers)
+    logs = _log_count(np.concatenate([inliers, background]) if few else inliers)
     level = np.median(logs)
     lower = logs[logs <= level] - level
-    return float(level), float(np.sqrt(np.mean(lower**2) + _SPREAD**2))
+    counted = np.exp(-level)  # the variance of log(1 + n), about 1 / (1 + n)
+    return float(level), float(np.sqrt(np.mean(lower**2) + counted))
+
+
+def _log_count(inliers: Real[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+    return np.log1p(np.maximum(inliers, _CHANCE))

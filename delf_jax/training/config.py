@@ -28,7 +28,8 @@ MAY_CHANGE = (
     "init_from init_partial validation data.directory data.threads "
     "optimizer.learning_rate optimizer.clip_norm "
     "extraction.image_scales extraction.global_scales "
-    "extraction.max_image_size extraction.max_features extraction.attention_threshold"
+    "extraction.max_image_size extraction.min_image_size extraction.max_features "
+    "extraction.attention_threshold"
 ).split()
 # Of a version before, which did something with loss.distillation alone.
 GONE = ("loss.distillation", "teacher.weights", "teacher.long_sides")

@@ -69,12 +69,12 @@ def test_no_candidates_give_an_empty_ranking(weight):
 
 CALIBRATION = Calibration(
     share=0.7,
-    slope=1.1,
-    middle=2.0,
+    slope=3.0,
+    middle=1.0,
     most=8.0,
     background=(5, 6, 6, 7, 7, 8, 8, 9, 10, 12),
     by_chance=(15, 20),
-    surprise=(3.0, 5.0),
+    surprise=(1.5, 2.3),
 )
 
 
@@ -122,10 +122,22 @@ def test_what_is_chance_depends_on_the_other_candidates(rng):
     assert limits[0] < 45 < limits[1]
 
 
+@pytest.mark.parametrize("share", [0.3, 0.49, 0.51, 0.7])
+def test_how_many_candidates_have_no_map_at_all_does_not_matter(rng, share):
+    """Where half of them share 0 inliers and the others 4 to 9, 9 is no evidence."""
+    inliers = chance(rng, level=6)
+    inliers[: round(100 * share)] = 0
+    inliers[:4] = 9, 30, 0, 4
+    nine, thirty, none, four = ranking.log_likelihood_ratio(
+        ranking.deviations(inliers, CALIBRATION.background), CALIBRATION
+    )[:4]
+    assert none == four < nine < 2 and thirty > 4
+
+
 def test_alone_a_candidate_is_judged_by_the_background():
     background = CALIBRATION.background
     many, few = (ranking.deviations(np.array([n]), background)[0] for n in (40, 7))
-    assert many > 5 > 1 > abs(few)
+    assert many > 3 > 1 > abs(few)
     assert ranking.most_by_chance(np.array([40]), CALIBRATION) < 40
     assert ranking.most_by_chance(np.zeros(0), CALIBRATION, least=6) >= 6
 
