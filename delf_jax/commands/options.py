@@ -69,7 +69,7 @@ class Parser(argparse.ArgumentParser):
         self.add_file("--json", f"{meaning} (-: standard output)")
 
     def add_prune(self) -> None:
-        meaning = "forget images whose files are gone, after printing how many"
+        meaning = "forget images whose files are gone; first says how many"
         self.add_flag("--prune", meaning)
 
     def add_verification(self) -> None:

@@ -22,6 +22,7 @@ from delf_jax.files import InputError
 class _Model:
     config = {"extraction": {"image_scales": [0.5, 1.0], "global_scales": [1]}}
     global_model = None
+    is_detector = False
 
 
 def test_a_models_settings_are_the_default_and_can_be_overridden():
