@@ -56,7 +56,7 @@ def test_a_store_of_them_serves_as_well_and_is_not_extracted_again(
     def refuse(*args, **kwargs):
         raise AssertionError("extracted again")
 
-    monkeypatch.setattr("delf_jax.extraction.extract._run_canvases", refuse)
+    monkeypatch.setattr("delf_jax.extraction.engines._run_program", refuse)
     given = open_them(tmp_path / "others", tmp_path / "unused", model, how)
     again = evaluate(drawn, tmp_path / "index", model, how, given)
     assert [row.key for row in first.rows] == [row.key for row in again.rows]

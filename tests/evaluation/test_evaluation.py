@@ -127,7 +127,7 @@ def test_again_nothing_is_extracted_and_the_results_are_the_same(
     def refuse(*args, **kwargs):
         raise AssertionError("extracted again")
 
-    monkeypatch.setattr("delf_jax.extraction.extract._run_canvases", refuse)
+    monkeypatch.setattr("delf_jax.extraction.engines._run_program", refuse)
     asked = arguments(made, indexed / "index", tiny_model, tmp_path, ALL)
     assert cli.main(asked) == 0
     for name in ("results.json", "metrics.txt"):

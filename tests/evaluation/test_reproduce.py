@@ -83,7 +83,7 @@ def test_again_nothing_is_extracted_and_the_results_are_the_same(
         raise AssertionError("extracted again")
 
     before = (done / "reproduction.json").read_text()
-    monkeypatch.setattr("delf_jax.extraction.extract._run_canvases", refuse)
+    monkeypatch.setattr("delf_jax.extraction.engines._run_program", refuse)
     assert command(drawn, done) == 0
     assert (done / "reproduction.json").read_text() == before
     said = capsys.readouterr().out
@@ -287,7 +287,7 @@ def test_an_experiment_with_boxes_ranks_by_regional_aggregation(
     def refuse(*args, **kwargs):
         raise AssertionError("extracted again")
 
-    monkeypatch.setattr("delf_jax.extraction.extract._run_canvases", refuse)
+    monkeypatch.setattr("delf_jax.extraction.engines._run_program", refuse)
     features = out / "distractors"
     for again in (others, features):
         rows = run(data, out, tiny, *fields, others=again)

@@ -54,7 +54,7 @@ def test_stablehlo_of_the_bundled_model_gives_its_features_of_a_photo(tmp_path, 
     assert cli.main([*command, "--scales=0.7071,1.0"]) == 0
     model = model_folder.load_model()
     chosen = settings.settings_for(
-        model, image_scales=(0.7071, 1.0), global_scales=(0, 1)
+        model, image_scales=(0.7071, 1.0), global_scales=(0, 1), min_image_size=None
     )
     (live,) = extract_features(model, [photo], chosen)
     assert_matches(trimmed(_load(out).call(photo)), live)

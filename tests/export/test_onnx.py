@@ -69,7 +69,9 @@ def test_onnx_of_the_bundled_model_gives_its_features_of_a_photo(tmp_path, photo
     model = model_folder.load_model()
     scales = (0.7071, 1.0)
     run = _save(tmp_path / "onnx", model, scales=scales, size=(131, 179))
-    chosen = settings.settings_for(model, image_scales=scales, global_scales=(0, 1))
+    chosen = settings.settings_for(
+        model, image_scales=scales, global_scales=(0, 1), min_image_size=None
+    )
     (live,) = extract_features(model, [photo], chosen)
     assert_matches(run(photo), live)
     # Its weights are too large for the file itself.
