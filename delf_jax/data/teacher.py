@@ -45,7 +45,7 @@ class Targets(NamedTuple):
     means: dict[str, Float[np.ndarray, "C"]]
     """by stage; 0 where the map is rectified, and the student's will be"""
     deviations: dict[str, Float[np.ndarray, "C"]]
-    """by stage"""
+    """by stage; of a rectified map one number for all channels"""
     centre: Float[np.ndarray, "C"]
     """of descriptors"""
     projection: Float[np.ndarray, "C G"]
