@@ -81,8 +81,8 @@ class Parser(argparse.ArgumentParser):
         self.add_value("--codebook", "DIR", meaning)
 
     def add_detect(self) -> None:
-        meaning = "features of boxes, too, which this detector finds; kept in "
-        self.add_value("--detect", "DIR", f"{meaning}boxes/")
+        meaning = "add features of boxes that this detector finds"
+        self.add_value("--detect", "DIR", meaning)
 
     def add_settings(self) -> None:
         """The options that `model_and_settings` reads."""
