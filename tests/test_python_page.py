@@ -49,7 +49,7 @@ def test_the_page_runs_from_top_to_bottom(capsys, monkeypatch):
     assert "broken.jpg - broken.jpg: not an image of a known format" in printed
     assert "rank  image" in printed and "mAP" in printed
     assert pathlib.Path("matches.png").stat().st_size > 10_000
-    assert names["attention"].shape == (9, 12)
+    assert names["attention"].shape == (18, 24)  # a cell every 8 pixels.
     assert names["saliency"].shape == (144, 192)
     assert names["one_against_many"][0] == pytest.approx(1, abs=1e-5)
     assert names["on_all"].shape == (2, 1, 256)
