@@ -5,7 +5,6 @@ the image itself. The boxes are in pixels of the image as it was.
 """
 
 import collections
-import concurrent.futures
 import functools
 import itertools
 import os
@@ -23,7 +22,7 @@ from delf_jax.detection.saved_model import (
     is_saved_model,
     open_saved_detector,
 )
-from delf_jax.extraction.extract import ahead
+from delf_jax.extraction.extract import ahead, readers
 from delf_jax.extraction.model_folder import Model, load_model
 from delf_jax.extraction.settings import make_settings
 from delf_jax.files import InputError
@@ -71,9 +70,7 @@ def detect_images(
     """
     run, side, batch_size = _network(model)
     read = functools.partial(_read, side=side)
-    threads = threads or min(8, os.cpu_count() or 1)
-    pool = concurrent.futures.ThreadPoolExecutor(threads, "images")
-    try:
+    with readers(threads) as (pool, threads):
         opened = ahead(pool, read, enumerate(images, 1), threads + batch_size)
         while group := list(itertools.islice(opened, batch_size)):
             found: collections.deque[tuple] = collections.deque()
@@ -86,10 +83,6 @@ def detect_images(
                     yield each
                 else:
                     yield _in_pixels(each, *found.popleft())
-    finally:
-        # Not to wait: a generator that nobody asks any more ends wherever garbage is
-        # collected, be it in a thread that is just being started.
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def open_detector(model: Detector | str | os.PathLike) -> Detector:

@@ -7,6 +7,7 @@ an image does not depend on its canvas, its batch or its neighbours.
 
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 import os
@@ -73,17 +74,11 @@ def extract_features(
     # Images of one canvas that are worth computing together.
     batch_size = engines.batch_size(settings)
     window = 1 if batch_size == 1 else 4 * batch_size
-    threads = threads or min(8, os.cpu_count() or 1)
-    pool = concurrent.futures.ThreadPoolExecutor(threads, "images")
-    try:
+    with readers(threads) as (pool, threads):
         prepare = functools.partial(_prepare, chosen=[n.settings for n in networks])
         prepared = ahead(pool, prepare, enumerate(images, 1), max(window, threads) + 1)
         while group := list(itertools.islice(prepared, window)):
             yield from _extract_group(networks, pool, batch_size, group)
-    finally:
-        # Not to wait: a generator that nobody asks any more ends wherever garbage is
-        # collected, be it in a thread that is just being started.
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def pyramid_size(size: tuple[int, int], image_scale: float) -> tuple[int, int]:
@@ -322,6 +317,21 @@ def _collect(levels: list[dict[int, Level]], jobs: list, result: dict) -> None:
         levels[job.image][job.scale] = Level(
             job.scale, job.size, {name: value[place] for name, value in result.items()}
         )
+
+
+@contextlib.contextmanager
+def readers(
+    threads: int | None,
+) -> Iterator[tuple[concurrent.futures.ThreadPoolExecutor, int]]:
+    """Threads that open images, and how many: by default as cores, and at most 8."""
+    threads = threads or min(8, os.cpu_count() or 1)
+    pool = concurrent.futures.ThreadPoolExecutor(threads, "images")
+    try:
+        yield pool, threads
+    finally:
+        # Not to wait: a generator that nobody asks any more ends wherever garbage is
+        # collected, be it in a thread that is just being started.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def ahead(

@@ -5,11 +5,10 @@ their numbers. All locations are in pixels of the whole image.
 """
 
 import collections
-import concurrent.futures
+import contextlib
 import functools
-import os
 import pathlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,23 +51,19 @@ def extract_regions(
             "boxes need locations in pixels of the image: extraction."
             "use_resized_coordinates must be false"
         )
-    threads = threads or min(8, os.cpu_count() or 1)
     waiting: collections.deque[_Picture | InputError] = collections.deque()
-    pool = concurrent.futures.ThreadPoolExecutor(threads, "boxes")
     read = functools.partial(_read, boxes=boxes, settings=settings)
-
-    def parts() -> Iterator[np.ndarray | Crop | InputError]:
-        for picture in extract.ahead(pool, read, found, threads + 1):
-            waiting.append(picture)
-            if isinstance(picture, InputError):
-                yield picture
-                continue
-            yield picture.pixels
-            for y_min, x_min, y_max, x_max in picture.boxes.astype(int).tolist():
-                yield Crop(picture.pixels[y_min:y_max, x_min:x_max])
-
-    results = extract.extract_features(model, parts(), settings, threads=threads)
-    try:
+    with (
+        extract.readers(threads) as (pool, threads),
+        contextlib.closing(
+            extract.extract_features(
+                model,
+                _parts(extract.ahead(pool, read, found, threads + 1), waiting),
+                settings,
+                threads=threads,
+            )
+        ) as results,
+    ):
         for (_, path), whole in zip(found, results, strict=True):
             picture = waiting.popleft()
             if isinstance(picture, InputError):
@@ -80,11 +75,20 @@ def extract_regions(
                 yield InputError(f"{path}: {reason}")
                 continue
             yield _join(whole, crops, picture.boxes)
-    finally:
-        results.close()
-        # Not to wait: a generator that nobody asks any more ends wherever garbage is
-        # collected, be it in a thread that is just being started.
-        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _parts(
+    pictures: Iterable[_Picture | InputError], waiting: collections.deque
+) -> Iterator[np.ndarray | Crop | InputError]:
+    """Each photo and its crops; what they are of waits until they are extracted."""
+    for picture in pictures:
+        waiting.append(picture)
+        if isinstance(picture, InputError):
+            yield picture
+            continue
+        yield picture.pixels
+        for y_min, x_min, y_max, x_max in picture.boxes.astype(int).tolist():
+            yield Crop(picture.pixels[y_min:y_max, x_min:x_max])
 
 
 def _read(

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int, Real
 
 # About as many inliers as unrelated photos reach by chance.
 NOISE = 8
-# Fewer inliers are as good as none: whether a map of so few was found says nothing.
-_CHANCE = 6
+# So many inliers are no evidence, however few features there are; nor are fewer.
+FEWEST = 6
 # So many candidates are a background of their own.
 _ENOUGH = 30
 # Photos compared in the searches of `Calibration.surprise`.
@@ -182,4 +182,4 @@ def _by_chance(
 
 
 def _log_count(inliers: Real[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
-    return np.log1p(np.maximum(inliers, _CHANCE))
+    return np.log1p(np.maximum(inliers, FEWEST))

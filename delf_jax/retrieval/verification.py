@@ -14,7 +14,7 @@ from delf_jax.retrieval.matching import (
     match_descriptors,
     principal_directions,
 )
-from delf_jax.retrieval.ranking import Calibration
+from delf_jax.retrieval.ranking import FEWEST, Calibration
 
 
 class VerificationSettings(NamedTuple):
@@ -27,8 +27,8 @@ class VerificationSettings(NamedTuple):
     max_distance: float | None = None
     """as of `match_descriptors`, like the next two"""
     ratio: float | None = 0.95
-    """instead of a largest distance: with delg_tiny, photos of landmarks kept out of
-    its training rank better, and unrelated ones share 7 inliers"""
+    """instead of a largest distance: with delg_tiny of 0.1, photos of landmarks kept
+    out of its training rank better, and unrelated ones share 7 inliers"""
     mutual: bool = True
     energy: float | None = 0.98
     """share of the squares of the query's descriptors; similar ones are looked for in
@@ -96,8 +96,6 @@ _DRAWN = 4
 _KEYS = np.sqrt([2.0, 3.0, 5.0, 7.0])
 # Photos verified in the searches of `by_chance`, and local features of each.
 _CALIBRATED_PHOTOS, _CALIBRATED_FEATURES = 100, 1000
-# So many inliers are no evidence, however few features there are.
-FEWEST = 6
 
 
 class Geometry(NamedTuple):

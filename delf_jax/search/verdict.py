@@ -16,7 +16,6 @@ import numpy as np
 from delf_jax.progress import format_count
 from delf_jax.retrieval import ranking
 from delf_jax.retrieval.verification import (
-    FEWEST,
     VERIFICATION,
     VerificationSettings,
     most_by_chance,
@@ -72,7 +71,7 @@ def judge(
         return Verdict(has_own=own is not None)
     if settings.calibration is not None:
         known = np.array(others, np.float64)
-        by_chance = ranking.most_by_chance(known, settings.calibration, FEWEST)
+        by_chance = ranking.most_by_chance(known, settings.calibration, ranking.FEWEST)
     else:
         by_chance = most_by_chance(settings, features, len(others))
     return Verdict(max(others), by_chance, own is not None)
