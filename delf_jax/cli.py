@@ -278,10 +278,11 @@ COMMANDS = {
         models.run_export,
     ),
     "fit": Command(
-        "fit a codebook, a PCA or whitening to a feature store",
+        "fit a codebook, PCA, whitening or reranker to a feature store",
         "fit codebook features --out=codebook --words=65536\n"
         "fit pca features --out=pca --dimension=64\n"
-        "fit whitening features --out=whitening --pairs=pairs.csv",
+        "fit whitening features --out=whitening --pairs=pairs.csv\n"
+        "fit reranker features --out=reranker",
         index.add_fit_options,
         index.run_fit,
     ),

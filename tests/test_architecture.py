@@ -21,7 +21,7 @@ ARROWS = {
     "models retrieval",
     "gldv2": "evaluation search index store extraction formats retrieval",
     "evaluation": "search index store extraction report formats retrieval",
-    "search": "index store extraction report formats retrieval",
+    "search": "index store extraction report formats models retrieval",
     "index": "store extraction formats retrieval",
     "detection": "store extraction report formats models",
     "store": "extraction formats",

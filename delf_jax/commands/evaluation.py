@@ -28,6 +28,7 @@ def add_evaluate_options(parser: Parser) -> None:
     parser.add_value("--rerank", "PIPELINES", pipelines, default=default)
     parser.add_verification()
     parser.add_codebook()
+    parser.add_reranker()
     parser.add_value("--boxes", "FILE", "boxes of index photos, as of extract: R-ASMK*")
     _add_conditions(parser)
     parser.add_json()
@@ -72,6 +73,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
             verification=matching.verification_settings(options.verification, model),
             partial=options.partial,
             codebook=options.codebook,
+            reranker=options.reranker,
             boxes=boxes,
         )
     print_results(*report.table(result))

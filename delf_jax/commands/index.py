@@ -96,14 +96,18 @@ def add_fit_options(parser: Parser) -> None:
     learned = kinds.add_parser(
         "whitening", help="a projection of global descriptors, from matching pairs"
     )
-    for kind in (codebook, pca, learned):
+    reranker = kinds.add_parser(
+        "reranker", help="a network that compares local features, for rankings"
+    )
+    for kind in (codebook, pca, learned, reranker):
         kind.add_argument("store", metavar="STORE", help="folder of a feature store")
         kind.add_out("folder to write to", required=True)
     passes = "passes over the store, or over as many batches (20)"
     codebook.add_number("--words", "visual words (1024, or as in --config)")
     codebook.add_number("--iterations", passes, default=20)
     codebook.add_number("--batch", "descriptors drawn at a time (all, not drawn)")
-    codebook.add_number("--seed", "of the random numbers (0)", default=0)
+    for kind in (codebook, reranker):
+        kind.add_number("--seed", "of the random numbers (0)", default=0)
     first = "first centroids: random descriptors (sample), or k-means++"
     starts = ("sample", "kmeans++")
     codebook.add_argument("--start", choices=starts, default=starts[0], help=first)
@@ -112,7 +116,9 @@ def add_fit_options(parser: Parser) -> None:
     pca.add_choice("--of", ("local", "global"), "descriptors: ", default="local")
     pairs = "images that match: a CSV of query,positive, or a .pkl of SfM-120k"
     default = "(default: those of one folder match)"
-    learned.add_value("--pairs", "FILE", f"{pairs} {default}")
+    for kind in (learned, reranker):
+        kind.add_value("--pairs", "FILE", f"{pairs} {default}")
+    reranker.add_number("--steps", "of training (600)", default=600)
     learned.add_number("--dimension", "components kept (all)")
     pca.add_flag("--whiten", "components get unit variance")
     pca.add_flag("--half_whiten", "they are divided by the root of their deviation")
@@ -123,6 +129,8 @@ def run_fit(options: argparse.Namespace) -> int:
     from delf_jax.store import feature_store
 
     print_shortfall(feature_store.open_store(options.store))
+    if options.kind == "reranker":
+        return _fit_reranker(options)
     if options.kind != "codebook":
         return _fit_projection(options)
     from delf_jax.index import fit_codebook
@@ -170,6 +178,19 @@ def _fit_projection(options: argparse.Namespace) -> int:
         )
     print_results(fit_projection.format_summary(options.out), "to extract with it:")
     print_results(*(f"  --config.{name}={value}" for name, value in fields.items()))
+    return 0
+
+
+def _fit_reranker(options: argparse.Namespace) -> int:
+    from delf_jax.index import positive_pairs
+    from delf_jax.search import fit_reranker
+
+    pairs = positive_pairs.read_pairs(options.pairs) if options.pairs else None
+    fitted = fit_reranker.fit_reranker(
+        options.store, pairs, options.out, steps=options.steps, seed=options.seed
+    )
+    print_results(fit_reranker.format_summary(fitted), "to rank with it:")
+    print_results(f"  evaluate ... --rerank=learned --reranker={options.out}")
     return 0
 
 

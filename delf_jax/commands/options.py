@@ -84,6 +84,10 @@ class Parser(argparse.ArgumentParser):
         meaning = "add features of boxes that this detector finds"
         self.add_value("--detect", "DIR", meaning)
 
+    def add_reranker(self) -> None:
+        meaning = "of the step learned; see `fit reranker`"
+        self.add_value("--reranker", "DIR", meaning)
+
     def add_settings(self) -> None:
         """The options that `model_and_settings` reads."""
         files = "a file of configs/, or a .pbtxt of DELF"

@@ -175,19 +175,21 @@ def add_rerank_options(parser: Parser) -> None:
     parser.add_value("--with", "PIPELINE", steps, dest="pipeline", default=default)
     parser.add_number("--first", "rerank only the first N of each list (all)")
     parser.add_verification()
+    parser.add_reranker()
     parser.add_file("--out", "rankings to write, as JSON", "OUT", required=True)
     parser.add_settings()
 
 
 def run_rerank(options: argparse.Namespace) -> int:
     from delf_jax import files
-    from delf_jax.search import matching, rerank
+    from delf_jax.search import learned, matching, rerank
     from delf_jax.search.pipeline import parse_pipeline
 
     if options.first is not None and options.first < 1:
         raise InputError(f"--first={options.first}: use a positive number")
     candidates = rerank.read_candidates(options.candidates)
     pipeline = parse_pipeline(options.pipeline, "--with", rerank.STEPS)
+    reranker = learned.open_reranker(options.reranker, [pipeline])
     images = rerank.open_features(options.index)
     print_shortfall(images)
     model, _ = model_and_settings(options)
@@ -197,7 +199,13 @@ def run_rerank(options: argparse.Namespace) -> int:
     )
     queries = _candidate_queries(options, candidates, images)
     result = rerank.rerank(
-        candidates, images, queries, pipeline, settings, first=options.first
+        candidates,
+        images,
+        queries,
+        pipeline,
+        settings,
+        first=options.first,
+        reranker=reranker,
     )
     print_failures(result.failed.values())
     files.write_json(options.out, result.rankings)

@@ -23,6 +23,7 @@ from delf_jax.index import inverted_builder, inverted_file
 from delf_jax.retrieval import bootstrap, metrics
 from delf_jax.retrieval.bootstrap import SAMPLES, Estimate
 from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
+from delf_jax.search.learned import LEARNED, check_reranker, open_reranker
 from delf_jax.search.pipeline import Pipeline, RankingInputs, needs_global
 from delf_jax.search.steps import STEPS
 from delf_jax.store import feature_store
@@ -74,6 +75,7 @@ def evaluate(
     verification: VerificationSettings = VERIFICATION["default"],
     partial: bool = False,
     codebook: str | os.PathLike | None = None,
+    reranker: str | os.PathLike | None = None,
     boxes: RegionBoxes | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -88,6 +90,7 @@ def evaluate(
       distractors: are searched, too.
       partial: score the others where photos are missing.
       codebook: of ASMK*; what was aggregated with it is kept as well.
+      reranker: of the step "learned".
       boxes: of photos of the index, whose pipeline "asmk" is then R-ASMK*; verification
         takes whole photos, as queries are [D2R].
     """
@@ -95,10 +98,12 @@ def evaluate(
         raise InputError("evaluate needs global descriptors: set global_scales")
     verified = any(each[-1] == "verification" for each in pipelines)
     aggregated = any(each[0] == "asmk" for each in pipelines)
+    compared = any(LEARNED in each for each in pipelines)
     local = settings.max_features and model.has_local
-    if not local and (verified or aggregated):
-        what = "verify by" if verified else "aggregate"
+    if not local and (verified or aggregated or compared):
+        what = "verify by" if verified else "aggregate" if aggregated else "compare"
         raise InputError(f"model {model.name} gives no local features to {what}")
+    network = open_reranker(reranker, pipelines)
     missing = datasets.missing_photos(dataset)
     dataset = complete(dataset, missing, partial)
     dataset, inputs, failed = _extract(
@@ -110,6 +115,10 @@ def evaluate(
     depends: dict[str, Any] = {}
     if aggregated:
         inputs, depends["asmk"] = _with_asmk(inputs, directory, codebook, progress)
+    if network is not None:
+        check_reranker(network, inputs.store.manifest)
+        inputs = inputs._replace(reranker=network)
+        depends[LEARNED] = network.info["sha256"]
     protocols = dataset.protocols
     ranked = rank(
         inputs, pipelines, protocols, verification=verification, progress=progress
@@ -182,7 +191,7 @@ def _key(
 
 def _concerning(name: str, depends: Mapping[str, Any]) -> dict[str, Any]:
     """What a ranking depends on: of steps, those that it has."""
-    left_out = {"asmk", "verification"} - set(name.split("+"))
+    left_out = {"asmk", LEARNED, "verification"} - set(name.split("+"))
     return {key: value for key, value in depends.items() if key not in left_out}
 
 

@@ -13,7 +13,8 @@ from delf_jax.evaluation.tables import align, format_interval
 from delf_jax.extraction import config as extraction_config
 from delf_jax.extraction.config import EXPERIMENT
 from delf_jax.files import InputError
-from delf_jax.search.pipeline import Pipeline, parse_pipelines
+from delf_jax.search.learned import LEARNED
+from delf_jax.search.pipeline import ALL_STEPS, Pipeline, parse_pipelines
 
 # Columns of `paper`.
 _PAPER = (str, str, (int, float), (int, float))
@@ -72,8 +73,13 @@ def _check(experiment: ConfigDict, path: Any) -> None:
 
 
 def read_pipelines(experiment: ConfigDict, path: Any = "config") -> list[Pipeline]:
-    """The pipelines of an experiment; InputError for unknown steps."""
-    return parse_pipelines(",".join(experiment.ways), f"{path}: {EXPERIMENT}.ways")
+    """The pipelines of an experiment; InputError for unknown steps.
+
+    A learned reranker belongs to one model, and no paper has it.
+    """
+    allowed = tuple(step for step in ALL_STEPS if step != LEARNED)
+    option = f"{path}: {EXPERIMENT}.ways"
+    return parse_pipelines(",".join(experiment.ways), option, allowed)
 
 
 def _are_rows(rows: Any, kinds: Sequence[Any]) -> bool:

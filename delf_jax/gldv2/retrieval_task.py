@@ -23,7 +23,8 @@ from delf_jax.search.steps import STEPS, RankingState
 # Bytes of global descriptors that are looked at together.
 MEMORY = 2**28
 # Steps that can be taken among millions of images.
-ALLOWED = tuple(step for step in ALL_STEPS if step not in ("asmk", *steps.WHOLE_INDEX))
+_NOT_HERE = ("asmk", "learned", *steps.WHOLE_INDEX)
+ALLOWED = tuple(step for step in ALL_STEPS if step not in _NOT_HERE)
 
 
 class StoredIndex(NamedTuple):

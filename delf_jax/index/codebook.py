@@ -90,28 +90,41 @@ def load_codebook(path: str | os.PathLike) -> Codebook:
 def check_codebook(
     codebook: Codebook, manifest: Mapping[str, Any], dimension: int
 ) -> None:
-    """InputError unless a codebook was fitted to descriptors like those of a store.
+    """InputError unless a codebook was fitted to descriptors like those of a store."""
+    length = codebook.centroids.shape[1]
+    check_fitted("codebook", codebook.path, codebook.info, length, manifest, dimension)
+
+
+def check_fitted(
+    what: str,
+    path: pathlib.Path,
+    info: Mapping[str, Any],
+    length: int,
+    manifest: Mapping[str, Any],
+    dimension: int,
+) -> None:
+    """InputError unless what is at `path` was fitted to descriptors like a store's.
 
     Model and projection must be the same, too, as far as both sides have these.
     """
-    path, length = codebook.path, codebook.centroids.shape[1]
     if length != dimension:
         raise InputError(
-            f"{path}: a codebook of {length} dimensions does not fit "
+            f"{path}: a {what} of {length} dimensions does not fit "
             f"descriptors of {dimension}: fit one to them"
         )
-    sides = codebook.info, manifest
-    ours, theirs = (side.get("model", {}) for side in sides)
+    ours, theirs = (side.get("model", {}) for side in (info, manifest))
     fingerprints = ours.get("fingerprint"), theirs.get("fingerprint")
     if not all(fingerprints):
         return
     if fingerprints[0] != fingerprints[1]:
         raise InputError(
             f"{path}: was fitted to descriptors of the model {ours.get('name')}, not "
-            f"of {theirs.get('name')}: fit a codebook to these"
+            f"of {theirs.get('name')}: fit a {what} to these"
         )
-    our_pca, their_pca = ((side.get("settings") or {}).get("pca") for side in sides)
+    our_pca, their_pca = (
+        (side.get("settings") or {}).get("pca") for side in (info, manifest)
+    )
     if our_pca != their_pca:
         raise InputError(
-            f"{path}: was fitted to descriptors of another PCA: fit a codebook to these"
+            f"{path}: was fitted to descriptors of another PCA: fit a {what} to these"
         )

@@ -5,7 +5,7 @@ name "asmk", those of ASMK*. The steps are those of steps.py, and verification.
 `run_steps` ranks all photos or explicit candidates, which `rerank` also verifies.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,13 +18,14 @@ from delf_jax.retrieval import ranking
 from delf_jax.retrieval.nearest import Best
 from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
 from delf_jax.search import matching
+from delf_jax.search.learned import LEARNED, Reranker, find_evidence
 from delf_jax.search.steps import STEPS, DenseIndex, RankingState, follow
 from delf_jax.store.feature_store import FeatureStore
 
 Pipeline = tuple[str, ...]
 
 _STARTS = ("global", "asmk")
-ALL_STEPS = (*_STARTS, *STEPS, "verification")
+ALL_STEPS = (*_STARTS, *STEPS, LEARNED, "verification")
 # Similarities of a block of queries: 512 MB.
 _BLOCK = 1 << 27
 # Global descriptors read at once: 128 MB of 2048 dimensions.
@@ -44,6 +45,8 @@ class RankingInputs(NamedTuple):
     """at extraction"""
     asmk: Float[np.ndarray, "Q M"] | None = None
     """similarities of ASMK*, if a pipeline starts from them"""
+    reranker: Reranker | None = None
+    """of the step "learned", if a pipeline has it"""
 
     def image(self, place: int) -> Features:
         """The features of a photo of the index."""
@@ -113,8 +116,24 @@ def run_steps(
     lists = []
     for pipeline in pipelines:
         best = index.rank(np.array(inputs.asmk)) if pipeline[0] == "asmk" else start
-        lists.append(follow(pipeline, RankingState(queries, best, index)).best)
+        state = RankingState(queries, best, index, _evidence_of(inputs))
+        lists.append(follow(pipeline, state).best)
     return lists
+
+
+def _evidence_of(
+    inputs: RankingInputs,
+) -> Callable[[int, Int[np.ndarray, " K"]], Float[np.ndarray, " K"]] | None:
+    """What the reranker, if there is one, says of a query and places in the index."""
+    reranker = inputs.reranker
+    if reranker is None:
+        return None
+
+    def evidence(query: int, ids: Int[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+        images = map(inputs.image, ids.tolist())
+        return find_evidence(reranker, inputs.queries[query], images)
+
+    return evidence
 
 
 def rerank(

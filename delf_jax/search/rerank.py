@@ -23,6 +23,7 @@ from delf_jax.image_files import find_images
 from delf_jax.names import find_one, finder
 from delf_jax.retrieval.verification import VerificationSettings
 from delf_jax.search import steps
+from delf_jax.search.learned import LEARNED, Reranker, check_reranker
 from delf_jax.search.pipeline import Pipeline, RankingInputs
 from delf_jax.search.pipeline import rerank as rerank_candidates
 from delf_jax.store import feature_store
@@ -31,7 +32,7 @@ from delf_jax.store.feature_store import FeatureStore
 Candidates = Mapping[str, Sequence[str]]
 
 # What can be done with candidates alone.
-STEPS = ("global", *steps.STEPS, "verification")
+STEPS = ("global", *steps.STEPS, LEARNED, "verification")
 
 
 class CandidateRow(NamedTuple):
@@ -113,6 +114,7 @@ def rerank(
     verification: VerificationSettings,
     *,
     first: int | None = None,
+    reranker: Reranker | None = None,
     progress: bool = True,
 ) -> Reranked:
     """The photos listed for each query in a better order: those and no others.
@@ -122,20 +124,25 @@ def rerank(
     Args:
       first: so many of each list are reranked, the others follow as they were; None:
         all.
+      reranker: of the step "learned".
     """
+    if reranker is not None:
+        check_reranker(reranker, images.manifest)
     places = _places(lists, images, first)
     failed = {q: str(f) for q, f in queries.items() if isinstance(f, InputError)}
     usable = {q: f for q, f in queries.items() if not isinstance(f, InputError)}
-    if pipeline[-1] == "verification":
+    if pipeline[-1] == "verification" or LEARNED in pipeline:
         some = (*usable.values(), *(images[row] for row in range(min(1, len(images)))))
         if any(features.local is None for features in some):
-            raise InputError("verification needs local features; there are none")
+            step = LEARNED if LEARNED in pipeline else "verification"
+            raise InputError(f"{step} needs local features; there are none")
     inputs = RankingInputs(
         queries=list(usable.values()),
         store=images,
         rows=np.arange(len(images)),
         own=np.full(len(usable), -1),
         max_image_size=images.manifest.get("settings", {}).get("max_image_size"),
+        reranker=reranker,
     )
     reranked = rerank_candidates(
         inputs,

@@ -15,10 +15,13 @@ from jaxtyping import Bool, Float, Int
 from delf_jax.index import neighbour_graph
 from delf_jax.retrieval import nearest, ranking, reranking
 from delf_jax.retrieval.nearest import Best
+from delf_jax.search.learned import LEARNED
 
 # Of the global descriptors SuperGlobal looks at the first 400 [SuperGlobal], and so
 # does k-reciprocal reranking here, whose cost grows with the square of their number.
 _FIRST = 400
+# A reranker compares as many as verification does.
+_COMPARED = 100
 
 
 class SearchedIndex(Protocol):
@@ -72,6 +75,10 @@ class RankingState(NamedTuple):
     best: Best
     """similarity -inf for what is no answer: a query itself, what is no candidate"""
     index: SearchedIndex  # type: ignore[assignment]  # hides tuple.index
+    evidence: Callable[[int, Int[np.ndarray, " K"]], Float[np.ndarray, " K"]] | None = (
+        None
+    )
+    """what a reranker finds in a query and some images, by their places and ids"""
 
 
 def follow(pipeline: Iterable[str], state: RankingState) -> RankingState:
@@ -80,7 +87,21 @@ def follow(pipeline: Iterable[str], state: RankingState) -> RankingState:
         if step in STEPS:
             change, options = STEPS[step]
             state = change(state, **options)
+        elif step == LEARNED:
+            state = _add_evidence(state)
     return state
+
+
+def _add_evidence(state: RankingState) -> RankingState:
+    """The first of each query by similarity and evidence; the rest follow."""
+    if state.evidence is None:
+        raise TypeError("this step needs a reranker")
+    lists = []
+    for query, (similarities, ids) in enumerate(zip(*state.best, strict=True)):
+        chosen = np.isfinite(similarities) & (np.arange(len(ids)) < _COMPARED)
+        scores = similarities[chosen] + state.evidence(query, ids[chosen])
+        lists.append(_promote(similarities, ids, chosen, scores))
+    return state._replace(best=_stack(lists))
 
 
 def _expand(state: RankingState, count: int, alpha: float) -> RankingState:

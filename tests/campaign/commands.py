@@ -83,6 +83,9 @@ RECIPES = {
         "fit whitening store --out=whitening --pairs={given}/pairs.csv --dimension=2",
         needs="extract",
     ),
+    "fit reranker": _recipe(
+        "fit reranker store --out=reranker --steps=1", needs="extract"
+    ),
     "search": _recipe(
         "search {given}/images/a/0.jpg --index=index --json=found.json "
         "--html=found.html",
@@ -108,6 +111,11 @@ RECIPES = {
     "rerank": _recipe(
         "rerank {given}/candidates.json --index=index --out=reranked.json",
         needs="index",
+    ),
+    "rerank --reranker": _recipe(
+        "rerank {given}/candidates.json --index=index --out=reranked.json "
+        "--with=learned+verification --reranker=reranker",
+        needs="extract fit_reranker index",
     ),
     "aggregate": _recipe(
         "aggregate store --codebook=codebook --idf --out=inverted",
