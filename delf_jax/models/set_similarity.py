@@ -1,7 +1,7 @@
 """How alike two photos are, from their sets of local descriptors alone, learned.
 
 In the manner of ELViS: descriptors are projected and compared, optimal transport
-assigns those of one photo to those of the other, or to a dustbin [SuperGlue], and a
+assigns those of one photo to those of the other, or to a dustbin as in SuperGlue, and a
 small network votes on the best of each. No positions: what geometry confirms is for
 verification to say. About 17,000 parameters for descriptors of 128 dimensions.
 """
@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from delf_jax.ops import l2_normalize
 
-# Of Sinkhorn's algorithm; more change no ranking of the validations.
+# Of Sinkhorn's algorithm; trained with, so that more are another network.
 ITERATIONS = 10
 _HIDDEN = 16
 # At a lower temperature exp(-2 / temperature) leaves what float32 holds.
