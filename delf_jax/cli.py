@@ -192,7 +192,7 @@ COMMANDS = {
         evaluation.run_evaluate,
     ),
     "calibrate": Command(
-        "measure what inliers and similarities are worth with a model",
+        "measure what inliers and similarities are worth",
         "calibrate photos/ --index=runs/photos --model=runs/model",
         evaluation.add_calibrate_options,
         evaluation.run_calibrate,
@@ -278,7 +278,7 @@ COMMANDS = {
         models.run_export,
     ),
     "fit": Command(
-        "fit a codebook, PCA, whitening or reranker to a feature store",
+        "fit a codebook, PCA, whitening or reranker",
         "fit codebook features --out=codebook --words=65536\n"
         "fit pca features --out=pca --dimension=64\n"
         "fit whitening features --out=whitening --pairs=pairs.csv\n"

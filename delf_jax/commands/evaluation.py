@@ -128,7 +128,7 @@ def _add_conditions(parser: Parser) -> None:
         "--distractors", "DIR", "photos, or a feature store, wrong for all queries"
     )
     parser.add_value(
-        "--exclude_queries", "FILE", "queries seen in training: score without them, too"
+        "--exclude_queries", "CSV", "queries seen in training: score without them, too"
     )
 
 
