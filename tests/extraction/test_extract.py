@@ -118,8 +118,8 @@ def test_pooling_changes_as_the_settings_say_on_any_canvas(model):
     changes = {"gem_power": 4.6, "gem_region": 3, "gem_floor": 0.01}
     pooled = changed_gem(block4, 3.0, None, GeMChanges(*changes.values()))
     whitening = model.variables["params"]["whitening"]
-    expected = np.asarray(pooled[0] @ whitening["kernel"] + whitening["bias"])
-    expected /= np.linalg.norm(expected)
+    expected = pooled[0] @ whitening["kernel"] + whitening["bias"]
+    expected = np.asarray(expected / jnp.linalg.norm(expected))
     (plain,) = _extract(model, [photo], chosen)
     for grid in (32, 128):
         (found,) = _extract(model, [photo], chosen, grid=grid, **changes)
