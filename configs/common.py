@@ -137,6 +137,10 @@ RANGES = {
     "extraction.min_image_size": (None, range(2**16)),
     "extraction.max_features": COUNT,
     "extraction.attention_threshold": ANY,
+    "extraction.gem_power": "[0, 1000]",
+    "extraction.gem_region": (0, range(3, 64, 2)),
+    "extraction.gem_floor": NONNEGATIVE,
+    "extraction.scale_power": "[0, 1000]",
     "extraction.pixel_mean": [ANY, ANY, ANY],
     "extraction.pixel_std": ["(0, inf)", "(0, inf)", "(0, inf)"],
 }
@@ -313,6 +317,11 @@ def get_config() -> ConfigDict:
     config.extraction.min_image_size = 0  # smaller photos are enlarged.
     config.extraction.max_features = 1000
     config.extraction.attention_threshold = 0.0
+    # Pooling at extraction [SuperGlobal]: 4.6, 5, 0 and 0 are as released.
+    config.extraction.gem_power = 0.0  # in place of the model's; 0: the model's.
+    config.extraction.gem_region = 0  # cells each way that the map is mixed with.
+    config.extraction.gem_floor = 0.0  # smaller values of the map are raised to it.
+    config.extraction.scale_power = 1.0  # of the mean over scales; 1: sum; 0: maximum.
     # Of R, G and B in 0 to 255; a training sees its images so, too.
     config.extraction.pixel_mean = (128.0, 128.0, 128.0)
     config.extraction.pixel_std = (128.0, 128.0, 128.0)

@@ -12,6 +12,7 @@ from delf_jax.export import onnx, stablehlo
 from delf_jax.export.options import ExportOptions, ExportSummary
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import (
+    POOLING_FIELDS,
     ExtractionSettings,
     settings_for,
     settings_to_json,
@@ -86,6 +87,8 @@ def _settings(model: Model, form: str, options: ExportOptions) -> ExtractionSett
     if options.scales:
         overrides["image_scales"] = options.scales
         overrides["global_scales"] = tuple(range(len(options.scales)))
+    if options.what != "local":
+        _check_pooling(model, settings_for(model, **overrides))
     if form == "savedmodel":  # Its inputs, which the user of the export chooses.
         return settings_for(model, **overrides)
     if options.what == "local":
@@ -104,6 +107,16 @@ def _settings(model: Model, form: str, options: ExportOptions) -> ExtractionSett
             "or export it with --what=local"
         )
     return settings
+
+
+def _check_pooling(model: Model, settings: ExtractionSettings) -> None:
+    """InputError for what extraction changes of pooling, which exports do not do."""
+    for name in POOLING_FIELDS:
+        if getattr(settings, name) != ExtractionSettings._field_defaults[name]:
+            raise InputError(
+                f"model {model.name}: exports have no extraction.{name}: take it out "
+                "of its config.json, or export it with --what=local"
+            )
 
 
 def _before(settings: ExtractionSettings) -> str:

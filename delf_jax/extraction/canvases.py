@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from delf_jax.extraction.settings import ExtractionSettings
+from delf_jax.models.pooling import UNCHANGED, GeMChanges
 from delf_jax.runtime import return_freed_memory
 
 # Up to so many grid steps canvases are multiples of the grid, then of twice the grid
@@ -47,12 +48,16 @@ def kept_cells(settings: ExtractionSettings) -> int | None:
 
 @functools.lru_cache(MAX_PROGRAMS)
 def program(
-    module: Any, shape: tuple[int, ...], keep: int | None, with_global: bool
+    module: Any,
+    shape: tuple[int, ...],
+    keep: int | None,
+    with_global: bool,
+    changes: GeMChanges = UNCHANGED,
 ) -> Callable[..., dict[str, Array]]:
     """`extract_canvases` for canvases of one shape, compiled on its first call."""
     return_freed_memory()
     options = {"module": module, "keep": keep, "with_global": with_global}
-    return jax.jit(functools.partial(extract_canvases, **options))
+    return jax.jit(functools.partial(extract_canvases, changes=changes, **options))
 
 
 def extract_canvases(
@@ -63,14 +68,15 @@ def extract_canvases(
     module: Any,
     keep: int | None,
     with_global: bool,
+    changes: GeMChanges = UNCHANGED,
 ) -> dict[str, Array]:
     """The strongest `keep` cells of each canvas (None: all) and global descriptors.
 
     attention [B, K], -1 where there is no cell; cells [B, K, 2] (row, column) of the
     map; descriptors [B, K, D]; with_global also global_descriptor [B, G]; all raw.
     """
-    skipped = {} if with_global else {"global_branch": False}
-    maps = module.apply(variables, canvases, sizes, **skipped)
+    branch = {"changes": changes} if with_global else {"global_branch": False}
+    maps = module.apply(variables, canvases, sizes, **branch)
     result = {"global_descriptor": maps["global_descriptor"]} if with_global else {}
     if keep == 0:
         return result

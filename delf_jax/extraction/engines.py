@@ -21,6 +21,7 @@ from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from delf_jax.models.convolution import convolve, convolve_1x1
+from delf_jax.models.pooling import UNCHANGED, GeMChanges
 from delf_jax.progress import add_note
 
 # As `canvases.extract_canvases`, for canvases, sizes, keep and with_global.
@@ -33,7 +34,7 @@ _kept: list[tuple[Any, dict[Any, Callable]]] = []
 _lock = threading.Lock()
 
 
-def load(model: Model, settings: ExtractionSettings) -> Run:
+def load(model: Model, settings: ExtractionSettings, changes: GeMChanges) -> Run:
     """The network of a model, run by the engine that the settings name.
 
     InputError if it is not installed.
@@ -44,14 +45,15 @@ def load(model: Model, settings: ExtractionSettings) -> Run:
         if reduced and _bfloat16_pays():
             backbone = module.backbone.clone(compute_dtype="bfloat16")
             module = module.clone(backbone=backbone)
-        return functools.partial(_run_program, module, jax.device_put(model.variables))
+        variables = jax.device_put(model.variables)
+        return functools.partial(_run_program, module, variables, changes)
     from delf_jax.extraction import openvino_graph
 
     core = openvino_graph.ov.Core()
     if reduced and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         reduced = False
         add_note("this processor has no instructions for bfloat16: float32 was used")
-    return functools.partial(_run_graph, core, model, reduced)
+    return functools.partial(_run_graph, core, model, reduced, changes)
 
 
 def _bfloat16_pays() -> bool:
@@ -103,12 +105,14 @@ def batch_size(settings: ExtractionSettings) -> int:
 def _run_program(
     module: Any,
     variables: Any,
+    changes: GeMChanges,
     canvases: np.ndarray,
     sizes: np.ndarray,
     keep: int | None,
     with_global: bool,
 ) -> Mapping[str, Any]:
-    run = program(module, canvases.shape, keep, with_global)
+    changes = changes if with_global else UNCHANGED
+    run = program(module, canvases.shape, keep, with_global, changes)
     return run(variables, canvases, sizes)
 
 
@@ -116,14 +120,16 @@ def _run_graph(
     core: Any,
     model: Model,
     reduced: bool,
+    changes: GeMChanges,
     canvases: np.ndarray,
     sizes: np.ndarray,
     keep: int | None,
     with_global: bool,
 ) -> Mapping[str, Any]:
+    branch = {"changes": changes} if with_global else {"global_branch": False}
     names = [*(() if keep == 0 else LOCAL), *(["global_descriptor"] * with_global)]
     with _lock:  # A graph has memory for one batch.
-        run = _graph(core, model, len(canvases), tuple(names), reduced)
+        run = _graph(core, model, len(canvases), tuple(names), reduced, branch)
         found = dict(zip(names, run([canvases, sizes]).values(), strict=True))
     result = {"global_descriptor": found["global_descriptor"]} if with_global else {}
     if keep != 0:
@@ -153,27 +159,36 @@ def strongest(
 
 
 def _graph(
-    core: Any, model: Model, batch: int, names: Sequence[str], reduced: bool
+    core: Any,
+    model: Model,
+    batch: int,
+    names: Sequence[str],
+    reduced: bool,
+    branch: Mapping[str, Any],
 ) -> Callable:
     """A compiled graph of the model, kept for the next call."""
     graphs = next((graphs for v, graphs in _kept if v is model.variables), None)
     if graphs is None:
         _kept.append((model.variables, graphs := {}))
         del _kept[:-_MOST_MODELS]
-    key = batch, names, reduced
+    key = batch, names, reduced, tuple(branch.items())
     if key not in graphs:
-        graphs[key] = _compiled(core, model, batch, names, reduced)
+        graphs[key] = _compiled(core, model, batch, names, reduced, branch)
     return graphs[key]
 
 
 def _compiled(
-    core: Any, model: Model, batch: int, names: Sequence[str], reduced: bool
+    core: Any,
+    model: Model,
+    batch: int,
+    names: Sequence[str],
+    reduced: bool,
+    branch: Mapping[str, Any],
 ) -> Callable:
     from delf_jax.extraction.openvino_graph import UntranslatedError, make_graph
 
-    skipped = {} if "global_descriptor" in names else {"global_branch": False}
     try:
-        graph = make_graph(model.module, model.variables, batch, names, **skipped)
+        graph = make_graph(model.module, model.variables, batch, names, **branch)
     except UntranslatedError as error:
         raise InputError(
             f"model {model.name}: the engine openvino lacks its operation {error}; "

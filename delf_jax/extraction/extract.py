@@ -39,6 +39,7 @@ from delf_jax.images import (
     resize_rule,
 )
 from delf_jax.models.delf import Backbone
+from delf_jax.models.pooling import UNCHANGED, GeMChanges
 from delf_jax.models.resnet import ResNet
 
 # The original returns nothing for images with a side below this.
@@ -141,7 +142,23 @@ def _network(model: Model, settings: ExtractionSettings) -> _Network:
             f"model {model.name} is not of the original: extraction.locations must be "
             "'exact'"
         )
-    return _Network(engines.load(model, settings), model.module.backbone, settings)
+    run = engines.load(model, settings, _gem_changes(model, settings))
+    return _Network(run, model.module.backbone, settings)
+
+
+def _gem_changes(model: Model, settings: ExtractionSettings) -> GeMChanges:
+    """What the settings change of GeM; InputError for a model that pools otherwise."""
+    pooling = getattr(model.module, "pooling", "gem")
+    if not settings.global_scales:
+        return UNCHANGED
+    changes = {field: getattr(settings, f"gem_{field}") for field in GeMChanges._fields}
+    for field, value in changes.items():
+        if value and pooling != "gem":
+            raise InputError(
+                f"model {model.name} pools by {pooling}, not by GeM: "
+                f"extraction.gem_{field} must be 0"
+            )
+    return GeMChanges(**changes)
 
 
 def _prepare(

@@ -12,6 +12,7 @@ from delf_jax.features import Features, LocalFeatures, is_finite
 from delf_jax.files import InputError
 from delf_jax.models.delf import Backbone
 from delf_jax.models.efficientnet_lite import EfficientNetLite
+from delf_jax.models.pooling import scale_gem
 from delf_jax.models.receptive_field import block3_cells
 from delf_jax.ops import normalize_rows
 
@@ -66,7 +67,7 @@ def _select(
         scaled = normalize_rows(np.stack(raw))
         if settings.global_pca is not None:
             scaled = project(scaled, settings.global_pca, "global_pca")
-        descriptor = normalize_rows(scaled.sum(axis=0))
+        descriptor = normalize_rows(scale_gem(scaled, settings.scale_power))
     return Features(local, descriptor, original_size)
 
 

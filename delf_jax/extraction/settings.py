@@ -40,6 +40,14 @@ class ExtractionSettings(NamedTuple):
     """applied to the normalised local descriptors, which are then normalised again"""
     global_pca: Whitening | None = None
     """applied likewise to the global descriptors of the scales, before their sum"""
+    gem_power: float = 0.0
+    """GeM+ [SuperGlobal]: the power of GeM in place of the model's; 0: the model's"""
+    gem_region: int = 0
+    """regional-GeM: side in cells of the means that are mixed with the map; 0: none"""
+    gem_floor: float = 0.0
+    """ReLUP: what smaller values of the map are raised to"""
+    scale_power: float = 1.0
+    """scale-GeM: power of the mean over the global scales; 1: sum; 0: the maximum"""
     pixel_mean: tuple[float, float, float] = (128.0, 128.0, 128.0)
     """subtracted from R, G and B in 0 to 255: of the images the network learned from"""
     pixel_std: tuple[float, float, float] = (128.0, 128.0, 128.0)
@@ -70,7 +78,8 @@ class ExtractionSettings(NamedTuple):
 
 PCA_FIELDS = ("pca", "global_pca")
 # What is done for global descriptors, whichever model they are of.
-GLOBAL_FIELDS = ("global_scales", "global_pca")
+POOLING_FIELDS = ("gem_power", "gem_region", "gem_floor", "scale_power")
+GLOBAL_FIELDS = ("global_scales", "global_pca", *POOLING_FIELDS)
 ENGINES = ("jax", "openvino")
 # What the others may be, as configs/common.py explains.
 RANGES = {
@@ -84,6 +93,10 @@ RANGES = {
     "max_features": range(2**31),
     "attention_threshold": "(-inf, inf)",
     "nms_iou": "[0, 1]",
+    "gem_power": "[0, 1000]",
+    "gem_region": (0, range(3, 64, 2)),
+    "gem_floor": "[0, inf)",
+    "scale_power": "[0, 1000]",
     "locations": ("exact", "delf"),
     "pixel_mean": ["(-inf, inf)"] * 3,
     "pixel_std": ["(0, inf)"] * 3,
@@ -108,6 +121,7 @@ ADDED = (
     "box_threshold",
     "max_boxes",
     "precision",
+    *POOLING_FIELDS,
 )
 
 

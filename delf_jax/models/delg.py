@@ -7,6 +7,7 @@ from jaxtyping import Array
 
 from delf_jax.models.delf import Backbone, Images, Sizes, local_outputs
 from delf_jax.models.global_net import global_outputs
+from delf_jax.models.pooling import UNCHANGED, GeMChanges
 
 
 class DELG(nn.Module):
@@ -34,6 +35,7 @@ class DELG(nn.Module):
         *,
         train: bool = False,
         global_branch: bool = True,
+        changes: GeMChanges = UNCHANGED,
         **of_backbone: Any,
     ) -> dict[str, Array]:
         """What the net sees in images (and canvases with sizes: see `ResNet`).
@@ -57,5 +59,5 @@ class DELG(nn.Module):
         if train:
             outputs["stages"] = stages
         if global_branch:
-            outputs |= global_outputs(self, stages["block4"], sizes, "gem")
+            outputs |= global_outputs(self, stages["block4"], sizes, "gem", changes)
         return outputs

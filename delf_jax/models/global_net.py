@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from delf_jax.models.delf import Backbone, Images, Sizes, stage_valid
 from delf_jax.models.layers import Linear
-from delf_jax.models.pooling import gem, mac, spoc
+from delf_jax.models.pooling import UNCHANGED, GeMChanges, changed_gem, mac, spoc
 from delf_jax.ops import l2_normalize
 
 
@@ -71,16 +71,27 @@ class GlobalNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Images, sizes: Sizes | None = None, *, train: bool = False
+        self,
+        images: Images,
+        sizes: Sizes | None = None,
+        *,
+        train: bool = False,
+        changes: GeMChanges = UNCHANGED,
     ) -> dict[str, Array]:
         """block3, global_descriptor (not normalised); with classes also cosines."""
         stages = self.backbone(images, sizes, train=train)
         outputs = {"block3": stages["block3"]}
-        return outputs | global_outputs(self, stages["block4"], sizes, self.pooling)
+        return outputs | global_outputs(
+            self, stages["block4"], sizes, self.pooling, changes
+        )
 
 
 def global_outputs(
-    net: nn.Module, block4: Float[Array, "B h w C"], sizes: Sizes | None, pooling: str
+    net: nn.Module,
+    block4: Float[Array, "B h w C"],
+    sizes: Sizes | None,
+    pooling: str,
+    changes: GeMChanges,
 ) -> dict[str, Array]:
     """Pooled, whitened, and compared with the classes, by layers of `net`."""
     mask = stage_valid(net.backbone, "block4", block4, sizes)
@@ -88,7 +99,7 @@ def global_outputs(
         power = net.gem_power
         if net.learn_power:
             power = net.param("gem_power", nn.initializers.constant(power), ())
-        x = gem(block4, power, mask)
+        x = changed_gem(block4, power, mask, changes)
     else:
         x = {"mac": mac, "spoc": spoc}[pooling](block4, mask)
     if net.global_dimension:

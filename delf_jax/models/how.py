@@ -2,25 +2,12 @@
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 
-from delf_jax.models.delf import Backbone, Images, Map, Sizes, stage_valid
+from delf_jax.models.delf import Backbone, Images, Sizes, stage_valid
 from delf_jax.models.layers import ConvNorm
+from delf_jax.models.pooling import mean_around
 from delf_jax.ops import l2_normalize, zero_outside
-
-Mask = Bool[Array, "B h w"]
-
-
-def smooth(x: Map, valid: Mask) -> Map:
-    """Mean of the 3x3 cells around each, of those that lie on the image."""
-
-    def summed(x: Map) -> Map:
-        borders = ((0, 0), (1, 1), (1, 1), (0, 0))
-        return lax.reduce_window(x, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), borders)
-
-    cells = summed(valid[..., None].astype(x.dtype))
-    return summed(zero_outside(x, valid)) / jnp.maximum(cells, 1)
 
 
 class HOW(nn.Module):
@@ -56,7 +43,7 @@ class HOW(nn.Module):
             self.reduced_dimension, normalization="none", use_bias=True, name="reduce"
         )
         outputs = {"block3": block3, "attention": attention, "valid": valid}
-        outputs["descriptors"] = descriptors = reduce(smooth(block3, valid))
+        outputs["descriptors"] = descriptors = reduce(mean_around(block3, 3, valid))
         if global_branch:
             weighted = zero_outside(descriptors * attention[..., None], valid)
             outputs["global_descriptor"] = l2_normalize(weighted.sum((1, 2)))

@@ -29,7 +29,8 @@ MAY_CHANGE = (
     "optimizer.learning_rate optimizer.clip_norm "
     "extraction.image_scales extraction.global_scales "
     "extraction.max_image_size extraction.min_image_size extraction.max_features "
-    "extraction.attention_threshold"
+    "extraction.attention_threshold extraction.gem_power extraction.gem_region "
+    "extraction.gem_floor extraction.scale_power"
 ).split()
 # Of a version before, which did something with loss.distillation alone.
 GONE = ("loss.distillation", "teacher.weights", "teacher.long_sides")

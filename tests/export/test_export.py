@@ -133,6 +133,18 @@ def test_options_that_do_not_match_are_refused(tmp_path, form, options, message)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("form", ["stablehlo", "savedmodel", "onnx"])
+@pytest.mark.parametrize("name", settings.POOLING_FIELDS)
+def test_pooling_that_an_export_does_not_have_is_refused(tmp_path, form, name):
+    model = small_model("v1.5")
+    extraction = {**model.config["extraction"], name: 5}
+    model = model._replace(config={"extraction": extraction})
+    options = ExportOptions(size=(64, 64) if form == "onnx" else None)
+    with pytest.raises(InputError, match=rf"have no extraction\.{name}: .*what=local"):
+        export.export_model(model, form, tmp_path / "out", options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_without_the_branch_is_refused(tmp_path):
     model = small_model("v1.5", name="delf")
     with pytest.raises(InputError, match="no global branch.*--what=local"):

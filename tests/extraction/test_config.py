@@ -15,7 +15,12 @@ from delf_jax.extraction.config import (
 )
 from delf_jax.extraction.model_folder import load_model
 from delf_jax.extraction.pca import load_pca
-from delf_jax.extraction.settings import ExtractionSettings, make_settings, settings_for
+from delf_jax.extraction.settings import (
+    GLOBAL_FIELDS,
+    ExtractionSettings,
+    make_settings,
+    settings_for,
+)
 from delf_jax.files import InputError
 from delf_jax.formats.delf.datum import write_datum
 from delf_jax.formats.protos.delf_config_pb2 import DelfConfig
@@ -271,7 +276,7 @@ def test_a_file_says_nothing_of_the_global_descriptors_of_another_model():
     path = CONFIGS / "delf_gld.py"
     config, _ = read_extraction_config(path, global_model=True)
     replaced = replaced_settings(config)
-    assert not {"global_scales", "global_pca"} & {*replaced}
+    assert not {*GLOBAL_FIELDS} & {*replaced}
     assert replaced["attention_threshold"] == 100.0
     overrides = ["--config.extraction.global_scales=1,"]
     config, _ = read_extraction_config(path, overrides, global_model=True)

@@ -22,6 +22,8 @@ from delf_jax.features import Features
 from delf_jax.files import InputError
 from delf_jax.images import normalize_pixels, resize_bilinear
 from delf_jax.models.architecture import fold_batch_norm
+from delf_jax.models.global_net import GlobalNet
+from delf_jax.models.pooling import GeMChanges, changed_gem
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +107,54 @@ def test_the_canvas_does_not_change_the_features(model_of, layout, size):
     ours = small.local.attention[np.isclose(small.local.scales, 1)]
     expected = np.sort(np.ravel(maps["attention"]))[::-1]
     np.testing.assert_allclose(ours, expected, **CLOSE)
+
+
+def test_pooling_changes_as_the_settings_say_on_any_canvas(model):
+    chosen = SETTINGS._replace(max_features=0, image_scales=(1.0,), global_scales=(0,))
+    photo = _photo(97, 60)
+    level = jnp.asarray(normalize_pixels(photo))[None]
+    variables = {"params": model.variables["params"]["backbone"]}
+    block4 = model.module.backbone.apply(variables, level)["block4"]
+    changes = {"gem_power": 4.6, "gem_region": 3, "gem_floor": 0.01}
+    pooled = changed_gem(block4, 3.0, None, GeMChanges(*changes.values()))
+    whitening = model.variables["params"]["whitening"]
+    expected = pooled[0] @ whitening["kernel"] + whitening["bias"]
+    expected = np.asarray(expected / jnp.linalg.norm(expected))
+    (plain,) = _extract(model, [photo], chosen)
+    for grid in (32, 128):
+        (found,) = _extract(model, [photo], chosen, grid=grid, **changes)
+        np.testing.assert_allclose(found.global_descriptor, expected, **CLOSE)
+    assert np.abs(expected - plain.global_descriptor).max() > 1e-3
+
+
+def test_scales_are_pooled_as_the_settings_say(model):
+    chosen = SETTINGS._replace(max_features=0)
+    photo = _photo(64, 80)
+    first, second = (
+        _extract(model, [photo], chosen, global_scales=(n,))[0].global_descriptor
+        for n in (0, 1)
+    )
+    (found,) = _extract(model, [photo], chosen, global_scales=(0, 1), scale_power=0.0)
+    expected = np.maximum(first, second)
+    expected /= np.linalg.norm(expected)
+    np.testing.assert_allclose(found.global_descriptor, expected, **CLOSE)
+
+
+def test_pooling_settings_leave_local_features_alone(model):
+    photo = _photo(64, 80)
+    changes = {"gem_power": 5.0, "gem_region": 3, "gem_floor": 0.1, "scale_power": 0.0}
+    (plain,) = _extract(model, [photo], SETTINGS)
+    (changed,) = _extract(model, [photo], SETTINGS, **changes)
+    for ours, theirs in zip(changed.local, plain.local, strict=True):
+        np.testing.assert_allclose(ours, theirs, **CLOSE)
+
+
+def test_a_model_that_does_not_pool_by_gem_refuses_to_change_it(model):
+    pooling = GlobalNet(model.module.backbone, "mac", global_dimension=0)
+    mac = model._replace(module=pooling, name="mac")
+    chosen = SETTINGS._replace(max_features=0)
+    with pytest.raises(InputError, match="mac pools by mac, .*gem_region must be 0"):
+        _extract(mac, [_photo(64, 80)], chosen, gem_region=3)
 
 
 def test_neighbours_and_order_do_not_change_the_features(model):

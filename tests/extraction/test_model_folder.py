@@ -15,7 +15,7 @@ from delf_jax.extraction.model_folder import (
     save_model,
 )
 from delf_jax.extraction.pca import Whitening
-from delf_jax.extraction.settings import settings_for
+from delf_jax.extraction.settings import global_settings, settings_for
 from delf_jax.files import InputError, sha256_of
 from delf_jax.formats.delf.datum import write_datum
 from delf_jax.manifests import write_manifest
@@ -350,6 +350,11 @@ def test_a_global_model_stands_beside_one_of_local_features(folder, tmp_path):
     assert settings_for(pair, image_scales=(1.0,)).image_scales == (1.0,)
     with pytest.raises(InputError, match="indices of image_scales, below 3"):
         settings_for(pair, global_scales=(3,))
+    edit_config(tmp_path / "g", extraction=scales | {"gem_power": 4.6})
+    pair = load_model(folder, tmp_path / "g")
+    chosen = settings_for(pair, scale_power=0.0)
+    assert chosen.gem_power == global_settings(pair, chosen).gem_power == 4.6
+    assert global_settings(pair, chosen).scale_power == 0
     # The other half of a DELG will do.
     edit_config(folder, extraction={"global_scales": [0]})
     assert load_model(None, folder).global_model.name == "m"

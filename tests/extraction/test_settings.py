@@ -58,6 +58,11 @@ def test_a_misspelt_setting_is_named():
         {"max_image_size": 0},
         {"min_image_size": -4},
         {"max_pixels": 0},
+        {"gem_power": -1.0},
+        {"gem_region": 4},
+        {"gem_region": 1},
+        {"gem_floor": math.inf},
+        {"scale_power": 2000.0},
     ],
 )
 def test_a_value_out_of_range_is_named(wrong):
@@ -167,6 +172,10 @@ def test_the_description_changes_with_whatever_changes_the_result():
         "box_threshold": 0.5,
         "max_boxes": 3,
         "precision": "bfloat16",
+        "gem_power": 4.6,
+        "gem_region": 5,
+        "gem_floor": 0.014,
+        "scale_power": 0.0,
     }
     assert set(changes) | set(WITHOUT_EFFECT) == set(ExtractionSettings._fields)
     plain = json.dumps(settings_to_json(ExtractionSettings()))
@@ -184,5 +193,5 @@ def test_the_description_changes_with_whatever_changes_the_result():
 def test_settings_that_came_later_do_not_change_the_description_by_being_there():
     described = settings_to_json(ExtractionSettings(resize="legacy"))
     assert described["resize"] == "legacy"
-    assert not {"pixel_mean", "pixel_std"} & set(described)
+    assert not {"pixel_mean", "pixel_std", "gem_power", "scale_power"} & set(described)
     assert "resize" not in settings_to_json(ExtractionSettings())

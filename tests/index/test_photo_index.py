@@ -9,6 +9,7 @@ from delf_jax.extraction.model_folder import load_model
 from delf_jax.extraction.settings import settings_for
 from delf_jax.files import InputError
 from delf_jax.index import photo_index
+from delf_jax.search import photo_search
 from delf_jax.search.query import search, to_json
 from delf_jax.store import feature_store, shards, writer
 from tests.helpers.indexed_photos import (
@@ -419,6 +420,22 @@ def test_an_index_says_which_two_models_made_it(paired, tiny_model, global_model
     (answer,) = ask(paired, model, settings, "photos/a/1.jpg")
     assert answer.results[0].image == "a/1.jpg"
     assert answer.results[0].similarity == pytest.approx(1, abs=1e-5)
+
+
+def test_an_index_keeps_how_its_descriptors_were_pooled(paired):
+    model, folder = photo_index.model_of(paired / "index"), paired / "pooled"
+    pooled = settings_for(model, max_features=50, gem_power=4.6, scale_power=0.0)
+    photo_index.make_index([paired / "photos"], folder, model, pooled, progress=False)
+    index = photo_index.open_index(folder)
+    manifest = index.store.manifest
+    for known in (manifest["settings"], manifest["global_model"]["settings"]):
+        assert known["gem_power"] == 4.6 and known["scale_power"] == 0
+        assert "gem_region" not in known
+    photo_index.check_model(index, model, pooled)
+    with pytest.raises(InputError, match="with other settings; pass the same --config"):
+        photo_index.check_model(index, model, pooled._replace(scale_power=1.0))
+    opened = photo_search.open_index(folder)
+    assert opened.settings.gem_power == 4.6 and opened.settings.scale_power == 0
 
 
 def test_an_index_takes_no_other_global_model(paired, tiny_model, settings):

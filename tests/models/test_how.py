@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from delf_jax.models.how import HOW, smooth
+from delf_jax.models.how import HOW
+from delf_jax.models.pooling import mean_around
 from delf_jax.models.resnet import ResNet
 from delf_jax.ops import l2_normalize
 
@@ -27,7 +28,7 @@ def test_smoothing_is_the_mean_of_neighbours_on_the_image(rng):
     x = rng.normal(size=(2, 5, 4, 3)).astype(np.float32)
     valid = np.ones((2, 5, 4), bool)
     valid[1, 3:], valid[1, :, 2:] = False, False
-    found = smooth(jnp.asarray(x), jnp.asarray(valid))
+    found = mean_around(jnp.asarray(x), 3, jnp.asarray(valid))
     np.testing.assert_allclose(found, naive_smooth(x, valid), atol=1e-6)
 
 
