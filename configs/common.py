@@ -66,6 +66,8 @@ RANGES = {
     "data.sources.*.views": range(1, 10**6),
     "data.exclude": str,
     "data.on_device": bool,
+    "data.pairs": str,
+    "data.pairs_weight": "(0, 1e9]",
     "views.kind": ("pair", "crop", "tuple", "boxes"),
     "views.size": range(32, 2**13),
     "views.resolutions": ["[16, 1e5]", "[16, 1e5]"],
@@ -198,6 +200,10 @@ def get_config() -> ConfigDict:
     # Photos lie decoded in the accelerator's memory, where pairs of views are drawn:
     # for some thousands of small ones, faster than processors can draw.
     config.data.on_device = False
+    # CSV of `fit pairs`: photos of one place, whose views are a pair besides those of
+    # one photo, this often beside the weights of the sources. For data.on_device.
+    config.data.pairs = ""
+    config.data.pairs_weight = 0.2
     # By name: path (folder of class folders; CSV; train.csv or train_clean.csv of
     # GLDv2, or its folder; train.csv of GLDv1; retrieval-SfM-120k.pkl; TFRecords, as
     # "gldv2/train-*-of-*"), images (folder of a CSV's images), label_column, split

@@ -278,11 +278,12 @@ COMMANDS = {
         models.run_export,
     ),
     "fit": Command(
-        "fit a codebook, PCA, whitening or reranker",
+        "fit a codebook, PCA, reranker and others",
         "fit codebook features --out=codebook --words=65536\n"
         "fit pca features --out=pca --dimension=64\n"
         "fit whitening features --out=whitening --pairs=pairs.csv\n"
-        "fit reranker features --out=reranker",
+        "fit reranker features --out=reranker\n"
+        "fit pairs features --out=pairs.csv",
         index.add_fit_options,
         index.run_fit,
     ),

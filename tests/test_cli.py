@@ -131,7 +131,7 @@ def complete(*words):
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_bash_completes_commands_options_choices_and_files():
     assert complete("") == [*cli.COMMANDS]
-    assert complete("fit", "") == ["codebook", "pca", "whitening", "reranker"]
+    assert complete("fit", "") == ["codebook", "pca", "whitening", "reranker", "pairs"]
     assert complete("search", "--js") == ["--json"]
     assert complete("gldv2", "score", "--s") == ["--solution"]
     assert complete("search", "--precision", "b") == ["bfloat16"]

@@ -99,9 +99,17 @@ def add_fit_options(parser: Parser) -> None:
     reranker = kinds.add_parser(
         "reranker", help="a network that compares local features, for rankings"
     )
-    for kind in (codebook, pca, learned, reranker):
+    confirmed = kinds.add_parser(
+        "pairs", help="photos of one place, verified, to train local features from"
+    )
+    for kind in (codebook, pca, learned, reranker, confirmed):
         kind.add_argument("store", metavar="STORE", help="folder of a feature store")
+    for kind in (codebook, pca, learned, reranker):
         kind.add_out("folder to write to", required=True)
+    out = "CSV to write, for config.data.pairs"
+    confirmed.add_file("--out", out, "OUT", required=True)
+    each = "photos that each is compared with, the most similar (10)"
+    confirmed.add_number("--candidates", each, default=10)
     passes = "passes over the store, or over as many batches (20)"
     codebook.add_number("--words", "visual words (1024, or as in --config)")
     codebook.add_number("--iterations", passes, default=20)
@@ -131,6 +139,8 @@ def run_fit(options: argparse.Namespace) -> int:
     print_shortfall(feature_store.open_store(options.store))
     if options.kind == "reranker":
         return _fit_reranker(options)
+    if options.kind == "pairs":
+        return _confirm_pairs(options)
     if options.kind != "codebook":
         return _fit_projection(options)
     from delf_jax.index import fit_codebook
@@ -191,6 +201,15 @@ def _fit_reranker(options: argparse.Namespace) -> int:
     )
     print_results(fit_reranker.format_summary(fitted), "to rank with it:")
     print_results(f"  evaluate ... --rerank=learned --reranker={options.out}")
+    return 0
+
+
+def _confirm_pairs(options: argparse.Namespace) -> int:
+    from delf_jax.search.confirm_pairs import LEAST_INLIERS, confirm_pairs
+
+    pairs = confirm_pairs(options.store, options.out, candidates=options.candidates)
+    found = format_count(len(pairs), "pair")
+    print_results(f"{options.out}: {found} that share {LEAST_INLIERS} inliers or more")
     return 0
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 
 from delf_jax.data.augment import OUTSIDE, ViewSettings
 from delf_jax.files import InputError
@@ -27,6 +27,16 @@ class PhotoStore(NamedTuple):
     pixels: UInt8[Any, "N S S 3"]
     sizes: Int[Any, "N 2"]
     """(height, width) of each"""
+
+
+class Counterpart(NamedTuple):
+    """A photo of the same place, to draw the second view of."""
+
+    photo: Int[Any, ""]
+    affine: Float32[Any, "2 3"]
+    """to its (y, x) from (y, x, 1) of the first photo, both in parts of their sides"""
+    region: Float32[Any, "4"]
+    """(y_min, x_min, y_max, x_max) of the first photo, in parts, where that holds"""
 
 
 def make_store(
@@ -61,13 +71,21 @@ def make_store(
 
 
 def draw_views(
-    store: PhotoStore, photo: Int[Array, ""], key: jax.Array, settings: ViewSettings
+    store: PhotoStore,
+    photo: Int[Array, ""],
+    key: jax.Array,
+    settings: ViewSettings,
+    counterpart: Counterpart | None = None,
 ) -> dict[str, Array]:
     """Two views of a photo of the store; see `augment.views`.
 
-    image uint8 [2, S, S, 3]; coordinates f32 [2, h, w, 2].
+    image uint8 [2, S, S, 3]; coordinates f32 [2, h, w, 2], both in the photo's frame.
+
+    Args:
+      counterpart: whose view is the second, in place of one of the same photo. Only
+        cells in its region have coordinates.
     """
-    pixels, size = store.pixels[photo], store.sizes[photo].astype(jnp.float32)
+    size = store.sizes[photo].astype(jnp.float32)
     longest = size.max()
     keys = jax.random.split(key, 6)
     low, high = (jnp.log(jnp.float32(side)) for side in settings.resolutions)
@@ -75,11 +93,22 @@ def draw_views(
     resolution = jnp.exp(jax.random.uniform(keys[0], minval=low, maxval=high))
     ratio = jnp.exp(settings.zoom * jax.random.normal(keys[1]))
     half = jnp.minimum(0.5 * settings.size / resolution * longest, size / 2)
-    centre = half + (size - 2 * half) * jax.random.uniform(keys[2], (2,)) - 0.5
+    start, span = half, size - 2 * half
+    seen: tuple[Any, ...] = store.pixels[photo], size, None
+    each = None
+    if counterpart is not None:
+        seen, each = _both(store, photo, counterpart), 0
+        start, end = (
+            jnp.clip(corner * size, half, size - half)
+            for corner in counterpart.region.reshape(2, 2)
+        )
+        span = end - start
+    centre = start + span * jax.random.uniform(keys[2], (2,)) - 0.5
 
     cells = _cells(settings)
-    draws: Any = jax.vmap(_draw_view, (None, None, None, 0, 0, None, None))(
-        pixels,
+    axes = (each, None, None, 0, 0, None, None)
+    uncoloured, points, inside = jax.vmap(_draw_view, axes)(
+        seen,
         size,
         centre,
         resolution * jnp.sqrt(jnp.stack([ratio, 1 / ratio])),
@@ -87,9 +116,11 @@ def draw_views(
         cells,
         settings,
     )
-    uncoloured, points = draws
+    if counterpart is not None:
+        parts = (points + 0.5) / size[None, None, None]
+        low, high = counterpart.region.reshape(2, 1, 1, 1, 2)
+        inside &= ((parts >= low) & (parts < high)).all(-1)
     shared = points * (resolution / longest)
-    inside = ((points > -1) & (points < size[None, None, None])).all(-1)
     nowhere = OUTSIDE * jnp.arange(1, 3, dtype=jnp.float32).reshape(2, 1, 1, 1)
     image = jax.vmap(recolour, (0, 0, None))(
         uncoloured, jax.random.split(keys[4], 2), settings.colour
@@ -129,23 +160,59 @@ def recolour(
     return 255 * jnp.clip(x, 0, 1)
 
 
+def _both(
+    store: PhotoStore, photo: Int[Array, ""], counterpart: Counterpart
+) -> tuple[Array, Array, Array]:
+    """Pixels and sizes of the two photos, and where each has points of the first.
+
+    That is an affine map, of (y, x, 1) in pixels.
+    """
+    photos = jnp.stack([photo, counterpart.photo])
+    sizes = store.sizes[photos].astype(jnp.float32)
+    linear = counterpart.affine[:, :2] / sizes[:1]
+    shift = counterpart.affine[:, 2] + 0.5 * linear.sum(1)  # Centres are at integers.
+    onto = sizes[1][:, None] * jnp.column_stack([linear, shift])
+    onto = onto - jnp.array([[0, 0, 0.5]])
+    return store.pixels[photos], sizes, jnp.stack([jnp.eye(2, 3), onto])
+
+
 def _draw_view(
-    pixels: UInt8[Array, "P P 3"],
+    seen: tuple[UInt8[Array, "P P 3"], Float[Array, "2"], Float[Array, "2 3"] | None],
     size: Float[Array, "2"],
     centre: Float[Array, "2"],
-    seen: Float[Array, ""],
+    resolution: Float[Array, ""],
     key: jax.Array,
     cells: Float[Array, "h w 2"],
     settings: ViewSettings,
-) -> tuple[Float[Array, "S S 3"], Float[Array, "h w 2"]]:
-    """(a view at which the whole photo would be `seen` pixels long, its cells)."""
-    scale = seen / size.max()
+) -> tuple[Float[Array, "S S 3"], Float[Array, "h w 2"], Bool[Array, "h w"]]:
+    """(a view, its cells in the photo, which of them lie on what is seen).
+
+    Args:
+      seen: pixels and size of what is looked at, and where it has the photo's points;
+        None: it is the photo.
+      resolution: at which the whole photo would be so many pixels long.
+    """
+    pixels, own_size, onto = seen
+    scale = resolution / size.max()
     shift_key, key = jax.random.split(key)
     shift = settings.shift * jax.random.normal(shift_key, (2,)) * settings.size / scale
     homography = _homography(key, settings, centre + shift, scale)
     axis = jnp.arange(settings.size, dtype=jnp.float32)
     grid = jnp.stack(jnp.meshgrid(axis, axis, indexing="ij"), -1)
-    return _sample(pixels, size, _apply(homography, grid)), _apply(homography, cells)
+    points = _apply(homography, cells)
+    own, sampled = points, _apply(homography, grid)
+    if onto is not None:
+        own, sampled = (_move(onto, x) for x in (own, sampled))
+    inside = ((own > -1) & (own < own_size[None, None])).all(-1)
+    return _sample(pixels, own_size, sampled), points, inside
+
+
+def _move(
+    affine: Float[Array, "2 3"], points: Float[Array, "h w 2"]
+) -> Float[Array, "h w 2"]:
+    """(y, x) points mapped."""
+    y, x = points[..., 0], points[..., 1]
+    return jnp.stack([row[0] * y + row[1] * x + row[2] for row in affine], -1)
 
 
 def _cells(settings: ViewSettings) -> Float[Array, "h w 2"]:

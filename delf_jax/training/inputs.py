@@ -15,9 +15,11 @@ from delf_jax.data import augment, device_views, loader, teacher, tuples
 from delf_jax.extraction.model_folder import build_module
 from delf_jax.files import InputError, atomic_write, digest
 from delf_jax.formats import tables
+from delf_jax.formats.confirmed_pairs import read_pairs
 from delf_jax.formats.delf.boxes import write_boxes
 from delf_jax.models.architecture import DETECTORS
 from delf_jax.models.receptive_field import field_of_block3
+from delf_jax.names import finder
 from delf_jax.progress import format_count, track
 from delf_jax.synthetic import landmarks
 from delf_jax.training.objective import COMPARING, TEACHING, WEIGHTS
@@ -128,13 +130,19 @@ def open_batches(
         return tuples.TupleBatches(pool, counts, size=settings.size, **here)
     transform: loader.Transform = functools.partial(_crop, settings=settings)
     examples: Sequence[loader.ImageSource | list[dict]] = sources
+    weights = [
+        config.data.sources[source.name].get("weight", 1.0) for source in sources
+    ]
     if config.data.on_device:
         transform, examples = _seed, _places(sources)
+        if config.data.pairs:
+            examples = _with_pairs(examples, config.data.pairs)
+            weights.append(config.data.pairs_weight)
     elif settings.kind != "crop":
         transform = functools.partial(_views, settings=settings)
     return loader.batches(
         examples,
-        [config.data.sources[source.name].get("weight", 1.0) for source in sources],
+        weights,
         transform,
         **here,
     )
@@ -295,6 +303,43 @@ def _places(sources: list[loader.ImageSource]) -> list[list[dict]]:
         )
         first += len(source)
     return places
+
+
+def _with_pairs(places: list[list[dict]], path: str) -> list[list[dict]]:
+    """The images of each source, and the pairs of a file as one more.
+
+    An image alone is its own counterpart. Pairs of images that no source has, such as
+    those kept out, are left out, and counted in a line.
+    """
+    photos = [example for source in places for example in source]
+    find = finder([example["id"] for example in photos])
+    pairs = []
+    listed = read_pairs(path)
+    for pair in listed:
+        found = [find(name) for name in (pair.image, pair.counterpart)]
+        if all(len(each) == 1 for each in found):
+            (one,), (other,) = found
+            affine = [[pair.yy, pair.yx, pair.y0], [pair.xy, pair.xx, pair.x0]]
+            region = [pair.y_min, pair.x_min, pair.y_max, pair.x_max]
+            pairs.append(_counterpart(photos[one], photos[other], affine, region))
+    if not pairs:
+        raise InputError(f"data.pairs: {path}: no source has both photos of a pair")
+    if unknown := len(listed) - len(pairs):
+        left = format_count(unknown, "pair")
+        print(f"left out: {left} of {path}, of photos that no source has", flush=True)
+    whole = np.eye(2, 3), [0, 0, 1, 1]
+    alone = [[_counterpart(each, each, *whole) for each in source] for source in places]
+    return [*alone, pairs]
+
+
+def _counterpart(example: dict, other: dict, affine: Any, region: Any) -> dict:
+    """The example with the photo of its second view; see `Counterpart`."""
+    return {
+        **example,
+        "counterpart": other["photo"],
+        "affine": np.asarray(affine, np.float32),
+        "region": np.asarray(region, np.float32),
+    }
 
 
 def _image_of(source: loader.ImageSource, index: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from delf_jax import ops
 from delf_jax.data.augment import ViewSettings
-from delf_jax.data.device_views import PhotoStore, draw_views
+from delf_jax.data.device_views import Counterpart, PhotoStore, draw_views
 from delf_jax.data.teacher import Targets, Teacher, describe, maps_of, standardize
 from delf_jax.files import InputError
 from delf_jax.training import objective, sharded_classifier
@@ -324,10 +324,15 @@ def with_views(static: Static, batch: Batch, constants: Constants) -> Batch:
     assert photos is not None  # They come with the settings.
     photos = jax.tree.map(jnp.asarray, photos)  # Outside of jit they are of numpy.
 
-    def draw(photo: jax.Array, seed: jax.Array) -> Batch:
-        return draw_views(photos, photo, jax.random.key(seed), settings)
+    def draw(
+        photo: jax.Array, seed: jax.Array, counterpart: Counterpart | None
+    ) -> Batch:
+        return draw_views(photos, photo, jax.random.key(seed), settings, counterpart)
 
-    drawn: Batch = jax.vmap(draw)(batch["photo"], batch["seed"])
+    pairs = None
+    if "affine" in batch:
+        pairs = Counterpart(batch["counterpart"], batch["affine"], batch["region"])
+    drawn: Batch = jax.vmap(draw)(batch["photo"], batch["seed"], pairs)
     return {"label": batch["label"], **drawn}
 
 

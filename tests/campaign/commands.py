@@ -83,6 +83,7 @@ RECIPES = {
         "fit whitening store --out=whitening --pairs={given}/pairs.csv --dimension=2",
         needs="extract",
     ),
+    "fit pairs": _recipe("fit pairs store --out=pairs.csv", needs="extract"),
     "fit reranker": _recipe(
         "fit reranker store --out=reranker --steps=1", needs="extract"
     ),

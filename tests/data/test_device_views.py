@@ -82,6 +82,49 @@ def test_draws_depend_on_the_key_alone(store):
     assert (batch["image"][0] != batch["image"][2]).any()
 
 
+def test_the_second_view_may_be_of_another_photo(store):
+    """What one shows at a place, the other shows where the map says."""
+    affine = np.array([[0.8, 0.0, 0.15], [0.0, 0.7, 0.2]], np.float32)
+    region = np.array([0.1, 0.2, 0.9, 0.8], np.float32)
+    pair = device_views.Counterpart(jnp.int32(1), affine, region)
+    sizes, seen = np.array([SIDES, (120, 90)]), 0
+    for seed in range(10):
+        views = DRAW(
+            store,
+            jnp.int32(0),
+            jax.random.key(seed),
+            settings=SETTINGS,
+            counterpart=pair,
+        )
+        units = np.asarray(views["coordinates"])
+        pixels = np.asarray(views["image"])[:, 3::16, 3::16, :2].astype(float)
+        inside = (units[..., 0] > OUTSIDE / 2) & (pixels > 1).all(-1)
+        inside &= (pixels < sizes[:, None, None] - 2).all(-1)
+        if not inside[0].any():
+            continue
+        # Both have the first photo's frame, of which units are so many pixels.
+        ratio = pixels[0][inside[0]].sum() / units[0][inside[0]].sum()
+        places = (units[1][inside[1]] * ratio + 0.5) / SIDES
+        assert (places > region[:2] - 0.02).all() and (places < region[2:] + 0.02).all()
+        expected = (places @ affine[:, :2].T + affine[:, 2]) * sizes[1] - 0.5
+        assert np.abs(expected - pixels[1][inside[1]]).max(initial=0) < 1.5
+        seen += inside[1].sum()
+    assert seen > 20
+
+
+def test_a_photo_that_is_its_own_counterpart_is_seen_as_it_is_alone(store):
+    whole = np.eye(2, 3, dtype=np.float32), np.float32([0, 0, 1, 1])
+    pair = device_views.Counterpart(jnp.int32(0), *whole)
+    key = jax.random.key(5)
+    alone = DRAW(store, jnp.int32(0), key, settings=SETTINGS)
+    views = DRAW(store, jnp.int32(0), key, settings=SETTINGS, counterpart=pair)
+    np.testing.assert_allclose(
+        views["coordinates"][0], alone["coordinates"][0], atol=0.01
+    )
+    difference = np.abs(np.float32(views["image"]) - np.float32(alone["image"]))
+    assert difference.mean() < 0.5
+
+
 def batch_of(order):
     """Three photos and seeds, in an order."""
     photos, seeds = np.int32([0, 1, 0, 1]), np.uint32([1, 2**32 - 1, 3, 4])

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from delf_jax.config import read_config
 from delf_jax.data import augment, loader
 from delf_jax.files import InputError
+from delf_jax.formats.confirmed_pairs import ConfirmedPair, write_pairs
 from delf_jax.synthetic import landmarks
 from delf_jax.training import inputs
 from delf_jax.training.objective import WEIGHTS
@@ -132,6 +133,39 @@ def test_photos_on_the_device_are_named_by_their_place_among_all_sources(
         assert [labels[name] for name in named] == list(batch["label"])
     assert {name.split("/")[0] for batch in seen for name in batch["id"]} == {*folders}
     assert len(np.unique([batch["seed"] for batch in seen])) == 16
+
+
+def test_confirmed_pairs_are_drawn_beside_images_alone(config, tmp_path, capsys):
+    draw_images(tmp_path / "noise")
+    config.data.on_device = True
+    with config.unlocked():
+        config.data.sources = ConfigDict({"noise": {"path": str(tmp_path / "noise")}})
+    sources = inputs.open_sources(config)
+    every = [source.identifier(i) for source in sources for i in range(len(source))]
+    numbers = (20, 0.9, 0.1, 0, -0.1, 0.9, 0.1, 0.1, 0.2, 0.8, 0.9)
+    pairs = [
+        ConfirmedPair(*every[:2], *numbers),
+        ConfirmedPair("kept/out", "x", *numbers),
+    ]
+    write_pairs(tmp_path / "pairs.csv", pairs)
+    config.data.pairs = str(tmp_path / "pairs.csv")
+    batches = inputs.open_batches(config, sources, devices=1)
+    left = f"left out: 1 pair of {tmp_path / 'pairs.csv'}, of photos that no source has"
+    assert left in capsys.readouterr().out
+    drawn = [
+        (batch["photo"][n], batch["counterpart"][n], batch["affine"][n])
+        for batch in (next(batches) for _ in range(10))
+        for n in range(len(batch["photo"]))
+    ]
+    together = [affine for one, other, affine in drawn if one != other]
+    assert 1 <= len(together) < len(drawn) / 2
+    np.testing.assert_allclose(together[0], [[0.9, 0.1, 0], [-0.1, 0.9, 0.1]])
+    alone = [affine for one, other, affine in drawn if one == other]
+    np.testing.assert_array_equal(alone, [np.eye(2, 3)] * len(alone))
+
+    write_pairs(tmp_path / "pairs.csv", pairs[1:])
+    with pytest.raises(InputError, match="no source has both photos of a pair"):
+        inputs.open_batches(config, sources, devices=1)
 
 
 @pytest.fixture
