@@ -25,6 +25,7 @@ from delf_jax import runtime
 from delf_jax.extraction import model_folder
 from delf_jax.extraction.settings import settings_for
 from delf_jax.features import Features
+from delf_jax.images import SizeBounds
 from delf_jax.index import photo_index
 from delf_jax.progress import track
 from delf_jax.retrieval.verification import VERIFICATION
@@ -54,13 +55,15 @@ def related_and_not(
 
 
 def count_inliers(
-    features: list[Features], pairs: np.ndarray, size: int | None, name: str
+    features: list[Features], pairs: np.ndarray, bounds: SizeBounds, name: str
 ) -> np.ndarray:
     """The inliers of each pair; pairs of one query follow each other."""
     counts, settings = [], VERIFICATION[name]
     with track(f"verify ({name})", len(pairs), "pair") as advance:
         for a, b in pairs.tolist():
-            found = matching.compare_features(features[a], features[b], size, settings)
+            found = matching.compare_features(
+                features[a], features[b], bounds, settings
+            )
             counts.append(found.inliers)
             advance()
     return np.array(counts)
@@ -78,7 +81,7 @@ def calibrate_pairs(
     rng = np.random.default_rng(0)
     pairs = np.argwhere(np.triu(unrelated))
     pairs = rng.permutation(pairs)[: options.pairs]
-    counts = count_inliers(features, pairs, options.size, name)
+    counts = count_inliers(features, pairs, options.bounds, name)
     return f"{len(pairs)} pairs: median {np.median(counts):.0f}, {exceeded(counts)}"
 
 
@@ -102,7 +105,7 @@ def calibrate_searches(
         ids = ids[(related | unrelated)[query][ids]]
         pairs += [(query, id) for id in ids.tolist()]
     found = np.array(pairs)
-    counts = count_inliers(features, found, options.size, name)
+    counts = count_inliers(features, found, options.bounds, name)
     good = related[found[:, 0], found[:, 1]]
     best = [counts[(found[:, 0] == q) & ~good].max() for q in queries]
     most = exceeded(np.array(best))
@@ -127,7 +130,7 @@ def main() -> None:
     model = model_folder.load_model(options.model)
     more = {"max_features": options.max_features} if options.max_features else {}
     settings = settings_for(model, **more)
-    options.size = settings.max_image_size
+    options.bounds = settings.size_bounds
     with tempfile.TemporaryDirectory() as scratch:
         directory = options.index or scratch
         photo_index.make_index([photos / "images"], directory, model, settings)

@@ -90,7 +90,7 @@ def verify(folder: pathlib.Path, rows: list[int], name: str) -> list[int]:
     found = matching.verify_candidates(
         images[query],
         (images[row] for row in others),
-        1024,
+        images.size_bounds,
         verification.VERIFICATION[name],
     )
     return [each.inliers for each in found]

@@ -10,7 +10,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import simplejpeg
@@ -151,6 +151,25 @@ def encode_jpeg(image: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:
     return simplejpeg.encode_jpeg(
         np.ascontiguousarray(image), quality=quality, colorsubsampling="420"
     )
+
+
+class SizeBounds(NamedTuple):
+    """What the longer side of an image is brought into before extraction.
+
+    None or a negative number is no bound.
+    """
+
+    most: int | float | None = None
+    least: int | float | None = None
+
+    def zoom(self, size: tuple[int, int]) -> float:
+        """Pixels of the image as it is extracted for one of the image; (0, 0): 1."""
+        largest, (most, least) = max(*size, 1), self
+        if most is not None and 0 <= most < largest:
+            return most / largest
+        if least is not None and least > largest and max(size) > 0:
+            return least / largest
+        return 1.0
 
 
 def resize_rule(

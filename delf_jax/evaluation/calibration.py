@@ -82,7 +82,7 @@ def verify_pairs(
         inputs.queries,
         [ids[np.any(chosen, axis=0)] for _, ids, _, chosen in lists],
         inputs.image,
-        inputs.max_image_size,
+        inputs.bounds,
         verification,
         progress=progress,
     )

@@ -239,7 +239,7 @@ def _extract(
         store=images,
         rows=np.array([images.row(photo.id) for photo in kept.index]),
         own=_own_places(kept),
-        max_image_size=settings.max_image_size,
+        bounds=settings.size_bounds,
     )
     return kept, inputs, failed
 

@@ -91,7 +91,7 @@ def _failure(
             [inputs.queries[query]],
             [ranking[[*top, *late]]],
             inputs.image,
-            inputs.max_image_size,
+            inputs.bounds,
             evaluation.verification,
         )
 

@@ -82,7 +82,7 @@ def rank(
     for query in range(len(inputs.queries)):
         places = {id for each in candidates.values() for id in each[query][0]}
         pairs.append(np.array(sorted(places), np.int32))
-    size = inputs.max_image_size
+    size = inputs.bounds
     found = matching.verify(
         inputs.queries, pairs, inputs.image, size, verification, progress=progress
     )

@@ -8,7 +8,7 @@ import numpy as np
 from delf_jax.config import check_field
 from delf_jax.extraction.pca import Whitening, is_projection
 from delf_jax.files import InputError, digest
-from delf_jax.images import MAX_PIXELS
+from delf_jax.images import MAX_PIXELS, SizeBounds
 
 
 class ExtractionSettings(NamedTuple):
@@ -69,6 +69,11 @@ class ExtractionSettings(NamedTuple):
     name); no effect on results but for rounding"""
     precision: str = "float32"
     """of the network's arithmetic; "bfloat16" is faster where the device has it"""
+
+    @property
+    def size_bounds(self) -> SizeBounds:
+        """What the longer side of an image is brought into."""
+        return SizeBounds(self.max_image_size, self.min_image_size)
 
     @property
     def sampled_at(self) -> float:

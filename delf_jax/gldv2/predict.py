@@ -58,7 +58,7 @@ def retrieve(
     verified = pipeline[-1] == "verification"
     opened = _open(inputs, "index", "retrieval", verified, progress)
     test, index = opened.test, opened.other
-    size = inputs.settings.max_image_size
+    size = inputs.settings.size_bounds
     how = matching.verification_settings(model=inputs.model)
     ranked = retrieval_task.rank(test, index, pipeline, size, how, progress=progress)
     predictions = dict(zip(test.ids, ranked, strict=True))
@@ -88,7 +88,7 @@ def recognise(
         others = _open_non_landmarks(inputs, non_landmarks, test, progress)
         counts = f"{len(others.ids)} images, {len(others.store.failed)} failed"
         opened.summary.append(f"non-landmarks: {counts}")
-    size = inputs.settings.max_image_size
+    size = inputs.settings.size_bounds
     found = recognition_task.recognise(
         test, train, options, size, others, progress=progress
     )

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from delf_jax.formats.datasets.gldv2 import Recognition
 from delf_jax.gldv2 import retrieval_task
 from delf_jax.gldv2.collection import Images, descriptors
+from delf_jax.images import SizeBounds
 from delf_jax.progress import track
 from delf_jax.retrieval import voting
 
@@ -36,7 +37,7 @@ def recognise(
     test: Images,
     train: Images,
     options: Options,
-    max_image_size: int | None,
+    bounds: SizeBounds,
     non_landmarks: Images | None = None,
     *,
     progress: bool = True,
@@ -54,7 +55,7 @@ def recognise(
         train, queries, k, train_penalties, progress=progress
     )
     verified = retrieval_task.verify(
-        test, train, best.ids[:, : options.verified], max_image_size, progress
+        test, train, best.ids[:, : options.verified], bounds, progress
     )
     for similarities, ids, found, penalty in zip(
         *best, verified, test_penalties, strict=True

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from delf_jax.gldv2.collection import Images, descriptors
+from delf_jax.images import SizeBounds
 from delf_jax.index import global_search
 from delf_jax.progress import track
 from delf_jax.retrieval import nearest
@@ -78,7 +79,7 @@ def rank(
     test: Images,
     index: Images,
     pipeline: Pipeline,
-    max_image_size: int | None,
+    bounds: SizeBounds,
     verification: VerificationSettings = VERIFICATION["default"],
     *,
     progress: bool = True,
@@ -94,7 +95,7 @@ def rank(
     start = RankingState(queries, searched.find(queries), searched)
     best = steps.follow(pipeline, start).best
     count = CANDIDATES if pipeline[-1] == "verification" else 0
-    verified = verify(test, index, best.ids[:, :count], max_image_size, progress)
+    verified = verify(test, index, best.ids[:, :count], bounds, progress)
     for similarities, ids, found in zip(*best, verified, strict=True):
         ranked = matching.rerank_verified(ids, similarities, found, verification)
         yield [index.ids[id] for id in ranked[:LARGEST_RANK].tolist()]
@@ -104,7 +105,7 @@ def verify(
     test: Images,
     index: Images,
     candidates: Int[np.ndarray, "Q K"],
-    max_image_size: int | None,
+    bounds: SizeBounds,
     progress: bool,
 ) -> Iterator[dict[int, Verified]]:
     """What geometry confirms of the candidates of each test image; K may be 0."""
@@ -112,5 +113,5 @@ def verify(
         return itertools.repeat({}, len(test.ids))
     queries = map(test.image, range(len(test.ids)))
     return matching.verify(
-        queries, list(candidates), index.image, max_image_size, progress=progress
+        queries, list(candidates), index.image, bounds, progress=progress
     )

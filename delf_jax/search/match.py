@@ -123,7 +123,7 @@ def match(
                 f"{each.image or 'image'}: no local features to match by; take a model "
                 "that has them, and max_features above 0"
             )
-    comparison = matching.compare_features(first, second, chosen.max_image_size, how)
+    comparison = matching.compare_features(first, second, chosen.size_bounds, how)
     return Match(comparison, (_source(a, images[0]), _source(b, images[1])))
 
 

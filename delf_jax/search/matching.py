@@ -15,7 +15,7 @@ from delf_jax.extraction.one_call import features_of, raise_error
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.features import Features, LocalFeatures, whole_image
 from delf_jax.files import InputError
-from delf_jax.images import ImageLike
+from delf_jax.images import ImageLike, SizeBounds
 from delf_jax.progress import format_count, track
 from delf_jax.retrieval import ranking, verification
 from delf_jax.retrieval.matching import principal_directions
@@ -69,7 +69,7 @@ def compare_photos(
             "another with --model, or search"
         )
     first, second = map(raise_error, features_of((a, b), model, settings))
-    return compare_features(first, second, settings.max_image_size, verification)
+    return compare_features(first, second, settings.size_bounds, verification)
 
 
 def verification_settings(
@@ -93,21 +93,22 @@ def verification_settings(
 def compare_features(
     a: Features,
     b: Features,
-    max_image_size: int | None,
+    bounds: SizeBounds,
     settings: VerificationSettings = VERIFICATION["default"],
 ) -> Comparison:
-    """Matches and geometry of two photos, from features extracted at that size.
+    """Matches and geometry of two photos, from features extracted at those sizes.
 
     Features sit as exactly as the extracted photo was large: a photo of a telephone,
-    shrunk for extraction, is verified in pixels of the shrunk one.
+    shrunk for extraction, is verified in pixels of the shrunk one, and a thumbnail in
+    those of the enlarged one.
     """
-    return next(verify_candidates(a, [b], max_image_size, settings))
+    return next(verify_candidates(a, [b], bounds, settings))
 
 
 def verify_candidates(
     query: Features,
     candidates: Iterable[Features],
-    max_image_size: int | None,
+    bounds: SizeBounds,
     settings: VerificationSettings = VERIFICATION["default"],
 ) -> Iterator[Comparison]:
     """The query compared with each candidate, as by `compare_features`, in order.
@@ -116,12 +117,12 @@ def verify_candidates(
     as in the released code.
     """
     if not settings.at_extraction_size:
-        max_image_size = None
+        bounds = SizeBounds()
     query = whole_image(query)
-    local, zoom = _as_extracted(query, max_image_size)
+    local, zoom = _as_extracted(query, bounds)
     directions = principal_directions(local.descriptors, settings.energy)
     for image in map(whole_image, candidates):
-        other, other_zoom = _as_extracted(image, max_image_size)
+        other, other_zoom = _as_extracted(image, bounds)
         _check_lengths(query, image)
         pair = verification.verify_pair(local, other, settings, directions)
         pair = pair._replace(affine=_at_full_size(pair.affine, zoom, other_zoom))
@@ -135,7 +136,7 @@ def verify(
     queries: Iterable[Features],
     candidates: Sequence[Int[np.ndarray, " _"]],
     read: Callable[[int], Features],
-    max_image_size: int | None,
+    bounds: SizeBounds,
     settings: VerificationSettings = VERIFICATION["default"],
     *,
     progress: bool = False,
@@ -144,7 +145,7 @@ def verify(
 
     Args:
       read: the features of an id.
-      max_image_size: at extraction.
+      bounds: of the photos at extraction.
     """
     total = sum(map(len, candidates))
     with track("verify", total, "candidate", progress=progress) as advance:
@@ -152,7 +153,7 @@ def verify(
             verified: dict[int, Verified] = {}
             images = map(read, ids.tolist())
             # Without candidates, a query need not have local features.
-            found = verify_candidates(query, images, max_image_size, settings)
+            found = verify_candidates(query, images, bounds, settings)
             for id, pair in zip(ids.tolist(), found if len(ids) else (), strict=True):
                 sizes = np.concatenate([image.image_size for image in pair.features])
                 lines = (inlier_lines(pair) + 0.5) / np.maximum(sizes, 1)
@@ -243,12 +244,12 @@ def _check_lengths(a: Features, b: Features) -> None:
 
 
 def _as_extracted(
-    features: Features, max_image_size: int | None
+    features: Features, bounds: SizeBounds
 ) -> tuple[LocalFeatures, float]:
-    """Local features in the photo as extracted, and how far that was shrunk."""
+    """Local features in the photo as extracted, and how far that was resized."""
     local = _local(features)
     # Of features that files brought, the size of the photo may be unknown: (0, 0).
-    zoom = min(1.0, (max_image_size or np.inf) / max(*features.image_size, 1))
+    zoom = bounds.zoom(features.image_size)
     # Pixel centres are at integers: half a pixel moves.
     locations = (np.asarray(local.locations, np.float64) + 0.5) * zoom - 0.5
     return local._replace(locations=locations), zoom
@@ -257,7 +258,7 @@ def _as_extracted(
 def _at_full_size(
     affine: Float[np.ndarray, "2 3"], query_zoom: float, index_zoom: float
 ) -> Float[np.ndarray, "2 3"]:
-    """The map between two photos, from the map between the two shrunk ones."""
+    """The map between two photos, from the map between the two resized ones."""
     linear = affine[:, :2] * (index_zoom / query_zoom)
     shift = affine[:, :2].sum(axis=1) * (0.5 * index_zoom - 0.5) + affine[:, 2] + 0.5
     return np.column_stack([linear, shift / query_zoom - 0.5])

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from delf_jax.features import Features
 from delf_jax.files import InputError
+from delf_jax.images import SizeBounds
 from delf_jax.index import neighbour_graph
 from delf_jax.retrieval import ranking
 from delf_jax.retrieval.nearest import Best
@@ -41,7 +42,7 @@ class RankingInputs(NamedTuple):
     """of the photos of the index, in the store"""
     own: Int[np.ndarray, " Q"]
     """place of each query in the index where it is no answer to itself; else -1"""
-    max_image_size: int | None
+    bounds: SizeBounds
     """at extraction"""
     asmk: Float[np.ndarray, "Q M"] | None = None
     """similarities of ASMK*, if a pipeline starts from them"""
@@ -176,7 +177,7 @@ def rerank(
         inputs.queries,
         [ids[:count] for ids in candidates],
         inputs.image,
-        inputs.max_image_size,
+        inputs.bounds,
         verification,
         progress=progress,
     )

@@ -218,7 +218,7 @@ def rank_in_steps(
         [query] * len(parts),
         parts,
         images.__getitem__,
-        settings.max_image_size,
+        settings.size_bounds,
         verification,
     )
     known = dict(zip(rows.tolist(), similarities.tolist(), strict=True))

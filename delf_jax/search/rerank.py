@@ -141,7 +141,7 @@ def rerank(
         store=images,
         rows=np.arange(len(images)),
         own=np.full(len(usable), -1),
-        max_image_size=images.manifest.get("settings", {}).get("max_image_size"),
+        bounds=images.size_bounds,
         reranker=reranker,
     )
     reranked = rerank_candidates(

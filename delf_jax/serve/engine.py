@@ -108,7 +108,7 @@ class Engine:
             *(self._verification, _STEP),
         )
         candidates = min(len(rows), CANDIDATES) if local is not None else 0
-        attention = _onto_whole(_attention(features, self.settings), box)
+        attention = _onto_whole(_attention(features), box)
         attention[:, 2] *= max(box[2] - box[0], box[3] - box[1])
         for results, verified in steps:
             verdict = Verdict()
@@ -124,9 +124,9 @@ class Engine:
         """What two photos have in common, as `match --json`; other: bytes, or an id."""
         self.refresh()
         second = self._stored(other) if isinstance(other, str) else self._extract(other)
-        most = self.settings.max_image_size
+        bounds = self.settings.size_bounds
         first = self._extract(photo)
-        found = matching.compare_features(first, second, most, self._verification)
+        found = matching.compare_features(first, second, bounds, self._verification)
         yield matching.to_json(found, ["photo", second.image or "other"])
 
     def attention(self, id: str) -> Iterator[Float[np.ndarray, "N 4"]]:
@@ -134,7 +134,7 @@ class Engine:
 
         y and x are in parts of height and width, sizes in parts of the longer side.
         """
-        yield _attention(self._stored(id), self.settings)
+        yield _attention(self._stored(id))
 
     def add(self, photo: bytes, name: str) -> Iterator[str]:
         """The id of a photo once it is saved in the index's folder, and indexed."""
@@ -236,14 +236,13 @@ def _onto_whole(rows: Float[np.ndarray, "N 4"], box: Box) -> Float[np.ndarray, "
 
 
 def _attention(
-    features: Features, settings: ExtractionSettings
+    features: Features,
 ) -> Float[np.ndarray, "N 4"]:
     if features.local is None:
         return np.zeros((0, 4))
     locations, scales, _, attention = map(np.asarray, features.local)
     sizes = np.maximum(features.image_size, 1)
-    extracted = min(settings.max_image_size or np.inf, sizes.max())
-    discs = scales / (sizes.max() / extracted) * (_DISC / extracted)
+    discs = scales * (_DISC / sizes.max())
     return np.column_stack([(locations + 0.5) / sizes, discs, attention])
 
 

@@ -30,6 +30,7 @@ from delf_jax.extraction.settings import (
 )
 from delf_jax.features import Features
 from delf_jax.files import InputError, digest
+from delf_jax.images import SizeBounds
 from delf_jax.progress import format_count, track
 from delf_jax.store import writer as store_files
 from delf_jax.store.shards import (
@@ -150,6 +151,12 @@ class FeatureStore:
     def global_descriptors(self) -> Float[np.ndarray, "M G"]:
         """One row per image, in the order of `ids`; read once, then kept."""
         return self.read_global(range(len(self)))
+
+    @property
+    def size_bounds(self) -> SizeBounds:
+        """What the longer sides of the images were brought into."""
+        settings = self.manifest.get("settings") or {}
+        return SizeBounds(*(settings.get(f"{x}_image_size") for x in ("max", "min")))
 
     @functools.cached_property
     def state(self) -> str:

@@ -10,6 +10,7 @@ from PIL import Image
 from delf_jax.evaluation import evaluation, page
 from delf_jax.evaluation.datasets import Dataset, Photo, Protocol
 from delf_jax.features import Features, LocalFeatures
+from delf_jax.images import SizeBounds
 from delf_jax.search.pipeline import RankingInputs
 from tests.helpers.pages import Reader, run_in_browser
 
@@ -57,7 +58,9 @@ def made(tmp_path, rng):
     given = {name: {"medium": ranking} for name in ("global", "verification")}
     same = features(rng)
     store = Store([same] * 11)
-    inputs = RankingInputs([same] * 2, store, np.arange(11), np.array([-1, -1]), None)
+    inputs = RankingInputs(
+        [same] * 2, store, np.arange(11), np.array([-1, -1]), SizeBounds()
+    )
     return evaluation.score(dataset, given)._replace(inputs=inputs)
 
 

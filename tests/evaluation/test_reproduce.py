@@ -13,6 +13,7 @@ from delf_jax.extraction import model_folder, settings
 from delf_jax.extraction.boxes import RegionBoxes
 from delf_jax.files import InputError
 from delf_jax.formats.datasets import revisited_metrics
+from delf_jax.images import SizeBounds
 from delf_jax.index import codebook, inverted_file
 from delf_jax.retrieval.verification import VERIFICATION
 from delf_jax.search import matching
@@ -278,7 +279,7 @@ def test_an_experiment_with_boxes_ranks_by_regional_aggregation(
     whole = feature_store.open_store(tmp_path / "plain" / "drawn" / "store")
     for ours, theirs in zip(images, whole, strict=True):
         pair = [
-            matching.compare_features(queries[0], each, 160).pair
+            matching.compare_features(queries[0], each, SizeBounds(160)).pair
             for each in (ours, theirs)
         ]
         np.testing.assert_array_equal(pair[0].matches, pair[1].matches)

@@ -7,6 +7,7 @@ import numpy as np
 from delf_jax.evaluation import ranking
 from delf_jax.evaluation.datasets import Protocol
 from delf_jax.features import Features, LocalFeatures
+from delf_jax.images import SizeBounds
 from delf_jax.search import matching, pipeline
 from delf_jax.search.matching import Verified
 
@@ -50,7 +51,7 @@ def make_inputs(rng, queries=2, images=12, own=None):
         store=Store(rows[queries:][::-1]),
         rows=np.arange(images)[::-1],
         own=np.full(queries, -1) if own is None else np.array(own),
-        max_image_size=100,
+        bounds=SizeBounds(100),
     ), Rows(rows[:queries], rows[queries:], rows[:queries] @ rows[queries:].T)
 
 

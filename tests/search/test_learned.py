@@ -9,6 +9,7 @@ from delf_jax import cli
 from delf_jax.evaluation import experiment
 from delf_jax.features import Features
 from delf_jax.files import InputError, read_json, write_json
+from delf_jax.images import SizeBounds
 from delf_jax.manifests import write_manifest
 from delf_jax.models import set_similarity
 from delf_jax.search import fit_reranker, learned, pipeline
@@ -49,7 +50,9 @@ def fitted(tmp_path, rng, small):
 
 def ranking_inputs(store, reranker=None):
     places = np.arange(len(store))
-    return pipeline.RankingInputs([*store], store, places, places, 100, None, reranker)
+    return pipeline.RankingInputs(
+        [*store], store, places, places, SizeBounds(100), None, reranker
+    )
 
 
 def test_a_reranker_finds_the_place_that_global_descriptors_do_not(fitted):

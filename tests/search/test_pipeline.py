@@ -3,6 +3,7 @@ import pytest
 
 from delf_jax.evaluation import ranking
 from delf_jax.files import InputError
+from delf_jax.images import SizeBounds
 from delf_jax.index import neighbour_graph
 from delf_jax.retrieval import reranking
 from delf_jax.retrieval.ranking import NOISE, rerank, top_k
@@ -112,7 +113,7 @@ def test_each_pair_is_verified_once_for_all_pipelines_and_protocols(rng, monkeyp
 def test_photos_without_local_features_have_no_inliers(rng):
     inputs, _ = make_inputs(rng)
     ids = [np.int32([0, 5]), np.int32([])]
-    found = matching.verify(inputs.queries, ids, inputs.image, 100)
+    found = matching.verify(inputs.queries, ids, inputs.image, SizeBounds(100))
     assert [{id: each.inliers for id, each in of.items()} for of in found] == [
         {0: 0, 5: 0},
         {},
@@ -125,7 +126,10 @@ def test_queries_without_candidates_need_no_local_features(rng):
     inputs, _ = make_inputs(rng)
     queries = [query._replace(local=None) for query in inputs.queries]
     nothing = [np.zeros(0, np.int32) for _ in queries]
-    assert list(matching.verify(queries, nothing, inputs.image, 100)) == [{}, {}]
+    assert list(matching.verify(queries, nothing, inputs.image, SizeBounds(100))) == [
+        {},
+        {},
+    ]
     found = rank_one(inputs._replace(queries=queries), ("global",))
     np.testing.assert_array_equal(found, rank_one(inputs, ("global",)))
 

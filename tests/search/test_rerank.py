@@ -7,6 +7,7 @@ from delf_jax import cli, files, manifests
 from delf_jax.extraction import model_folder, settings
 from delf_jax.features import Features
 from delf_jax.files import InputError
+from delf_jax.images import SizeBounds
 from delf_jax.index import photo_index
 from delf_jax.retrieval import verification
 from delf_jax.search import matching, rerank
@@ -78,7 +79,9 @@ def test_lists_are_permuted_and_names_stay_as_they_were(run, index):
     asked = images[images.row("a/0.png")]
     scores = {}
     for name in ("b/2.png", "b/3.png", "a/1.png"):
-        pair = matching.compare_features(asked, images[images.row(name)], 160)
+        pair = matching.compare_features(
+            asked, images[images.row(name)], SizeBounds(160)
+        )
         scores[name] = pair.similarity + 2 * np.log2(1 + pair.inliers / 8)
     expected = sorted(scores, key=lambda name: -scores[name])
     assert [whole_id(name) for name in found["a/0.png"]] == expected
@@ -116,7 +119,7 @@ def test_with_the_settings_of_the_original_inliers_decide_and_then_the_order(
     for given in (["b/3", "b/2", "a/1"], ["a/1", "b/2", "b/3"]):
         asked = images[images.row("a/0.png")]
         listed = (images[images.row(f"{name}.png")] for name in given)
-        found = matching.verify_candidates(asked, listed, 160, how)
+        found = matching.verify_candidates(asked, listed, SizeBounds(160), how)
         inliers = dict(zip(given, (pair.inliers for pair in found), strict=True))
         expected = sorted(given, key=lambda name: -inliers[name])
         assert run({"a/0": given}, "--verification=d2r")[1]["a/0"] == expected
