@@ -2,6 +2,7 @@ import numpy as np
 
 from delf_jax.gldv2 import recognition_task
 from delf_jax.gldv2.collection import Images
+from delf_jax.images import SizeBounds
 from delf_jax.ops import l2_normalize
 from delf_jax.retrieval import voting
 from tests.helpers.ranked_photos import Store
@@ -31,7 +32,7 @@ def test_it_is_a_vote_of_the_nearest_less_what_looks_like_no_landmark(rng):
     ]
     for non_landmarks, scores, off in cases:
         found = recognition_task.recognise(
-            test, train, options, None, non_landmarks, progress=False
+            test, train, options, SizeBounds(), non_landmarks, progress=False
         )
         for each, row, less in zip(found, scores, off, strict=True):
             landmark, confidence = voting.vote(train.landmarks, row)

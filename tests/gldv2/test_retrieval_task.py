@@ -3,6 +3,7 @@ import pytest
 
 from delf_jax.gldv2 import retrieval_task
 from delf_jax.gldv2.collection import Images
+from delf_jax.images import SizeBounds
 from delf_jax.ops import l2_normalize
 from delf_jax.search import steps
 from tests.helpers.ranked_photos import Store
@@ -45,12 +46,16 @@ def test_of_equals_the_one_that_is_listed_first_comes_first(rng):
 def test_a_hundred_are_ranked_and_of_a_small_index_all(rng):
     index, descriptors = drawn(rng, 130)
     test, queries = drawn(rng, 3)
-    ranked = list(retrieval_task.rank(test, index, ("global",), None, progress=False))
+    ranked = list(
+        retrieval_task.rank(test, index, ("global",), SizeBounds(), progress=False)
+    )
     order = np.argsort(-(queries @ descriptors.T), axis=1)[:, :100]
     assert ranked == [[index.ids[id] for id in row] for row in order.tolist()]
     few, _ = drawn(rng, 7)
     for step in ("average_qe", "alpha_qe", "superglobal", "k_reciprocal"):
-        for row in retrieval_task.rank(test, few, (step,), None, progress=False):
+        for row in retrieval_task.rank(
+            test, few, (step,), SizeBounds(), progress=False
+        ):
             assert sorted(row) == few.ids
 
 
@@ -61,7 +66,7 @@ def test_lists_of_the_first_are_ranked_as_those_of_all(rng, step):
     dense = steps.DenseIndex(descriptors, np.full(3, -1))
     start = steps.RankingState(queries, dense.find(queries), dense)
     expected = steps.follow((step,), start).best.ids[:, :100]
-    found = retrieval_task.rank(test, index, (step,), None, progress=False)
+    found = retrieval_task.rank(test, index, (step,), SizeBounds(), progress=False)
     assert list(found) == [[index.ids[id] for id in row] for row in expected.tolist()]
 
 
@@ -73,7 +78,9 @@ def test_query_expansion_searches_with_what_was_found(rng):
         best = np.argsort(-(descriptors @ query))[:3]
         expanded.append(query + descriptors[best].sum(axis=0))
     expected = np.argsort(-(np.array(expanded) @ descriptors.T), axis=1)
-    found = retrieval_task.rank(test, index, ("average_qe",), None, progress=False)
+    found = retrieval_task.rank(
+        test, index, ("average_qe",), SizeBounds(), progress=False
+    )
     for row, order in zip(found, expected.tolist(), strict=True):
         assert row == [index.ids[id] for id in order]
 
