@@ -1,0 +1,44 @@
+"""What tests of tables share: an index without photos, whose store is drawn."""
+
+import numpy as np
+import pytest
+
+from delf_jax.features import Features
+from delf_jax.index.photo_places import Places
+from delf_jax.store import feature_store
+from tests.helpers.stores import add_features
+from tests.helpers.vectors import use_file_engine
+
+DIMENSION = 8
+
+
+@pytest.fixture
+def fill(tmp_path):
+    """Draws global descriptors of these photos anew: (folder, store, places)."""
+    rng = np.random.default_rng(0)
+
+    def fill(ids, dimension=DIMENSION, **manifest):
+        features = {
+            id: Features(None, rng.normal(size=dimension).astype(np.float32), (40, 60))
+            for id in ids
+        }
+        store = add_features(tmp_path / "ix" / "store", features, **manifest)
+        return tmp_path / "ix", store, Places(tmp_path / "photos", {})
+
+    return fill
+
+
+@pytest.fixture
+def forget(tmp_path):
+    """Removes photos from that store, which it gives."""
+
+    def forget(*ids):
+        feature_store.remove_from_store(tmp_path / "ix" / "store", ids)
+        return feature_store.open_store(tmp_path / "ix" / "store")
+
+    return forget
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    use_file_engine(monkeypatch)
