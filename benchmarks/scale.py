@@ -2,8 +2,8 @@
 
     python benchmarks/scale.py [--model=delg_r50] [--FIELD=NUMBER ...]
 
-What one photo takes was measured (docs/benchmarks.md), but for what a GPU does,
-which is assumed; here it is multiplied. Each number of `Costs` is an option, so that those of
+What one photo takes was measured (docs/benchmarks.md), what a GPU does is assumed; here
+it is multiplied. Each number of `Costs` is an option, so that those of
 your model and machines can take its place. What the list of photos takes in memory is
 measured in this call.
 """

@@ -126,8 +126,9 @@ def summary(directory: str | os.PathLike) -> str:
         return ""
     text = f"{place_of(directory, known)}: {known.rows} photos in {known.engine}"
     text += f", version {known.version}" if known.version else ""
+    nearest_few = min(measure.NEAREST, max(known.rows - 1, 1))
     return (
-        f"{text}; finds {known.recall:.2%} of the {measure.NEAREST} most similar "
+        f"{text}; finds {known.recall:.2%} of the {nearest_few} most similar "
         f"(measured on {known.measured} photos, effort {known.effort})"
     )
 

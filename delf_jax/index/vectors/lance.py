@@ -129,12 +129,11 @@ class LanceVectors:
         if rows <= EXACT:
             return
         wanted = "IVF_HNSW_SQ" if rows <= GRAPHS else "IVF_PQ"
-        found = [
-            each for each in self._table.list_indices() if "vector" in each.columns
-        ]
-        if found and _type(found[0]) == _type(wanted):
-            stats = self._table.index_stats(found[0].name)
-            if stats.num_unindexed_rows <= _STALE * rows:
+        for found in self._table.list_indices():
+            stats = self._table.index_stats(found.name)
+            if stats and (found.columns, stats.index_type) != (["vector"], wanted):
+                continue
+            if stats and stats.num_unindexed_rows <= _STALE * rows:
                 self._table.optimize()
                 return
         if wanted == "IVF_HNSW_SQ":
@@ -224,11 +223,6 @@ def _errors(uri: str, failed: list[InputError] | None = None) -> Iterator[None]:
             f"{uri}: LanceDB cannot read or write there ({reason:.200}); check the "
             "address and the rights, and run the same command again"
         ) from error
-
-
-def _type(name: str) -> str:
-    """The type of an index as both spellings of it have it."""
-    return name.replace("_", "").lower()
 
 
 def _sub_vectors(dimension: int) -> int:

@@ -18,9 +18,10 @@ def fill(tmp_path):
     rng = np.random.default_rng(0)
 
     def fill(ids, dimension=DIMENSION, **manifest):
+        rows = rng.normal(size=(len(ids), dimension)).astype(np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         features = {
-            id: Features(None, rng.normal(size=dimension).astype(np.float32), (40, 60))
-            for id in ids
+            id: Features(None, row, (40, 60)) for id, row in zip(ids, rows, strict=True)
         }
         store = add_features(tmp_path / "ix" / "store", features, **manifest)
         return tmp_path / "ix", store, Places(tmp_path / "photos", {})

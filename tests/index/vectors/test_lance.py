@@ -1,3 +1,8 @@
+import random
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 
@@ -131,3 +136,36 @@ def test_an_index_of_many_rows_is_built_and_grows(fill, monkeypatch, graphs):
     row = drawn[1].row("new.jpg")
     ((_, rows),) = find.find_nearest(table, drawn[1].read_global([row]), 1)
     assert rows.tolist() == [row]
+
+
+UPDATE = """
+import pathlib, sys
+from delf_jax.index.photo_places import Places
+from delf_jax.index.vectors import update
+from delf_jax.store.feature_store import open_store
+folder = pathlib.Path(sys.argv[1])
+print("ready", flush=True)
+store, wanted = open_store(folder / "store"), update.Wanted("lancedb")
+update.update(folder, store, Places(folder, {}), wanted, progress=False)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_leave_what_the_next_one_finishes(
+    fill, forget, monkeypatch
+):
+    """Nine are, each after a change of the store."""
+    rng, killed = random.Random(0), 0
+    folder, _, places = fill([f"{number:04d}.jpg" for number in range(400)])
+    for change in range(9):
+        store = fill([f"{change}/{number:04d}.jpg" for number in range(40)])[1]
+        store = forget(*rng.sample(store.ids, 20))
+        command = [sys.executable, "-c", UPDATE, folder]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            time.sleep(rng.expovariate(1))
+            killed += process.poll() is None
+            process.kill()
+    assert killed
+    update.update(folder, store, places, Wanted("lancedb"), progress=False)
+    assert_finds_what_is_there(folder, store)

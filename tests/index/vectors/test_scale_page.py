@@ -15,6 +15,7 @@ PAGE = pathlib.Path(__file__).parents[3] / "docs" / "scale.md"
 IDS = ["it's.jpg", *(f"a/{number}.jpg" for number in range(9))]
 
 
+@pytest.mark.filterwarnings("ignore:Local mode performs exact")
 def test_the_engine_of_the_page_serves_an_index(fill, forget, monkeypatch):
     pytest.importorskip("qdrant_client", reason="needs qdrant-client")
     monkeypatch.setattr(engines, "ENGINES", dict(engines.ENGINES))
