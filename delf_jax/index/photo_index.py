@@ -31,7 +31,6 @@ from delf_jax.index.photo_places import (
     write_places,
 )
 from delf_jax.index.vectors import update as tables
-from delf_jax.index.vectors.find import has_table
 from delf_jax.index.vectors.update import Wanted
 from delf_jax.manifests import is_inside, owned
 from delf_jax.progress import format_count, printable
@@ -173,9 +172,8 @@ def remove_images(directory: str | os.PathLike, ids: Iterable[str]) -> int:
         removed = store.records.keys() - _ids(store)
         outside = {id: p for id, p in places.outside.items() if id not in removed}
         if len(outside) < len(places.outside):
-            places = places._replace(outside=outside)
-            write_places(directory, places)
-    tables.update(directory, store, places)
+            write_places(directory, places._replace(outside=outside))
+    tables.update(directory)
     return len(store)
 
 
@@ -213,9 +211,8 @@ def move_root(directory: str | os.PathLike, root: str | os.PathLike) -> tuple[in
             f"place of {old.root}"
         )
     with changing(directory):
-        places = moved(read_places(directory), root)
-        write_places(directory, places)
-    tables.update(index.directory, index.store, places)
+        write_places(directory, moved(read_places(directory), root))
+    tables.update(index.directory)
     return found, len(ids)
 
 
@@ -364,9 +361,7 @@ def _update(
         thorough=thorough,
         progress=progress,
     )
-    if vectors or has_table(directory):
-        store = feature_store.open_store(path)
-        tables.update(directory, store, places, vectors, progress=progress)
+    tables.update(directory, vectors, progress=progress)
     return report
 
 

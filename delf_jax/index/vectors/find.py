@@ -76,7 +76,7 @@ def open_table(
         count = vectors.count(where)
         effort = effort if count.rows > _FEW else 0
         if not count.rows:
-            raise InputError(f"--where={where!r:.200}: no photo of {directory} is so")
+            raise InputError(f"--where={where!r:.200}: matches no photo of {directory}")
     return Table(vectors, store, row_ids(store), count.rows, where, effort)
 
 

@@ -151,7 +151,8 @@ def open_table(uri: str, owner: Owner) -> LanceVectors:
         import lancedb
     except ImportError:
         raise InputError(
-            "--vectors=lancedb needs the package lancedb: pip install 'delf_jax[lance]'"
+            f"{uri}: a table of LanceDB needs its package: pip install "
+            "'delf_jax[lance]'"
         ) from None
     with _errors(uri):
         database, table = lancedb.connect(uri), None
@@ -218,7 +219,7 @@ def _errors(uri: str, failed: list[InputError] | None = None) -> Iterator[None]:
             raise failed[0] from error
         if isinstance(error, InputError):
             raise
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).split(", /")[0]  # Of its source, a path.
         raise InputError(
             f"{uri}: LanceDB cannot read or write there ({reason:.200}); check the "
             "address and the rights, and run the same command again"

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 from delf_jax.files import InputError, digest
 from delf_jax.index.global_index import check_finite
-from delf_jax.index.photo_places import Places, changing
+from delf_jax.index.photo_places import Places, changing, read_places
 from delf_jax.index.vectors import measure, record
 from delf_jax.index.vectors.engines import made_by, open_vectors, parse_engine
 from delf_jax.index.vectors.find import check_recall, row_ids, text_of
 from delf_jax.index.vectors.record import Record, place_of
 from delf_jax.index.vectors.seam import Photos, Vectors
 from delf_jax.progress import track
+from delf_jax.store import feature_store
 from delf_jax.store.feature_store import FeatureStore
 
 # Recall of the hundred nearest below which a table is refused, unless that is asked.
@@ -55,12 +56,7 @@ def check(
 
 
 def update(
-    directory: pathlib.Path,
-    store: FeatureStore,
-    places: Places,
-    wanted: Wanted | None = None,
-    *,
-    progress: bool = True,
+    directory: pathlib.Path, wanted: Wanted | None = None, *, progress: bool = True
 ) -> None:
     """Puts what is new or changed in the store into the table, and removes the rest.
 
@@ -71,6 +67,8 @@ def update(
         target, known = _records(directory, wanted)
         if target is None:
             return
+        store = feature_store.open_store(directory / "store")
+        places = read_places(directory)
         if len(store):
             target = target._replace(dimension=_dimension(store))
         vectors = open_vectors(directory, target, *made_by(store))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from delf_jax.features import Features
-from delf_jax.index.photo_places import Places
+from delf_jax.index.photo_places import Places, write_places
 from delf_jax.store import feature_store
 from tests.helpers.stores import add_features
 from tests.helpers.vectors import use_file_engine
@@ -14,7 +14,7 @@ DIMENSION = 8
 
 @pytest.fixture
 def fill(tmp_path):
-    """Draws global descriptors of these photos anew: (folder, store, places)."""
+    """Draws global descriptors of these photos anew: (folder, store)."""
     rng = np.random.default_rng(0)
 
     def fill(ids, dimension=DIMENSION, **manifest):
@@ -24,7 +24,8 @@ def fill(tmp_path):
             id: Features(None, row, (40, 60)) for id, row in zip(ids, rows, strict=True)
         }
         store = add_features(tmp_path / "ix" / "store", features, **manifest)
-        return tmp_path / "ix", store, Places(tmp_path / "photos", {})
+        write_places(tmp_path / "ix", Places(tmp_path / "photos", {}))
+        return tmp_path / "ix", store
 
     return fill
 

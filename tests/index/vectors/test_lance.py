@@ -10,6 +10,7 @@ from delf_jax.files import InputError
 from delf_jax.index import global_index, global_search
 from delf_jax.index.vectors import find, lance, record, update
 from delf_jax.index.vectors.update import Wanted
+from delf_jax.store.feature_store import FeatureStore
 
 lancedb = pytest.importorskip("lancedb", reason="needs the extra [lance]")
 
@@ -18,9 +19,9 @@ IDS = ["a/it's.jpg", "caf\udce9.jpg", *(f"b/{number}.jpg" for number in range(20
 
 @pytest.fixture
 def drawn(fill):
-    """An index with a table of LanceDB: (folder, store, places)."""
+    """An index with a table of LanceDB: (folder, store)."""
     drawn = fill(IDS)
-    update.update(*drawn, Wanted("lancedb"), progress=False)
+    update.update(drawn[0], Wanted("lancedb"), progress=False)
     return drawn
 
 
@@ -44,12 +45,12 @@ def assert_finds_what_is_there(folder, store, k=5):
 
 
 def test_a_table_of_lancedb_follows_its_store(drawn, fill, forget):
-    folder, store, places = drawn
+    folder, store = drawn
     assert_finds_what_is_there(folder, store)
     first = int(record.read_record(folder).version)
     fill(["a/it's.jpg", "new.jpg"])
     store = forget("caf\udce9.jpg", "b/0.jpg")
-    update.update(folder, store, places, progress=False)
+    update.update(folder, progress=False)
     assert_finds_what_is_there(folder, store)
     assert int(record.read_record(folder).version) > first
     old = photos_of(folder)
@@ -58,7 +59,7 @@ def test_a_table_of_lancedb_follows_its_store(drawn, fill, forget):
 
 
 def test_conditions_are_sql(drawn):
-    folder, store, _ = drawn
+    folder, store = drawn
     where = "folder = 'b' AND id LIKE '%1.jpg' AND height = 40"
     table = find.open_table(folder, store, where, "mend")
     ((_, rows),) = find.find_nearest(table, store.read_global([0]), 9)
@@ -75,15 +76,15 @@ def test_conditions_are_sql(drawn):
 )
 def test_conditions_that_do_not_parse_are_one_sentence(drawn, where, reason):
     with pytest.raises(InputError, match=f"^--where=.*{reason}.*; write it in SQL, wi"):
-        find.open_table(*drawn[:2], where, "mend")
+        find.open_table(*drawn, where, "mend")
 
 
 def test_what_others_change_is_said_and_mended(drawn):
-    folder, store, places = drawn
+    folder, store = drawn
     photos_of(folder).delete("id = 'b/3.jpg'")
     with pytest.raises(InputError, match="21 photos.* bring it up to date with: mend"):
         find.open_table(folder, store, "", "mend")
-    update.update(*drawn, progress=False)
+    update.update(drawn[0], progress=False)
     assert_finds_what_is_there(folder, store)
     lancedb.connect(folder / record.FOLDER).drop_table(lance.TABLE)
     with pytest.raises(InputError, match="0 photos.* bring it up to date with: mend"):
@@ -91,33 +92,34 @@ def test_what_others_change_is_said_and_mended(drawn):
 
 
 def test_tables_of_others_are_left_alone(drawn, tmp_path):
-    folder, store, places = drawn
+    folder, store = drawn
     (folder / record.NAME).unlink()
     with pytest.raises(InputError, match="'photos' is of another index; name another"):
-        update.update(*drawn, Wanted("lancedb"), progress=False)
+        update.update(drawn[0], Wanted("lancedb"), progress=False)
     with pytest.raises(InputError, match="of model drawn .*, not of other "):
         update.check(folder, "other", "e" * 64, Wanted("lancedb"))
     theirs = lancedb.connect(tmp_path / "theirs")
     theirs.create_table(lance.TABLE, [{"x": 1}])
     with pytest.raises(InputError, match="'photos' was not made by this program; nam"):
-        update.update(*drawn, Wanted(f"lancedb:{tmp_path / 'theirs'}"), progress=False)
+        update.update(
+            drawn[0], Wanted(f"lancedb:{tmp_path / 'theirs'}"), progress=False
+        )
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(fill, tmp_path):
     (tmp_path / "file").write_text("")
+    folder, _ = fill(IDS[:3])
+    wanted = Wanted(f"lancedb:{tmp_path / 'file' / 'x'}")
     with pytest.raises(InputError, match="file/x: LanceDB cannot read or write there"):
-        update.update(
-            *fill(IDS[:3]), Wanted(f"lancedb:{tmp_path / 'file' / 'x'}"), progress=False
-        )
+        update.update(folder, wanted, progress=False)
 
 
 def test_a_damaged_descriptor_is_named(fill, monkeypatch):
-    folder, store, places = fill(IDS[:3])
-    store.read_global([0, 1, 2])
-    read = store.read_global
-    monkeypatch.setattr(store, "read_global", lambda rows: read(rows) * np.nan)
+    folder, _ = fill(IDS[:3])
+    read = FeatureStore.read_global
+    monkeypatch.setattr(FeatureStore, "read_global", lambda s, r: read(s, r) * np.nan)
     with pytest.raises(InputError, match="descriptor of .* is not finite; remove that"):
-        update.update(folder, store, places, Wanted("lancedb"), progress=False)
+        update.update(folder, Wanted("lancedb"), progress=False)
 
 
 @pytest.mark.parametrize("graphs", [10**6, 0])
@@ -125,14 +127,14 @@ def test_an_index_of_many_rows_is_built_and_grows(fill, monkeypatch, graphs):
     monkeypatch.setattr(lance, "EXACT", 100)
     monkeypatch.setattr(lance, "GRAPHS", graphs)
     drawn = fill([f"{number:03d}.jpg" for number in range(300)])
-    update.update(*drawn, Wanted("lancedb", 0.5), progress=False)
+    update.update(drawn[0], Wanted("lancedb", 0.5), progress=False)
     known = record.read_record(drawn[0])
     assert known.recall >= 0.5
     (found,) = photos_of(drawn[0]).list_indices()
     assert found.index_type == ("IvfHnswSq" if graphs else "IvfPq")
     drawn = fill(["new.jpg"])
-    update.update(*drawn, progress=False)
-    table = find.open_table(*drawn[:2], "", "mend")
+    update.update(drawn[0], progress=False)
+    table = find.open_table(*drawn, "", "mend")
     row = drawn[1].row("new.jpg")
     ((_, rows),) = find.find_nearest(table, drawn[1].read_global([row]), 1)
     assert rows.tolist() == [row]
@@ -140,13 +142,10 @@ def test_an_index_of_many_rows_is_built_and_grows(fill, monkeypatch, graphs):
 
 UPDATE = """
 import pathlib, sys
-from delf_jax.index.photo_places import Places
 from delf_jax.index.vectors import update
-from delf_jax.store.feature_store import open_store
-folder = pathlib.Path(sys.argv[1])
 print("ready", flush=True)
-store, wanted = open_store(folder / "store"), update.Wanted("lancedb")
-update.update(folder, store, Places(folder, {}), wanted, progress=False)
+wanted = update.Wanted("lancedb")
+update.update(pathlib.Path(sys.argv[1]), wanted, progress=False)
 """
 
 
@@ -156,7 +155,7 @@ def test_processes_that_are_killed_leave_what_the_next_one_finishes(
 ):
     """Nine are, each after a change of the store."""
     rng, killed = random.Random(0), 0
-    folder, _, places = fill([f"{number:04d}.jpg" for number in range(400)])
+    folder, _ = fill([f"{number:04d}.jpg" for number in range(400)])
     for change in range(9):
         store = fill([f"{change}/{number:04d}.jpg" for number in range(40)])[1]
         store = forget(*rng.sample(store.ids, 20))
@@ -167,5 +166,5 @@ def test_processes_that_are_killed_leave_what_the_next_one_finishes(
             killed += process.poll() is None
             process.kill()
     assert killed
-    update.update(folder, store, places, Wanted("lancedb"), progress=False)
+    update.update(folder, Wanted("lancedb"), progress=False)
     assert_finds_what_is_there(folder, store)

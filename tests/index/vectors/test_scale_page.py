@@ -23,11 +23,11 @@ def test_the_engine_of_the_page_serves_an_index(fill, forget, monkeypatch):
     names: dict = {}
     with warnings.catch_warnings(action="ignore"):
         exec(code, names)
-    folder, store, places = fill(IDS)
-    update.update(folder, store, places, Wanted("qdrant"), progress=False)
+    folder, _ = fill(IDS)
+    update.update(folder, Wanted("qdrant"), progress=False)
     fill(["a/0.jpg", "new.jpg"])
     store = forget("a/1.jpg")
-    update.update(folder, store, places, progress=False)
+    update.update(folder, progress=False)
     queries = store.read_global([2, 5])
     table = find.open_table(folder, store, "folder = 'a'", "mend")
     exact = np.argsort(-queries @ store.read_global(range(len(store))).T, axis=1)
