@@ -48,7 +48,7 @@ class Costs(NamedTuple):
 
 
 MODELS = {
-    "bundled": Costs(1.0, 500, 1000, 64, 256, 0.005, 1350),
+    "bundled": Costs(0.6, 500, 1000, 64, 256, 0.005, 1500),
     "delg_r50": Costs(5.7, 50, 1000, 128, 2048, 0.04, 10_300),
 }
 
@@ -110,7 +110,7 @@ def sums(costs: Costs, listed: float) -> dict:
         f"indexes of {costs.index:g} photos": lambda n: (
             f"{max(1, -(-n // costs.index)):g}"
         ),
-        "exact search, core seconds a query": lambda n: f"{n / 1e6 * costs.exact:,.2f}",
+        "exact search, core seconds a query": lambda n: f"{n / 1e6 * costs.exact:,.3g}",
         f"machines of {costs.memory:g} GB that hold lists and descriptors": machines,
     }
 
