@@ -330,7 +330,7 @@ def test_an_index_with_a_table_is_searched_as_one_without(
     query, found = photos / "0.png", [tmp_path / name for name in ("exact", "table")]
     assert run("search", query, index, f"--json={found[0]}")[0] == 0
     *_, said, last = run("index", photos, index, "--vectors=file")[1].splitlines()
-    assert "index/vectors: 4 photos in file, version 2; finds 100.00% of the 3 " in said
+    assert "index/vectors: 4 photos in file, version 1; finds 100.00% of the 3 " in said
     assert last.endswith("index: 0 extracted, 4 unchanged")
     assert run("search", query, index, f"--json={found[1]}")[0] == 0
     assert json.loads(found[0].read_text()) == json.loads(found[1].read_text())

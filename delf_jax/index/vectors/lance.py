@@ -25,7 +25,7 @@ from delf_jax.index.vectors.seam import (
 TABLE = "photos"
 # A name of the metadata of the table's schema.
 _OWNER = b"delf_jax"
-# Rows that are all looked at: LanceDB compares some million numbers in a millisecond.
+# Rows that are all looked at: LanceDB compares 100,000 numbers in a millisecond.
 EXACT = 10_000
 # Rows for which a graph is built: it finds more, but takes longer to build.
 GRAPHS = 2_000_000
