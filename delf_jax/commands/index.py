@@ -16,6 +16,7 @@ from delf_jax.progress import format_count, print_results, printable
 
 
 def add_index_options(parser: Parser) -> None:
+    parser.usage = "%(prog)s PATH ... --index DIR [option ...]"
     parser.add_argument(
         "paths", nargs="*", metavar="PATH", help="images, folders, @LIST"
     )
@@ -25,7 +26,22 @@ def add_index_options(parser: Parser) -> None:
     parser.add_value("--root", "DIR", "where the folder of its images is now")
     parser.add_detect()
     parser.add_prune()
+    table = "serve descriptors from a table of lancedb, or lancedb:URI"
+    parser.add_value("--vectors", "ENGINE", table)
+    least = "refuse a table that finds less of the nearest (0.95)"
+    parser.add_value("--recall", "SHARE", least, type=_share)
     parser.add_settings()
+
+
+def _share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return value
 
 
 def run_index(options: argparse.Namespace) -> int:
@@ -39,6 +55,10 @@ def run_index(options: argparse.Namespace) -> int:
         )
     if options.detect and not (options.paths or options.add):
         raise InputError("--detect goes with photos to index, or with --add")
+    if options.vectors and not (options.paths or options.add):
+        raise InputError("--vectors goes with photos to index, or with --add")
+    if options.recall is not None and not options.vectors:
+        raise InputError("--recall goes with --vectors")
     if options.prune and (options.remove or options.root):
         raise InputError("--prune: use it alone, with photos to index, or with --add")
     if options.paths or options.add:
@@ -50,23 +70,47 @@ def run_index(options: argparse.Namespace) -> int:
         ids = options.remove or _print_absent(options.index, prune=True).gone
         left = photo_index.remove_images(options.index, ids)
         text = f"{len(set(ids))} removed, {left} left"
+    _print_table(options.index)
     print_results(f"{options.index}: {text}")
     return 0
+
+
+def _wanted(options: argparse.Namespace) -> Any:
+    """The table that --vectors asks for, or None."""
+    if not options.vectors:
+        return None
+    from delf_jax.index.vectors import engines, update
+
+    engines.parse_engine(options.vectors)
+    least = update.LEAST if options.recall is None else options.recall
+    return update.Wanted(options.vectors, least)
+
+
+def _print_table(directory: str) -> None:
+    """What the table of an index finds, if it has one."""
+    from delf_jax.index.vectors import find
+
+    if summary := find.summary(directory):
+        print_results(summary)
 
 
 def _index_photos(options: argparse.Namespace) -> int:
     from delf_jax.index import photo_index
 
+    wanted = _wanted(options)
     model, settings = model_and_settings(options, options.index)
     change = photo_index.add_images if options.add else photo_index.make_index
     paths = options.add or options.paths
     find = finder(options.detect, options.index)
-    report = change(paths, options.index, model, settings, find_regions=find)
+    report = change(
+        paths, options.index, model, settings, find_regions=find, vectors=wanted
+    )
     if report.kept:
         gone, away = _print_absent(options.index, prune=options.prune)
         if options.prune:
             photo_index.remove_images(options.index, gone)
             report = report._replace(removed=len(gone), kept=len(away))
+    _print_table(options.index)
     return print_report(report, options.index, kept="absent")
 
 

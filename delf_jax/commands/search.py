@@ -62,7 +62,10 @@ def add_search_options(parser: Parser) -> None:
     parser.add_flag("--no_rerank", "rank by global similarity alone")
     parser.add_codebook()
     kinds = ("float32", "bfloat16", "int8")
-    parser.add_choice("--precision", kinds, "of global descriptors: ", default=kinds[0])
+    parser.add_choice("--precision", kinds, "search exactly, by descriptors in ")
+    parser.add_value(
+        "--where", "SQL", "of an index with --vectors: \"folder = 'paris'\""
+    )
     parser.add_flag("--distributed", "with other processes (Slurm, MPI, TPU)")
     parser.add_json()
     parser.add_file("--html", "results as a page")
@@ -76,18 +79,21 @@ def run_search(options: argparse.Namespace) -> int:
 
     if options.top < 0:
         raise InputError(f"--top={options.top}: use a positive number, or 0 for all")
+    if options.where and (options.codebook or options.precision):
+        raise InputError("--where: leave it out with --codebook or --precision")
     is_first = runtime.join_processes("--distributed") if options.distributed else True
     queries = _query_paths(options.paths)
     index = photo_index.open_index(options.index)
     model, settings = model_and_settings(options, options.index)
     descriptors, summary = None, ""
-    if options.precision != "float32":
-        if options.codebook:
-            raise InputError("--precision: leave it out with --codebook")
+    reduced = options.precision not in (None, "float32")
+    if reduced and options.codebook:
+        raise InputError("--precision: leave it out with --codebook")
+    if options.precision and not options.codebook:
         descriptors, recall = global_index.open_descriptors(
             index.store, options.precision
         )
-        summary = global_index.format_summary(descriptors, recall)
+        summary = global_index.format_summary(descriptors, recall) if reduced else ""
     found = query.search(
         index,
         queries,
@@ -97,6 +103,7 @@ def run_search(options: argparse.Namespace) -> int:
         rerank=not options.no_rerank,
         codebook=options.codebook,
         descriptors=descriptors,
+        where=options.where or "",
     )
     if not is_first:  # All find the same; the first prints it.
         return 0 if list(found) else FAILED

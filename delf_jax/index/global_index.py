@@ -11,6 +11,7 @@ reads it once, as the first search does. Version 0.1 wrote none.
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -59,7 +60,7 @@ def open_descriptors(
         raise InputError(f"precision {precision!r}: use one of {known}")
     dimension = store.read_global([0]).shape[1] if len(store) else 0
     if precision == "float32" and 4 * dimension * len(store) <= IN_MEMORY:
-        _check_finite(store, 0, store.global_descriptors)
+        check_finite(store, range(len(store)), store.global_descriptors)
         return from_array(store.global_descriptors, precision), None
     path = store.path / f"global-{precision}.safetensors"
     found = _open(path, store, precision, dimension)
@@ -113,7 +114,7 @@ def _write(
         for start in range(0, count, _CHUNK):
             ids = range(start, min(start + _CHUNK, count))
             descriptors = store.read_global(ids)
-            _check_finite(store, start, descriptors)
+            check_finite(store, ids, descriptors)
             rows = nearest.quantize(descriptors, precision)
             data = np.asarray(rows.values).tobytes()
             file.write(data)
@@ -194,13 +195,14 @@ def _checksums(rows: Rows) -> UInt32[np.ndarray, " C"]:
     return np.array(sums, np.uint32)
 
 
-def _check_finite(
-    store: FeatureStore, start: int, descriptors: Float[np.ndarray, "N G"]
+def check_finite(
+    store: FeatureStore, rows: Sequence[int], descriptors: Float[np.ndarray, "N G"]
 ) -> None:
+    """InputError if one of the descriptors, of these rows of the store, is not."""
     bad = np.flatnonzero(~np.isfinite(descriptors).all(axis=1))
     if len(bad):
         raise InputError(
-            f"{store.path}: the global descriptor of {store.ids[start + bad[0]]} is "
+            f"{store.path}: the global descriptor of {store.ids[rows[bad[0]]]} is "
             "not finite; remove that image from the index, or index it again"
         )
 

@@ -1,7 +1,8 @@
 """The index of a folder of photos: built, grown, shrunk, opened.
 
 An index is a folder: `store/` holds the features and says which model made them (see
-feature_store.py), and `index.json` says where the photos are (see photo_places.py).
+feature_store.py), and `index.json` says where the photos are (see photo_places.py). A
+table of an engine that serves descriptors is kept up to date with it (see vectors/).
 Which photos there are, the store alone says: places of photos that it has removed count
 for nothing.
 
@@ -29,6 +30,8 @@ from delf_jax.index.photo_places import (
     read_places,
     write_places,
 )
+from delf_jax.index.vectors import update as tables
+from delf_jax.index.vectors.update import Wanted
 from delf_jax.manifests import is_inside, owned
 from delf_jax.progress import format_count, printable
 from delf_jax.store import feature_store
@@ -60,9 +63,15 @@ class Index(NamedTuple):
         """How many photos an interrupted run has left, and what does them; or ""."""
         if not self.store.pending:
             return ""
+        return (
+            f"{self.directory}: {self.store.shortfall}; finish it with: {self.update}"
+        )
+
+    @property
+    def update(self) -> str:
+        """The command that brings the index up to date."""
         asked = ["index", str(self.places.root), f"--index={self.directory}"]
-        command = printable(shlex.join(asked))
-        return f"{self.directory}: {self.store.shortfall}; finish it with: {command}"
+        return printable(shlex.join(asked))
 
     def outsiders(self, images: Iterable[str]) -> str:
         """Which of some photos lie outside of the index's folder; "" if none does.
@@ -102,6 +111,7 @@ def make_index(
     settings: ExtractionSettings,
     *,
     find_regions: FindRegions | None = None,
+    vectors: Wanted | None = None,
     progress: bool = True,
 ) -> StoreReport:
     """Indexes images and folders; what is there already and unchanged is kept.
@@ -110,6 +120,7 @@ def make_index(
 
     Args:
       find_regions: gives the boxes of photos, whose features are indexed, too.
+      vectors: the table that the index is to have; one that it has is kept up to date.
     """
     found = find_images(paths)
     image, path = found[0]
@@ -125,7 +136,7 @@ def make_index(
             )
     directory = pathlib.Path(directory)
     return _update(
-        found, directory, root, model, settings, True, find_regions, progress
+        found, directory, root, model, settings, True, find_regions, vectors, progress
     )
 
 
@@ -136,6 +147,7 @@ def add_images(
     settings: ExtractionSettings,
     *,
     find_regions: FindRegions | None = None,
+    vectors: Wanted | None = None,
     progress: bool = True,
 ) -> StoreReport:
     """Adds images and folders from anywhere to an index; see `make_index`."""
@@ -144,13 +156,14 @@ def add_images(
     found = find_images(paths)
     directory, root = index.directory, index.places.root
     return _update(
-        found, directory, root, model, settings, False, find_regions, progress
+        found, directory, root, model, settings, False, find_regions, vectors, progress
     )
 
 
 def remove_images(directory: str | os.PathLike, ids: Iterable[str]) -> int:
     """Number of images left; InputError, and none removed, if one is not there."""
     read_places(directory)  # Or it is no index.
+    directory = pathlib.Path(directory)
     path = owned(pathlib.Path(directory, "store"))
     # Once the store has removed them they are; their places are only cleared away.
     feature_store.remove_from_store(path, ids)
@@ -160,6 +173,7 @@ def remove_images(directory: str | os.PathLike, ids: Iterable[str]) -> int:
         outside = {id: p for id, p in places.outside.items() if id not in removed}
         if len(outside) < len(places.outside):
             write_places(directory, places._replace(outside=outside))
+    tables.update(directory)
     return len(store)
 
 
@@ -198,6 +212,7 @@ def move_root(directory: str | os.PathLike, root: str | os.PathLike) -> tuple[in
         )
     with changing(directory):
         write_places(directory, moved(read_places(directory), root))
+    tables.update(index.directory)
     return found, len(ids)
 
 
@@ -304,6 +319,7 @@ def _update(
     settings: ExtractionSettings,
     thorough: bool,
     find_regions: FindRegions | None,
+    vectors: Wanted | None,
     progress: bool,
 ) -> StoreReport:
     """Extracts what is new or changed, and what an interrupted run has left.
@@ -311,6 +327,8 @@ def _update(
     root: of an index that is not there yet.
     """
     path, known, removed = owned(directory / "store"), set[str](), set[str]()
+    described_by = model.global_model or model
+    tables.check(directory, described_by.name, described_by.fingerprint, vectors)
     with changing(directory):
         places = Places(root, {})
         if (directory / "index.json").exists():
@@ -334,7 +352,7 @@ def _update(
         if not is_absent(places.file(image)):
             files[image] = places.file(image)
     photos = sorted(files.items())
-    return feature_store.extract_to_store(
+    report = feature_store.extract_to_store(
         photos,
         path,
         model,
@@ -343,6 +361,8 @@ def _update(
         thorough=thorough,
         progress=progress,
     )
+    tables.update(directory, vectors, progress=progress)
+    return report
 
 
 def _ids(store: FeatureStore) -> set[str]:

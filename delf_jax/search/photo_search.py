@@ -19,14 +19,19 @@ from delf_jax.features import Features
 from delf_jax.files import InputError
 from delf_jax.image_files import find_images
 from delf_jax.images import ImageLike, image_name
-from delf_jax.index import global_index, global_search, photo_index
-from delf_jax.index.global_search import GlobalIndex
+from delf_jax.index import global_search, photo_index
 from delf_jax.index.photo_index import Index
 from delf_jax.index.photo_places import Places
 from delf_jax.progress import format_count, track
 from delf_jax.report.html import Thumbnail, read_thumbnail
 from delf_jax.search import matching
-from delf_jax.search.query import CANDIDATES, find_first, judge_results, rank
+from delf_jax.search.query import (
+    CANDIDATES,
+    FirstStage,
+    by_global_descriptors,
+    judge_results,
+    rank,
+)
 from delf_jax.search.results import SearchResults
 from delf_jax.store import memory
 
@@ -47,7 +52,7 @@ class PhotoIndex:
     ):
         self.model, self.settings, self.path = model, settings, path
         self.failed = {}
-        self._descriptors: GlobalIndex | None = None
+        self._find: FirstStage | None = None
         # Of images in memory that are no files.
         self._thumbnails: dict[str, Thumbnail | None] = {}
         store = memory.empty_store(model, settings)
@@ -149,10 +154,10 @@ class PhotoIndex:
 
     def _answer(self, image: Any, features: Features, top: int) -> SearchResults:
         store = self._index.store
-        if self._descriptors is None:
-            self._descriptors = _global_descriptors(self._index)
+        if self._find is None:
+            self._find = _first_stage(self._index)
         k = max(top, CANDIDATES + 1) if top else len(store)
-        (similarities,), (rows,) = find_first(self._descriptors, [features], k)
+        ((similarities, rows),) = self._find([features], k)
         source = features.image if isinstance(image, Features) else image
         own = -1
         if isinstance(source, str | os.PathLike):
@@ -174,7 +179,7 @@ class PhotoIndex:
         return SearchResults(features.image, found, picture, judged, notes)
 
     def _use(self, index: Index) -> None:
-        self._index, self._descriptors = index, None
+        self._index, self._find = index, None
 
     def _open(self, path: pathlib.Path) -> None:
         index = photo_index.open_index(path)
@@ -310,13 +315,12 @@ def open_index(
     return index
 
 
-def _global_descriptors(index: Index) -> GlobalIndex:
+def _first_stage(index: Index) -> FirstStage:
+    descriptors = None
     if index.directory == memory.NAME:
-        descriptors = index.store.global_descriptors
-        found = global_search.from_array(descriptors, "float32")
-    else:
-        found, _ = global_index.open_descriptors(index.store)
-    return global_search.hold(found)
+        found = index.store.global_descriptors
+        descriptors = global_search.from_array(found, "float32")
+    return by_global_descriptors(index, descriptors)
 
 
 def _split(files: list[str | os.PathLike]) -> tuple[list, dict[str, str]]:

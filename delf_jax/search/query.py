@@ -22,6 +22,7 @@ from delf_jax.files import InputError
 from delf_jax.index import global_index, global_search, inverted_builder, inverted_file
 from delf_jax.index.global_search import GlobalIndex
 from delf_jax.index.photo_index import Index, check_model, own_row
+from delf_jax.index.vectors import find as tables
 from delf_jax.retrieval.nearest import BLOCK, Best
 from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
 from delf_jax.search import matching, verdict
@@ -73,6 +74,7 @@ def search(
     rerank: bool = True,
     codebook: str | os.PathLike | None = None,
     descriptors: GlobalIndex | None = None,
+    where: str = "",
     progress: bool = True,
 ) -> Iterator[Answer | InputError]:
     """The answer to each query photo, in order; InputError where one is unusable.
@@ -87,11 +89,13 @@ def search(
       codebook: compare by ASMK* with its visual words, not by global descriptors; the
         index keeps what that takes, so where there are no global descriptors it is
         named once.
-      descriptors: of the index as global_index.py opens them, in float32 by default.
+      descriptors: of the index as global_index.py opens them; by default those of its
+        table, where it has one, else in float32.
+      where: a condition on the photos found, as its table understands it.
     """
     check_model(index, model, settings)
     aggregated = codebook or not settings.global_scales
-    find = first_stage(index, settings, codebook, descriptors, progress=progress)
+    find = first_stage(index, settings, codebook, descriptors, where, progress=progress)
     verification = matching.verification_settings(model=model)
     k = max(top, CANDIDATES + 1 if rerank else 0) if top else len(index.store)
     found = extract_features(model, queries, settings)
@@ -123,13 +127,16 @@ def first_stage(
     settings: ExtractionSettings,
     codebook: str | os.PathLike | None = None,
     descriptors: GlobalIndex | None = None,
+    where: str = "",
     *,
     progress: bool = True,
 ) -> FirstStage:
     """What finds the candidates of queries; arguments as `search`."""
+    if where and (codebook or descriptors or not settings.global_scales):
+        raise InputError("--where: goes with the table of an index alone")
     if codebook or not settings.global_scales:
         return _by_words(index, codebook, progress)
-    return _by_global_descriptors(index, descriptors)
+    return by_global_descriptors(index, descriptors, where)
 
 
 def _by_words(
@@ -149,8 +156,13 @@ def _by_words(
     return find
 
 
-def _by_global_descriptors(index: Index, descriptors: GlobalIndex | None) -> FirstStage:
-    """The k images of each query that are globally most similar."""
+def by_global_descriptors(
+    index: Index, descriptors: GlobalIndex | None = None, where: str = ""
+) -> FirstStage:
+    """The k images of each query that are globally most similar; see `search`."""
+    if descriptors is None and (where or tables.has_table(index.directory)):
+        table = tables.open_table(index.directory, index.store, where, index.update)
+        return lambda queries, k: tables.find_nearest(table, _stack(queries), k)
     if descriptors is None:
         descriptors, _ = global_index.open_descriptors(index.store)
     part = jax.process_index(), jax.process_count()
@@ -160,12 +172,18 @@ def _by_global_descriptors(index: Index, descriptors: GlobalIndex | None) -> Fir
 
 def find_first(descriptors: GlobalIndex, queries: Sequence[Features], k: int) -> Best:
     """The first stage: for each query the k images that are globally most similar."""
+    if not queries:
+        return Best(np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int64))
+    return global_search.find_nearest(descriptors, _stack(queries), k)
+
+
+def _stack(queries: Sequence[Features]) -> Float[np.ndarray, "Q G"]:
+    """The global descriptors of queries."""
     if any(query.global_descriptor is None for query in queries):
         raise InputError("search needs global descriptors; set global_scales")
     if not queries:
-        return Best(np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int64))
-    rows = np.stack([np.asarray(query.global_descriptor) for query in queries])
-    return global_search.find_nearest(descriptors, rows, k)
+        return np.zeros((0, 0), np.float32)
+    return np.stack([np.asarray(query.global_descriptor) for query in queries])
 
 
 def rank(

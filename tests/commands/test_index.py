@@ -10,6 +10,7 @@ from delf_jax.index import inverted_file
 from delf_jax.store.feature_store import open_store
 from tests.helpers.inverted_files import DIMENSION, IDS, WORDS, draw_words, fill_store
 from tests.helpers.stores import announce
+from tests.helpers.vectors import use_file_engine
 
 CONFIG = f"""codebook_size: {WORDS}
 feature_dimensionality: {DIMENSION}
@@ -320,3 +321,42 @@ def test_models_that_do_not_go_together_are_refused_in_a_sentence(
         error = capsys.readouterr().err
         assert len(error.splitlines()) == 1 and reason in error
     assert not (tmp_path / "ix").exists()
+
+
+def test_an_index_with_a_table_is_searched_as_one_without(
+    run, photos, index, tmp_path, monkeypatch
+):
+    use_file_engine(monkeypatch)
+    query, found = photos / "0.png", [tmp_path / name for name in ("exact", "table")]
+    assert run("search", query, index, f"--json={found[0]}")[0] == 0
+    *_, said, last = run("index", photos, index, "--vectors=file")[1].splitlines()
+    assert "index/vectors: 4 photos in file, version 1; finds 100.00% of the 3 " in said
+    assert last.endswith("index: 0 extracted, 4 unchanged")
+    assert run("search", query, index, f"--json={found[1]}")[0] == 0
+    assert json.loads(found[0].read_text()) == json.loads(found[1].read_text())
+    assert (
+        "vectors: 3 photos in" in run("index", index, "--remove=3.png", model=False)[1]
+    )
+    where = "--where=id = '2.png'"
+    assert run("search", query, index, where, f"--json={found[1]}")[0] == 0
+    (answer,) = json.loads(found[1].read_text())["queries"]
+    assert [result["image"] for result in answer["results"]] == ["2.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (
+            ["a", "--vectors=faiss"],
+            "--vectors=faiss: expected one of lancedb, lancedb:U",
+        ),
+        (
+            ["--prune", "--vectors=lancedb"],
+            "--vectors goes with photos to index, or wit",
+        ),
+        (["a", "--recall=0.5"], "--recall goes with --vectors"),
+    ],
+)
+def test_tables_that_cannot_be_wanted(capsys, arguments, reason):
+    assert cli.main(["index", "--index=ix", *arguments]) == 2
+    assert reason in capsys.readouterr().err
