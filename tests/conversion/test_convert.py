@@ -23,6 +23,7 @@ from tests.helpers.foreign_weights import (
     find,
     golden_weights,
     pycls_delg,
+    saved_model_of,
     slim_weights,
     tf2_heads,
     unknown_heads,
@@ -117,31 +118,6 @@ def test_a_download_keeps_its_name_where_its_weights_are_in_a_folder(rng, tmp_pa
     assert network.extraction["attention_threshold"] == 454.6
     provenance = provenance_of(tmp_path / "m")
     assert provenance["converted_from"] == source.name
-
-
-def saved_model_of(named, folder):
-    """A SavedModel whose weights are constants of its graph, with what uses them."""
-    nodes = [tensorflow_files.constant(name, x) for name, x in named.items()]
-    norm = ("gamma", "beta", "moving_mean", "moving_variance")
-    for name in named:
-        scope, _, leaf = name.rpartition("/")
-        inputs = ["x", name]
-        if leaf == "gamma":
-            inputs = ["x", *(f"{scope}/{leaf}" for leaf in norm)]
-        operation = {
-            "weights": "Conv2D",
-            "biases": "BiasAdd",
-            "gamma": "FusedBatchNorm",
-        }
-        if leaf in operation:
-            kind = operation[leaf]
-            nodes.append(tensorflow_files.node(f"{scope}/{kind}", kind, inputs))
-    graph = tensorflow_files.message(*((1, node) for node in nodes))
-    tags = tensorflow_files.message((4, "serve"))
-    folder.mkdir(parents=True)
-    meta = tensorflow_files.message((1, tags), (2, graph))
-    model = tensorflow_files.message((1, 1), (2, meta))
-    (folder / "saved_model.pb").write_bytes(model)
 
 
 def test_a_folder_of_checkpoints_gives_its_only_one(delg, tmp_path):

@@ -1,5 +1,8 @@
 """Addresses of datasets."""
 
+import pathlib
+import re
+
 from delf_jax.data.download_catalogue import DOWNLOADS
 
 
@@ -17,3 +20,25 @@ def test_the_table_is_complete_and_writes_each_file_once():
         for name in ("gldv2_train", "gldv2_index", "gldv2_test")
     }
     assert counts == {"gldv2_train": 500, "gldv2_index": 100, "gldv2_test": 20}
+
+
+def test_what_is_released_is_told_by_its_name_and_used():
+    released = {name: each.use for name, each in DOWNLOADS.items() if each.use}
+    assert {use.kind for use in released.values()} == {"model", "detector", "codebook"}
+    for name, use in released.items():
+        (file,) = DOWNLOADS[name].files
+        assert file.path.startswith("released/") and use.source.startswith("released/")
+        assert bool(file.unpack) == (file.path != use.source)
+        kind, _, digits = file.digest.partition(":")
+        if kind:
+            assert (kind, len(digits)) in {("md5", 32), ("sha256", 8)}
+
+
+def test_configs_find_their_models_where_downloads_put_them():
+    """As `download r50delg_gld --out=models` and configs/r50delg_gld.py."""
+    for path in sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py")):
+        found = re.search(
+            r'^    config\.model = "models/(\w+)"', path.read_text(), re.M
+        )
+        if found:
+            assert DOWNLOADS[found[1]].use.kind == "model"
