@@ -75,6 +75,7 @@ def _use(name: str, out: pathlib.Path) -> bool:
 
     Whether that went well; of a dataset it always does.
     """
+    from delf_jax.conversion import convert
     from delf_jax.data import download
     from delf_jax.data.download_catalogue import DOWNLOADS
 
@@ -84,19 +85,14 @@ def _use(name: str, out: pathlib.Path) -> bool:
     try:
         source = download.unpack_released(DOWNLOADS[name], out)
         if use.kind == "model":
-            _convert(source, out / name)
+            whitening = out / use.whitening if use.whitening else None
+            convert.convert(source, out / name, whitening=whitening)
         else:
             print_results(*_introduce(use.kind, source))
     except InputError as error:
         print_failures([error])
         return False
     return True
-
-
-def _convert(source: pathlib.Path, model: pathlib.Path) -> None:
-    from delf_jax.conversion import convert
-
-    convert.convert(source, model)
 
 
 def _introduce(kind: str, source: pathlib.Path) -> tuple[str, str]:

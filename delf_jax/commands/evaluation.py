@@ -158,12 +158,16 @@ def add_reproduce_options(parser: Parser) -> None:
 
 def run_reproduce(options: argparse.Namespace) -> int:
     prepare_jax()
+    from delf_jax.data.released_catalogue import command_for
     from delf_jax.evaluation import experiment, reproduce
     from delf_jax.extraction.config import open_model
 
     config = experiment.read_experiment_config(options.config, options.rest)
     name = pathlib.Path(options.config).stem
-    model, settings = open_model(config, options.model, config.experiment.weights)
+    command = command_for(config.model)
+    if not command and config.experiment.weights:
+        command = f"convert {config.experiment.weights} --out={config.model}"
+    model, settings = open_model(config, options.model, command)
     inputs = reproduce.ExperimentInputs(
         pathlib.Path(options.data),
         pathlib.Path(options.out or pathlib.Path("runs", "reproduce", name)),

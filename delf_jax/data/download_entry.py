@@ -35,6 +35,8 @@ class Use(NamedTuple):
     """"model", which is converted, "detector" or "codebook", which are used as such"""
     source: str
     """where it lies in the folder of the download: a pattern that one path matches"""
+    whitening: str = ""
+    """where a model's whitening lies; "": it has none of its own"""
 
 
 class Download(NamedTuple):

@@ -6,6 +6,8 @@ first download. Files of torchvision and timm have the first eight digits of the
 their names; keras.applications lists MD5s.
 """
 
+import pathlib
+
 from delf_jax.data.download_entry import Download, Files, Use
 
 FOLDER = "released"
@@ -16,6 +18,7 @@ _TORCHVISION = "https://github.com/pytorch/vision"
 _TIMM = "https://github.com/rwightman/pytorch-image-models"
 _KERAS = "https://github.com/keras-team/keras-applications"
 _PYCLS = "https://dl.fbaipublicfiles.com/pycls/dds_baselines"
+_SFM = "http://cmp.felk.cvut.cz/cnnimageretrieval_tf"
 _NO_TOP = "weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 
@@ -38,6 +41,21 @@ def _weights(url: str, digest: str, about: str, documented: str) -> Download:
     path = f"{FOLDER}/{url.rpartition('/')[2]}"
     files = (Files(url, path, digest=digest),)
     return Download(about, documented, files, Use("model", path))
+
+
+def _sfm120k(depth: int) -> Download:
+    """As the original's training on SfM-120k starts: a backbone, and its whitening."""
+    backbone = _KERAS_RESNETS[depth]
+    assert backbone.use is not None
+    file = f"SFM120k_ResNet{depth}_gem_learned_whitening_config.pkl"
+    path = f"{FOLDER}/{file}"
+    return Download(
+        f"ResNet-{depth} of keras.applications, whitened as on SfM-120k [GeM]",
+        "https://github.com/tensorflow/models/blob/master/research/delf/delf/python/"
+        "training/model/global_model.py",
+        (*backbone.files, Files(f"{_SFM}/{file}", path)),
+        backbone.use._replace(whitening=path),
+    )
 
 
 def _torch(url: str, about: str, documented: str) -> Download:
@@ -71,6 +89,10 @@ def _codebook(dataset: str, words: int) -> Download:
     return _bare(name, about, "codebook", "**/*.index")
 
 
+_KERAS_RESNETS = {
+    50: _keras(50, "4d473c1dd8becc155b73f8504c6f6626"),
+    101: _keras(101, "88cf7a10940856eca736dc7b7e228a21"),
+}
 RELEASED = {
     "delf_gld": _delf("delf_gld_20190411", "DELF of [D2R], with its PCA"),
     "delf_v1": _delf("delf_v1_20171026", "DELF of [DELF], with its PCA"),
@@ -101,8 +123,10 @@ RELEASED = {
         "model",
         "**/*.h5",
     ),
-    "keras_resnet50": _keras(50, "4d473c1dd8becc155b73f8504c6f6626"),
-    "keras_resnet101": _keras(101, "88cf7a10940856eca736dc7b7e228a21"),
+    "keras_resnet50": _KERAS_RESNETS[50],
+    "keras_resnet101": _KERAS_RESNETS[101],
+    "sfm120k_resnet50": _sfm120k(50),
+    "sfm120k_resnet101": _sfm120k(101),
     "torchvision_resnet50": _torch(
         f"{_TORCH}/resnet50-11ad3fa6.pth",
         "ResNet-50 of torchvision, for ImageNet (V2)",
@@ -141,3 +165,12 @@ RELEASED = {
         (),
     ),
 }
+
+
+def command_for(model: str) -> str:
+    """The command that makes the model folder of a config; "" if none does."""
+    path = pathlib.PurePath(model)
+    use = RELEASED[path.name].use if path.name in RELEASED else None
+    if use is None or use.kind != "model":
+        return ""
+    return f"download {path.name} --yes --out={path.parent}"
