@@ -16,13 +16,17 @@ from delf_jax.progress import print_results
 
 
 def add_evaluate_options(parser: Parser) -> None:
-    parser.usage = "%(prog)s DATASET (--index DIR | --ranking FILE) ..."
+    sources = "--index DIR | --ranking FILE | --aggregated DIR"
+    parser.usage = f"%(prog)s DATASET ({sources}) ..."
     truth = "ground truth: .mat .pkl .json, folder of .txt, folders"
     parser.add_value("dataset", "DATASET", truth)
     parser.add_value("--images", "DIR", "its photos (default: jpg or images beside it)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--index", metavar="DIR", help="folder to keep features in")
     source.add_argument("--ranking", metavar="FILE", help="rankings made elsewhere")
+    files = "files of `aggregate --to`, or DELF's, of the index"
+    source.add_argument("--aggregated", metavar="DIR", help=files)
+    parser.add_value("--queries", "DIR", "the same of the queries; for --aggregated")
     default = "global,verification"
     pipelines = f"such as asmk+verification ({default})"
     parser.add_value("--rerank", "PIPELINES", pipelines, default=default)
@@ -38,28 +42,20 @@ def add_evaluate_options(parser: Parser) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    from delf_jax import files
     from delf_jax.evaluation import datasets, evaluation, overlap, page, report
-    from delf_jax.evaluation.ranking import read_rankings
     from delf_jax.extraction.boxes import open_boxes
     from delf_jax.search import matching, pipeline
 
     dataset = datasets.read_dataset(options.dataset, options.images)
     if options.exclude_queries:
         (dataset,) = overlap.leave_out([dataset], options.exclude_queries)
-    if options.ranking:
-        if options.distractors:
-            raise InputError("--distractors goes with --index, not with --ranking")
-        if options.boxes:
-            raise InputError("--boxes goes with --index, not with --ranking")
-        ranking = read_rankings(options.ranking, dataset)
-        name = pathlib.Path(options.ranking).stem
-        result = evaluation.score(
-            dataset,
-            {name: dict.fromkeys(dataset.protocols, ranking)},
-            depends={"file": files.sha256_of(options.ranking)},
-        )
+    if not options.index:
+        name, ranking, depends = _ranked(options, dataset)
+        rankings = {name: dict.fromkeys(dataset.protocols, ranking)}
+        result = evaluation.score(dataset, rankings, depends=depends)
     else:
+        if options.queries:
+            raise InputError("--queries goes with --aggregated, not with --index")
         pipelines = pipeline.parse_pipelines(options.rerank)
         boxes = open_boxes(options.boxes) if options.boxes else None
         model, settings = model_and_settings(options, options.index)
@@ -85,6 +81,29 @@ def run_evaluate(options: argparse.Namespace) -> int:
         page.write_report(options.html, result)
         print_written("page", options.html)
     return 0
+
+
+def _ranked(options: argparse.Namespace, dataset: Any) -> tuple[str, Any, dict]:
+    """(name, ranking, what it depends on) of --ranking or --aggregated."""
+    from delf_jax import files
+    from delf_jax.evaluation.ranking import rank_aggregated, read_rankings
+    from delf_jax.extraction.delf_config import read_aggregation_config
+
+    source = "--ranking" if options.ranking else "--aggregated"
+    for name in ("distractors", "boxes"):
+        if getattr(options, name):
+            raise InputError(f"--{name} goes with --index, not with {source}")
+    if options.ranking:
+        ranking = read_rankings(options.ranking, dataset)
+        depends = {"file": files.sha256_of(options.ranking)}
+        return pathlib.Path(options.ranking).stem, ranking, depends
+    if not options.queries:
+        raise InputError("--aggregated: name the folder of the queries with --queries")
+    config = read_aggregation_config(options.config) if options.config else None
+    name, ranking, compared = rank_aggregated(
+        dataset, options.aggregated, options.queries, config=config
+    )
+    return name, ranking, {"aggregated": compared}
 
 
 def add_calibrate_options(parser: Parser) -> None:
