@@ -40,15 +40,15 @@ def asked(truth, tmp_path):
     return ["evaluate", str(truth), *sides]
 
 
-def easy(printed):
-    (line,) = [line for line in printed.splitlines() if line.startswith("easy")]
+def scored(printed):
+    (line,) = [line for line in printed.splitlines() if line.startswith("all ")]
     return line.split()[:3]
 
 
 def test_saved_folders_are_ranked_and_scored_without_photos(asked, capsys):
     """Of q's words b has 4, by 0.6, and 7, by 0; c has 7, by 0.6: equals keep order."""
     assert cli.main(asked) == 0
-    assert easy(capsys.readouterr().out) == ["easy", "rasmk", "25.00"]
+    assert scored(capsys.readouterr().out) == ["all", "rasmk", "25.00"]
 
 
 def test_the_numbers_of_a_config_of_the_original_count(asked, tmp_path, capsys):
@@ -56,7 +56,7 @@ def test_the_numbers_of_a_config_of_the_original_count(asked, tmp_path, capsys):
     config.write_text(CONFIG.format("use_regional_aggregation: true"))
     assert cli.main([*asked, f"--config={config}"]) == 0
     # Divided by the root of the number of words, c, which has one, wins.
-    assert easy(capsys.readouterr().out) == ["easy", "rasmk", "100.00"]
+    assert scored(capsys.readouterr().out) == ["all", "rasmk", "100.00"]
     config.write_text(CONFIG.format(""))
     assert cli.main([*asked, f"--config={config}"]) == 2
     assert "its .rasmk are not of the config's type" in capsys.readouterr().err
