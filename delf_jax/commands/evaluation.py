@@ -16,17 +16,14 @@ from delf_jax.progress import print_results
 
 
 def add_evaluate_options(parser: Parser) -> None:
-    sources = "--index DIR | --ranking FILE | --aggregated DIR"
-    parser.usage = f"%(prog)s DATASET ({sources}) ..."
+    parser.usage = "%(prog)s DATASET (--index DIR | --ranking FILE) ..."
     truth = "ground truth: .mat .pkl .json, folder of .txt, folders"
     parser.add_value("dataset", "DATASET", truth)
     parser.add_value("--images", "DIR", "its photos (default: jpg or images beside it)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--index", metavar="DIR", help="folder to keep features in")
-    source.add_argument("--ranking", metavar="FILE", help="rankings made elsewhere")
-    files = "files of `aggregate --to`, or DELF's, of the index"
-    source.add_argument("--aggregated", metavar="DIR", help=files)
-    parser.add_value("--queries", "DIR", "the same of the queries; for --aggregated")
+    ranking = "made elsewhere; or INDEX,QUERIES of `aggregate --to`"
+    source.add_argument("--ranking", metavar="FILE", help=ranking)
     default = "global,verification"
     pipelines = f"such as asmk+verification ({default})"
     parser.add_value("--rerank", "PIPELINES", pipelines, default=default)
@@ -54,8 +51,6 @@ def run_evaluate(options: argparse.Namespace) -> int:
         rankings = {name: dict.fromkeys(dataset.protocols, ranking)}
         result = evaluation.score(dataset, rankings, depends=depends)
     else:
-        if options.queries:
-            raise InputError("--queries goes with --aggregated, not with --index")
         pipelines = pipeline.parse_pipelines(options.rerank)
         boxes = open_boxes(options.boxes) if options.boxes else None
         model, settings = model_and_settings(options, options.index)
@@ -84,25 +79,26 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 
 def _ranked(options: argparse.Namespace, dataset: Any) -> tuple[str, Any, dict]:
-    """(name, ranking, what it depends on) of --ranking or --aggregated."""
+    """(name, ranking, what it depends on) of --ranking."""
     from delf_jax import files
     from delf_jax.evaluation.ranking import rank_aggregated, read_rankings
     from delf_jax.extraction.delf_config import read_aggregation_config
 
-    source = "--ranking" if options.ranking else "--aggregated"
     for name in ("distractors", "boxes"):
         if getattr(options, name):
-            raise InputError(f"--{name} goes with --index, not with {source}")
-    if options.ranking:
+            raise InputError(f"--{name} goes with --index, not with --ranking")
+    index, comma, queries = options.ranking.partition(",")
+    if pathlib.Path(options.ranking).is_dir():
+        raise InputError(
+            f"--ranking={options.ranking}: a folder; aggregated images come as two: "
+            "--ranking=INDEX,QUERIES"
+        )
+    if not comma or pathlib.Path(options.ranking).exists():
         ranking = read_rankings(options.ranking, dataset)
         depends = {"file": files.sha256_of(options.ranking)}
         return pathlib.Path(options.ranking).stem, ranking, depends
-    if not options.queries:
-        raise InputError("--aggregated: name the folder of the queries with --queries")
     config = read_aggregation_config(options.config) if options.config else None
-    name, ranking, compared = rank_aggregated(
-        dataset, options.aggregated, options.queries, config=config
-    )
+    name, ranking, compared = rank_aggregated(dataset, index, queries, config=config)
     return name, ranking, {"aggregated": compared}
 
 

@@ -36,8 +36,8 @@ def asked(truth, tmp_path):
     index = {"a": {}, "b": {4: [0, 1], 7: [0, 1]}, "c": {7: [0.6, 0.8]}}
     write(tmp_path / "index", index, "rasmk")
     write(tmp_path / "queries", {"q": {4: [0.8, 0.6], 7: [1, 0]}})
-    sides = f"--aggregated={tmp_path / 'index'}", f"--queries={tmp_path / 'queries'}"
-    return ["evaluate", str(truth), *sides]
+    sides = f"{tmp_path / 'index'},{tmp_path / 'queries'}"
+    return ["evaluate", str(truth), f"--ranking={sides}"]
 
 
 def scored(printed):
@@ -65,13 +65,16 @@ def test_the_numbers_of_a_config_of_the_original_count(asked, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda asked, tmp: asked.pop(), "name the folder of the queries with --queri"),
+        (
+            lambda asked, tmp: asked.append(f"--ranking={tmp / 'index'}"),
+            "a folder; aggregated images come as two: --ranking=INDEX,QUERIES",
+        ),
         (lambda asked, tmp: (tmp / "index/b.rasmk").unlink(), "b.rasmk not found in "),
         (
             lambda asked, tmp: (tmp / "queries/q.asmk").rename(tmp / "queries/q.vlad"),
             "has .vlad, which does not compare with the .rasmk of ",
         ),
-        (lambda asked, tmp: asked.append("--boxes=x"), "not with --aggregated"),
+        (lambda asked, tmp: asked.append("--boxes=x"), "not with --ranking"),
     ],
 )
 def test_what_cannot_be_compared_is_one_sentence(
