@@ -96,14 +96,12 @@ def rank_aggregated(
             alpha=config.alpha, tau=config.tau, normalize=config.normalize
         )
         dimension = config.dimension
-    files = [
-        [folder.file(place) for place in _places(folder, photos)]
-        for folder, photos in ((others, dataset.queries), (sides, dataset.index))
-    ]
+    asked = [others.file(place) for place in _places(others, dataset.queries)]
+    searched = [sides.file(place) for place in _places(sides, dataset.index)]
     found = aggregated_files.similarities_of_files(
-        *files, sides.kind, rule, dimension=dimension, progress=progress
+        asked, searched, sides.kind, rule, dimension=dimension, progress=progress
     )
-    digests = [[sha256_of(file) for file in each] for each in files]
+    digests = [[sha256_of(file) for file in each] for each in (asked, searched)]
     kind = sides.suffix.removeprefix(".")
     return kind, ranking.top_k(found), [repr(rule), dimension, digest(digests)]
 

@@ -163,7 +163,7 @@ def similarities_of_files(
     return found
 
 
-def _compare_vlad(queries: Files, index: Files) -> Iterator[list[float]]:
+def _compare_vlad(queries: Files, index: Files) -> Iterator[Float64[np.ndarray, " Q"]]:
     """The similarities of each of the index with the queries."""
     rows = [_read_vlad(file) for file in queries]
     for file, row in zip(queries, rows, strict=True):
@@ -171,7 +171,7 @@ def _compare_vlad(queries: Files, index: Files) -> Iterator[list[float]]:
     for file in index:
         row = _read_vlad(file)
         _check_size(file, len(row), len(rows[0]))
-        yield [similarity.vlad_similarity(query, row) for query in rows]
+        yield np.array([similarity.vlad_similarity(query, row) for query in rows])
 
 
 def _compare_asmk(
