@@ -1,6 +1,6 @@
 """Detect-to-Retrieve: R-ASMK*, the whole photo and its detected regions [D2R].
 
-    python main.py convert delf_gld_20190411/model --out=models/delf_gld
+    python main.py download delf_gld --yes --out=models
     python main.py reproduce --config=configs/d2r_asmk.py --data=data
 
 As configs/delf_asmk.py, and each dataset's folder holds boxes.csv, the boxes of its

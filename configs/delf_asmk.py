@@ -1,6 +1,6 @@
 """DELF-ASMK*: local descriptors alone, aggregated over 65,536 visual words [D2R].
 
-    python main.py convert delf_gld_20190411/model --out=models/delf_gld
+    python main.py download delf_gld --yes --out=models
     python main.py reproduce --config=configs/delf_asmk.py --data=data
 
 The codebook of each dataset is learned on the photos of the other. Published, mAP in

@@ -1,6 +1,6 @@
 """DELF as in the original's first example [DELF]: 40 components after PCA.
 
-    python main.py convert delf_gld_20190411/model --out=models/delf_gld
+    python main.py download delf_gld --yes --out=models
     python main.py match a.jpg b.jpg --config=configs/delf_example.py
 
 The projection is the copy that `convert` puts into the model folder.

@@ -1,6 +1,6 @@
 """DELF of Detect-to-Retrieve [D2R]: local descriptors, 128 components after PCA.
 
-    python main.py convert delf_gld_20190411/model --out=models/delf_gld
+    python main.py download delf_gld --yes --out=models
     python main.py extract photos --config=configs/delf_gld.py --out=features
 
 The projection is the model's own: `convert` takes it from the download.

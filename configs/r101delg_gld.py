@@ -1,6 +1,6 @@
 """DELG with ResNet-101, trained on the first Google Landmarks [DELG].
 
-    python main.py convert r101delg_gld_20200814 --out=models/r101delg_gld
+    python main.py download r101delg_gld --yes --out=models
     python main.py reproduce --config=configs/r101delg_gld.py --data=data
     python main.py extract photos --config=configs/r101delg_gld.py --out=features
 

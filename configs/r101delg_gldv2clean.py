@@ -1,6 +1,6 @@
 """DELG with ResNet-101, trained on GLDv2-clean [DELG].
 
-    python main.py convert r101delg_gldv2clean_20200914 --out=models/r101delg_gldv2clean
+    python main.py download r101delg_gldv2clean --yes --out=models
     python main.py reproduce --config=configs/r101delg_gldv2clean.py --data=data
     python main.py extract photos --config=configs/r101delg_gldv2clean.py --out=features
 

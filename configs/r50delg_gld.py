@@ -1,6 +1,6 @@
 """DELG with ResNet-50, trained on the first Google Landmarks [DELG].
 
-    python main.py convert r50delg_gld_20200814 --out=models/r50delg_gld
+    python main.py download r50delg_gld --yes --out=models
     python main.py reproduce --config=configs/r50delg_gld.py --data=data
     python main.py extract photos --config=configs/r50delg_gld.py --out=features
 

@@ -1,6 +1,6 @@
 """DELG with ResNet-50, trained on GLDv2-clean [DELG].
 
-    python main.py convert r50delg_gldv2clean_20200914 --out=models/r50delg_gldv2clean
+    python main.py download r50delg_gldv2clean --yes --out=models
     python main.py reproduce --config=configs/r50delg_gldv2clean.py --data=data
     python main.py extract photos --config=configs/r50delg_gldv2clean.py --out=features
 

@@ -1,6 +1,6 @@
 """A global descriptor alone: the released ResNet-101 with ArcFace of [GLDv2].
 
-    python main.py convert rn101_af_gldv2clean_20200814 --out=models/rn101_af_gldv2clean
+    python main.py download rn101_af_gldv2clean --yes --out=models
     python main.py reproduce --config=configs/rn101_af_gldv2clean.py --data=data
     python main.py extract photos --config=configs/rn101_af_gldv2clean.py --out=features
 

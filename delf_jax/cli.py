@@ -211,8 +211,9 @@ COMMANDS = {
         search.run_rerank,
     ),
     "download": Command(
-        "list datasets, and download them",
-        "download gldv2_test\ndownload gldv2_test --yes --out=data --only='*.csv'",
+        "list datasets and released models, and download them",
+        "download gldv2_test --yes --out=data --only='*.csv'\n"
+        "download delf_gld --yes --out=models",
         data.add_download_options,
         data.run_download,
     ),

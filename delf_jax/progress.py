@@ -204,6 +204,35 @@ def track(
         yield _lines(description, total, unit)
 
 
+@contextlib.contextmanager
+def track_bytes(
+    description: str, done: int, total: int | None, *, progress: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """A function to be called with the number of bytes that came; as `track`.
+
+    Args:
+      done: bytes that were there before.
+      total: None if it is not known.
+    """
+    if not progress or not _shown:
+        yield lambda more: None
+    elif sys.stderr.isatty():
+        with _byte_bar(description, done, total) as advance:
+            yield advance
+    else:
+        yield _byte_lines(description, done, total)
+
+
+def format_bytes(count: int | float) -> str:
+    """A number of bytes for people: 1.9 GB."""
+    size = float(count)
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:.{0 if units[0] == 'bytes' else 1}f} {units[0]}"
+
+
 def format_count(number: int, unit: str) -> str:
     """A number with its unit: 1 query, 2 queries, 2 batches."""
     return f"{number} {unit if number == 1 else _plural(unit)}"
@@ -233,7 +262,6 @@ def format_rate(done: int, seconds: float, unit: str) -> str:
 @contextlib.contextmanager
 def _bar(description: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
     from rich import progress
-    from rich.console import Console
 
     columns = (
         progress.TextColumn("{task.description}", markup=False),
@@ -242,13 +270,7 @@ def _bar(description: str, total: int, unit: str) -> Iterator[Callable[..., None
         progress.TextColumn("{task.fields[rate]}"),
         progress.TextColumn("{task.fields[left]}"),
     )
-    # The bar steers the terminal. What is printed beside it must not.
-    terminal = sys.stderr.stream if isinstance(sys.stderr, Printed) else sys.stderr
-    with (
-        progress.Progress(*columns, console=Console(file=terminal)) as bar,
-        contextlib.redirect_stdout(Printed(sys.stdout)),
-        contextlib.redirect_stderr(Printed(sys.stderr)),
-    ):
+    with _on_terminal(*columns) as bar:
         task = bar.add_task(printable(description), total=total, rate="", left="")
         start, done = _working_time(), 0
 
@@ -261,6 +283,60 @@ def _bar(description: str, total: int, unit: str) -> Iterator[Callable[..., None
             bar.update(task, advance=more, rate=rate, left=left)
 
         yield advance
+
+
+@contextlib.contextmanager
+def _byte_bar(
+    description: str, done: int, total: int | None
+) -> Iterator[Callable[[int], None]]:
+    from rich import progress
+
+    columns = (
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with _on_terminal(*columns) as bar:
+        task = bar.add_task(printable(description), total=total, completed=done)
+        yield lambda more: bar.advance(task, more)
+
+
+@contextlib.contextmanager
+def _on_terminal(*columns: Any) -> Iterator[Any]:
+    """A bar of rich, which steers the terminal; what is printed beside it must not."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    terminal = sys.stderr.stream if isinstance(sys.stderr, Printed) else sys.stderr
+    with (
+        Progress(*columns, console=Console(file=terminal)) as bar,
+        contextlib.redirect_stdout(Printed(sys.stdout)),
+        contextlib.redirect_stderr(Printed(sys.stderr)),
+    ):
+        yield bar
+
+
+def _byte_lines(
+    description: str, done: int, total: int | None
+) -> Callable[[int], None]:
+    start = last = time.monotonic()
+    before = done
+    of = "" if total is None else f" of {format_bytes(total)}"
+
+    def advance(more: int) -> None:
+        nonlocal done, last
+        done += more
+        now = time.monotonic()
+        if done != total and now - last < INTERVAL:
+            return
+        last = now
+        rate = format_bytes((done - before) / max(now - start, 1e-9))
+        text = f"{printable(description)}: {format_bytes(done)}{of}, {rate}/s"
+        print(text, file=sys.stderr, flush=True)
+
+    return advance
 
 
 def _working_time() -> float:

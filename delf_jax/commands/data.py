@@ -3,31 +3,34 @@
 import argparse
 import os
 import pathlib
+import shlex
 
 from delf_jax.commands.options import FAILED, Parser
 from delf_jax.files import InputError
-from delf_jax.progress import print_results
+from delf_jax.progress import print_failures, print_results
 
 
 def add_download_options(parser: Parser) -> None:
-    which = "which (none: list what there is)"
-    parser.add_value("datasets", "DATASET", which, nargs="*")
+    which = "datasets and models (none: list what there is)"
+    parser.add_value("names", "NAME", which, nargs="*")
     parser.add_flag("--yes", "download; else only list the files")
     parser.add_out("folder to write to")
     parser.add_value(
         "--only", "PATTERN", "of the files, such as '*_000.tar'", default="*"
     )
-    parser.add_flag("--unpack", "archives, too, beside themselves")
+    parser.add_flag("--unpack", "archives of datasets, too, beside themselves")
 
 
 def run_download(options: argparse.Namespace) -> int:
-    from delf_jax.data import download, download_catalogue
+    from delf_jax.data import download
+    from delf_jax.data.download_catalogue import DOWNLOADS
 
-    if not options.datasets:
-        for name, each in download_catalogue.DOWNLOADS.items():
-            print_results(f"{name:<12} {each.about}")
+    if not options.names:
+        width = max(map(len, DOWNLOADS))
+        for name, each in DOWNLOADS.items():
+            print_results(f"{name:<{width}} {each.about}")
         return 0
-    plans = {name: download.plan(name, options.only) for name in options.datasets}
+    plans = {name: download.plan(name, options.only) for name in options.names}
     if not options.yes:
         for name, plan in plans.items():
             print_results(*download.format_files(name, plan))
@@ -35,11 +38,17 @@ def run_download(options: argparse.Namespace) -> int:
         return 0
     if not options.out:
         raise InputError("download: name a folder with --out")
-    files = [each for plan in plans.values() for each in plan]
-    if not files:
+    if not any(plans.values()):
         raise InputError("download: nothing to download; see the list without --yes")
+    out = pathlib.Path(options.out)
+    for name in [name for name in plans if _is_model(name) and (out / name).exists()]:
+        print_results(f"{out / name}: is there; remove it to convert it again")
+        del plans[name]
     report = download.fetch(
-        files, options.out, unpack=options.unpack, progress=not options.quiet
+        [each for plan in plans.values() for each in plan],
+        out,
+        unpack=options.unpack,
+        progress=not options.quiet,
     )
     counts = f"{report.fetched} fetched, {report.present} present"
     if options.unpack:
@@ -47,7 +56,58 @@ def run_download(options: argparse.Namespace) -> int:
     if report.failed:
         counts += f", {len(report.failed)} failed"
     print_results(f"{options.out}: {counts}")
-    return FAILED if report.failed else 0
+    failed = len(report.failed)
+    for name, plan in plans.items():
+        if not any(each.path in report.failed for each in plan):
+            failed += not _use(name, out)
+    return FAILED if failed else 0
+
+
+def _is_model(name: str) -> bool:
+    from delf_jax.data.download_catalogue import DOWNLOADS
+
+    use = DOWNLOADS[name].use
+    return use is not None and use.kind == "model"
+
+
+def _use(name: str, out: pathlib.Path) -> bool:
+    """Makes of a released artefact what it is for, and says how to go on.
+
+    Whether that went well; of a dataset it always does.
+    """
+    from delf_jax.conversion import convert
+    from delf_jax.data import download
+    from delf_jax.data.download_catalogue import DOWNLOADS
+
+    use = DOWNLOADS[name].use
+    if use is None:
+        return True
+    try:
+        source = download.unpack_released(DOWNLOADS[name], out)
+        if use.kind == "model":
+            whitening = out / use.whitening if use.whitening else None
+            convert.convert(source, out / name, whitening=whitening)
+        else:
+            print_results(*_introduce(use.kind, source))
+    except InputError as error:
+        print_failures([error])
+        return False
+    return True
+
+
+def _introduce(kind: str, source: pathlib.Path) -> tuple[str, str]:
+    """What a detector or a codebook is, and the next command."""
+    path = shlex.quote(str(source))
+    if kind == "detector":
+        what = "a SavedModel, which TensorFlow runs: pip install 'delf_jax[tf]'"
+        command = f"detect photos/ --model={path} --out=boxes"
+    else:
+        from delf_jax.index.codebook import load_codebook
+
+        words, dimension = load_codebook(source).centroids.shape
+        what = f"{words} visual words of {dimension} dimensions"
+        command = f"aggregate FEATURES --codebook={path} --out=asmk"
+    return f"{source}: {what}", f"next: python main.py {command}"
 
 
 def add_prepare_options(parser: Parser) -> None:

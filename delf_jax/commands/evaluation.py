@@ -22,7 +22,8 @@ def add_evaluate_options(parser: Parser) -> None:
     parser.add_value("--images", "DIR", "its photos (default: jpg or images beside it)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--index", metavar="DIR", help="folder to keep features in")
-    source.add_argument("--ranking", metavar="FILE", help="rankings made elsewhere")
+    ranking = "made elsewhere; or INDEX,QUERIES of `aggregate --to`"
+    source.add_argument("--ranking", metavar="FILE", help=ranking)
     default = "global,verification"
     pipelines = f"such as asmk+verification ({default})"
     parser.add_value("--rerank", "PIPELINES", pipelines, default=default)
@@ -38,27 +39,17 @@ def add_evaluate_options(parser: Parser) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    from delf_jax import files
     from delf_jax.evaluation import datasets, evaluation, overlap, page, report
-    from delf_jax.evaluation.ranking import read_rankings
     from delf_jax.extraction.boxes import open_boxes
     from delf_jax.search import matching, pipeline
 
     dataset = datasets.read_dataset(options.dataset, options.images)
     if options.exclude_queries:
         (dataset,) = overlap.leave_out([dataset], options.exclude_queries)
-    if options.ranking:
-        if options.distractors:
-            raise InputError("--distractors goes with --index, not with --ranking")
-        if options.boxes:
-            raise InputError("--boxes goes with --index, not with --ranking")
-        ranking = read_rankings(options.ranking, dataset)
-        name = pathlib.Path(options.ranking).stem
-        result = evaluation.score(
-            dataset,
-            {name: dict.fromkeys(dataset.protocols, ranking)},
-            depends={"file": files.sha256_of(options.ranking)},
-        )
+    if not options.index:
+        name, ranking, depends = _ranked(options, dataset)
+        rankings = {name: dict.fromkeys(dataset.protocols, ranking)}
+        result = evaluation.score(dataset, rankings, depends=depends)
     else:
         pipelines = pipeline.parse_pipelines(options.rerank)
         boxes = open_boxes(options.boxes) if options.boxes else None
@@ -85,6 +76,30 @@ def run_evaluate(options: argparse.Namespace) -> int:
         page.write_report(options.html, result)
         print_written("page", options.html)
     return 0
+
+
+def _ranked(options: argparse.Namespace, dataset: Any) -> tuple[str, Any, dict]:
+    """(name, ranking, what it depends on) of --ranking."""
+    from delf_jax import files
+    from delf_jax.evaluation.ranking import rank_aggregated, read_rankings
+    from delf_jax.extraction.delf_config import read_aggregation_config
+
+    for name in ("distractors", "boxes"):
+        if getattr(options, name):
+            raise InputError(f"--{name} goes with --index, not with --ranking")
+    index, comma, queries = options.ranking.partition(",")
+    if pathlib.Path(options.ranking).is_dir():
+        raise InputError(
+            f"--ranking={options.ranking}: a folder; aggregated images come as two: "
+            "--ranking=INDEX,QUERIES"
+        )
+    if not comma or pathlib.Path(options.ranking).exists():
+        ranking = read_rankings(options.ranking, dataset)
+        depends = {"file": files.sha256_of(options.ranking)}
+        return pathlib.Path(options.ranking).stem, ranking, depends
+    config = read_aggregation_config(options.config) if options.config else None
+    name, ranking, compared = rank_aggregated(dataset, index, queries, config=config)
+    return name, ranking, {"aggregated": compared}
 
 
 def add_calibrate_options(parser: Parser) -> None:
@@ -158,12 +173,16 @@ def add_reproduce_options(parser: Parser) -> None:
 
 def run_reproduce(options: argparse.Namespace) -> int:
     prepare_jax()
+    from delf_jax.data.released_catalogue import command_for
     from delf_jax.evaluation import experiment, reproduce
     from delf_jax.extraction.config import open_model
 
     config = experiment.read_experiment_config(options.config, options.rest)
     name = pathlib.Path(options.config).stem
-    model, settings = open_model(config, options.model, config.experiment.weights)
+    command = command_for(config.model)
+    if not command and config.experiment.weights:
+        command = f"convert {config.experiment.weights} --out={config.model}"
+    model, settings = open_model(config, options.model, command)
     inputs = reproduce.ExperimentInputs(
         pathlib.Path(options.data),
         pathlib.Path(options.out or pathlib.Path("runs", "reproduce", name)),

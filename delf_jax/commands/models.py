@@ -13,6 +13,8 @@ def add_convert_options(parser: Parser) -> None:
     parser.add_value("source", "SOURCE", f"{tensorflow}, .h5, .pth or .safetensors")
     parser.add_out("model folder to write", required=True)
     parser.add_value("--mapping", "FILE", "JSON with the names of other tensors")
+    whitening = "SfM-120k's .pkl for the global descriptors of this network"
+    parser.add_value("--whitening", "FILE", whitening)
     parser.add_argument(
         "--set",
         type=_setting,
@@ -31,6 +33,7 @@ def run_convert(options: argparse.Namespace) -> int:
         options.out,
         mapping=options.mapping,
         settings=dict(options.set or ()),
+        whitening=options.whitening,
     )
     return 0
 

@@ -118,6 +118,7 @@ def model_and_settings(
       index: the folder of one, or of a store, that may say which models made it.
     """
     prepare_jax()
+    from delf_jax.data.released_catalogue import command_for
     from delf_jax.extraction.config import open_model, read_extraction_config
 
     path, folder = getattr(options, "config", None), options.model
@@ -130,7 +131,7 @@ def model_and_settings(
         config.extraction.engine = options.engine
     if not folder and not config.model:
         folder = _recorded(index, "model")
-    return open_model(config, folder, global_model=other)
+    return open_model(config, folder, command_for(config.model), global_model=other)
 
 
 def _recorded(index: str | None, name: str) -> str | None:

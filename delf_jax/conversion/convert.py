@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from delf_jax import __version__
@@ -14,6 +15,7 @@ from delf_jax.conversion.network import MappingFile, Network, find_network, fold
 from delf_jax.conversion.weight_files import WeightFile, read_weights
 from delf_jax.extraction import model_folder
 from delf_jax.files import InputError, atomic_write, new_folder, read_json, sha256_of
+from delf_jax.formats.datasets.sfm120k import read_whitening
 from delf_jax.formats.delf import datum
 
 # Where downloads have their PCA, and how many of its components D2R keeps, whose
@@ -30,6 +32,7 @@ def convert(
     *,
     mapping: str | os.PathLike | None = None,
     settings: Mapping[str, Any] | None = None,
+    whitening: str | os.PathLike | None = None,
 ) -> Network:
     """Writes the model folder `out` from the weights at `path`, and prints a report.
 
@@ -41,11 +44,14 @@ def convert(
       mapping: a JSON file {our name: theirs} for what is not recognised; its list
         "drop" names or matches what to leave out.
       settings: fields of architecture or extraction.
+      whitening: a file of SfM-120k's, for the global descriptors.
     """
     path, out = pathlib.Path(path), pathlib.Path(out)
     with new_folder(out) as folder:
         template = out.with_name(f"{out.name}.mapping.json")
-        source, network = _convert(path, folder, mapping, settings or {}, template)
+        source, network = _convert(
+            path, folder, mapping, settings or {}, template, whitening
+        )
     report.print_report(path, out, source, network)
     return network
 
@@ -56,6 +62,7 @@ def _convert(
     mapping: str | os.PathLike | None,
     settings: Mapping[str, Any],
     template: pathlib.Path,
+    whitening: str | os.PathLike | None,
 ) -> tuple[WeightFile, Network]:
     """What was read and what was found, which is written into the folder."""
     name = folders_of(path)[0]
@@ -67,6 +74,9 @@ def _convert(
     network = find_network(source, read_mapping(mapping), settings, template)
     projection = _projection_beside(path, network)
     files = [*_files_of(source.path), *projection]
+    if whitening is not None:
+        network.extraction["global_pca"] = _whitened(whitening, network, folder)
+        files.append(pathlib.Path(whitening))
     provenance = {
         "converted_from": name,
         "kind": source.kind,
@@ -131,6 +141,26 @@ def _copied(files: list[pathlib.Path], folder: pathlib.Path) -> dict[str, Any]:
     mean, projection = (f"pca/{file.name}" for file in files)
     dimension = min(PROJECTED, len(datum.read_datum(files[1])))
     return {"mean": mean, "projection": projection, "dimension": dimension}
+
+
+def _whitened(
+    path: str | os.PathLike, network: Network, folder: pathlib.Path
+) -> dict[str, str]:
+    """The setting `global_pca` of a model folder that holds SfM-120k's whitening."""
+    architecture, (mean, projection) = network.architecture, read_whitening(path)
+    if architecture["name"] != "global" or architecture["global_dimension"]:
+        raise InputError(f"{path}: whitening of backbones, and this is no such network")
+    module = model_folder.build_module(architecture)
+    width = module.backbone.channels("block4")
+    if len(mean) != width:
+        raise InputError(
+            f"{path}: whitens descriptors of {len(mean)} dimensions, and those of this "
+            f"network have {width}"
+        )
+    names = {"mean": "global_mean.datum", "projection": "global_projection.datum"}
+    for name, array in zip(names.values(), (mean, projection), strict=True):
+        datum.write_datum(folder / name, array.astype(np.float32))
+    return names
 
 
 def _files_of(path: pathlib.Path) -> list[pathlib.Path]:

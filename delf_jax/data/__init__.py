@@ -3,6 +3,6 @@
 Start with `loader.py`: resumable batches. Then `image_lists.py`, labelled images in
 folders, CSVs and records; `prepare.py`, them stored shrunk; `tuples.py`, pairs and
 negatives; `augment.py`, crops, warps and colours; `teacher.py`, features to distil;
-`download.py` and `download_catalogue.py`, datasets of others. Plain values come in, no
-configs.
+`download.py`, `download_catalogue.py` and `released_catalogue.py`, datasets and models
+of others. Plain values come in, no configs.
 """

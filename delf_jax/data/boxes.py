@@ -1,7 +1,7 @@
 """Boxes of training images, from whatever names them.
 
-A CSV in pixels or a folder of .boxes files, as extraction/boxes.py reads them; a COCO
-file; or a folder of the .xml files of Pascal VOC.
+A CSV in pixels or a folder of .boxes files, as extraction/boxes.py reads them; a CSV of
+Google Landmark Boxes; a COCO file; or a folder of the .xml files of Pascal VOC.
 """
 
 import os
@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from delf_jax.data.image_lists import LabelledImage, read_record
 from delf_jax.extraction import boxes as region_boxes
 from delf_jax.files import InputError
-from delf_jax.formats.datasets import coco, voc
+from delf_jax.formats.datasets import coco, gld_boxes, voc
 from delf_jax.image_files import walk
 from delf_jax.images import read_size
 from delf_jax.names import finder
@@ -35,6 +35,8 @@ def read_boxes(path: str | os.PathLike, records: Sequence[LabelledImage]) -> Box
         found = _by_ids(coco.read_coco(path), records)
     elif path.is_dir() and (files := walk(path, [voc.SUFFIX])):
         found = _by_ids(voc.read_voc(path, sorted(files)), records)
+    elif _is_csv(path) and gld_boxes.is_gld_boxes(path):
+        found = _by_ids(gld_boxes.read_gld_boxes(path), records)
     else:
         found = _of_regions(path, records)
     inside = {id: _cut(boxes) for id, boxes in found.items()}
@@ -46,6 +48,10 @@ def read_boxes(path: str | os.PathLike, records: Sequence[LabelledImage]) -> Box
         example = f", such as {records[0].id}" if records else ""
         raise InputError(f"{path}: has no box of the training images{example}")
     return inside
+
+
+def _is_csv(path: pathlib.Path) -> bool:
+    return path.is_file() and path.suffix != region_boxes.SUFFIX
 
 
 def _by_ids(

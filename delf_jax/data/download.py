@@ -1,34 +1,42 @@
-"""Datasets of others: what a download would fetch, and the files themselves.
+"""Files of others: what a download would fetch, and the files themselves.
 
 A file that was interrupted resumes where it ended, if it is still the same on the
-server; where an MD5 is published it is checked.
+server. What is published of its size and digest is checked; if no digest is, that of
+the first download is kept, and later ones are compared with it.
 """
 
 import contextlib
 import errno
 import fnmatch
-import hashlib
 import http.client
 import os
 import pathlib
 import shutil
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from delf_jax.data import archives
-from delf_jax.data.download_catalogue import DOWNLOADS, Files
+from delf_jax.data import archives, checksums
+from delf_jax.data.download_catalogue import DOWNLOADS
+from delf_jax.data.download_entry import Download, Files
 from delf_jax.files import InputError
-from delf_jax.progress import INTERVAL, print_failures
+from delf_jax.progress import format_bytes, print_failures, track_bytes
 
 _CHUNK = 2**20
 _TIMEOUT = 60.0  # seconds without a byte.
 _PAUSE = 2.0  # seconds before the second attempt, twice as many before the third.
 _ATTEMPTS = 4  # of one file, each from where the one before ended.
 _MD5_LIMIT = 2**12  # bytes of a file with an MD5.
+_SIZES_APART = 2  # A file is as large as documented, within this factor.
+_PAGE = "the server sent a web page instead of the file; open the address in a browser"
+_USES = {
+    "model": "with --yes it is converted to a model, OUT/{}",
+    "detector": "detect, index and extract take it as it is",
+    "codebook": "aggregate, search and evaluate take it as it is",
+}
+_PAGE_STARTS = (b"<!doctype html", b"<html")
 
 
 class Report(NamedTuple):
@@ -66,11 +74,14 @@ def format_files(name: str, files: Sequence[Files]) -> Iterator[str]:
     for entry, size in zip(files, sizes, strict=True):
         count, one = len(entry.numbers), next(entry.each())
         many = f" to {entry.numbers[-1]}, {count} files" if count > 1 else ""
-        checked = ", MD5 checked" if entry.md5 else ""
+        kind = "md5" if entry.md5 else entry.digest.partition(":")[0]
+        checked = f", {checksums.TITLES[kind]} checked" if kind else ""
         yield f"  {one.path}{many}: {format_size(size)}{checked}, from {one.url}"
     if any(sizes):
         more = "" if all(sizes) else " and what is not documented"
         yield f"  in all {format_size(sum(filter(None, sizes)))}{more}"
+    if download.use is not None:
+        yield f"  {_USES[download.use.kind].format(name)}"
 
 
 def fetch(
@@ -96,29 +107,50 @@ def fetch(
         target = out / each.path
         try:
             if target.exists():
+                if not each.unpack:  # Archives are looked at when they are unpacked.
+                    _check_present(each, target)
                 present += 1
             else:
-                fetch_file(each.url, each.md5, target, progress)
+                fetch_file(each, target, progress)
                 fetched += 1
             if unpack and each.unpack:
-                unpacked += _unpack(target, out / each.unpack)
+                unpacked += _unpack(each, out)
         except InputError as error:
             failed[each.path] = str(error)
             print_failures([error])
     return Report(fetched, present, unpacked, failed)
 
 
-def fetch_file(url: str, md5: str, target: pathlib.Path, progress: bool) -> None:
+def unpack_released(download: Download, out: pathlib.Path) -> pathlib.Path:
+    """Where the artefact is that was fetched into a folder, now unpacked.
+
+    InputError if it is not there.
+    """
+    assert download.use is not None
+    for entry in download.files:
+        if entry.unpack:
+            _unpack(entry, out)
+    found = sorted(out.glob(download.use.source))
+    if not found:
+        raise InputError(
+            f"{out / download.files[0].path}: holds no {download.use.source}; see "
+            f"what it has, and {download.documented}"
+        )
+    return found[0]
+
+
+def fetch_file(entry: Files, target: pathlib.Path, progress: bool) -> None:
     """Writes a file; InputError if it cannot be fetched: what was fetched is kept."""
     part = target.with_name(f"{target.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    _no_link(part)
-    _no_link(_tag(part))
-    expected = _published_md5(md5) if md5 else None
+    for path in (part, _tag(part), target.with_name(checksums.SUMS)):
+        _no_link(path)
+    published = f"md5:{_published_md5(entry.md5)}" if entry.md5 else entry.digest
+    kept = "" if published else checksums.kept_digest(target)
     for attempt in range(_ATTEMPTS):
         time.sleep(_PAUSE * attempt)
         try:
-            _resume(url, part, progress)
+            _resume(entry, part, progress)
             break
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, OSError) and _is_of_disk(error):
@@ -127,39 +159,77 @@ def fetch_file(url: str, md5: str, target: pathlib.Path, progress: bool) -> None
             final = isinstance(error, urllib.error.HTTPError) and error.code < 500
             if attempt == _ATTEMPTS - 1 or final:
                 raise InputError(
-                    f"{url}: {_reason(error)}; what was fetched is kept: run the same "
-                    "command again to resume"
+                    f"{entry.url}: {_reason(error)}{_rest(part)}"
                 ) from None
-    with open(part, "rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest() if md5 else None
-    if found != expected:
-        part.unlink()
-        raise InputError(
-            f"{url}: MD5 is {found}, not {expected}; the file was removed: run the "
-            "same command again to fetch it"
-        )
+    _check_content(entry, part, published or kept, target)
+    if not published and not kept:
+        checksums.keep_digest(target, part)
     os.replace(part, target)
     _tag(part).unlink(missing_ok=True)
 
 
 def format_size(size: int | None) -> str:
-    """A number of bytes for people: 1.9 GB."""
-    if size is None:
-        return "size not documented"
-    count = float(size)
-    units = ["bytes", "kB", "MB", "GB", "TB"]
-    while count >= 1000 and len(units) > 1:
-        count /= 1000
-        units.pop(0)
-    return f"{count:.{0 if units[0] == 'bytes' else 1}f} {units[0]}"
+    """A number of bytes for people, if it is known: 1.9 GB."""
+    return "size not documented" if size is None else format_bytes(size)
 
 
-def _unpack(archive: pathlib.Path, folder: pathlib.Path) -> bool:
+def _check_content(
+    entry: Files, part: pathlib.Path, expected: str, target: pathlib.Path
+) -> None:
+    """InputError, and the file is removed, if it is not what was to be fetched."""
+    with open(part, "rb") as file:
+        start = file.read(512).lstrip().lower()
+    wrong = difference = ""
+    if start.startswith(_PAGE_STARTS):
+        wrong = _PAGE
+    elif _apart(entry.size, part.stat().st_size):
+        wrong = _differing(entry.size, part.stat().st_size)
+    elif expected and (difference := checksums.difference(part, expected)):
+        wrong = f"{difference}; the file was removed: "
+        if entry.md5 or entry.digest:
+            wrong += "run the same command again to fetch it"
+        else:
+            wrong += "that is of the first download; if it has changed since, remove "
+            wrong += f"its line in {target.with_name(checksums.SUMS)}"
+    if wrong:
+        part.unlink()
+        _tag(part).unlink(missing_ok=True)
+        raise InputError(f"{entry.url}: {wrong}")
+
+
+def _apart(documented: int | None, size: int) -> bool:
+    """Whether a file cannot be the one whose size is documented."""
+    if documented is None:
+        return False
+    return not documented <= _SIZES_APART * size <= _SIZES_APART**2 * documented
+
+
+def _differing(documented: int | None, size: int) -> str:
+    return f"the file has {format_size(size)}, documented are {format_size(documented)}"
+
+
+def _check_present(entry: Files, file: pathlib.Path) -> None:
+    """InputError if a file that is there is not the one that was fetched."""
+    expected = entry.digest or checksums.kept_digest(file)
+    if expected and (difference := checksums.difference(file, expected)):
+        raise InputError(
+            f"{file}: {difference}: damaged, or not from {entry.url}; remove it and "
+            "run the same command again"
+        )
+
+
+def _unpack(entry: Files, out: pathlib.Path) -> bool:
     """Whether an archive was unpacked now; NAME.unpacked marks one that is already."""
+    archive = out / entry.path
     mark = archive.with_name(f"{archive.name}.unpacked")
     if mark.exists():
         return False
-    archives.unpack(archive, folder)
+    _check_present(entry, archive)
+    try:
+        archives.unpack(archive, out / entry.unpack)
+    except InputError:
+        checksums.forget_digest(archive)  # What is damaged is no measure of others.
+        raise
     _no_link(mark)
     mark.touch()
     return True
@@ -177,9 +247,9 @@ def _check_room(files: Sequence[Files], out: pathlib.Path) -> None:
         )
 
 
-def _resume(url: str, part: pathlib.Path, progress: bool) -> None:
+def _resume(entry: Files, part: pathlib.Path, progress: bool) -> None:
     """Appends to a file what it lacks; OSError if the connection ends before."""
-    start, tag = _resumable(part)
+    url, (start, tag) = entry.url, _resumable(part)
     headers = {"User-Agent": "delf_jax", "Accept-Encoding": "identity"}
     if start:
         headers |= {"Range": f"bytes={start}-", "If-Range": tag}
@@ -193,10 +263,15 @@ def _resume(url: str, part: pathlib.Path, progress: bool) -> None:
         elif not sent.startswith(f"bytes {start}-"):
             part.unlink(missing_ok=True)
             raise OSError("the server sent another part of the file than requested")
-        total = _total(url, answer.headers.get("Content-Length"), start, part)
+        if answer.headers.get_content_type() == "text/html":
+            raise InputError(f"{url}: {_PAGE}")
+        total = _total(entry, answer.headers.get("Content-Length"), start, part)
         _tag(part).write_text(_validator(answer.headers), encoding="utf-8")
-        with open(part, "ab" if start else "wb") as file:
-            file.writelines(_chunks(answer, part.stem, start, total, progress))
+        with (
+            track_bytes(part.stem, start, total, progress=progress) as advance,
+            open(part, "ab" if start else "wb") as file,
+        ):
+            file.writelines(_chunks(answer, advance))
             done = file.tell()
             file.flush()
             os.fsync(file.fileno())
@@ -210,8 +285,11 @@ def _no_link(path: pathlib.Path) -> None:
         raise InputError(f"{path}: is a link or no regular file; remove it")
 
 
-def _total(url: str, rest: str | None, start: int, part: pathlib.Path) -> int | None:
+def _total(
+    entry: Files, rest: str | None, start: int, part: pathlib.Path
+) -> int | None:
     """The bytes of the whole file; None if the server does not say."""
+    url = entry.url
     if rest is None:
         return None
     if not (rest.isascii() and rest.isdigit() and len(rest) < 20):
@@ -221,7 +299,9 @@ def _total(url: str, rest: str | None, start: int, part: pathlib.Path) -> int | 
         raise InputError(
             f"{url}: {format_size(int(rest))} are needed and {format_size(free)} free"
         )
-    return start + int(rest)
+    if _apart(entry.size, total := start + int(rest)):
+        raise InputError(f"{url}: {_differing(entry.size, total)}")
+    return total
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -257,22 +337,11 @@ def _opened(request: urllib.request.Request, start: int) -> Iterator[Any]:
         yield None
 
 
-def _chunks(
-    answer: Any, name: str, start: int, total: int | None, progress: bool
-) -> Iterator[bytes]:
-    """What is read; prints progress at intervals."""
-    done, begun = start, time.monotonic()
-    last = begun
+def _chunks(answer: Any, advance: Callable[[int], None]) -> Iterator[bytes]:
+    """What is read, and reported."""
     while chunk := answer.read(_CHUNK):
         yield chunk
-        done += len(chunk)
-        now = time.monotonic()
-        if progress and (now - last >= INTERVAL or done == total):
-            last = now
-            of = "" if total is None else f" of {format_size(total)}"
-            rate = (done - start) / max(now - begun, 1e-9) / 1e6
-            line = f"{name}: {format_size(done)}{of}, {rate:.1f} MB/s"
-            print(line, file=sys.stderr, flush=True)
+        advance(len(chunk))
 
 
 def _resumable(part: pathlib.Path) -> tuple[int, str]:
@@ -309,7 +378,15 @@ def _published_md5(url: str) -> str:
 def _is_of_disk(error: OSError) -> bool:
     if isinstance(error, urllib.error.URLError):
         return False
-    return error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return error.filename is not None or error.errno in full
+
+
+def _rest(part: pathlib.Path) -> str:
+    """What to do after an error, in words."""
+    if part.exists() and part.stat().st_size:
+        return "; what was fetched is kept: run the same command again to resume"
+    return ""
 
 
 def _reason(error: Exception) -> str:

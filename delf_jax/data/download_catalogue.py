@@ -1,39 +1,10 @@
-"""Where datasets can be fetched from: addresses as their authors document them."""
+"""Where datasets can be fetched from: addresses as their authors document them.
 
-from collections.abc import Iterator
-from typing import NamedTuple
+What others trained is in released_catalogue.py, and a part of DOWNLOADS, too.
+"""
 
-
-class Files(NamedTuple):
-    """One file, or numbered ones: {} in `url`, `path` and `md5` stands for a number."""
-
-    url: str
-    path: str
-    """within the folder of the dataset"""
-    size: int | None = None
-    """bytes of one, as documented, about; None: not documented"""
-    numbers: tuple[str, ...] = ("",)
-    md5: str = ""
-    """address of a file whose first word is the MD5; "": none is published"""
-    unpack: str = ""
-    """folder for what an archive holds; "": no archive"""
-
-    def each(self) -> Iterator["Files"]:
-        """The single files."""
-        for number in self.numbers:
-            texts = (self.url, self.path, self.md5)
-            url, path, md5 = (text.replace("{}", number) for text in texts)
-            yield self._replace(url=url, path=path, md5=md5, numbers=("",))
-
-
-class Download(NamedTuple):
-    """A dataset, or a part of one that is of use by itself."""
-
-    about: str
-    documented: str
-    """where the addresses and terms stand"""
-    files: tuple[Files, ...]
-
+from delf_jax.data.download_entry import Download, Files
+from delf_jax.data.released_catalogue import RELEASED
 
 _GLDV2 = "https://s3.amazonaws.com/google-landmark"
 _GLDV2_README = "https://github.com/cvdfoundation/google-landmark"
@@ -41,6 +12,7 @@ _OXFORD = "https://www.robots.ox.ac.uk/~vgg/data"
 _REVISITED = "http://cmp.felk.cvut.cz/revisitop/data/datasets"
 _REVISITED_README = "https://github.com/filipradenovic/revisitop"
 _R1M = "http://ptak.felk.cvut.cz/revisitop/revisitop1m"
+_SOLAR = "https://imperialcollegelondon.box.com/shared/static"
 _SFM = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/train"
 
 
@@ -151,4 +123,13 @@ DOWNLOADS = {
             Files(f"{_SFM}/ims/ims.tar.gz", "ims.tar.gz", unpack="ims"),
         ),
     ),
+    "gld_boxes": Download(
+        "Google Landmark Boxes [D2R]: of 86 000 images of GLDv1, from SOLAR's authors",
+        "https://github.com/tonyngjichun/SOLAR",
+        (
+            Files(f"{_SOLAR}/2b3vhx3unjldu27p1m31z4vwfnkvcops.csv", "boxes_split1.csv"),
+            Files(f"{_SOLAR}/d2ui9mjwcvwa6f17gaoca6w6sr7tjmzg.csv", "boxes_split2.csv"),
+        ),
+    ),
+    **RELEASED,
 }

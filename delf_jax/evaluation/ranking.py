@@ -1,17 +1,22 @@
 """All photos of a dataset ranked under each protocol, junk left out of verification.
 
-Rankings that were made elsewhere are read here, too.
+Rankings that were made elsewhere are read here, too, and aggregated images compared.
 """
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from ml_collections import ConfigDict
 
-from delf_jax.evaluation.datasets import Dataset, Protocol
-from delf_jax.files import InputError, read_json
-from delf_jax.names import finder
+from delf_jax.evaluation.datasets import Dataset, Photo, Protocol
+from delf_jax.files import InputError, digest, read_json, sha256_of
+from delf_jax.index import aggregated_files, inverted_builder
+from delf_jax.index.aggregated_files import AggregatedFolder
+from delf_jax.names import find_one, finder
+from delf_jax.retrieval import ranking
 from delf_jax.retrieval.nearest import Best
 from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
 from delf_jax.search import matching
@@ -36,7 +41,7 @@ def read_rankings(path: str | os.PathLike, dataset: Dataset) -> Int[np.ndarray, 
         names = lists[listed[0]] if len(listed) == 1 else None
         if not isinstance(names, list):
             raise InputError(f"{path}: no ranking for query {photo.name!r}")
-        ranking = []
+        row: list[int] = []
         for name in names:
             places = find(name) if isinstance(name, str) else []
             if len(places) != 1:
@@ -45,16 +50,69 @@ def read_rankings(path: str | os.PathLike, dataset: Dataset) -> Int[np.ndarray, 
                     f"{path}: query {photo.name!r} ranks {name!r:.80}, which {why} "
                     "the index"
                 )
-            ranking += places
-        if len(set(ranking)) < len(ranking):
+            row += places
+        if len(set(row)) < len(row):
             raise InputError(f"{path}: query {photo.name!r} ranks a photo twice")
-        if len(ranking) < len(dataset.index):
+        if len(row) < len(dataset.index):
             raise InputError(
-                f"{path}: query {photo.name!r} ranks {len(ranking)} photos of "
+                f"{path}: query {photo.name!r} ranks {len(row)} photos of "
                 f"{len(dataset.index)}; rank all"
             )
-        rankings[query] = ranking
+        rankings[query] = row
     return rankings
+
+
+def rank_aggregated(
+    dataset: Dataset,
+    index: str | os.PathLike,
+    queries: str | os.PathLike,
+    *,
+    config: ConfigDict | None = None,
+    progress: bool = True,
+) -> tuple[str, Int[np.ndarray, "Q M"], list[Any]]:
+    """(kind, all photos for each query, best first, what they depend on).
+
+    Aggregated images lie in two folders, see index/aggregated_files.py; all pairs are
+    compared as the original does, and of equals the first of the ground truth is first.
+
+    Args:
+      config: an AggregationConfig of the index, as `read_aggregation_config` gives it;
+        None: the numbers of [D2R].
+    """
+    sides = aggregated_files.open_aggregated(index)
+    others = aggregated_files.open_aggregated(queries)
+    if sides.kind != others.kind:
+        raise InputError(
+            f"{queries}: has {others.suffix}, which does not compare with the "
+            f"{sides.suffix} of {index}"
+        )
+    rule, dimension = inverted_builder.default_rule(sides.regional), None
+    if config is not None:
+        if (config.aggregation, config.regional) != (sides.kind, sides.regional):
+            raise InputError(
+                f"{index}: its {sides.suffix} are not of the config's type"
+            )
+        rule = rule._replace(
+            alpha=config.alpha, tau=config.tau, normalize=config.normalize
+        )
+        dimension = config.dimension
+    asked = [others.file(place) for place in _places(others, dataset.queries)]
+    searched = [sides.file(place) for place in _places(sides, dataset.index)]
+    found = aggregated_files.similarities_of_files(
+        asked, searched, sides.kind, rule, dimension=dimension, progress=progress
+    )
+    digests = [[sha256_of(file) for file in each] for each in (asked, searched)]
+    kind = sides.suffix.removeprefix(".")
+    return kind, ranking.top_k(found), [repr(rule), dimension, digest(digests)]
+
+
+def _places(folder: AggregatedFolder, photos: Sequence[Photo]) -> list[int]:
+    """Where in a folder the photos are; InputError if one is not."""
+    find = finder(folder.names)
+    return [
+        find_one(find, photo.name, f"{photo.name}{folder.suffix}", folder.path)
+        for photo in photos
+    ]
 
 
 def rank(

@@ -81,7 +81,7 @@ def read_extraction_config(
 def open_model(
     config: ConfigDict,
     folder: str | os.PathLike | None = None,
-    released: str = "",
+    command: str = "",
     *,
     global_model: str | os.PathLike | None = None,
 ) -> tuple[Model, ExtractionSettings]:
@@ -90,27 +90,26 @@ def open_model(
     Args:
       config: as `read_extraction_config` gives it, or one with further sections.
       folder: of a model, in place of the one that the config names.
-      released: as for `model_path`.
+      command: as for `model_path`.
       global_model: as of `load_model`.
     """
-    model = load_model(folder or model_path(config, released), global_model)
+    model = load_model(folder or model_path(config, command), global_model)
     check_projections(config, model)
     return model, settings_for(model, **replaced_settings(config))
 
 
-def model_path(config: ConfigDict, released: str = "") -> str | None:
+def model_path(config: ConfigDict, command: str = "") -> str | None:
     """The folder of the model that a config names; None is the bundled one.
 
     Args:
-      released: the download that it is converted from, for messages.
+      command: what makes it, for messages.
     """
     if not config.model:
         return None
     if not pathlib.Path(config.model).exists():
-        download = f"download {released.split('/')[0]} and " if released else ""
+        command = command or f"convert DOWNLOADED --out={config.model}"
         raise InputError(
-            f"{config.model}: no such model; {download}run `convert "
-            f"{released or 'DOWNLOADED'} --out={config.model}` first, or name another "
+            f"{config.model}: no such model; run `{command}` first, or name another "
             "folder with --model"
         )
     if not (pathlib.Path(config.model) / "config.json").is_file():

@@ -6,24 +6,34 @@
 
 Regional ones [D2R] are called .rvlad, .rasmk and .rasmk_star. NAME is an id without its
 extension. aggregated.json says what was aggregated how: what is unchanged is kept.
+
+Such files, also the original's own, are compared as its perform_retrieval does.
 """
 
 import os
 import pathlib
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float32, Float64
 
-from delf_jax.files import digest
+from delf_jax.files import InputError, digest
 from delf_jax.formats.delf import datum
+from delf_jax.image_files import walk
 from delf_jax.index import aggregation
 from delf_jax.index.aggregation import Vocabulary
 from delf_jax.manifests import read_manifest, write_manifest
 from delf_jax.progress import track
+from delf_jax.retrieval import similarity
+from delf_jax.retrieval.aggregation import Aggregated
+from delf_jax.retrieval.similarity import RELEASED_RULES, Rule
 from delf_jax.store import delf_files
 from delf_jax.store.feature_store import FeatureStore, StoreReport
 
 SIDECAR = "aggregated.json"
+KINDS = ("vlad", "asmk", "asmk_star")
+Files = Sequence[pathlib.Path]
 # A killed job loses the images since the sidecar was last written.
 _SAVE_IMAGES = 256
 
@@ -89,3 +99,130 @@ def _read_known(path: pathlib.Path, key: str) -> dict[str, Any]:
     schema = {"key": str, "images": {str: str}}
     content = read_manifest(path, schema, "remove it to aggregate all again")
     return content["images"] if content["key"] == key else {}
+
+
+class AggregatedFolder(NamedTuple):
+    """The files of a folder, all of one kind."""
+
+    path: pathlib.Path
+    kind: str
+    """one of KINDS"""
+    regional: bool
+    names: list[str]
+    """ids without their extensions"""
+
+    @property
+    def suffix(self) -> str:
+        return f".{'r' if self.regional else ''}{self.kind}"
+
+    def file(self, place: int) -> pathlib.Path:
+        return self.path / f"{self.names[place]}{self.suffix}"
+
+
+def open_aggregated(folder: str | os.PathLike) -> AggregatedFolder:
+    """The aggregated images of a folder; InputError if there are none, or two kinds."""
+    folder = pathlib.Path(folder)
+    suffixes = {f".{r}{kind}": (kind, bool(r)) for kind in KINDS for r in ("", "r")}
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of aggregated images")
+    files = walk(folder, suffixes)
+    found = sorted({file.suffix for file in files})
+    if len(found) != 1:
+        what = "several kinds, " + ", ".join(found) if found else "no aggregated images"
+        raise InputError(f"{folder}: has {what}; name a folder of one of {[*suffixes]}")
+    names = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
+    return AggregatedFolder(folder, *suffixes[found[0]], sorted(names))
+
+
+def similarities_of_files(
+    queries: Files,
+    index: Files,
+    kind: str,
+    rule: Rule,
+    *,
+    dimension: int | None = None,
+    progress: bool = True,
+) -> Float64[np.ndarray, "Q M"]:
+    """Of all pairs, by the rules of the released code; each file is read once.
+
+    InputError if a file is damaged, or of another codebook than the first.
+
+    Args:
+      kind: one of KINDS.
+      dimension: of the descriptors; None: what fits the files.
+    """
+    if kind == "vlad":
+        columns = _compare_vlad(queries, index)
+    else:
+        columns = _compare_asmk(queries, index, kind, rule, dimension)
+    found = np.zeros((len(queries), len(index)))
+    with track("compare", len(index), progress=progress) as advance:
+        for place, column in enumerate(columns):
+            found[:, place] = column
+            advance()
+    return found
+
+
+def _compare_vlad(queries: Files, index: Files) -> Iterator[Float64[np.ndarray, " Q"]]:
+    """The similarities of each of the index with the queries."""
+    rows = [_read_vlad(file) for file in queries]
+    for file, row in zip(queries, rows, strict=True):
+        _check_size(file, len(row), len(rows[0]))
+    for file in index:
+        row = _read_vlad(file)
+        _check_size(file, len(row), len(rows[0]))
+        yield np.array([similarity.vlad_similarity(query, row) for query in rows])
+
+
+def _compare_asmk(
+    queries: Files, index: Files, kind: str, rule: Rule, dimension: int | None
+) -> Iterator[Float64[np.ndarray, " Q"]]:
+    """As `_compare_vlad`."""
+    bits = 8 if kind == "asmk_star" else 1
+    if dimension is None:
+        dimension = bits * _width([*queries, *index])
+    width = -(-dimension // bits)
+    postings = similarity.postings_of([_read_asmk(f, kind, width) for f in queries])
+    for file in index:
+        yield similarity.asmk_similarities(
+            _read_asmk(file, kind, width),
+            postings,
+            rule,
+            dimension=dimension,
+            **RELEASED_RULES,
+        )
+
+
+def _width(files: Iterable[pathlib.Path]) -> int:
+    """Numbers of a residual in the first file that has one; 1 if none does."""
+    for file in files:
+        residuals, words = datum.read_datum_pair(file)
+        if words.size:
+            return max(1, residuals.size // words.size)
+    return 1
+
+
+def _read_asmk(file: pathlib.Path, kind: str, width: int) -> Aggregated:
+    residuals, words = datum.read_datum_pair(file)
+    _check_size(file, residuals.size, words.size * width)
+    order = np.argsort(words.ravel())
+    packed = kind == "asmk_star"
+    if len({*words.ravel().tolist()}) < words.size or (
+        packed and (residuals.dtype != np.uint32 or (residuals > 255).any())
+    ):
+        raise InputError(f"{file}: damaged: no {kind} of an image")
+    values = residuals.astype(np.uint8 if packed else np.float32)
+    rows = values.reshape(words.size, width)[order]
+    return Aggregated(words.ravel()[order].astype(np.int32), rows)
+
+
+def _read_vlad(file: pathlib.Path) -> Float32[np.ndarray, " KD"]:
+    return datum.read_datum(file).astype(np.float32).ravel()
+
+
+def _check_size(file: pathlib.Path, size: int, expected: int) -> None:
+    if size != expected:
+        raise InputError(
+            f"{file}: has {size} numbers, expected {expected}: it is damaged, or of "
+            "another codebook than the other files"
+        )

@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import jax
 import numpy as np
@@ -17,12 +18,14 @@ from delf_jax.models import architecture
 from tests.helpers import naive_lite, naive_resnet, tensorflow_files
 from tests.helpers.foreign_weights import (
     BLOCK3,
+    BLOCK4,
     UNITS,
     WIDTH,
     delf_of_tensorflow_1,
     find,
     golden_weights,
     pycls_delg,
+    saved_model_of,
     slim_weights,
     tf2_heads,
     unknown_heads,
@@ -117,31 +120,6 @@ def test_a_download_keeps_its_name_where_its_weights_are_in_a_folder(rng, tmp_pa
     assert network.extraction["attention_threshold"] == 454.6
     provenance = provenance_of(tmp_path / "m")
     assert provenance["converted_from"] == source.name
-
-
-def saved_model_of(named, folder):
-    """A SavedModel whose weights are constants of its graph, with what uses them."""
-    nodes = [tensorflow_files.constant(name, x) for name, x in named.items()]
-    norm = ("gamma", "beta", "moving_mean", "moving_variance")
-    for name in named:
-        scope, _, leaf = name.rpartition("/")
-        inputs = ["x", name]
-        if leaf == "gamma":
-            inputs = ["x", *(f"{scope}/{leaf}" for leaf in norm)]
-        operation = {
-            "weights": "Conv2D",
-            "biases": "BiasAdd",
-            "gamma": "FusedBatchNorm",
-        }
-        if leaf in operation:
-            kind = operation[leaf]
-            nodes.append(tensorflow_files.node(f"{scope}/{kind}", kind, inputs))
-    graph = tensorflow_files.message(*((1, node) for node in nodes))
-    tags = tensorflow_files.message((4, "serve"))
-    folder.mkdir(parents=True)
-    meta = tensorflow_files.message((1, tags), (2, graph))
-    model = tensorflow_files.message((1, 1), (2, meta))
-    (folder / "saved_model.pb").write_bytes(model)
 
 
 def test_a_folder_of_checkpoints_gives_its_only_one(delg, tmp_path):
@@ -546,3 +524,40 @@ def test_keras_own_resnet_gives_the_same_maps(rng, tmp_path):
     np.testing.assert_allclose(ours["block3"], expected[0], atol=2e-5 * scale)
     descriptor = naive_resnet.gem(expected[1][0])
     np.testing.assert_allclose(ours["global_descriptor"][0], descriptor, rtol=1e-3)
+
+
+def test_whitening_of_sfm120k_becomes_the_models_own(rng, tmp_path, image):
+    named = naive_resnet.random_weights(TORCHVISION, UNITS, WIDTH, rng)
+    weights, file = tmp_path / "resnet.safetensors", tmp_path / "whitening.pkl"
+    safetensors.numpy.save_file(named, weights)
+    projection, mean = rng.normal(size=(BLOCK4, BLOCK4)), rng.normal(size=BLOCK4) / 9
+    constants = {"kernel": projection.T, "bias": -projection @ mean}
+    layer = {f"{k}_initializer": {"config": {"value": v}} for k, v in constants.items()}
+    file.write_bytes(pickle.dumps(layer))
+    arguments = ["convert", str(weights), f"--whitening={file}"]
+    assert main([*arguments, f"--out={tmp_path / 'm'}"]) == 0
+    model = model_folder.load_model(tmp_path / "m")
+    settings = settings_for(model, image_scales=(1.0,), global_scales=(0,))
+    (found,) = extract.extract_features(model, [image], settings)
+    plain = settings._replace(global_pca=None)
+    (before,) = extract.extract_features(model, [image], plain)
+    expected = before.global_descriptor @ constants["kernel"] + constants["bias"]
+    expected /= np.linalg.norm(expected)
+    np.testing.assert_allclose(found.global_descriptor, expected, atol=1e-5)
+    files = provenance_of(tmp_path / "m")["files"]
+    assert [each["name"] for each in files] == ["resnet.safetensors", "whitening.pkl"]
+
+
+def test_whitening_of_another_network_is_refused(rng, tmp_path, delg):
+    file = tmp_path / "whitening.pkl"
+    layer = {"kernel": np.eye(3), "bias": np.zeros(3)}
+    layer = {f"{k}_initializer": {"config": {"value": v}} for k, v in layer.items()}
+    file.write_bytes(pickle.dumps(layer))
+    with pytest.raises(InputError, match="of backbones, and this is no such network"):
+        convert(delg, tmp_path / "m", whitening=file)
+    named = naive_resnet.random_weights(TORCHVISION, UNITS, WIDTH, rng)
+    safetensors.numpy.save_file(named, tmp_path / "resnet.safetensors")
+    message = f"whitens descriptors of 3 dimensions, and those .* {BLOCK4}"
+    with pytest.raises(InputError, match=message):
+        convert(tmp_path / "resnet.safetensors", tmp_path / "m", whitening=file)
+    assert not (tmp_path / "m").exists()

@@ -76,7 +76,20 @@ def write_voc(folder):
     return folder / "voc"
 
 
-@pytest.mark.parametrize("write", [write_csv, write_files, write_coco, write_voc])
+def write_gld(folder):
+    rows = []
+    for id, (size, boxes) in IMAGES.items():
+        parts = (np.array(boxes, float).reshape(-1, 4) / [*size, *size]).tolist()
+        rows += [f"{id},{' '.join(map(str, part))}\n" for part in parts or [()]]
+    path = folder / "boxes_split1.csv"
+    path.write_text("id,box\n" + "".join(rows))
+    return path
+
+
+FORMS = [write_csv, write_files, write_coco, write_voc, write_gld]
+
+
+@pytest.mark.parametrize("write", FORMS)
 def test_all_forms_give_the_same_boxes(records, tmp_path, write):
     found = read_boxes(write(tmp_path), records)
     # in a CSV an image without boxes cannot be
@@ -153,4 +166,12 @@ def test_boxes_of_other_images_are_refused(records, tmp_path):
     with pytest.raises(
         InputError, match=r"has no box of the training images, such as a"
     ):
+        read_boxes(path, records)
+
+
+@pytest.mark.parametrize("box", ["0.1 0.2 0.3", "0.5 0 0.5 1", "a b c d", "0 0 nan 1"])
+def test_a_row_of_google_landmark_boxes_that_is_none_is_named(records, tmp_path, box):
+    path = tmp_path / "boxes_split1.csv"
+    path.write_text(f"id,box\n0,0 0 1 1\n1,{box}\n")
+    with pytest.raises(InputError, match=r"row 2 \(1\): .* is not top, left, bottom"):
         read_boxes(path, records)

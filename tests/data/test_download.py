@@ -1,5 +1,6 @@
 """Downloads from a server of this machine, with its faults."""
 
+import errno
 import gzip
 import hashlib
 import io
@@ -166,7 +167,7 @@ def part(target):
 
 
 def fetch_file(file, target):
-    download.fetch_file(file.url, file.md5, target, progress=False)
+    download.fetch_file(file, target, progress=False)
 
 
 def test_an_interrupted_file_resumes(server, file, target, part):
@@ -307,3 +308,96 @@ def test_a_damaged_archive_is_not_called_unpacked(server, tmp_path, compress):
     assert not list(tmp_path.rglob("*.jpg")) and not list(tmp_path.rglob("*.unpacked"))
     (tmp_path / "t.tar").write_bytes(whole)
     assert fetch(file, tmp_path, unpack=True).unpacked == 1
+
+
+def test_the_sha_256_of_the_first_download_is_kept_and_compared(
+    server, file, tmp_path, target
+):
+    file = file._replace(md5="")
+    assert fetch(file, tmp_path).fetched == 1
+    sums = target.with_name("SHA256SUMS")
+    assert sums.read_text() == f"{hashlib.sha256(CONTENT).hexdigest()}  a.bin\n"
+    server.files["/a.bin"] = CONTENT[::-1]
+    assert fetch(file, tmp_path) == (0, 1, 0, {})
+    target.unlink()
+    (failed,) = fetch(file, tmp_path).failed.values()
+    found = hashlib.sha256(CONTENT[::-1]).hexdigest()
+    assert f"SHA-256 is {found}, not {hashlib.sha256(CONTENT).hexdigest()}" in failed
+    assert f"remove its line in {sums}" in failed
+    assert [path.name for path in target.parent.iterdir()] == ["SHA256SUMS"]
+    sums.unlink()
+    assert fetch(file, tmp_path).fetched == 1
+    assert sums.read_text() == f"{found}  a.bin\n"
+
+
+def test_a_file_that_was_damaged_since_is_named_and_kept(
+    server, file, tmp_path, target
+):
+    file = file._replace(md5="")
+    fetch(file, tmp_path)
+    target.write_bytes(b"x")
+    (failed,) = fetch(file, tmp_path).failed.values()
+    assert re.search("a.bin: SHA-256 is .* damaged, or not from http.* remove", failed)
+    assert target.read_bytes() == b"x"
+
+
+def test_what_is_no_line_of_checksums_is_named(file, tmp_path, target):
+    target.parent.mkdir()
+    target.with_name("SHA256SUMS").write_text(f"{'0' * 64}  b.bin\nwhat?\n")
+    (failed,) = fetch(file._replace(md5=""), tmp_path).failed.values()
+    assert "SHA256SUMS, line 2: expected a SHA-256, two blanks and a name" in failed
+
+
+@pytest.mark.parametrize("kind", ["md5", "sha256"])
+def test_a_digest_that_is_published_is_checked(file, tmp_path, target, kind):
+    digest = hashlib.new(kind, CONTENT).hexdigest()
+    good = file._replace(md5="", digest=f"{kind}:{digest[:8]}")
+    assert fetch(good, tmp_path).fetched == 1
+    assert [path.name for path in target.parent.iterdir()] == ["a.bin"]
+    target.unlink()
+    bad = good._replace(digest=f"{kind}:{'0' * 8}")
+    (failed,) = fetch(bad, tmp_path).failed.values()
+    assert f" is {digest[:8]}, not 00000000; the file was removed: run" in failed
+    assert not list(target.parent.iterdir())
+
+
+@pytest.mark.parametrize("is_said", [True, False])
+def test_a_web_page_is_not_taken_for_a_file(server, file, tmp_path, target, is_said):
+    server.files["/a.bin"] = b"\n<!DOCTYPE html><title>Sign in</title>"
+    server.kind = "text/html; charset=utf-8" if is_said else server.kind
+    (failed,) = fetch(file._replace(md5=""), tmp_path).failed.values()
+    assert "a.bin: the server sent a web page instead of the file; open" in failed
+    assert not target.exists() and not target.with_name("SHA256SUMS").exists()
+
+
+def test_a_size_that_is_far_from_the_documented_is_refused_before(
+    server, file, tmp_path, target
+):
+    (failed,) = fetch(file._replace(md5="", size=10**6), tmp_path).failed.values()
+    assert "the file has 256.0 kB, documented are 1.0 MB" in failed
+    assert not target.exists() and not target.with_name("a.bin.part").exists()
+    assert fetch(file._replace(md5="", size=3 * 10**5), tmp_path).fetched == 1
+
+
+def test_errors_say_that_something_is_kept_only_if_it_is(server, file, tmp_path):
+    nothing = file._replace(url=f"{server.url}/absent", md5="")
+    (failed,) = fetch(nothing, tmp_path).failed.values()
+    assert failed == f"{server.url}/absent: the server answers 404 Not Found"
+
+
+def test_a_full_disk_ends_the_command_with_the_name_of_the_file(
+    server, file, tmp_path, monkeypatch, part
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        fetch(file._replace(md5=""), tmp_path)
+    assert raised.value.filename == str(part)
+
+
+def test_progress_is_lines_with_sizes_and_rates(server, file, tmp_path, capsys):
+    download.fetch([file], tmp_path)
+    line = r"a\.bin: 256\.0 kB of 256\.0 kB, [0-9.]+ (kB|MB|GB)/s\n"
+    assert re.fullmatch(line, capsys.readouterr().err)

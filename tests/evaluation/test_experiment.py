@@ -1,8 +1,10 @@
 import pathlib
+import re
 
 import pytest
 
 from delf_jax import cli
+from delf_jax.data.download_catalogue import DOWNLOADS
 from delf_jax.evaluation.experiment import read_experiment_config
 from delf_jax.extraction import settings
 from delf_jax.extraction.config import read_extraction_config, replaced_settings
@@ -58,8 +60,8 @@ def test_the_experiments_with_visual_words_say_how_they_are_made(name):
 def test_headers_say_the_commands_and_the_figures(name):
     text = (CONFIGS / f"{name}.py").read_text()
     header = text.split('"""')[1]
-    weights = RELEASED[name]
-    assert f"python main.py convert {weights} --out=models/" in header
+    (model,) = re.findall(r"python main.py download (\w+) --yes --out=models", header)
+    assert DOWNLOADS[model].use.source == f"released/{RELEASED[name].split('/')[0]}"
     assert f"python main.py reproduce --config=configs/{name}.py --data=" in header
     assert "Not run here" in header.replace("\n", " ")
 
@@ -128,7 +130,6 @@ def test_weights_that_are_not_there_are_named_with_the_command(
     asked = [f"--config={CONFIGS / 'r50delg_gld.py'}", "--data=data"]
     assert cli.main(["reproduce", *asked]) == 2
     assert capsys.readouterr().err == (
-        "error: models/r50delg_gld: no such model; download r50delg_gld_20200814 and "
-        "run `convert r50delg_gld_20200814 --out=models/r50delg_gld` first, or name "
-        "another folder with --model\n"
+        "error: models/r50delg_gld: no such model; run `download r50delg_gld --yes "
+        "--out=models` first, or name another folder with --model\n"
     )

@@ -18,6 +18,7 @@ class Server:
         self.ranges = True  # whether it honours Range.
         self.tag = '"1"'
         self.length: str | None = None  # what it says instead of the length.
+        self.kind = "application/octet-stream"
         self.moved: dict[str, str] = {}  # where it redirects to.
         self.breaks: list[int] = []  # after so many bytes it hangs up, once each.
         self.requests: list[tuple[str, str | None]] = []
@@ -57,6 +58,7 @@ def serve(monkeypatch):
                 self.send_header("Content-Range", where)
             length = state.length or str(len(content) - start)
             self.send_header("Content-Length", length)
+            self.send_header("Content-Type", state.kind)
             if state.tag:
                 self.send_header("ETag", state.tag)
             self.end_headers()

@@ -121,3 +121,28 @@ def delf_of_tensorflow_1(rng, folder):
     folder.mkdir(parents=True)
     tensorflow_files.write_bundle(folder / "model.ckpt-33", arrays)
     return folder
+
+
+def saved_model_of(named, folder):
+    """A SavedModel whose weights are constants of its graph, with what uses them."""
+    nodes = [tensorflow_files.constant(name, x) for name, x in named.items()]
+    norm = ("gamma", "beta", "moving_mean", "moving_variance")
+    for name in named:
+        scope, _, leaf = name.rpartition("/")
+        inputs = ["x", name]
+        if leaf == "gamma":
+            inputs = ["x", *(f"{scope}/{leaf}" for leaf in norm)]
+        operation = {
+            "weights": "Conv2D",
+            "biases": "BiasAdd",
+            "gamma": "FusedBatchNorm",
+        }
+        if leaf in operation:
+            kind = operation[leaf]
+            nodes.append(tensorflow_files.node(f"{scope}/{kind}", kind, inputs))
+    graph = tensorflow_files.message(*((1, node) for node in nodes))
+    tags = tensorflow_files.message((4, "serve"))
+    folder.mkdir(parents=True)
+    meta = tensorflow_files.message((1, tags), (2, graph))
+    model = tensorflow_files.message((1, 1), (2, meta))
+    (folder / "saved_model.pb").write_bytes(model)

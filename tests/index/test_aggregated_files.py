@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -5,6 +7,7 @@ from delf_jax.features import features_per_region, whole_image
 from delf_jax.files import InputError
 from delf_jax.formats.delf import datum
 from delf_jax.index import aggregated_files, aggregation, codebook
+from delf_jax.retrieval import similarity
 from delf_jax.retrieval.aggregation import (
     aggregate_asmk,
     aggregate_vlad,
@@ -152,3 +155,106 @@ def test_files_hold_what_the_original_aggregates(golden, tmp_path, case):
         )[:, : vlad.size // len(arrays[f"{case}/codebook"])]
         # A bit may differ where the value is next to nothing.
         assert not (differ.astype(bool) & (np.abs(asmk.reshape(shape)) > 1e-5)).any()
+
+
+@pytest.mark.parametrize("kind", aggregated_files.KINDS)
+def test_files_are_compared_as_the_images_that_they_hold(words, tmp_path, kind):
+    images = fill_store(tmp_path / "store", IDS[:5], boxes=True)
+    write(images, words._replace(regional=True), tmp_path / "index", kind)
+    write(images, words, tmp_path / "queries", kind)
+    folders = [
+        aggregated_files.open_aggregated(tmp_path / name)
+        for name in ("queries", "index")
+    ]
+    assert [folder.suffix for folder in folders] == [f".{kind}", f".r{kind}"]
+    assert folders[0].names == ["a", "b", "c", "d", "e"]
+    files = [[folder.file(place) for place in range(5)] for folder in folders]
+    rule = similarity.Rule(alpha=2.0, tau=0.1, normalize=False)
+    found = aggregated_files.similarities_of_files(
+        *files, kind, rule, dimension=DIMENSION, progress=False
+    )
+    for q, x in np.ndindex(5, 5):
+        sides = [
+            aggregated(images[place], words._replace(regional=regional), kind)
+            for place, regional in ((q, False), (x, True))
+        ]
+        if kind == "vlad":
+            expected = similarity.vlad_similarity(*sides)
+        else:
+            options = {"dimension": DIMENSION, **similarity.RELEASED_RULES}
+            expected = similarity.asmk_similarity(*sides, rule, **options)
+        assert found[q, x] == pytest.approx(expected, abs=1e-6), (q, x)
+    if kind != "vlad":  # The third image has no features.
+        assert (found[2] == -1).all() and (found[:, 2] == -1).all()
+
+
+def aggregated(features, words, kind):
+    if kind == "vlad":
+        return aggregation.aggregate_vlad(features, words, True, "")
+    return aggregation.aggregate(features, words, kind, "")
+
+
+@pytest.mark.golden
+def test_files_of_the_originals_arrays_have_its_similarities(golden, tmp_path):
+    expected = json.loads((golden / "similarity.json").read_text())
+    with np.load(golden / "aggregation.npz") as stored:
+        arrays = dict(stored)
+    compared = 0
+    for key, value in expected.items():
+        case, kind, l2, alpha, tau, pair = key.split("|")
+        numbers = case, alpha, tau
+        if numbers != ("small", "alpha=3", "tau=0.2") or "VLAD" in kind or "E" in pair:
+            continue
+        files = []
+        for name in pair:
+            stem = f"{case}/{kind}_m1/{{}}" + ("" if name == "A" else f"_{name}")
+            path = tmp_path / f"{kind}_{name}.datum"
+            residuals = arrays[stem.format("descriptor")]
+            numbers = arrays[stem.format("words")].astype(np.uint32)
+            datum.write_datum_pair(path, residuals, numbers)
+            files.append(path)
+        rule = similarity.Rule(
+            float(alpha[6:]), float(tau[4:]), normalize=l2 == "l2=True"
+        )
+        of = "asmk_star" if "STAR" in kind else "asmk"
+        (query, image) = files
+        found = aggregated_files.similarities_of_files(
+            [query], [image], of, rule, progress=False
+        )
+        assert found[0, 0] == pytest.approx(value, rel=1e-4, abs=2e-6), key
+        compared += 1
+    assert compared > 40
+
+
+@pytest.mark.parametrize(
+    ("flat", "numbers", "message"),
+    [
+        (
+            np.zeros(9),
+            [1, 2],
+            "has 9 numbers, expected 4: it is damaged, or of another",
+        ),
+        (np.zeros(4), [1, 1], "damaged: no asmk_star of an image"),
+        (np.full(4, 256), [1, 2], "damaged: no asmk_star of an image"),
+    ],
+)
+def test_a_file_of_other_words_or_damaged_is_named(tmp_path, flat, numbers, message):
+    good, bad = tmp_path / "good.asmk_star", tmp_path / "bad.asmk_star"
+    words = np.array([1, 5], np.uint32)
+    datum.write_datum_pair(good, np.zeros(4, np.uint32), words)
+    datum.write_datum_pair(bad, flat.astype(np.uint32), np.array(numbers, np.uint32))
+    with pytest.raises(InputError, match=rf"bad.asmk_star: {message}"):
+        aggregated_files.similarities_of_files(
+            [good], [bad], "asmk_star", similarity.ASMK, progress=False
+        )
+
+
+def test_a_folder_of_two_kinds_or_none_is_refused(tmp_path):
+    with pytest.raises(InputError, match="has no aggregated images; name a folder"):
+        aggregated_files.open_aggregated(tmp_path)
+    for suffix in ("asmk", "rasmk"):
+        (tmp_path / f"a.{suffix}").touch()
+    with pytest.raises(InputError, match=r"has several kinds, \.asmk, \.rasmk; name"):
+        aggregated_files.open_aggregated(tmp_path)
+    with pytest.raises(InputError, match="no such folder of aggregated images"):
+        aggregated_files.open_aggregated(tmp_path / "gone")

@@ -1,4 +1,8 @@
-"""The training pairs of SfM-120k [GeM], as `retrieval-SfM-120k.pkl` lists them."""
+"""Files of SfM-120k [GeM]: its training pairs, and whitening learned from them.
+
+The pairs are in `retrieval-SfM-120k.pkl`, whitening of the global descriptors of
+networks for ImageNet in `SFM120k_ResNet101_gem_learned_whitening_config.pkl`, ...
+"""
 
 import os
 import pathlib
@@ -7,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float64, Int
 
 from delf_jax.files import InputError
 from delf_jax.formats.pickles import plain_data
@@ -36,6 +40,47 @@ def read_sfm120k(path: str | os.PathLike) -> dict[str, Pairs]:
     if "qidxs" in content:
         return {"whiten": _pairs(content, str(path))}
     return {str(part): _pairs(x, f"{path}, {part}") for part, x in content.items()}
+
+
+def read_whitening(
+    path: str | os.PathLike,
+) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, "E D"]]:
+    """(mean, projection), which is applied to descriptors of unit length.
+
+    The file is the config of a Dense layer of Keras, pickled. InputError if that is not
+    a projection of differences from a mean.
+    """
+    content = plain_data.read_pickle(path)
+    kernel, bias = (_constant(content, name, path) for name in ("kernel", "bias"))
+    wrong = InputError(f"{path}: its kernel and bias are no whitening")
+    if kernel.ndim != 2 or bias.shape != kernel.shape[1:] or 0 in kernel.shape:
+        raise wrong
+    projection = kernel.T
+    try:
+        if len(bias) == projection.shape[1]:
+            mean = np.linalg.solve(projection, -bias)
+        else:
+            mean = np.linalg.lstsq(projection, -bias)[0]
+    except np.linalg.LinAlgError:
+        raise wrong from None
+    if not np.allclose(projection @ mean, -bias, rtol=1e-3, atol=1e-3):
+        raise wrong
+    return mean, projection
+
+
+def _constant(
+    content: Any, name: str, path: str | os.PathLike
+) -> Float64[np.ndarray, "..."]:
+    """The value of a constant initializer in the config of a layer."""
+    value = content
+    for key in (f"{name}_initializer", "config", "value"):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    shape = np.shape(value) if isinstance(value, np.ndarray | list) else ()
+    if not shape:
+        raise InputError(
+            f"{path}: not the config of a layer whose {name}_initializer is a constant"
+        )
+    return plain_data.read_numbers(value, f"{path}, {name}").reshape(shape)
 
 
 def image_path(root: str | os.PathLike, image_id: str) -> pathlib.Path:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from delf_jax.files import InputError
-from delf_jax.formats.datasets.sfm120k import image_path, read_sfm120k
+from delf_jax.formats.datasets.sfm120k import image_path, read_sfm120k, read_whitening
 
 PART = {"cids": ["aa", "bb", "cc"], "cluster": [4, 4, 7], "qidxs": [0], "pidxs": [1]}
 
@@ -77,3 +77,44 @@ def test_every_changed_or_cut_byte_gives_pairs_or_our_own_error(tmp_path):
             assert str(path) in str(error)
             refused += 1
     assert refused > len(damaged) / 2
+
+
+def dense(kernel, bias):
+    """The config of a Dense layer of Keras, as far as it matters."""
+    config = {"name": "whitening", "units": len(bias), "use_bias": True}
+    for name, value in (("kernel", kernel), ("bias", bias)):
+        initializer = {"class_name": "Constant", "config": {"value": value}}
+        config[f"{name}_initializer"] = initializer
+    return config
+
+
+@pytest.mark.parametrize("rows", [5, 3])
+@pytest.mark.parametrize("form", [np.float32, np.float64, "lists"])
+def test_whitening_projects_as_the_layer_does(rng, tmp_path, rows, form):
+    projection, mean = rng.normal(size=(rows, 5)), rng.normal(size=5)
+    kernel, bias = projection.T, -projection @ mean
+    if form == "lists":
+        kernel, bias = kernel.tolist(), bias.tolist()
+    else:
+        kernel, bias = kernel.astype(form), bias.astype(form)
+    found_mean, found = read_whitening(write(tmp_path, dense(kernel, bias)))
+    x = rng.normal(size=(4, 5))
+    np.testing.assert_allclose(
+        (x - found_mean) @ found.T, x @ kernel + bias, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "whose kernel_initializer is a constant"),
+        ({"kernel_initializer": "glorot"}, "whose kernel_initializer is a constant"),
+        (dense(np.eye(2), [0, float("nan")]), "bias: has numbers that are not finite"),
+        (dense(np.eye(2), [0.0, 0, 0]), "its kernel and bias are no whitening"),
+        (dense(np.zeros((2, 2)), [1.0, 0]), "its kernel and bias are no whitening"),
+        (dense(np.zeros((2, 3)), np.ones(3)), "its kernel and bias are no whitening"),
+    ],
+)
+def test_what_is_no_whitening_is_named(tmp_path, content, message):
+    with pytest.raises(InputError, match=message):
+        read_whitening(write(tmp_path, content))
