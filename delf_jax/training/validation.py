@@ -140,7 +140,7 @@ def _split(config: ConfigDict) -> datasets.Dataset:
     for name, source in config.data.sources.items():
         if source.get("split", "") != "train":
             continue
-        known = source.keys() & {"path", "images", "label_column"}
+        known = {"path", "images", "label_column"}.intersection(source)
         fields = {field: source[field] for field in known}
         nameless = {"", *map(str, source.get("unlabelled", ()))}
         for record in list_records(**fields, split="validation"):
