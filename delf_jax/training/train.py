@@ -288,7 +288,7 @@ def _describe(run: Run, position: Any, best: Best | None) -> dict[str, Any]:
 def _is_exhausted(config: ConfigDict, best: Best | None, step: int) -> bool:
     """Whether `validation.patience` validations have found nothing better."""
     settings = config.validation
-    if best is None or not settings.patience:
+    if best is None or not (settings.patience and settings.every):
         return False
     return step - best.step >= settings.patience * settings.every
 
