@@ -211,6 +211,7 @@ def measured_as(monkeypatch, *values):
     monkeypatch.setattr(validation, "measure", lambda *rest: {"mAP": next(left)})
 
 
+@pytest.mark.slow
 def test_a_training_ends_when_validations_find_nothing_better(
     images, config, tmp_path, monkeypatch, capsys
 ):
@@ -227,6 +228,7 @@ def test_a_training_ends_when_validations_find_nothing_better(
     assert train.train(config, str(tmp_path)).step == 3
 
 
+@pytest.mark.slow
 def test_the_start_is_the_model_where_no_step_is_better(
     finished, images, config, tmp_path, monkeypatch
 ):
@@ -255,14 +257,31 @@ def test_a_share_of_the_start_needs_one(config, tmp_path):
         train.train(config, str(tmp_path))
 
 
-def test_a_half_written_first_checkpoint_is_no_beginning(
-    finished, config, tmp_path, capsys
-):
+def test_a_half_written_first_checkpoint_is_no_beginning(config, tmp_path, monkeypatch):
     """Or a training that was killed while it wrote would start from random weights."""
-    config.init_from, config.steps = str(finished[0] / "model"), 1
+
+    def read(config):
+        raise InputError("weights are read")
+
+    monkeypatch.setattr(train, "read_weights", read)
+    config.init_from = "bundled"
     (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir(parents=True)
-    train.train(config, str(tmp_path))
-    assert "loaded: " in capsys.readouterr().out
+    with pytest.raises(InputError, match="weights are read"):
+        train.train(config, str(tmp_path))
+
+
+def test_validations_are_counted_since_the_first_of_the_best(config):
+    config.validation.update({"every": 10, "patience": 2})
+    best = None
+    for step, value in ((10, 0.5), (20, 0.7), (30, 0.7), (40, 0.6)):
+        assert not train._is_exhausted(config, best, step - 10)
+        best = train._better(best, "mAP", step, {"mAP": value})
+    assert best == train.Best(20, "mAP", 0.7)
+    assert train._is_exhausted(config, best, 40)
+    # What another validation measured says nothing of this one's.
+    assert train._better(best, "AP", 50, {"AP": 0.1}).step == 50
+    config.validation.patience = 0
+    assert not train._is_exhausted(config, best, 1000)
 
 
 @pytest.fixture
