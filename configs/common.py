@@ -5,8 +5,9 @@ so that a misspelt field is an error that names it.
 
 A workdir with checkpoints is resumed with the same config only. What may change:
 steps (the schedule follows), log_every, checkpoint_every, keep_checkpoints,
-images_every, devices, parallel, init_from, init_partial, validation, data.directory,
-data.threads, optimizer.learning_rate and clip_norm, and extraction but for the pixels.
+images_every, wandb_project, devices, parallel, init_from, init_partial, init_share,
+validation, data.directory, data.threads, optimizer.learning_rate and clip_norm, and
+extraction but for the pixels.
 """
 
 from ml_collections import ConfigDict
@@ -28,13 +29,15 @@ RANGES = {
     "checkpoint_every": COUNT,
     "keep_checkpoints": POSITIVE,
     "images_every": COUNT,
+    "wandb_project": str,
     "devices": COUNT,
     "parallel": ("pmap", "jit"),
     "accumulate": range(1, 2**20),
     "precision": ("float32", "bfloat16"),
     "init_from": str,
     "init_partial": bool,
-    "train_only": ("", "descriptors", "attention", "backbone"),
+    "init_share": "[0, 1)",
+    "train_only": ("", "descriptors", "attention", "backbone", "global"),
     "model.name": ("delf", "delg", "global", "how", "ssd"),
     "model.backbone": ("resnet", "compact", "efficientnet_lite2", "mobilenet_v2"),
     "model.depth": (18, 22, 26, 50, 101),
@@ -127,6 +130,8 @@ RANGES = {
     "optimizer.momentum": "[0, 1)",
     "optimizer.clip_norm": NONNEGATIVE,
     "validation.every": COUNT,
+    "validation.patience": COUNT,
+    "validation.search": bool,
     "validation.dataset": str,
     "validation.photos": str,
     "validation.drawn.first": COUNT,
@@ -159,6 +164,8 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 1000  # steps; 0: none.
     config.keep_checkpoints = 2  # the newest, beside the one that validates best.
     config.images_every = 1000  # steps between pictures in TensorBoard; 0: none.
+    # Of Weights & Biases, which gets the metrics, too (the extra [wandb]); "": none.
+    config.wandb_project = ""
     config.devices = 0  # of each host; 0: all.
     config.parallel = "pmap"  # or "jit": same numbers, shared out by the compiler.
     # Parts that a device computes its share of a batch in, to save memory; the result
@@ -166,12 +173,17 @@ def get_config() -> ConfigDict:
     config.accumulate = 1
     # Of the backbone's arithmetic; "bfloat16" leaves weights and statistics in float32.
     config.precision = "float32"
-    # A workdir or a model folder, whose weights are the start where they fit. Fields of
-    # config.model that neither a file nor the command line changes are as there.
+    # A workdir or a model folder, or "bundled", whose weights are the start where they
+    # fit. Fields of config.model that neither a file nor the command line changes are
+    # as there; so are those of config.extraction, of a model of the same kind.
     config.init_from = ""
     config.init_partial = False  # also where less than half of the model fits.
+    # Of the weights of init_from in those that are measured and exported, which then
+    # forget less of what the photos do not show [Wortsman2022].
+    config.init_share = 0.0
     # The part that learns, all else stays bit for bit: "": all; "descriptors": all but
-    # the local branch; "attention": that and its classifier; "backbone".
+    # the local branch; "attention": that and its classifier; "backbone"; "global": what
+    # follows it on the way to the global descriptor, with its classifier.
     config.train_only = ""
 
     config.model = ConfigDict(
@@ -307,7 +319,13 @@ def get_config() -> ConfigDict:
     # What measures the averaged weights and chooses the checkpoint that is exported.
     config.validation = ConfigDict()
     config.validation.every = 0  # steps; 0: never.
-    # mAP on a ground truth of the revisited form, or on a folder of folders.
+    # So many validations without a better one end the training; 0: none do. Weights of
+    # init_from are measured first by mAP, and are the model if nothing is better.
+    config.validation.patience = 0
+    # mAP of the "validation" part of the sources whose split is "train", each image
+    # searched for among all others.
+    config.validation.search = False
+    # Or on a ground truth of the revisited form, or on a folder of folders.
     config.validation.dataset = ""
     config.validation.photos = ""  # of a ground truth; empty: beside it.
     # Or on so many landmarks that are drawn from the seed `first` on.

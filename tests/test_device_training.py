@@ -126,6 +126,7 @@ def test_a_packed_training_ends_by_itself_and_goes_on_when_called_again(
     brought = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     assert brought == {
         "metrics.jsonl",
+        "model/MODEL.md",
         "model/config.json",
         "model/model.safetensors",
         "report.json",

@@ -52,7 +52,14 @@ def run_inspect(options: argparse.Namespace) -> int:
 
 def add_export_options(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder of a model")
-    parser.add_choice("--format", ("stablehlo", "savedmodel", "onnx"), required=True)
+    forms = ("stablehlo", "savedmodel", "onnx", "hub-folder")
+    parser.add_argument(
+        *("--format", "--to"),
+        metavar="FORMAT",
+        choices=forms,
+        required=True,
+        help=" | ".join(forms),
+    )
     parser.add_choice("--what", ("both", "local", "global"), default="both")
     parser.add_out("folder to write, which must not exist", required=True)
     parser.add_value("--scales", "S,S", "image scales to use and to fix", type=_numbers)

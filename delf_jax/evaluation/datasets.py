@@ -254,15 +254,24 @@ def _read_folders(folder: pathlib.Path) -> Dataset:
     """
     photos = [Photo(id, id, path) for id, path in find_images([folder])]
     classes = [photo.id.split("/")[0] if "/" in photo.id else "_" for photo in photos]
-    queries = [i for i, name in enumerate(classes) if not name.startswith("_")]
-    if not queries:
+    if all(name.startswith("_") for name in classes):
         raise InputError(f"{folder}: no photos in folders, one for each landmark")
+    return leave_one_out(folder.resolve().name, photos, classes)
+
+
+def leave_one_out(name: str, photos: list[Photo], classes: list[str]) -> Dataset:
+    """Each photo is searched for among all others; right are those of its class.
+
+    Args:
+      classes: of each photo; one that begins with "_" is of distractors.
+    """
+    queries = [i for i, label in enumerate(classes) if not label.startswith("_")]
     names = np.array(classes)
     own = [np.array([query], np.int32) for query in queries]
     same = [np.flatnonzero(names == names[i]).astype(np.int32) for i in queries]
     others = [np.setdiff1d(*pair) for pair in zip(same, own, strict=True)]
     return Dataset(
-        name=folder.resolve().name,
+        name=name,
         version=digest("\n".join(photo.id for photo in photos)),
         index=photos,
         queries=[photos[query] for query in queries],

@@ -1,15 +1,18 @@
 """Models in forms that run without this project: the command `export`.
 
 Each export is a folder that is complete or absent, with an export.json: the inputs, the
-outputs, and the preprocessing of an image.
+outputs, and the preprocessing of an image; beside it the card of the model. A folder
+for the hub is a model folder, and has the card alone.
 """
 
 import os
+import pathlib
 from typing import Any
 
 from delf_jax import __version__
-from delf_jax.export import onnx, stablehlo
+from delf_jax.export import hub_folder, onnx, stablehlo
 from delf_jax.export.options import ExportOptions, ExportSummary
+from delf_jax.extraction.card import CARD, format_card
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import (
     POOLING_FIELDS,
@@ -17,7 +20,13 @@ from delf_jax.extraction.settings import (
     settings_for,
     settings_to_json,
 )
-from delf_jax.files import InputError, new_folder, write_json
+from delf_jax.files import (
+    InputError,
+    atomic_write,
+    new_folder,
+    sha256_of,
+    write_json,
+)
 
 FORMAT = 1
 
@@ -28,6 +37,8 @@ def export_model(
     """Writes the folder `out`; InputError if it exists or the options do not match."""
     with new_folder(out) as folder:
         _check(model, form, options)
+        if form == "hub-folder":
+            return hub_folder.write(folder, model)
         settings = _settings(model, form, options)
         if form == "savedmodel":
             from delf_jax.export import savedmodel
@@ -56,10 +67,30 @@ def export_model(
             "versions": {"delf_jax": __version__, **summary.versions},
         }
         write_json(folder / "export.json", info)
+        _write_card(folder, model, summary)
     return summary
 
 
+def _write_card(folder: pathlib.Path, model: Model, summary: ExportSummary) -> None:
+    """Writes what the model is beside what it was exported as."""
+    use = "\n".join(f"- {note}" for note in (*summary.notes, "see export.json"))
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*"))
+    files = {
+        name.as_posix(): sha256_of(folder / name)
+        for name in names
+        if (folder / name).is_file() and name.name != "export.json"
+    }
+    with atomic_write(folder / CARD, "w") as file:
+        file.write(format_card(model.name, model.config, use=use, files=files))
+
+
 def _check(model: Model, form: str, options: ExportOptions) -> None:
+    if form == "hub-folder":
+        fields = zip(options._fields, options, ExportOptions(), strict=True)
+        for name, chosen, default in fields:
+            if chosen != default:
+                raise InputError(f"--{name}: hub-folder takes the whole model as it is")
+        return
     if options.what != "local" and not model.has_global:
         raise InputError(
             f"model {model.name} has no global branch: export it with --what=local"

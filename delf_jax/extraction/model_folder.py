@@ -14,6 +14,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from delf_jax.extraction.card import write_card
 from delf_jax.extraction.pca import FILES, load_pca
 from delf_jax.extraction.settings import GLOBAL_FIELDS, PCA_FIELDS, settings_for
 from delf_jax.files import (
@@ -130,10 +131,14 @@ def save_model(
     extraction: Mapping[str, Any],
     provenance: Mapping[str, Any],
     dtype: str = "float16",
+    calibration: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a model folder; what only training needs is left out.
+    """Writes a model folder with its card; what only training needs is left out.
 
     Kernels are stored as `dtype`, vectors as float32: statistics overflow in float16.
+
+    Args:
+      calibration: as search/calibration.py reads it.
     """
     architecture = {**architecture, "num_classes": 0}
     named = flatten_dict(variables, sep="/")
@@ -164,6 +169,9 @@ def save_model(
             if is_inside(name) and (directory / name).is_file()
         },
     }
+    if calibration:
+        config["calibration"] = dict(calibration)
+    write_card(directory, config)
     write_manifest(directory / CONFIG, config)
 
 
@@ -186,10 +194,15 @@ def load_model(
         module, variables = fold_batch_norm(build_module(architecture), variables)
     _check_finite(flatten_dict(variables, sep="/"), directory)
     variables = jax.tree.map(jnp.asarray, variables)
-    identity = json.dumps(architecture, sort_keys=True) + config["sha256"]
     name, folder = directory.resolve().name, "" if path is None else str(path)
     folder = os.path.abspath(folder) if folder else ""
-    return Model(module, variables, config, digest(identity), name, folder)
+    return Model(module, variables, config, fingerprint_of(config), name, folder)
+
+
+def fingerprint_of(config: Mapping[str, Any]) -> str:
+    """The fingerprint of the model that a folder's config describes."""
+    architecture = json.dumps(config["architecture"], sort_keys=True)
+    return digest(architecture + config["sha256"])
 
 
 def _with_global_model(model: Model, other: Model) -> Model:

@@ -11,7 +11,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import absl.logging
@@ -23,9 +23,11 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
 from delf_jax.config import as_json
 from delf_jax.extraction import model_folder
-from delf_jax.files import InputError, digest
+from delf_jax.files import InputError, digest, read_json
+from delf_jax.report import curves
 from delf_jax.runtime import first_host_first
-from delf_jax.training.step import TrainState
+from delf_jax.training.config import start_folder
+from delf_jax.training.step import TrainState, blend
 
 Tree = Any
 Found = TypeVar("Found")
@@ -239,12 +241,17 @@ def write_model(
     best: int | None,
     folder: pathlib.Path,
     whiten: Callable[[Any, pathlib.Path], dict[str, Any]] | None,
+    *,
+    data: Mapping[str, Any] | None = None,
+    start: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Writes the averaged model as the folder that every other command reads.
 
     Args:
       best: the step of the checkpoint to write instead, if a validation chose one.
       whiten: from averages and a folder to the whitening's files, if there is one.
+      data: what the model card says of each source.
+      start: the weights of `init_from`, of which the model has a share.
     """
     step, averages = int(state.step), state.ema
     if best is not None and best != step:
@@ -253,15 +260,50 @@ def write_model(
             step, averages = best, found["ema"]
         except InputError as error:
             print(f"{error}; the model is that of step {step} instead", flush=True)
-    provenance = {"config": as_json(config), "steps": step, "revision": revision()}
-    averages = jax.tree.map(np.asarray, averages)
+    provenance = {
+        "config": as_json(config),
+        "steps": step,
+        "revision": revision(),
+        "data": data or {},
+        "figures": _figures(folder, step),
+    }
+    averages = blend(jax.tree.map(np.asarray, averages), start, config.init_share)
     extraction = config.extraction.to_dict()
     if whiten is not None:
         extraction["global_pca"] = whiten(averages, folder / "model")
     model_folder.save_model(
-        folder / "model", config.model.to_dict(), averages, extraction, provenance
+        folder / "model",
+        config.model.to_dict(),
+        averages,
+        extraction,
+        provenance,
+        calibration=_kept_calibration(config),
     )
     print(f"model of step {step} written to {folder / 'model'}", flush=True)
+
+
+def _figures(folder: pathlib.Path, step: int) -> dict[str, dict[str, float]]:
+    """What validations measured at the start and at a step, by metric."""
+    if not (folder / "metrics.jsonl").is_file():
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    for name, (steps, values) in curves.read_curves(folder).items():
+        kind, _, metric = name.partition("/")
+        at = dict(zip(steps, values, strict=True))
+        if kind == "validation" and step in at:
+            before = {"start": at[0]} if step and 0 in at else {}
+            found[metric] = {**before, "model": at[step]}
+    return found
+
+
+def _kept_calibration(config: ConfigDict) -> dict[str, Any]:
+    """What inliers are worth by the model of `init_from`, if they are as they were."""
+    path = start_folder(config.init_from) / model_folder.CONFIG
+    if not config.init_from or config.train_only != "global" or not path.is_file():
+        return {}
+    before = read_json(path)
+    kept = before.get("calibration", {}).keys() & {"inliers", "fitted_to"}
+    return {name: before["calibration"][name] for name in sorted(kept)}
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from delf_jax.config import (
     read_ranges,
     run_config,
 )
+from delf_jax.extraction.model_folder import BUNDLED
 from delf_jax.files import InputError
 from delf_jax.models.architecture import BACKBONE_FIELDS
 
@@ -24,8 +25,9 @@ from delf_jax.models.architecture import BACKBONE_FIELDS
 # long, where and how watched a training runs, what its model is exported with, and the
 # remedies for a loss that is not finite.
 MAY_CHANGE = (
-    "steps log_every checkpoint_every keep_checkpoints images_every devices parallel "
-    "init_from init_partial validation data.directory data.threads "
+    "steps log_every checkpoint_every keep_checkpoints images_every wandb_project "
+    "devices parallel "
+    "init_from init_partial init_share validation data.directory data.threads "
     "optimizer.learning_rate optimizer.clip_norm "
     "extraction.image_scales extraction.global_scales "
     "extraction.max_image_size extraction.min_image_size extraction.max_features "
@@ -43,6 +45,7 @@ _OWN = ("name", "normalization", "num_classes")
 _FIELDS = {str: object}
 _SCHEMA = {"architecture?": _FIELDS, "model?": _FIELDS, "extraction?": _FIELDS}
 _REPAIR = "restore it, or choose another folder"
+_BUNDLED = "bundled"  # of `init_from`: no folder, but our own model.
 
 
 def read_training_config(
@@ -53,7 +56,8 @@ def read_training_config(
     """What `read_config` returns; InputError if it is not a config of a training.
 
     Fields of its model that neither the file nor the overrides change are those of the
-    checkpoints in the workdir, where it has some, else of `init_from`.
+    checkpoints in the workdir, where it has some, else of `init_from`; so are those of
+    its extraction, where the model is of the same kind.
     """
     expected = "train expects one that starts from configs/common.py"
     if pathlib.Path(path).suffix == ".pbtxt":
@@ -70,9 +74,12 @@ def read_training_config(
     check_values(config)
     if config.init_from:
         begun = workdir and any(pathlib.Path(workdir).glob("checkpoints/[0-9]*"))
-        source = pathlib.Path(workdir if begun else config.init_from)
+        source = pathlib.Path(workdir) if begun else start_folder(config.init_from)
         named = {each.split("=")[0].removeprefix("--config.") for each in overrides}
-        _adopt_architecture(config, description_of(source)[0], named)
+        architecture, extraction = description_of(source)
+        _adopt_architecture(config, architecture, named)
+        if architecture.get("name") == config.model.name:
+            _adopt_extraction(config, extraction, named)
         check_values(config)
     return config.lock()
 
@@ -121,16 +128,46 @@ def _adopt_architecture(
       named: fields that the command line sets.
     """
     defaults = read_ranges("common")[0].model
-    same_kind = architecture.get("name") == config.model.name
-    for name, value in architecture.items():
+
+    def is_open(name: str) -> bool:
         chosen = f"model.{name}" in named or (
             name in config.model and config.model[name] != defaults.get(name)
         )
-        belongs = same_kind or name in BACKBONE_FIELDS
-        if belongs and not chosen and name not in _OWN:
-            # Of any type: values are checked after this.
-            with config.unlocked(), config.ignore_type():
+        return not chosen and name not in _OWN
+
+    same_kind = architecture.get("name") == config.model.name
+    # Of any type: values are checked after this.
+    with config.unlocked(), config.ignore_type():
+        for name, value in architecture.items():
+            if is_open(name) and (same_kind or name in BACKBONE_FIELDS):
                 config.model[name] = value
+        if config.model.get("backbone", defaults.backbone) != defaults.backbone:
+            # It may have no such field: those of another backbone are not its own.
+            for name in BACKBONE_FIELDS:
+                if name in config.model and name not in architecture and is_open(name):
+                    del config.model[name]
+
+
+def _adopt_extraction(
+    config: ConfigDict, extraction: Mapping[str, Any], named: set[str]
+) -> None:
+    """Sets fields of the extraction that are left open as another model has them.
+
+    Args:
+      named: fields that the command line sets.
+    """
+    defaults = read_ranges("common")[0].extraction
+    for name, value in extraction.items():
+        is_open = name in defaults and config.extraction.get(name) == defaults[name]
+        if is_open and f"extraction.{name}" not in named:
+            value = tuple(value) if isinstance(value, list) else value
+            with config.unlocked(), config.ignore_type():
+                config.extraction[name] = value
+
+
+def start_folder(init_from: str) -> pathlib.Path:
+    """The folder that a config's `init_from` names."""
+    return BUNDLED if init_from == _BUNDLED else pathlib.Path(init_from)
 
 
 def description_of(source: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,13 +1,16 @@
 """What a training prints and writes while it runs: metrics, costs, pictures.
 
 `TrainingLog` collects and checks the metrics of steps; `MetricWriter` has the files,
-`metrics.jsonl` and TensorBoard's events; `look` makes the pictures.
+`metrics.jsonl` and TensorBoard's events, and the run of Weights & Biases; `look` makes
+the pictures.
 """
 
 import contextlib
 import functools
+import importlib.util
 import json
 import pathlib
+import secrets
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -25,7 +28,7 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 from delf_jax.config import as_json
-from delf_jax.files import InputError, atomic_write
+from delf_jax.files import InputError, atomic_write, read_text
 from delf_jax.progress import format_duration, format_rate
 from delf_jax.training import step as training_step
 from delf_jax.training.step import (
@@ -61,7 +64,8 @@ class TrainingLog:
         # One host writes; the metrics are the same on all.
         self._writer = None
         if jax.process_index() == 0:
-            self._writer = MetricWriter(folder, last_step=first_step)
+            run = open_wandb(config, folder) if config.get("wandb_project") else None
+            self._writer = MetricWriter(folder, last_step=first_step, run=run)
             self._writer.write_hparams(as_json(config))
 
     def print_model(
@@ -175,9 +179,15 @@ class MetricWriter:
 
     Steps after `last_step` that an earlier, interrupted run has left are dropped, so
     that a resumed training reads as one that never stopped.
+
+    Args:
+      run: of Weights & Biases, which gets the scalars, too; it keeps what it has got.
     """
 
-    def __init__(self, folder: str | pathlib.Path, *, last_step: int = 0):
+    def __init__(
+        self, folder: str | pathlib.Path, *, last_step: int = 0, run: Any = None
+    ):
+        self._run = run
         path = pathlib.Path(folder) / "metrics.jsonl"
         _truncate(path, last_step)
         self._lines = path.open("a", encoding="utf-8")
@@ -191,6 +201,8 @@ class MetricWriter:
         self._lines.write(json.dumps({"step": step, **finite}) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+        if self._run is not None:
+            self._run.log(values, step=step)
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Adds RGB images, uint8 [H, W, 3], to the events."""
@@ -208,9 +220,49 @@ class MetricWriter:
         self._events.flush()
 
     def close(self) -> None:
-        """Flushes and closes both files."""
+        """Flushes and closes both files, and ends the run."""
         self._lines.close()
         self._events.close()
+        if self._run is not None:
+            self._run.finish()
+
+
+def check_wandb(config: ConfigDict) -> None:
+    """InputError if metrics should go to Weights & Biases, and it is not there."""
+    if config.wandb_project and importlib.util.find_spec("wandb") is None:
+        raise InputError(
+            f"wandb_project is {config.wandb_project!r}, and wandb is not installed: "
+            "pip install 'delf_jax[wandb]', or set it to ''"
+        )
+
+
+def open_wandb(config: ConfigDict, folder: pathlib.Path) -> Any:
+    """The run of a workdir in the project `config.wandb_project`, begun or resumed.
+
+    Its number lies in the workdir. WANDB_MODE=offline keeps the run there until
+    `wandb sync` sends it.
+    """
+    import wandb
+
+    number = folder / "wandb_run"
+    if not number.is_file():
+        with atomic_write(number, "w") as file:
+            file.write(secrets.token_hex(8))
+    try:
+        return wandb.init(
+            project=config.wandb_project,
+            name=folder.resolve().name,
+            id=read_text(number).strip(),
+            resume="allow",
+            dir=folder,
+            config=as_json(config),
+            settings=wandb.Settings(console="off"),
+        )
+    except wandb.errors.Error as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"wandb_project: {reason}; run `wandb login`, or set WANDB_MODE=offline"
+        ) from None
 
 
 def _truncate(path: pathlib.Path, last_step: int) -> None:

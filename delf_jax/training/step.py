@@ -5,12 +5,13 @@ model it leaves as it is (`train_only`).
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import metrics as clu_metrics
 from flax import linen as nn
@@ -26,13 +27,15 @@ Tree = Any
 Batch = dict[str, Any]
 
 # By `train_only`: how names of what is trained begin, and how those of what is not.
-PARTS = {
+PARTS: dict[str, tuple[str | tuple[str, ...], tuple[str, ...]]] = {
     "": ("", ()),
     # The two stages of [DELF]: what the local branch reads, and what it adds.
     "descriptors": ("", ("local/",)),
     "attention": ("local/attention", ()),
     # Of [HOW]: the layer that reduces is set before.
     "backbone": ("backbone/", ()),
+    # Of few photos: what follows the backbone, so that local features stay as they are.
+    "global": (("whitening/", "classifier/", "gem_power"), ()),
 }
 
 
@@ -341,6 +344,24 @@ def _averaged(average: Tree, latest: Tree, step: jax.Array, decay: float) -> Tre
     count = step.astype(jnp.float32)
     keep = jnp.minimum(decay, (1 + count) / (10 + count))
     return jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, average, latest)
+
+
+def blend(averages: Tree, start: Mapping[str, np.ndarray] | None, part: float) -> Tree:
+    """Weights on the line to those of the start: what is the same stays bit for bit.
+
+    Args:
+      averages: of the training.
+      start: None: there is none, and the averages are returned.
+      part: of the start in the result.
+    """
+    if start is None or not part:
+        return averages
+    ours = flax.traverse_util.flatten_dict(averages, sep="/")
+    for name, x in ours.items():
+        if name in start and start[name].shape == x.shape:
+            here = np.asarray(x, np.float32)
+            ours[name] = here + np.float32(part) * (start[name] - here)
+    return flax.traverse_util.unflatten_dict(ours, sep="/")
 
 
 @functools.cache

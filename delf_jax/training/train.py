@@ -8,6 +8,7 @@ import contextlib
 import functools
 import pathlib
 import threading
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -27,12 +28,13 @@ from delf_jax.training.inputs import (
     open_sources,
     view_settings,
 )
-from delf_jax.training.log import TrainingLog, look
+from delf_jax.training.log import TrainingLog, check_wandb, look
 from delf_jax.training.parallel import PARALLEL, Parallel, needs_mining, prefetch
 from delf_jax.training.step import (
     Constants,
     Static,
     TrainState,
+    blend,
     create_state,
     with_views,
 )
@@ -56,7 +58,22 @@ class Run(NamedTuple):
     held_out: validation.HeldOut
     classes: Classes
     constants: Constants
+    start: Weights | None
+    """of which `init_share` is in what is measured and exported"""
     stopped: threading.Event
+
+    def averages(self, state: TrainState) -> Any:
+        """The averaged weights as they are measured and exported."""
+        ema = sharded_classifier.whole(state.ema, loss=self.static.loss)
+        return blend(ema, self.start, self.config.init_share)
+
+
+class Best(NamedTuple):
+    """The first validation that none has been better than."""
+
+    step: int
+    metric: str
+    value: float
 
 
 class Outcome(NamedTuple):
@@ -79,14 +96,22 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
     check_utf8(pathlib.Path(workdir).absolute())
     check_values(config)
     check_sources(config)
+    check_wandb(config)
+    if config.init_share and not config.init_from:
+        raise InputError(
+            f"init_share is {config.init_share}, and init_from is empty: name the "
+            "model that these weights are of, or set it to 0"
+        )
     # All else that a config can have wrong, before hours of preparation; of any data.
     view_settings(config)
     make_static(config, 1, PARALLEL[config.parallel][1])
     first = jax.process_index() == 0  # of several hosts that train together.
     folder = pathlib.Path(workdir)
     with locked(folder) if first else contextlib.nullcontext():
-        begun = any((folder / "checkpoints").glob("[0-9]*"))
-        weights = read_weights(config) if config.init_from and not begun else None
+        found = (folder / "checkpoints").glob("[0-9]*")
+        begun = any(path.name.isdigit() for path in found)  # others are half written.
+        needed = config.init_from and (config.init_share or not begun)
+        weights = read_weights(config) if needed else None
         return _train(config, folder, weights)
 
 
@@ -96,7 +121,7 @@ def _train(
     """What `train` says, in a workdir that is this process' own.
 
     Args:
-      weights: to start from, where it has no checkpoint.
+      weights: of `init_from`, where it has no checkpoint or they have a share.
     """
     parallelize, axis_name = PARALLEL[config.parallel]
     devices = jax.local_devices()
@@ -119,19 +144,34 @@ def _train(
         )
         stack.enter_context(manager)
         key = jax.random.key(config.seed)
-        state = _resume(config, static, manager, batches, classes)
-        if state is None:
+        resumed = _resume(config, static, manager, batches, classes)
+        if resumed is not None:
+            state, earlier = resumed
+        else:
             state = _first_state(config, static, batches, weights, key, devices)
+            earlier = None
         if jax.process_index() == 0:
             write_json(folder / "config.json", as_json(config))
             write_classes(folder, classes)
         log = TrainingLog(config, folder, schedule, int(state.step))
         stack.callback(log.close)
         stopped = stack.enter_context(stop_signals())
-        run = Run(config, static, manager, log, held_out, classes, constants, stopped)
+        run = Run(
+            config=config,
+            static=static,
+            manager=manager,
+            log=log,
+            held_out=held_out,
+            classes=classes,
+            constants=constants,
+            start=weights,
+            stopped=stopped,
+        )
         with checkpoints.naming_last_good(manager):
             parallel = parallelize(static, devices)
-            state, finished = _run(run, parallel, batches, state, key, devices)
+            if resumed is None and weights is not None and config.validation.patience:
+                earlier = _measure_start(run, batches, state)
+            state, finished = _run(run, parallel, batches, state, earlier, key, devices)
         best = manager.best_step() if held_out.chooses else None
     whiten = None
     if config.tuples.whiten and isinstance(batches, TupleBatches):
@@ -139,7 +179,13 @@ def _train(
             mining.write_whitening, batches, config, static, devices
         )
     if finished and jax.process_index() == 0:
-        checkpoints.write_model(config, state, best, folder, whiten)
+        data = {
+            source.name: {"images": len(source), "classes": len(source.classes)}
+            for source in sources
+        }
+        checkpoints.write_model(
+            config, state, best, folder, whiten, data=data, start=weights
+        )
     return Outcome(int(state.step), finished, log.means)
 
 
@@ -158,12 +204,15 @@ def _resume(
     manager: Any,
     batches: Batches,
     classes: Classes,
-) -> TrainState | None:
-    """The newest state that is whole, with the data moved to where it stood."""
+) -> tuple[TrainState, Best | None] | None:
+    """The newest state that is whole, with the data moved to where it stood.
+
+    Beside it the best validation until then.
+    """
     start = functools.partial(create_state, static, view_size=config.views.size)
     workdir = pathlib.Path(manager.directory).parent
 
-    def read(step: int) -> tuple[TrainState, list[str]]:
+    def read(step: int) -> tuple[TrainState, Best | None, list[str]]:
         run = checkpoints.read_run(manager, step)
         where = f"{manager.directory}/{step}"
         changes = check_same_run(run["config"], as_json(config), where)
@@ -171,15 +220,15 @@ def _resume(
         shapes = jax.eval_shape(start, jax.random.key(config.seed))
         state = checkpoints.restore(manager, shapes, step)
         batches.set_state(run["position"])
-        return state, changes
+        return state, Best(**run["best"]) if run.get("best") else None, changes
 
     found = checkpoints.newest_whole(manager, read, set_aside=True)
     if found is None:
         return None
-    state, changes = found
+    state, best, changes = found
     for change in changes:
         print(f"from step {int(state.step)} on: {change}", flush=True)
-    return state
+    return state, best
 
 
 def _first_state(
@@ -200,22 +249,71 @@ def _first_state(
     return state
 
 
+def _measure_start(run: Run, batches: Batches, state: TrainState) -> Best | None:
+    """What the weights that the training starts from are worth, kept as step 0.
+
+    If no step is better, they are the model. None if only classifiers are measured,
+    which have yet to learn.
+    """
+    if run.held_out.dataset is None:
+        return None
+    measured = validation.measure(run.held_out, run.static, state.ema)
+    run.log.add_validation(0, measured)
+    best = _better(None, run.held_out.chooses, 0, measured)
+    info = _describe(run, batches.get_state(), best)
+    checkpoints.save(run.manager, 0, state, info, measured)
+    return best
+
+
+def _better(
+    best: Best | None, metric: str, step: int, measured: Mapping[str, float]
+) -> Best:
+    """The best validation, this one counted, unless it was by another metric."""
+    if best is None or best.metric != metric or measured[metric] > best.value:
+        return Best(step, metric, measured[metric])
+    return best
+
+
+def _describe(run: Run, position: Any, best: Best | None) -> dict[str, Any]:
+    """What a checkpoint says beside the state."""
+    return {
+        "position": position,
+        "config": as_json(run.config),
+        "revision": checkpoints.revision(),
+        "classes": digest_classes(run.classes),
+        "best": best and best._asdict(),
+    }
+
+
+def _is_exhausted(config: ConfigDict, best: Best | None, step: int) -> bool:
+    """Whether `validation.patience` validations have found nothing better."""
+    settings = config.validation
+    if best is None or not (settings.patience and settings.every):
+        return False
+    return step - best.step >= settings.patience * settings.every
+
+
 def _run(
     run: Run,
     parallel: Parallel,
     batches: Batches,
     state: TrainState,
+    best: Best | None,
     key: jax.Array,
     devices: list[jax.Device],
 ) -> tuple[TrainState, bool]:
-    """The state in the end, and whether it is the end that the config names."""
+    """The state in the end, and whether it is the end that the config names.
+
+    Args:
+      best: of the validations before.
+    """
     config, step = run.config, int(state.step)
     whole = functools.partial(sharded_classifier.whole, loss=run.static.loss)
     first = step
     state, ahead = parallel.place_state(state), prefetch(batches, parallel.place_batch)
     constants = parallel.place_constants(run.constants)
     position = batches.get_state()
-    while step < config.steps:
+    while step < config.steps and not _is_exhausted(config, best, step):
         if needs_mining(batches) and position == batches.get_state():
             mining.mine(batches, config, run.static, state, devices)
         batch, host, ids, position = next(ahead)
@@ -239,17 +337,20 @@ def _run(
             run.log.add_images(step, look(run.static, whole(state.ema), seen))
         measured = None
         if measure:
-            measured = validation.measure(run.held_out, run.static, whole(state.ema))
+            measured = validation.measure(run.held_out, run.static, run.averages(state))
             run.log.add_validation(step, measured)
+            best = _better(best, run.held_out.chooses, step, measured)
         if save:
-            info = {
-                "position": position,
-                "config": as_json(config),
-                "revision": checkpoints.revision(),
-                "classes": digest_classes(run.classes),
-            }
+            info = _describe(run, position, best)
             checkpoints.save(run.manager, step, whole(state), info, measured)
         if stop:
             print(f"stopped at step {step}; the same command resumes", flush=True)
             break
-    return state, step >= config.steps
+    exhausted = _is_exhausted(config, best, step)
+    if exhausted and best is not None and step < config.steps:
+        print(
+            f"step {step}: no {best.metric} is better than that of step {best.step}, "
+            "so the training ends (validation.patience)",
+            flush=True,
+        )
+    return state, exhausted or step >= config.steps

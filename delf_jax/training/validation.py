@@ -3,7 +3,8 @@
 By the averaged weights, as they will be exported. Accuracy: of the first
 `validation.examples` of a shuffle of the "validation" part of the sources whose split
 is "train", without classes that are not trained on, squeezed to squares of `views.size`
-as the released code does. mAP: on `validation.dataset` or `validation.drawn`, by global
+as the released code does. mAP: on `validation.dataset` or `validation.drawn`, or, with
+`validation.search`, of each image of these parts among all of them; by global
 descriptors as `extraction` says; without any, by the sum of local descriptors, weighted
 by attention. Of a detector: AP on these parts of the sources and the drawn landmarks.
 """
@@ -24,6 +25,7 @@ from ml_collections import ConfigDict
 
 from delf_jax import images
 from delf_jax.data import augment, loader
+from delf_jax.data.image_lists import list_records
 from delf_jax.detection.detect import find_boxes
 from delf_jax.evaluation import datasets, detection, evaluation, queries
 from delf_jax.extraction.extract import extract_features
@@ -108,6 +110,8 @@ def _parts(
 
 def _dataset(config: ConfigDict) -> datasets.Dataset | None:
     settings = config.validation
+    if settings.search:
+        return _split(config)
     if settings.drawn.landmarks:
         return _drawn(config)
     if not settings.dataset:
@@ -119,6 +123,44 @@ def _dataset(config: ConfigDict) -> datasets.Dataset | None:
             "folder with validation.photos"
         )
     return dataset
+
+
+def _split(config: ConfigDict) -> datasets.Dataset:
+    """The photos of the "validation" parts, each searched for among the others.
+
+    As they lie on disk, not as they are prepared: a search sees them whole.
+    """
+    settings = config.validation
+    if settings.dataset or settings.drawn.landmarks:
+        raise InputError(
+            "validation.search: set it to False beside validation.dataset and "
+            "validation.drawn.landmarks, which measure mAP as well"
+        )
+    photos, classes = [], []
+    for name, source in config.data.sources.items():
+        if source.get("split", "") != "train":
+            continue
+        known = {"path", "images", "label_column"}.intersection(source)
+        fields = {field: source[field] for field in known}
+        nameless = {"", *map(str, source.get("unlabelled", ()))}
+        for record in list_records(**fields, split="validation"):
+            label = str(record.label)
+            if record.offset >= 0:
+                raise InputError(
+                    f"validation.search: the images of data.sources.{name} lie in "
+                    "TFRecords; set it to False"
+                )
+            if label not in map(str, source.get("holdout", ())):
+                id = f"{name}/{record.id}"
+                photos.append(datasets.Photo(id, id, record.path))
+                classes.append("_" if label in nameless else f"{name}/{label}")
+    found = datasets.leave_one_out("validation", photos, classes)
+    if not any(map(len, found.protocols["all"].positives)):
+        raise InputError(
+            "validation.search: no class has two photos that are left out of the "
+            'training; give a source of classes split "train"'
+        )
+    return found
 
 
 def _drawn(config: ConfigDict) -> datasets.Dataset:

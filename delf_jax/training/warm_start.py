@@ -17,7 +17,7 @@ from delf_jax.extraction.settings import ExtractionSettings, make_settings
 from delf_jax.files import InputError
 from delf_jax.models.architecture import expected_shapes
 from delf_jax.training import checkpoints
-from delf_jax.training.config import description_of
+from delf_jax.training.config import description_of, start_folder
 from delf_jax.training.step import TrainState
 
 Weights = Mapping[str, np.ndarray]
@@ -43,7 +43,7 @@ def read_weights(config: ConfigDict) -> Weights:
     half of the model is there, unless `init_partial` says so.
     """
     source, partial = config.init_from, config.init_partial
-    folder = pathlib.Path(source)
+    folder = start_folder(source)
     architecture, extraction = description_of(folder)
     if not _is_model(folder) and not (folder / "checkpoints").is_dir():
         raise InputError(
@@ -59,7 +59,7 @@ def read_weights(config: ConfigDict) -> Weights:
             f"weights give other features than in {layouts[1]!r}: set model.layout to "
             "that, or init_partial=True to begin so"
         )
-    theirs = _read(source)
+    theirs = _read(folder)
     module = build_module({**config.model.to_dict(), "num_classes": 0})
     expected = expected_shapes(module)
     loaded, wanted = share({n: x.shape for n, x in theirs.items()}, expected)
@@ -119,12 +119,12 @@ def _is_model(folder: pathlib.Path) -> bool:
     return (folder / "model.safetensors").is_file()
 
 
-def _read(source: str) -> Weights:
+def _read(source: pathlib.Path) -> Weights:
     """The tensors of a model folder, or the averages of a workdir."""
-    if _is_model(pathlib.Path(source)):
+    if _is_model(source):
         variables = model_folder.read_model(source)[1]
     else:
-        state = checkpoints.read_state(pathlib.Path(source) / "checkpoints")
+        state = checkpoints.read_state(source / "checkpoints")
         variables = state["ema"]
     return flax.traverse_util.flatten_dict(variables, sep="/")
 

@@ -15,8 +15,10 @@ from delf_jax.files import digest
 
 # What the clock and the checkout decide, and sums over where a folder lies.
 CLOCK = ("images_per_second", "seconds", "date", "revision", "checksum")
-# The names of TensorBoard's files have a time, too.
-SKIPPED = re.compile(r"(^|/)(events|logs)/|events\.out\.|log\.txt$|\.unpacked$")
+# The names of TensorBoard's files have a time, too; cards have sums of other files.
+SKIPPED = re.compile(
+    r"(^|/)(events|logs)/|events\.out\.|log\.txt$|\.unpacked$|(^|/)MODEL\.md$"
+)
 # Of a file that nobody would look for: written, and then left.
 LEFT = re.compile(
     r"(^|/)\.[^/]+|(^|/)incomplete\.[^/]+|\.part(\.tag)?$|\.orbax-checkpoint-tmp|"

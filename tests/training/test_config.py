@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from delf_jax.config import as_json, check_field, fields_of, read_ranges
 from delf_jax.extraction import settings
+from delf_jax.extraction.model_folder import BUNDLED
 from delf_jax.files import InputError, write_json
 from delf_jax.models import architecture
 from delf_jax.training import inputs
@@ -20,6 +21,7 @@ from delf_jax.training.config import (
     check_sources,
     check_values,
     read_training_config,
+    start_folder,
 )
 from delf_jax.training.objective import LossSettings
 from delf_jax.training.step import PARTS
@@ -237,6 +239,43 @@ def test_of_a_model_of_another_kind_the_backbone_alone_is_taken_along(source):
     write_json(source / "config.json", {"architecture": {**MODEL, "name": "global"}})
     found = read(source)
     assert (found.name, found.depth, found.attention_width) == ("delg", 22, 512)
+
+
+def read_all(source, *overrides, config="template_own_folder"):
+    all_ = [f"--config.init_from={source}", *overrides]
+    return read_training_config(FOLDER / f"{config}.py", all_)
+
+
+def test_extraction_is_as_in_the_model_where_the_config_leaves_it_open(source):
+    extraction = {
+        "pixel_mean": [1.0, 2.0, 3.0],
+        "image_scales": [0.5, 1.0],
+        "max_features": 7,
+        "locations": "delf",
+    }
+    content = {"architecture": MODEL, "extraction": extraction}
+    write_json(source / "config.json", content)
+    found = read_all(source, "--config.extraction.max_features=9").extraction
+    assert found.pixel_mean == (1.0, 2.0, 3.0) and found.image_scales == (0.5, 1.0)
+    assert found.max_features == 9 and "locations" not in found
+    # What a file says stays; that of a model of another kind is for other features.
+    assert read_all(source, config="tiny").extraction.max_image_size == 160
+    content["architecture"] = {**MODEL, "name": "global"}
+    write_json(source / "config.json", content)
+    assert read_all(source).extraction.max_features == 1000
+    content = {"architecture": MODEL, "extraction": {"pixel_mean": "red"}}
+    write_json(source / "config.json", content)
+    with pytest.raises(InputError, match="extraction.pixel_mean is 'red': use"):
+        read_all(source)
+
+
+@pytest.mark.parametrize("name", ["template_own_folder", "finetune_bundled"])
+def test_the_bundled_model_is_a_start_with_all_that_it_needs(name):
+    config = read_all("bundled", config=name)
+    assert config.model.backbone == "compact"
+    assert not {"depth", "width", "layout"} & set(config.model)
+    check_values(config)
+    assert start_folder("bundled") == BUNDLED
 
 
 def test_a_resumed_training_keeps_its_model_when_the_first_one_is_gone(

@@ -1,8 +1,10 @@
 """What a training prints and writes, and when it stops."""
 
 import json
+import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -172,3 +174,77 @@ def test_what_a_batch_shows_ends_with_the_eighth_example(monkeypatch):
     config = read_config(TINY.parent / "gldv2_arcface_r101.py", dense)
     static = plain_static(config)
     assert list(log.look(static, {}, {"image": images})) == ["batch"]
+
+
+class FakeRun:
+    """Stands for a run of Weights & Biases."""
+
+    def __init__(self):
+        self.logged, self.finished = [], False
+
+    def log(self, values, step):
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.finished = True
+
+
+def test_a_run_of_weights_and_biases_gets_the_metrics_and_ends(tmp_path):
+    run = FakeRun()
+    writer = MetricWriter(tmp_path, run=run)
+    writer.write_scalars(3, {"loss": np.float32(0.5)})
+    writer.close()
+    assert run.logged == [(3, {"loss": 0.5})] and run.finished
+
+
+def test_a_run_is_resumed_by_the_number_in_its_workdir(tmp_path, monkeypatch):
+    begun = []
+    fake = types.SimpleNamespace(
+        init=lambda **fields: begun.append(fields) or FakeRun(),
+        Settings=lambda **fields: fields,
+        errors=types.SimpleNamespace(Error=RuntimeError),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    config = ConfigDict({"wandb_project": "mine", "seed": 3})
+    for _ in range(2):
+        log.open_wandb(config, tmp_path)
+    first, second = begun
+    assert first["id"] == second["id"] and first["project"] == "mine"
+    assert first["config"]["seed"] == 3 and first["name"] == tmp_path.name
+
+    def fail(**_):
+        raise RuntimeError("api_key not configured\nmore")
+
+    fake.init = fail
+    with pytest.raises(InputError, match="api_key not configured; run `wandb login`"):
+        log.open_wandb(config, tmp_path)
+
+
+def test_without_the_package_a_project_is_refused_in_a_sentence(monkeypatch):
+    monkeypatch.setattr(log.importlib.util, "find_spec", lambda name: None)
+    log.check_wandb(ConfigDict({"wandb_project": ""}))
+    message = r"wandb_project is 'mine', and wandb is not installed: pip install"
+    with pytest.raises(InputError, match=message):
+        log.check_wandb(ConfigDict({"wandb_project": "mine"}))
+
+
+@pytest.mark.slow
+def test_offline_a_run_lies_in_the_workdir_until_it_is_sent(tmp_path):
+    """In a process of its own: the package starts others."""
+    pytest.importorskip("wandb")
+    code = f"""
+import pathlib
+from ml_collections import ConfigDict
+from delf_jax.training.log import MetricWriter, open_wandb
+folder = pathlib.Path({str(tmp_path)!r})
+run = open_wandb(ConfigDict({{"wandb_project": "mine", "seed": 3}}), folder)
+writer = MetricWriter(folder, run=run)
+writer.write_scalars(1, {{"loss": 0.5}})
+writer.close()
+"""
+    environment = {**os.environ, "WANDB_MODE": "offline"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=300)
+    assert done.returncode == 0
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert folder.name.endswith((tmp_path / "wandb_run").read_text())
+    assert list(folder.glob("run-*.wandb"))

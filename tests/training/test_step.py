@@ -16,8 +16,10 @@ from delf_jax.training.step import (
     NO_CONSTANTS,
     _averaged,
     _forward,
+    blend,
     check_train_only,
     create_state,
+    keep_frozen,
     train_step,
 )
 from tests.helpers.tiny_training import (
@@ -239,6 +241,34 @@ def test_only_what_a_stage_names_changes(train_only):
         for name in changed
     }
     assert parts == trained
+
+
+def test_of_the_global_branch_alone_nothing_else_changes(config):
+    """Whatever a step does: the names decide."""
+    static = plain_static(config)
+    start = functools.partial(create_state, static, view_size=64)
+    shapes = jax.eval_shape(start, jax.random.key(0))
+    before = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
+    after = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
+    after = keep_frozen(after, before, "global")
+    found = {n for n, x in variables_of(after).items() if x.any()}
+    names = ("whitening/kernel", "whitening/bias", "classifier/kernel")
+    assert found == {
+        *(f"params/{name}" for name in names),
+        *(f"ema/params/{name}" for name in names),
+    }
+
+
+def test_a_blend_lies_between_and_leaves_what_is_equal_bit_for_bit(rng):
+    same, start, learned = rng.normal(size=(3, 7)).astype(np.float32)
+    averages = {"params": {"a": same, "b": learned, "new": learned}}
+    weights = {"params/a": same, "params/b": start, "params/new": start[:3]}
+    found = blend(averages, weights, 0.3)["params"]
+    np.testing.assert_array_equal(found["a"], same)
+    np.testing.assert_allclose(found["b"], 0.7 * learned + 0.3 * start, rtol=1e-5)
+    np.testing.assert_array_equal(found["new"], learned)
+    assert blend(averages, weights, 0.0) is averages
+    assert blend(averages, None, 0.3) is averages
 
 
 @pytest.mark.slow

@@ -205,6 +205,85 @@ def test_the_model_is_that_of_the_best_validation(
     assert b"attention" in events and b"batch" in events
 
 
+def measured_as(monkeypatch, *values):
+    """Validations that give these."""
+    left = iter(values)
+    monkeypatch.setattr(validation, "measure", lambda *rest: {"mAP": next(left)})
+
+
+@pytest.mark.slow
+def test_a_training_ends_when_validations_find_nothing_better(
+    images, config, tmp_path, monkeypatch, capsys
+):
+    config.validation.update({"every": 1, "patience": 1, "dataset": str(images)})
+    measured_as(monkeypatch, 0.9, 0.9)
+    outcome = train.train(config, str(tmp_path))
+    assert (outcome.step, outcome.finished) == (2, True)
+    assert "step 2: no mAP is better than that of step 1" in capsys.readouterr().out
+    assert (tmp_path / "model" / "config.json").is_file()
+    # It has ended: the same call measures nothing. With more patience it goes on.
+    assert train.train(config, str(tmp_path)).step == 2
+    config.validation.patience = 2
+    measured_as(monkeypatch, 0.1)
+    assert train.train(config, str(tmp_path)).step == 3
+
+
+@pytest.mark.slow
+def test_the_start_is_the_model_where_no_step_is_better(
+    finished, images, config, tmp_path, monkeypatch
+):
+    start = finished[0] / "model"
+    config.init_from, config.init_share = str(start), 0.5
+    config.validation.update({"every": 2, "patience": 2, "dataset": str(images)})
+    measured_as(monkeypatch, 0.9, 0.1, 0.2)
+    assert train.train(config, str(tmp_path)).finished
+    model = model_folder.load_model(tmp_path / "model")
+    assert model.fingerprint == model_folder.load_model(start).fingerprint
+    provenance = model.config["provenance"]
+    assert provenance["steps"] == 0
+    assert provenance["data"] == {"images": {"images": 6, "classes": 2}}
+    assert [x["step"] for x in lines_of(tmp_path) if "validation/mAP" in x] == [0, 2, 4]
+    # The best of the others, beside what it started from.
+    shutil.rmtree(tmp_path / "checkpoints")
+    measured_as(monkeypatch, 0.3, 0.5, 0.4)
+    train.train(config, str(tmp_path))
+    card = (tmp_path / "model" / "MODEL.md").read_text()
+    assert "| mAP | 0.300 | 0.500 |" in card
+
+
+def test_a_share_of_the_start_needs_one(config, tmp_path):
+    config.init_share = 0.5
+    with pytest.raises(InputError, match="init_share is 0.5, and init_from is empty"):
+        train.train(config, str(tmp_path))
+
+
+def test_a_half_written_first_checkpoint_is_no_beginning(config, tmp_path, monkeypatch):
+    """Or a training that was killed while it wrote would start from random weights."""
+
+    def read(config):
+        raise InputError("weights are read")
+
+    monkeypatch.setattr(train, "read_weights", read)
+    config.init_from = "bundled"
+    (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir(parents=True)
+    with pytest.raises(InputError, match="weights are read"):
+        train.train(config, str(tmp_path))
+
+
+def test_validations_are_counted_since_the_first_of_the_best(config):
+    config.validation.update({"every": 10, "patience": 2})
+    best = None
+    for step, value in ((10, 0.5), (20, 0.7), (30, 0.7), (40, 0.6)):
+        assert not train._is_exhausted(config, best, step - 10)
+        best = train._better(best, "mAP", step, {"mAP": value})
+    assert best == train.Best(20, "mAP", 0.7)
+    assert train._is_exhausted(config, best, 40)
+    # What another validation measured says nothing of this one's.
+    assert train._better(best, "AP", 50, {"AP": 0.1}).step == 50
+    config.validation.patience = 0
+    assert not train._is_exhausted(config, best, 1000)
+
+
 @pytest.fixture
 def global_config(images, prepared) -> ConfigDict:
     config = read_config(TINY.parent / "gldv2_arcface_r101.py")

@@ -69,6 +69,32 @@ def test_a_folder_of_folders_chooses_by_its_map(config, sources, tmp_path):
     assert held_out.chooses == "mAP"
 
 
+def test_what_is_left_out_is_searched_for_among_itself(config, tmp_path):
+    config = config.copy_and_resolve_references()
+    root = draw_images(tmp_path / "images", each=10)
+    config.data.sources.images.path = str(root)
+    config.data.directory, config.validation.search = str(tmp_path), True
+    held_out = validation.open_held_out(config, open_sources(config))
+    assert held_out.chooses == "mAP"
+    dataset, (kept,) = held_out.dataset, held_out.sources
+    assert {photo.id for photo in dataset.index} == {
+        kept.identifier(i) for i in range(len(kept))
+    }
+    assert all(photo.path.is_file() for photo in dataset.index)
+    assert sorted(dataset.landmarks) == ["images/a"] * 2 + ["images/b"] * 2
+    assert [len(x) for x in dataset.protocols["all"].positives] == [1] * 4
+
+
+def test_a_search_among_what_is_left_out_needs_two_of_a_class(config, sources):
+    config = config.copy_and_resolve_references()
+    config.validation.search = True
+    with pytest.raises(InputError, match="search: no class has two photos"):
+        validation.open_held_out(config, sources)
+    config.validation.dataset = "photos"
+    with pytest.raises(InputError, match="search: set it to False beside"):
+        validation.open_held_out(config, sources)
+
+
 def test_drawn_landmarks_are_searched_for_among_each_other(config, sources, tmp_path):
     config = config.copy_and_resolve_references()
     config.data.directory = str(tmp_path)
