@@ -5,7 +5,9 @@ import re
 _CODE = re.compile(r"<code>(.*?)</code>", re.DOTALL)
 _OPTION = re.compile(r"(?<=[ \n>])(--?\w+)([^\s<]*)")
 # Not before the suffix of a file.
-_JOINT = re.compile(r"(?<=\w/)(?=\w)|(?<=\w\w\w_)(?=\w\w\w)|(?<=\w\.)(?=\w{6})")
+_JOINT = re.compile(
+    r"(?<=\w/)(?=\w)|(?<=\w\w\w_)(?=\w\w\w)|(?<=\w\.)(?<!delf_jax\.)(?=\w{6})"
+)
 
 
 def on_page_content(html: str, **_: object) -> str:
