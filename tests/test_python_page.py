@@ -56,11 +56,15 @@ def test_the_page_runs_from_top_to_bottom(capsys, monkeypatch):
 
 
 @pytest.mark.usefixtures("photos")
-@pytest.mark.parametrize("page", ["README.md", "docs/quick_start.md"])
-def test_short_snippets_run(page, capsys):
+@pytest.mark.parametrize(
+    "page, prints",
+    [("README.md", "b.jpg: "), ("docs/quick_start.md", " inliers of ")],
+)
+def test_short_snippets_run(page, prints, capsys):
     pathlib.Path("query.jpg").write_bytes(pathlib.Path("b.jpg").read_bytes())
     names = run(ROOT / page)
-    assert "rank  image" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert prints in printed and "rank  image" in printed
     assert len(names["index"]) == 4 and pathlib.Path("matches.png").exists()
 
 
