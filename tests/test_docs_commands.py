@@ -22,7 +22,7 @@ NOT_RUN = {
     "inspect r50delg_gldv2clean_20200914": "the same; tests/inspection",
     "export * --format=savedmodel *": "needs TensorFlow; tests/export has it",
     "evaluate * --config=configs/delf_gld.py *": "a part of configs/d2r_asmk.py",
-    "calibrate ../shared/*": "real photographs; own_photos.md has drawn ones",
+    "calibrate * --landmarks=*": "real photographs; own_photos.md has drawn ones",
 }
 # What takes their place where less is enough.
 SMALLER = {
@@ -30,6 +30,7 @@ SMALLER = {
     "--iterations=50": "--iterations=2",
     "--dimension=256": "--dimension=4",
     "--dimension=64": "--dimension=4",
+    "--out=runs/reranker": "--out=runs/reranker --steps=2",
     "--root=/mnt/photos": "--root=photos",
     "configs/d2r_asmk.py": "configs/d2r_asmk.py --config.experiment.codebook.words=8",
     "configs/template_own_folder.py": "configs/template_own_folder.py "

@@ -37,7 +37,7 @@ TEXTS = {
     "list_images.txt": "image_1.jpg\nimage_2.jpg\n",
     "pairs.txt": "0/0.jpg 0/1.jpg\n",
     "pairs.csv": "query,positive\n"
-    + "".join(f"{n}/{v}.jpg,{n}/{v + 1}.jpg\n" for n in range(3) for v in range(2)),
+    + "".join(f"{n}/{v}.jpg,{n}/{v + 1}.jpg\n" for n in range(4) for v in range(2)),
     "boxes.csv": "image,y_min,x_min,y_max,x_max,score\n0/0.jpg,10,10,80,90,0.9\n",
     "found.json": '{"0/0.jpg": ["0/1.jpg", "1/0.jpg"]}',
     "seen.txt": "place0_0\n",
@@ -84,13 +84,14 @@ def make(folder: pathlib.Path, model: pathlib.Path) -> None:
 def _draw_photos(folder: pathlib.Path) -> None:
     single = ("a", "b", "query", "image_1", "image_2", "reichstag_1", "reichstag_2")
     names = [f"{name}.jpg" for name in single]
-    names += [f"photos/{n}/{v}.jpg" for n in range(3) for v in range(3)]
-    names += [f"labelled/{n}/{v}.jpg" for n in range(2) for v in range(2)]
+    # As many as `calibrate` asks for.
+    for top in ("photos", "labelled"):
+        names += [f"{top}/{n}/{v}.jpg" for v in range(3) for n in range(4)]
     names += [f"others/{n}.jpg" for n in range(8)]
     names += ["photos/a/17.jpg", "queries/0.jpg", "queries/1.jpg", "more/0.jpg"]
-    drawn = [landmarks.draw_landmark(landmarks.HELD_OUT + n) for n in range(3)]
+    drawn = [landmarks.draw_landmark(landmarks.HELD_OUT + n) for n in range(4)]
     for number, name in enumerate(names):
-        view = landmarks.draw_view(drawn[number % 3], number, SIZE)
+        view = landmarks.draw_view(drawn[number % 4], number, SIZE)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(encode_jpeg(view.image, 92))
 
