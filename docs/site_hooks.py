@@ -20,7 +20,7 @@ def on_page_content(html: str, **_: object) -> str:
 
 def _wrap(code: re.Match[str]) -> str:
     text = code[0]
-    if "<span" not in text:  # Code within a line; blocks have a span for each line.
+    if "<" not in code[1]:  # Code within a line; blocks have tags for each line.
         text = f"<code>{_JOINT.sub('<wbr>', code[1])}</code>"
     option = r'<span class="option"><span class="dashed">\1</span>\2</span>'
     return _OPTION.sub(option, text)
