@@ -13,7 +13,7 @@ PARALLEL = -q -n auto --maxprocesses=4 --dist=loadfile
 INSTALLED = $(VENV)/installed
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test campaign lint types bench notebooks install
+.PHONY: demo test campaign lint types bench notebooks docs install
 .DELETE_ON_ERROR:
 
 demo: install
@@ -35,6 +35,11 @@ types: install
 
 notebooks: install
 	JAX_PLATFORMS=cpu $(RUN) -m pytest -q -p no:cacheprovider --override-ini=addopts= --nbmake notebooks
+
+# The documentation as a site: open site/index.html. Links that lead nowhere fail.
+docs: install
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 bench: install
 	for file in $(BENCHMARKS); do $(RUN) $$file || exit 1; done

@@ -11,7 +11,7 @@ from tests.test_architecture import ARROWS, CORE, CORE_GROUND, GROUND
 
 FILE = pathlib.Path(__file__).with_name("architecture.svg")
 _STEP = 30  # pixels between rooms.
-_LEFT, _TOP, _WIDTH, _HEIGHT = 120, 100, 760, 770
+_LEFT, _TOP, _RIGHT, _BOTTOM = 120, 100, 80, 90  # beside the stairs.
 _SHELL, _PURE, _INK, _LINE, _FLOOR = "#4878a8", "#c8702a", "#222", "#b8c4d0", "#e4e8ec"
 
 
@@ -58,11 +58,12 @@ def draw_house() -> str:
             f'fill="{_FLOOR}"/>'
         )
         names.append(_text(bottom / 2 - 50, y + 20, words, "middle"))
+    width, height = _LEFT + bottom - _STEP + _RIGHT, _TOP + bottom + _BOTTOM
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
             'font-family="DejaVu Sans, Verdana, sans-serif" font-size="14">',
-            f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
+            f'<rect width="{width}" height="{height}" fill="white"/>',
             f'<g transform="translate({_LEFT} {_TOP})">',
             *lines,
             *marks,

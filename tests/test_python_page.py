@@ -1,4 +1,4 @@
-"""Every snippet of docs/python.md runs, in order, on drawn photos; so do README's."""
+"""Every snippet of Python in docs/ and the README runs, in order, on drawn photos."""
 
 import pathlib
 import re
@@ -8,8 +8,8 @@ import pytest
 
 from delf_jax import images
 from delf_jax.synthetic import landmarks
-
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.helpers import documents
+from tests.helpers.documents import ROOT, TEXTS
 
 
 def run(page):
@@ -56,8 +56,22 @@ def test_the_page_runs_from_top_to_bottom(capsys, monkeypatch):
 
 
 @pytest.mark.usefixtures("photos")
-def test_the_snippet_of_the_readme_runs(capsys):
+@pytest.mark.parametrize(
+    "page, prints",
+    [("README.md", "b.jpg: "), ("docs/quick_start.md", " inliers of ")],
+)
+def test_short_snippets_run(page, prints, capsys):
     pathlib.Path("query.jpg").write_bytes(pathlib.Path("b.jpg").read_bytes())
-    names = run(ROOT / "README.md")
-    assert "b.jpg: " in capsys.readouterr().out
+    names = run(ROOT / page)
+    printed = capsys.readouterr().out
+    assert prints in printed and "rank  image" in printed
     assert len(names["index"]) == 4 and pathlib.Path("matches.png").exists()
+
+
+def test_no_page_has_snippets_that_nothing_runs():
+    pages = {page for page, text in TEXTS.items() if documents.blocks(text, "python")}
+    # That of released_files.md is for hloc.
+    assert pages == {
+        *("README.md", "docs/python.md", "docs/quick_start.md"),
+        "docs/released_files.md",
+    }
