@@ -2,14 +2,12 @@
 
 import argparse
 import contextlib
-import importlib.util
 from typing import Any
 
+from delf_jax import extras
 from delf_jax.commands.options import Parser, model_and_settings
 from delf_jax.files import InputError
 from delf_jax.progress import print_results
-
-_PACKAGES = ("fastapi", "uvicorn", "multipart", "prometheus_client")
 
 
 def add_serve_options(parser: Parser) -> None:
@@ -33,8 +31,7 @@ def add_serve_options(parser: Parser) -> None:
 
 
 def run_serve(options: argparse.Namespace) -> int:
-    if any(importlib.util.find_spec(name) is None for name in _PACKAGES):
-        raise InputError("serve needs more packages: pip install 'delf_jax[serve]'")
+    extras.require("serve", "serve")
     from delf_jax.serve import server
     from delf_jax.serve.engine import Engine
 
