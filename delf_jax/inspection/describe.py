@@ -125,8 +125,8 @@ def _format_parameters(
     rows.append(_sum("total", tensors.values()))
     yield "\n" + _format_table(_Module._fields, rows)
     for module, inside in modules.items() if everything else ():
-        rows = [(n, t.shape, t.dtype, t.size) for n, t in sorted(inside.items())]
-        yield f"\n{module}\n" + _format_table(("name", "shape", "dtype", "size"), rows)
+        lines = [(n, t.shape, t.dtype, t.size) for n, t in sorted(inside.items())]
+        yield f"\n{module}\n" + _format_table(("name", "shape", "dtype", "size"), lines)
 
 
 def _format_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
