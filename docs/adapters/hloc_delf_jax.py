@@ -35,8 +35,8 @@ class DELFJax(BaseModel):
         self.settings = ours
 
     def _forward(self, data):
-        pixels = data["image"][0].cpu().numpy()  # [3, H, W] in [0, 1]
-        image = np.moveaxis(pixels, 0, -1)
+        pixels = data["image"][0].cpu().numpy()  # [3, H, W], but for resizing in [0, 1]
+        image = np.moveaxis(pixels, 0, -1).clip(0, 1)
         features = delf_jax.extract(image, self.extractor, **self.settings)
         found = {}
         if features.local is not None:

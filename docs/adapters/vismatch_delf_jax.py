@@ -34,8 +34,8 @@ class DelfJax(BaseMatcher):
         return *matched, *points, *descriptors, cosines
 
     def _extract(self, pixels):
-        """Features of a tensor [3, H, W] with values in [0, 1]."""
-        image = np.moveaxis(pixels.cpu().numpy(), 0, -1)
+        """Features of a tensor [3, H, W] with values in [0, 1], or a little beside."""
+        image = np.moveaxis(pixels.cpu().numpy(), 0, -1).clip(0, 1)
         return delf_jax.extract(image, self._model, **self._settings)
 
 
