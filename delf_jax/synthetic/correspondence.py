@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int16, UInt8
@@ -32,13 +32,13 @@ class View(NamedTuple):
 
 def save_views(path: str | os.PathLike, views: Sequence[View]) -> None:
     """Writes views as arrays of numpy."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for number, view in enumerate(views):
         fields = {**view._asdict(), **view.camera._asdict()}
         del fields["camera"]
         arrays |= {f"{name}{number}": value for name, value in fields.items()}
     with atomic_write(path) as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+        np.savez_compressed(file, **arrays)
 
 
 def load_views(path: str | os.PathLike) -> list[View]:
