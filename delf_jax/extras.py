@@ -8,7 +8,7 @@ from delf_jax.files import InputError
 PACKAGES = {
     "serve": ("fastapi", "uvicorn", "multipart", "prometheus_client"),
     "train": (
-        *("array_record", "clu", "cv2", "grain", "optax", "orbax"),
+        *("array_record", "clu", "cv2", "grain", "orbax"),
         *("tensorboardX", "tensorflow_datasets"),
     ),
 }

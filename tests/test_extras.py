@@ -11,10 +11,10 @@ from delf_jax.files import InputError
 from delf_jax.inspection import describe
 from tests.test_architecture import MODULES, ROOT, TENSORFLOW
 
-# What flax brings along, and no search looks at; `[train]` asks for the first two.
-_OF_FLAX = ("optax", "orbax", "tensorstore", "uvloop")
+# What flax brings along, and no search looks at.
+_OF_FLAX = ("orbax", "tensorstore", "uvloop")
 _NEEDS_AN_EXTRA = re.compile(
-    r"delf_jax\.(training|data|serve|synthetic)\.|delf_jax\.losses\.detection"
+    r"delf_jax\.(training|data|serve|synthetic)\."
     r"|delf_jax\.extraction\.openvino_graph|.*__main__"
 )
 _IMPORT = """
