@@ -296,7 +296,7 @@ COMMANDS = {
         index.run_aggregate,
     ),
     "demo": Command(
-        "draw landmarks, and match and search them",
+        "match and search photos of drawn landmarks",
         "demo --out=demo",
         search.add_demo_options,
         search.run_demo,

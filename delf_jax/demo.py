@@ -1,4 +1,4 @@
-"""The demo: draws a small world, matches two of its photos, searches the rest.
+"""The demo: matches two photos of a drawn village, and searches the rest.
 
 What is drawn is known exactly, so the demo measures how well it went.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from delf_jax import files, images
+from delf_jax import files
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import settings_for
 from delf_jax.index import photo_index
@@ -19,26 +19,13 @@ from delf_jax.report import figures
 from delf_jax.retrieval import metrics, ranking
 from delf_jax.search import matching, page, query
 from delf_jax.search.query import Answer
-from delf_jax.synthetic import landmarks
+from delf_jax.synthetic.correspondence import View, load_views, project
 
-# The figure shows this landmark in these two of its views.
-_PAIR_LANDMARK, _PAIR = 8, (0, 3)
+# Drawn beforehand by synthetic/village.py, which needs packages of training.
+VILLAGE = pathlib.Path(__file__).parent / "bundled" / "village"
 # An inlier counts as right within this share of the photo's longer side.
 _TOLERANCE = 0.02
 _RESULTS = 8  # of each query on the page
-
-
-class World(NamedTuple):
-    """How much is drawn; views are numbered, queries first."""
-
-    landmarks: int = 12
-    queries: int = 2  # views of each landmark that are searched for
-    views: int = 3  # further views of each landmark that are indexed
-    distractors: int = 24  # landmarks that nobody searches for, one view each
-    size: tuple[int, int] = (384, 512)  # height, width
-
-
-DEFAULT = World()
 
 
 class Outcome(NamedTuple):
@@ -53,21 +40,18 @@ class Outcome(NamedTuple):
 def run(
     out: str | os.PathLike,
     model: Model,
-    world: World = DEFAULT,
+    village: str | os.PathLike = VILLAGE,
     *,
     progress: bool = True,
 ) -> Outcome:
     """Writes photos, an index, a figure and a page to `out`; prints what it found."""
-    out = pathlib.Path(out)
+    out, village = pathlib.Path(out), pathlib.Path(village)
     settings = settings_for(model)
     local = settings.max_features > 0
 
-    count = world.landmarks * (world.queries + world.views) + world.distractors
-    print(f"drawing {count} photos of {world.landmarks + world.distractors} landmarks")
-    queries = _draw_photos(out, world)
-
+    queries = _copy_photos(village, out)
     if local:
-        _match_pair(out / "matches.png", model, world.size)
+        _match_pair(out / "matches.png", model, load_views(village / "pair.npz"))
     else:
         print(f"{model.name} has no local features: nothing is matched or reranked")
 
@@ -117,28 +101,20 @@ def mean_average_precision(
     return metrics.mean_over_queries(precisions)
 
 
-def _draw_photos(out: pathlib.Path, world: World) -> list[pathlib.Path]:
-    """The query photos, once all photos are written."""
-    queries = []
-    for number in range(world.landmarks + world.distractors):
-        landmark = landmarks.draw_landmark(landmarks.HELD_OUT + number)
-        known = number < world.landmarks
-        for i in range(world.queries + world.views if known else 1):
-            view = landmarks.draw_view(landmark, i, world.size)
-            is_query = known and i < world.queries
-            folder = out / ("queries" if is_query else "photos")
-            path = folder / f"landmark-{number:02d}" / f"view-{i}.jpg"
-            with files.atomic_write(path) as file:
-                file.write(images.encode_jpeg(view.image, quality=92))
-            if is_query:
-                queries.append(path)
-    return queries
+def _copy_photos(village: pathlib.Path, out: pathlib.Path) -> list[pathlib.Path]:
+    """The query photos, once all photos are in `out`."""
+    photos = sorted(path.relative_to(village) for path in village.glob("*/*/*.jpg"))
+    landmarks = {path.parent.name for path in photos}
+    print(f"{len(photos)} drawn photos of {len(landmarks)} landmarks")
+    for path in photos:
+        with files.atomic_write(out / path) as file:
+            file.write((village / path).read_bytes())
+    return [out / path for path in photos if path.parts[0] == "queries"]
 
 
-def _match_pair(path: pathlib.Path, model: Model, size: tuple[int, int]) -> None:
+def _match_pair(path: pathlib.Path, model: Model, pair: list[View]) -> None:
     """Draws the figure, and prints how many inliers show the same place."""
-    landmark = landmarks.draw_landmark(landmarks.HELD_OUT + _PAIR_LANDMARK)
-    a, b = (landmarks.draw_view(landmark, number, size) for number in _PAIR)
+    a, b = pair
     found = matching.compare_photos(a.image, b.image, model, settings_for(model))
     right = np.count_nonzero(true_inliers(a, b, matching.inlier_lines(found)))
     count = format_count(len(found.pair.matches), "match")
@@ -150,9 +126,7 @@ def _match_pair(path: pathlib.Path, model: Model, size: tuple[int, int]) -> None
     figures.write_figure(figure, path)
 
 
-def true_inliers(
-    a: landmarks.View, b: landmarks.View, lines: Float[np.ndarray, "P 4"]
-) -> np.ndarray:
+def true_inliers(a: View, b: View, lines: Float[np.ndarray, "P 4"]) -> np.ndarray:
     """Which inliers, (y, x) in `a` and (y, x) in `b`, join pictures of one place.
 
     Whether the place is hidden in `b` does not matter: descriptors look around.
@@ -160,7 +134,7 @@ def true_inliers(
     right = np.zeros(len(lines), bool)
     # Errors count in the picture that shows the place smaller, as in verification.
     for first, second, ends in ((a, b, lines), (b, a, np.roll(lines, 2, axis=1))):
-        expected, known = landmarks.project(first, second, ends[:, :2])
+        expected, known = project(first, second, ends[:, :2])
         distances = np.linalg.norm(expected - ends[:, 2:], axis=1)
         right |= known & (distances < _TOLERANCE * max(second.camera.size))
     return right

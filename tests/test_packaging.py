@@ -85,6 +85,13 @@ def test_the_wheel_carries_the_bundled_model(installed, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_wheel_carries_the_photos_of_the_demo(installed, tmp_path):
+    python, _ = installed
+    code = "from delf_jax import demo; print(len([*demo.VILLAGE.glob('*/*/*.jpg')]))"
+    assert _run(python, "-c", code, cwd=tmp_path).strip() == "84"
+
+
+@pytest.mark.slow
 def test_the_wheel_carries_the_configs(installed, tmp_path):
     python, _ = installed
     images = draw_images(tmp_path / "images")

@@ -5,6 +5,7 @@ import os
 import pathlib
 import shlex
 
+from delf_jax import extras
 from delf_jax.commands.options import FAILED, Parser
 from delf_jax.files import InputError
 from delf_jax.progress import print_failures, print_results
@@ -125,6 +126,7 @@ def add_prepare_options(parser: Parser) -> None:
 
 
 def run_prepare(options: argparse.Namespace) -> int:
+    extras.require("train", "prepare")
     from delf_jax.data import image_lists, prepare
     from delf_jax.formats import tables
 

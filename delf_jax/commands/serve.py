@@ -2,14 +2,16 @@
 
 import argparse
 import contextlib
-import importlib.util
+import os
 from typing import Any
 
+from delf_jax import extras
 from delf_jax.commands.options import Parser, model_and_settings
 from delf_jax.files import InputError
 from delf_jax.progress import print_results
 
-_PACKAGES = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+# Where a token is no secret in the list of processes.
+_TOKEN = "DELF_JAX_TOKEN"
 
 
 def add_serve_options(parser: Parser) -> None:
@@ -20,7 +22,7 @@ def add_serve_options(parser: Parser) -> None:
     parser.add_number(
         "--port", "to listen on (8000); 0: any that is free", default=8000
     )
-    meaning = "what requests must bring, needed where others can reach the server"
+    meaning = f"what requests must bring where others reach the server (${_TOKEN})"
     parser.add_value("--token", "TOKEN", meaning)
     parser.add_flag("--writable", "photos can be added")
     meaning = "show photos from outside of the index's folder, too"
@@ -33,13 +35,13 @@ def add_serve_options(parser: Parser) -> None:
 
 
 def run_serve(options: argparse.Namespace) -> int:
-    if any(importlib.util.find_spec(name) is None for name in _PACKAGES):
-        raise InputError("serve needs more packages: pip install 'delf_jax[serve]'")
+    extras.require("serve", "serve")
     from delf_jax.serve import server
     from delf_jax.serve.engine import Engine
 
     local = server.is_loopback(options.host)
-    _check(options, local)
+    token = options.token or os.environ.get(_TOKEN, "")
+    _check(options, local, token)
     with server.listen(options.host, options.port) as listening:
         model, settings = model_and_settings(options, options.index)
         engine = Engine(options.index, model, settings, options.codebook)
@@ -47,7 +49,7 @@ def run_serve(options: argparse.Namespace) -> int:
             server.check_writable(engine.index)
         app = server.make_app(
             engine,
-            token=options.token or "",
+            token=token,
             hosts=("localhost", "127.0.0.1", "::1", options.host) if local else (),
             writable=options.writable,
             outside=options.outside,
@@ -60,11 +62,11 @@ def run_serve(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check(options: argparse.Namespace, local: bool) -> None:
-    if not local and not options.token:
+def _check(options: argparse.Namespace, local: bool, token: str) -> None:
+    if not local and not token:
         raise InputError(
-            f"--host={options.host}: others can reach that address: set a --token that "
-            "they must bring"
+            f"--host={options.host}: others can reach that address: set a --token, or "
+            f"the variable {_TOKEN}, that they must bring"
         )
     if options.queue < 1 or options.rate < 0:
         raise InputError("--queue and --rate: use positive numbers")

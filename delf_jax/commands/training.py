@@ -2,6 +2,7 @@
 
 import argparse
 
+from delf_jax import extras
 from delf_jax.commands.options import (
     FAILED,
     Parser,
@@ -27,6 +28,7 @@ def add_train_options(parser: Parser) -> None:
 
 
 def run_train(options: argparse.Namespace) -> int:
+    extras.require("train", "train")
     from delf_jax.training.config import read_training_config
 
     config = read_training_config(options.config, options.rest, options.workdir)
@@ -64,6 +66,7 @@ def add_sweep_options(parser: Parser) -> None:
 
 
 def run_sweep(options: argparse.Namespace) -> int:
+    extras.require("train", "sweep")
     from delf_jax.training import sweep
 
     if options.jobs < 1:

@@ -1,15 +1,13 @@
 """What a file or folder holds, in words and tables."""
 
-import dataclasses
 import json
 import os
 import pathlib
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from clu import parameter_overview
 
 from delf_jax.conversion import weight_files
 from delf_jax.conversion.weight_files import WeightFile
@@ -38,8 +36,7 @@ _TITLES = {
 }
 
 
-@dataclasses.dataclass
-class _Module:
+class _Module(NamedTuple):
     """A row of the table of modules."""
 
     module: str
@@ -126,11 +123,24 @@ def _format_parameters(
     modules = _by_module(tensors)
     rows = [_sum(module, inside.values()) for module, inside in modules.items()]
     rows.append(_sum("total", tensors.values()))
-    yield "\n" + parameter_overview.make_table(rows)
-    overview = parameter_overview.get_parameter_overview
+    yield "\n" + _format_table(_Module._fields, rows)
     for module, inside in modules.items() if everything else ():
-        table, _, _ = overview(inside, include_stats=False).partition("\nTotal: ")
-        yield f"\n{module}\n{table}"
+        lines = [(n, t.shape, t.dtype, t.size) for n, t in sorted(inside.items())]
+        yield f"\n{module}\n" + _format_table(("name", "shape", "dtype", "size"), lines)
+
+
+def _format_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A frame of rows below the names of their columns."""
+    cells = [[name.capitalize() for name in columns]]
+    for row in rows:
+        cells.append([f"{v:,}" if isinstance(v, int) else str(v) for v in row])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rule = "+".join(["", *("-" * (width + 2) for width in widths), ""])
+    head, *lines = (
+        "|".join(["", *(f" {c:<{w}} " for c, w in zip(line, widths, strict=True)), ""])
+        for line in cells
+    )
+    return "\n".join([rule, head, rule, *lines, rule])
 
 
 def _by_module(

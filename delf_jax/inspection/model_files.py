@@ -5,9 +5,9 @@ import pathlib
 import jax
 import numpy as np
 
+from delf_jax import extras
 from delf_jax.conversion.weight_files import WeightFile, read_safetensors
 from delf_jax.extraction import model_folder
-from delf_jax.training import checkpoints
 
 
 def read(path: pathlib.Path) -> WeightFile | None:
@@ -38,6 +38,9 @@ def _read_model(folder: pathlib.Path) -> WeightFile:
 
 
 def _read_training(directory: pathlib.Path, step: int | None) -> WeightFile:
+    extras.require("train", f"{directory}: a state of training, which")
+    from delf_jax.training import checkpoints
+
     state = checkpoints.read_state(directory, step)
     leaves = jax.tree_util.tree_leaves_with_path(state)
     tensors = {

@@ -1,4 +1,4 @@
-"""Drawn landmarks, seen by cameras of known pose, with exact correspondences.
+"""Drawn landmarks, seen by cameras of known pose.
 
 A landmark is a set of textured planes; a view paints each one by its homography into a
 depth buffer. `draw_landmark(seed)` and `draw_view(landmark, number)` depend on their
@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int16, UInt8
+from jaxtyping import Float
 
 from delf_jax.synthetic import buildings, conditions, monuments, rendering, scenery
 from delf_jax.synthetic.canvas import Random
 from delf_jax.synthetic.conditions import Conditions
-from delf_jax.synthetic.rendering import Camera, Picture
+from delf_jax.synthetic.correspondence import Camera, View
+from delf_jax.synthetic.rendering import Picture
 from delf_jax.synthetic.surfaces import Surface, cross, panel, vertices
 
 # Training keeps to seeds below; the demo and the tests use those from here on.
@@ -49,15 +50,6 @@ class Landmark(NamedTuple):
     extent: Float[np.ndarray, "3"]  # width, depth, height of the building
     hulls: Float[np.ndarray, "S 4 3"]  # what casts shadows
     trees: Float[np.ndarray, "T 4"]  # x, y, size and kind
-
-
-class View(NamedTuple):
-    """A photo of a landmark, and for each pixel the plane that it shows."""
-
-    image: UInt8[np.ndarray, "H W 3"]
-    camera: Camera
-    surface: Int16[np.ndarray, "H W"]  # row of `planes`, -1 for sky and passers-by
-    planes: Float[np.ndarray, "S 3"]  # inverse depth = planes @ (x, y, 1)
 
 
 def draw_landmark(seed: int) -> Landmark:
@@ -156,67 +148,6 @@ def render(landmark: Landmark, camera: Camera, weather: Conditions) -> View:
     centres = np.s_[1 :: rendering.SUPERSAMPLING, 1 :: rendering.SUPERSAMPLING]
     image = conditions.develop(rng, weather, image, picture.inverse_depth[centres])
     return View(image, camera, picture.surface[centres], planes)
-
-
-def correspond(
-    view: View, other: View, locations: Float[np.ndarray, "N 2"]
-) -> tuple[Float[np.ndarray, "N 2"], Bool[np.ndarray, "N"]]:
-    """Where points (y, x) of one view lie in another, and whether both show them.
-
-    The centre of the first pixel is (0, 0). Sky and passers-by are never visible.
-    """
-    found, depth = _reproject(view, other, locations)
-    size = np.array(other.camera.size)
-    visible = (depth > 0) & ((found > -0.5) & (found < size - 0.5)).all(1)
-    inside = np.where(visible[:, None], found, 0.0)
-    stored = _inverse_depth(other, inside[:, 0], inside[:, 1])
-    return found, visible & (np.abs(stored * depth - 1) < 0.005)
-
-
-def project(
-    view: View, other: View, locations: Float[np.ndarray, "N 2"]
-) -> tuple[Float[np.ndarray, "N 2"], Bool[np.ndarray, "N"]]:
-    """Where points (y, x) of one view lie in another, hidden or not.
-
-    False where the first view shows sky or a passer-by, or the place is behind the
-    second camera.
-    """
-    found, depth = _reproject(view, other, locations)
-    return found, depth > 0
-
-
-def _reproject(view: View, other: View, locations: Float[np.ndarray, "N 2"]):
-    """Places in the other view, and their depth there (0 where unknown)."""
-    y, x = locations[:, 0], locations[:, 1]
-    inverse = _inverse_depth(view, y, x)
-    known = inverse > 0
-    rays = _rays(view.camera, y, x) / np.where(known, inverse, 1.0)[:, None]
-    points = rays @ view.camera.rotation + view.camera.position
-    seen = (points - other.camera.position) @ other.camera.rotation.T
-    known &= seen[:, 2] > rendering.NEAR
-    depth = np.where(known, seen[:, 2], 1.0)
-    centre = (np.array(other.camera.size) - 1) / 2
-    found = other.camera.focal * seen[:, 1::-1] / depth[:, None] + centre
-    return found, np.where(known, depth, 0.0)
-
-
-def _inverse_depth(
-    view: View, y: Float[np.ndarray, "N"], x: Float[np.ndarray, "N"]
-) -> Float[np.ndarray, "N"]:
-    """Inverse depth at points of a view, 0 on sky and passers-by."""
-    rows = np.round(y).astype(int).clip(0, view.surface.shape[0] - 1)
-    columns = np.round(x).astype(int).clip(0, view.surface.shape[1] - 1)
-    surface = view.surface[rows, columns]
-    plane = view.planes[surface]
-    inverse = plane[:, 0] * x + plane[:, 1] * y + plane[:, 2]
-    return np.where(surface >= 0, inverse, 0.0)
-
-
-def _rays(camera: Camera, y: np.ndarray, x: np.ndarray) -> Float[np.ndarray, "N 3"]:
-    """Directions in the camera's frame with z = 1."""
-    centre = (np.array(camera.size) - 1) / 2
-    directions = [(x - centre[1]) / camera.focal, (y - centre[0]) / camera.focal]
-    return np.stack([*directions, np.ones_like(x, dtype=float)], -1)
 
 
 def _billboards(

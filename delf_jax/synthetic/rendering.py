@@ -1,4 +1,4 @@
-"""A camera, and how it paints textured planes into a picture with a depth buffer."""
+"""How a camera paints textured planes into a picture with a depth buffer."""
 
 from typing import NamedTuple
 
@@ -9,19 +9,10 @@ from jaxtyping import Float, Int16, UInt8
 from delf_jax.synthetic import conditions, surfaces
 from delf_jax.synthetic.canvas import Level
 from delf_jax.synthetic.conditions import Conditions
+from delf_jax.synthetic.correspondence import NEAR, Camera
 from delf_jax.synthetic.surfaces import Surface
 
 SUPERSAMPLING = 2
-NEAR = 0.4  # units; what is nearer to the camera is cut off
-
-
-class Camera(NamedTuple):
-    """A pinhole camera; its axes are x right, y down, z forwards."""
-
-    position: Float[np.ndarray, "3"]
-    rotation: Float[np.ndarray, "3 3"]  # rows are the camera's axes in the world
-    focal: float  # pixels
-    size: tuple[int, int]  # height, width in pixels
 
 
 class Picture(NamedTuple):

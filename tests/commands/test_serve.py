@@ -29,7 +29,19 @@ def refused(run, index, capsys):
 
 def test_another_address_than_loopback_wants_a_token(refused):
     assert "--token" in refused("--host=0.0.0.0")
-    assert "--token" in refused("--host=::")
+    assert "DELF_JAX_TOKEN" in refused("--host=::")
+
+
+def test_a_token_of_the_environment_is_asked_for(run, index, monkeypatch):
+    pytest.importorskip("fastapi", reason=MISSING)
+    served = []
+    monkeypatch.setattr("delf_jax.serve.server.make_app", lambda _, **given: given)
+    monkeypatch.setattr("delf_jax.serve.server.run", lambda app, _: served.append(app))
+    monkeypatch.setenv("DELF_JAX_TOKEN", "secret")
+    for more in ((), ("--token=typed",)):
+        status, _ = run("serve", index, "--host=0.0.0.0", "--port=0", *more)
+        assert status == 0
+    assert [app["token"] for app in served] == ["secret", "typed"]
 
 
 def test_numbers_that_make_no_sense_are_refused(refused):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from delf_jax.synthetic import canvas, conditions, landmarks, rendering
+from delf_jax.synthetic import canvas, conditions, correspondence, landmarks
 from delf_jax.synthetic.surfaces import wall
 
 SIZE = (90, 120)
@@ -66,7 +66,7 @@ def test_cameras_stay_in_front_of_the_landmark(landmark, rng):
 def test_corresponding_points_look_alike(views):
     a, b = views
     points = _grid(a.camera.size)
-    found, visible = landmarks.correspond(a, b, points)
+    found, visible = correspondence.correspond(a, b, points)
     assert visible.mean() > 0.08
     rows, columns = np.round(found[visible]).astype(int).T
     there = b.image[rows, columns].astype(int)
@@ -81,8 +81,8 @@ def test_corresponding_points_look_alike(views):
 def test_correspondences_lead_back(views):
     a, b = views
     points = _grid(a.camera.size)
-    found, visible = landmarks.correspond(a, b, points)
-    back, again = landmarks.correspond(b, a, found[visible])
+    found, visible = correspondence.correspond(a, b, points)
+    back, again = correspondence.correspond(b, a, found[visible])
     assert again.mean() > 0.9
     away = np.linalg.norm(back - points[visible], axis=1)[again]
     assert np.mean(away < 0.01) > 0.97  # at edges another surface may be nearest
@@ -91,7 +91,7 @@ def test_correspondences_lead_back(views):
 
 def test_a_view_corresponds_to_itself_except_for_the_sky(views):
     points = _grid(views[0].camera.size)
-    found, visible = landmarks.correspond(views[0], views[0], points)
+    found, visible = correspondence.correspond(views[0], views[0], points)
     y, x = points.astype(int).T
     np.testing.assert_array_equal(visible, views[0].surface[y, x] >= 0)
     np.testing.assert_allclose(found[visible], points[visible], atol=1e-6)
@@ -114,14 +114,14 @@ def _plain_scene(*boards):
 
 def _camera(x):
     rotation = np.array([(1.0, 0, 0), (0, 0, -1), (0, 1, 0)])
-    return rendering.Camera(np.array([x, -10.0, 0]), rotation, 80.0, (60, 80))
+    return correspondence.Camera(np.array([x, -10.0, 0]), rotation, 80.0, (60, 80))
 
 
 def test_planted_points_are_found_where_projection_puts_them():
     scene = _plain_scene((0, 0, 6))
     a, b = (landmarks.render(scene, _camera(x), conditions.CLEAN) for x in (0.0, 1.0))
     # The place (1, 0, 0.5): right of and above the middle, 8 pixels a unit.
-    found, visible = landmarks.correspond(a, b, np.array([(29.5 - 4, 39.5 + 8)]))
+    found, visible = correspondence.correspond(a, b, np.array([(29.5 - 4, 39.5 + 8)]))
     np.testing.assert_allclose(found, [(25.5, 39.5)], atol=1e-6)
     assert visible.all()
 
@@ -131,10 +131,10 @@ def test_what_a_nearer_board_hides_is_not_visible_but_still_projected():
     a, b = (landmarks.render(scene, _camera(x), conditions.CLEAN) for x in (-1.0, 1.0))
     # The places (1, 0, 0) and (3, 0, 0); seen from b, the board covers the second.
     places = np.array([(29.5, 39.5 + 8 * 2), (29.5, 39.5 + 8 * 4)])
-    found, visible = landmarks.correspond(a, b, places)
+    found, visible = correspondence.correspond(a, b, places)
     np.testing.assert_allclose(found, [(29.5, 39.5), (29.5, 55.5)], atol=1e-6)
     assert visible.tolist() == [True, False]
-    projected, known = landmarks.project(a, b, places)
+    projected, known = correspondence.project(a, b, places)
     np.testing.assert_allclose(projected, found)
     assert known.all()
 
@@ -149,7 +149,7 @@ def test_passers_by_hide_the_landmark(landmark):
     assert 0.001 < hidden.mean() < 0.9
     rows, columns = np.nonzero(hidden)
     points = np.stack([rows, columns], -1).astype(float)
-    assert not landmarks.correspond(empty, crowded, points)[1].any()
+    assert not correspondence.correspond(empty, crowded, points)[1].any()
 
 
 def test_the_box_is_about_what_shows_the_building():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from delf_jax.synthetic import conditions, rendering
+from delf_jax.synthetic import conditions, correspondence, rendering
 from delf_jax.synthetic.canvas import blank, cut, fill, finish, rectangle
 from delf_jax.synthetic.surfaces import slab, wall
 
@@ -13,7 +13,7 @@ SIZE = (60, 80)
 def camera():
     """Ten units before the origin, looking at it."""
     rotation = np.array([(1.0, 0, 0), (0, 0, -1), (0, 1, 0)])
-    return rendering.Camera(np.array([0.0, -10, 0]), rotation, 80.0, SIZE)
+    return correspondence.Camera(np.array([0.0, -10, 0]), rotation, 80.0, SIZE)
 
 
 @pytest.fixture
