@@ -67,7 +67,7 @@ SWEPT: dict[str, Sequence[Any]] = {
     "candidates": (100, 25, 50, 200),
     "features": (1000, 300, 500),
     "ratio": (0.95, 0.9, 1.0),
-    "threshold": (20.0, 12.0, 16.0, 28.0),
+    "threshold": (28.0, 16.0, 20.0, 40.0),
 }
 
 

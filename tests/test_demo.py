@@ -85,7 +85,8 @@ def test_views_are_read_as_they_were_saved(tmp_path):
     correspondence.save_views(tmp_path / "views.npz", views)
     read = correspondence.load_views(tmp_path / "views.npz")
     for view, again in zip(views, read, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, view, again)
+        jax.tree.map(np.testing.assert_array_equal, view[1:], again[1:])
+        assert np.abs(view.image.astype(int) - again.image).mean() < 5
         assert again.camera.size == view.camera.size
 
 
@@ -96,7 +97,7 @@ def test_the_village_of_the_package_is_what_is_drawn_today(number):
     path = demo.VILLAGE / side / f"landmark-{number:02d}" / "view-0.jpg"
     drawn = landmarks.draw_view(landmark, 0, size).image
     stored = np.asarray(PIL.Image.open(path)).astype(int)
-    assert np.abs(stored - drawn).mean() < 4  # As a JPEG of quality 92 keeps it.
+    assert np.abs(stored - drawn).mean() < 4  # As a small JPEG keeps it.
 
 
 def test_the_village_of_the_package_is_whole():

@@ -115,6 +115,7 @@ def add_calibrate_options(parser: Parser) -> None:
 
 def run_calibrate(options: argparse.Namespace) -> int:
     from delf_jax.evaluation import calibration, datasets, evaluation
+    from delf_jax.search import matching
     from delf_jax.search.calibration import to_json, write_calibration
 
     if not options.model:
@@ -123,9 +124,12 @@ def run_calibrate(options: argparse.Namespace) -> int:
     if options.landmarks:
         dataset = datasets.of_landmarks(dataset, options.landmarks.split(","))
     model, settings = model_and_settings(options, options.index)
-    result = evaluation.evaluate(dataset, options.index, model, settings, [("global",)])
+    how = matching.verification_settings(model=model)._replace(calibration=None)
+    result = evaluation.evaluate(
+        dataset, options.index, model, settings, [("global",)], verification=how
+    )
     pairs, landmarks = calibration.verify_evaluated(result)
-    found = calibration.fit(pairs, landmarks)
+    found = calibration.fit(pairs, landmarks)._replace(threshold=how.threshold)
     fitted_to = f"{dataset.name} {dataset.version[:10]}"
     if options.landmarks:
         fitted_to += f": {options.landmarks}"

@@ -104,7 +104,7 @@ def verify_evaluated(evaluated: Evaluation) -> tuple[Pairs, list[str]]:
     protocols = dataset.protocols
     protocol = protocols["all" if "all" in protocols else "medium"]
     landmarks = dataset.landmarks or [query.name for query in dataset.queries]
-    return verify_pairs(inputs, protocol), landmarks
+    return verify_pairs(inputs, protocol, evaluated.verification), landmarks
 
 
 def fit(pairs: Pairs, landmarks: Sequence[str]) -> Calibration:

@@ -40,6 +40,8 @@ class Calibration(NamedTuple):
     similarity: float = 1.0
     """weight of how rare a similarity is among those of the candidates; 1: as if
     nothing but its rarity were known"""
+    threshold: float = 20.0
+    """pixels; of the verification that counted the inliers"""
 
 
 def top_k(

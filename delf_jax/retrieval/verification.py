@@ -34,7 +34,7 @@ class VerificationSettings(NamedTuple):
     """share of the squares of the query's descriptors; similar ones are looked for in
     the directions that hold it, see `principal_directions`; None: in all"""
     threshold: float = 20.0
-    """pixels; as of `estimate_affine`"""
+    """pixels; as of `estimate_affine`; a model's calibration has its own"""
     spacing: float | None = 16.0
     """pixels that two inliers must be apart to count twice; None: all count"""
     use_scales: bool = False

@@ -34,6 +34,7 @@ _SCHEMA = {
         "background": [_COUNT],
         "by_chance": [_COUNT],
         "surprise": [float],
+        "threshold?": _POSITIVE,
     },
     "similarity?": _numbers(-1e-9, 1e9, "a number of at least 0"),
     "fitted_to?": str,

@@ -87,7 +87,9 @@ def verification_settings(
     found = calibration.calibration_of(model) if model is not None else None
     if name != "default" or found is None:
         return settings
-    return settings._replace(calibration=found, by_chance=found.by_chance)
+    return settings._replace(
+        calibration=found, by_chance=found.by_chance, threshold=found.threshold
+    )
 
 
 def compare_features(

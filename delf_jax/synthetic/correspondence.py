@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int16, UInt8
 
 from delf_jax.files import atomic_write
+from delf_jax.images import decode_image, encode_jpeg
 
 NEAR = 0.4  # units; what is nearer to the camera is cut off
 
@@ -31,23 +32,24 @@ class View(NamedTuple):
 
 
 def save_views(path: str | os.PathLike, views: Sequence[View]) -> None:
-    """Writes views as arrays of numpy."""
+    """Writes views as arrays of numpy, their images as JPEGs."""
     arrays: dict[str, Any] = {}
     for number, view in enumerate(views):
         fields = {**view._asdict(), **view.camera._asdict()}
         del fields["camera"]
+        fields["image"] = np.frombuffer(encode_jpeg(view.image, quality=90), np.uint8)
         arrays |= {f"{name}{number}": value for name, value in fields.items()}
     with atomic_write(path) as file:
         np.savez_compressed(file, **arrays)
 
 
 def load_views(path: str | os.PathLike) -> list[View]:
-    """What `save_views` wrote."""
+    """What `save_views` wrote, the images as JPEG keeps them."""
     with np.load(path, allow_pickle=False) as arrays:
         count = sum(name.startswith("image") for name in arrays)
         return [
             View(
-                arrays[f"image{i}"],
+                decode_image(arrays[f"image{i}"].tobytes()),
                 Camera(
                     arrays[f"position{i}"],
                     arrays[f"rotation{i}"],

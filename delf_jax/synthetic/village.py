@@ -41,7 +41,9 @@ def draw(folder: str | os.PathLike, world: World = WORLD) -> None:
             side = "queries" if known and i < world.queries else "photos"
             path = folder / side / f"landmark-{number:02d}" / f"view-{i}.jpg"
             with files.atomic_write(path) as file:
-                file.write(images.encode_jpeg(view.image, quality=92))
+                file.write(
+                    images.encode_jpeg(view.image, quality=50)
+                )  # The wheel stays small.
     landmark = landmarks.draw_landmark(landmarks.HELD_OUT + _PAIR_LANDMARK)
     pair = [landmarks.draw_view(landmark, number, world.size) for number in _PAIR]
     save_views(folder / "pair.npz", pair)
