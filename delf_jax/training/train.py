@@ -115,7 +115,10 @@ def _train(
     static, schedule = make_static(config, len(counts), axis_name, counts)
     with contextlib.ExitStack() as stack:
         manager = checkpoints.open_checkpoints(
-            folder / "checkpoints", keep=config.keep_checkpoints, best=held_out.chooses
+            folder / "checkpoints",
+            keep=config.keep_checkpoints,
+            best=held_out.chooses,
+            every_hours=config.keep_every_hours,
         )
         stack.enter_context(manager)
         key = jax.random.key(config.seed)
