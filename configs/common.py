@@ -164,7 +164,9 @@ def get_config() -> ConfigDict:
     # Beside those the oldest, and for good one for each so many hours after it; 0:
     # none. The released code keeps 10, and one every 3 hours.
     config.keep_every_hours = 0.0
-    config.images_every = 1000  # steps between pictures in TensorBoard; 0: none.
+    # Steps between pictures in TensorBoard, and between what is measured on these
+    # images: attention, zeros of each block, range of the pixels; 0: none.
+    config.images_every = 1000
     config.devices = 0  # of each host; 0: all.
     config.parallel = "pmap"  # or "jit": same numbers, shared out by the compiler.
     # Parts that a device computes its share of a batch in, to save memory; the result

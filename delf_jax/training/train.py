@@ -27,7 +27,7 @@ from delf_jax.training.inputs import (
     open_sources,
     view_settings,
 )
-from delf_jax.training.log import TrainingLog, look
+from delf_jax.training.log import TrainingLog, look, watch
 from delf_jax.training.parallel import PARALLEL, Parallel, needs_mining, prefetch
 from delf_jax.training.step import (
     Constants,
@@ -235,11 +235,15 @@ def _run(
 
         measure = run.held_out.chooses and due(config.validation.every) and not stop
         save = measure or due(config.checkpoint_every)
-        if save or due(config.log_every):
-            run.log.flush()  # raises if a loss is not finite: it is not saved.
-        if due(config.images_every) and not stop:
+        pictured = due(config.images_every) and not stop
+        if pictured:
             seen = with_views(run.static, host, run.constants)
-            run.log.add_images(step, look(run.static, whole(state.ema), seen))
+            shown = run.static, whole(state.ema), seen
+            # Raises if a loss is not finite: it is not saved.
+            run.log.flush(functools.partial(watch, *shown))
+            run.log.add_images(step, look(*shown))
+        elif save or due(config.log_every):
+            run.log.flush()
         measured = None
         if measure:
             measured = validation.measure(run.held_out, run.static, whole(state.ema))
