@@ -283,7 +283,7 @@ def get_config() -> ConfigDict:
     config.loss.scale = 45.25  # of cosines; sqrt(2048) in [DELG].
     config.loss.centers = 1  # directions of a class, of which the nearest counts.
     config.loss.smoothing = 0.0  # share of a label that is spread over all classes.
-    # "sharded": each device of the axis of pmap holds its classes only.
+    # "sharded": each device holds its classes only.
     config.loss.classifier = "dense"
     config.loss.classifier_dtype = "float32"  # or "bfloat16": of its products.
     config.loss.contrastive_margin = 0.7  # distance of descriptors of length 1.

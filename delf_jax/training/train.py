@@ -28,7 +28,13 @@ from delf_jax.training.inputs import (
     view_settings,
 )
 from delf_jax.training.log import TrainingLog, look, watch
-from delf_jax.training.parallel import PARALLEL, Parallel, needs_mining, prefetch
+from delf_jax.training.parallel import (
+    PARALLEL,
+    Parallel,
+    axis_of,
+    needs_mining,
+    prefetch,
+)
 from delf_jax.training.step import (
     Constants,
     Static,
@@ -81,7 +87,7 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
     check_sources(config)
     # All else that a config can have wrong, before hours of preparation; of any data.
     view_settings(config)
-    make_static(config, 1, PARALLEL[config.parallel][1])
+    make_static(config, 1, axis_of(config.parallel, config.loss.classifier))
     first = jax.process_index() == 0  # of several hosts that train together.
     folder = pathlib.Path(workdir)
     with locked(folder) if first else contextlib.nullcontext():
@@ -98,7 +104,8 @@ def _train(
     Args:
       weights: to start from, where it has no checkpoint.
     """
-    parallelize, axis_name = PARALLEL[config.parallel]
+    parallelize = PARALLEL[config.parallel]
+    axis_name = axis_of(config.parallel, config.loss.classifier)
     devices = jax.local_devices()
     if config.devices > len(devices):
         raise InputError(

@@ -405,6 +405,28 @@ def test_devices_hosts_and_how_the_step_is_shared_out_do_not_matter(
 
 
 @pytest.mark.slow
+def test_classes_in_pieces_on_two_hosts_are_under_jit_as_under_pmap(
+    images, prepared, tmp_path
+):
+    """Two classes on four devices: half of the pieces are empty."""
+    fields = fields_of(images, prepared, steps=2, checkpoint_every=2, devices=0)
+    fields |= {"loss.classifier": "sharded"}
+    for how in ("pmap", "jit"):
+        fields["parallel"], port = how, free_port()
+        hosts = [
+            train_in_process(
+                fields, tmp_path / how, devices=2, multihost=f"127.0.0.1:{port},{i}/2"
+            )
+            for i in range(2)
+        ]
+        finish(*hosts)
+    expected, found = final_state(tmp_path / "pmap"), final_state(tmp_path / "jit")
+    assert expected["params/model/classifier/kernel"].shape == (32, 2)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@pytest.mark.slow
 def test_a_training_resumes_on_another_number_of_devices(images, prepared, tmp_path):
     """From four devices under pmap to one under jit."""
     fields = fields_of(images, prepared, checkpoint_every=4, devices=0)
