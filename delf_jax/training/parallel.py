@@ -40,18 +40,30 @@ class Parallel(NamedTuple):
 
 def over_pmap(static: Static, devices: list[jax.Device]) -> Parallel:
     """The batch and the pieces of a sharded classifier have an axis of devices."""
-    axes = None
+    axes, of_leaves = None, None
     if static.sharded:
         start = functools.partial(create_state, static, view_size=64)
         axes = sharded_classifier.axes(jax.eval_shape(start, jax.random.key(0)))
-    step = jax.pmap(
-        functools.partial(train_step, static=static, axis_name=AXIS),
+        of_leaves = tuple(jax.tree.leaves(axes, is_leaf=lambda axis: axis is None))
+
+    def step_of_leaves(state: TrainState, *rest: Any) -> tuple[tuple, Any]:
+        new, metrics = train_step(state, *rest, static=static, axis_name=AXIS)
+        return tuple(jax.tree.leaves(new)), metrics
+
+    # On several hosts pmap hashes `out_axes`: a tuple can be, a tree of dicts cannot.
+    mapped = jax.pmap(
+        step_of_leaves,
         axis_name=AXIS,
         in_axes=(axes, 0, None, None),
-        out_axes=(axes, None),
+        out_axes=(of_leaves, None),
         devices=None if len(devices) == jax.local_device_count() else devices,
         donate_argnums=(0,),
     )
+
+    def step(state: TrainState, *rest: Any) -> tuple[TrainState, Any]:
+        leaves, metrics = mapped(state, *rest)
+        return jax.tree.unflatten(jax.tree.structure(state), leaves), metrics
+
     everywhere, split = shardings(devices)
 
     def place_batch(batch: Batch) -> Batch:

@@ -218,7 +218,7 @@ def _run(
     key: jax.Array,
     devices: list[jax.Device],
 ) -> tuple[TrainState, bool]:
-    """The state in the end, and whether it is the end that the config names."""
+    """The state in the end, its averages whole, and whether all steps are done."""
     config, step = run.config, int(state.step)
     whole = functools.partial(sharded_classifier.whole, loss=run.static.loss)
     first = step
@@ -266,4 +266,4 @@ def _run(
         if stop:
             print(f"stopped at step {step}; the same command resumes", flush=True)
             break
-    return state, step >= config.steps
+    return state.replace(ema=whole(state.ema)), step >= config.steps
