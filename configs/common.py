@@ -5,9 +5,9 @@ so that a misspelt field is an error that names it.
 
 A workdir with checkpoints is resumed with the same config only. What may change:
 steps (the schedule follows), log_every, checkpoint_every, keep_checkpoints,
-images_every, wandb_project, devices, parallel, init_from, init_partial, init_share,
-validation, data.directory, data.threads, optimizer.learning_rate and clip_norm, and
-extraction but for the pixels.
+keep_every_hours, images_every, wandb_project, devices, parallel, init_from,
+init_partial, init_share, validation, data.directory, data.threads,
+optimizer.learning_rate and clip_norm, and extraction but for the pixels.
 """
 
 from ml_collections import ConfigDict
@@ -28,6 +28,7 @@ RANGES = {
     "log_every": POSITIVE,
     "checkpoint_every": COUNT,
     "keep_checkpoints": POSITIVE,
+    "keep_every_hours": "[0, 1e5]",
     "images_every": COUNT,
     "wandb_project": str,
     "devices": COUNT,
@@ -148,6 +149,7 @@ RANGES = {
     "extraction.gem_region": (0, range(3, 64, 2)),
     "extraction.gem_floor": NONNEGATIVE,
     "extraction.scale_power": "[0, 1000]",
+    "extraction.nms_iou": SHARE,
     "extraction.pixel_mean": [ANY, ANY, ANY],
     "extraction.pixel_std": ["(0, inf)", "(0, inf)", "(0, inf)"],
 }
@@ -163,7 +165,12 @@ def get_config() -> ConfigDict:
     config.log_every = 50  # steps.
     config.checkpoint_every = 1000  # steps; 0: none.
     config.keep_checkpoints = 2  # the newest, beside the one that validates best.
-    config.images_every = 1000  # steps between pictures in TensorBoard; 0: none.
+    # Beside those the oldest, and for good one for each so many hours after it; 0:
+    # none. The released code keeps 10, and one every 3 hours.
+    config.keep_every_hours = 0.0
+    # Steps between pictures in TensorBoard, and between what is measured on these
+    # images: attention, zeros of each block, range of the pixels; 0: none.
+    config.images_every = 1000
     # Of Weights & Biases, which gets the metrics, too (the extra [wandb]); "": none.
     config.wandb_project = ""
     config.devices = 0  # of each host; 0: all.
@@ -198,10 +205,15 @@ def get_config() -> ConfigDict:
             "width": 64,  # channels of the stem.
             "layout": "v1.5",  # or "keras", "slim".
             "normalization": "batch",  # over all devices; or "frozen".
+            # True: local features at stride 32, not 16, as the released code trains by
+            # default. Of "keras", "v1" and "v1.5" block4 is the same either way: what
+            # is trained so extracts at 16, too, with the field set back.
+            "block3_strides": False,
             "attention_width": 512,
             "reduced_dimension": 128,  # of a local descriptor.
             "global_dimension": 2048,
-            "gem_power": 3.0,
+            "gem_power": 3.0,  # of the pooling; where it is learned, the start.
+            "learn_power": False,  # GeM's power is trained with the rest.
         }
     )
 
@@ -217,12 +229,13 @@ def get_config() -> ConfigDict:
     config.data.pairs = ""
     config.data.pairs_weight = 0.2
     # By name: path (folder of class folders; CSV; train.csv or train_clean.csv of
-    # GLDv2, or its folder; train.csv of GLDv1; retrieval-SfM-120k.pkl; TFRecords, as
-    # "gldv2/train-*-of-*"), images (folder of a CSV's images), label_column, split
-    # ("train" or "validation", a fifth of each class), holdout (classes left out),
-    # unlabelled (names that are no class), weight (share of the examples). Or, to draw
-    # landmarks: first (seed), landmarks, views (of each), weight. For loss.detection
-    # also boxes: CSV of detect, COCO's .json, folder of .boxes or of VOC's .xml files.
+    # GLDv2, or its folder; its test.csv or index.csv, without classes; train.csv of
+    # GLDv1; retrieval-SfM-120k.pkl; TFRecords, as "gldv2/train-*-of-*"), images (folder
+    # of a CSV's images), label_column, split ("train" or "validation", a fifth of each
+    # class), holdout (classes left out), unlabelled (names that are no class), weight
+    # (share of the examples). Or, to draw landmarks: first (seed), landmarks, views (of
+    # each), weight. For loss.detection also boxes: CSV of detect, COCO's .json, folder
+    # of .boxes or of VOC's .xml files.
     config.data.sources = ConfigDict()
     # A file of class names, one a line, to leave out of all sources: landmarks that the
     # test shows, too.
@@ -281,7 +294,7 @@ def get_config() -> ConfigDict:
     config.loss.scale = 45.25  # of cosines; sqrt(2048) in [DELG].
     config.loss.centers = 1  # directions of a class, of which the nearest counts.
     config.loss.smoothing = 0.0  # share of a label that is spread over all classes.
-    # "sharded": each device of the axis of pmap holds its classes only.
+    # "sharded": each device holds its classes only.
     config.loss.classifier = "dense"
     config.loss.classifier_dtype = "float32"  # or "bfloat16": of its products.
     config.loss.contrastive_margin = 0.7  # distance of descriptors of length 1.
@@ -346,6 +359,8 @@ def get_config() -> ConfigDict:
     config.extraction.gem_region = 0  # cells each way that the map is mixed with.
     config.extraction.gem_floor = 0.0  # smaller values of the map are raised to it.
     config.extraction.scale_power = 1.0  # of the mean over scales; 1: sum; 0: maximum.
+    # Overlap of what two features see, above which the weaker goes; 1: none goes.
+    config.extraction.nms_iou = 1.0
     # Of R, G and B in 0 to 255; a training sees its images so, too.
     config.extraction.pixel_mean = (128.0, 128.0, 128.0)
     config.extraction.pixel_std = (128.0, 128.0, 128.0)

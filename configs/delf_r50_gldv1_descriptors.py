@@ -43,6 +43,7 @@ def get_config() -> ConfigDict:
                 "width": 64,
                 "layout": "v1.5",
                 "normalization": "batch",
+                "block3_strides": False,  # True: local features at stride 32.
                 "attention_width": 512,
                 # 0: block3 as it is; `fit pca` reduces it to 40 after the training.
                 "reduced_dimension": 0,

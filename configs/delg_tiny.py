@@ -92,7 +92,7 @@ def get_config() -> ConfigDict:
     config.extraction.pixel_std = (58.395, 57.12, 57.375)
     with config.unlocked():
         config.model.backbone = "compact"
-        for field in ("depth", "width", "layout"):
+        for field in ("depth", "width", "layout", "block3_strides"):
             del config.model[field]
         config.data.sources.photos = ConfigDict(
             {

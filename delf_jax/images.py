@@ -146,6 +146,17 @@ def read_size(path: str | os.PathLike) -> tuple[int, int]:
             raise InputError(f"{path}: {error}") from None
 
 
+def size_of_jpeg(data: bytes) -> tuple[int, int] | None:
+    """(height, width) as an RGB JPEG stores them; None for a file of another kind.
+
+    Whatever its EXIF says: as TensorFlow and others have it, who do not look there.
+    """
+    if not data.startswith(jpeg.START):
+        return None
+    with _decoding(), _open(data) as image:
+        return image.size[::-1] if image.mode == "RGB" else None
+
+
 def encode_jpeg(image: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:
     """The bytes of a JPEG file."""
     return simplejpeg.encode_jpeg(

@@ -67,6 +67,8 @@ def add_export_options(parser: Parser) -> None:
     meaning = "scales of a global savedmodel: "
     parser.add_choice("--pool", pools, meaning, default="none")
     parser.add_flag("--normalize", "the descriptors after --pool")
+    iou = "overlap above which the weaker of two features goes (the model's)"
+    parser.add_value("--iou", "IOU", iou, type=float)
     parser.add_value("--size", "HxW", "of onnx: size of the largest image", type=_size)
 
 

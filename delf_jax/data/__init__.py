@@ -1,8 +1,8 @@
 """Data: labelled images to train on.
 
 Start with `loader.py`: resumable batches. Then `image_lists.py`, labelled images in
-folders, CSVs and records; `prepare.py`, them stored shrunk; `tuples.py`, pairs and
-negatives; `augment.py`, crops, warps and colours; `teacher.py`, features to distil;
-`download.py`, `download_catalogue.py` and `released_catalogue.py`, datasets and models
-of others. Plain values come in, no configs.
+folders, CSVs and records; `prepare.py`, them stored shrunk; `tfrecords.py`, them as the
+original's files; `tuples.py`, pairs and negatives; `augment.py`, crops, warps and
+colours; `teacher.py`, features to distil; `download.py`, `download_catalogue.py` and
+`released_catalogue.py`, datasets and models of others. Plain values come in, no configs.
 """

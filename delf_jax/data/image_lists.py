@@ -33,51 +33,60 @@ class LabelledImage(NamedTuple):
 
 
 def list_records(
-    path: str, images: str = "", label_column: str = "label", split: str = ""
+    path: str,
+    images: str = "",
+    label_column: str = "label",
+    split: str = "",
+    *,
+    as_listed: bool = False,
 ) -> list[LabelledImage]:
     """The images of a source of training images, ordered by id.
 
     Args:
       path: a folder, whose subfolders are classes; a .csv file with a header, a column
         `image` and a column of labels; train.csv or train_clean.csv of [GLDv2], or the
-        folder of one, with images at a/b/c/abc....jpg; train.csv of GLDv1, with images
-        beside it; retrieval-SfM-120k.pkl, whose classes are 3D models [GeM]; or the
-        original's TFRecords, as a folder of one split or a pattern such as
-        `train-*-of-*`.
+        folder of one, with images at a/b/c/abc....jpg; its test.csv or index.csv, whose
+        images have no label; train.csv of GLDv1, with images beside it;
+        retrieval-SfM-120k.pkl, whose classes are 3D models [GeM]; or the original's
+        TFRecords, as a folder of one split or a pattern such as `train-*-of-*`.
       images: folder that a CSV's image names are relative to; empty: the CSV's own. Of
         SfM-120k: the folder that holds ims/; empty: the folder above the pkl's.
       label_column: of a CSV with a column `image`.
       split: "train" or "validation", a part by `split_records`; empty: all.
+      as_listed: in the order of the source instead, or of `split_records`.
     """
     if not path:
         raise InputError("path of training images is empty: name a folder or CSV")
-    source = pathlib.Path(path)
-    found: Iterable[LabelledImage]
-    if shards := tfrecord.find_shards(path):
-        found = (record for shard in shards for record in _of_shard(shard))
-    elif table := _landmark_table(source):
-        found = _of_landmarks(table, pathlib.Path(images or table.parent))
-    elif source.is_dir():
-        found = _of_folder(source)
-    elif source.suffix == ".pkl" and source.is_file():
-        found = _of_models(source, pathlib.Path(images or source.parent.parent))
-    elif source.is_file():
-        root = pathlib.Path(images or source.parent)
-        found = _of_csv(source, root, label_column)
-    else:
-        raise InputError(f"{path}: no such folder, CSV or TFRecords of training images")
+    found = _find(path, images, label_column)
     if split:
-        train, validation = split_records(list(found))
-        if split not in ("train", "validation"):
-            raise InputError(f"split is {split!r}: use 'train' or 'validation'")
-        found = train if split == "train" else validation
-    records = sorted(found, key=operator.attrgetter("id"))
+        found = part_of(list(found), split)
+    listed = list(found)
+    records = sorted(listed, key=operator.attrgetter("id"))
     if not records:
         raise InputError(f"{path}: no images found to train on")
     for one, other in itertools.pairwise(records):
         if one.id == other.id:
             raise InputError(f"{path}: image {one.id} is listed twice")
-    return records
+    return listed if as_listed else records
+
+
+def _find(path: str, images: str, label_column: str) -> Iterable[LabelledImage]:
+    """What a source lists, in its order."""
+    source = pathlib.Path(path)
+    if shards := tfrecord.find_shards(path):
+        return (record for shard in shards for record in _of_shard(shard))
+    if table := landmark_table(source):
+        return _of_landmarks(table, pathlib.Path(images or table.parent))
+    if _columns(source) == {"id"}:
+        return _of_ids(source, pathlib.Path(images or source.parent))
+    if source.is_dir():
+        return _of_folder(source)
+    if source.suffix == ".pkl" and source.is_file():
+        return _of_models(source, pathlib.Path(images or source.parent.parent))
+    if source.is_file():
+        root = pathlib.Path(images or source.parent)
+        return _of_csv(source, root, label_column)
+    raise InputError(f"{path}: no such folder, CSV or TFRecords of training images")
 
 
 def classes_without_images(path: str, records: Sequence[LabelledImage]) -> list[str]:
@@ -101,6 +110,14 @@ def read_record(record: LabelledImage) -> UInt8[np.ndarray, "H W 3"]:
         raise InputError(f"{record.path}, image {record.id}: {error}") from None
 
 
+def part_of(records: Sequence[LabelledImage], split: str) -> list[LabelledImage]:
+    """The part of `split_records` that is called `split`."""
+    if split not in ("train", "validation"):
+        raise InputError(f"split is {split!r}: use 'train' or 'validation'")
+    train, validation = split_records(records)
+    return train if split == "train" else validation
+
+
 def split_records(
     records: Sequence[LabelledImage], share: float = 0.2, seed: int = 0
 ) -> tuple[list[LabelledImage], list[LabelledImage]]:
@@ -108,6 +125,7 @@ def split_records(
 
     Of each class a share, and at least one, validates: a class of one image is not
     trained on. The draws depend on the order of the records, there that of the table.
+    Each part is shuffled in the end.
     """
     rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
     by_label: dict[str | int, list[LabelledImage]] = {}
@@ -119,6 +137,9 @@ def split_records(
         count = max(1, int(share * len(members)))
         validation += [members[i] for i in order[:count]]
         train += [members[i] for i in order[count:]]
+    # The released code draws for these first.
+    validation = [validation[i] for i in rng.permutation(len(validation))]
+    train = [train[i] for i in rng.permutation(len(train))]
     return train, validation
 
 
@@ -168,7 +189,7 @@ def _locate(
     return paths
 
 
-def _landmark_table(source: pathlib.Path) -> pathlib.Path | None:
+def landmark_table(source: pathlib.Path) -> pathlib.Path | None:
     """The table of [GLDv2] that a source is or holds; InputError if it holds two."""
     inside = [source / "train.csv", source / "train_clean.csv"]
     candidates = inside if source.is_dir() else [source]
@@ -181,8 +202,19 @@ def _landmark_table(source: pathlib.Path) -> pathlib.Path | None:
 
 
 def _lists_landmarks(path: pathlib.Path) -> bool:
-    columns = set(tables.read_header(path)) if path.suffix == ".csv" else set()
+    columns = _columns(path)
     return "landmark_id" in columns and bool(columns & {"id", "images"})
+
+
+def _columns(path: pathlib.Path) -> set[str]:
+    """Of a CSV, by its header."""
+    is_table = path.suffix == ".csv" and path.is_file()
+    return set(tables.read_header(path)) if is_table else set()
+
+
+def _of_ids(table: pathlib.Path, root: pathlib.Path) -> Iterator[LabelledImage]:
+    for image in tables.read_rows(table, gldv2.ImageId):
+        yield LabelledImage(image.id, _photo_of(root, image.id), "")
 
 
 def _of_landmarks(table: pathlib.Path, root: pathlib.Path) -> Iterator[LabelledImage]:
@@ -191,15 +223,19 @@ def _of_landmarks(table: pathlib.Path, root: pathlib.Path) -> Iterator[LabelledI
         if image.landmark_id is None:
             without += 1
             continue
-        path = gldv2.image_path(root, image.id)
-        flat = root / path.name
-        # GLDv1 was a list of addresses: who fetched them keeps them in one folder.
-        beside = not path.is_file() and flat.is_file()
-        yield LabelledImage(image.id, flat if beside else path, image.landmark_id)
+        yield LabelledImage(image.id, _photo_of(root, image.id), image.landmark_id)
     if without:
         add_note(
             f"{table}: {format_count(without, 'image')} without a landmark left out"
         )
+
+
+def _photo_of(root: pathlib.Path, image_id: str) -> pathlib.Path:
+    path = gldv2.image_path(root, image_id)
+    flat = root / path.name
+    # GLDv1 was a list of addresses: who fetched them keeps them in one folder.
+    beside = not path.is_file() and flat.is_file()
+    return flat if beside else path
 
 
 def _of_models(path: pathlib.Path, root: pathlib.Path) -> Iterator[LabelledImage]:

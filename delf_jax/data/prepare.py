@@ -190,7 +190,7 @@ def prepare(
             found = builder.info.metadata
         manifests.check(found, _METADATA, folder / "metadata.json", _repair(folder))
         failures |= found.get(_FAILURES) or {}
-    _write_quarantine(pathlib.Path(directory, f"{name}-quarantine.csv"), failures)
+    write_quarantine(pathlib.Path(directory, f"{name}-quarantine.csv"), failures)
     there = [builder for builder in builders if _is_prepared(builder)]
     if part == (0, 1) and not there:
         reason = next(iter(failures.values()))
@@ -371,7 +371,7 @@ def shrink(
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _write_quarantine(path: pathlib.Path, failures: dict[str, str]) -> None:
+def write_quarantine(path: pathlib.Path, failures: dict[str, str]) -> None:
     """Lists the images that cannot be used; without any there is no list."""
     if not failures:
         path.unlink(missing_ok=True)

@@ -108,6 +108,8 @@ def _check(model: Model, form: str, options: ExportOptions) -> None:
         raise InputError(
             "--scales: a SavedModel with local features takes the scales as an input"
         )
+    if options.iou is not None and options.what == "global":
+        raise InputError("--iou is of local features: leave it out with --what=global")
     if options.size and form != "onnx":
         raise InputError("--size is for --format=onnx: others take images of any size")
 
@@ -120,6 +122,8 @@ def _settings(model: Model, form: str, options: ExportOptions) -> ExtractionSett
         overrides["global_scales"] = tuple(range(len(options.scales)))
     if options.what != "local":
         _check_pooling(model, settings_for(model, **overrides))
+    if options.iou is not None:
+        overrides["nms_iou"] = options.iou
     if form == "savedmodel":  # Its inputs, which the user of the export chooses.
         return settings_for(model, **overrides)
     if options.what == "local":

@@ -17,6 +17,8 @@ class ExportOptions(NamedTuple):
     """of a global SavedModel: raw descriptors "none", "average" or "sum" over scales"""
     normalize: bool = False
     """of the same: normalise what is left"""
+    iou: float | None = None
+    """overlap above which the weaker of two features goes, in place of the model's"""
     size: tuple[int, int] | None = None
     """of ONNX: (height, width) of the largest image"""
 

@@ -60,8 +60,9 @@ def read_header(path: str | os.PathLike) -> list[str]:
 def read_rows(path: str | os.PathLike, kind: type[Row]) -> Iterator[Row]:
     """The rows as tuples of `kind`, whose fields are columns, in any order, of a CSV.
 
-    Fields are str, int or None, finite float, or tuple[str, ...], separated by blanks.
-    Other columns and blank lines are skipped. InputError names file, line and field.
+    Fields are str, int (or None or str), finite float, or tuple[str, ...], which blanks
+    separate. Other columns and blank lines are skipped. InputError names file, line and
+    field.
     """
     for fields in read_columns(path, get_type_hints(kind)):
         yield kind(*fields)
@@ -107,6 +108,11 @@ def read_float(text: str) -> float:
     return value
 
 
+def _is_number(text: str) -> bool:
+    """Whether a text is a whole number as it is written out."""
+    return text.isdecimal() and str(int(text)) == text
+
+
 def _read_int(text: str) -> int:
     value = int(text)
     if abs(value) >= 1 << 63:  # No array of numbers holds it.
@@ -118,6 +124,8 @@ _PARSERS: dict[Any, Callable[[str], Any]] = {str: str, int: _read_int}
 _PARSERS |= {float: read_float, tuple[str, ...]: lambda text: tuple(text.split())}
 # Landmarks of photos that show none, as the table of GLDv1 has them.
 _PARSERS[int | None] = lambda text: None if text == "None" else _read_int(text)
+# Labels of a table of landmarks, or of a folder of classes.
+_PARSERS[int | str] = lambda text: int(text) if _is_number(text) else text
 
 
 def _explain(line: Line, header: Sequence[str], hints: Mapping[str, Any]) -> InputError:

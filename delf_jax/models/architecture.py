@@ -78,6 +78,8 @@ def build(
         )
     if name in DETECTORS:  # There is one class: landmarks.
         fields.pop("num_classes", None)
+    if kind != "resnet" and fields.get("block3_strides") is False:
+        del fields["block3_strides"]  # As all the others have it.
     backbone: Any = BACKBONES[kind]
     hints = typing.get_type_hints(backbone) | typing.get_type_hints(MODELS[name])
     _check_types(fields, hints)

@@ -14,7 +14,16 @@ from delf_jax.progress import printable
 from delf_jax.report.figures import figure_format, write_figure
 
 # Not drawn by default: they say little of how well a run does.
-_BY_NAME_ONLY = ("learning_rate", "images_per_second", "gradient_norm")
+_BY_NAME_ONLY = (
+    "learning_rate",
+    "images_per_second",
+    "gradient_norm",
+    "gem_power",
+    # How they begin.
+    "attention/",
+    "sparsity/",
+    "image_range/",
+)
 _COLUMNS, _PANEL = 3, (3.6, 2.3)  # inches.
 # Curves with more points are drawn smoothed, above the faint raw ones.
 _MANY, _SPAN = 60, 0.03
@@ -124,7 +133,10 @@ def name_runs(paths: Sequence[str | os.PathLike]) -> dict[str, str | os.PathLike
 def _worth_drawing(runs: Mapping[str, Mapping[str, Curve]]) -> list[str]:
     """Loss first, then what was validated, then the rest as it comes."""
     names = dict.fromkeys(
-        name for curves in runs.values() for name in curves if name not in _BY_NAME_ONLY
+        name
+        for curves in runs.values()
+        for name in curves
+        if not name.startswith(_BY_NAME_ONLY)
     )
     return sorted(names, key=lambda n: (n != "loss", not n.startswith("validation/")))
 

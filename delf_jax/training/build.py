@@ -55,13 +55,13 @@ def make_static(
     """What the training step is made of, and the learning rate by step.
 
     Args:
-      axis_name: of the devices under pmap.
+      axis_name: of the devices, where the step knows it: see `parallel.axis_of`.
       counts: images of each class, of which `loss.rare_margin` makes margins.
     """
     loss = _loss_settings(config, classes, counts)
     check_train_only(config.train_only)
     extraction = make_settings(config.extraction.to_dict())
-    _check_outputs(config.model.name, loss, extraction, axis_name)
+    _check_outputs(config.model.name, loss, extraction)
     classify = any(getattr(loss, name) for name in objective.CLASSIFYING)
     if classify and not classes:
         raise InputError(
@@ -182,7 +182,6 @@ def _check_outputs(
     model: str,
     loss: objective.LossSettings,
     extraction: ExtractionSettings,
-    axis_name: str | None,
 ) -> None:
     """InputError if something needs what the model does not put out."""
     local = [f"loss.{name}" for name in objective.LOCAL if getattr(loss, name)]
@@ -197,10 +196,9 @@ def _check_outputs(
                 f"loss.{name} must be 0 for model.name {model}: it is for "
                 f"{' or '.join(models)}"
             )
-    if loss.classifier == "sharded" and not (loss.arcface and axis_name):
+    if loss.classifier == "sharded" and not loss.arcface:
         raise InputError(
-            'loss.classifier "sharded" is for loss.arcface under parallel "pmap"; use '
-            '"dense" here'
+            'loss.classifier "sharded" is for loss.arcface; use "dense" here'
         )
 
 

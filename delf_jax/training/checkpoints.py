@@ -42,13 +42,16 @@ _FULL_WORDS = ("No space left", "ENOSPC", "EDQUOT", "quota exceeded", "File too 
 
 
 def open_checkpoints(
-    directory: str | pathlib.Path, *, keep: int, best: str = ""
+    directory: str | pathlib.Path, *, keep: int, best: str = "", every_hours: float = 0
 ) -> ocp.CheckpointManager:
     """A manager of states under `directory`; close it in the end.
 
-    It keeps the newest `keep`, and the one whose metric of the name `best` is largest.
+    It keeps the newest `keep`, the one whose metric of the name `best` is largest, and
+    with `every_hours` the oldest and those that are so long after the one before.
     """
     policies: list[Any] = [keeping.LatestN(keep)]
+    if every_hours:
+        policies.append(keeping.EveryNSeconds(int(3600 * every_hours)))
 
     def metric(metrics: dict[str, float]) -> float:
         return metrics.get(best, -math.inf)  # another validation has measured others.

@@ -25,14 +25,15 @@ from delf_jax.models.architecture import BACKBONE_FIELDS
 # long, where and how watched a training runs, what its model is exported with, and the
 # remedies for a loss that is not finite.
 MAY_CHANGE = (
-    "steps log_every checkpoint_every keep_checkpoints images_every wandb_project "
-    "devices parallel "
+    "steps log_every checkpoint_every keep_checkpoints keep_every_hours images_every "
+    "wandb_project devices parallel "
     "init_from init_partial init_share validation data.directory data.threads "
     "optimizer.learning_rate optimizer.clip_norm "
     "extraction.image_scales extraction.global_scales "
     "extraction.max_image_size extraction.min_image_size extraction.max_features "
-    "extraction.attention_threshold extraction.gem_power extraction.gem_region "
-    "extraction.gem_floor extraction.scale_power"
+    "extraction.attention_threshold extraction.nms_iou "
+    "extraction.gem_power extraction.gem_region extraction.gem_floor "
+    "extraction.scale_power"
 ).split()
 # Of a version before, which did something with loss.distillation alone.
 GONE = ("loss.distillation", "teacher.weights", "teacher.long_sides")

@@ -2,7 +2,7 @@
 
 `TrainingLog` collects and checks the metrics of steps; `MetricWriter` has the files,
 `metrics.jsonl` and TensorBoard's events, and the run of Weights & Biases; `look` makes
-the pictures.
+the pictures, and `watch` the numbers that tell early of a network that dies.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import pathlib
 import secrets
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, SupportsFloat
 
 import cv2
@@ -27,6 +27,7 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
+from delf_jax import ops
 from delf_jax.config import as_json
 from delf_jax.files import InputError, atomic_write, read_text
 from delf_jax.progress import format_duration, format_rate
@@ -105,10 +106,13 @@ class TrainingLog:
         if len(self._pending) > RUN_AHEAD:
             jax.block_until_ready(self._pending[-1 - RUN_AHEAD][2])
 
-    def flush(self) -> None:
+    def flush(self, watched: Callable[[], Mapping[str, float]] = dict) -> None:
         """Prints and writes the means since the last flush.
 
         InputError, naming the step and the images, if a loss is not a finite number.
+
+        Args:
+          watched: what else is written, asked for only once all losses are finite.
         """
         if not self._pending:
             return
@@ -127,9 +131,11 @@ class TrainingLog:
         means = {n: float(v) for n, v in merged.compute().items()}
         means["learning_rate"] = float(self._schedule(step - 1))
         self.means |= means
-        self._report(step, means)
+        self._report(step, means, watched())
 
-    def _report(self, step: int, means: Mapping[str, float]) -> None:
+    def _report(
+        self, step: int, means: Mapping[str, float], watched: Mapping[str, float]
+    ) -> None:
         now = time.monotonic()
         self._speeds.append((now - self._since) / (step - self._flushed))
         self._flushed, self._since = step, now
@@ -138,7 +144,8 @@ class TrainingLog:
         if self._writer is None:
             return
         rate = self._batch_size / self._speeds[-1]
-        self._writer.write_scalars(step, {**means, "images_per_second": rate})
+        scalars = {**means, "images_per_second": rate, **watched}
+        self._writer.write_scalars(step, scalars)
         self._writer.flush()
         parts = " ".join(f"{name} {value:.4g}" for name, value in means.items())
         speed = format_rate(self._batch_size, self._speeds[-1], "image")
@@ -292,11 +299,62 @@ def look(static: Static, averages: Any, batch: Batch) -> dict[str, np.ndarray]:
     return pictures
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+def watch(static: Static, averages: Any, batch: Batch) -> dict[str, float]:
+    """What first views of the batch show of the network, in the original's names.
+
+    Of attention the largest, smallest and mean value and the quartiles, of each block
+    the share of zeros, of pixels as the network has them the range. Of a network that
+    learns GeM's power also that.
+    """
+    views = np.asarray(batch["image"][:SHOWN])[:, 0]
+    module, variables = without_axis(static.module), jax.tree.map(np.asarray, averages)
+    seen = jax.device_get(_see(module, static.pixels, variables, views))
+    found = seen["scalars"]
+    if "attention" in seen:
+        attention = seen["attention"]
+        for name in ("max", "min", "mean"):
+            found[f"attention/{name}"] = getattr(attention, name)()
+        for share in (25, 50, 75):
+            # A value that is there, as in the original.
+            value = np.percentile(attention, share, method="nearest")
+            found[f"attention/percent_{share}"] = value
+    if "gem_power" in averages["params"]:
+        found["gem_power"] = averages["params"]["gem_power"]
+    return {name: float(value) for name, value in found.items()}
+
+
 def _attention(
-    module: nn.Module, pixels: tuple, variables: Mapping, images: jax.Array
+    module: nn.Module, pixels: tuple, variables: Mapping, images: np.ndarray
 ) -> jax.Array:
-    return training_step.predict(module, pixels, variables, images)["attention"]
+    return _see(module, pixels, variables, images)["attention"]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _see(
+    module: nn.Module, pixels: tuple, variables: Mapping, images: jax.Array
+) -> dict[str, Any]:
+    """{"scalars": {...}}, and the "attention" of a module that has it."""
+    normalized = ops.normalize_pixels(images, *pixels)
+    outputs, kept = module.apply(
+        variables,
+        normalized,
+        capture_intermediates=lambda each, method: (
+            (each.name, method) == ("backbone", "__call__")
+        ),
+        mutable=["intermediates"],
+    )
+    (stages,) = kept["intermediates"]["backbone"]["__call__"]
+    scalars = {
+        "image_range/max": normalized.max(),
+        "image_range/min": normalized.min(),
+    }
+    for name, block in stages.items():
+        if name.startswith("block"):  # Others are between the layers of a block.
+            scalars[f"sparsity/{name}"] = (block == 0).mean()
+    seen: dict[str, Any] = {"scalars": scalars}
+    if "attention" in outputs:
+        seen["attention"] = outputs["attention"]
+    return seen
 
 
 def sheet(views: UInt8[np.ndarray, "B V S S 3"]) -> UInt8[np.ndarray, "H W 3"]:

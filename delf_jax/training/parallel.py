@@ -40,18 +40,30 @@ class Parallel(NamedTuple):
 
 def over_pmap(static: Static, devices: list[jax.Device]) -> Parallel:
     """The batch and the pieces of a sharded classifier have an axis of devices."""
-    axes = None
+    axes, of_leaves = None, None
     if static.sharded:
         start = functools.partial(create_state, static, view_size=64)
         axes = sharded_classifier.axes(jax.eval_shape(start, jax.random.key(0)))
-    step = jax.pmap(
-        functools.partial(train_step, static=static, axis_name=AXIS),
+        of_leaves = tuple(jax.tree.leaves(axes, is_leaf=lambda axis: axis is None))
+
+    def step_of_leaves(state: TrainState, *rest: Any) -> tuple[tuple, Any]:
+        new, metrics = train_step(state, *rest, static=static, axis_name=AXIS)
+        return tuple(jax.tree.leaves(new)), metrics
+
+    # On several hosts pmap hashes `out_axes`: a tuple can be, a tree of dicts cannot.
+    mapped = jax.pmap(
+        step_of_leaves,
         axis_name=AXIS,
         in_axes=(axes, 0, None, None),
-        out_axes=(axes, None),
+        out_axes=(of_leaves, None),
         devices=None if len(devices) == jax.local_device_count() else devices,
         donate_argnums=(0,),
     )
+
+    def step(state: TrainState, *rest: Any) -> tuple[TrainState, Any]:
+        leaves, metrics = mapped(state, *rest)
+        return jax.tree.unflatten(jax.tree.structure(state), leaves), metrics
+
     everywhere, split = shardings(devices)
 
     def place_batch(batch: Batch) -> Batch:
@@ -73,19 +85,22 @@ def over_pmap(static: Static, devices: list[jax.Device]) -> Parallel:
 def over_jit(static: Static, devices: list[jax.Device]) -> Parallel:
     """The step of the whole batch, which the compiler shares out to all hosts' devices.
 
-    The module has no axis name: means over the batch are over all devices as it is.
+    The module has no axis name: means over the batch are over all devices as it is. But
+    where the classifier is in pieces, each device has the step of its share.
     """
     count, hosts = len(devices), range(jax.process_count())
     chosen = [each for host in hosts for each in jax.local_devices(host)[:count]]
     everywhere, split = shardings(chosen)
-    step = jax.jit(
-        functools.partial(train_step, static=static),
-        donate_argnums=(0,),
-        out_shardings=everywhere,
-    )
+    of_all: Callable = functools.partial(train_step, static=static)
+    placed: Any = everywhere
+    if static.sharded:
+        of_all, placed = _in_pieces(static, everywhere)
+    step = jax.jit(of_all, donate_argnums=(0,), out_shardings=(placed, everywhere))
 
     def place_state(state: TrainState) -> TrainState:
-        return jax.device_put(jax.tree.map(np.asarray, state), everywhere)
+        if static.sharded:
+            state = sharded_classifier.pad(state, len(chosen), static.loss.centers)
+        return jax.device_put(jax.tree.map(np.asarray, state), placed)
 
     def place_batch(batch: Batch) -> Batch:
         place = functools.partial(jax.make_array_from_process_local_data, split)
@@ -96,7 +111,28 @@ def over_jit(static: Static, devices: list[jax.Device]) -> Parallel:
     )
 
 
-PARALLEL = {"pmap": (over_pmap, AXIS), "jit": (over_jit, None)}
+def _in_pieces(static: Static, everywhere: NamedSharding) -> tuple[Callable, Any]:
+    """The step of a device's share and of its classes, and how the state is placed."""
+    mesh, whole = everywhere.mesh, everywhere.spec
+    start = functools.partial(create_state, static, view_size=64)
+    shapes = jax.eval_shape(start, jax.random.key(0))
+    specs = sharded_classifier.specs(shapes, AXIS)
+    step = jax.shard_map(
+        functools.partial(train_step, static=static, axis_name=AXIS),
+        mesh=mesh,
+        in_specs=(specs, PartitionSpec(AXIS), whole, whole),
+        out_specs=(specs, whole),
+        check_vma=False,  # As under pmap, the step itself takes means over devices.
+    )
+    return step, jax.tree.map(functools.partial(NamedSharding, mesh), specs)
+
+
+PARALLEL = {"pmap": over_pmap, "jit": over_jit}
+
+
+def axis_of(parallel: str, classifier: str) -> str | None:
+    """The axis of devices that a step knows by name, if it does."""
+    return AXIS if parallel == "pmap" or classifier == "sharded" else None
 
 
 def shardings(devices: Sequence[jax.Device]) -> tuple[NamedSharding, NamedSharding]:

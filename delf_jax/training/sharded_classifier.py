@@ -1,8 +1,9 @@
 """A classifier whose classes lie in pieces on the devices: its part of a state.
 
 The step sees the piece of its device. Between steps what belongs to the kernel (its
-weights, averages, moments of the optimiser) has an axis of devices in front, and the
-rest has none. On disk and before the first step it is whole: [D, classes x centers].
+weights, averages, moments of the optimiser) has an axis of devices in front under pmap,
+and under jit the pieces are one array's columns; the rest is whole on each device. On
+disk and before the first step the kernel is whole, too: [D, classes x centers].
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from delf_jax.training.objective import LossSettings
 
@@ -29,6 +30,27 @@ def axes(state: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: 0 if _is_kernel(path) else None, state
     )
+
+
+def specs(state: Tree, axis_name: str) -> Tree:
+    """For jit: how each leaf lies on a mesh with this axis."""
+    columns, everywhere = PartitionSpec(None, axis_name), PartitionSpec()
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: columns if _is_kernel(path) else everywhere, state
+    )
+
+
+def pad(state: Tree, pieces: int, centers: int) -> Tree:
+    """The state with zeros after the last class, so that all pieces are as large."""
+
+    def of(path: tuple, leaf: Any) -> Any:
+        if not _is_kernel(path):
+            return leaf
+        columns = leaf.shape[1]
+        width = -(-columns // (centers * pieces)) * centers
+        return np.pad(leaf, ((0, 0), (0, pieces * width - columns)))
+
+    return jax.tree_util.tree_map_with_path(of, state)
 
 
 def split(
@@ -48,14 +70,12 @@ def split(
     def place(path: tuple, leaf: Any) -> jax.Array:
         if not _is_kernel(path):
             return jax.device_put(leaf, everywhere)
-        # [D, C K] as [pieces, D, c K], zeros after the last class.
-        depth, columns = leaf.shape
-        width = -(-columns // (centers * all_devices)) * centers
-        padded = np.pad(leaf, ((0, 0), (0, all_devices * width - columns)))
-        cut = np.moveaxis(padded.reshape(depth, all_devices, width), 1, 0)
+        # [D, C K] as [pieces, D, c K].
+        cut = np.moveaxis(leaf.reshape(len(leaf), all_devices, -1), 1, 0)
         return jax.device_put(cut[first : first + devices], pieces)
 
-    return jax.tree_util.tree_map_with_path(place, state)
+    padded = pad(state, all_devices, centers)
+    return jax.tree_util.tree_map_with_path(place, padded)
 
 
 def whole(state: Tree, loss: LossSettings) -> Tree:
@@ -68,9 +88,13 @@ def whole(state: Tree, loss: LossSettings) -> Tree:
     columns = loss.classes * loss.centers
 
     def join(path: tuple, leaf: Any) -> np.ndarray:
-        leaf = np.asarray(leaf)
         if not _is_kernel(path):
-            return leaf
+            return np.asarray(leaf)
+        if leaf.ndim == 2:  # Columns of all hosts, under jit.
+            if jax.process_count() > 1:
+                leaf = multihost_utils.process_allgather(leaf, tiled=True)
+            return np.asarray(leaf)[:, :columns]
+        leaf = np.asarray(leaf)
         if jax.process_count() > 1:
             leaf = np.concatenate(multihost_utils.process_allgather(leaf))
         return np.moveaxis(leaf, 0, 1).reshape(leaf.shape[1], -1)[:, :columns]

@@ -28,8 +28,14 @@ from delf_jax.training.inputs import (
     open_sources,
     view_settings,
 )
-from delf_jax.training.log import TrainingLog, check_wandb, look
-from delf_jax.training.parallel import PARALLEL, Parallel, needs_mining, prefetch
+from delf_jax.training.log import TrainingLog, check_wandb, look, watch
+from delf_jax.training.parallel import (
+    PARALLEL,
+    Parallel,
+    axis_of,
+    needs_mining,
+    prefetch,
+)
 from delf_jax.training.step import (
     Constants,
     Static,
@@ -104,7 +110,7 @@ def train(config: ConfigDict, workdir: str) -> Outcome:
         )
     # All else that a config can have wrong, before hours of preparation; of any data.
     view_settings(config)
-    make_static(config, 1, PARALLEL[config.parallel][1])
+    make_static(config, 1, axis_of(config.parallel, config.loss.classifier))
     first = jax.process_index() == 0  # of several hosts that train together.
     folder = pathlib.Path(workdir)
     with locked(folder) if first else contextlib.nullcontext():
@@ -123,7 +129,8 @@ def _train(
     Args:
       weights: of `init_from`, where it has no checkpoint or they have a share.
     """
-    parallelize, axis_name = PARALLEL[config.parallel]
+    parallelize = PARALLEL[config.parallel]
+    axis_name = axis_of(config.parallel, config.loss.classifier)
     devices = jax.local_devices()
     if config.devices > len(devices):
         raise InputError(
@@ -140,7 +147,10 @@ def _train(
     static, schedule = make_static(config, len(counts), axis_name, counts)
     with contextlib.ExitStack() as stack:
         manager = checkpoints.open_checkpoints(
-            folder / "checkpoints", keep=config.keep_checkpoints, best=held_out.chooses
+            folder / "checkpoints",
+            keep=config.keep_checkpoints,
+            best=held_out.chooses,
+            every_hours=config.keep_every_hours,
         )
         stack.enter_context(manager)
         key = jax.random.key(config.seed)
@@ -302,7 +312,7 @@ def _run(
     key: jax.Array,
     devices: list[jax.Device],
 ) -> tuple[TrainState, bool]:
-    """The state in the end, and whether it is the end that the config names.
+    """The state in the end, its averages whole, and whether the training is done.
 
     Args:
       best: of the validations before.
@@ -330,11 +340,15 @@ def _run(
 
         measure = run.held_out.chooses and due(config.validation.every) and not stop
         save = measure or due(config.checkpoint_every)
-        if save or due(config.log_every):
-            run.log.flush()  # raises if a loss is not finite: it is not saved.
-        if due(config.images_every) and not stop:
+        pictured = due(config.images_every) and not stop
+        if pictured:
             seen = with_views(run.static, host, run.constants)
-            run.log.add_images(step, look(run.static, whole(state.ema), seen))
+            shown = run.static, whole(state.ema), seen
+            # Raises if a loss is not finite: it is not saved.
+            run.log.flush(functools.partial(watch, *shown))
+            run.log.add_images(step, look(*shown))
+        elif save or due(config.log_every):
+            run.log.flush()
         measured = None
         if measure:
             measured = validation.measure(run.held_out, run.static, run.averages(state))
@@ -353,4 +367,4 @@ def _run(
             "so the training ends (validation.patience)",
             flush=True,
         )
-    return state, exhausted or step >= config.steps
+    return state.replace(ema=whole(state.ema)), exhausted or step >= config.steps

@@ -171,6 +171,9 @@ RECIPES = {
     "prepare --part": _recipe(
         "prepare --dataset={given}/images --data=prepared --max_side=128 --part=0/2"
     ),
+    "prepare --to": _recipe(
+        "prepare --dataset={given}/images --data=records --to=tfrecord --shards=3"
+    ),
     "train": _recipe(
         f"train {TINY} --workdir=run", *TRAINING, needs="prepare", slow=True
     ),

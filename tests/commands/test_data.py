@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 
 def test_prepare_stores_photos_and_lists_the_broken_ones(run, tmp_path):
@@ -64,3 +65,53 @@ def test_what_prepare_leaves_out_train_finds_without_preparing_again(
         settings, str(stored), max_side=1024, exclude="b"
     )
     assert source.classes == {"a": 0} and len(source) == 1
+
+
+def test_prepare_writes_the_originals_tfrecords(run, tmp_path):
+    from delf_jax import images
+
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(5):
+            encoded = images.encode_jpeg(np.full((30, 40, 3), 9 * number, np.uint8), 90)
+            (tmp_path / "photos" / label / f"{number}.jpg").write_bytes(encoded)
+    arguments = f"--dataset={tmp_path / 'photos'}", f"--data={tmp_path / 'out'}"
+    options = "--to=tfrecord", "--shards=2"
+    for split, count in (("train", 8), ("validation", 2)):
+        status, out = run(
+            "prepare", *arguments, *options, f"--split={split}", model=False
+        )
+        assert status == 0
+        assert out.splitlines()[-1] == (
+            f"{tmp_path / 'out'}: {count} of {count} images ready"
+        )
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == [
+        "relabeling.csv",
+        "train-00000-of-00002",
+        "train-00001-of-00002",
+        "validation-00000-of-00002",
+        "validation-00001-of-00002",
+    ]
+    status, out = run("inspect", tmp_path / "out" / "relabeling.csv", model=False)
+    assert status == 0 and "rows: 2" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--shards=3"], "--shards is for --to=tfrecord"),
+        (["--to=tfrecord", "--shards=0"], "--shards=0: use a positive number"),
+        (["--to=tfrecord", "--beam=X"], "--beam builds what train reads"),
+        (["--to=tfrecord", "--split=test"], "split is 'test': use 'train' or"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    tmp_path, capsys, options, message
+):
+    from delf_jax import cli
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.jpg").write_bytes(b"")
+    arguments = [f"--dataset={tmp_path}", f"--data={tmp_path / 'out'}"]
+    assert cli.main(["prepare", *arguments, *options]) != 0
+    assert message in capsys.readouterr().err

@@ -179,6 +179,10 @@ def test_a_fifth_of_each_class_validates_drawn_as_the_released_code_draws():
         ids = [f"{label}{number}" for number in order]
         expected["validation"] += ids[:kept]
         expected["train"] += ids[kept:]
+    for part in ("validation", "train"):  # in this order, by the same generator.
+        order = np.arange(len(expected[part]))
+        rng.shuffle(order)
+        expected[part] = [expected[part][place] for place in order]
     assert [r.id for r in train] == expected["train"]
     assert [r.id for r in validation] == expected["validation"]
     assert image_lists.split_records(listed, seed=4)[1] != validation

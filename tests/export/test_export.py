@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from delf_jax import cli
-from delf_jax.export import export
-from delf_jax.export.options import ExportOptions, signature
+from delf_jax.export import export, stablehlo
+from delf_jax.export.options import ExportOptions, ExportSummary, signature
 from delf_jax.extraction import model_folder, settings
 from delf_jax.extraction.extract import extract_features
 from delf_jax.extraction.pca import Whitening
@@ -124,6 +124,8 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
         ("savedmodel", {"scales": (1.0,)}, "takes the scales as an input"),
         ("stablehlo", {"size": (64, 64)}, "--size is for --format=onnx"),
         ("stablehlo", {"scales": (-1.0,)}, "image_scales"),
+        ("savedmodel", {"iou": 0.5, "what": "global"}, "--iou is of local features"),
+        ("stablehlo", {"iou": 1.5}, "nms_iou is 1.5: use a number in .0, 1."),
     ],
 )
 def test_options_that_do_not_match_are_refused(tmp_path, form, options, message):
@@ -143,6 +145,25 @@ def test_pooling_that_an_export_does_not_have_is_refused(tmp_path, form, name):
     with pytest.raises(InputError, match=rf"have no extraction\.{name}: .*what=local"):
         export.export_model(model, form, tmp_path / "out", options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("options", "iou"), [([], 1.0), (["--iou=0.5"], 0.5)])
+def test_the_overlap_of_features_is_fixed_at_export(
+    tmp_path, tiny_model, monkeypatch, options, iou
+):
+    """That an export with it suppresses is told by the tests of each format."""
+    used = []
+
+    def write(folder, model, settings):
+        used.append(settings.nms_iou)
+        return ExportSummary("file", {}, {}, (), {})
+
+    monkeypatch.setattr(stablehlo, "write", write)
+    command = ["export", str(tiny_model), "--format=stablehlo"]
+    assert cli.main([*command, f"--out={tmp_path / 'out'}", *options]) == 0
+    assert used == [iou]
+    info = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert info["extraction"]["nms_iou"] == iou
 
 
 def test_a_model_without_the_branch_is_refused(tmp_path):

@@ -34,6 +34,13 @@ def test_curves_are_read_without_broken_lines_and_missing_numbers(run):
     }
 
 
+def test_what_watches_a_network_is_drawn_by_name_alone(tmp_path):
+    runs = {"run": {"attention/max": ([1], [2.0]), "sparsity/block1": ([1], [0.5])}}
+    with pytest.raises(InputError, match="nothing to draw yet"):
+        curves.draw_curves(runs, tmp_path / "curves.png")
+    assert curves._worth_drawing({"run": {"attention": ([1], [2.0])}}) == ["attention"]
+
+
 def test_a_folder_that_is_no_training_is_named(tmp_path):
     with pytest.raises(InputError, match="no training; it has no metrics.jsonl"):
         curves.read_curves(tmp_path)

@@ -1,5 +1,7 @@
 """Modules, optimisers and loss settings of a config, and wrong ones."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from delf_jax.config import read_config
+from delf_jax.extraction.model_folder import build_module
 from delf_jax.files import InputError
 from delf_jax.training import build, inputs
 from delf_jax.training.build import make_optimizer, make_static
+from delf_jax.training.config import read_training_config
+from delf_jax.training.step import create_state
 from tests.helpers.tiny_training import TINY
 
 
@@ -73,6 +78,36 @@ def test_margins_follow_the_images_of_each_class():
     assert isinstance(static.loss.margin, np.ndarray)
     np.testing.assert_allclose(static.loss.margin[[0, 2]], [0.5, 0.1], rtol=1e-6)
     assert static.loss.classes == 3
+
+
+def test_strides_of_block3_and_gems_power_are_fields_of_every_training():
+    """In shapes alone."""
+    fields = {"block3_strides": True, "learn_power": True, "gem_power": 4.0}
+    overrides = [f"--config.model.{name}={value}" for name, value in fields.items()]
+    config = read_training_config(TINY, overrides)
+    static, _ = make_static(config, 3, None)
+    start = functools.partial(create_state, static, view_size=64)
+    state = jax.eval_shape(start, jax.random.key(0))
+    assert state.params["model"]["gem_power"].shape == ()
+    assert static.module.gem_power == 4.0
+    variables = {"params": state.params["model"], "batch_stats": state.batch_stats}
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    outputs = jax.eval_shape(static.module.apply, variables, image)
+    assert outputs["attention"].shape == (1, 2, 2)
+    plain, _ = make_static(read_training_config(TINY), 3, None)
+    whole = jax.eval_shape(
+        functools.partial(create_state, plain, view_size=64), jax.random.key(0)
+    )
+    assert "gem_power" not in whole.params["model"]
+
+
+def test_only_a_resnet_has_strides_after_block3():
+    fields = {"name": "delg", "backbone": "compact", "global_dimension": 8}
+    build_module(
+        {**fields, "block3_strides": False}
+    )  # of a config that kept the field.
+    with pytest.raises(InputError, match="block3_strides"):
+        build_module({**fields, "block3_strides": True})
 
 
 PARAMS = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}

@@ -62,6 +62,19 @@ def test_the_best_state_is_kept_beside_the_newest(tmp_path):
     assert sorted(manager.all_steps()) == [4, 5, 6]
 
 
+@pytest.mark.parametrize(
+    ("hours", "kept"), [(1e-9, [1, 2, 3, 4]), (1000.0, [1, 4]), (0.0, [4])]
+)
+def test_states_that_are_hours_apart_are_kept_for_good(tmp_path, hours, kept):
+    """Also by a resumed run: they are told by when they were written."""
+    for part in ((1, 2), (3, 4)):
+        opened = checkpoints.open_checkpoints(tmp_path, keep=1, every_hours=hours)
+        with opened as manager:
+            for step in part:
+                save(manager, step)
+    assert sorted(manager.all_steps()) == kept
+
+
 @pytest.mark.parametrize("when", ["before", "while"])
 def test_a_full_disk_leaves_the_last_good_state_and_names_it(saved, monkeypatch, when):
     def fail(*args, **kwargs):

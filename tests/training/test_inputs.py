@@ -72,6 +72,10 @@ def test_the_cells_of_a_view_lie_where_the_layout_has_them(config):
     config.model.layout = "keras"
     settings = inputs.view_settings(config)
     assert (settings.cell_stride, settings.cell_offset) == (16, 3.0)
+    config.model.block3_strides = True
+    settings = inputs.view_settings(config)
+    assert (settings.cell_stride, settings.cell_offset) == (32, 3.0)
+    config.model.block3_strides = False
     config.views.size = 321
     with pytest.raises(InputError, match="views.size 321 .* multiple of 16"):
         inputs.view_settings(config)

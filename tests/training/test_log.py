@@ -9,6 +9,7 @@ import types
 import numpy as np
 import pytest
 from clu import metrics
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from delf_jax.config import read_config
@@ -140,6 +141,63 @@ def test_importing_needs_no_tensorflow():
         "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+class Backbone(nn.Module):
+    """Stages as a ResNet has them, and a map between."""
+
+    axis_name: str | None = None
+
+    def __call__(self, images):
+        return {"block0": nn.relu(images), "stage1": images, "block1": images}
+
+
+class Net(nn.Module):
+    """Attention is what a pixel has of red."""
+
+    backbone: Backbone
+
+    def __call__(self, images, sizes=None):
+        self.backbone(images)
+        return {"attention": images[..., 0]}
+
+
+def test_what_dies_is_measured_in_the_originals_names(rng):
+    images = rng.integers(0, 256, (9, 2, 4, 5, 3), dtype=np.uint8)
+    static = plain_static(make_config("", ""))._replace(
+        module=Net(Backbone()), pixel_mean=(128.0,) * 3, pixel_std=(64.0,) * 3
+    )
+    averages = {"params": {"gem_power": np.float32(2.5)}, "batch_stats": {}}
+    found = log.watch(static, averages, {"image": images})
+    seen = (images[:8, 0].astype(np.float64) - 128) / 64  # as many as are shown.
+    red = seen[..., 0]
+    expected = {
+        "image_range/max": seen.max(),
+        "image_range/min": seen.min(),
+        "sparsity/block0": (seen <= 0).mean(),
+        "sparsity/block1": (seen == 0).mean(),
+        "attention/max": red.max(),
+        "attention/min": red.min(),
+        "attention/mean": red.mean(),
+        "gem_power": 2.5,
+    }
+    for share in (25, 50, 75):
+        nearest = np.percentile(red, share, method="nearest")
+        expected[f"attention/percent_{share}"] = nearest
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_flush_watches_only_what_is_finite_and_prints_no_more(
+    training_log, tmp_path, capsys
+):
+    training_log.add(1, np.array(["a"]), loss_of(1.0))
+    training_log.flush(lambda: {"attention/max": 3.0})
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["attention/max"] == 3.0
+    assert "attention" not in capsys.readouterr().out
+    training_log.add(2, np.array(["a"]), loss_of(np.nan))
+    with pytest.raises(InputError, match="is not a finite number"):
+        training_log.flush(lambda: pytest.fail("watched"))
 
 
 def test_a_sheet_shows_examples_side_by_side_and_views_below():

@@ -6,13 +6,15 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from delf_jax.config import read_config
 from delf_jax.files import InputError
+from delf_jax.models.resnet import ResNet
 from delf_jax.training import sharded_classifier, train
 from delf_jax.training.build import make_static
 from delf_jax.training.objective import LossSettings
-from delf_jax.training.parallel import AXIS, over_pmap, shardings
+from delf_jax.training.parallel import AXIS, PARALLEL, shardings
 from delf_jax.training.step import NO_CONSTANTS, create_state
 from tests.helpers.tiny_training import (
     by_name,
@@ -39,12 +41,23 @@ def make_config(**loss):
     return config
 
 
-def two_steps(config):
+class Plain(ResNet):
+    """One small convolution, soon compiled."""
+
+    @nn.compact
+    def __call__(self, images, sizes=None, *, train=False, last="block4"):
+        x = nn.relu(nn.Conv(4, (1, 1))(images))
+        return {"block3": x, "block4": x}
+
+
+def two_steps(config, how="pmap", backbone=None):
     """(whole state, metrics) after two steps on two devices."""
     counts = [1, 5, 40]
     static, _ = make_static(config, CLASSES, AXIS, counts)
+    if backbone is not None:
+        static = static._replace(module=static.module.clone(backbone=backbone))
     start = jax.jit(functools.partial(create_state, static, view_size=64))
-    parallel = over_pmap(static, jax.devices())
+    parallel = PARALLEL[how](static, jax.devices())
     state = parallel.place_state(start(jax.random.key(0)))
     batch = {name: make_batch()[name] for name in ("image", "label")}
     for _ in range(2):
@@ -53,6 +66,17 @@ def two_steps(config):
         )
     whole = sharded_classifier.whole(state, static.loss)
     return by_name(whole), jax.device_get(metrics).compute()
+
+
+def test_under_jit_pieces_equal_those_under_pmap():
+    """To the bit, for it is one program."""
+    config = make_config(classifier="sharded", centers=2, rare_margin=0.5)
+    expected, metrics = two_steps(config, "pmap", Plain())
+    found, under_jit = two_steps(config, "jit", Plain())
+    assert under_jit == metrics
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +103,23 @@ def test_two_steps_in_pieces_equal_two_of_the_whole(loss, tolerance):
         np.testing.assert_allclose(value, dense[name], rtol=0, atol=atol, err_msg=name)
 
 
+def test_under_jit_a_device_holds_its_classes_alone():
+    config = make_config(classifier="sharded", centers=2)
+    static, _ = make_static(config, CLASSES, AXIS)
+    static = static._replace(module=static.module.clone(backbone=Plain()))
+    start = jax.jit(functools.partial(create_state, static, view_size=64))
+    state = start(jax.random.key(0))
+    placed = PARALLEL["jit"](static, jax.devices()).place_state(state)
+    for tree in (placed.params["model"], placed.ema["params"]):
+        kernel = tree["classifier"]["kernel"]
+        assert kernel.shape == (8, 8)  # of four classes, of which one is none.
+        shards = kernel.addressable_shards
+        assert [shard.data.shape for shard in shards] == [(8, 4), (8, 4)]
+    before, whole = by_name(state), sharded_classifier.whole(placed, static.loss)
+    for name, leaf in by_name(whole).items():
+        np.testing.assert_array_equal(leaf, before[name], err_msg=name)
+
+
 @pytest.mark.parametrize(("classes", "centers"), [(5, 1), (4, 3), (1, 2)])
 def test_pieces_go_together_again_and_hold_less_than_the_whole(rng, classes, centers):
     loss = LossSettings(classifier="sharded", classes=classes, centers=centers)
@@ -93,18 +134,18 @@ def test_pieces_go_together_again_and_hold_less_than_the_whole(rng, classes, cen
         np.testing.assert_array_equal(leaf, by_name(state)[name])
 
 
-def test_a_sharded_classifier_needs_pmap_and_classes():
+def test_a_sharded_classifier_needs_classes():
     config = make_config(classifier="sharded")
-    with pytest.raises(InputError, match='is for loss.arcface under parallel "pmap"'):
-        make_static(config, CLASSES, None)
     config.loss.arcface, config.loss.contrastive = 0.0, 1.0
     with pytest.raises(InputError, match="is for loss.arcface"):
         make_static(config, CLASSES, AXIS)
 
 
 @pytest.mark.slow
-def test_a_training_in_pieces_is_kept_whole_and_resumes_on_other_devices(tmp_path):
+@pytest.mark.parametrize("how", ["pmap", "jit"])
+def test_a_training_in_pieces_is_kept_whole_and_resumes_on_other_devices(tmp_path, how):
     config = make_config(classifier="sharded", centers=2)
+    config.parallel = how
     config.steps, config.checkpoint_every, config.log_every = 4, 2, 1
     config.validation.every = 0
     config.data.sources.train.path = str(

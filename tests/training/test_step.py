@@ -11,7 +11,7 @@ from delf_jax.config import read_config
 from delf_jax.files import InputError
 from delf_jax.training import objective
 from delf_jax.training.build import make_static
-from delf_jax.training.parallel import AXIS, PARALLEL, over_pmap
+from delf_jax.training.parallel import AXIS, PARALLEL, axis_of, over_pmap
 from delf_jax.training.step import (
     NO_CONSTANTS,
     _averaged,
@@ -58,7 +58,7 @@ def run_alone(static, start, batch, constants=NO_CONSTANTS):
 
 def run_over(how, devices, config, start, batch, teach=None):
     """The step as the loop runs it, over some devices."""
-    parallelize, axis_name = PARALLEL[how]
+    parallelize, axis_name = PARALLEL[how], axis_of(how, "dense")
     static, constants = plain_static(config, axis_name), NO_CONSTANTS
     if teach is not None:
         static, constants = teach(static)

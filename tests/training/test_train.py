@@ -81,6 +81,23 @@ def test_a_training_leaves_metrics_checkpoints_and_a_model(finished, config):
     assert descriptor["global_descriptor"].shape == (1, 32)
 
 
+def test_attention_and_zeros_of_blocks_are_written_with_the_pictures(finished):
+    workdir, outcome = finished
+    *before, last = lines_of(workdir)
+    blocks = ("block0", "block0mp", "block1", "block2", "block3", "block4")
+    kinds = ("max", "min", "mean", "percent_25", "percent_50", "percent_75")
+    names = [f"sparsity/{block}" for block in blocks]
+    names += [f"attention/{kind}" for kind in kinds]
+    names += ["image_range/max", "image_range/min"]
+    assert set(names) <= set(last) and not set(names) & set(before[-1])
+    assert all(0 < last[f"sparsity/{block}"] < 1 for block in blocks)
+    assert -1 <= last["image_range/min"] < last["image_range/max"] < 1
+    assert last["attention/min"] < last["attention/percent_50"] < last["attention/max"]
+    (events,) = (workdir / "events").iterdir()
+    assert all(name.encode() in events.read_bytes() for name in names)
+    assert not set(names) & set(outcome.metrics)
+
+
 def test_the_model_is_the_average_and_not_the_last_step(finished):
     workdir, _ = finished
     state = final_state(workdir)
@@ -464,6 +481,28 @@ def test_devices_hosts_and_how_the_step_is_shared_out_do_not_matter(
                 moved = np.abs(expected[name] - before[name]).max() + 1e-6
                 difference = np.abs(value - expected[name]).max() / moved
                 assert difference < 0.02, (run, name, difference)
+
+
+@pytest.mark.slow
+def test_classes_in_pieces_on_two_hosts_are_under_jit_as_under_pmap(
+    images, prepared, tmp_path
+):
+    """Two classes on four devices: half of the pieces are empty."""
+    fields = fields_of(images, prepared, steps=2, checkpoint_every=2, devices=0)
+    fields |= {"loss.classifier": "sharded"}
+    for how in ("pmap", "jit"):
+        fields["parallel"], port = how, free_port()
+        hosts = [
+            train_in_process(
+                fields, tmp_path / how, devices=2, multihost=f"127.0.0.1:{port},{i}/2"
+            )
+            for i in range(2)
+        ]
+        finish(*hosts)
+    expected, found = final_state(tmp_path / "pmap"), final_state(tmp_path / "jit")
+    assert expected["params/model/classifier/kernel"].shape == (32, 2)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 @pytest.mark.slow

@@ -71,7 +71,8 @@ class Relabelling(NamedTuple):
     """A row of relabeling.csv, which the original writes beside its TFRecords."""
 
     new_label: int
-    old_label: int
+    old_label: int | str
+    """a name where the source has names, as ours may"""
 
 
 class Solution(NamedTuple):

@@ -6,6 +6,7 @@ label.
 """
 
 import glob
+import itertools
 import os
 import pathlib
 import re
@@ -95,15 +96,26 @@ def write_examples(
     Args:
       examples: taken one by one, so that a lazy sequence need not fit in memory.
     """
-    bounds = np.linspace(0, len(examples), shards + 1, dtype=int).tolist()
     paths = []
-    for shard in range(shards):
-        name = f"{split}-{shard:05d}-of-{shards:05d}"
+    for name, places in shards_of(split, len(examples), shards):
         paths.append(pathlib.Path(directory, name))
-        with atomic_write(paths[-1]) as file:
-            for place in range(bounds[shard], bounds[shard + 1]):
-                file.write(_serialize(examples[place]))
+        write_shard(paths[-1], (examples[place] for place in places))
     return paths
+
+
+def shards_of(split: str, count: int, shards: int) -> list[tuple[str, range]]:
+    """The name of each shard, and which of `count` examples the original puts there."""
+    bounds = np.linspace(0, count, shards + 1, dtype=int).tolist()
+    places = itertools.starmap(range, itertools.pairwise(bounds))
+    names = (f"{split}-{shard:05d}-of-{shards:05d}" for shard in range(shards))
+    return list(zip(names, places, strict=True))
+
+
+def write_shard(path: str | os.PathLike, examples: Iterable[Example]) -> None:
+    """Writes one file, atomically, example by example."""
+    with atomic_write(path) as file:
+        for example in examples:
+            file.write(_serialize(example))
 
 
 def _serialize(example: Example) -> bytes:

@@ -162,7 +162,7 @@ def test_a_task_that_does_not_exist_is_refused(tmp_path):
         (gldv2.ImageId, [gldv2.ImageId("0a1"), gldv2.ImageId("0a2")]),
         (gldv2.Category, [gldv2.Category(1, "http://x/Category:Y,_Z")]),
         (gldv2.Attribution, [gldv2.Attribution("a", "b", "ü", "CC BY", 'c "d"\ne')]),
-        (gldv2.Relabelling, [gldv2.Relabelling(0, 2), gldv2.Relabelling(1, 9)]),
+        (gldv2.Relabelling, [gldv2.Relabelling(0, 2), gldv2.Relabelling(1, "07 b")]),
     ],
 )
 def test_every_table_is_written_and_read(tmp_path, kind, rows):
