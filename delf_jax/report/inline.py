@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 # 7 inches wide, it fills the column of a notebook.
 _DPI = 120
-_QUALITY = 88
+_QUALITY = 75
 
 
 class InlineFigure(Figure):
