@@ -7,6 +7,9 @@ import re
 
 import pytest
 
+from delf_jax.report.runs import read_runs
+from delf_jax.training import sweep
+
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COLAB = "https://colab.research.google.com/github/delf-jax/delf_jax/blob/main/notebooks"
@@ -71,3 +74,19 @@ def test_a_notebook_is_small_and_names_no_folder_of_its_author(path):
 def test_the_readme_names_each_notebook():
     readme = (ROOT / "README.md").read_text("utf-8")
     assert not [p.name for p in NOTEBOOKS if f"(notebooks/{p.name})" not in readme]
+
+
+def test_the_sweep_of_the_ablation_is_that_of_its_config(tmp_path):
+    (config,) = (
+        source(cell).removeprefix("%%writefile crops.py\n")
+        for cell in cells(ROOT / "notebooks/ablation.ipynb", "code")
+        if source(cell).startswith("%%writefile crops.py")
+    )
+    (tmp_path / "crops.py").write_text(config)
+    trials = sweep.plan(tmp_path / "crops.py", tmp_path / "runs")
+    runs = read_runs(ROOT / "notebooks/ablation")
+    assert sorted(trial.name for trial in trials) == [run.name for run in runs]
+    for trial in trials:
+        left = ROOT / "notebooks/ablation" / trial.name / "config.json"
+        assert json.loads(left.read_text()) == json.loads(trial.config)
+    assert {len(run.curves["validation/mAP"][1]) for run in runs} == {1}
