@@ -33,8 +33,12 @@ lint: install
 types: install
 	$(RUN) -m mypy
 
+# NBMAKE_ARGS=--overwrite stores what they show.
 notebooks: install
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -q -p no:cacheprovider --override-ini=addopts= --nbmake notebooks
+	JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/compiled \
+		JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2 \
+		$(RUN) -m pytest -q -n 2 -p no:cacheprovider --override-ini=addopts= \
+		--nbmake --nbmake-timeout=600 notebooks $(NBMAKE_ARGS)
 
 # The documentation as a site: open site/index.html. Links that lead nowhere fail.
 docs: install

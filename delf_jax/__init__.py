@@ -10,6 +10,7 @@
     settings_for(model)       its settings of extraction, some replaced by name
     open_store(path)          features that `extract` of the command line wrote
     read_image(path)          an image file as uint8 [H, W, 3], turned upright
+    read_runs(folder)         what the trainings of a sweep changed and measured
     draw_matches(a, b, ...)   the figure of any two images and their matches
     Features                  what one image gives: .local, .global_descriptor, .image
     InputError                what is wrong with a file or setting, in one sentence
@@ -39,6 +40,7 @@ _MODULES = {
     "open_index": "search.photo_search",
     "open_store": "store.feature_store",
     "read_image": "images",
+    "read_runs": "report.runs",
     "settings_for": "extraction.settings",
 }
 
@@ -52,6 +54,7 @@ if typing.TYPE_CHECKING:
     from delf_jax.files import InputError as InputError
     from delf_jax.images import read_image as read_image
     from delf_jax.report.figures import draw_matches as draw_matches
+    from delf_jax.report.runs import read_runs as read_runs
     from delf_jax.search.match import match as match
     from delf_jax.search.photo_search import build_index as build_index
     from delf_jax.search.photo_search import open_index as open_index

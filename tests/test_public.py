@@ -218,7 +218,7 @@ def test_a_match_and_its_figure_show_in_a_notebook(photo, model, tmp_path):
     figure = delf_jax.draw_matches(pixels, pixels, a.local, b.local, pair)
     for shown in (found, found.draw(), figure):
         data, _ = display.format(shown)
-        assert Image.open(io.BytesIO(data["image/png"])).size[0] == 840
+        assert Image.open(io.BytesIO(data["image/jpeg"])).size[0] == 840
     found.draw(tmp_path / "matches.svg")
     assert "<svg" in (tmp_path / "matches.svg").read_text()
     with pytest.raises(delf_jax.InputError, match="matches.doc"):
@@ -247,13 +247,13 @@ def test_files_of_features_are_matched_and_drawn(folder, model, tmp_path):
     expected = delf_jax.match(*paths, model, **SETTINGS)
     np.testing.assert_array_equal(found.matches, expected.matches)
     assert found.similarity is None
-    assert found.draw().axes and found._repr_png_()
+    assert found.draw().axes and found._repr_jpeg_()
 
 
 def test_features_alone_show_as_text(photo, model):
     a = delf_jax.extract(delf_jax.read_image(photo), model, **SETTINGS)
     found = delf_jax.match(a, a, model, **SETTINGS)
-    assert found._repr_png_() is None and "inliers" in repr(found)
+    assert found._repr_jpeg_() is None and "inliers" in repr(found)
 
 
 def test_an_index_in_memory_finds_what_one_in_a_folder_finds(folder, model, tmp_path):

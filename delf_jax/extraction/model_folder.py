@@ -38,6 +38,7 @@ from delf_jax.models.architecture import (
     expected_shapes,
     fold_batch_norm,
 )
+from delf_jax.models.receptive_field import ReceptiveField, field_of_block3
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -85,6 +86,19 @@ class Model(NamedTuple):
     def is_detector(self) -> bool:
         """Whether the network gives boxes, and no features."""
         return self.config.get("architecture", {}).get("name") in DETECTORS
+
+    def receptive_field(self, side: int) -> ReceptiveField:
+        """Where local features look in an image as the network sees it, along one axis.
+
+        A feature found at a scale sees, and is placed in steps of, as many times more
+        pixels of the photo. InputError for a model without local features.
+
+        Args:
+          side: of the image, in pixels, on which padding, and so `offset`, may depend.
+        """
+        if not self.has_local:
+            raise InputError(f"model {self.name} has no local features")
+        return field_of_block3(self.module.backbone, side)
 
     def __repr__(self) -> str:
         module = self.module

@@ -86,9 +86,9 @@ class Match(NamedTuple):
     def __repr__(self) -> str:
         return matching.describe(self.comparison)
 
-    def _repr_png_(self) -> bytes | None:
+    def _repr_jpeg_(self) -> bytes | None:
         try:
-            return self.draw()._repr_png_()
+            return self.draw()._repr_jpeg_()
         except InputError:  # Features alone, whose image is not at hand.
             return None
 

@@ -20,6 +20,7 @@ from delf_jax.files import InputError, sha256_of
 from delf_jax.formats.delf.datum import write_datum
 from delf_jax.manifests import write_manifest
 from delf_jax.models.architecture import fold_batch_norm
+from delf_jax.models.receptive_field import receptive_field
 
 ARCHITECTURE = {
     "name": "delg",
@@ -116,6 +117,18 @@ def test_a_model_says_what_its_network_gives(depth):
     pca = Whitening(np.zeros(dimension), np.zeros((3, dimension)))
     projecting = model._replace(config={"extraction": {"pca": pca}})
     assert "local descriptors of 3 dimensions" in repr(projecting)
+
+
+def test_a_model_says_where_its_local_features_look(folder):
+    model = load_model(folder)
+    assert model.receptive_field(160) == receptive_field(18, "v1.5", "block3", 160)
+    bundled = load_model()
+    size, stride, _ = bundled.receptive_field(160)
+    assert stride == 8 < size  # as docs/model.md says.
+    architecture = {"name": "global", "depth": 18, "width": 4, "global_dimension": 10}
+    blind = Model(build_module(architecture), {}, {}, "0" * 64, "blind")
+    with pytest.raises(InputError, match="model blind has no local features"):
+        blind.receptive_field(160)
 
 
 def test_transposed_arrays_are_saved_as_they_read(tmp_path):
