@@ -29,6 +29,8 @@ OF_OTHERS = {
     "--images": "benchmarks/global_search.py",
     "--start": "benchmarks/device_pack.py",
     "--smoke": "benchmarks/device_train.sh",
+    "--user": "docker",
+    "--gpu": "benchmarks/scale.py",
     "--print-completion": "the program, before any command",
 }
 SECTIONS, RANGES = read_ranges("common")
