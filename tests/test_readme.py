@@ -30,6 +30,7 @@ OF_OTHERS = {
     "--start": "benchmarks/device_pack.py",
     "--smoke": "benchmarks/device_train.sh",
     "--user": "docker",
+    "--gpus": "docker",
     "--gpu": "benchmarks/scale.py",
     "--print-completion": "the program, before any command",
 }
