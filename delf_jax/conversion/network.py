@@ -19,6 +19,8 @@ from delf_jax.models.architecture import expected_shapes
 BACKBONE = ("params/backbone/", "batch_stats/backbone/")
 UNUSED = "unused"
 ONLY_TRAINING = "only training needs it"
+# Settings of extraction; the power of GeM is the network's own here.
+_OF_EXTRACTION = {*ExtractionSettings._fields} - {"gem_power"}
 
 
 class MappingFile(NamedTuple):
@@ -245,7 +247,7 @@ def _architecture(
         architecture["gem_power"] = float(np.asarray(power).reshape(-1)[0])
     drawn = families.architecture_of(nodes)
     architecture |= {k: v for k, v in drawn.items() if k in architecture}
-    replaced = {k: v for k, v in settings.items() if k in ExtractionSettings._fields}
+    replaced = {k: v for k, v in settings.items() if k in _OF_EXTRACTION}
     architecture |= {k: v for k, v in settings.items() if k not in replaced}
     extraction = families.default_extraction(
         architecture, family, folders_of(pathlib.Path(source.path))

@@ -168,10 +168,11 @@ RECIPES = {
     "prepare": _recipe(
         "prepare --dataset={given}/images --data=prepared --max_side=128"
     ),
-    "prepare --part": _recipe(
-        "prepare --dataset={given}/images --data=prepared --max_side=128 --part=0/2"
+    "prepare --to=array_record --part": _recipe(
+        "prepare --dataset={given}/images --data=prepared --max_side=128 --part=0/2",
+        "--to=array_record",
     ),
-    "prepare --to": _recipe(
+    "prepare --to=tfrecord": _recipe(
         "prepare --dataset={given}/images --data=records --to=tfrecord --shards=3"
     ),
     "train": _recipe(
@@ -187,6 +188,9 @@ RECIPES = {
     "convert": _recipe("convert {given}/weights/checkpoint --out=converted"),
     "export --format=stablehlo": _recipe(
         "export {given}/model --format=stablehlo --scales=1 --out=exported"
+    ),
+    "export --format=hub-folder": _recipe(
+        "export {given}/model --format=hub-folder --out=hub"
     ),
     "gldv2 retrieve": _recipe(
         "gldv2 retrieve {given}/gldv2 --features=features --out=found.csv "
@@ -241,7 +245,7 @@ def written_by_the_program() -> Iterator[str]:
             forms = [
                 f"{whole} {option}={choice}"
                 for action in own._actions
-                for option in action.option_strings
+                for option in action.option_strings[:1]  # The others are its aliases.
                 if option in KINDS and action.choices
                 for choice in action.choices
             ]

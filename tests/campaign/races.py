@@ -22,7 +22,7 @@ PAIRS = {
     "features --to=delf": ("features --to=delf",),
     "features --from=delf": ("features --from=delf",),
     "evaluate": ("evaluate", "evaluate --codebook"),
-    "prepare": ("prepare", "prepare --part"),
+    "prepare": ("prepare", "prepare --to=array_record --part"),
     "convert": ("convert",),
     "download": ("download",),
     "rerank": ("rerank", "index --add"),

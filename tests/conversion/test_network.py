@@ -184,6 +184,13 @@ def test_settings_of_another_type_are_refused(rng, field, value, words):
         find(named, **{field: value})
 
 
+def test_the_power_of_gem_is_set_of_the_network_not_of_extraction(rng):
+    named = naive_resnet.random_weights(TF2, UNITS, WIDTH, rng) | tf2_heads(rng)
+    network = find(named, gem_power=2.5)
+    assert network.architecture["gem_power"] == 2.5
+    assert "gem_power" not in network.extraction
+
+
 def test_a_delf_of_tensorflow_1_keeps_its_way_of_sampling(rng):
     named = slim_weights(rng, SHALLOW) | slim_heads(rng)
     network = find(named | {"global_step": np.int64(5)}, path="delf_gld_20190411/model")
