@@ -19,7 +19,7 @@ NOT_RUN = {
     "train --config=configs/d*": "hours; tests/test_configs.py takes a step of each",
     "train --config=configs/s*": "the same",
     "convert *": "weights of others; tests/conversion reads small ones",
-    "inspect r50delg_gldv2clean_20200914": "the same; tests/inspection",
+    "inspect models/released/r50delg_gldv2clean_20200914": "the same; tests/inspection",
     "export * --format=savedmodel *": "needs TensorFlow; tests/export has it",
     "evaluate * --config=configs/delf_gld.py *": "a part of configs/d2r_asmk.py",
     "calibrate * --landmarks=*": "real photographs; own_photos.md has drawn ones",
