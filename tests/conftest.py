@@ -15,6 +15,8 @@ os.environ |= {
     "JAX_NUMPY_RANK_PROMOTION": "raise",
     "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
     "MPLBACKEND": "Agg",
+    # Each program runs a few times: to compile it well takes longer than it saves.
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     # A second run of the suite finds the programs that the first one compiled.
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "compiled"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
