@@ -68,6 +68,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     parsed.quiet = getattr(parsed, "quiet", False)
     try:
+        options.refuse_buckets(parsed)
         taken = options.takes_stdout(parsed)
         with progress.output(quiet=parsed.quiet, taken=taken):
             return COMMANDS[parsed.command].run(parsed)

@@ -67,7 +67,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
             _pour(getattr(file, "buffer", file), path)
         return
     target = pathlib.Path(os.path.realpath(path) if os.path.islink(path) else path)
-    temporary = _temporary(target)
+    temporary = temporary_path(target)
     try:
         with open(temporary, mode.replace("w", "x"), **coding) as file:  # type: ignore
             yield file
@@ -95,7 +95,7 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(path)
     _check_free(path)
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -148,7 +148,7 @@ def _pour(source: IO[bytes], path: str | os.PathLike) -> None:
         shutil.copyfileobj(source, file)
 
 
-def _temporary(path: pathlib.Path) -> pathlib.Path:
+def temporary_path(path: pathlib.Path) -> pathlib.Path:
     """A free name beside `path`; makes the folder, clears what killed writers left."""
     folder, name = path.parent, path.name[:_LONGEST_NAME]
     try:

@@ -39,7 +39,7 @@ ARROWS = {
 # What every wing stands on: it imports nothing of the house but itself.
 GROUND = (
     *("ops", "features", "files", "manifests", "names", "images", "image_files"),
-    *("jpeg", "progress", "runtime", "config", "extras"),
+    *("jpeg", "progress", "runtime", "config", "extras", "cluster"),
 )
 CORE_GROUND = ("ops", "features")
 MOST_MODULES = 15  # in a folder.

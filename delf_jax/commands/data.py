@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from delf_jax import extras
-from delf_jax.commands.options import FAILED, Parser
+from delf_jax.commands.options import FAILED, Parser, check_one_of_parts
 from delf_jax.files import InputError
 from delf_jax.progress import print_failures, print_results
 
@@ -126,13 +126,14 @@ def add_prepare_options(parser: Parser) -> None:
     parser.add_choice("--to", kinds, "what train reads, or what the original reads: ")
     parser.add_number("--shards", "files of TFRecords (128)")
     parser.add_part()
-    parser.add_value("--beam", "RUNNER", "build with Apache Beam instead")
+    parser.add_ray()
 
 
 def run_prepare(options: argparse.Namespace) -> int:
     extras.require("train", "prepare")
     from delf_jax.formats import tables
 
+    check_one_of_parts(options)
     for name in ("max_side", "shards"):
         number = getattr(options, name)
         if number is not None and number < 1:
@@ -157,7 +158,7 @@ def run_prepare(options: argparse.Namespace) -> int:
         max_side=options.max_side or 1024,
         threads=os.cpu_count() or 1,
         part=options.part or (0, 1),
-        beam=options.beam or "",
+        ray=options.ray,
     )
     quarantine = f"{name}-quarantine.csv"
     ready, failed = len(prepared.images), len(prepared.failures)
@@ -166,8 +167,8 @@ def run_prepare(options: argparse.Namespace) -> int:
 
 
 def _write_tfrecords(options: argparse.Namespace, excluded: frozenset[str]) -> int:
-    if options.beam:
-        raise InputError("--beam builds what train reads; leave it out for TFRecords")
+    if options.ray is not None:
+        raise InputError("--ray builds what train reads; leave it out for TFRecords")
     from delf_jax.data import tfrecords
 
     plan = tfrecords.plan(

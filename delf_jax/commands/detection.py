@@ -23,9 +23,10 @@ def add_detect_options(parser: Parser) -> None:
     meaning = "of OUT/boxes.csv, OUT/NAME.boxes or OUT/coco.json: "
     parser.add_choice("--format", ("csv", "boxes", "coco"), meaning, default="csv")
     parser.add_json("boxes as JSON")
+    parser.add_ray()
 
 
-def finder(detector: str | None, folder: str) -> Any:
+def finder(detector: str | None, folder: str, ray: str | None) -> Any:
     """What finds the boxes of photos and keeps them in `folder`; None without one."""
     if not detector:
         return None
@@ -33,7 +34,8 @@ def finder(detector: str | None, folder: str) -> Any:
     from delf_jax.detection.results import detected_boxes
 
     model = open_detector(detector)
-    return functools.partial(detected_boxes, out=f"{folder}/boxes", model=model)
+    out = f"{folder}/boxes"
+    return functools.partial(detected_boxes, out=out, model=model, ray=ray)
 
 
 def run_detect(options: argparse.Namespace) -> int:
@@ -51,6 +53,7 @@ def run_detect(options: argparse.Namespace) -> int:
         model,
         options.threshold,
         options.format,
+        ray=options.ray,
     )
     write_result(options, to_json(found, model))
     boxes = sum(len(each.scores) for each in found.values())

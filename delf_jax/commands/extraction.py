@@ -6,6 +6,7 @@ from typing import Any
 from delf_jax.commands.detection import finder
 from delf_jax.commands.options import (
     Parser,
+    check_one_of_parts,
     model_and_settings,
     print_report,
     print_shortfall,
@@ -29,6 +30,7 @@ def add_extract_options(parser: Parser) -> None:
     )
     parser.add_detect()
     parser.add_part()
+    parser.add_ray()
     parser.add_prune()
     parser.add_settings()
 
@@ -38,6 +40,7 @@ def run_extract(options: argparse.Namespace) -> int:
     from delf_jax.image_files import find_images
     from delf_jax.store import feature_store
 
+    check_one_of_parts(options)
     if options.detect and (options.boxes or options.part):
         raise InputError(
             "--detect goes without --boxes and --part: run detect first, and give what "
@@ -49,7 +52,7 @@ def run_extract(options: argparse.Namespace) -> int:
         boxes = open_boxes(options.boxes)
         print(format_coverage(boxes, [id for id, _ in found]))
     model, settings = model_and_settings(options, options.out)
-    if find := finder(options.detect, options.out):
+    if find := finder(options.detect, options.out, options.ray):
         boxes = find(found)
     report = feature_store.extract_to_store(
         found,
@@ -58,6 +61,7 @@ def run_extract(options: argparse.Namespace) -> int:
         settings,
         boxes=boxes,
         part=options.part,
+        ray=options.ray,
         prune=options.prune,
     )
     return print_report(report, options.out)

@@ -25,6 +25,7 @@ def add_index_options(parser: Parser) -> None:
     parser.add_value("--remove", "ID", "images to remove", nargs="+")
     parser.add_value("--root", "DIR", "where the folder of its images is now")
     parser.add_detect()
+    parser.add_ray()
     parser.add_prune()
     table = "serve descriptors from a table of lancedb, or lancedb:URI"
     parser.add_value("--vectors", "ENGINE", table)
@@ -101,9 +102,15 @@ def _index_photos(options: argparse.Namespace) -> int:
     model, settings = model_and_settings(options, options.index)
     change = photo_index.add_images if options.add else photo_index.make_index
     paths = options.add or options.paths
-    find = finder(options.detect, options.index)
+    find = finder(options.detect, options.index, options.ray)
     report = change(
-        paths, options.index, model, settings, find_regions=find, vectors=wanted
+        paths,
+        options.index,
+        model,
+        settings,
+        find_regions=find,
+        vectors=wanted,
+        ray=options.ray,
     )
     if report.kept:
         gone, away = _print_absent(options.index, prune=options.prune)
@@ -287,6 +294,7 @@ def add_aggregate_options(parser: Parser) -> None:
     parser.add_flag("--idf", "weigh words by rarity")
     parser.add_number("--assignments", "words of a descriptor (1)")
     parser.add_value("--config", "FILE", "an aggregation .pbtxt of DELF")
+    parser.add_ray()
 
 
 def run_aggregate(options: argparse.Namespace) -> int:
@@ -324,11 +332,12 @@ def run_aggregate(options: argparse.Namespace) -> int:
             options.out,
             kind=options.to,
             normalize=config is None or config.normalize,
+            ray=options.ray,
         )
     else:
         asmk = options.float or (config and config.aggregation == "asmk")
         report = inverted_builder.update_inverted_file(
-            images, words, options.out, binary=not asmk, rule=rule
+            images, words, options.out, binary=not asmk, rule=rule, ray=options.ray
         )
     return print_report(report, options.out, done="aggregated")
 

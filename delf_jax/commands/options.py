@@ -2,12 +2,15 @@
 
 import argparse
 import functools
+import re
+import sys
 from typing import Any
 
 from delf_jax.files import STDOUT, InputError, is_stdout, write_json
 from delf_jax.progress import print_failures, print_results
 
 FAILED = 1
+_BUCKET = re.compile("(gs|s3|az|abfss?|hdfs)://")
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,6 +36,11 @@ class Parser(argparse.ArgumentParser):
         parsers = super().add_subparsers(**kwargs)
         parsers.type = str  # What follows a command is for its own parser to check.
         return parsers
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else args
+        args = ["--ray=" if word == "--ray" else word for word in args]
+        return super().parse_known_args(args, namespace)
 
     def add_value(self, name: str, metavar: str, meaning: str, **kwargs: Any) -> None:
         self.add_argument(name, metavar=metavar, help=meaning, **kwargs)
@@ -62,14 +70,19 @@ class Parser(argparse.ArgumentParser):
         self.set_defaults(files=(*files, name.removeprefix("--")))
 
     def add_part(self) -> None:
-        meaning = "do every N-th share only, as one of N processes; I from 0 to N-1"
+        meaning = "the I-th of N shares only; I from 0 to N-1"
         self.add_value("--part", "I/N", meaning, type=parse_part)
+
+    def add_ray(self) -> None:
+        """--ray, which takes an address after `=` alone: what follows it is a path."""
+        meaning = "work on a Ray cluster, or without =ADDRESS here"
+        self.add_value("--ray", "=ADDRESS", meaning, nargs="?", const="", type=str)
 
     def add_json(self, meaning: str = "results as JSON") -> None:
         self.add_file("--json", f"{meaning} (-: standard output)")
 
     def add_prune(self) -> None:
-        meaning = "forget images whose files are gone; first says how many"
+        meaning = "forget images whose files are gone; says how many"
         self.add_flag("--prune", meaning)
 
     def add_verification(self) -> None:
@@ -144,6 +157,23 @@ def prepare_jax() -> None:
     from delf_jax import runtime
 
     runtime.enable_compilation_cache()
+
+
+def check_one_of_parts(options: argparse.Namespace) -> None:
+    """InputError if work is dealt out twice."""
+    if options.part and options.ray is not None:
+        raise InputError("--part, --ray: use one of them; --ray deals out the parts")
+
+
+def refuse_buckets(options: argparse.Namespace) -> None:
+    """InputError if a path leads to where files are no files of the system."""
+    for value in vars(options).values():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and _BUCKET.match(text.removeprefix("@")):
+                raise InputError(
+                    f"{text}: buckets are not read or written directly; mount it, as "
+                    "by gcsfuse or mount-s3, and name the folder"
+                )
 
 
 def takes_stdout(options: argparse.Namespace) -> bool:

@@ -2,13 +2,14 @@
 
 Images are shrunk and stored in the array_record format, which needs no TensorFlow. A
 dataset is built in parts, each a small dataset of its own: what a killed job or another
-machine has finished is kept. Where that is too slow, Apache Beam builds it in one go.
-Files that are damaged are named when they are opened, and images when they are read.
+machine has finished is kept, and a Ray cluster builds many parts side by side. Files
+that are damaged are named when they are opened, and images when they are read.
 """
 
 import contextlib
 import csv
 import dataclasses
+import functools
 import io
 import itertools
 import pathlib
@@ -23,7 +24,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
-from delf_jax import manifests
+from delf_jax import cluster, manifests
 from delf_jax.data.image_lists import LabelledImage, read_record
 from delf_jax.files import (
     InputError,
@@ -82,7 +83,6 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
     """Images, shrunk to a largest side, with their ids and class names."""
 
     VERSION = tfds.core.Version("1.0.0")
-    metadata_kind: type[tfds.core.MetadataDict] = tfds.core.MetadataDict
 
     def __init__(
         self, *, records: Sequence[LabelledImage], max_side: int, **kwargs: Any
@@ -101,7 +101,7 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {"id": text, "image": image, "label": text}
             ),
-            metadata=self.metadata_kind(),
+            metadata=tfds.core.MetadataDict(),
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
@@ -121,32 +121,6 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
                     self.advance()
 
 
-class BeamLabelledImages(LabelledImages, skip_registration=True):  # type: ignore[call-arg]
-    """The same, built by Apache Beam on as many machines as its runner has."""
-
-    name = "labelled_images"
-    metadata_kind = tfds.core.BeamMetadataDict
-
-    def _split_generators(  # type: ignore[override]  # tfds looks for `pipeline`.
-        self, dl_manager: Any, pipeline: Any
-    ) -> dict[str, Any]:
-        import apache_beam as beam
-
-        made = (
-            pipeline
-            | "records" >> beam.Create(self.records)
-            | "examples" >> beam.Map(_make_example, max_side=self.max_side)
-        )
-        reasons = (
-            made
-            | "failed" >> beam.Filter(lambda pair: isinstance(pair[1], str))
-            | "listed" >> beam.combiners.ToDict()
-        )
-        self.info.metadata[_FAILURES] = reasons
-        usable = beam.Filter(lambda pair: not isinstance(pair[1], str))
-        return {"train": made | "usable" >> usable}
-
-
 def prepare(
     name: str,
     records: Sequence[LabelledImage],
@@ -155,7 +129,7 @@ def prepare(
     max_side: int,
     threads: int = 4,
     part: tuple[int, int] = (0, 1),
-    beam: str = "",
+    ray: str | None = None,
     progress: bool = True,
 ) -> Prepared:
     """The dataset of `records`, built under `directory` where it is not there already.
@@ -170,20 +144,23 @@ def prepare(
       max_side: of a stored image, in pixels.
       part: (i, n), builds each n-th part from the i-th, as one of n processes; what is
         returned are the parts that are there.
-      beam: a runner of Apache Beam, such as "DirectRunner", that builds all of it.
+      ray: address of a cluster that builds them; "": one on this machine.
     """
     if not directory:
         raise InputError("data.directory is empty: name the folder of prepared images")
     check_utf8(directory)
-    if beam:
-        _build_by_beam(_builder(records, directory, max_side), beam)
+    failures: dict[str, str] = {}
     whole = _builder(records, directory, max_side)
     builders = [whole]
     if not _is_prepared(whole):
         pieces = [records[i : i + PART] for i in range(0, len(records), PART)]
         builders = [_builder(each, directory, max_side) for each in pieces]
-        _build_parts(name, builders[part[0] :: part[1]], threads, progress)
-    failures: dict[str, str] = {}
+        mine = builders[part[0] :: part[1]]
+        if ray is None:
+            _build_parts(name, mine, threads, progress)
+        else:
+            failures = _build_on_cluster(name, mine, directory, ray, progress)
+            builders = [_builder(each, directory, max_side) for each in pieces]
     for builder in builders:
         folder = pathlib.Path(builder.data_dir)
         with _naming_damage(folder):
@@ -278,6 +255,47 @@ def _check_files(folder: pathlib.Path) -> None:
             )
 
 
+def _build_on_cluster(
+    name: str,
+    builders: Sequence[LabelledImages],
+    directory: str,
+    ray: str,
+    progress: bool,
+) -> dict[str, str]:
+    """Has those built that are not there; why the images of the others cannot be used.
+
+    They are those of which no image can be read, or whose building failed.
+    """
+    missing = [builder.records for builder in builders if not _is_prepared(builder)]
+    count, failures = sum(map(len, missing)), dict[str, str]()
+    if not missing:
+        return failures
+    work = functools.partial(_open_work, directory, builders[0].max_side)
+    seen = next((r.path for part in missing for r in part if r.path.is_file()), "")
+    done = cluster.run(
+        ray, work, missing, directory, most=1, seen=seen, accelerated=False
+    )
+    with track(f"prepare {name}", count, progress=progress) as advance:
+        for (records,), unusable, reason in done:
+            if reason:
+                unusable = {record.id: f"{record.path}: {reason}" for record in records}
+            failures |= unusable
+            advance(len(records))
+    return failures
+
+
+def _open_work(directory: str, max_side: int) -> Callable[[cluster.Share], dict]:
+    """What a worker of a cluster does with a share: the images of one part."""
+
+    def build(share: Sequence[Sequence[LabelledImage]]) -> dict[str, str]:
+        (records,) = share
+        builder = _builder(records, directory, max_side)
+        _build_parts("", [builder], cluster.CORES, progress=False)
+        return {} if _is_prepared(builder) else dict(builder.info.metadata[_FAILURES])
+
+    return build
+
+
 def _build_parts(
     name: str, builders: Sequence[LabelledImages], threads: int, progress: bool
 ) -> None:
@@ -292,23 +310,6 @@ def _build_parts(
             except AssertionError:  # tfds asserts that there is at least one example.
                 if len(builder.info.metadata[_FAILURES]) < len(builder.records):
                     raise
-
-
-def _build_by_beam(whole: LabelledImages, runner: str) -> None:
-    try:
-        import apache_beam
-    except ImportError:
-        raise InputError(
-            "--beam needs Apache Beam: pip install apache-beam in an environment of "
-            "its own beside this project"
-        ) from None
-    builder = BeamLabelledImages(
-        records=whole.records,
-        max_side=whole.max_side,
-        data_dir=str(whole.data_path.parents[2]),
-        config=whole.builder_config,
-    )
-    _build(builder, beam_runner=apache_beam.runners.create_runner(runner))
 
 
 def _is_prepared(builder: LabelledImages) -> bool:

@@ -11,15 +11,24 @@ or a store, whose features are of boxes, too, keeps the first file alone.
 """
 
 import collections
+import functools
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from delf_jax.detection.detect import Detections, Detector, detect_images, select
+from delf_jax import cluster, runtime
+from delf_jax.detection.detect import (
+    Detections,
+    Detector,
+    detect_images,
+    open_detector,
+    select,
+)
+from delf_jax.detection.saved_model import SavedDetector
 from delf_jax.extraction.boxes import RegionBoxes
 from delf_jax.files import InputError, sha256_of, write_bytes, write_json
 from delf_jax.formats import tables
@@ -71,6 +80,7 @@ def detect_to_folder(
     threshold: float = 0.0,
     layout: str = "",
     *,
+    ray: str | None = None,
     progress: bool = True,
 ) -> tuple[StoreReport, dict[Id, Detections]]:
     """Brings a folder up to date with photos; what was done, and the boxes of each.
@@ -82,23 +92,23 @@ def detect_to_folder(
     Args:
       threshold: least score of a box in figures, files and what is returned.
       layout: one of FORMATS; without, no figures and files are written.
+      ray: address of a cluster that detects and draws; "": one on this machine.
     """
     out = pathlib.Path(out)
     state = _open_state(out / STATE, model)
     names = _names(state, found, out) if layout else {}
     images, failed, detected = state["images"], {}, 0
+    job = _Job(out, model, threshold)
     written = time.monotonic()
     with track("detection", len(found), progress=progress) as advance:
         try:
-            for id, path, entry in _detect(found, model, images):
-                if isinstance(entry, InputError):
-                    failed[id] = str(entry)
+            for id, entry, is_new in _looked_at(job, found, images, names, ray):
+                if isinstance(entry, str):
+                    failed[id] = entry
                     images.pop(id, None)
                 else:
-                    detected += entry is not images.get(id)
+                    detected += is_new
                     images[id] = entry
-                if layout:
-                    _draw(out, names[id], path, images.get(id), threshold)
                 advance()
                 if time.monotonic() - written > _EVERY:
                     write_manifest(out / STATE, state)
@@ -119,10 +129,11 @@ def detected_boxes(
     out: str | os.PathLike,
     model: Detector,
     *,
+    ray: str | None = None,
     progress: bool = True,
 ) -> RegionBoxes:
     """All boxes of photos, as extraction takes them; what is known stays in `out`."""
-    _, boxes = detect_to_folder(found, out, model, progress=progress)
+    _, boxes = detect_to_folder(found, out, model, ray=ray, progress=progress)
     table: dict[Id, list[Any]] = {
         id: [np.c_[each.boxes, each.scores].astype(float)] if len(each.scores) else []
         for id, each in boxes.items()
@@ -173,6 +184,68 @@ def _names(
     """By id the name of a photo's files, which no other photo's files have."""
     ids = [*{id: None for id, _ in found} | dict.fromkeys(state["images"])]
     return dict(zip(ids, file_names(ids, out), strict=True))
+
+
+class _Job(NamedTuple):
+    """What is done with photos."""
+
+    out: pathlib.Path
+    model: Any
+    """a detector, or the folder of one"""
+    threshold: float
+
+
+# What became of a photo: its entry, or why there is none, and whether it is new.
+_Outcome = tuple[Id, dict[str, Any] | str, bool]
+
+
+def _looked_at(
+    job: _Job,
+    found: Sequence[tuple[Id, pathlib.Path]],
+    known: Mapping[Id, Any],
+    names: Mapping[Id, str],
+    ray: str | None,
+) -> Iterator[_Outcome]:
+    """What became of each photo; figures of those with names are brought up to date."""
+    if ray is None:
+        yield from _detect_and_draw(job, found, known, names)
+        return
+    if isinstance(job.model, SavedDetector):  # Of TensorFlow: it cannot be sent.
+        job = job._replace(model=job.model.folder)
+    items = [(id, path, known.get(id), names.get(id)) for id, path in found]
+    work, seen = functools.partial(_open_work, job), found[0][1] if found else ""
+    for share, outcomes, reason in cluster.run(ray, work, items, job.out, seen=seen):
+        for id, path, _, _ in share if reason else ():
+            yield id, f"{path}: {reason}", False
+        yield from outcomes or ()
+
+
+def _open_work(job: _Job) -> Callable[[cluster.Share], list[_Outcome]]:
+    """What a worker of a cluster does with a share: photos, known entries, names."""
+    runtime.enable_compilation_cache()
+    job = job._replace(model=open_detector(job.model))
+
+    def work(share: cluster.Share) -> list[_Outcome]:
+        found = [(id, path) for id, path, _, _ in share]
+        known = {id: entry for id, _, entry, _ in share if entry is not None}
+        names = {id: name for id, _, _, name in share if name is not None}
+        return list(_detect_and_draw(job, found, known, names))
+
+    return work
+
+
+def _detect_and_draw(
+    job: _Job,
+    found: Sequence[tuple[Id, pathlib.Path]],
+    known: Mapping[Id, Any],
+    names: Mapping[Id, str],
+) -> Iterator[_Outcome]:
+    for id, path, entry in _detect(found, job.model, known):
+        is_new = entry is not known.get(id)
+        use = None if isinstance(entry, InputError) else entry
+        if id in names:
+            _draw(job.out, names[id], path, use, job.threshold)
+        yield id, str(entry) if use is None else use, is_new
 
 
 def _detect(

@@ -26,6 +26,8 @@ class SavedDetector(NamedTuple):
     """boxes [1, N, 4] in parts of the image, scores [1, N] and classes [1, N]"""
     name: str
     fingerprint: str
+    folder: str
+    """its absolute path"""
 
 
 def open_saved_detector(path: str | os.PathLike) -> SavedDetector:
@@ -50,7 +52,8 @@ def open_saved_detector(path: str | os.PathLike) -> SavedDetector:
         return tuple(x.numpy() for x in pruned(tf.constant(images)))
 
     files = sorted(p for p in path.rglob("*") if p.is_file())
-    return SavedDetector(run, path.resolve().name, digest([*map(sha256_of, files)]))
+    fingerprint, whole = digest([*map(sha256_of, files)]), path.resolve()
+    return SavedDetector(run, whole.name, fingerprint, str(whole))
 
 
 def is_saved_model(path: Any) -> bool:

@@ -10,14 +10,16 @@ extension. aggregated.json says what was aggregated how: what is unchanged is ke
 Such files, also the original's own, are compared as its perform_retrieval does.
 """
 
+import functools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from delf_jax import cluster, runtime
 from delf_jax.files import InputError, digest
 from delf_jax.formats.delf import datum
 from delf_jax.image_files import walk
@@ -28,7 +30,7 @@ from delf_jax.progress import track
 from delf_jax.retrieval import similarity
 from delf_jax.retrieval.aggregation import Aggregated
 from delf_jax.retrieval.similarity import RELEASED_RULES, Rule
-from delf_jax.store import delf_files
+from delf_jax.store import delf_files, feature_store, writer
 from delf_jax.store.feature_store import FeatureStore, StoreReport
 
 SIDECAR = "aggregated.json"
@@ -45,6 +47,7 @@ def write_aggregated(
     kind: str,
     *,
     normalize: bool = True,
+    ray: str | None = None,
     progress: bool = True,
 ) -> StoreReport:
     """Brings the files of a folder up to date with a store; what was done.
@@ -52,6 +55,7 @@ def write_aggregated(
     Args:
       kind: "vlad", "asmk" or "asmk_star".
       normalize: VLAD to unit length.
+      ray: address of a cluster that aggregates; "": one on this machine.
     """
     aggregation.check_words(words, images)
     names = delf_files.file_names(images.ids, images.path)
@@ -59,30 +63,79 @@ def write_aggregated(
     known = _read_known(out / SIDECAR, key)
     suffix = f".r{kind}" if words.regional else f".{kind}"
     paths = [out / f"{name}{suffix}" for name in names]
-    rows = list(zip(images.ids, images.stamps, paths, strict=True))
-    done = {
-        id: stamp for id, stamp, p in rows if known.get(id) == stamp and p.is_file()
-    }
-    todo = [place for place, id in enumerate(images.ids) if id not in done]
+    stamps = dict(zip(images.ids, images.stamps, strict=True))
+    files = list(zip(images.ids, paths, strict=True))
+    done = {i: stamps[i] for i, p in files if known.get(i) == stamps[i] and p.is_file()}
+    todo = [each for each in files if each[0] not in done]
+    failed, unsaved = dict(images.failed), 0
+    job = _Job(images.path, words, kind, normalize)
     try:
         with track("aggregate", len(todo), progress=progress) as advance:
-            for number, place in enumerate(todo, 1):
-                id, stamp, path = rows[place]
-                image, where = images[place], f"{images.path}, image {id}"
-                if kind == "vlad":
-                    vlad = aggregation.aggregate_vlad(image, words, normalize, where)
-                    datum.write_datum(path, vlad)
+            for share, reason in _write_all(job, images, todo, out, ray):
+                if reason:
+                    failed |= {id: f"{path}: {reason}" for id, path in share}
                 else:
-                    found = aggregation.aggregate(image, words, kind, where)
-                    of_image = found.visual_words.astype(np.uint32)
-                    datum.write_datum_pair(path, found.residuals.reshape(-1), of_image)
-                done[id] = stamp
-                if number % _SAVE_IMAGES == 0:
+                    done |= {id: stamps[id] for id, _ in share}
+                unsaved += len(share)
+                if unsaved >= _SAVE_IMAGES:
                     write_manifest(out / SIDECAR, {"key": key, "images": done})
-                advance()
+                    unsaved = 0
+                advance(len(share))
     finally:
         write_manifest(out / SIDECAR, {"key": key, "images": done})
-    return StoreReport(len(todo), len(rows) - len(todo), 0, dict(images.failed))
+    unchanged = len(files) - len(todo)
+    return StoreReport(len(done) - unchanged, unchanged, 0, failed)
+
+
+class _Job(NamedTuple):
+    """What is written of each image."""
+
+    store: pathlib.Path
+    words: Vocabulary
+    kind: str
+    normalize: bool
+
+
+def _write_all(
+    job: _Job,
+    images: FeatureStore,
+    todo: Sequence[tuple[str, pathlib.Path]],
+    out: pathlib.Path,
+    ray: str | None,
+) -> Iterator[tuple[cluster.Share, str]]:
+    """Images whose files were written, and why they were not."""
+    if ray is None:
+        for each in todo:
+            _write(job, images, *each)
+            yield [each], ""
+        return
+    work = functools.partial(_open_work, job)
+    seen = images.path / writer.MANIFEST
+    for share, _, reason in cluster.run(ray, work, todo, out, seen=seen):
+        yield share, reason
+
+
+def _open_work(job: _Job) -> Callable[[cluster.Share], None]:
+    """What a worker of a cluster does with a share: (id, file) of some images."""
+    runtime.enable_compilation_cache()
+    images = feature_store.open_store(job.store)
+
+    def write(share: cluster.Share) -> None:
+        for each in share:
+            _write(job, images, *each)
+
+    return write
+
+
+def _write(job: _Job, images: FeatureStore, id: str, path: pathlib.Path) -> None:
+    image, where = images[images.row(id)], f"{images.path}, image {id}"
+    if job.kind == "vlad":
+        vlad = aggregation.aggregate_vlad(image, job.words, job.normalize, where)
+        datum.write_datum(path, vlad)
+    else:
+        found = aggregation.aggregate(image, job.words, job.kind, where)
+        of_image = found.visual_words.astype(np.uint32)
+        datum.write_datum_pair(path, found.residuals.reshape(-1), of_image)
 
 
 def _key(images: FeatureStore, words: Vocabulary, kind: str, normalize: bool) -> str:

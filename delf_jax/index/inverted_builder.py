@@ -6,15 +6,17 @@ with the store. The manifest names what is finished: a killed build resumes ther
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import pathlib
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from delf_jax import cluster, runtime
 from delf_jax.files import InputError, clear_leftovers, digest, sha256_of
 from delf_jax.formats import tensor_files
 from delf_jax.index import aggregation, inverted_file, inverted_shards
@@ -27,7 +29,8 @@ from delf_jax.progress import track
 from delf_jax.retrieval import inverted
 from delf_jax.retrieval.aggregation import Aggregated
 from delf_jax.retrieval.inverted import Layout, Rule
-from delf_jax.store.feature_store import FeatureStore, StoreReport
+from delf_jax.store import writer as store_files
+from delf_jax.store.feature_store import FeatureStore, StoreReport, open_store
 
 # Where an index keeps the inverted file of its photos.
 OF_INDEX = "asmk"
@@ -40,6 +43,7 @@ def update_inverted_file(
     *,
     binary: bool = True,
     rule: Rule | None = None,
+    ray: str | None = None,
     thorough: bool = True,
     progress: bool = True,
 ) -> StoreReport:
@@ -49,6 +53,7 @@ def update_inverted_file(
     rebuilt. It is searched as one built at once would be. For one process at a time.
 
     Args:
+      ray: address of a cluster that aggregates; "": one on this machine.
       thorough: read all lists to see whether they are sound; damaged shards are
         dropped, and only their images are aggregated again.
     """
@@ -68,23 +73,77 @@ def update_inverted_file(
     current = dict(zip(images.ids, images.stamps, strict=True))
     gone = writer.drop_others(current)
     known = {id for shard in writer.shards for id, _ in shard.images}
-    todo = [row for row, id in enumerate(images.ids) if id not in known]
-    kind = "asmk_star" if binary else "asmk"
+    todo = [(id, stamp) for id, stamp in current.items() if id not in known]
+    failed: dict[str, str] = {}
     try:
         with track("aggregate", len(todo), progress=progress) as advance:
-            for row in todo:
-                id = images.ids[row]
-                where = f"{images.path}, image {id}"
-                aggregated = aggregation.aggregate(images[row], words, kind, where)
-                writer.add(id, current[id], aggregated)
-                advance()
+            for count, failures in _aggregate(writer, images, todo, words, ray):
+                failed |= failures
+                advance(count)
     finally:
         writer.flush()
     writer.finish()
     # Changed images are counted as aggregated, not as removed.
     removed = len(gone - current.keys())
     damaged = 0 if other else len(useless)
-    return StoreReport(len(todo), len(known), removed, {}, damaged)
+    aggregated = len(todo) - len(failed)
+    return StoreReport(aggregated, len(known), removed, failed, damaged)
+
+
+class _Job(NamedTuple):
+    """What a worker of a cluster needs."""
+
+    store: pathlib.Path
+    words: Vocabulary
+    out: pathlib.Path
+    info: dict[str, Any]
+
+
+def _aggregate(
+    writer: "Writer",
+    images: FeatureStore,
+    todo: Sequence[tuple[str, str]],
+    words: Vocabulary,
+    ray: str | None,
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """(number, reasons by id of those that failed) of images that were done."""
+    if ray is None:
+        for id, stamp in todo:
+            writer.add(id, stamp, _aggregated(images, id, words, writer.info))
+            yield 1, {}
+        return
+    job = _Job(images.path, words, writer.out, writer.info)
+    work, folder = functools.partial(_open_work, job), writer.out / SHARDS
+    seen = images.path / store_files.MANIFEST
+    done = cluster.run(ray, work, todo, folder, most=SHARE, seen=seen)
+    for share, entry, reason in done:
+        if not reason:
+            writer.take(entry)
+        yield len(share), {id: f"{id}: {reason}" for id, _ in share if reason}
+
+
+def _open_work(job: _Job) -> Callable[[cluster.Share], dict[str, Any]]:
+    """What a worker does with a share, (id, stamp) of some images: writes a shard."""
+    runtime.enable_compilation_cache()
+    images, layout = open_store(job.store), inverted_file.layout_of(job.info)
+
+    def write(share: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        found = [_aggregated(images, id, job.words, job.info) for id, _ in share]
+        counts = np.array([len(each.visual_words) for each in found], np.int32)
+        lists = inverted.invert(found, job.info["words"], layout)
+        name = digest([job.info["key"], *share], 12)
+        folder = job.out / SHARDS
+        return inverted_shards.write_shard(folder, share, counts, lists, name)
+
+    return write
+
+
+def _aggregated(
+    images: FeatureStore, id: str, words: Vocabulary, info: dict[str, Any]
+) -> Aggregated:
+    kind = "asmk_star" if info["binary"] else "asmk"
+    where = f"{images.path}, image {id}"
+    return aggregation.aggregate(images[images.row(id)], words, kind, where)
 
 
 def inverted_file_of_index(
@@ -213,6 +272,8 @@ def _open_current(
 # Of aggregated images that are gathered, and a killed build loses: 6000 with 500 words
 # of 128 bits each. The seconds are for large codebooks, where an image takes a while.
 RUN_BYTES, RUN_SECONDS = 64 * 2**20, 120.0
+# Images of a worker's share: they are as many, and small shards are merged later.
+SHARE = 4096
 # 400,000 of such images. Shards of less than half are merged once they fill one,
 SHARD_BYTES = 4 * 2**30
 # and, when all is done, if there are more of them than this.
@@ -259,9 +320,19 @@ class Writer:
             counts = np.array([len(a.visual_words) for a in aggregated], np.int32)
             lists = inverted.invert(aggregated, self.info["words"], self.layout)
             self._take([], images, counts, lists)
-            small = _small(self.shards)
-            if sum(map(_size, small)) >= SHARD_BYTES:
-                self._replace(small)
+            self._merge_what_fills_one()
+
+    def take(self, entry: dict[str, Any]) -> None:
+        """Names a shard that somebody else has written."""
+        words = self.info["words"]
+        self.shards.append(open_shard(self.out / SHARDS, entry, self.layout, words))
+        self._save()
+        self._merge_what_fills_one()
+
+    def _merge_what_fills_one(self) -> None:
+        small = _small(self.shards)
+        if sum(map(_size, small)) >= SHARD_BYTES:
+            self._replace(small)
 
     def finish(self) -> None:
         """Writes the rest, leaves few shards, and notes that all is done."""

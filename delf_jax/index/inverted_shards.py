@@ -62,9 +62,14 @@ def write_shard(
     images: Sequence[tuple[str, str]],
     word_counts: Int32[np.ndarray, " M"],
     lists: Iterable[tuple[int, UInt64[np.ndarray, " n"]]],
+    name: str = "",
 ) -> dict[str, Any]:
-    """Writes a shard, one list after the other; its entry of the manifest."""
-    name = uuid.uuid4().hex[:12]
+    """Writes a shard, one list after the other; its entry of the manifest.
+
+    Args:
+      name: that its content has; by default one that no other shard has.
+    """
+    name = name or uuid.uuid4().hex[:12]
     path = folder / (name + POSTINGS)
     counts, checksums = [], []
     with atomic_write(owned(path)) as file:

@@ -112,6 +112,7 @@ def make_index(
     *,
     find_regions: FindRegions | None = None,
     vectors: Wanted | None = None,
+    ray: str | None = None,
     progress: bool = True,
 ) -> StoreReport:
     """Indexes images and folders; what is there already and unchanged is kept.
@@ -121,6 +122,7 @@ def make_index(
     Args:
       find_regions: gives the boxes of photos, whose features are indexed, too.
       vectors: the table that the index is to have; one that it has is kept up to date.
+      ray: address of a cluster that extracts; "": one on this machine.
     """
     found = find_images(paths)
     image, path = found[0]
@@ -136,7 +138,16 @@ def make_index(
             )
     directory = pathlib.Path(directory)
     return _update(
-        found, directory, root, model, settings, True, find_regions, vectors, progress
+        found,
+        directory,
+        root,
+        model,
+        settings,
+        True,
+        find_regions,
+        vectors,
+        ray,
+        progress,
     )
 
 
@@ -148,6 +159,7 @@ def add_images(
     *,
     find_regions: FindRegions | None = None,
     vectors: Wanted | None = None,
+    ray: str | None = None,
     progress: bool = True,
 ) -> StoreReport:
     """Adds images and folders from anywhere to an index; see `make_index`."""
@@ -156,7 +168,16 @@ def add_images(
     found = find_images(paths)
     directory, root = index.directory, index.places.root
     return _update(
-        found, directory, root, model, settings, False, find_regions, vectors, progress
+        found,
+        directory,
+        root,
+        model,
+        settings,
+        False,
+        find_regions,
+        vectors,
+        ray,
+        progress,
     )
 
 
@@ -320,6 +341,7 @@ def _update(
     thorough: bool,
     find_regions: FindRegions | None,
     vectors: Wanted | None,
+    ray: str | None,
     progress: bool,
 ) -> StoreReport:
     """Extracts what is new or changed, and what an interrupted run has left.
@@ -358,6 +380,7 @@ def _update(
         model,
         settings,
         boxes=None if find_regions is None else find_regions(photos),
+        ray=ray,
         thorough=thorough,
         progress=progress,
     )

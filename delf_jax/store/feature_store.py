@@ -20,9 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from delf_jax.extraction.boxes import RegionBoxes, boxes_of, of_images
-from delf_jax.extraction.extract import extract_features
 from delf_jax.extraction.model_folder import Model
-from delf_jax.extraction.regions import extract_regions
 from delf_jax.extraction.settings import (
     ExtractionSettings,
     global_settings,
@@ -32,12 +30,12 @@ from delf_jax.features import Features
 from delf_jax.files import InputError, digest
 from delf_jax.images import SizeBounds
 from delf_jax.progress import format_count, track
+from delf_jax.store import extraction
 from delf_jax.store import writer as store_files
 from delf_jax.store.shards import (
     FORMAT,
     Record,
     Shard,
-    checksum,
     is_absent,
     is_changed,
     look_at,
@@ -211,6 +209,7 @@ def extract_to_store(
     *,
     boxes: RegionBoxes | None = None,
     part: tuple[int, int] | None = None,
+    ray: str | None = None,
     prune: bool = False,
     thorough: bool = True,
     progress: bool = True,
@@ -227,6 +226,8 @@ def extract_to_store(
       boxes: of the images, whose features are extracted, too; where they change, again.
       part: (i, n) takes every n-th image: n processes side by side give the store that
         one would. By default a process takes its part under jax.distributed, else all.
+      ray: address of a cluster that extracts; "": one on this machine. The store is
+        the same.
       prune: remove images of the store that are not among `images`.
       thorough: read all features to see whether they are sound; else it is the damage
         of files that are truncated alone that is mended.
@@ -256,12 +257,12 @@ def extract_to_store(
     extracted, unchanged = 0, len(mine) - len(todo) - len(failed)
     try:
         with track("extract", len(todo), progress=progress) as advance:
-            for record, features in _extract(todo, model, settings, boxes):
-                if features is None:
-                    failed[record.id] = record.reason
-                extracted += features is not None
-                writer.add(record, features)
-                advance()
+            for count, failures in extraction.extract_and_write(
+                writer, todo, model, settings, boxes, ray
+            ):
+                failed |= failures
+                extracted += count - len(failures)
+                advance(count)
     finally:
         writer.flush()
     store_files.finish(out, writer, alone=part[1] == 1)
@@ -337,25 +338,6 @@ def _to_extract(
         else:
             todo.append((record, path))
     return todo, unreadable
-
-
-def _extract(
-    todo: Sequence[tuple[Record, pathlib.Path]],
-    model: Model,
-    settings: ExtractionSettings,
-    boxes: RegionBoxes | None,
-) -> Iterator[tuple[Record, Features | None]]:
-    """Records with their features, or with the reason why there are none."""
-    if boxes is None:
-        results = extract_features(model, (path for _, path in todo), settings)
-    else:
-        found = [(record.id, path) for record, path in todo]
-        results = extract_regions(model, found, settings, boxes)
-    for (record, path), result in zip(todo, results, strict=True):
-        if isinstance(result, InputError):
-            yield record._replace(outcome="failed", reason=str(result)), None
-        else:
-            yield record._replace(sha256=checksum(path, record)), result
 
 
 def _check_nothing_is_lost(

@@ -233,6 +233,11 @@ def _columns(features: Sequence[Features]) -> Mapping[str, list[np.ndarray]]:
     return columns
 
 
+def checksums(features: Sequence[Features]) -> list[list[int]]:
+    """What `write_shard` writes as their checksums."""
+    return [shard_checks.checksums_of(_as_stored(each)) for each in features]
+
+
 def _as_stored(features: Features) -> Features:
     """The features, in arrays as they are written."""
     local, descriptor, _, regions, _ = features

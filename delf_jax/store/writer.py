@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from delf_jax.features import Features
-from delf_jax.files import InputError, clear_leftovers
+from delf_jax.files import InputError, clear_leftovers, digest
 from delf_jax.manifests import (
     COUNT,
     MODEL,
@@ -26,6 +26,7 @@ from delf_jax.store.shards import (
     Record,
     Shard,
     check_features,
+    checksums,
     open_shard,
     read_counts,
     read_features,
@@ -190,11 +191,24 @@ def merge_small(
     return [path for path in paths if path not in small] + merged
 
 
-def _write(
+def write_share(
     out: pathlib.Path, key: str, records: list[Record], features: list[Features]
 ) -> pathlib.Path:
+    """Writes a shard under a name that its content has: written twice, it is one."""
+    content = digest([key, records, checksums(features)], 12)
+    return _write(out, key, records, features, content)
+
+
+def _write(
+    out: pathlib.Path,
+    key: str,
+    records: list[Record],
+    features: list[Features],
+    name: str = "",
+) -> pathlib.Path:
     sequence = max(record.sequence for record in records)
-    path = out / "shards" / f"{sequence:06d}-{uuid.uuid4().hex[:12]}{SUFFIX}"
+    name = name or uuid.uuid4().hex[:12]
+    path = out / "shards" / f"{sequence:06d}-{name}{SUFFIX}"
     try:
         write_shard(path, key, records, features)
     except OSError as error:

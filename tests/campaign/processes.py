@@ -53,7 +53,7 @@ def import_all() -> None:
     import delf_jax
 
     for module in pkgutil.walk_packages(delf_jax.__path__, "delf_jax."):
-        optional = "beam", "savedmodel", "tf_extraction", "onnx", "openvino", "__main__"
+        optional = "savedmodel", "tf_extraction", "onnx", "openvino", "__main__"
         if not module.name.rpartition(".")[2].startswith(optional):
             importlib.import_module(module.name)
     for name in ("matplotlib.pyplot", "orbax.checkpoint", "tensorflow_datasets"):

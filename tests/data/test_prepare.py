@@ -266,20 +266,3 @@ def test_damaged_images_are_named_when_they_are_read(records, tmp_path, with_che
 def test_an_empty_folder_is_refused(records):
     with pytest.raises(InputError, match="data.directory is empty"):
         prepare(records, "")
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tfds.
-def test_beam_builds_the_same_dataset(records, tmp_path):
-    pytest.importorskip("apache_beam")
-    records[2].path.write_bytes(b"no image")
-    prepared = prepare(records, tmp_path / "data", beam="DirectRunner")
-    assert set(prepared.failures) == {records[2].id}
-    assert content(prepared) == expected([*records[:2], *records[3:]])
-    assert content(prepare(records, tmp_path / "data")) == content(prepared)
-
-
-def test_without_beam_its_package_is_named(records, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "apache_beam", None)
-    with pytest.raises(InputError, match="pip install apache-beam"):
-        prepare(records, tmp_path / "data", beam="DirectRunner")

@@ -11,7 +11,7 @@ from delf_jax.files import InputError
 from delf_jax.index import photo_index
 from delf_jax.search import photo_search
 from delf_jax.search.query import search, to_json
-from delf_jax.store import feature_store, shards, writer
+from delf_jax.store import extraction, feature_store, shards, writer
 from tests.helpers.indexed_photos import (
     NAMES,
     ask,
@@ -260,14 +260,14 @@ def test_an_index_is_never_taken_for_whole_that_is_not(copied, model, settings):
 def interrupted(copied, model, settings, monkeypatch):
     """A folder whose index was interrupted after two of five photos, one damaged."""
     (copied / "photos/0.jpg").write_bytes(b"\xff\xd8\xff cut")
-    real = feature_store.extract_features
+    real = extraction.extract_features
 
     def extract(*arguments, **options):
         yield from itertools.islice(real(*arguments, **options), 2)
         raise KeyboardInterrupt
 
     shutil.rmtree(copied / "index")
-    monkeypatch.setattr(feature_store, "extract_features", extract)
+    monkeypatch.setattr(extraction, "extract_features", extract)
     with pytest.raises(KeyboardInterrupt):
         photo_index.make_index(
             [copied / "photos"], copied / "index", model, settings, progress=False

@@ -20,7 +20,7 @@ from delf_jax.extraction import extract, model_folder
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from delf_jax.image_files import find_images
-from delf_jax.store import feature_store, shards, writer
+from delf_jax.store import extraction, feature_store, shards, writer
 from delf_jax.store.feature_store import StoreReport
 from tests.helpers.inverted_files import fill_store
 
@@ -292,21 +292,21 @@ import pathlib, sys, time
 from delf_jax.extraction import model_folder
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.image_files import find_images
-from delf_jax.store import feature_store, writer
+from delf_jax.store import extraction, feature_store, writer
 writer.FLUSH_IMAGES = 2
 folder, out, model, *part = sys.argv[1:]
 part = tuple(map(int, part)) or None
 settings = ExtractionSettings(
     image_scales=(1.0,), global_scales=(0,), max_image_size=64, max_features=20
 )
-def slowly(real=feature_store.extract_features):
+def slowly(real=extraction.extract_features):
     def extract(*arguments, **options):
         for features in real(*arguments, **options):
             yield features
             print("one", flush=True)
             time.sleep(0.1)
     return extract
-feature_store.extract_features = slowly()
+extraction.extract_features = slowly()
 found = find_images([folder])
 model = model_folder.load_model(model)
 feature_store.extract_to_store(found, out, model, settings, part=part, progress=False)
@@ -400,7 +400,7 @@ def test_an_interrupt_keeps_what_is_finished(folder, tmp_path, model, monkeypatc
                 raise KeyboardInterrupt
             yield features
 
-    monkeypatch.setattr(feature_store, "extract_features", interrupted)
+    monkeypatch.setattr(extraction, "extract_features", interrupted)
     with pytest.raises(KeyboardInterrupt):
         _fill(folder, tmp_path / "out", model)
     assert len(feature_store.open_store(tmp_path / "out")) == 4

@@ -1,0 +1,320 @@
+"""Bulk work on Ray: dealt out in shares, to workers that may die.
+
+A share is to a job what `--part` is, only smaller: a worker that is done with one gets
+the next. What comes of a share the worker writes itself, whole, under a name that
+follows from its content; so nothing is lost but time if a worker dies, and a share that
+is done twice leaves what it leaves when it is done once.
+"""
+
+import collections
+import contextlib
+import importlib.metadata
+import os
+import pathlib
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
+from typing import Any, NamedTuple
+
+from delf_jax import files
+from delf_jax.files import InputError
+
+# A share whose worker dies, or that raises, is tried so often.
+ATTEMPTS = 3
+# Processor cores of a worker on machines without accelerators: more of them would wait
+# for each other, and each worker holds a model.
+CORES = 4
+# Shares for each worker, at least: the last ones end at about the same time.
+_ROUNDS = 4
+# Seconds without any worker after which none is waited for, and to be answered.
+_PATIENCE, _ANSWER = 600.0, 10.0
+# What decides the bits of a result.
+_PACKAGES = ("jax", "jaxlib", "numpy")
+
+Share = Sequence[Any]
+Work = Callable[[Share], Any]
+
+
+class Answer(NamedTuple):
+    """What a worker says to a share."""
+
+    result: Any = None
+    failure: str = ""
+    """what was raised, that may not be again"""
+    refusal: str = ""
+    """an InputError: whatever is done, it would be raised again"""
+
+
+class Worker(NamedTuple):
+    """A process that works on one share after the other; a future that raises: lost."""
+
+    ready: futures.Future
+    """an Answer: a refusal if the machine is not fit for the job"""
+    work: Callable[[Share], futures.Future]
+    """the Answer to a share"""
+    stop: Callable[[], None]
+
+
+class Done(NamedTuple):
+    """What became of a share."""
+
+    share: Share
+    result: Any
+    reason: str = ""
+    """why it failed each time; "": it has a result"""
+
+
+def run(
+    address: str,
+    open_work: Callable[[], Work],
+    items: Sequence[Any],
+    folder: str | os.PathLike,
+    *,
+    most: int = 256,
+    seen: str | os.PathLike = "",
+    accelerated: bool = True,
+) -> Iterator[Done]:
+    """What became of each share of some items, in the order in which they are done.
+
+    InputError if there is no such cluster, or it is not fit for the job.
+
+    Args:
+      address: of a cluster; "": workers start on this machine, and end with the job.
+      open_work: makes, once in each worker, what works on shares.
+      folder: that all write to.
+      most: items of a share.
+      seen: a file, such as the first photo, that the machines must have, too.
+      accelerated: a worker for each GPU or TPU chip, if there are any.
+    """
+    if not items:
+        return
+    with _connected(address) as ray, _signed(folder) as sign:
+        count, needs = _workers(ray, address, accelerated)
+        expected = [str(sign)] + ([os.fspath(seen)] if seen else [])
+        actor = ray.remote(max_restarts=0, max_concurrency=1, **needs)(_Actor)
+        check = _versions(), os.getcwd(), expected
+        job = ray.put(open_work)
+
+        def start() -> Worker:
+            process = actor.remote()
+            # In a list a reference is not resolved: versions are compared before.
+            ready = process.make_ready.remote(*check, [job]).future()
+            return Worker(
+                ready,
+                lambda share: process.work.remote(share).future(),
+                lambda: ray.kill(process),
+            )
+
+        yield from deal_out(split(items, most, count), start, count)
+
+
+def split(items: Sequence[Any], most: int, workers: int) -> list[Share]:
+    """Shares as --part takes them, each n-th item, of `most` items at most."""
+    parts = max(-(-len(items) // most), min(len(items), _ROUNDS * workers))
+    return [items[part::parts] for part in range(parts)]
+
+
+def deal_out(
+    shares: Iterable[Share], start: Callable[[], Worker], count: int
+) -> Iterator[Done]:
+    """What became of each share, in the order in which they are done.
+
+    A worker that is lost gets a successor. A share that fails is tried again once the
+    others were, by whoever is free; the third failure is its result.
+
+    Args:
+      start: a new worker, one of `count`.
+    """
+    waiting = collections.deque((share, 1) for share in shares)
+    # Of a worker that is getting ready, the share is None.
+    calls: dict[futures.Future, tuple[Worker, Share | None, int]] = {}
+    idle: list[Worker] = []
+    stillborn = 0
+
+    def engage() -> None:
+        worker = start()
+        calls[worker.ready] = worker, None, 0
+
+    for _ in range(min(count, len(waiting))):
+        engage()
+    while waiting or any(share is not None for _, share, _ in calls.values()):
+        while idle and waiting:
+            worker, (share, attempt) = idle.pop(), waiting.popleft()
+            calls[worker.work(share)] = worker, share, attempt
+        for call in _wait(calls):
+            worker, mine, attempt = calls.pop(call)
+            answer, is_lost = _answer(call)
+            if answer.refusal:
+                raise InputError(answer.refusal)
+            if is_lost or (mine is None and answer.failure):
+                worker.stop()
+                engage()
+            else:
+                idle.append(worker)
+            if mine is None:
+                stillborn = stillborn + 1 if answer.failure else 0
+                if stillborn > ATTEMPTS * count:
+                    raise InputError(f"--ray: no worker can start: {answer.failure}")
+            elif not answer.failure:
+                yield Done(mine, answer.result)
+            elif attempt < ATTEMPTS:
+                waiting.append((mine, attempt + 1))
+            else:
+                yield Done(mine, None, f"failed {ATTEMPTS} times: {answer.failure}")
+
+
+def _wait(calls: dict[futures.Future, tuple]) -> set[futures.Future]:
+    """The calls that have ended, at least one of them."""
+    works = any(share is not None for _, share, _ in calls.values())
+    ended, _ = futures.wait(
+        calls, None if works else _PATIENCE, futures.FIRST_COMPLETED
+    )
+    if not ended:
+        raise InputError(
+            f"--ray: no worker has started in {_PATIENCE / 60:.0f} minutes: the "
+            "cluster is busy, or its machines have gone; run the same command later"
+        )
+    return ended
+
+
+def _answer(call: futures.Future) -> tuple[Answer, bool]:
+    """(what a worker says, whether it is lost instead)."""
+    error = call.exception()
+    if error is None:
+        return call.result(), False
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = (lines or [type(error).__name__])[-1][:200].rstrip(".")
+    return Answer(failure=f"the worker died ({reason})"), True
+
+
+class _Actor:
+    """A worker, in its own process."""
+
+    _work: Work
+
+    def make_ready(
+        self, versions: dict, folder: str, seen: list[str], job: list
+    ) -> Answer:
+        import ray
+
+        host = socket.gethostname()
+        if other := {n: v for n, v in _versions().items() if v != versions.get(n)}:
+            told = (f"{n} {v}, not {versions.get(n)}" for n, v in other.items())
+            return Answer(
+                refusal=f"--ray: machine {host} has {' and '.join(told)}; install the "
+                "same versions on all machines"
+            )
+        with contextlib.suppress(OSError):  # Then paths have to be absolute.
+            os.chdir(folder)
+        for path in seen:
+            if not os.path.exists(path):
+                return Answer(
+                    refusal=f"{path}: machine {host} does not see it; photos and "
+                    "results must be on a disk that all machines have at the same path"
+                )
+        return self._try(lambda: setattr(self, "_work", ray.get(job[0])()))
+
+    def work(self, share: Share) -> Answer:
+        return self._try(lambda: self._work(share))
+
+    def _try(self, action: Callable[[], Any]) -> Answer:
+        try:
+            return Answer(action())
+        except InputError as error:
+            return Answer(refusal=str(error))
+        except Exception as error:
+            return Answer(failure=f"{type(error).__name__}: {error}"[:500])
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    # To import the package from a module of its ground would be a circle.
+    return {"delf_jax": vars(sys.modules["delf_jax"])["__version__"], **packages}
+
+
+@contextlib.contextmanager
+def _signed(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A file that stays for a while: machines that see it see this very folder."""
+    path = files.temporary_path(pathlib.Path(os.path.abspath(folder), "ray"))
+    path.touch()
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    """Ray, connected; a cluster that was joined before, as in a notebook, stays so."""
+    try:
+        import ray
+    except ImportError:
+        raise InputError("--ray needs Ray: pip install 'delf_jax[ray]'") from None
+    if ray.is_initialized():
+        yield ray
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _check_answers(address)
+    local: dict[str, Any] = {} if address else {"include_dashboard": False}
+    # Ray has its own idea of how a program ends.
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        ray.init(
+            address or "local", log_to_driver=False, logging_level="ERROR", **local
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise InputError(_why_not(address, error)) from None
+    with contextlib.suppress(ValueError):  # Not in the main thread.
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """InputError if nobody listens there: Ray would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if address in ("", "auto"):
+        return
+    if not host or not port.isdecimal():
+        raise InputError(
+            f"--ray={address}: expected HOST:PORT of the cluster's head, "
+            "ray://HOST:PORT or auto"
+        )
+    try:
+        socket.create_connection((host, int(port)), _ANSWER).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--ray={address}: no cluster answers ({reason})") from None
+
+
+def _why_not(address: str, error: Exception) -> str:
+    lines = " ".join(str(error).split())
+    if "Version mismatch" in lines:
+        theirs = lines.partition("started with: ")[2].partition(" This process")[0]
+        return (
+            f"--ray={address}: the cluster has other versions than this machine "
+            f"({theirs.strip(' .')}); install the same"
+        )
+    if not address:
+        return f"--ray: no workers start on this machine ({lines[:200]})"
+    return f"--ray={address}: the cluster cannot be joined ({lines[:200].rstrip('.')})"
+
+
+def _workers(ray: Any, address: str, accelerated: bool) -> tuple[int, dict[str, Any]]:
+    """(how many workers the cluster has room for, what each of them needs)."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for kind in ("GPU", "TPU") if accelerated else ():
+        if count := int(sum(machine.get(kind, 0) for machine in machines)):
+            need = {"num_gpus": 1} if kind == "GPU" else {"resources": {kind: 1}}
+            return count, {"num_cpus": 0, **need}
+    # The head of a cluster may be there to lead, with no core to work.
+    cores = [int(n) for machine in machines if (n := machine.get("CPU", 0)) >= 1]
+    if not cores:
+        raise InputError(f"--ray={address}: no machine of the cluster has a core")
+    each = min(CORES, *cores)
+    return sum(n // each for n in cores), {"num_cpus": each}
