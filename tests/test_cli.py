@@ -366,3 +366,45 @@ def test_hosts_that_train_together_are_named_or_found(monkeypatch, capsys):
         with pytest.raises(SystemExit, match="2"):
             cli.main([*train, f"--multihost={wrong}"])
         assert "--multihost: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "address", "paths"),
+    [
+        (["--ray", "photos"], "", ["photos"]),
+        (["photos", "--ray=head:6379", "more"], "head:6379", ["photos", "more"]),
+        (["photos"], None, ["photos"]),
+    ],
+)
+def test_ray_takes_no_path_for_an_address(arguments, address, paths, monkeypatch):
+    seen = []
+    command = cli.COMMANDS["extract"]._replace(run=lambda o: seen.append(o) or 0)
+    monkeypatch.setitem(cli.COMMANDS, "extract", command)
+    assert cli.main(["extract", *arguments, "--out=out"]) == 0
+    assert (seen[0].ray, seen[0].paths) == (address, paths)
+
+
+@pytest.mark.parametrize("command", ["extract photos --out=o", "prepare --data=o"])
+def test_work_is_not_dealt_out_twice(command, capsys, tmp_path):
+    more = ["--dataset=photos"] if "prepare" in command else []
+    assert cli.main([*command.split(), *more, "--part=0/2", "--ray"]) == 2
+    assert "--part, --ray: use one of them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["extract", "gs://a/photos", "--out=o"],
+        ["extract", "@s3://a/list.txt", "--out=o"],
+        ["index", "photos", "--index=s3://bucket/index"],
+        ["index", "--index=i", "--add", "photos", "gs://a/b"],
+        ["prepare", "--dataset=photos", "--data=gs://bucket/data"],
+        ["search", "a.jpg", "--index=gs://bucket/index"],
+    ],
+)
+def test_buckets_are_refused_in_one_sentence(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "buckets are not read or written directly; mount it" in error
+    assert error.count("\n") == 1 and not list(tmp_path.iterdir())

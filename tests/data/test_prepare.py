@@ -15,6 +15,7 @@ from delf_jax.data import prepare as preparation
 from delf_jax.data.image_lists import list_records
 from delf_jax.files import InputError
 from delf_jax.images import decode_image
+from tests.helpers.clusters import in_this_process
 
 
 @pytest.fixture
@@ -266,3 +267,31 @@ def test_damaged_images_are_named_when_they_are_read(records, tmp_path, with_che
 def test_an_empty_folder_is_refused(records):
     with pytest.raises(InputError, match="data.directory is empty"):
         prepare(records, "")
+
+
+def files_of(folder):
+    """The bytes of all files, without what says where and when tfds made them."""
+    paths = [p for p in folder.rglob("*") if p.is_file() and p.suffix != ".json"]
+    return {p.relative_to(folder): p.read_bytes() for p in paths}
+
+
+def test_a_cluster_prepares_what_one_process_would(records, tmp_path, monkeypatch):
+    records[2].path.write_bytes(b"no image")
+    records[9].path.write_bytes(b"nor this, the only one of its part")
+    one = prepare(records, tmp_path / "one")
+    worked = in_this_process(monkeypatch, times=2)
+    many = prepare(records, tmp_path / "many", ray="")
+    assert content(many) == content(one) and many.failures == one.failures
+    assert files_of(tmp_path / "many") == files_of(tmp_path / "one")
+    assert len(worked) == 4
+    prepare(records, tmp_path / "many", ray="")
+    # Only the part of which no image can be read is tried again.
+    assert len(worked) == 5
+
+
+def test_images_of_a_part_that_fails_are_listed(records, tmp_path, monkeypatch):
+    in_this_process(monkeypatch, fails=lambda part: part[0] == records[3])
+    prepared = prepare(records, tmp_path / "data", ray="")
+    assert {*prepared.failures} == {r.id for r in records[3:6]}
+    assert len(prepared.images) == 7
+    assert content(prepare(records, tmp_path / "data")) == expected(records)

@@ -13,6 +13,7 @@ from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
 from delf_jax.formats.delf.boxes import read_boxes
 from delf_jax.image_files import find_images
+from tests.helpers.clusters import in_this_process
 from tests.helpers.detectors import draw_bright, sees_bright
 
 MODEL = sees_bright()
@@ -37,9 +38,11 @@ def photos(tmp_path):
     return folder
 
 
-def run(photos, out, threshold=0.5, layout="csv", model=MODEL):
+def run(photos, out, threshold=0.5, layout="csv", model=MODEL, ray=None):
     found = find_images([photos])
-    return detect_to_folder(found, out, model, threshold, layout, progress=False)
+    return detect_to_folder(
+        found, out, model, threshold, layout, ray=ray, progress=False
+    )
 
 
 def read_all(folder):
@@ -191,3 +194,33 @@ def test_a_damaged_state_is_one_sentence(photos, tmp_path, change):
         InputError, match=r"detections\.json: .*the same command detects"
     ):
         run(photos, tmp_path / "out")
+
+
+@pytest.mark.parametrize("layout", ["csv", "boxes", "coco", ""])
+def test_a_cluster_fills_the_folder_that_one_process_would(
+    photos, tmp_path, monkeypatch, layout
+):
+    (photos / "broken.png").write_bytes(b"no photo")
+    report, _ = run(photos, tmp_path / "one", layout=layout)
+    in_this_process(monkeypatch, times=2)
+    assert run(photos, tmp_path / "many", layout=layout, ray="")[0] == report
+
+    def relative(folder):
+        files = read_all(folder).items()
+        return {path.relative_to(folder): json_or_bytes(b) for path, b in files}
+
+    assert relative(tmp_path / "many") == relative(tmp_path / "one")
+    report, _ = run(photos, tmp_path / "many", layout=layout, ray="")
+    assert (report.extracted, report.unchanged, len(report.failed)) == (0, 3, 1)
+
+
+def json_or_bytes(data):
+    return json.loads(data) if data.startswith(b"{") else data
+
+
+def test_photos_of_a_share_that_fails_are_listed(photos, tmp_path, monkeypatch):
+    in_this_process(monkeypatch, fails=lambda item: item[0] == "b.png")
+    report, found = run(photos, tmp_path / "out", ray="")
+    assert (report.extracted, [*report.failed]) == (2, ["b.png"])
+    assert [*found] == ["a/0.png", "c.png"]
+    assert run(photos, tmp_path / "out")[0].extracted == 1

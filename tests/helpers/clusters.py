@@ -114,7 +114,7 @@ def started_cluster(folder):
     command += ["--block", "--disable-usage-stats"]
     environment = os.environ | {MARK: str(folder), "PYTHONPATH": str(ROOT)}
     with open(folder / "log", "wb") as log:
-        subprocess.Popen(
+        head = subprocess.Popen(
             command, env=environment, stdout=log, stderr=log, start_new_session=True
         )
     try:
@@ -124,6 +124,7 @@ def started_cluster(folder):
         for number in processes_with(str(folder)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
+        head.wait()
 
 
 def processes_with(mark, command=b""):

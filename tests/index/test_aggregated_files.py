@@ -14,6 +14,7 @@ from delf_jax.retrieval.aggregation import (
     assign_words,
     binarize,
 )
+from tests.helpers.clusters import in_this_process
 from tests.helpers.inverted_files import DIMENSION, IDS, WORDS, fill_store
 from tests.helpers.stores import add_features, with_descriptors
 
@@ -258,3 +259,28 @@ def test_a_folder_of_two_kinds_or_none_is_refused(tmp_path):
         aggregated_files.open_aggregated(tmp_path)
     with pytest.raises(InputError, match="no such folder of aggregated images"):
         aggregated_files.open_aggregated(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("kind", ["vlad", "asmk", "asmk_star"])
+def test_a_cluster_writes_the_files_that_one_process_would(
+    images, words, tmp_path, monkeypatch, kind
+):
+    report = write(images, words, tmp_path / "one", kind)
+    in_this_process(monkeypatch, times=2)
+    assert write(images, words, tmp_path / "many", kind, ray="") == report
+    one, many = (
+        {p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()}
+        for f in (tmp_path / "one", tmp_path / "many")
+    )
+    assert one == many
+    assert write(images, words, tmp_path / "many", kind, ray="").unchanged == 5
+
+
+def test_files_of_a_share_that_fails_are_listed_and_written_later(
+    images, words, tmp_path, monkeypatch
+):
+    in_this_process(monkeypatch, fails=lambda item: item[0] == IDS[1])
+    report = write(images, words, tmp_path, "vlad", ray="")
+    assert (report.extracted, [*report.failed]) == (4, [IDS[1]])
+    report = write(images, words, tmp_path, "vlad")
+    assert (report.extracted, report.unchanged, report.failed) == (1, 4, {})

@@ -10,6 +10,8 @@ from delf_jax.index.codebook import save_codebook
 from delf_jax.retrieval import similarity
 from delf_jax.retrieval.inverted import Rule
 from delf_jax.store import feature_store
+from tests.campaign.contents import contents
+from tests.helpers.clusters import in_this_process
 from tests.helpers.inverted_files import (
     DIMENSION,
     IDS,
@@ -173,3 +175,30 @@ def test_small_shards_are_merged(images, words, tmp_path, monkeypatch):
         inverted_file.similarities(index, query),
         inverted_file.similarities(one, query),
     )
+
+
+@pytest.mark.parametrize("regional", [False, True])
+def test_a_cluster_builds_the_file_that_one_process_would(
+    words, tmp_path, monkeypatch, regional
+):
+    images = fill_store(tmp_path / "store", IDS, boxes=regional)
+    words = words._replace(regional=regional)
+    report, _ = build(images, words, tmp_path / "one")
+    in_this_process(monkeypatch, times=2)
+    assert build(images, words, tmp_path / "many", ray="")[0] == report
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+    # Of shares that were done twice nothing is left over.
+    entries = inverted_file.read_manifest(tmp_path / "many")["shards"]
+    files = {p.stem for p in (tmp_path / "many" / "shards").iterdir()}
+    assert files == {entry["name"] for entry in entries} and len(entries) == 8
+
+
+def test_images_of_a_share_that_fails_are_listed_and_aggregated_later(
+    images, words, tmp_path, monkeypatch
+):
+    in_this_process(monkeypatch, fails=lambda item: item[0] == IDS[3])
+    report, _ = build(images, words, tmp_path / "many", ray="")
+    lost = len(report.failed)
+    assert IDS[3] in report.failed and report.extracted == len(IDS) - lost
+    report, _ = build(images, words, tmp_path / "many")
+    assert (report.extracted, report.unchanged) == (lost, len(IDS) - lost)
