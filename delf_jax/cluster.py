@@ -89,11 +89,13 @@ def run(
       accelerated: a worker for each GPU or TPU chip, if there are any.
     """
     if not items:
+        with contextlib.suppress(OSError):
+            _sign(folder)  # What a run that was killed has left goes.
         return
     with _connected(address) as ray, _signed(folder) as sign:
         count, needs = _workers(ray, address, accelerated)
         expected = [str(sign)] + ([os.fspath(seen)] if seen else [])
-        actor = ray.remote(max_restarts=0, max_concurrency=1, **needs)(_Actor)
+        actor = ray.remote(max_restarts=0, **needs)(_Actor)
         check = _versions(), os.getcwd(), expected
         job = ray.put(open_work)
 
@@ -108,6 +110,15 @@ def run(
             )
 
         yield from deal_out(split(items, most, count), start, count)
+
+
+def clear_after(paths: Iterable[pathlib.Path]) -> None:
+    """Deletes what workers that died have left beside files that others then wrote."""
+    names = collections.defaultdict(list)
+    for path in paths:
+        names[path.parent].append(path.name)
+    for folder, those in names.items():
+        files.clear_leftovers(folder, those)
 
 
 def split(items: Sequence[Any], most: int, workers: int) -> list[Share]:
@@ -237,12 +248,16 @@ def _versions() -> dict[str, str]:
 @contextlib.contextmanager
 def _signed(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
     """A file that stays for a while: machines that see it see this very folder."""
-    path = files.temporary_path(pathlib.Path(os.path.abspath(folder), "ray"))
+    path = _sign(folder)
     path.touch()
     try:
         yield path
     finally:
         path.unlink(missing_ok=True)
+
+
+def _sign(folder: str | os.PathLike) -> pathlib.Path:
+    return files.temporary_path(pathlib.Path(os.path.abspath(folder), "ray"))
 
 
 @contextlib.contextmanager
@@ -261,15 +276,16 @@ def _connected(address: str) -> Iterator[Any]:
     # Ray has its own idea of how a program ends.
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
-        ray.init(
-            address or "local", log_to_driver=False, logging_level="ERROR", **local
-        )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise InputError(_why_not(address, error)) from None
-    with contextlib.suppress(ValueError):  # Not in the main thread.
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    try:
+        try:
+            ray.init(
+                address or "local", log_to_driver=False, logging_level="ERROR", **local
+            )
+        except Exception as error:  # Ray raises that class, too, and errors of its own.
+            raise InputError(_why_not(address, error)) from None
+        finally:
+            with contextlib.suppress(ValueError):  # Not in the main thread.
+                for number, handler in before.items():
+                    signal.signal(number, handler)
         yield ray
     finally:
         ray.shutdown()
@@ -277,13 +293,12 @@ def _connected(address: str) -> Iterator[Any]:
 
 def _check_answers(address: str) -> None:
     """InputError if nobody listens there: Ray would try for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
+    host, _, port = address.rpartition(":")
     if address in ("", "auto"):
         return
-    if not host or not port.isdecimal():
+    if not host or "/" in host or not port.isdecimal():
         raise InputError(
-            f"--ray={address}: expected HOST:PORT of the cluster's head, "
-            "ray://HOST:PORT or auto"
+            f"--ray={address}: expected HOST:PORT of the cluster's head, or auto"
         )
     try:
         socket.create_connection((host, int(port)), _ANSWER).close()

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import itertools
 import json
 import lzma
 import math
@@ -21,7 +22,7 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 from delf_jax import progress
@@ -161,15 +162,21 @@ def temporary_path(path: pathlib.Path) -> pathlib.Path:
     return folder / f".{name}.{os.getpid()}.{_host()}{secrets.token_hex(4)}"
 
 
-def clear_leftovers(folder: str | os.PathLike) -> None:
+def clear_leftovers(
+    folder: str | os.PathLike, names: Iterable[str] | None = None
+) -> None:
     """Deletes what killed writers have left in a folder that is this program's own.
 
     In folders with files of the user, `atomic_write` and `new_folder` delete only what
     was to become the file or folder that they write.
+
+    Args:
+      names: of files that this program writes: what was to become others stays.
     """
-    for paths in _find_leftovers(os.path.abspath(folder)).values():
-        for path in paths:
-            clear_abandoned(path)
+    found = _find_leftovers(os.path.abspath(folder))
+    wanted = found if names is None else {name[:_LONGEST_NAME] for name in names}
+    for path in itertools.chain.from_iterable(found[n] for n in wanted if n in found):
+        clear_abandoned(path)
 
 
 def _find_leftovers(folder: str) -> dict[str, list[pathlib.Path]]:

@@ -6,7 +6,6 @@ import importlib.util
 import itertools
 import json
 import os
-import pathlib
 import re
 import signal
 import socket
@@ -23,6 +22,7 @@ from delf_jax.cluster import Answer, Worker
 from delf_jax.files import InputError
 from tests.campaign.contents import contents
 from tests.helpers.clusters import (
+    ENVIRONMENT,
     MARK,
     begin,
     done,
@@ -33,8 +33,6 @@ from tests.helpers.clusters import (
     wait_for_shards,
     write_photo,
 )
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 def deal_out(shares, answer, count=2, ready=None):
@@ -219,11 +217,11 @@ def test_an_address_at_which_nobody_answers_is_refused_at_once():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         cluster._check_answers(f"127.0.0.1:{port}")
-        cluster._check_answers(f"ray://127.0.0.1:{port}")
+        cluster._check_answers("auto")
     for address in (f"127.0.0.1:{port}", "nohost.invalid:6379", "127.0.0.1:99999"):
         with pytest.raises(InputError, match=f"^--ray={address}: no cluster answers"):
             cluster._check_answers(address)
-    for address in ("head", "head:", ":6379", "head:port", "ray://head"):
+    for address in ("head", "head:", ":6379", "head:port", "ray://head:10001"):
         with pytest.raises(InputError, match="expected HOST:PORT"):
             cluster._check_answers(address)
 
@@ -274,7 +272,9 @@ for done in cluster.run(address, work, [*map(int, numbers)], folder, most=2):
 def run_job(address, folder, numbers):
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-c", JOB, address, str(folder), *map(str, numbers)]
-    job = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    job = subprocess.run(
+        command, env=os.environ | ENVIRONMENT, capture_output=True, text=True
+    )
     assert job.returncode == 0, job.stderr
     return [cluster.Done(*json.loads(line)) for line in job.stdout.splitlines()]
 

@@ -268,8 +268,6 @@ def _build_on_cluster(
     """
     missing = [builder.records for builder in builders if not _is_prepared(builder)]
     count, failures = sum(map(len, missing)), dict[str, str]()
-    if not missing:
-        return failures
     work = functools.partial(_open_work, directory, builders[0].max_side)
     seen = next((r.path for part in missing for r in part if r.path.is_file()), "")
     done = cluster.run(
@@ -281,6 +279,8 @@ def _build_on_cluster(
                 unusable = {record.id: f"{record.path}: {reason}" for record in records}
             failures |= unusable
             advance(len(records))
+    for builder in builders:
+        _clear_unfinished(builder)
     return failures
 
 
@@ -319,8 +319,7 @@ def _is_prepared(builder: LabelledImages) -> bool:
 
 
 def _build(builder: LabelledImages, **options: Any) -> None:
-    for left in pathlib.Path(builder.data_path).parent.glob("incomplete.*"):
-        clear_abandoned(left)  # By a process that was killed.
+    _clear_unfinished(builder)
     config = tfds.download.DownloadConfig(try_download_gcs=False, **options)
     with _quiet_tfds():
         try:
@@ -331,6 +330,12 @@ def _build(builder: LabelledImages, **options: Any) -> None:
                 raise
         builder.info.read_from_directory(builder.data_dir)
     _write_checksums(pathlib.Path(builder.data_dir))
+
+
+def _clear_unfinished(builder: LabelledImages) -> None:
+    """Deletes what a process that was killed has left of this part."""
+    for left in pathlib.Path(builder.data_path).parent.glob("incomplete.*"):
+        clear_abandoned(left)
 
 
 @contextlib.contextmanager

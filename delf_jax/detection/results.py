@@ -98,7 +98,7 @@ def detect_to_folder(
     state = _open_state(out / STATE, model)
     names = _names(state, found, out) if layout else {}
     images, failed, detected = state["images"], {}, 0
-    job = _Job(out, model, threshold)
+    before, job = [*images], _Job(out, model, threshold)
     written = time.monotonic()
     with track("detection", len(found), progress=progress) as advance:
         try:
@@ -114,7 +114,10 @@ def detect_to_folder(
                     write_manifest(out / STATE, state)
                     written = time.monotonic()
         finally:
-            write_manifest(out / STATE, state)
+            # Workers are done in any order.
+            order = dict.fromkeys([*before, *(id for id, _ in found)])
+            images = {id: images[id] for id in order if id in images}
+            write_manifest(out / STATE, state | {"images": images})
     chosen = {id: select(_detections(id, x), threshold) for id, x in images.items()}
     if layout:
         _WRITERS[layout](out, dict(sorted(chosen.items())))
@@ -218,6 +221,7 @@ def _looked_at(
         for id, path, _, _ in share if reason else ():
             yield id, f"{path}: {reason}", False
         yield from outcomes or ()
+    cluster.clear_after(_figure(job.out, name) for name in names.values())
 
 
 def _open_work(job: _Job) -> Callable[[cluster.Share], list[_Outcome]]:
@@ -325,7 +329,7 @@ def _draw(
 
     Without an entry it goes, as does the file that an earlier run has written.
     """
-    figure = owned(out / f"{name}_boxes.jpg")
+    figure = owned(_figure(out, name))
     if entry is None:
         figure.unlink(missing_ok=True)
         (out / f"{name}.boxes").unlink(missing_ok=True)
@@ -336,6 +340,10 @@ def _draw(
     drawn = draw_boxes(read_image(path), found.boxes, found.scores)
     write_bytes(figure, encode_jpeg(drawn, quality=_FIGURE_QUALITY))
     entry["drawn"] = float(threshold)
+
+
+def _figure(out: pathlib.Path, name: str) -> pathlib.Path:
+    return out / f"{name}_boxes.jpg"
 
 
 def _write_csv(out: pathlib.Path, found: Mapping[Id, Detections]) -> None:

@@ -82,7 +82,9 @@ def write_aggregated(
                     unsaved = 0
                 advance(len(share))
     finally:
-        write_manifest(out / SIDECAR, {"key": key, "images": done})
+        # Workers are done in any order; ids are in theirs.
+        ordered = {id: done[id] for id in images.ids if id in done}
+        write_manifest(out / SIDECAR, {"key": key, "images": ordered})
     unchanged = len(files) - len(todo)
     return StoreReport(len(done) - unchanged, unchanged, 0, failed)
 
@@ -113,6 +115,7 @@ def _write_all(
     seen = images.path / writer.MANIFEST
     for share, _, reason in cluster.run(ray, work, todo, out, seen=seen):
         yield share, reason
+    cluster.clear_after(path for _, path in todo)
 
 
 def _open_work(job: _Job) -> Callable[[cluster.Share], None]:

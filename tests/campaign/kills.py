@@ -32,7 +32,7 @@ def step(lab: Lab, rng: random.Random, name: str) -> tuple[str, Judgement]:
             moment = rng.uniform(0.1, 1.05) * reference.outcome.seconds
             lab.start(recipe).wait(moment, kill=True)
             done.append(f"after {moment:.2f} of {reference.outcome.seconds:.2f} s")
-    _age(lab)
+    age(lab)
     return f"killed {', then '.join(done)}", run_again(lab, name)
 
 
@@ -57,7 +57,7 @@ def _differences(lab: Lab, expected: dict[str, str]) -> list[str]:
         return [f"cannot be read: {last_line(str(error))}"]
 
 
-def _age(lab: Lab) -> None:
+def age(lab: Lab) -> None:
     """What is left over looks as if it had lain there for days."""
     then = time.time() - OLD
     for path in lab.work.rglob("*"):

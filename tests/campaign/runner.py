@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
-from tests.campaign import forgeries, kills, mutations, odd_input, races
+from tests.campaign import clusters, forgeries, kills, mutations, odd_input, races
 from tests.campaign.lab import Lab, random_of
 from tests.campaign.verdicts import Judgement, Verdict, wrong
 
@@ -20,6 +20,7 @@ KINDS: dict[str, tuple[ModuleType, float]] = {
     "odd_input": (odd_input, 0.15),
     "forgeries": (forgeries, 0.1),
     "races": (races, 0.1),
+    "clusters": (clusters, 0.1),
 }
 
 
@@ -83,8 +84,7 @@ class Campaign:
 def _order(kind: str, seed: int, slow: bool) -> Iterator[tuple[str, int]]:
     """Names and numbers without end: all names, in another order each time."""
     number = 0
-    while True:
-        names = KINDS[kind][0].names(slow=slow)
+    while names := KINDS[kind][0].names(slow=slow):
         random_of(seed, kind, number).shuffle(names)
         for name in names:
             yield name, number

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.campaign import (
+    clusters,
     commands,
     forgeries,
     kills,
@@ -140,6 +141,16 @@ def test_all_kinds_have_steps():
 
 def test_a_command_that_is_killed_can_be_run_again(tmp_path):
     assert "equal" in run_campaign(tmp_path, "--step=kills/fit_pca/0")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not clusters.names(slow=True),
+    reason="Ray is not installed: pip install 'delf_jax[ray]'",
+)
+@pytest.mark.parametrize("name", ["extract", "aggregate", "prepare"])
+def test_a_cluster_job_that_is_killed_twenty_times_ends_equal(tmp_path, name):
+    assert "equal" in run_campaign(tmp_path, f"--step=clusters/{name}/0")
 
 
 @pytest.mark.slow

@@ -20,6 +20,8 @@ from delf_jax import cluster
 ROOT = pathlib.Path(__file__).parents[2]
 # A variable of the environment, by which processes of a test are found again.
 MARK = "DELF_JAX_TEST_CLUSTER"
+# As the tokens of the user's own clusters are none of ours.
+ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
 PATIENCE = 300  # seconds: on a machine that is busy a process starts in half a minute.
 
 
@@ -112,7 +114,7 @@ def started_cluster(folder):
     command = [str(pathlib.Path(sys.executable).parent / "ray"), "start", "--head"]
     command += [f"--port={port}", "--num-cpus=8", "--include-dashboard=false"]
     command += ["--block", "--disable-usage-stats"]
-    environment = os.environ | {MARK: str(folder), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | ENVIRONMENT | {MARK: str(folder)}
     with open(folder / "log", "wb") as log:
         head = subprocess.Popen(
             command, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -139,12 +141,12 @@ def processes_with(mark, command=b""):
     return found
 
 
-def begin(*arguments, **environment):
+def begin(*arguments, cwd=ROOT, **environment):
     """A command that has been started."""
     return subprocess.Popen(
-        [sys.executable, "main.py", *arguments],
-        cwd=ROOT,
-        env=os.environ | environment,
+        [sys.executable, str(ROOT / "main.py"), *arguments],
+        cwd=cwd,
+        env=os.environ | ENVIRONMENT | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
