@@ -372,7 +372,7 @@ def test_hosts_that_train_together_are_named_or_found(monkeypatch, capsys):
     ("arguments", "address", "paths"),
     [
         (["--ray", "photos"], "", ["photos"]),
-        (["photos", "--ray=head:6379", "more"], "head:6379", ["photos", "more"]),
+        (["photos", "more", "--ray=head:6379"], "head:6379", ["photos", "more"]),
         (["photos"], None, ["photos"]),
     ],
 )

@@ -315,14 +315,18 @@ def test_extraction_survives_its_workers_and_its_driver(
         write_photo(photos / f"{number:02}.jpg", number)
     (photos / "broken.jpg").write_bytes(b"no photo")
     command = ["extract", str(photos), f"--model={tiny_model}"]
-    program(*command, f"--out={tmp_path / 'one'}")
-    on_cluster = *command, f"--out={tmp_path / 'many'}", f"--ray={two_workers.address}"
+    program(*command, f"--out={tmp_path / 'one' / 'store'}")
+    on_cluster = (
+        *command,
+        f"--out={tmp_path / 'many' / 'store'}",
+        f"--ray={two_workers.address}",
+    )
 
     driver = begin(*on_cluster)
     first, *_ = two_workers.wait_for_workers(2)
-    wait_for_shards(tmp_path / "many", 1)
+    wait_for_shards(tmp_path / "many" / "store", 1)
     os.kill(first, signal.SIGKILL)
-    wait_for_shards(tmp_path / "many", 3)
+    wait_for_shards(tmp_path / "many" / "store", 3)
     driver.kill()
     driver.wait()
     assert two_workers.wait_for_workers(0) == []

@@ -183,13 +183,14 @@ def test_a_cluster_builds_the_file_that_one_process_would(
 ):
     images = fill_store(tmp_path / "store", IDS, boxes=regional)
     words = words._replace(regional=regional)
-    report, _ = build(images, words, tmp_path / "one")
+    one, many = tmp_path / "one" / "file", tmp_path / "many" / "file"
+    report, _ = build(images, words, one)
     in_this_process(monkeypatch, times=2)
-    assert build(images, words, tmp_path / "many", ray="")[0] == report
-    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+    assert build(images, words, many, ray="")[0] == report
+    assert contents(many.parent) == contents(one.parent)
     # Of shares that were done twice nothing is left over.
-    entries = inverted_file.read_manifest(tmp_path / "many")["shards"]
-    files = {p.stem for p in (tmp_path / "many" / "shards").iterdir()}
+    entries = inverted_file.read_manifest(many)["shards"]
+    files = {p.stem for p in (many / "shards").iterdir()}
     assert files == {entry["name"] for entry in entries} and len(entries) == 8
 
 

@@ -49,14 +49,16 @@ def test_a_cluster_fills_the_store_that_one_process_would(
     photos, tmp_path, model, monkeypatch, with_boxes
 ):
     boxes = RegionBoxes(tmp_path, BOXES) if with_boxes else None
-    report = fill(photos, tmp_path / "one", model, boxes=boxes)
+    report = fill(photos, tmp_path / "one" / "store", model, boxes=boxes)
     # Each share is done twice.
     worked = in_this_process(monkeypatch, times=2)
-    assert fill(photos, tmp_path / "many", model, boxes=boxes, ray="") == report
+    assert (
+        fill(photos, tmp_path / "many" / "store", model, boxes=boxes, ray="") == report
+    )
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
-    written = list((tmp_path / "many" / "shards").iterdir())
+    written = list((tmp_path / "many" / "store" / "shards").iterdir())
     assert len(written) == len(worked) == 5
-    again = fill(photos, tmp_path / "many", model, boxes=boxes, ray="")
+    again = fill(photos, tmp_path / "many" / "store", model, boxes=boxes, ray="")
     assert (again.extracted, again.unchanged, len(worked)) == (0, 4, 6)
 
 
