@@ -30,6 +30,9 @@ CORES = 4
 _ROUNDS = 4
 # Seconds without any worker after which none is waited for, and to be answered.
 _PATIENCE, _ANSWER = 600.0, 10.0
+# Ray prints messages of its machines to standard output, whatever it is told when it
+# starts; this pattern is of those that it does not print.
+_QUIET = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_USAGE_STATS_ENABLED": "0"}
 # What decides the bits of a result.
 _PACKAGES = ("jax", "jaxlib", "numpy")
 
@@ -195,8 +198,10 @@ def _answer(call: futures.Future) -> tuple[Answer, bool]:
     error = call.exception()
     if error is None:
         return call.result(), False
+    # Of what Ray says, the causes that it thinks of and its numbers help nobody.
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = (lines or [type(error).__name__])[-1][:200].rstrip(".")
+    reason = (lines or [type(error).__name__])[-1].partition(" Worker exit ")[0]
+    reason = reason[:200].rstrip(".")
     return Answer(failure=f"the worker died ({reason})"), True
 
 
@@ -263,6 +268,8 @@ def _sign(folder: str | os.PathLike) -> pathlib.Path:
 @contextlib.contextmanager
 def _connected(address: str) -> Iterator[Any]:
     """Ray, connected; a cluster that was joined before, as in a notebook, stays so."""
+    for name, value in _QUIET.items():  # Read when Ray is imported.
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError:
@@ -270,7 +277,6 @@ def _connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _check_answers(address)
     local: dict[str, Any] = {} if address else {"include_dashboard": False}
     # Ray has its own idea of how a program ends.

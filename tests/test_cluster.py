@@ -328,7 +328,7 @@ def test_extraction_survives_its_workers_and_its_driver(
     os.kill(first, signal.SIGKILL)
     wait_for_shards(tmp_path / "many" / "store", 3)
     driver.kill()
-    driver.wait()
+    driver.communicate()
     assert two_workers.wait_for_workers(0) == []
 
     again = program(*on_cluster)

@@ -68,6 +68,8 @@ def _reader(folder: pathlib.Path) -> Any:
 def _of_file(path: pathlib.Path, root: bytes) -> str:
     if path.suffix == ".jaxexport":
         return _of_program(path)
+    if ".array_record" in path.name:
+        return _of_examples(path)
     data = path.read_bytes().replace(root, b"FOLDER")
     if path.suffix not in (".json", ".jsonl"):
         return digest(data, 16)
@@ -94,6 +96,22 @@ def _of_store(folder: pathlib.Path) -> str:
     store = feature_store.open_store(folder)
     arrays = {id: _arrays(store[store.row(id)]) for id in store.ids}
     return digest([arrays, store.failed, store.manifest["model"]], 16)
+
+
+def _of_examples(path: pathlib.Path) -> str:
+    """Examples, whose fields each process writes in an order of its own."""
+    from array_record.python import array_record_module
+
+    from delf_jax.formats.tensorflow.tf_example import parse_example
+
+    try:
+        reader = array_record_module.ArrayRecordReader(str(path))
+        records = (reader.read([row])[0] for row in range(reader.num_records()))
+        found = [parse_example(memoryview(record)) for record in records]
+    except (ValueError, LookupError, RuntimeError):  # Damaged.
+        return digest(path.read_bytes(), 16)
+    fields = [[(name, digest(x[name][0], 16)) for name in sorted(x)] for x in found]
+    return digest(fields, 16)
 
 
 def _of_program(path: pathlib.Path) -> str:
