@@ -22,12 +22,13 @@ ARROWS = {
     "gldv2": "evaluation search index store extraction formats retrieval",
     "evaluation": "search index store extraction report formats retrieval",
     "search": "index store extraction report formats models retrieval",
-    "index": "store extraction formats retrieval",
-    "detection": "store extraction report formats models",
-    "store": "extraction formats",
+    "index": "store cluster extraction formats retrieval",
+    "detection": "store cluster extraction report formats models",
+    "store": "cluster extraction formats",
     "export": "extraction models",
     "conversion": "extraction formats models",
-    "data": "extraction formats losses models",
+    "data": "cluster extraction formats losses models",
+    "cluster": "",
     "extraction": "formats models",
     "report": "retrieval",
     "formats": "",
@@ -39,7 +40,7 @@ ARROWS = {
 # What every wing stands on: it imports nothing of the house but itself.
 GROUND = (
     *("ops", "features", "files", "manifests", "names", "images", "image_files"),
-    *("jpeg", "progress", "runtime", "config", "extras", "cluster"),
+    *("jpeg", "progress", "runtime", "config", "extras"),
 )
 CORE_GROUND = ("ops", "features")
 MOST_MODULES = 15  # in a folder.

@@ -167,8 +167,6 @@ def run_prepare(options: argparse.Namespace) -> int:
 
 
 def _write_tfrecords(options: argparse.Namespace, excluded: frozenset[str]) -> int:
-    if options.ray is not None:
-        raise InputError("--ray builds what train reads; leave it out for TFRecords")
     from delf_jax.data import tfrecords
 
     plan = tfrecords.plan(
@@ -186,6 +184,7 @@ def _write_tfrecords(options: argparse.Namespace, excluded: frozenset[str]) -> i
         max_side=options.max_side,
         threads=os.cpu_count() or 1,
         part=options.part or (0, 1),
+        ray=options.ray,
     )
     quarantine, failed = f"quarantine-{plan.split}.csv", len(written.failures)
     count = len(plan.records)

@@ -24,7 +24,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
-from delf_jax import cluster, manifests
+from delf_jax import manifests
+from delf_jax.cluster import jobs
+from delf_jax.cluster.shares import Share
 from delf_jax.data.image_lists import LabelledImage, read_record
 from delf_jax.files import (
     InputError,
@@ -270,9 +272,7 @@ def _build_on_cluster(
     count, failures = sum(map(len, missing)), dict[str, str]()
     work = functools.partial(_open_work, directory, builders[0].max_side)
     seen = next((r.path for part in missing for r in part if r.path.is_file()), "")
-    done = cluster.run(
-        ray, work, missing, directory, most=1, seen=seen, accelerated=False
-    )
+    done = jobs.run(ray, work, missing, directory, most=1, seen=seen, accelerated=False)
     with track(f"prepare {name}", count, progress=progress) as advance:
         for (records,), unusable, reason in done:
             if reason:
@@ -284,13 +284,13 @@ def _build_on_cluster(
     return failures
 
 
-def _open_work(directory: str, max_side: int) -> Callable[[cluster.Share], dict]:
+def _open_work(directory: str, max_side: int) -> Callable[[Share], dict]:
     """What a worker of a cluster does with a share: the images of one part."""
 
     def build(share: Sequence[Sequence[LabelledImage]]) -> dict[str, str]:
         (records,) = share
         builder = _builder(records, directory, max_side)
-        _build_parts("", [builder], cluster.CORES, progress=False)
+        _build_parts("", [builder], jobs.CORES, progress=False)
         return {} if _is_prepared(builder) else dict(builder.info.metadata[_FAILURES])
 
     return build

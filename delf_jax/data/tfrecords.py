@@ -12,6 +12,8 @@ from concurrent import futures
 from typing import Any, NamedTuple
 
 from delf_jax import files, images, manifests
+from delf_jax.cluster import jobs
+from delf_jax.cluster.shares import Share
 from delf_jax.data import image_lists, prepare
 from delf_jax.data.image_lists import LabelledImage
 from delf_jax.files import InputError
@@ -99,6 +101,7 @@ def write(
     max_side: int | None = None,
     threads: int = 4,
     part: tuple[int, int] = (0, 1),
+    ray: str | None = None,
     progress: bool = True,
 ) -> Written:
     """Writes the shards that are not there yet, of a part, and what they are about.
@@ -112,6 +115,7 @@ def write(
       max_side: of a stored image, in pixels; None: as large as they are.
       part: (i, n), writes each n-th shard from the i-th, as one of n processes; what is
         returned are the shards that are there.
+      ray: address of a cluster that writes them; "": one on this machine.
     """
     folder = pathlib.Path(directory)
     planned = tfrecord.shards_of(plan.split, len(plan.records), shards)
@@ -124,9 +128,11 @@ def write(
         _Shard(folder, name, [plan.records[i] for i in places], plan.numbers, max_side)
         for name, places in planned
     ]
-    _write_missing(pieces[part[0] :: part[1]], plan.split, threads, progress)
+    missing = [x for x in pieces[part[0] :: part[1]] if x.read() is None]
+    failures = _write_shards(missing, plan.split, threads, ray, progress)
     found = [known for piece in pieces if (known := piece.read())]
-    failures = {id: why for known in found for id, why in known["failures"].items()}
+    for known in found:
+        failures |= known["failures"]
     prepare.write_quarantine(folder / f"quarantine-{plan.split}.csv", failures)
     count = sum(known["images"] for known in found)
     if part == (0, 1) and not count:
@@ -205,17 +211,50 @@ class _Shard(NamedTuple):
         return Example(record.id, encoded, number, height, width)
 
 
-def _write_missing(
-    pieces: Sequence[_Shard], split: str, threads: int, progress: bool
-) -> None:
-    missing = [piece for piece in pieces if piece.read() is None]
-    count = sum(len(piece.records) for piece in missing)
-    with (
-        futures.ThreadPoolExecutor(threads) as pool,
-        track(f"write {split}", count, progress=progress) as advance,
-    ):
-        for piece in missing:
-            piece.write(pool, advance)
+def _write_shards(
+    pieces: Sequence[_Shard], split: str, threads: int, ray: str | None, progress: bool
+) -> dict[str, str]:
+    """Writes them; the images of those of which a cluster could write no file."""
+    count, failures = sum(len(piece.records) for piece in pieces), dict[str, str]()
+    with track(f"write {split}", count, progress=progress) as advance:
+        if ray is None:
+            with futures.ThreadPoolExecutor(threads) as pool:
+                for piece in pieces:
+                    piece.write(pool, advance)
+            return failures
+        for piece, reason in _write_on_cluster(pieces, ray):
+            if reason:
+                failures |= {r.id: f"{r.path}: {reason}" for r in piece.records}
+            advance(len(piece.records))
+    return failures
+
+
+def _write_on_cluster(
+    pieces: Sequence[_Shard], ray: str
+) -> Iterator[tuple[_Shard, str]]:
+    """Files that were written, or why not."""
+    if not pieces:
+        return
+    folder = pieces[0].folder
+    paths = (record.path for piece in pieces for record in piece.records)
+    seen = next((path for path in paths if path.is_file()), "")
+    done = jobs.run(
+        ray, _open_work, pieces, folder, most=1, seen=seen, accelerated=False
+    )
+    for (piece,), _, reason in done:
+        yield piece, reason
+    jobs.clear_after(x for y in pieces for x in (y.folder / y.name, y.known))
+
+
+def _open_work() -> Callable[[Share], None]:
+    """What a worker of a cluster does with a share: one file."""
+
+    def write(share: Sequence[_Shard]) -> None:
+        (piece,) = share
+        with futures.ThreadPoolExecutor(jobs.CORES) as pool:
+            piece.write(pool, lambda: None)
+
+    return write
 
 
 def _check_others(folder: pathlib.Path, split: str, names: Collection[str]) -> None:

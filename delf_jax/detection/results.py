@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from delf_jax import cluster, runtime
+from delf_jax import runtime
+from delf_jax.cluster import jobs
+from delf_jax.cluster.shares import Share
 from delf_jax.detection.detect import (
     Detections,
     Detector,
@@ -217,19 +219,19 @@ def _looked_at(
         job = job._replace(model=job.model.folder)
     items = [(id, path, known.get(id), names.get(id)) for id, path in found]
     work, seen = functools.partial(_open_work, job), found[0][1] if found else ""
-    for share, outcomes, reason in cluster.run(ray, work, items, job.out, seen=seen):
+    for share, outcomes, reason in jobs.run(ray, work, items, job.out, seen=seen):
         for id, path, _, _ in share if reason else ():
             yield id, f"{path}: {reason}", False
         yield from outcomes or ()
-    cluster.clear_after(_figure(job.out, name) for name in names.values())
+    jobs.clear_after(_figure(job.out, name) for name in names.values())
 
 
-def _open_work(job: _Job) -> Callable[[cluster.Share], list[_Outcome]]:
+def _open_work(job: _Job) -> Callable[[Share], list[_Outcome]]:
     """What a worker of a cluster does with a share: photos, known entries, names."""
     runtime.enable_compilation_cache()
     job = job._replace(model=open_detector(job.model))
 
-    def work(share: cluster.Share) -> list[_Outcome]:
+    def work(share: Share) -> list[_Outcome]:
         found = [(id, path) for id, path, _, _ in share]
         known = {id: entry for id, _, entry, _ in share if entry is not None}
         names = {id: name for id, _, _, name in share if name is not None}

@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from delf_jax import cluster, runtime
+from delf_jax import runtime
+from delf_jax.cluster import jobs
+from delf_jax.cluster.shares import Share
 from delf_jax.files import InputError, digest
 from delf_jax.formats.delf import datum
 from delf_jax.image_files import walk
@@ -104,7 +106,7 @@ def _write_all(
     todo: Sequence[tuple[str, pathlib.Path]],
     out: pathlib.Path,
     ray: str | None,
-) -> Iterator[tuple[cluster.Share, str]]:
+) -> Iterator[tuple[Share, str]]:
     """Images whose files were written, and why they were not."""
     if ray is None:
         for each in todo:
@@ -113,17 +115,17 @@ def _write_all(
         return
     work = functools.partial(_open_work, job)
     seen = images.path / writer.MANIFEST
-    for share, _, reason in cluster.run(ray, work, todo, out, seen=seen):
+    for share, _, reason in jobs.run(ray, work, todo, out, seen=seen):
         yield share, reason
-    cluster.clear_after(path for _, path in todo)
+    jobs.clear_after(path for _, path in todo)
 
 
-def _open_work(job: _Job) -> Callable[[cluster.Share], None]:
+def _open_work(job: _Job) -> Callable[[Share], None]:
     """What a worker of a cluster does with a share: (id, file) of some images."""
     runtime.enable_compilation_cache()
     images = feature_store.open_store(job.store)
 
-    def write(share: cluster.Share) -> None:
+    def write(share: Share) -> None:
         for each in share:
             _write(job, images, *each)
 

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from delf_jax import cluster, runtime
+from delf_jax import runtime
+from delf_jax.cluster import jobs
+from delf_jax.cluster.shares import Share
 from delf_jax.files import InputError, clear_leftovers, digest, sha256_of
 from delf_jax.formats import tensor_files
 from delf_jax.index import aggregation, inverted_file, inverted_shards
@@ -115,14 +117,14 @@ def _aggregate(
     job = _Job(images.path, words, writer.out, writer.info)
     work, folder = functools.partial(_open_work, job), writer.out / SHARDS
     seen = images.path / store_files.MANIFEST
-    done = cluster.run(ray, work, todo, folder, most=SHARE, seen=seen)
+    done = jobs.run(ray, work, todo, folder, most=SHARE, seen=seen)
     for share, entry, reason in done:
         if not reason:
             writer.take(entry)
         yield len(share), {id: f"{id}: {reason}" for id, _ in share if reason}
 
 
-def _open_work(job: _Job) -> Callable[[cluster.Share], dict[str, Any]]:
+def _open_work(job: _Job) -> Callable[[Share], dict[str, Any]]:
     """What a worker does with a share, (id, stamp) of some images: writes a shard."""
     runtime.enable_compilation_cache()
     images, layout = open_store(job.store), inverted_file.layout_of(job.info)

@@ -9,7 +9,9 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from delf_jax import cluster, runtime
+from delf_jax import runtime
+from delf_jax.cluster import jobs
+from delf_jax.cluster.shares import Share
 from delf_jax.extraction.boxes import RegionBoxes
 from delf_jax.extraction.extract import extract_features
 from delf_jax.extraction.model_folder import Model
@@ -61,7 +63,7 @@ def _by_cluster(
     work = functools.partial(_open, writer.out, writer.key, model, settings, place)
     shards = writer.out / "shards"
     seen = next((path for record, path in todo if record.file_size >= 0), "")
-    for share, failures, reason in cluster.run(ray, work, items, shards, seen=seen):
+    for share, failures, reason in jobs.run(ray, work, items, shards, seen=seen):
         if reason:
             failures = {}
             for record, path, _ in share:
@@ -77,7 +79,7 @@ def _open(
     model: Model,
     settings: ExtractionSettings,
     boxes: pathlib.Path | None,
-) -> Callable[[cluster.Share], Failures]:
+) -> Callable[[Share], Failures]:
     """What a worker does with a share: (record, path, boxes) of some images."""
     runtime.enable_compilation_cache()
 

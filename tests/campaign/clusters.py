@@ -23,7 +23,8 @@ from tests.helpers.clusters import Cluster, begin, started_cluster
 KILLS = 20
 JOBS = (
     *("extract", "extract_--boxes", "extract_--detect", "index", "prepare"),
-    *("detect_--format=coco", "aggregate", "aggregate_--to=vlad"),
+    *("prepare_--to=tfrecord", "detect_--format=coco"),
+    *("aggregate", "aggregate_--to=vlad"),
 )
 
 

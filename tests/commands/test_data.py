@@ -101,7 +101,6 @@ def test_prepare_writes_the_originals_tfrecords(run, tmp_path):
     [
         (["--shards=3"], "--shards is for --to=tfrecord"),
         (["--to=tfrecord", "--shards=0"], "--shards=0: use a positive number"),
-        (["--to=tfrecord", "--ray"], "--ray builds what train reads"),
         (["--to=tfrecord", "--split=test"], "split is 'test': use 'train' or"),
     ],
 )

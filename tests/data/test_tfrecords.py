@@ -14,6 +14,8 @@ from delf_jax.formats.datasets import gldv2
 from delf_jax.formats.tensorflow import tfrecord
 from delf_jax.formats.tensorflow.crc32c import masked_crc32c
 from delf_jax.images import encode_jpeg
+from tests.campaign.contents import contents
+from tests.helpers.clusters import in_this_process
 
 LANDMARKS = {"aa1": 100, "bb2": 9, "cc3": 100, "dd4": 20, "ee5": 100}
 
@@ -221,3 +223,33 @@ def test_a_source_without_one_good_image_is_refused(tmp_path):
     (tmp_path / "photos" / "a" / "0.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match="no image can be read: .*0.jpg"):
         write(tmp_path / "photos", tmp_path / "out")
+
+
+def test_a_cluster_writes_the_shards_that_one_process_would(
+    landmarks, tmp_path, monkeypatch
+):
+    table = landmarks / "train_clean.csv"
+    gldv2.image_path(landmarks, "bb2").write_bytes(b"no image")
+    one = write(table, tmp_path / "one", shards=3)
+    worked = in_this_process(monkeypatch, times=2)
+    assert write(table, tmp_path / "many", shards=3, ray="") == one
+    assert {*one.failures} == {"bb2"} and len(worked) == 3
+    for path in (tmp_path / "one").rglob("*"):
+        if path.is_file():
+            other = tmp_path / "many" / path.relative_to(tmp_path / "one")
+            assert other.read_bytes() == path.read_bytes()
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+    write(table, tmp_path / "many", shards=3, ray="")
+    assert len(worked) == 3
+
+
+def test_images_of_a_shard_that_fails_are_listed_and_written_later(
+    landmarks, tmp_path, monkeypatch
+):
+    table, out = landmarks / "train.csv", tmp_path / "out"
+    second = "train-00001-of-00002"
+    in_this_process(monkeypatch, fails=lambda shard: shard.name == second)
+    written = write(table, out, shards=2, ray="")
+    assert written.images == 2 and {*written.failures} == {"cc3", "dd4", "ee5"}
+    assert "dd4.jpg: failed 3 times" in (out / "quarantine-train.csv").read_text()
+    assert write(table, out, shards=2) == (5, {})

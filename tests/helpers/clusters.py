@@ -15,13 +15,18 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from delf_jax import cluster
+from delf_jax.cluster import jobs, shares
 
 ROOT = pathlib.Path(__file__).parents[2]
 # A variable of the environment, by which processes of a test are found again.
 MARK = "DELF_JAX_TEST_CLUSTER"
-# As the tokens of the user's own clusters are none of ours.
-ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+# The tokens of the user's own clusters are none of ours; workers that are as nice as
+# Ray makes them would wait for all else on a machine that is busy.
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_worker_niceness": "0",
+    "PYTHONPATH": str(ROOT),
+}
 PATIENCE = 300  # seconds: on a machine that is busy a process starts in half a minute.
 
 
@@ -36,7 +41,7 @@ def done(value):
 
 
 def in_this_process(monkeypatch, *, workers=2, times=1, fails=lambda item: False):
-    """Has `cluster.run` work here; a list of the shares that were worked on.
+    """Has `jobs.run` work here; a list of the shares that were worked on.
 
     Args:
       times: each share is done so often, as by a worker that was thought to be lost.
@@ -49,7 +54,7 @@ def in_this_process(monkeypatch, *, workers=2, times=1, fails=lambda item: False
 
         def start():
             # What is sent to a worker must be one that can be sent.
-            actor, work = cluster._Actor(), pickle.loads(pickle.dumps(open_work))()
+            actor, work = jobs._Actor(), pickle.loads(pickle.dumps(open_work))()
 
             def attempt(share):
                 worked.append(share)
@@ -59,16 +64,16 @@ def in_this_process(monkeypatch, *, workers=2, times=1, fails=lambda item: False
                 return [work(pickle.loads(sent)) for _ in range(times)][-1]
 
             actor._work = attempt
-            return cluster.Worker(
-                done(cluster.Answer()),
+            return shares.Worker(
+                done(shares.Answer()),
                 lambda share: done(actor.work(share)),
                 lambda: None,
             )
 
-        shares = cluster.split(items, most, workers)
-        yield from cluster.deal_out(shares, start, workers)
+        dealt = shares.split(items, most, workers)
+        yield from shares.deal_out(dealt, start, workers)
 
-    monkeypatch.setattr(cluster, "run", run)
+    monkeypatch.setattr(jobs, "run", run)
     return worked
 
 

@@ -1,31 +1,27 @@
-"""Shares of a job: dealt out, tried again, given up; and real workers that die."""
+"""Jobs on clusters: what keeps one from starting; and real workers that die."""
 
 import collections
 import functools
 import importlib.util
-import itertools
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 import types
-from concurrent import futures
 
 import pytest
 
-from delf_jax import cluster
-from delf_jax.cluster import Answer, Worker
+from delf_jax.cluster import jobs
+from delf_jax.cluster.shares import Answer, Done
 from delf_jax.files import InputError
 from tests.campaign.contents import contents
 from tests.helpers.clusters import (
     ENVIRONMENT,
     MARK,
     begin,
-    done,
     open_doubling,
     processes_with,
     program,
@@ -33,129 +29,6 @@ from tests.helpers.clusters import (
     wait_for_shards,
     write_photo,
 )
-
-
-def deal_out(shares, answer, count=2, ready=None):
-    """What `cluster.deal_out` gives, and how often each share was asked for.
-
-    Args:
-      answer: to (share, number of the attempt): an Answer, or an exception: it dies.
-      ready: futures of the workers, in the order of their start.
-    """
-    asked, started, stopped = collections.Counter(), [], []
-    coming = iter(ready or ())
-
-    def start():
-        number = len(started)
-
-        def work(share):
-            asked[share] += 1
-            return done(answer(share, asked[share]))
-
-        ready = next(coming, done(Answer()))
-        started.append(Worker(ready, work, lambda: stopped.append(number)))
-        return started[-1]
-
-    found = list(cluster.deal_out(shares, start, count))
-    return found, asked, started, stopped
-
-
-def test_each_share_is_done_once():
-    shares = [(n,) for n in range(7)]
-    found, asked, started, stopped = deal_out(shares, lambda s, _: Answer(2 * s[0]))
-    assert {each.share: each.result for each in found} == {s: 2 * s[0] for s in shares}
-    assert not any(each.reason for each in found)
-    assert set(asked.values()) == {1} and len(started) == 2 and stopped == []
-
-
-def test_no_more_workers_start_than_there_are_shares():
-    assert len(deal_out([(1,)], lambda *_: Answer(), count=8)[2]) == 1
-    assert deal_out([], lambda *_: Answer(), count=8)[2] == []
-
-
-def test_a_share_of_a_worker_that_dies_is_done_by_another():
-    def answer(share, attempt):
-        dies = share == (3,) and attempt == 1
-        return ConnectionError("killed") if dies else Answer(share)
-
-    found, asked, started, stopped = deal_out([(n,) for n in range(6)], answer)
-    assert sorted(each.result for each in found) == [(n,) for n in range(6)]
-    assert asked[3,] == 2 and len(started) == 3 and len(stopped) == 1
-
-
-@pytest.mark.parametrize(
-    ("answer", "reason"),
-    [
-        (Answer(failure="KeyError: 'x'"), "KeyError: 'x'"),
-        (ConnectionError("all\n\n  The raylet died.\n"), "worker died .*raylet died"),
-        (ConnectionError(), "worker died .*ConnectionError"),
-    ],
-)
-def test_a_share_that_fails_three_times_is_given_up_and_the_job_goes_on(answer, reason):
-    shares = [(n,) for n in range(5)]
-    found, asked, *_ = deal_out(shares, lambda s, _: answer if s == (2,) else Answer(s))
-    results = {each.share: each for each in found}
-    assert asked[2,] == 3 and len(found) == 5
-    assert results[2,].reason.startswith("failed 3 times: ")
-    assert re.search(reason, results[2,].reason)
-    assert [s for s in shares if results[s].reason] == [(2,)]
-
-
-def test_a_share_that_fails_waits_for_the_others():
-    order = []
-
-    def answer(share, attempt):
-        order.append(share)
-        return Answer(failure="once") if attempt == 1 and share == (0,) else Answer()
-
-    found, *_ = deal_out([(0,), (1,), (2,)], answer, count=1)
-    assert order == [(0,), (1,), (2,), (0,)] and not any(d.reason for d in found)
-
-
-def test_what_the_user_must_mend_ends_the_job_at_once():
-    asked = []
-
-    def answer(share, attempt):
-        asked.append(share)
-        return Answer(refusal="OUT: the disk is full")
-
-    with pytest.raises(InputError, match="^OUT: the disk is full$"):
-        deal_out([(n,) for n in range(9)], answer, count=1)
-    assert len(asked) == 1
-
-
-def test_a_machine_that_is_not_fit_ends_the_job():
-    with pytest.raises(InputError, match="does not see it"):
-        ready = [done(Answer(refusal="/a: machine b does not see it"))]
-        deal_out([(1,)], lambda *_: Answer(), ready=ready)
-
-
-@pytest.mark.parametrize("end", [OSError("no module"), Answer(failure="no module")])
-def test_workers_that_never_start_end_the_job(end):
-    with pytest.raises(InputError, match="no worker can start: .*no module"):
-        deal_out([(1,), (2,)], lambda *_: Answer(), ready=map(done, [end] * 99))
-
-
-def test_a_worker_that_does_not_come_is_not_waited_for_while_others_work(monkeypatch):
-    late = futures.Future()
-    found, *_ = deal_out([(1,), (2,)], lambda *_: Answer(1), ready=[late])
-    assert len(found) == 2
-    monkeypatch.setattr(cluster, "_PATIENCE", 0.01)
-    with pytest.raises(InputError, match="no worker has started"):
-        deal_out([(1,)], lambda *_: Answer(1), ready=[late])
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 100, 1000])
-@pytest.mark.parametrize(("most", "workers"), [(256, 1), (256, 3), (10, 3), (1, 1)])
-def test_shares_have_all_items_once_as_parts_have(count, most, workers):
-    items = list(range(count))
-    shares = cluster.split(items, most, workers)
-    assert sorted(itertools.chain(*shares)) == items
-    assert 1 <= min(map(len, shares)) and max(map(len, shares)) <= most
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert shares == [items[i :: len(shares)] for i in range(len(shares))]
-    # No worker is without work while another has several shares to go.
-    assert len(shares) >= min(count, 4 * workers)
 
 
 @pytest.mark.parametrize(
@@ -181,19 +54,19 @@ def test_a_worker_has_an_accelerator_or_a_few_cores(
     nodes = [{"Alive": True, "Resources": machine} for machine in machines]
     nodes.append({"Alive": False, "Resources": {"CPU": 32, "GPU": 8, "TPU": 8}})
     ray = types.SimpleNamespace(nodes=lambda: nodes)
-    assert cluster._workers(ray, "", accelerated) == (count, needs)
+    assert jobs._workers(ray, "", accelerated) == (count, needs)
 
 
 def test_a_cluster_without_cores_is_refused():
     ray = types.SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {}}])
     with pytest.raises(InputError, match="^--ray=a:1: no machine"):
-        cluster._workers(ray, "a:1", True)
+        jobs._workers(ray, "a:1", True)
 
 
 def test_a_worker_says_what_keeps_its_machine_from_the_job(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(get=lambda job: job))
-    known, host = cluster._versions(), socket.gethostname()
-    ready = functools.partial(cluster._Actor().make_ready, folder=str(tmp_path))
+    known, host = jobs._versions(), socket.gethostname()
+    ready = functools.partial(jobs._Actor().make_ready, folder=str(tmp_path))
     other = ready(known | {"jax": "0.1"}, seen=[], job=[])
     assert f"{host} has jax {known['jax']}, not 0.1;" in other.refusal
     unseen = ready(known, seen=[str(tmp_path), "/nowhere/a.jpg"], job=[])
@@ -202,7 +75,7 @@ def test_a_worker_says_what_keeps_its_machine_from_the_job(tmp_path, monkeypatch
 
 
 def test_what_a_worker_raises_is_told():
-    actor = cluster._Actor()
+    actor = jobs._Actor()
 
     def work(share):
         raise share[0]
@@ -216,14 +89,14 @@ def test_what_a_worker_raises_is_told():
 def test_an_address_at_which_nobody_answers_is_refused_at_once():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        cluster._check_answers(f"127.0.0.1:{port}")
-        cluster._check_answers("auto")
+        jobs._check_answers(f"127.0.0.1:{port}")
+        jobs._check_answers("auto")
     for address in (f"127.0.0.1:{port}", "nohost.invalid:6379", "127.0.0.1:99999"):
         with pytest.raises(InputError, match=f"^--ray={address}: no cluster answers"):
-            cluster._check_answers(address)
+            jobs._check_answers(address)
     for address in ("head", "head:", ":6379", "head:port", "ray://head:10001"):
         with pytest.raises(InputError, match="expected HOST:PORT"):
-            cluster._check_answers(address)
+            jobs._check_answers(address)
 
 
 def test_a_cluster_of_other_versions_is_told():
@@ -232,15 +105,15 @@ def test_a_cluster_of_other_versions_is_told():
         "    Python: 3.10.1\nThis process on node 10.0.0.1 was started with:\n"
         "    Ray: 2.60.0\n    Python: 3.11.0\n"
     )
-    told = cluster._why_not("head:6379", error)
+    told = jobs._why_not("head:6379", error)
     assert "(Ray: 2.9.0 Python: 3.10.1)" in told and "\n" not in told
 
 
 def test_without_ray_its_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install 'delf_jax\[ray\]'"):
-        list(cluster.run("", open_doubling, [1], "."))
-    assert list(cluster.run("", open_doubling, [], ".")) == []
+        list(jobs.run("", open_doubling, [1], "."))
+    assert list(jobs.run("", open_doubling, [], ".")) == []
 
 
 # From here on with Ray itself: not of the development install, for its 250 MB.
@@ -259,12 +132,12 @@ def two_workers(tmp_path_factory):
 
 JOB = """
 import functools, json, sys
-from delf_jax import cluster
+from delf_jax.cluster import jobs
 from delf_jax.files import InputError
 from tests.helpers.clusters import open_doubling
 address, folder, *numbers = sys.argv[1:]
 work = functools.partial(open_doubling, folder)
-for done in cluster.run(address, work, [*map(int, numbers)], folder, most=2):
+for done in jobs.run(address, work, [*map(int, numbers)], folder, most=2):
     print(json.dumps(done), flush=True)
 """
 
@@ -276,7 +149,7 @@ def run_job(address, folder, numbers):
         command, env=os.environ | ENVIRONMENT, capture_output=True, text=True
     )
     assert job.returncode == 0, job.stderr
-    return [cluster.Done(*json.loads(line)) for line in job.stdout.splitlines()]
+    return [Done(*json.loads(line)) for line in job.stdout.splitlines()]
 
 
 @real
