@@ -7,10 +7,11 @@ import os
 import pathlib
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from delf_jax import __version__, files
+from delf_jax import files
 from delf_jax.cluster.shares import Answer, Done, Share, Work, Worker, deal_out, split
 from delf_jax.files import InputError
 
@@ -122,7 +123,8 @@ class _Actor:
 
 def _versions() -> dict[str, str]:
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"delf_jax": __version__, **packages}
+    # To import it would be a circle: the package's functions lead here.
+    return {"delf_jax": vars(sys.modules["delf_jax"])["__version__"], **packages}
 
 
 @contextlib.contextmanager
