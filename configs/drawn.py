@@ -1,6 +1,6 @@
 """A drawn dataset in the shape of Revisited Oxford, with the bundled model.
 
-    python -m tests.drawn data
+    python -m tests.helpers.drawn data
     python main.py reproduce --config=configs/drawn.py --data=data
 
 To see that everything runs, in seconds: a few small photos say nothing of a model.

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import hashlib
 import logging
 import os
 import pathlib
@@ -13,14 +14,18 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import flax
 import jax
+import jaxlib
 from jax.experimental import multihost_utils
 
 from delf_jax import progress
-from delf_jax.files import InputError, digest
+from delf_jax.files import InputError, digest, write_bytes
 
 # How JAX's compiler logs that its cache lacks the program of canvases.py.
 _NETWORK_MISSED = "PERSISTENT COMPILATION CACHE MISS for 'jit_extract_canvases'"
+
+_HASH = 32  # bytes of SHA-256, before what is kept.
 
 
 def enable_compilation_cache() -> pathlib.Path | None:
@@ -66,7 +71,9 @@ def _watch_compilation() -> None:
     logger.setLevel(logging.DEBUG)
 
     def count(event: str, duration_secs: float, **_: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
+        # What another thread compiles holds nobody up until it is waited for.
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and event == "/jax/core/compile/backend_compile_duration":
             progress.leave_out(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(count)
@@ -83,6 +90,37 @@ def cache_directory() -> pathlib.Path | None:
     except RuntimeError:  # An account without a home folder.
         return None
     return root / f"xla-{_host_kind()}"
+
+
+def keep(kind: str, of: str, make: Callable[[], bytes]) -> bytes:
+    """What `make` gives, or gave an earlier process: beside the compiled programs.
+
+    Args:
+      of: all that it depends on, but for the source of the networks and the versions of
+        what they are built with.
+    """
+    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if not folder:
+        return make()
+    path = pathlib.Path(folder) / f"{kind}-{digest(f'{of} {_networks()}')}"
+    with contextlib.suppress(OSError):
+        content = path.read_bytes()
+        if content[:_HASH] == hashlib.sha256(content[_HASH:]).digest():
+            return content[_HASH:]
+    made = make()
+    with contextlib.suppress(OSError):
+        write_bytes(path, hashlib.sha256(made).digest() + made)
+    return made
+
+
+@functools.cache
+def _networks() -> str:
+    """The networks as they are now: their source, and the versions below them."""
+    folder = pathlib.Path(__file__).parent
+    sources = [folder / "ops.py", folder / "extraction" / "canvases.py"]
+    sources += sorted((folder / "models").glob("*.py"))
+    source = digest([path.read_text("utf-8") for path in sources])
+    return f"{source} {jax.__version__} {jaxlib.__version__} {flax.__version__}"
 
 
 def user_cache() -> pathlib.Path:

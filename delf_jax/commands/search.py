@@ -14,7 +14,13 @@ from delf_jax.commands.options import (
     write_result,
 )
 from delf_jax.files import InputError
-from delf_jax.progress import format_count, print_failures, print_results, printable
+from delf_jax.progress import (
+    format_count,
+    print_failures,
+    print_results,
+    printable,
+    say,
+)
 
 
 def add_match_options(parser: Parser) -> None:
@@ -29,6 +35,7 @@ def add_match_options(parser: Parser) -> None:
 
 
 def run_match(options: argparse.Namespace) -> int:
+    say("comparing {} with {}".format(*options.images))
     from delf_jax.report import figures
     from delf_jax.search import match, matching
 

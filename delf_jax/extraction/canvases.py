@@ -4,16 +4,20 @@ A coarse grid of sizes makes programs few; what the network finds does not depen
 """
 
 import functools
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import export
 from jaxtyping import Array, Float, Int
 
+from delf_jax import progress, runtime
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.models.pooling import UNCHANGED, GeMChanges
-from delf_jax.runtime import return_freed_memory
 
 # Up to so many grid steps canvases are multiples of the grid, then of twice the grid
 # up to twice as many, and so on: a coarse grid makes few programs, a fine one wastes
@@ -26,6 +30,9 @@ KEPT_STEP = 1024
 # comes from the persistent cache in half a second. Photos of three proportions, upright
 # and lying, need 34.
 MAX_PROGRAMS = 34
+# Programs are compiled ahead by the threads that open photos, so many at once: each
+# takes a core, and memory.
+_compiling = threading.BoundedSemaphore(2)
 
 
 def bucket_side(side: int, grid: int) -> int:
@@ -46,6 +53,51 @@ def kept_cells(settings: ExtractionSettings) -> int | None:
     return -(-settings.max_features // KEPT_STEP) * KEPT_STEP
 
 
+class Program:
+    """`extract_canvases` for canvases of one shape, compiled once, by any thread."""
+
+    def __init__(self, module: Any, shape: tuple[int, ...], **options: Any):
+        self._run = functools.partial(extract_canvases, module=module, **options)
+        self._inputs = (
+            jax.ShapeDtypeStruct(shape, np.float32),
+            jax.ShapeDtypeStruct((shape[0], 2), np.int32),
+        )
+        precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+        self._of = f"{module!r} {shape} {options} {precision} {jax.default_backend()}"
+        self._lock = threading.Lock()
+        self._compiled: Callable[..., dict[str, Array]] | None = None
+
+    def __call__(self, variables: Any, canvases: Any, sizes: Any) -> dict[str, Array]:
+        start = time.monotonic()
+        with self._lock:  # That another thread compiles it is no work of this one.
+            progress.leave_out(time.monotonic() - start)
+        return self.compile(variables)(variables, canvases, sizes)
+
+    def compile(self, variables: Any) -> Callable[..., dict[str, Array]]:
+        """What runs on such canvases; at its first call made, or from the cache."""
+        with self._lock:
+            if self._compiled is None:
+                with _compiling:
+                    self._compiled = self._make(variables)
+            return self._compiled
+
+    def _make(self, variables: Any) -> Callable[..., dict[str, Array]]:
+        """Compiled, of what JAX traced: to trace takes longer than to load the rest."""
+        inputs = variables, *self._inputs
+        traced = runtime.keep(
+            "program",
+            self._of,
+            lambda: bytes(export.export(jax.jit(self._run))(*inputs).serialize()),
+        )
+        call = export.deserialize(bytearray(traced)).call
+
+        def extract_canvases(*inputs: Any) -> dict[str, Array]:  # runtime.py knows it.
+            return call(*inputs)
+
+        runtime.return_freed_memory()
+        return jax.jit(extract_canvases).lower(*inputs).compile()
+
+
 @functools.lru_cache(MAX_PROGRAMS)
 def program(
     module: Any,
@@ -53,11 +105,10 @@ def program(
     keep: int | None,
     with_global: bool,
     changes: GeMChanges = UNCHANGED,
-) -> Callable[..., dict[str, Array]]:
-    """`extract_canvases` for canvases of one shape, compiled on its first call."""
-    return_freed_memory()
-    options = {"module": module, "keep": keep, "with_global": with_global}
-    return jax.jit(functools.partial(extract_canvases, changes=changes, **options))
+) -> Program:
+    """The program for canvases of one shape, the same for all who ask."""
+    options = {"keep": keep, "with_global": with_global, "changes": changes}
+    return Program(module, shape, **options)
 
 
 def extract_canvases(

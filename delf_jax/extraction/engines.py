@@ -9,14 +9,15 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from delf_jax.extraction.canvases import program
+from delf_jax.extraction.canvases import Program, program
 from delf_jax.extraction.model_folder import Model
 from delf_jax.extraction.settings import ExtractionSettings
 from delf_jax.files import InputError
@@ -24,8 +25,15 @@ from delf_jax.models.convolution import convolve, convolve_1x1
 from delf_jax.models.pooling import UNCHANGED, GeMChanges
 from delf_jax.progress import add_note
 
-# As `canvases.extract_canvases`, for canvases, sizes, keep and with_global.
-Run = Callable[[np.ndarray, np.ndarray, int | None, bool], Mapping[str, Any]]
+
+class Engine(NamedTuple):
+    """A network, ready to run."""
+
+    run: Callable[[np.ndarray, np.ndarray, int | None, bool], Mapping[str, Any]]
+    """`canvases.extract_canvases` for canvases, sizes, keep and with_global"""
+    prepare: Callable[[tuple[int, ...], int | None, bool], None]
+    """compiles what will run on canvases of a shape, by any thread"""
+
 
 LOCAL = ("attention", "valid", "descriptors")
 # Models whose graphs are kept: one for local features and one for global ones, twice.
@@ -34,7 +42,7 @@ _kept: list[tuple[Any, dict[Any, Callable]]] = []
 _lock = threading.Lock()
 
 
-def load(model: Model, settings: ExtractionSettings, changes: GeMChanges) -> Run:
+def load(model: Model, settings: ExtractionSettings, changes: GeMChanges) -> Engine:
     """The network of a model, run by the engine that the settings name.
 
     InputError if it is not installed.
@@ -46,14 +54,15 @@ def load(model: Model, settings: ExtractionSettings, changes: GeMChanges) -> Run
             backbone = module.backbone.clone(compute_dtype="bfloat16")
             module = module.clone(backbone=backbone)
         variables = jax.device_put(model.variables)
-        return functools.partial(_run_program, module, variables, changes)
+        chosen = module, variables, changes
+        return Engine(partial(_run_program, *chosen), partial(_prepare, *chosen))
     from delf_jax.extraction import openvino_graph
 
     core = openvino_graph.ov.Core()
     if reduced and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         reduced = False
         add_note("this processor has no instructions for bfloat16: float32 was used")
-    return functools.partial(_run_graph, core, model, reduced, changes)
+    return Engine(partial(_run_graph, core, model, reduced, changes), _skip)
 
 
 def _bfloat16_pays() -> bool:
@@ -111,9 +120,34 @@ def _run_program(
     keep: int | None,
     with_global: bool,
 ) -> Mapping[str, Any]:
+    chosen = _program(module, changes, canvases.shape, keep, with_global)
+    return chosen(variables, canvases, sizes)
+
+
+def _prepare(
+    module: Any,
+    variables: Any,
+    changes: GeMChanges,
+    shape: tuple[int, ...],
+    keep: int | None,
+    with_global: bool,
+) -> None:
+    _program(module, changes, shape, keep, with_global).compile(variables)
+
+
+def _program(
+    module: Any,
+    changes: GeMChanges,
+    shape: tuple[int, ...],
+    keep: int | None,
+    with_global: bool,
+) -> Program:
     changes = changes if with_global else UNCHANGED
-    run = program(module, canvases.shape, keep, with_global, changes)
-    return run(variables, canvases, sizes)
+    return program(module, shape, keep, with_global, changes)
+
+
+def _skip(*_: Any) -> None:
+    """Graphs are for canvases of all shapes."""
 
 
 def _run_graph(

@@ -76,7 +76,7 @@ def extract_features(
     batch_size = engines.batch_size(settings)
     window = 1 if batch_size == 1 else 4 * batch_size
     with readers(threads) as (pool, threads):
-        prepare = functools.partial(_prepare, chosen=[n.settings for n in networks])
+        prepare = functools.partial(_prepare, networks=networks, batch_size=batch_size)
         prepared = ahead(pool, prepare, enumerate(images, 1), max(window, threads) + 1)
         while group := list(itertools.islice(prepared, window)):
             yield from _extract_group(networks, pool, batch_size, group)
@@ -91,7 +91,7 @@ def pyramid_size(size: tuple[int, int], image_scale: float) -> tuple[int, int]:
 class _Network(NamedTuple):
     """A network, ready to run, and what is extracted with it."""
 
-    run: engines.Run
+    engine: engines.Engine
     backbone: Backbone
     settings: ExtractionSettings
 
@@ -142,8 +142,8 @@ def _network(model: Model, settings: ExtractionSettings) -> _Network:
             f"model {model.name} is not of the original: extraction.locations must be "
             "'exact'"
         )
-    run = engines.load(model, settings, _gem_changes(model, settings))
-    return _Network(run, model.module.backbone, settings)
+    engine = engines.load(model, settings, _gem_changes(model, settings))
+    return _Network(engine, model.module.backbone, settings)
 
 
 def _gem_changes(model: Model, settings: ExtractionSettings) -> GeMChanges:
@@ -162,20 +162,35 @@ def _gem_changes(model: Model, settings: ExtractionSettings) -> GeMChanges:
 
 
 def _prepare(
-    numbered: tuple[int, Image], chosen: Sequence[ExtractionSettings]
+    numbered: tuple[int, Image], networks: Sequence[_Network], batch_size: int
 ) -> list[_Prepared | InputError]:
-    """The image, decoded once, as each network takes it; or why there is none."""
+    """The image, decoded once, as each network takes it; or why there is none.
+
+    What will run on it is compiled here, while others run.
+    """
     number, image = numbered
     if isinstance(image, InputError):
         return [image]
-    name = image_name(image, number)
+    name, chosen = image_name(image, number), [each.settings for each in networks]
     if isinstance(image, Crop):  # Its local features come first, or alone.
         image, chosen = image.pixels, [chosen[0]._replace(global_scales=())]
     try:
         pixels = open_image(image, chosen[0].max_pixels)
     except InputError as error:
         return [_named(error, name)]
-    return [_resized(pixels, name, settings) for settings in chosen]
+    prepared = [_resized(pixels, name, settings) for settings in chosen]
+    for network, each in zip(networks, prepared, strict=False):
+        if not isinstance(each, InputError):
+            _prepare_network(network, each, batch_size)
+    return prepared
+
+
+def _prepare_network(network: _Network, image: _Prepared, batch_size: int) -> None:
+    """Compiles what will run on an image."""
+    for job in _jobs([image], network.backbone):
+        *sides, with_global = _canvas(job, image.settings, network.backbone)
+        shape = batch_size, *sides, 3
+        network.engine.prepare(shape, kept_cells(image.settings), with_global)
 
 
 def _resized(
@@ -235,7 +250,7 @@ def _extract_window(
     network: _Network, pool: Any, batch_size: int, window: list
 ) -> Iterator[Features | InputError]:
     """Features of a few images whose equal canvases share batches."""
-    run, backbone, settings = network
+    engine, backbone, settings = network
     groups = collections.defaultdict(list)
     for job in _jobs(window, backbone):
         groups[_canvas(job, window[job.image].settings, backbone)].append(job)
@@ -257,7 +272,8 @@ def _extract_window(
     for ((_, _, with_global), jobs), (canvases, sizes) in zip(
         batches, drawn, strict=True
     ):
-        running.append((jobs, run(canvases, sizes, kept_cells(settings), with_global)))
+        maps = engine.run(canvases, sizes, kept_cells(settings), with_global)
+        running.append((jobs, maps))
         # A device works on one batch while the results of the last are taken; on a CPU
         # two at once would take twice the memory and no less time.
         if len(running) > (jax.default_backend() != "cpu"):

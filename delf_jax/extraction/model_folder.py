@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from delf_jax import runtime
 from delf_jax.extraction.card import write_card
 from delf_jax.extraction.pca import FILES, load_pca
 from delf_jax.extraction.settings import GLOBAL_FIELDS, PCA_FIELDS, settings_for
@@ -207,7 +207,7 @@ def load_model(
     with np.errstate(invalid="ignore"):  # A variance below 0 is refused.
         module, variables = fold_batch_norm(build_module(architecture), variables)
     _check_finite(flatten_dict(variables, sep="/"), directory)
-    variables = jax.tree.map(jnp.asarray, variables)
+    variables = jax.device_put(variables)
     name, folder = directory.resolve().name, "" if path is None else str(path)
     folder = os.path.abspath(folder) if folder else ""
     return Model(module, variables, config, fingerprint_of(config), name, folder)
@@ -258,7 +258,7 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     tensors = _read_tensors(directory / WEIGHTS, config["sha256"])
     module = build_module(config["architecture"])
     try:
-        expected = expected_shapes(module)
+        expected = _shapes_of(module)
     except (OverflowError, TypeError, ValueError) as error:
         raise InputError(
             f"{directory / CONFIG}: no network has this architecture ({error!s:.100}); "
@@ -267,6 +267,14 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     matched = _matched(tensors, expected, directory)
     _check_finite(matched, directory)
     return config, unflatten_dict(matched, sep="/")
+
+
+def _shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """`expected_shapes`, which takes as long as all else of opening a model: kept."""
+    text = runtime.keep(
+        "shapes", repr(module), lambda: json.dumps(expected_shapes(module)).encode()
+    )
+    return {name: tuple(shape) for name, shape in json.loads(text).items()}
 
 
 def _projection_files(extraction: Mapping[str, Any]) -> list[str]:

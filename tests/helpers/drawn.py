@@ -1,6 +1,6 @@
 """A drawn dataset in the shape of Revisited Oxford, in a folder as it is downloaded.
 
-python -m tests.drawn FOLDER
+python -m tests.helpers.drawn FOLDER
 """
 
 import pathlib
