@@ -107,7 +107,7 @@ def sums(costs: Costs, listed: float) -> dict:
         f"lists of photos in memory ({listed:.0f} bytes each)": lambda n: size(
             n * listed
         ),
-        f"indexes of {costs.index:g} photos": lambda n: (
+        f"indexes of {costs.index:,.0f} photos": lambda n: (
             f"{max(1, -(-n // costs.index)):g}"
         ),
         "exact search, core seconds a query": lambda n: f"{n / 1e6 * costs.exact:,.3g}",

@@ -90,7 +90,7 @@ class Parser(argparse.ArgumentParser):
         self.add_value("--verification", "NAME", meaning, default="default")
 
     def add_codebook(self) -> None:
-        meaning = "visual words of ASMK*; kept with the index"
+        meaning = "visual words of ASMK* and VLAD; kept with the index"
         self.add_value("--codebook", "DIR", meaning)
 
     def add_detect(self) -> None:

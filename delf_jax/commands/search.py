@@ -68,6 +68,8 @@ def add_search_options(parser: Parser) -> None:
     parser.add_number("--top", "results listed (10); 0: all", default=10)
     parser.add_flag("--no_rerank", "rank by global similarity alone")
     parser.add_codebook()
+    kinds = ("asmk", "float_asmk", "vlad")
+    parser.add_choice("--aggregation", kinds, "by visual words: ASMK* (asmk), ")
     kinds = ("float32", "bfloat16", "int8")
     parser.add_choice("--precision", kinds, "search exactly, by descriptors in ")
     parser.add_value(
@@ -86,17 +88,20 @@ def run_search(options: argparse.Namespace) -> int:
 
     if options.top < 0:
         raise InputError(f"--top={options.top}: use a positive number, or 0 for all")
-    if options.where and (options.codebook or options.precision):
-        raise InputError("--where: leave it out with --codebook or --precision")
+    by_words = options.codebook or options.aggregation
+    if options.where and (by_words or options.precision):
+        raise InputError(
+            "--where: leave it out with --codebook, --aggregation or --precision"
+        )
     is_first = runtime.join_processes("--distributed") if options.distributed else True
     queries = _query_paths(options.paths)
     index = photo_index.open_index(options.index)
     model, settings = model_and_settings(options, options.index)
     descriptors, summary = None, ""
     reduced = options.precision not in (None, "float32")
-    if reduced and options.codebook:
-        raise InputError("--precision: leave it out with --codebook")
-    if options.precision and not options.codebook:
+    if reduced and by_words:
+        raise InputError("--precision: leave it out with --codebook or --aggregation")
+    if options.precision and not by_words:
         descriptors, recall = global_index.open_descriptors(
             index.store, options.precision
         )
@@ -109,6 +114,7 @@ def run_search(options: argparse.Namespace) -> int:
         top=options.top,
         rerank=not options.no_rerank,
         codebook=options.codebook,
+        aggregation=options.aggregation,
         descriptors=descriptors,
         where=options.where or "",
     )

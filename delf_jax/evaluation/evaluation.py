@@ -24,7 +24,12 @@ from delf_jax.retrieval import bootstrap, metrics
 from delf_jax.retrieval.bootstrap import SAMPLES, Estimate
 from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
 from delf_jax.search.learned import LEARNED, check_reranker, open_reranker
-from delf_jax.search.pipeline import Pipeline, RankingInputs, needs_global
+from delf_jax.search.pipeline import (
+    AGGREGATED,
+    Pipeline,
+    RankingInputs,
+    needs_global,
+)
 from delf_jax.search.steps import STEPS
 from delf_jax.store import feature_store
 
@@ -89,15 +94,16 @@ def evaluate(
     Args:
       distractors: are searched, too.
       partial: score the others where photos are missing.
-      codebook: of ASMK*; what was aggregated with it is kept as well.
+      codebook: of ASMK*, ASMK and VLAD; what was aggregated with it is kept as well.
       reranker: of the step "learned".
-      boxes: of photos of the index, whose pipeline "asmk" is then R-ASMK*; verification
-        takes whole photos, as queries are [D2R].
+      boxes: of photos of the index, whose pipeline "asmk" is then R-ASMK*, and so on;
+        verification takes whole photos, as queries are [D2R].
     """
     if any(map(needs_global, pipelines)) and not settings.global_scales:
         raise InputError("evaluate needs global descriptors: set global_scales")
     verified = any(each[-1] == "verification" for each in pipelines)
-    aggregated = any(each[0] == "asmk" for each in pipelines)
+    starts = {pipeline[0] for pipeline in pipelines}
+    aggregated = [kind for kind in AGGREGATED if kind in starts]
     compared = any(LEARNED in each for each in pipelines)
     local = settings.max_features and model.has_local
     if not local and (verified or aggregated or compared):
@@ -113,8 +119,10 @@ def evaluate(
     if distractors is not None:
         dataset, inputs = add_distractors(dataset, inputs, distractors)
     depends: dict[str, Any] = {}
-    if aggregated:
-        inputs, depends["asmk"] = _with_asmk(inputs, directory, codebook, progress)
+    for kind in aggregated:
+        inputs, depends[kind] = _with_aggregated(
+            inputs, kind, directory, codebook, progress
+        )
     if network is not None:
         check_reranker(network, inputs.store.manifest)
         inputs = inputs._replace(reranker=network)
@@ -191,7 +199,7 @@ def _key(
 
 def _concerning(name: str, depends: Mapping[str, Any]) -> dict[str, Any]:
     """What a ranking depends on: of steps, those that it has."""
-    left_out = {"asmk", LEARNED, "verification"} - set(name.split("+"))
+    left_out = {*AGGREGATED, LEARNED, "verification"} - set(name.split("+"))
     return {key: value for key, value in depends.items() if key not in left_out}
 
 
@@ -244,20 +252,22 @@ def _extract(
     return kept, inputs, failed
 
 
-def _with_asmk(
+def _with_aggregated(
     inputs: RankingInputs,
+    kind: str,
     directory: str | os.PathLike,
     codebook: str | os.PathLike | None,
     progress: bool,
 ) -> tuple[RankingInputs, Any]:
-    """The inputs with similarities of ASMK*, and what these depend on."""
+    """The inputs with similarities of a kind, and what these depend on."""
     index = inverted_builder.inverted_file_of_index(
-        directory, inputs.store, codebook, progress=progress
+        directory, inputs.store, codebook, kind, progress=progress
     )
     queries = [inverted_file.aggregate_query(index, q) for q in inputs.queries]
     found = [inverted_file.similarities(index, query) for query in queries]
-    inputs = inputs._replace(asmk=np.stack(found)[:, inputs.rows])
-    return inputs, [index.info["key"], index.info["rule"]]
+    known = {**inputs.aggregated, kind: np.stack(found)[:, inputs.rows]}
+    depends = [index.info["key"], index.info["rule"]]
+    return inputs._replace(aggregated=known), depends
 
 
 def _own_places(dataset: Dataset) -> Int[np.ndarray, " Q"]:

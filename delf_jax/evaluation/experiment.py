@@ -14,7 +14,7 @@ from delf_jax.extraction import config as extraction_config
 from delf_jax.extraction.config import EXPERIMENT
 from delf_jax.files import InputError
 from delf_jax.search.learned import LEARNED
-from delf_jax.search.pipeline import ALL_STEPS, Pipeline, parse_pipelines
+from delf_jax.search.pipeline import AGGREGATED, ALL_STEPS, Pipeline, parse_pipelines
 
 # Columns of `paper`.
 _PAPER = (str, str, (int, float), (int, float))
@@ -65,10 +65,11 @@ def _check(experiment: ConfigDict, path: Any) -> None:
         if not good:
             raise InputError(f"{path}: {EXPERIMENT}.{name}: not allowed")
     starts = [pipeline[0] for pipeline in read_pipelines(experiment, path)]
-    if "asmk" in starts and not (numbers.words or numbers.path):
+    by_words = [start for start in starts if start in AGGREGATED]
+    if by_words and not (numbers.words or numbers.path):
         raise InputError(
-            f"{path}: pipeline asmk needs visual words: set {EXPERIMENT}.codebook.words"
-            f", or {EXPERIMENT}.codebook.path to a codebook"
+            f"{path}: pipeline {by_words[0]} needs visual words: set "
+            f"{EXPERIMENT}.codebook.words, or {EXPERIMENT}.codebook.path to a codebook"
         )
 
 

@@ -17,14 +17,14 @@ from delf_jax.retrieval.nearest import Best
 from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
 from delf_jax.search import matching, steps
 from delf_jax.search.matching import Verified
-from delf_jax.search.pipeline import ALL_STEPS, Pipeline
+from delf_jax.search.pipeline import AGGREGATED, ALL_STEPS, Pipeline
 from delf_jax.search.query import CANDIDATES
 from delf_jax.search.steps import STEPS, RankingState
 
 # Bytes of global descriptors that are looked at together.
 MEMORY = 2**28
 # Steps that can be taken among millions of images.
-_NOT_HERE = ("asmk", "learned", *steps.WHOLE_INDEX)
+_NOT_HERE = (*AGGREGATED, "learned", *steps.WHOLE_INDEX)
 ALLOWED = tuple(step for step in ALL_STEPS if step not in _NOT_HERE)
 
 

@@ -30,6 +30,8 @@ class Vocabulary(NamedTuple):
     """words that a descriptor is assigned to"""
     regional: bool = False
     """the whole image and its boxes, each by itself; else the whole image alone"""
+    vlad: bool = False
+    """VLAD, or R-VLAD; else ASMK and its kinds"""
 
 
 def load_words(path: str | os.PathLike, assignments: int = 1) -> Vocabulary:
@@ -59,8 +61,13 @@ def check_words(words: Vocabulary, images: FeatureStore) -> None:
 def aggregate(
     features: Features, words: Vocabulary, kind: str, where: str | os.PathLike
 ) -> Aggregated:
-    """ASMK of an image, or for asmk_star ASMK*; `where` is for the errors alone."""
+    """ASMK of an image, or for asmk_star ASMK*; `where` is for the errors alone.
+
+    VLAD, normalised, if the words are for that.
+    """
     assigned, regions = _assign(features, words, where)
+    if words.vlad:
+        return aggregation.sparse_vlad(*assigned, features_per_region=regions)
     aggregated = aggregation.aggregate_asmk(*assigned, features_per_region=regions)
     return aggregation.binarize(aggregated) if kind == "asmk_star" else aggregated
 

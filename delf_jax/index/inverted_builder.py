@@ -31,11 +31,13 @@ from delf_jax.progress import track
 from delf_jax.retrieval import inverted
 from delf_jax.retrieval.aggregation import Aggregated
 from delf_jax.retrieval.inverted import Layout, Rule
+from delf_jax.retrieval.similarity import VLAD
 from delf_jax.store import writer as store_files
 from delf_jax.store.feature_store import FeatureStore, StoreReport, open_store
 
-# Where an index keeps the inverted file of its photos.
-OF_INDEX = "asmk"
+# Where an index keeps the inverted files of its photos, by what they are of: ASMK*,
+# ASMK and VLAD, or with features of boxes R-ASMK*, R-ASMK and R-VLAD.
+ASMK, *_ = OF_INDEX = ("asmk", "float_asmk", "vlad")
 
 
 def update_inverted_file(
@@ -152,16 +154,20 @@ def inverted_file_of_index(
     directory: str | os.PathLike,
     images: FeatureStore,
     codebook: str | os.PathLike | None,
+    kind: str = ASMK,
     *,
     progress: bool = True,
 ) -> InvertedFile:
     """The inverted file that an index keeps of its photos, built or brought up to date.
 
     Without a codebook the one that it was built with is used, and so are its options
-    unless the codebook is another. With features of boxes it is one of R-ASMK*, whose
+    unless the codebook is another. With features of boxes it is a regional one, whose
     queries are plain [D2R]. InputError if there is neither codebook nor file.
+
+    Args:
+      kind: one of OF_INDEX.
     """
-    path = pathlib.Path(directory) / OF_INDEX
+    path = pathlib.Path(directory) / kind
     known: dict[str, Any] = {}
     if (path / MANIFEST).is_file():
         known = inverted_file.read_manifest(path)
@@ -172,8 +178,9 @@ def inverted_file_of_index(
         )
     source = path / CODEBOOK if codebook is None else codebook
     regional = images.manifest.get("with_boxes", False)
-    words = aggregation.load_words(source)._replace(regional=regional)
-    binary, rule = True, default_rule(regional)
+    words = aggregation.load_words(source)
+    words = words._replace(regional=regional, vlad=kind == "vlad")
+    binary, rule = kind == ASMK, VLAD if words.vlad else default_rule(regional)
     same = known and known.get("regional", False) == regional
     if same and known["codebook_sha256"] == digest(words.codebook.centroids.data):
         words = words._replace(assignments=known["assignments"])
@@ -205,6 +212,7 @@ def _manifest(
         "assignments": words.assignments,
         "binary": binary,
         **({"regional": True} if words.regional else {}),
+        **({"vlad": True} if words.vlad else {}),
     }
     return {
         "format": inverted_file.FORMAT,

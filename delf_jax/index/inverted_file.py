@@ -6,7 +6,8 @@
     norms.safetensors   with idf alone: of each image the weights of its words, summed
 
 Similarities are those of `retrieval.similarity.asmk_similarities`, to the same bits: an
-image lies in one shard, and its words are added up in ascending order.
+image lies in one shard, and its words are added up in ascending order. VLAD is kept in
+the same way, as residuals that are normalised together, not each by itself.
 """
 
 import os
@@ -46,7 +47,7 @@ _SCHEMA = {
         **dict.fromkeys(("strict", "normalize", "idf"), bool),
     },
     "norms": (SHA256, None),
-    "regional?": bool,
+    **dict.fromkeys(("regional?", "vlad?"), bool),
     "shards": [inverted_shards.ENTRY],
 }
 
@@ -84,7 +85,9 @@ def open_inverted_file(path: str | os.PathLike) -> InvertedFile:
     if not info["finished"]:
         raise InputError(f"{path}: not finished: resume with `aggregate`")
     words = aggregation.load_words(path / CODEBOOK, info["assignments"])
-    words = words._replace(regional=info.get("regional", False))
+    words = words._replace(
+        regional=info.get("regional", False), vlad=info.get("vlad", False)
+    )
     shape = info["words"], info["dimension"]
     known = words.codebook.info.get("sha256"), words.codebook.centroids.shape
     if known != (info["codebook_file"], shape):

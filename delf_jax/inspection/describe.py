@@ -233,7 +233,8 @@ def _format_inverted_file(folder: pathlib.Path) -> Iterator[str]:
     found = inverted_file.open_inverted_file(folder)
     info = found.info
     size = sum(shard["bytes"] for shard in info["shards"])
-    yield f"{folder}: inverted file of {'ASMK*' if info['binary'] else 'ASMK'}"
+    kind = "VLAD" if info.get("vlad") else "ASMK*" if info["binary"] else "ASMK"
+    yield f"{folder}: inverted file of {kind}"
     yield (
         f"images: {info['images']}, words of them: {info['postings']:,}, shards: "
         f"{len(info['shards'])}, bytes: {size:,}"

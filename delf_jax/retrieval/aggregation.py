@@ -83,12 +83,31 @@ def aggregate_vlad(
     With regions each region's VLAD is normalised, and they are averaged, where an empty
     one counts [D2R]. normalize: the whole to unit length; without features it is zero.
     """
-    words, sums = _sums(descriptors, visual_words, codebook, features_per_region)
-    if normalize:
-        sums = sums / np.sqrt(np.maximum(np.sum(sums * sums), _EPSILON))
+    words, sums = sparse_vlad(
+        descriptors,
+        visual_words,
+        codebook,
+        features_per_region=features_per_region,
+        normalize=normalize,
+    )
     dense = np.zeros(codebook.shape, np.float32)
     dense[words] = sums
     return dense.reshape(-1)
+
+
+def sparse_vlad(
+    descriptors: Float[np.ndarray, "N D"],
+    visual_words: Int32[np.ndarray, "N A"],
+    codebook: Float[np.ndarray, "K _"],
+    *,
+    features_per_region: Sequence[int] | None = None,
+    normalize: bool = True,
+) -> Aggregated:
+    """`aggregate_vlad` of the words that are present."""
+    words, sums = _sums(descriptors, visual_words, codebook, features_per_region)
+    if normalize:
+        sums = sums / np.sqrt(np.maximum(np.sum(sums * sums), _EPSILON))
+    return Aggregated(words, sums)
 
 
 def aggregate_asmk(

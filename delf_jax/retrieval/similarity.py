@@ -33,6 +33,8 @@ class Rule(NamedTuple):
 
 
 ASMK = Rule()
+# The inner product of VLADs, summed by word: nothing is below tau.
+VLAD = Rule(alpha=1.0, tau=-2.0, normalize=False)
 
 
 class Postings(NamedTuple):

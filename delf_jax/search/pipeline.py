@@ -1,11 +1,12 @@
 """Pipelines of ranking steps joined by "+", such as "alpha_qe+verification".
 
 All pipelines start from "global", the similarities of global descriptors, unless they
-name "asmk", those of ASMK*. The steps are those of steps.py, and verification.
+name those of local descriptors: "asmk", which is ASMK*, "float_asmk", which is ASMK, or
+"vlad". The steps are those of steps.py, and verification.
 `run_steps` ranks all photos or explicit candidates, which `rerank` also verifies.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int
 from delf_jax.features import Features
 from delf_jax.files import InputError
 from delf_jax.images import SizeBounds
-from delf_jax.index import neighbour_graph
+from delf_jax.index import inverted_builder, neighbour_graph
 from delf_jax.retrieval import ranking
 from delf_jax.retrieval.nearest import Best
 from delf_jax.retrieval.verification import VERIFICATION, VerificationSettings
@@ -25,7 +26,8 @@ from delf_jax.store.feature_store import FeatureStore
 
 Pipeline = tuple[str, ...]
 
-_STARTS = ("global", "asmk")
+AGGREGATED = inverted_builder.OF_INDEX
+_STARTS = ("global", *AGGREGATED)
 ALL_STEPS = (*_STARTS, *STEPS, LEARNED, "verification")
 # Similarities of a block of queries: 512 MB.
 _BLOCK = 1 << 27
@@ -44,8 +46,8 @@ class RankingInputs(NamedTuple):
     """place of each query in the index where it is no answer to itself; else -1"""
     bounds: SizeBounds
     """at extraction"""
-    asmk: Float[np.ndarray, "Q M"] | None = None
-    """similarities of ASMK*, if a pipeline starts from them"""
+    aggregated: Mapping[str, Float[np.ndarray, "Q M"]] = {}
+    """similarities of ASMK*, ASMK and VLAD, if a pipeline starts from them"""
     reranker: Reranker | None = None
     """of the step "learned", if a pipeline has it"""
 
@@ -69,7 +71,7 @@ def parse_pipelines(
                 raise InputError(f"{option}: expected steps of {known}; got {step!r}")
         if set(_STARTS) & set(pipeline[1:]) or "verification" in pipeline[:-1]:
             raise InputError(
-                f"{option}={'+'.join(pipeline)}: {' or '.join(_STARTS)} comes first, "
+                f"{option}={'+'.join(pipeline)}: {', '.join(_STARTS)} come first, "
                 "verification last"
             )
     # What starts from the global descriptors need not say so.
@@ -91,7 +93,7 @@ def parse_pipeline(text: str, option: str, allowed: Sequence[str]) -> Pipeline:
 
 def needs_global(pipeline: Pipeline) -> bool:
     """Whether a pipeline takes global descriptors."""
-    return pipeline[0] != "asmk" or any(step in STEPS for step in pipeline)
+    return pipeline[0] not in AGGREGATED or any(step in STEPS for step in pipeline)
 
 
 def run_steps(
@@ -116,7 +118,8 @@ def run_steps(
     start = index.rank(similarities)
     lists = []
     for pipeline in pipelines:
-        best = index.rank(np.array(inputs.asmk)) if pipeline[0] == "asmk" else start
+        given = inputs.aggregated.get(pipeline[0])
+        best = start if given is None else index.rank(np.array(given))
         state = RankingState(queries, best, index, _evidence_of(inputs))
         lists.append(follow(pipeline, state).best)
     return lists

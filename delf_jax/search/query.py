@@ -73,6 +73,7 @@ def search(
     top: int = 10,
     rerank: bool = True,
     codebook: str | os.PathLike | None = None,
+    aggregation: str | None = None,
     descriptors: GlobalIndex | None = None,
     where: str = "",
     progress: bool = True,
@@ -89,13 +90,17 @@ def search(
       codebook: compare by ASMK* with its visual words, not by global descriptors; the
         index keeps what that takes, so where there are no global descriptors it is
         named once.
+      aggregation: one of inverted_builder.OF_INDEX: compare by these and not by global
+        descriptors; the codebook is named once for each.
       descriptors: of the index as global_index.py opens them; by default those of its
         table, where it has one, else in float32.
       where: a condition on the photos found, as its table understands it.
     """
     check_model(index, model, settings)
-    aggregated = codebook or not settings.global_scales
-    find = first_stage(index, settings, codebook, descriptors, where, progress=progress)
+    aggregated = codebook or aggregation or not settings.global_scales
+    find = first_stage(
+        index, settings, codebook, descriptors, where, aggregation, progress=progress
+    )
     verification = matching.verification_settings(model=model)
     k = max(top, CANDIDATES + 1 if rerank else 0) if top else len(index.store)
     found = extract_features(model, queries, settings)
@@ -128,23 +133,25 @@ def first_stage(
     codebook: str | os.PathLike | None = None,
     descriptors: GlobalIndex | None = None,
     where: str = "",
+    aggregation: str | None = None,
     *,
     progress: bool = True,
 ) -> FirstStage:
     """What finds the candidates of queries; arguments as `search`."""
-    if where and (codebook or descriptors or not settings.global_scales):
+    by_words = codebook or aggregation or not settings.global_scales
+    if where and (by_words or descriptors):
         raise InputError("--where: goes with the table of an index alone")
-    if codebook or not settings.global_scales:
-        return _by_words(index, codebook, progress)
+    if by_words:
+        return _by_words(index, codebook, aggregation or "asmk", progress)
     return by_global_descriptors(index, descriptors, where)
 
 
 def _by_words(
-    index: Index, codebook: str | os.PathLike | None, progress: bool
+    index: Index, codebook: str | os.PathLike | None, aggregation: str, progress: bool
 ) -> FirstStage:
-    """The k images of each query that ASMK* finds the most similar."""
+    """The k images of each query that ASMK* or another finds the most similar."""
     inverted = inverted_builder.inverted_file_of_index(
-        index.directory, index.store, codebook, progress=progress
+        index.directory, index.store, codebook, aggregation, progress=progress
     )
 
     def find(queries: Sequence[Features], k: int) -> Iterator[tuple]:

@@ -10,8 +10,8 @@ from delf_jax.evaluation.ranking import read_rankings
 from delf_jax.extraction import model_folder, settings
 from delf_jax.files import InputError
 from delf_jax.formats.datasets import revisited, revisited_metrics
-from delf_jax.index import fit_codebook, global_index, photo_index
-from delf_jax.retrieval import metrics
+from delf_jax.index import aggregation, fit_codebook, global_index, photo_index
+from delf_jax.retrieval import metrics, ranking, similarity
 from delf_jax.search.query import find_first
 from delf_jax.search.query import rank as rank_photos
 from delf_jax.synthetic.landmarks import HELD_OUT, draw_landmark, draw_view
@@ -368,7 +368,8 @@ def test_a_model_without_local_features_cannot_verify(made, global_model, tmp_pa
 
 def test_pipelines_from_asmk_need_a_codebook_once(made, model, how, tmp_path):
     local = how._replace(global_scales=())
-    chosen = ("asmk",), ("asmk", "verification")
+    kinds = "asmk", "float_asmk", "vlad"
+    chosen = *((kind,) for kind in kinds), ("vlad", "verification")
     index = tmp_path / "index"
     with pytest.raises(InputError, match="no visual words: name a codebook"):
         evaluate(made, index, model, local, *chosen)
@@ -376,12 +377,26 @@ def test_pipelines_from_asmk_need_a_codebook_once(made, model, how, tmp_path):
     fit_codebook.fit_codebook(index / "store", tmp_path / "codebook", **fit)
     found = evaluate(made, index, model, local, *chosen, codebook=tmp_path / "codebook")
     rankings = {row.ranking for row in found.rows}
-    assert rankings == {"asmk", "asmk+verification"}
+    assert rankings == {*kinds, "vlad+verification"}
+    # As the original ranks, which compares each query with each photo.
+    words = aggregation.load_words(tmp_path / "codebook")
+    expected = [
+        [similarity.vlad_similarity(q, image) for image in _vlads(found, words)]
+        for q in _vlads(found, words, found.inputs.queries)
+    ]
+    np.testing.assert_allclose(found.inputs.aggregated["vlad"], expected, atol=1e-6)
+    ranked = found.rankings["vlad"]["medium"]
+    np.testing.assert_array_equal(ranked, ranking.top_k(np.array(expected)))
     again = evaluate(made, index, model, local, *chosen)
     assert [row.key for row in again.rows] == [row.key for row in found.rows]
     fit_codebook.fit_codebook(index / "store", tmp_path / "other", seed=1, **fit)
     other = evaluate(made, index, model, local, *chosen, codebook=tmp_path / "other")
     assert {r.key for r in other.rows}.isdisjoint(r.key for r in found.rows)
+
+
+def _vlads(found, words, images=None):
+    images = images or map(found.inputs.image, range(len(found.dataset.index)))
+    return [aggregation.aggregate_vlad(each, words, True, "") for each in images]
 
 
 def test_a_model_without_local_features_cannot_aggregate(made, global_model, tmp_path):

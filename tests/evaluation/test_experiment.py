@@ -95,6 +95,7 @@ def test_fields_of_both_sections_are_replaced(tmp_path):
         ),
         ('("global",)', "()", r"experiment\.ways: not allowed"),
         ('("global",)', '("asmk",)', r"asmk needs visual words: set experiment\.codeb"),
+        ('("global",)', '("vlad",)', r"vlad needs visual words: set experiment\.codeb"),
         ('"mine_2020"', "3", r"own\.py: experiment\.weights: "),
         ('"weights"', '"paper": (("a", "b", 1),), "weights"', r"\.paper: not allowed"),
         (

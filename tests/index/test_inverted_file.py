@@ -1,10 +1,14 @@
+import itertools
+import json
+
 import numpy as np
 import pytest
 
 from delf_jax import files, manifests
 from delf_jax.features import features_per_region, whole_image
 from delf_jax.files import InputError
-from delf_jax.index import aggregation, inverted_file
+from delf_jax.index import aggregation, inverted_builder, inverted_file
+from delf_jax.index.codebook import save_codebook
 from delf_jax.retrieval import similarity
 from delf_jax.retrieval.aggregation import (
     Aggregated,
@@ -24,6 +28,7 @@ from tests.helpers.inverted_files import (
     fill_store,
     in_runs,
 )
+from tests.helpers.stores import add_features, with_descriptors
 
 
 def brute_force(images, words, kind, query, rule=similarity.ASMK):
@@ -35,6 +40,61 @@ def brute_force(images, words, kind, query, rule=similarity.ASMK):
             for image in made
         ]
     )
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+def test_vlad_is_compared_by_inner_products(words, tmp_path, boxes):
+    """Of images whole, or R-VLAD with queries that are plain."""
+    images = fill_store(tmp_path / "store", IDS, boxes=boxes)
+    index = inverted_builder.inverted_file_of_index(
+        tmp_path, images, tmp_path / "codebook", "vlad", progress=False
+    )
+    assert index.path == tmp_path / "vlad"
+    query = aggregated_query(index)
+    query.residuals[1::2] *= -1  # Inner products of either sign count.
+    dense = np.zeros((WORDS, DIMENSION), np.float32)
+    dense[query.visual_words] = query.residuals
+    regional = words._replace(regional=boxes)
+    vlads = [aggregation.aggregate_vlad(f, regional, True, "") for f in images]
+    expected = [similarity.vlad_similarity(dense.ravel(), each) for each in vlads]
+    assert min(expected) < -0.001 and np.linalg.norm(dense) == pytest.approx(1)
+    found = inverted_file.similarities(index, query)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [
+        *itertools.product(("small", "dim12", "dim4"), ("vlad", "float_asmk")),
+        ("small", "asmk"),  # Of 12 bits the original counts 16.
+    ],
+)
+def test_an_index_compares_as_the_original(golden, tmp_path, case, kind):
+    theirs = {"vlad": "VLAD", "float_asmk": "ASMK", "asmk": "ASMK_STAR"}[kind]
+    values = json.loads((golden / "similarity.json").read_text())
+    with np.load(golden / "aggregation.npz") as arrays:
+        names = {"A": "", "B": "_B", "C": "_C"}
+        images = {
+            name: with_descriptors(arrays[f"{case}/features{suffix}"])
+            for name, suffix in names.items()
+        }
+        centroids = arrays[f"{case}/codebook"]
+    save_codebook(tmp_path / "codebook", centroids, {})
+    index = inverted_builder.inverted_file_of_index(
+        tmp_path,
+        add_features(tmp_path / "store", images),
+        tmp_path / "codebook",
+        kind,
+        progress=False,
+    )
+    for name, image in images.items():
+        query = inverted_file.aggregate_query(index, image)
+        found = inverted_file.similarities(index, query)
+        for other, value in zip(images, found, strict=True):
+            key = f"{case}|{theirs}|l2=True|alpha=3|tau=0|{name}{other}"
+            if key in values:
+                assert value == pytest.approx(values[key], rel=1e-4, abs=2e-6), key
 
 
 @pytest.mark.parametrize("binary", [True, False])

@@ -51,7 +51,7 @@ def fitted(tmp_path, rng, small):
 def ranking_inputs(store, reranker=None):
     places = np.arange(len(store))
     return pipeline.RankingInputs(
-        [*store], store, places, places, SizeBounds(100), None, reranker
+        [*store], store, places, places, SizeBounds(100), reranker=reranker
     )
 
 

@@ -38,11 +38,11 @@ def test_pipelines_are_steps_joined_by_plus():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("magic", "expected steps of global, asmk, average_qe, .*; got 'magic'"),
+        ("magic", "expected steps of global, asmk, .*, average_qe, .*; got 'magic'"),
         ("", "got ''"),
         ("verification+alpha_qe", "verification last"),
-        ("alpha_qe+global", "global or asmk comes first"),
-        ("global+asmk", "global or asmk comes first"),
+        ("alpha_qe+global", "global, asmk, float_asmk, vlad come first"),
+        ("asmk+vlad", "global, asmk, float_asmk, vlad come first"),
     ],
 )
 def test_other_pipelines_are_refused(text, message):
@@ -134,13 +134,14 @@ def test_queries_without_candidates_need_no_local_features(rng):
     np.testing.assert_array_equal(found, rank_one(inputs, ("global",)))
 
 
-def test_pipelines_may_start_from_asmk(rng):
+def test_pipelines_may_start_from_aggregated_descriptors(rng):
     inputs, rows = make_inputs(rng, own=[3, -1])
-    asmk = rng.random((2, 12))
+    asmk, vlad = rng.random((2, 2, 12))
     before = asmk.copy()
-    inputs = inputs._replace(asmk=asmk)
+    inputs = inputs._replace(aggregated={"vlad": vlad, "asmk": asmk})
     expected = asmk.copy()
     expected[0, 3] = -np.inf
+    np.testing.assert_array_equal(rank_one(inputs, ("vlad",))[1], np.argsort(-vlad[1]))
     found = rank_one(inputs, ("asmk",))
     np.testing.assert_array_equal(found, np.argsort(-expected, axis=1))
     np.testing.assert_array_equal(asmk, before)
@@ -154,12 +155,14 @@ def test_pipelines_may_start_from_asmk(rng):
 
 def test_asmk_alone_takes_no_global_descriptors(rng):
     inputs, _ = make_inputs(rng)
-    expected = rank_one(inputs._replace(asmk=np.eye(2, 12)), ("asmk",))
+    eye = {"asmk": np.eye(2, 12)}
+    expected = rank_one(inputs._replace(aggregated=eye), ("asmk",))
     queries = [make_features(None) for _ in inputs.queries]
     store = Store([None] * 12)
-    inputs = inputs._replace(asmk=np.eye(2, 12), queries=queries, store=store)
+    inputs = inputs._replace(aggregated=eye, queries=queries, store=store)
     np.testing.assert_array_equal(rank_one(inputs, ("asmk",)), expected)
     assert not pipeline.needs_global(("asmk", "verification"))
+    assert not pipeline.needs_global(("vlad",))
     assert pipeline.needs_global(("asmk", "diffusion"))
     assert pipeline.needs_global(("verification",))
 

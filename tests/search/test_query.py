@@ -229,6 +229,37 @@ def test_by_a_codebook_photos_are_ranked_by_asmk(copied, model, settings, codebo
     assert (answer.results[0].image, found[0]) == ("b/1.jpg", 1)
 
 
+@pytest.mark.parametrize("kind", ["float_asmk", "vlad"])
+def test_photos_are_ranked_by_other_aggregated_descriptors(
+    copied, model, settings, codebook, kind
+):
+    options = {"top": 0, "progress": False, "rerank": False, "aggregation": kind}
+    words = {"codebook": codebook}
+    (answer,) = ask(copied, model, settings, "photos/b/1.jpg", **words, **options)
+    store = photo_index.open_index(copied / "index").store
+    words = aggregation.load_words(codebook)
+    if kind == "vlad":
+        images = [aggregation.aggregate_vlad(f, words, True, "") for f in store]
+        compare = similarity.vlad_similarity
+    else:
+        images = [aggregation.aggregate(f, words, "asmk", "") for f in store]
+        compare = similarity.asmk_similarity
+    query = images[store.ids.index("b/1.jpg")]
+    expected = np.array([compare(query, image) for image in images])
+    order = ranking.top_k(expected)
+    assert [r.image for r in answer.results] == [store.ids[row] for row in order]
+    found = [r.similarity for r in answer.results]
+    np.testing.assert_allclose(found, expected[order], atol=1e-6)
+    # The index has its words; those of ASMK* are others.
+    (again,) = ask(copied, model, settings, "photos/b/1.jpg", **options)
+    assert [(r.image, r.similarity) for r in again.results] == [
+        (r.image, r.similarity) for r in answer.results
+    ]
+    with pytest.raises(InputError, match="name a codebook"):
+        options["aggregation"] = "asmk"
+        ask(copied, model, settings, "photos/b/1.jpg", **options)
+
+
 def test_without_global_descriptors_a_codebook_is_named_once(
     copied, model, settings, codebook
 ):
