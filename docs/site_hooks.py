@@ -1,6 +1,12 @@
-"""What mkdocs does to each page of the site: code wraps where it reads well."""
+"""What mkdocs does to each page: links out of docs/ hold, code wraps where it should."""
 
+import posixpath
 import re
+from typing import Any
+
+# Where the files are that the site has not.
+SOURCE = "https://github.com/delf-jax/delf_jax/blob/main/"
+_UPWARDS = re.compile(r"(?<=\]\()\.\./[^)\s#]+")
 
 _CODE = re.compile(r"<code>(.*?)</code>", re.DOTALL)
 _OPTION = re.compile(r"(?<=[ \n>])(--?\w+)([^\s<]*)")
@@ -8,6 +14,17 @@ _OPTION = re.compile(r"(?<=[ \n>])(--?\w+)([^\s<]*)")
 _JOINT = re.compile(
     r"(?<=\w/)(?=\w)|(?<=\w\w\w_)(?=\w\w\w)|(?<=\w\.)(?<!delf_jax\.)(?=\w{6})"
 )
+
+
+def on_page_markdown(markdown: str, page: Any, **_: object) -> str:
+    """The page, whose links to files outside of docs/ lead to the repository."""
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def lead(link: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(folder, link[0]))
+        return SOURCE + path[3:] if path.startswith("../") else link[0]
+
+    return _UPWARDS.sub(lead, markdown)
 
 
 def on_page_content(html: str, **_: object) -> str:

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,6 +46,14 @@ def test_the_api_has_every_public_name_and_wing():
     assert {wing for wing in wings if f"::: delf_jax.{wing}\n" not in api} == set()
 
 
+def test_links_out_of_the_pages_lead_to_files_of_the_repository():
+    file = types.SimpleNamespace(src_uri="papers/a.md")
+    text = "[a](../search.md#b) [b](../../configs/c.py) [c](b.md) [d](https://x/../y)"
+    led = site_hooks.on_page_markdown(text, page=types.SimpleNamespace(file=file))
+    config = f"{site_hooks.SOURCE}configs/c.py"
+    assert led == f"[a](../search.md#b) [b]({config}) [c](b.md) [d](https://x/../y)"
+
+
 def test_options_and_long_names_wrap_where_they_read_well():
     page = "<p><code>index --config=configs/r50delg_gldv2clean.py</code></p>"
     wrapped = site_hooks.on_page_content(page)
@@ -72,4 +81,8 @@ def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere(tmp_path):
         loaded += [tag.get("href", "") for tag in reader.all("link")]
         loaded += re.findall(r"url\([\"']?([^)]*)", text) if not reader.tags else []
         assert [each for each in loaded if re.match("(https?:)?//", each)] == [], page
+        links = {tag.get("href", "").partition("#")[0] for tag in reader.all("a")}
+        # Of 404.html they start with /, as a server shows it at any address.
+        near = {link for link in links if not re.match(r"\w+:|/|$", link)}
+        assert {link for link in near if not (page.parent / link).exists()} == set()
     assert "reichstag" in (tmp_path / "search" / "search_index.js").read_text("utf-8")
