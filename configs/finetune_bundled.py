@@ -5,9 +5,10 @@
 
 FOLDER has a folder of photos for each thing that is to be told from others, some ten or
 more in each; --config.data.sources.mine.path=LABELS.csv with columns image and label
-does as well. A fifth of each class is left out: it chooses the checkpoint, and says
-what is gained on photos like yours. --config.init_from=MODEL starts from another model,
-whose architecture and extraction are taken along.
+does as well, with --config.data.sources.mine.images=FOLDER where the photos do not lie
+beside it. A fifth of each class is left out: it chooses the checkpoint, and says what is
+gained on photos like yours. --config.init_from=MODEL starts from another model, whose
+architecture and extraction are taken along.
 
 What follows the backbone learns, by ArcFace [DELG]: few photos spoil the backbone, and
 local features stay bit for bit as they are, with what their inliers are worth. The
@@ -57,5 +58,7 @@ def get_config() -> ConfigDict:
     with config.unlocked():
         # Change "train" to "", to learn from all photos for all steps, and set
         # validation.every to 0.
-        config.data.sources.mine = ConfigDict({"path": "", "split": "train"})
+        config.data.sources.mine = ConfigDict(
+            {"path": "", "images": "", "split": "train"}
+        )
     return config

@@ -6,7 +6,8 @@
 
 [DELG] 2001.05027. FOLDER has a folder of photos for each thing that is to be told from
 others; --config.data.sources.mine.path=LABELS.csv with columns image and label does as
-well. `python main.py convert r50delg_gldv2clean` makes the model to start from, whose
+well, with --config.data.sources.mine.images=FOLDER where the photos do not lie beside
+it. `python main.py convert r50delg_gldv2clean` makes the model to start from, whose
 architecture is taken along.
 
 v5e-16 or 8xH100: --config.batch_size=256 --config.precision=bfloat16. One GPU: as it
@@ -34,5 +35,7 @@ def get_config() -> ConfigDict:
     config.validation.every = 1000
     with config.unlocked():
         # Change: a fifth of each class validates with split "train"; "": none.
-        config.data.sources.mine = ConfigDict({"path": "", "split": "train"})
+        config.data.sources.mine = ConfigDict(
+            {"path": "", "images": "", "split": "train"}
+        )
     return config
