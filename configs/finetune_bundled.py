@@ -6,9 +6,9 @@
 FOLDER has a folder of photos for each thing that is to be told from others, some ten or
 more in each; --config.data.sources.mine.path=LABELS.csv with columns image and label
 does as well, with --config.data.sources.mine.images=FOLDER where the photos do not lie
-beside it. A fifth of each class is left out: it chooses the checkpoint, and says what is
-gained on photos like yours. --config.init_from=MODEL starts from another model, whose
-architecture and extraction are taken along.
+beside it. A fifth of each class is left out: it chooses the checkpoint, and says what
+is gained on photos like yours. --config.init_from=MODEL starts from another model,
+whose architecture and extraction are taken along.
 
 What follows the backbone learns, by ArcFace [DELG]: few photos spoil the backbone, and
 local features stay bit for bit as they are, with what their inliers are worth. The

@@ -1,4 +1,4 @@
-"""What mkdocs does to each page: links out of docs/ hold, code wraps where it should."""
+"""What mkdocs does to each page: links out of docs/ hold, code wraps at its joints."""
 
 import posixpath
 import re
