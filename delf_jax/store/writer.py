@@ -48,7 +48,7 @@ _SCHEMA = {
         "image_scales?": [float],
         "global_scales?": [COUNT],
         "max_image_size?": (POSITIVE, None),
-        "min_image_size?": (POSITIVE, None),
+        "min_image_size?": (COUNT, None),
         "pca?": (str, None),
         "global_pca?": (str, None),
     },

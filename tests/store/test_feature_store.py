@@ -154,6 +154,14 @@ def test_settings_without_effect_extract_nothing(folder, tmp_path, model):
     assert _fill(folder, tmp_path / "out", model, faster).extracted == 0
 
 
+def test_a_smallest_size_of_0_as_trainings_write_it_is_read_again(tmp_path, model):
+    manifest = feature_store.manifest_for(model, SETTINGS._replace(min_image_size=0))
+    writer.begin(tmp_path, manifest)
+    writer.finish(tmp_path, writer.Writer(tmp_path, manifest["key"], []), alone=True)
+    opened = feature_store.open_store(tmp_path)
+    assert opened.manifest["settings"]["min_image_size"] == 0
+
+
 def test_parts_give_the_store_that_one_process_would(folder, tmp_path, model):
     (folder / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     _fill(folder, tmp_path / "one", model)
