@@ -18,10 +18,12 @@ NOT_RUN = {
     "sweep *": "seven trainings; tests/training/test_sweep.py has small ones",
     "train --config=configs/d*": "hours; tests/test_configs.py takes a step of each",
     "train --config=configs/s*": "the same",
+    "train --config=configs/finetune_bundled.py *": "tests/training/test_own_photos.py",
     "convert *": "weights of others; tests/conversion reads small ones",
     "inspect models/released/r50delg_gldv2clean_20200914": "the same; tests/inspection",
     "export * --format=savedmodel *": "needs TensorFlow; tests/export has it",
     "evaluate * --config=configs/delf_gld.py *": "a part of configs/d2r_asmk.py",
+    "index * --vectors=lancedb:s3:*": "a bucket; tests/index/vectors has a folder",
     "calibrate * --landmarks=*": "real photographs; own_photos.md has drawn ones",
 }
 # What takes their place where less is enough.
@@ -31,8 +33,10 @@ SMALLER = {
     "--dimension=256": "--dimension=4",
     "--dimension=64": "--dimension=4",
     "--out=runs/reranker": "--out=runs/reranker --steps=2",
+    "--threshold=0.1": "--threshold=0",  # of random weights
     "--root=/mnt/photos": "--root=photos",
-    "configs/d2r_asmk.py": "configs/d2r_asmk.py --config.experiment.codebook.words=8",
+    "configs/d2r_asmk.py": "configs/d2r_asmk.py --config.experiment.codebook.words=8 "
+    "--config.extraction.attention_threshold=0",
     "configs/template_own_folder.py": "configs/template_own_folder.py "
     "--config.steps=2 --config.batch_size=2 --config.views.size=64 "
     "--config.validation.every=0 --config.checkpoint_every=0 --config.devices=1 "
@@ -41,15 +45,22 @@ SMALLER = {
 # What a page takes from others.
 BEFORE = {
     "docs/evaluation.md": (
+        "extract photos --out=runs/features",
         "index photos --index=runs/own",
         "fit codebook runs/own/store --out=runs/words --words=8",
     ),
+    "docs/file_formats.md": ("index photos --index=runs/photos",),
     "docs/from_tensorflow.md": (
         "gldv2 retrieve data --features=runs/gldv2 --out=runs/found.csv",
         "gldv2 recognize data --features=runs/gldv2 --out=runs/labels.csv",
     ),
+    "docs/training.md": (
+        "index FOLDER --index=runs/mine_photos --model=runs/mine/model",
+    ),
     "docs/papers/asmk.md": ("extract photos --out=runs/features",),
 }
+# Packages that the commands of a page need beyond those of `make`.
+NEEDS = {"docs/scale.md": "lancedb"}
 
 
 def _left_out(command: str) -> str | None:
@@ -77,6 +88,8 @@ def material(tmp_path_factory, tiny_model) -> pathlib.Path:
     "page", [p for p in TEXTS if p.startswith("docs/") and _run(p)]
 )
 def test_the_commands_of_a_page_run(page, material, tiny_model, tmp_path, monkeypatch):
+    if page in NEEDS:
+        pytest.importorskip(NEEDS[page])
     folder = tmp_path / "here"
     shutil.copytree(material, folder)
     monkeypatch.chdir(folder)

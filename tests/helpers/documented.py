@@ -62,11 +62,12 @@ def make(folder: pathlib.Path, model: pathlib.Path) -> None:
         scales = {"image_scales": (0.5, 1.0), "global_scales": (1,)}
         if architecture["name"] == "delf":
             scales["global_scales"] = ()
+        limit = {"max_features": 0} if architecture["name"] == "global" else {}
         model_folder.save_model(
             folder / name,
             architecture,
             random_variables(architecture),
-            FEATURES | scales,
+            FEATURES | scales | limit,
             {"note": "random"},
         )
     for name in ("model", "mine/model"):
@@ -88,6 +89,7 @@ def _draw_photos(folder: pathlib.Path) -> None:
     for top in ("photos", "labelled"):
         names += [f"{top}/{n}/{v}.jpg" for v in range(3) for n in range(4)]
     names += [f"others/{n}.jpg" for n in range(8)]
+    names += [f"FOLDER/{n}/{v}.jpg" for v in range(3) for n in range(4)]
     names += ["photos/a/17.jpg", "queries/0.jpg", "queries/1.jpg", "more/0.jpg"]
     drawn = [landmarks.draw_landmark(landmarks.HELD_OUT + n) for n in range(4)]
     for number, name in enumerate(names):
