@@ -131,6 +131,8 @@ def _write_landmarks(folder: pathlib.Path) -> None:
         shutil.copy(path, folder)
     train = folder / "gldv2" / "train"
     shutil.copytree(data / "train", train)
+    test = shutil.copytree(data / "test", folder / "gldv2" / "test")
+    shutil.copy(data / "test.csv", test)
     ids = sorted(path.stem for path in train.rglob("*.jpg"))
     rows = [f"{n},{' '.join(ids[2 * n : 2 * n + 2])}\n" for n in range(3)]
     (train / "train_clean.csv").write_text("landmark_id,images\n" + "".join(rows))
