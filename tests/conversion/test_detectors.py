@@ -15,6 +15,7 @@ from delf_jax.models.architecture import build, expected_shapes
 from delf_jax.models.detectors.anchors import decode_boxes, grid_anchors
 from delf_jax.models.detectors.faster_rcnn import SHAPES
 from tests.helpers import tensorflow_files
+from tests.helpers.foreign_weights import saved_model_of
 from tests.helpers.random_models import random_variables
 
 NORM = {
@@ -103,21 +104,27 @@ ARCHITECTURES = {
 
 @pytest.fixture(params=["faster_rcnn", "ssd"])
 def released(request, rng, tmp_path):
-    """(prefix of a checkpoint with its names, our variables)."""
+    """(a checkpoint, or a SavedModel that has them as constants; our variables)."""
     scope_of, architecture = ARCHITECTURES[request.param]
     variables = random_variables(architecture)
     arrays = as_the_api(variables, scope_of, rng) | {"global_step": np.int64(7)}
     arrays = {name: np.asarray(x) for name, x in arrays.items()}
-    (tmp_path / "checkpoint").mkdir()
-    prefix = tmp_path / "checkpoint" / "model.ckpt"
-    tensorflow_files.write_bundle(prefix, arrays)
-    return prefix, flatten_dict(variables, sep="/")
+    source = tmp_path / "released"
+    if request.param == "ssd":
+        del arrays["global_step"]
+        arrays["Postprocessor/anchors"] = np.zeros((9, 4), np.float32)
+        saved_model_of(arrays, source)
+    else:
+        source.mkdir()
+        source /= "model.ckpt"
+        tensorflow_files.write_bundle(source, arrays)
+    return source, flatten_dict(variables, sep="/")
 
 
-def test_a_checkpoint_of_the_api_becomes_our_detector(released, tmp_path, capsys):
-    prefix, ours = released
+def test_what_the_api_writes_becomes_our_detector(released, tmp_path, capsys):
+    source, ours = released
     out = tmp_path / "out"
-    stored = convert(prefix, out).variables
+    stored = convert(source, out).variables
     text = capsys.readouterr().out
     assert "image_size" in text and "is assumed: --set=image_size=N if not" in text
     assert f"next: python main.py detect photos --out=boxes --model={out}" in text

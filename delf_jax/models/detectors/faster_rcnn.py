@@ -132,7 +132,9 @@ def crop_boxes(
         for axis in (0, 1)
     )
     if crop == "align":  # The mean of points is that of their weights.
-        rows, columns = (x.reshape(len(x), CELLS, 2, -1).mean(2) for x in (rows, columns))
+        rows, columns = (
+            x.reshape(len(x), CELLS, 2, -1).mean(2) for x in (rows, columns)
+        )
     narrow = jnp.einsum("pih,hwc->piwc", rows, features)
     points = jnp.einsum("pjw,piwc->pijc", columns, narrow)
     if crop == "align":

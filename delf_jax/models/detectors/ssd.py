@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from delf_jax.models.detectors.anchors import grid_anchors, ssd_shapes
 from delf_jax.models.convolution import Padding
 from delf_jax.models.delf import Backbone
+from delf_jax.models.detectors.anchors import grid_anchors, ssd_shapes
 from delf_jax.models.efficientnet_lite import InvertedResidual, Stage
 from delf_jax.models.layers import ConvNorm
 from delf_jax.models.resnet import Images, Map
