@@ -6,7 +6,9 @@
 [Liu2016] with the backbone of [Sandler2018] at a quarter of its width, on images of 160
 pixels: 0.65 million parameters. It learns from drawn landmarks alone.
 
-Cost: an hour of one core, a quarter of which draws. Expected: see docs/detection.md.
+Cost: 20,800 images at 20 to 55 a second of one core, and five minutes that draw.
+Measured on 400 views of 100 landmarks that are not trained on: AP50 0.29 after 120
+steps, 0.73 after 400, 0.91 with AP 0.42 after 724, where that run was stopped.
 """
 
 from ml_collections import ConfigDict
