@@ -357,7 +357,7 @@ def _learn(
     targets = make_targets(boxes, valid, anchors, *stage[:3])
     # places without a proposal are empty boxes
     fields = logits, targets.positive, targets.counted & (box_areas(anchors) > 0)
-    if kind == "balanced":
+    if key is not None:  # Of "balanced".
         chances = detection.balanced_loss(*fields, key, stage.samples, stage.share)
     elif kind == "mined":
         chances = detection.mined_loss(*fields)
