@@ -39,7 +39,7 @@ RANGES = {
     "init_partial": bool,
     "init_share": "[0, 1)",
     "train_only": ("", "descriptors", "attention", "backbone", "global"),
-    "model.name": ("delf", "delg", "global", "how", "ssd"),
+    "model.name": ("delf", "delg", "global", "how", "ssd", "faster_rcnn"),
     "model.backbone": ("resnet", "compact", "efficientnet_lite2", "mobilenet_v2"),
     "model.depth": (18, 22, 26, 50, 101),
     "model.width": range(1, 2**12),
@@ -54,6 +54,8 @@ RANGES = {
     "model.learn_power": bool,
     "model.pooling": ("gem", "spoc", "mac"),
     "model.image_size": range(32, 2**13),
+    "model.proposals": range(1, 10**4),
+    "model.crop": ("align", "corners"),
     "data.directory": str,
     "data.max_side": SIDE,
     "data.threads": range(1, 2**10),
@@ -116,7 +118,7 @@ RANGES = {
     "loss.ignore_radius": NONNEGATIVE,
     "loss.query_step": POSITIVE,
     "loss.descriptors_train_backbone": bool,
-    "loss.anchors": ("focal", "mined"),
+    "loss.anchors": ("focal", "mined", "balanced"),
     "teacher.model": str,
     "teacher.stages": [str, ...],
     "teacher.dimension": range(1, 2**16),
@@ -195,8 +197,9 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict(
         {
-            # Or "delf", "global", "how", "ssd": configs/delf_r50_gldv1_descriptors.py,
-            # gldv2_arcface_r101.py, how_r50.py and detect_ssd.py have their fields.
+            # Or "delf", "global", "how", "ssd", "faster_rcnn": their fields are in
+            # configs/delf_r50_gldv1_descriptors.py, gldv2_arcface_r101.py, how_r50.py,
+            # detect_ssd.py and detect_frcnn.py.
             "name": "delg",
             # Or "compact": one size, so without depth, width and layout, as in
             # configs/delg_tiny.py.
@@ -305,7 +308,8 @@ def get_config() -> ConfigDict:
     config.loss.query_step = 1  # every how many cells of a first view one is matched.
     # False, as in [DELG]: local descriptors only train their own reduction.
     config.loss.descriptors_train_backbone = False
-    config.loss.anchors = "focal"  # or "mined": of those without a box the hardest.
+    # Or "mined": of those without a box the hardest; "balanced": some at random.
+    config.loss.anchors = "focal"
 
     config.teacher = ConfigDict()
     config.teacher.model = ""  # folder of the model that teaches.

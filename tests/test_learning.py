@@ -13,7 +13,7 @@ from delf_jax.formats.delf.boxes import read_boxes
 from delf_jax.training import train
 from tests.helpers.tiny_training import TINY, lines_of
 
-DETECTOR = pathlib.Path(__file__).parents[1] / "configs" / "detect_ssd.py"
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 DRAWN = {"first": 0, "landmarks": 3, "views": 3}
 LAST = 5  # of the lines that metrics.jsonl holds.
@@ -60,9 +60,17 @@ def test_every_loss_falls(learned):
 
 
 @pytest.mark.slow
-def test_a_detector_finds_the_landmarks_that_it_was_shown(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "narrow", "least"),
+    # The second stage learns later: it had 0.71 when the first was right.
+    [("ssd", {}, 0.8), ("frcnn", {"depth": 18, "proposals": 32}, 0.6)],
+)
+def test_a_detector_finds_the_landmarks_that_it_was_shown(
+    name, narrow, least, tmp_path
+):
     """Eight views of four; held out is nothing."""
-    config = read_config(DETECTOR)
+    config = read_config(CONFIGS / f"detect_{name}.py")
+    config.model.update(narrow)
     config.steps = config.checkpoint_every = 160
     config.batch_size, config.log_every, config.ema_decay = 8, 4, 0.9
     config.images_every, config.devices, config.data.threads = 0, 1, 1
@@ -85,4 +93,4 @@ def test_a_detector_finds_the_landmarks_that_it_was_shown(tmp_path):
         truth = read_boxes(folder / relative.with_suffix(".boxes")).boxes
         truth = truth * np.array([*each.image_size] * 2, np.float32)
         images.append(Found(each.boxes, each.scores, truth))
-    assert average_precision(images)["AP50"] > 0.8
+    assert average_precision(images)["AP50"] > least

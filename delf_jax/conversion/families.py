@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from delf_jax.conversion import names
+from delf_jax.conversion import detectors, names
 from delf_jax.files import InputError
 from delf_jax.formats.tensorflow import graph_def, wire
 from delf_jax.models.resnet import BASIC_DEPTHS, UNITS
@@ -37,9 +37,28 @@ class Family(NamedTuple):
     block3_strides: bool = False
     pooling: str = "gem"
     """of a network without attention and whitening"""
+    detects: bool = False
+    """boxes, and no features"""
 
 
 FAMILIES = {
+    # Before "slim", whose ResNet the first has.
+    "faster_rcnn": Family(
+        "Faster R-CNN of TensorFlow's object-detection API",
+        r"^FirstStageBoxPredictor/",
+        detectors.faster_rcnn_name,
+        "slim",
+        CAFFE,  # Its means, of RGB pixels.
+        detects=True,
+    ),
+    "ssd": Family(
+        "SSD on MobileNetV2 of TensorFlow's object-detection API",
+        r"^BoxPredictor_0/ClassPredictor",
+        detectors.ssd_name,
+        "lite",
+        {"pixel_mean": (127.5,) * 3, "pixel_std": (127.5,) * 3},
+        detects=True,
+    ),
     "dolg": Family(
         "DOLG in PyTorch: its backbone",
         r"(?:^|\.)fc_t\.weight$",
@@ -184,7 +203,7 @@ def infer_architecture(
     whitening = shapes.get("params/whitening/kernel", (0,))[-1]
     architecture = {
         "name": ("delg" if whitening else "delf") if has_attention else "global",
-        "depth": _depth(shapes),
+        "depth": depth_of(shapes),
         "width": size("backbone/conv1", -1, "backbone/block1_unit1/conv1", -1, 64),
         "layout": layout,
     }
@@ -275,7 +294,7 @@ def _any(pattern: str, tensors: Iterable[str]) -> bool:
     return any(re.search(pattern, name) for name in tensors)
 
 
-def _depth(shapes: Mapping[str, tuple[int, ...]]) -> int:
+def depth_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """The depth whose blocks have as many units; block4 may be absent."""
     units = [0, 0, 0, 0]
     for name in shapes:

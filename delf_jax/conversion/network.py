@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from delf_jax.conversion import assignment, families, layers, report
+from delf_jax.conversion import assignment, detectors, families, layers, report
 from delf_jax.conversion.families import FAMILIES, Family
 from delf_jax.conversion.weight_files import WeightFile
 from delf_jax.extraction.model_folder import build_module
@@ -94,6 +94,8 @@ def find_network(
     architecture, extraction, assumed = _architecture(
         variables, family, settings, source
     )
+    if family.detects:
+        variables = detectors.adapt(variables, architecture)
     module = build_module(architecture)
     expected = expected_shapes(module)
     for ours in mapping.named.keys() - expected.keys():
@@ -219,6 +221,9 @@ def _canonical_names(source: WeightFile) -> dict[str, str]:
     }
     if source.kind != "frozen_graph":
         return names
+    detector = FAMILIES.get(families.recognise(names, source.kind) or "")
+    if detector is not None and detector.detects:  # Its constants have their names.
+        return {name: name if detector.name(name) else UNUSED for name in names}
     in_graph = assignment.names_in_graph(source.details["nodes"])
     return {name: in_graph.get(name, UNUSED) for name in names}
 
@@ -234,6 +239,8 @@ def _architecture(
     nodes = source.details.get("nodes", ())
     shapes = {name: x.shape for name, x in variables.items()}
     try:
+        if family.detects:
+            return _detector(shapes, family, settings)
         architecture = families.infer_architecture(
             shapes, family.layout, family.block3_strides
         )
@@ -256,6 +263,19 @@ def _architecture(
     _check_branches(architecture["name"], make_settings(extraction))
     assumed = {"block3_strides"} & architecture.keys() - drawn.keys() - settings.keys()
     return architecture, extraction, tuple(assumed)
+
+
+def _detector(
+    shapes: Mapping[str, Any], family: Family, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """The same of a detector, which sees images of one size."""
+    depth = families.depth_of(shapes) if family.layout == "slim" else None
+    architecture = detectors.infer_architecture(shapes, depth)
+    sizes = {"image_size", "proposals"} & architecture.keys()
+    replaced = {k: v for k, v in settings.items() if k in _OF_EXTRACTION}
+    architecture |= {k: v for k, v in settings.items() if k not in replaced}
+    assumed = tuple(sorted(sizes - settings.keys()))
+    return architecture, {**family.extraction, **replaced}, assumed
 
 
 def _check_branches(name: str, extraction: ExtractionSettings) -> None:

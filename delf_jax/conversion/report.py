@@ -52,10 +52,12 @@ def print_report(
     print(f"extraction: {json.dumps(network.extraction)}")
     for field in network.assumed:
         value = network.architecture[field]
-        other = json.dumps(not value)
+        other = json.dumps(not value) if isinstance(value, bool) else "N"
         print(f"{field} {json.dumps(value)} is assumed: --set={field}={other} if not")
     command = "index photos/ --index=runs/photos"
-    if network.extraction["max_features"]:
+    if FAMILIES[network.family].detects:
+        command = "detect photos --out=boxes"
+    elif network.extraction["max_features"]:
         command = "match a.jpg b.jpg"
         if not network.extraction.get("attention_threshold"):
             print("no attention threshold is known: the strongest features are kept")

@@ -27,7 +27,7 @@ from delf_jax.extraction.model_folder import Model, load_model
 from delf_jax.extraction.settings import make_settings
 from delf_jax.files import InputError
 from delf_jax.images import ImageLike, image_name, open_image, resize_image
-from delf_jax.models.anchors import decode_boxes, suppress
+from delf_jax.models.detectors.anchors import decode_boxes, suppress
 
 # As the released detectors: boxes of an image at most, and the overlap above which the
 # weaker of two goes.
@@ -138,8 +138,10 @@ def find_boxes(
       pixels: mean and standard deviation of R, G and B that the network expects.
     """
     outputs = module.apply(variables, ops.normalize_pixels(images, *pixels))
-    return jax.vmap(_choose, (0, 0, None))(
-        outputs["box_logits"], outputs["offsets"], outputs["anchors"]
+    anchors = outputs["anchors"]  # Of all images, or proposals of each.
+    own = 0 if anchors.ndim == 3 else None
+    return jax.vmap(_choose, (0, 0, own))(
+        outputs["box_logits"], outputs["offsets"], anchors
     )
 
 

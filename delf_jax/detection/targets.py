@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Bool, Float
 
-from delf_jax.models.anchors import (
+from delf_jax.models.detectors.anchors import (
     BACKGROUND,
     encode_boxes,
     intersection_over_union,
@@ -28,6 +28,7 @@ def make_targets(
     anchors: Float[Array, "A 4"],
     positive: float = 0.5,
     negative: float = 0.5,
+    forced: bool = True,
 ) -> Targets:
     """The targets of one image.
 
@@ -35,9 +36,10 @@ def make_targets(
       boxes: in parts of the image, as the anchors.
       valid: which boxes are no padding.
       positive: overlap from which on an anchor has a box, and
-      negative: below which it is background; see `match_anchors`.
+      negative: below which it is background, and
+      forced: see `match_anchors`.
     """
     overlaps = intersection_over_union(boxes, anchors)
-    rows = match_anchors(overlaps, valid, positive, negative)
+    rows = match_anchors(overlaps, valid, positive, negative, forced)
     offsets = encode_boxes(boxes[rows.clip(0)], anchors)
     return Targets(offsets, rows >= 0, rows >= BACKGROUND)

@@ -10,6 +10,7 @@ from typing import Any
 
 from delf_jax.files import atomic_write
 from delf_jax.manifests import owned
+from delf_jax.models.architecture import DETECTORS
 from delf_jax.progress import printable
 
 CARD = "MODEL.md"
@@ -19,6 +20,7 @@ _KINDS = {
     "global": "a global descriptor of an image",
     "how": "HOW: local descriptors, trained by their weighted sum",
     "ssd": "SSD: boxes of landmarks in an image",
+    "faster_rcnn": "Faster R-CNN: boxes of landmarks in an image",
 }
 # Fields of an architecture, as a card says them.
 _FIELDS = {
@@ -71,7 +73,10 @@ def format_card(
         f"{title[0].upper()}{title[1:]}. A model of delf_jax, in JAX.",
         "\n".join(fields),
         "## Use\n\n"
-        + (use or _use("detect" if architecture.get("name") == "ssd" else "extract")),
+        + (
+            use
+            or _use("detect" if architecture.get("name") in DETECTORS else "extract")
+        ),
         *_training(provenance),
         *_origin(provenance),
         _files(_sums(config) if files is None else files),

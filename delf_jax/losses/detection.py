@@ -1,4 +1,4 @@
-"""Losses of a detector's anchors, as [Liu2016] and [Lin2017b] train them.
+"""Losses of a detector's anchors, as [Liu2016], [Lin2017b] and [Ren2015] train them.
 
 Of one image, as sums over its anchors divided by how many of them have a box.
 """
@@ -6,7 +6,7 @@ Of one image, as sums over its anchors divided by how many of them have a box.
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, Key
 
 # Anchors without a box that count, for each one with a box [Liu2016].
 NEGATIVES = 3
@@ -45,10 +45,34 @@ def mined_loss(
     losses = _cross_entropy(logits, positive)
     negative = counted & ~positive
     hardness = jnp.where(negative, jax.lax.stop_gradient(losses), -1)
-    # stable: of equal anchors the first count
-    rank = jnp.argsort(jnp.argsort(-hardness, stable=True), stable=True)
-    mined = negative & (rank < NEGATIVES * _count(positive).astype(jnp.int32))
+    most = NEGATIVES * _count(positive).astype(jnp.int32)
+    mined = negative & (_rank(-hardness) < most)
     return jnp.where(positive | mined, losses, 0).sum() / _count(positive)
+
+
+def balanced_loss(
+    logits: Float[Array, " A"],
+    positive: Bool[Array, " A"],
+    counted: Bool[Array, " A"],
+    key: Key[Array, ""],
+    samples: int = 256,
+    share: float = 0.5,
+) -> Float[Array, ""]:
+    """Mean cross entropy of anchors that are drawn at random [Ren2015].
+
+    Args:
+      samples: so many, or all if there are fewer.
+      share: of them with a box, at most.
+    """
+    order = jax.random.uniform(key, logits.shape)
+
+    def draw(of: Array, most: Array | int) -> Array:
+        return of & (_rank(jnp.where(of, order, 2)) < most)
+
+    own = draw(positive, int(samples * share))
+    drawn = own | draw(counted & ~positive, samples - own.sum())
+    losses = _cross_entropy(logits, positive)
+    return jnp.where(drawn, losses, 0).sum() / _count(drawn)
 
 
 def offset_loss(
@@ -60,6 +84,11 @@ def offset_loss(
     # what has no box may have any target, also one that is not finite
     expected = jnp.where(positive[:, None], expected, offsets)
     return optax.losses.huber_loss(offsets, expected).sum() / _count(positive)
+
+
+def _rank(values: Float[Array, " A"]) -> Int[Array, " A"]:
+    """Places in rising order; of equal ones the first is before the others."""
+    return jnp.argsort(jnp.argsort(values, stable=True), stable=True)
 
 
 def _cross_entropy(

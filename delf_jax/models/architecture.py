@@ -16,11 +16,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from delf_jax.models.compact import CompactNet
 from delf_jax.models.delf import DELF
 from delf_jax.models.delg import DELG
+from delf_jax.models.detectors.faster_rcnn import FasterRCNN
+from delf_jax.models.detectors.ssd import SSD, MobileNetV2
 from delf_jax.models.efficientnet_lite import EfficientNetLite
 from delf_jax.models.global_net import GlobalNet
 from delf_jax.models.how import HOW
 from delf_jax.models.resnet import BASIC_DEPTHS, LAYOUTS, UNITS, ResNet
-from delf_jax.models.ssd import SSD, MobileNetV2
 
 # Fields of an architecture that are of its backbone.
 BACKBONE_FIELDS = (
@@ -37,9 +38,16 @@ BACKBONES = {
     "compact": CompactNet,
     "mobilenet_v2": MobileNetV2,
 }
-MODELS = {"delf": DELF, "delg": DELG, "global": GlobalNet, "how": HOW, "ssd": SSD}
+MODELS = {
+    "delf": DELF,
+    "delg": DELG,
+    "global": GlobalNet,
+    "how": HOW,
+    "ssd": SSD,
+    "faster_rcnn": FasterRCNN,
+}
 # Those that give boxes, not features.
-DETECTORS = ("ssd",)
+DETECTORS = ("ssd", "faster_rcnn")
 CHOICES = {
     "name": tuple(MODELS),
     "backbone": tuple(BACKBONES),
@@ -48,8 +56,9 @@ CHOICES = {
     "normalization": ("batch", "frozen", "folded"),
     "block4_dilation": (1, 2),
     "pooling": ("gem", "spoc", "mac"),
+    "crop": ("align", "corners"),
 }
-POSITIVE = ("width", "attention_width", "gem_power", "image_size")
+POSITIVE = ("width", "attention_width", "gem_power", "image_size", "proposals")
 
 
 def build(
@@ -70,8 +79,13 @@ def build(
             )
     _check_layout(fields)
     name, kind = fields.pop("name"), fields.pop("backbone", "resnet")
-    of_kind = {"efficientnet_lite2": ("global", "ssd"), "mobilenet_v2": DETECTORS}
-    if name not in of_kind.get(kind, MODELS):
+    of_kind = {
+        "resnet": tuple(MODELS),
+        "efficientnet_lite2": ("global", "ssd"),
+        "compact": tuple(x for x in MODELS if x != "faster_rcnn"),
+        "mobilenet_v2": ("ssd",),
+    }
+    if name not in of_kind[kind]:
         raise ValueError(
             f"architecture.backbone: {name} has no {kind}; use "
             + " or ".join(of_kind[kind])

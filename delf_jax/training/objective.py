@@ -22,6 +22,7 @@ from delf_jax.losses.distillation import (
     similarity_distance,
 )
 from delf_jax.losses.reconstruction import reconstruction_loss
+from delf_jax.models.detectors.anchors import box_areas
 
 Scalar = Float[Array, ""]
 Outputs = dict[str, Array]
@@ -74,7 +75,7 @@ CHOICES = {
     "margin_kind": ("arcface", "cosface"),
     "classifier": ("dense", "sharded"),
     "classifier_dtype": ("float32", "bfloat16"),
-    "anchors": ("focal", "mined"),
+    "anchors": ("focal", "mined", "balanced"),
 }
 # What needs classes, and what needs tuples of images.
 CLASSIFYING = ("arcface", "attention", "classification")
@@ -105,6 +106,7 @@ def evaluate(
     batch: Batch,
     loss: LossSettings,
     axis_name: str | None,
+    key: jax.Array | None = None,
 ) -> tuple[Scalar, dict[str, Scalar]]:
     """The objective, and every active loss and accuracy by name.
 
@@ -114,6 +116,7 @@ def evaluate(
       batch: label [B] (-1: none) and, for the losses that need them, coordinates
         [B, V, h, w, 2], or boxes [B, N, 4] and valid [B, N].
       axis_name: of the devices that share the batch.
+      key: of what is drawn at random: anchors, where they are "balanced".
     """
     names = loss.active()
     metrics: dict[str, Scalar] = {}
@@ -129,7 +132,7 @@ def evaluate(
     if loss.correspondence or loss.matchability:
         metrics |= _correspond(outputs, batch["coordinates"], loss, axis_name)
     if loss.detection:
-        metrics |= _detect(outputs, batch, loss)
+        metrics |= _detect(outputs, batch, loss, key)
     total = sum(getattr(loss, name) * metrics[name] for name in names)
     return total, {"loss": total, **metrics}
 
@@ -293,18 +296,71 @@ def _correspond(
     }
 
 
-def _detect(outputs: Outputs, batch: Batch, loss: LossSettings) -> dict[str, Scalar]:
+class _Stage(NamedTuple):
+    """Which anchors of a detector have a box, and how many of them are drawn."""
+
+    positive: float
+    """overlap from which on an anchor has a box, and"""
+    negative: float
+    """below which it is background"""
+    forced: bool
+    """whether every box has an anchor"""
+    samples: int
+    share: float
+    """of the samples, with a box"""
+
+
+# By what their outputs are called: [Liu2016], and the two stages of [Ren2015].
+_ONE = {"box": _Stage(0.5, 0.5, True, 256, 0.25)}
+_TWO = {
+    "proposal": _Stage(0.7, 0.3, True, 256, 0.5),
+    "box": _Stage(0.5, 0.5, False, 64, 0.25),
+}
+
+
+def _detect(
+    outputs: Outputs, batch: Batch, loss: LossSettings, key: jax.Array | None
+) -> dict[str, Scalar]:
     """Whether each anchor has a box, and where: with equal weights, as in [Liu2016]."""
-    kinds = {"focal": detection.focal_loss, "mined": detection.mined_loss}
+    metrics: dict[str, Scalar] = {}
+    for name, stage in (_TWO if "proposal_logits" in outputs else _ONE).items():
+        prefix = "" if name == "box" else f"{name}_"
+        anchors = outputs[f"{prefix}anchors"]
+        fields = outputs[f"{name}_logits"], outputs[f"{prefix}offsets"]
+        keys = None
+        if loss.anchors == "balanced":
+            assert key is not None  # The step brings it.
+            keys = jax.random.split(
+                jax.random.fold_in(key, len(metrics)), len(fields[0])
+            )
+        of_image = functools.partial(_learn, stage=stage, kind=loss.anchors)
+        axes = 0, 0, 0, 0, 0 if anchors.ndim == 3 else None, 0
+        chances, places = jax.vmap(of_image, axes)(
+            batch["boxes"], batch["valid"], *fields, anchors, keys
+        )
+        metrics |= {f"{name}_chance": chances.mean(), f"{name}_place": places.mean()}
+    return {"detection": jnp.stack([*metrics.values()]).sum(), **metrics}
 
-    def of_image(boxes: Array, valid: Array, logits: Array, offsets: Array) -> Any:
-        targets = make_targets(boxes, valid, outputs["anchors"])
-        chances = kinds[loss.anchors](logits, targets.positive, targets.counted)
-        places = detection.offset_loss(offsets, targets.offsets, targets.positive)
-        return chances, places
 
-    chances, places = jax.vmap(of_image)(
-        batch["boxes"], batch["valid"], outputs["box_logits"], outputs["offsets"]
-    )
-    metrics = {"box_chance": chances.mean(), "box_place": places.mean()}
-    return {"detection": metrics["box_chance"] + metrics["box_place"], **metrics}
+def _learn(
+    boxes: Array,
+    valid: Array,
+    logits: Array,
+    offsets: Array,
+    anchors: Array,
+    key: jax.Array | None,
+    *,
+    stage: _Stage,
+    kind: str,
+) -> tuple[Scalar, Scalar]:
+    """(loss of chances, loss of places) of the anchors of an image."""
+    targets = make_targets(boxes, valid, anchors, *stage[:3])
+    # places without a proposal are empty boxes
+    fields = logits, targets.positive, targets.counted & (box_areas(anchors) > 0)
+    if key is not None:  # Of "balanced".
+        chances = detection.balanced_loss(*fields, key, stage.samples, stage.share)
+    elif kind == "mined":
+        chances = detection.mined_loss(*fields)
+    else:
+        chances = detection.focal_loss(*fields)
+    return chances, detection.offset_loss(offsets, targets.offsets, targets.positive)

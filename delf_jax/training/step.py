@@ -230,7 +230,12 @@ def _gradients(
                 static, model, state, piece, key, taught.maps if taught else None
             )
             loss, parts = objective.evaluate(
-                outputs, taught, piece, static.loss, axis_name
+                outputs,
+                taught,
+                piece,
+                static.loss,
+                axis_name,
+                jax.random.fold_in(key, 2),
             )
             return loss, (stats, parts)
 

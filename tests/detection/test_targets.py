@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from delf_jax.detection.targets import make_targets
-from delf_jax.models.anchors import decode_boxes, grid_anchors
+from delf_jax.models.detectors.anchors import decode_boxes, grid_anchors
 
 
 def test_anchors_learn_the_boxes_that_they_overlap():

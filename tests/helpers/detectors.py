@@ -5,7 +5,7 @@ import numpy as np
 from flax import linen as nn
 
 from delf_jax.extraction import model_folder
-from delf_jax.models.anchors import grid_anchors
+from delf_jax.models.detectors.anchors import grid_anchors
 from tests.helpers.random_models import random_variables
 
 NARROW = {

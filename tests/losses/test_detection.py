@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from delf_jax.losses.detection import focal_loss, mined_loss, offset_loss
+from delf_jax.losses.detection import (
+    balanced_loss,
+    focal_loss,
+    mined_loss,
+    offset_loss,
+)
 
 
 def naive_entropy(logit, positive):
@@ -43,6 +48,36 @@ def test_agrees_with_a_loop_over_anchors(rng, loss, naive, share):
     counted = positive | (rng.random(40) < 0.8)
     found = loss(jnp.array(logits), jnp.array(positive), jnp.array(counted))
     assert float(found) == pytest.approx(naive(logits, positive, counted), rel=1e-4)
+
+
+@pytest.mark.parametrize(("own", "drawn"), [(30, (4, 4)), (2, (2, 6)), (0, (0, 8))])
+def test_drawn_anchors_are_balanced(own, drawn):
+    """Each loss tells what it is of, so that the sum counts both kinds."""
+    positive = jnp.arange(60) < own
+    counted = positive | (jnp.arange(60) < 50)
+    logits = jnp.where(positive, -math.log(math.e - 1), math.log(math.e**2 - 1))
+    totals = {}
+    for seed in range(3):
+        key = jax.random.key(seed)
+        run = jax.jit(balanced_loss, static_argnames=("samples", "share"))
+        totals[seed] = float(run(logits, positive, counted, key, samples=8, share=0.5))
+        assert totals[seed] * 8 == pytest.approx(drawn[0] + 2 * drawn[1], rel=1e-4)
+
+
+def test_other_anchors_are_drawn_by_another_key(rng):
+    logits = jnp.array(rng.normal(size=200), jnp.float32)
+    positive, counted = jnp.arange(200) < 50, jnp.ones(200, bool)
+    run = jax.jit(balanced_loss, static_argnames=("samples", "share"))
+    found = [run(logits, positive, counted, jax.random.key(k), 16) for k in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+    everything = run(logits, positive, counted, jax.random.key(0), 400, share=1.0)
+    mean = np.mean(
+        [
+            naive_entropy(float(x), bool(p))
+            for x, p in zip(logits, positive, strict=True)
+        ]
+    )
+    assert float(everything) == pytest.approx(mean, rel=1e-4)
 
 
 def test_offsets_count_where_there_is_a_box_alone(rng):

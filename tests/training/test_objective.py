@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from delf_jax.losses import detection
-from delf_jax.models.anchors import grid_anchors
+from delf_jax.models.detectors.anchors import grid_anchors
 from delf_jax.training import objective
 from delf_jax.training.objective import LossSettings, Taught
 
@@ -204,3 +204,26 @@ def test_anchors_learn_chances_and_places(kind):
     assert float(metrics["box_place"]) == pytest.approx(place / 2, rel=1e-5)
     assert float(total) == pytest.approx(2 * (np.mean(chances) + place / 2), rel=1e-5)
     assert float(metrics["detection"]) == pytest.approx(float(total) / 2, rel=1e-5)
+
+
+def test_two_stages_learn_each_its_anchors():
+    """Proposals count as anchors of the second stage; an empty place counts nowhere."""
+    outputs, batch = boxes_of_anchors()
+    second = jnp.zeros((2, 4, 4)).at[:, 1].set(outputs["anchors"][1])
+    two = {f"proposal_{name.removeprefix('box_')}": x for name, x in outputs.items()}
+    two |= {name: outputs[name] for name in ("box_logits", "offsets")}
+    two["anchors"] = second
+    loss = LossSettings(detection=1.0, anchors="balanced")
+    total, metrics = objective.evaluate(two, None, batch, loss, None, jax.random.key(0))
+    names = {"proposal_chance", "proposal_place", "box_chance", "box_place"}
+    assert names < metrics.keys()
+    assert float(total) == pytest.approx(sum(float(metrics[n]) for n in names))
+    # few anchors: all of them are drawn, in the second stage one of each image
+    signs = np.array([[-1, 1, -1, -1], [-1] * 4])
+    entropy = np.logaddexp(0, -signs * np.asarray(outputs["box_logits"]))
+    assert float(metrics["proposal_chance"]) == pytest.approx(entropy.mean(), rel=1e-5)
+    seen = entropy[:, 1].mean()
+    assert float(metrics["box_chance"]) == pytest.approx(seen, rel=1e-5)
+    assert float(metrics["box_place"]) == pytest.approx(
+        float(metrics["proposal_place"])
+    )

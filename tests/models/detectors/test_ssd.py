@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from delf_jax.models.architecture import build, expected_shapes, fold_batch_norm
-from delf_jax.models.ssd import STAGES
+from delf_jax.models.detectors.ssd import STAGES
 from tests.helpers.random_models import random_variables
 
 ARCHITECTURE = {"name": "ssd", "backbone": "mobilenet_v2", "width": 8}

@@ -105,6 +105,7 @@ def match_anchors(
     valid: Bool[Array, " N"],
     positive: float = 0.5,
     negative: float = 0.5,
+    forced: bool = True,
 ) -> Int[Array, " A"]:
     """The box of each anchor: its row, BACKGROUND or IGNORED.
 
@@ -114,15 +115,18 @@ def match_anchors(
 
     Args:
       overlaps: of boxes, some of which are padding, and anchors.
-      valid: which boxes are none.
+      valid: which boxes are no padding.
+      forced: False: a box that no anchor overlaps enough has none.
     """
     overlaps = jnp.where(valid[:, None], overlaps, -1)
     best = overlaps.max(axis=0)
     chosen = jnp.where(best >= positive, overlaps.argmax(axis=0), IGNORED)
     chosen = jnp.where(best < negative, BACKGROUND, chosen)
+    if not forced:
+        return chosen
     columns = jnp.arange(overlaps.shape[1])
-    forced = (overlaps.argmax(axis=1)[:, None] == columns[None]) & valid[:, None]
-    return jnp.where(forced.any(axis=0), forced.argmax(axis=0), chosen)
+    owned = (overlaps.argmax(axis=1)[:, None] == columns[None]) & valid[:, None]
+    return jnp.where(owned.any(axis=0), owned.argmax(axis=0), chosen)
 
 
 def suppress(

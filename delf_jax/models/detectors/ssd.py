@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from delf_jax.models.anchors import grid_anchors, ssd_shapes
 from delf_jax.models.convolution import Padding
 from delf_jax.models.delf import Backbone
+from delf_jax.models.detectors.anchors import grid_anchors, ssd_shapes
 from delf_jax.models.efficientnet_lite import InvertedResidual, Stage
 from delf_jax.models.layers import ConvNorm
 from delf_jax.models.resnet import Images, Map
@@ -36,7 +36,7 @@ EPSILON, MOMENTUM = 1e-3, 0.97
 EXTRA = (512, 256, 256, 128)
 # Where an anchor's chance begins: at 1 in 100, so that the many without a box do not
 # drown the others in the first steps [Lin2017b].
-_PRIOR = -4.595
+PRIOR = -4.595
 
 
 class MobileNetV2(nn.Module):
@@ -132,7 +132,7 @@ class SSD(nn.Module):
             height, width = x.shape[1:3]
             anchors.append(jnp.asarray(grid_anchors((height, width), sized)))
         return {
-            "box_logits": jnp.concatenate(logits, axis=1) + _PRIOR,
+            "box_logits": jnp.concatenate(logits, axis=1) + PRIOR,
             "offsets": jnp.concatenate(offsets, axis=1),
             "anchors": jnp.concatenate(anchors),
         }

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies
 from hypothesis.extra import numpy as arrays
 
-from delf_jax.models import anchors
+from delf_jax.models.detectors import anchors
 
 
 def naive_overlap(one, other):
@@ -133,6 +133,13 @@ def test_every_box_has_an_anchor_however_small_and_padding_none():
     overlaps = anchors.intersection_over_union(boxes, own)
     found = anchors.match_anchors(overlaps, jnp.array([True, False]))
     assert found.tolist() == [-1] * 4 + [0] + [-1] * 4
+
+
+def test_boxes_that_are_not_forced_may_have_no_anchor():
+    own = jnp.array(anchors.grid_anchors((3, 3), [(0.5, 0.5)]))
+    overlaps = anchors.intersection_over_union(jnp.array([[0.5, 0.5, 0.51, 0.51]]), own)
+    found = anchors.match_anchors(overlaps, jnp.array([True]), forced=False)
+    assert found.tolist() == [-1] * 9
 
 
 @pytest.mark.parametrize("iou", [0.3, 0.6, 1.0])
