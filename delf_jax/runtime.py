@@ -118,7 +118,7 @@ def _networks() -> str:
     """The networks as they are now: their source, and the versions below them."""
     folder = pathlib.Path(__file__).parent
     sources = [folder / "ops.py", folder / "extraction" / "canvases.py"]
-    sources += sorted((folder / "models").glob("*.py"))
+    sources += sorted((folder / "models").rglob("*.py"))
     source = digest([path.read_text("utf-8") for path in sources])
     return f"{source} {jax.__version__} {jaxlib.__version__} {flax.__version__}"
 

@@ -61,17 +61,16 @@ def test_every_loss_falls(learned):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "narrow", "least"),
-    # The second stage learns later: it had 0.71 when the first was right.
-    [("ssd", {}, 0.8), ("frcnn", {"depth": 18, "proposals": 32}, 0.6)],
+    ("name", "narrow", "steps"),
+    [("ssd", {}, 160), ("frcnn", {"depth": 18, "proposals": 32}, 400)],
 )
 def test_a_detector_finds_the_landmarks_that_it_was_shown(
-    name, narrow, least, tmp_path
+    name, narrow, steps, tmp_path
 ):
     """Eight views of four; held out is nothing."""
     config = read_config(CONFIGS / f"detect_{name}.py")
     config.model.update(narrow)
-    config.steps = config.checkpoint_every = 160
+    config.steps = config.checkpoint_every = steps
     config.batch_size, config.log_every, config.ema_decay = 8, 4, 0.9
     config.images_every, config.devices, config.data.threads = 0, 1, 1
     config.model.width, config.model.image_size, config.views.size = 16, 96, 96
@@ -93,4 +92,4 @@ def test_a_detector_finds_the_landmarks_that_it_was_shown(
         truth = read_boxes(folder / relative.with_suffix(".boxes")).boxes
         truth = truth * np.array([*each.image_size] * 2, np.float32)
         images.append(Found(each.boxes, each.scores, truth))
-    assert average_precision(images)["AP50"] > least
+    assert average_precision(images)["AP50"] > 0.8
