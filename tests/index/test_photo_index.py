@@ -7,17 +7,22 @@ import pytest
 
 from delf_jax.extraction.model_folder import load_model
 from delf_jax.extraction.settings import settings_for
-from delf_jax.files import InputError
+from delf_jax.files import InputError, read_json
 from delf_jax.index import photo_index
+from delf_jax.index.vectors import record
+from delf_jax.index.vectors.update import Wanted
 from delf_jax.search import photo_search
 from delf_jax.search.query import search, to_json
 from delf_jax.store import extraction, feature_store, shards, writer
+from tests.campaign.contents import contents
+from tests.helpers.clusters import in_this_process
 from tests.helpers.indexed_photos import (
     NAMES,
     ask,
     draw_photo,
 )
 from tests.helpers.kills import killed_at
+from tests.helpers.vectors import use_file_engine
 
 
 def test_indexing_again_does_only_what_changed(copied, model, settings):
@@ -477,3 +482,30 @@ def test_an_index_that_says_no_model_leaves_it_to_be_named(copied):
     for folder in (copied / "index", copied / "nowhere"):
         for name in ("model", "global_model"):
             assert photo_index.recorded_model(folder, name) is None
+
+
+def test_a_cluster_fills_index_and_table_as_one_process_would(
+    copied, model, settings, monkeypatch
+):
+    use_file_engine(monkeypatch)
+    worked = in_this_process(monkeypatch, times=2)
+    photos, wanted = [copied / "photos"], Wanted("file")
+    for name, ray in (("one", None), ("many", "")):
+        report = photo_index.make_index(
+            photos,
+            copied / name / "index",
+            model,
+            settings,
+            vectors=wanted,
+            ray=ray,
+            progress=False,
+        )
+        assert (report.extracted, report.failed) == (len(NAMES), {})
+    assert len(worked) == len(NAMES)
+    one, many = (
+        read_json(copied / name / "index" / f"{record.FOLDER}-table.json")
+        for name in ("one", "many")
+    )
+    assert one["rows"] == many["rows"] and {*one["rows"]} == {*NAMES}
+    stores = (contents(copied / name / "index", "store") for name in ("one", "many"))
+    assert next(stores) == next(stores)
