@@ -14,13 +14,7 @@ from delf_jax.commands.options import (
     write_result,
 )
 from delf_jax.files import InputError
-from delf_jax.progress import (
-    format_count,
-    print_failures,
-    print_results,
-    printable,
-    say,
-)
+from delf_jax.progress import format_count, print_failures, print_results, printable
 
 
 def add_match_options(parser: Parser) -> None:
@@ -35,7 +29,6 @@ def add_match_options(parser: Parser) -> None:
 
 
 def run_match(options: argparse.Namespace) -> int:
-    say("comparing {} with {}".format(*options.images))
     from delf_jax.report import figures
     from delf_jax.search import match, matching
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from delf_jax import runtime
 from delf_jax.extraction import model_folder
 from delf_jax.models import compact, efficientnet_lite
 from tests.helpers.random_models import random_variables
@@ -34,6 +35,8 @@ def make_narrow(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "STEM", STEM)
         patch.setattr(module, "HEAD", HEAD)
     patch.setattr(compact, "LOCAL", LOCAL)
+    # What is kept of a network goes by its source, which knows nothing of this.
+    patch.setattr(runtime, "_networks", lambda: "narrow")
 
 
 def save_lite(folder) -> str:
