@@ -100,7 +100,7 @@ def keep(kind: str, of: str, make: Callable[[], bytes]) -> bytes:
         what they are built with.
     """
     folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if not folder:
+    if not folder or "://" in folder:  # JAX takes buckets, too.
         return make()
     path = pathlib.Path(folder) / f"{kind}-{digest(f'{of} {_networks()}')}"
     with contextlib.suppress(OSError):

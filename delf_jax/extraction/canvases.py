@@ -21,8 +21,8 @@ from delf_jax.models.pooling import UNCHANGED, GeMChanges
 
 # Up to so many grid steps canvases are multiples of the grid, then of twice the grid
 # up to twice as many, and so on: a coarse grid makes few programs, a fine one wastes
-# little area. At 1024 pixels this one wastes 4.5 % and 200 sizes of photos need 93
-# programs; with 8 steps it would be 11 % and 51.
+# little area. 200 photos of 200 sizes up to 1024 pixels, at seven scales, take 289
+# programs and 6 % more area; with 8 steps it would be 138 and 14 %.
 FINE_STEPS = 24
 # Most settings ask for fewer features than this.
 KEPT_STEP = 1024

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from delf_jax import runtime
 from delf_jax.extraction import canvases, model_folder
 from delf_jax.extraction.settings import settings_for
 
@@ -111,6 +112,15 @@ def test_a_damaged_program_is_made_again(brightness, tmp_path):
     assert len(Brightness.traced) == 2
     np.testing.assert_array_equal(first["descriptors"], again["descriptors"])
     assert look(*brightness) and len(Brightness.traced) == 2
+
+
+def test_traces_are_not_kept_where_compiled_programs_lie_in_a_bucket(
+    brightness, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    jax.config.update("jax_compilation_cache_dir", "gs://bucket/programs")
+    assert runtime.keep("program", "anything", lambda: b"made") == b"made"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_threads_that_ask_at_once_compile_once(brightness):
