@@ -9,6 +9,7 @@ from delf_jax.config import check_field
 from delf_jax.extraction.pca import Whitening, is_projection
 from delf_jax.files import InputError, digest
 from delf_jax.images import MAX_PIXELS, SizeBounds
+from delf_jax.models.resnet import ResNet
 
 
 class ExtractionSettings(NamedTuple):
@@ -35,7 +36,8 @@ class ExtractionSettings(NamedTuple):
     nms_iou: float = 1.0
     """overlap above which the weaker of two features goes; 1: none goes"""
     locations: str = "exact"
-    """"exact", or "delf": the original's, 2 to 3 pixels off in Keras' layout"""
+    """"exact", or "delf": the original's, 2 to 3 pixels off in Keras' layout; networks
+    that the original does not have are always exact"""
     pca: Whitening | None = None
     """applied to the normalised local descriptors, which are then normalised again"""
     global_pca: Whitening | None = None
@@ -142,9 +144,15 @@ def settings_for(model: Any, **overrides: Any) -> ExtractionSettings:
             "it with detect, and another model here"
         )
     values = {**model.config.get("extraction", {}), **overrides}
+    if values.get("locations") == "delf" and not _of_the_original(model):
+        values["locations"] = "exact"
     if model.global_model is None:
         return make_settings(values)
     return make_settings(values, len(settings_for(model.global_model).image_scales))
+
+
+def _of_the_original(model: Any) -> bool:
+    return isinstance(model.module.backbone, ResNet)
 
 
 def global_settings(model: Any, settings: ExtractionSettings) -> ExtractionSettings:

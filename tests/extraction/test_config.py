@@ -10,6 +10,7 @@ from delf_jax.conversion.convert import PROJECTED
 from delf_jax.extraction.config import (
     every_field,
     model_path,
+    open_model,
     read_extraction_config,
     replaced_settings,
 )
@@ -281,3 +282,13 @@ def test_a_file_says_nothing_of_the_global_descriptors_of_another_model():
     overrides = ["--config.extraction.global_scales=1,"]
     config, _ = read_extraction_config(path, overrides, global_model=True)
     assert replaced_settings(config)["global_scales"] == (1,)
+
+
+def test_a_text_config_suits_a_network_that_the_original_does_not_have(tmp_path):
+    (tmp_path / "a.pbtxt").write_text(
+        "use_local_features: true delf_local_config { use_pca: false }"
+    )
+    config, _ = read_extraction_config(tmp_path / "a.pbtxt")
+    assert replaced_settings(config)["locations"] == "delf"
+    _, settings = open_model(config)  # The bundled one.
+    assert settings.locations == "exact"
