@@ -68,9 +68,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     parsed.quiet = getattr(parsed, "quiet", False)
     try:
-        options.refuse_buckets(parsed)
         taken = options.takes_stdout(parsed)
-        with progress.output(quiet=parsed.quiet, taken=taken):
+        with (
+            progress.output(quiet=parsed.quiet, taken=taken),
+            options.copies_of_buckets(parsed),
+        ):
             return COMMANDS[parsed.command].run(parsed)
     except InputError as error:
         return _print_error(str(error), _BAD_INPUT)

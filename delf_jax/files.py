@@ -23,9 +23,16 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from types import ModuleType
 from typing import IO, Any
 
 from delf_jax import progress
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None
 
 STDOUT = "-"  # As the path of a file to write.
 # Of a file that is being written: .NAME.PROCESS.RANDOM, with the host before what is
@@ -110,6 +117,22 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         raise
 
 
+@contextlib.contextmanager
+def changing(folder: str | os.PathLike) -> Iterator[None]:
+    """A context in which one process at a time is; makes the folder, if need be."""
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # Of a filesystem without locks.
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
 def _check_free(path: pathlib.Path) -> None:
     if os.path.lexists(path):
         there = "is a symbolic link" if path.is_symlink() else "exists"
@@ -191,6 +214,11 @@ def _find_leftovers(folder: str) -> dict[str, list[pathlib.Path]]:
 
 # A folder to which many files are written is listed once.
 _leftovers = functools.lru_cache(maxsize=1024)(_find_leftovers)
+
+
+def is_temporary(path: pathlib.Path) -> bool:
+    """Whether a file has the name of one that is being written."""
+    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def clear_abandoned(path: pathlib.Path) -> None:

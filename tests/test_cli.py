@@ -389,22 +389,3 @@ def test_work_is_not_dealt_out_twice(command, capsys, tmp_path):
     more = ["--dataset=photos"] if "prepare" in command else []
     assert cli.main([*command.split(), *more, "--part=0/2", "--ray"]) == 2
     assert "--part, --ray: use one of them" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["extract", "gs://a/photos", "--out=o"],
-        ["extract", "@s3://a/list.txt", "--out=o"],
-        ["index", "photos", "--index=s3://bucket/index"],
-        ["index", "--index=i", "--add", "photos", "gs://a/b"],
-        ["prepare", "--dataset=photos", "--data=gs://bucket/data"],
-        ["search", "a.jpg", "--index=gs://bucket/index"],
-    ],
-)
-def test_buckets_are_refused_in_one_sentence(arguments, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(arguments) == 2
-    error = capsys.readouterr().err
-    assert "buckets are not read or written directly; mount it" in error
-    assert error.count("\n") == 1 and not list(tmp_path.iterdir())

@@ -8,10 +8,12 @@ import pathlib
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from delf_jax import files
+from delf_jax.cluster import buckets
 from delf_jax.cluster.shares import Answer, Done, Share, Work, Worker, deal_out, split
 from delf_jax.files import InputError
 
@@ -46,7 +48,8 @@ def run(
       open_work: makes, once in each worker, what works on shares.
       folder: that all write to.
       most: items of a share.
-      seen: a file, such as the first photo, that the machines must have, too.
+      seen: a file, such as the first photo, that the machines must have, too, unless
+        it lies in a bucket.
       accelerated: a worker for each GPU or TPU chip, if there are any.
     """
     if not items:
@@ -57,7 +60,7 @@ def run(
         count, needs = _workers(ray, address, accelerated)
         expected = [str(sign)] + ([os.fspath(seen)] if seen else [])
         actor = ray.remote(max_restarts=0, **needs)(_Actor)
-        check = _versions(), os.getcwd(), expected
+        check = _versions(), os.getcwd(), expected, buckets.active()
         job = ray.put(open_work)
 
         def start() -> Worker:
@@ -70,7 +73,11 @@ def run(
                 lambda: ray.kill(process),
             )
 
-        yield from deal_out(split(items, most, count), start, count)
+        result = buckets.of(folder)
+        for done in deal_out(split(items, most, count), start, count):
+            if result is not None:  # Other machines sent it to the bucket.
+                buckets.pull(result)
+            yield done
 
 
 def clear_after(paths: Iterable[pathlib.Path]) -> None:
@@ -88,7 +95,12 @@ class _Actor:
     _work: Work
 
     def make_ready(
-        self, versions: dict, folder: str, seen: list[str], job: list
+        self,
+        versions: dict,
+        folder: str,
+        seen: list[str],
+        mirrors: list[buckets.Mirror],
+        job: list,
     ) -> Answer:
         import ray
 
@@ -101,8 +113,14 @@ class _Actor:
             )
         with contextlib.suppress(OSError):  # Then paths have to be absolute.
             os.chdir(folder)
+        buckets.adopt(mirrors)
+        # The sign that it looks for first is of the disk of whoever deals out.
+        if mirrors and not os.path.exists(seen[0]):
+            answer = self._try(lambda: list(map(buckets.pull, mirrors)))
+            if answer.refusal or answer.failure:
+                return answer
         for path in seen:
-            if not os.path.exists(path):
+            if buckets.of(path) is None and not os.path.exists(path):
                 return Answer(
                     refusal=f"{path}: machine {host} does not see it; photos and "
                     "results must be on a disk that all machines have at the same path"
@@ -110,15 +128,35 @@ class _Actor:
         return self._try(lambda: setattr(self, "_work", ray.get(job[0])()))
 
     def work(self, share: Share) -> Answer:
-        return self._try(lambda: self._work(share))
+        return self._try(lambda: self._do(share))
+
+    def _do(self, share: Share) -> Any:
+        """The work on a share, of photos and to folders that may be in buckets."""
+        buckets.fetch(_paths(share))
+        result = self._work(share)
+        for mirror in buckets.active():
+            if not mirror.on_demand:
+                buckets.push(mirror)
+        return result
 
     def _try(self, action: Callable[[], Any]) -> Answer:
         try:
             return Answer(action())
+        except buckets.Unreachable as error:
+            return Answer(failure=str(error))
         except InputError as error:
             return Answer(refusal=str(error))
         except Exception as error:
             return Answer(failure=f"{type(error).__name__}: {error}"[:500])
+
+
+def _paths(value: Any) -> Iterator[pathlib.Path]:
+    """All paths in tuples and lists of tuples and lists."""
+    if isinstance(value, pathlib.Path):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for each in value:
+            yield from _paths(each)
 
 
 def _versions() -> dict[str, str]:
@@ -160,9 +198,15 @@ def _connected(address: str) -> Iterator[Any]:
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         try:
-            ray.init(
-                address or "local", log_to_driver=False, logging_level="ERROR", **local
-            )
+            with warnings.catch_warnings():
+                # Ray starts programs; nothing of JAX goes on in them.
+                warnings.filterwarnings("ignore", ".*os.fork", RuntimeWarning)
+                ray.init(
+                    address or "local",
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    **local,
+                )
         except Exception as error:  # Ray raises that class, too, and errors of its own.
             raise InputError(_why_not(address, error)) from None
         finally:

@@ -1,16 +1,21 @@
 """What several commands share: options, the model, results as JSON, the last line."""
 
 import argparse
+import contextlib
 import functools
-import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+from delf_jax.cluster import buckets
 from delf_jax.files import STDOUT, InputError, is_stdout, write_json
 from delf_jax.progress import print_failures, print_results
 
 FAILED = 1
-_BUCKET = re.compile("(gs|s3|az|abfss?|hdfs)://")
+# They work on files for as long as they run, or on the network.
+WITHOUT_BUCKETS = ("train", "sweep", "serve", "download")
+# Where workers of a cluster get photos themselves, and the options that name those.
+FAR, PHOTOS = ("extract", "index", "detect", "prepare"), ("paths", "add", "images")
 
 
 class Parser(argparse.ArgumentParser):
@@ -165,15 +170,31 @@ def check_one_of_parts(options: argparse.Namespace) -> None:
         raise InputError("--part, --ray: use one of them; --ray deals out the parts")
 
 
-def refuse_buckets(options: argparse.Namespace) -> None:
-    """InputError if a path leads to where files are no files of the system."""
-    for value in vars(options).values():
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and _BUCKET.match(text.removeprefix("@")):
-                raise InputError(
-                    f"{text}: buckets are not read or written directly; mount it, as "
-                    "by gcsfuse or mount-s3, and name the folder"
-                )
+@contextlib.contextmanager
+def copies_of_buckets(options: argparse.Namespace) -> Iterator[None]:
+    """While it lasts, paths of a command that lead to buckets are those of copies."""
+    values = vars(options)
+    urls = buckets.addresses(values)
+    if not urls:
+        yield
+        return
+    if options.command in WITHOUT_BUCKETS:
+        raise InputError(
+            f"{urls[0]}: {options.command} works on files of the system; mount the "
+            "bucket, as by gcsfuse or mount-s3, and name the folder"
+        )
+    from delf_jax import runtime
+
+    kept = runtime.cache_directory()
+    if kept is None:
+        raise InputError(
+            f"{urls[0]}: what lies in buckets is copied to the cache folder; let "
+            "DELF_JAX_CACHE name one"
+        )
+    # Workers of a cluster get photos for themselves.
+    far = options.command in FAR and options.ray is not None
+    with buckets.mirrored(values, kept.parent, PHOTOS if far else ()):
+        yield
 
 
 def takes_stdout(options: argparse.Namespace) -> bool:

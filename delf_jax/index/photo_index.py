@@ -20,11 +20,10 @@ from delf_jax.extraction.boxes import RegionBoxes
 from delf_jax.extraction.model_folder import CONFIG, Model
 from delf_jax.extraction.one_call import ModelLike, open_model
 from delf_jax.extraction.settings import ExtractionSettings
-from delf_jax.files import InputError
+from delf_jax.files import InputError, changing
 from delf_jax.image_files import find_images
 from delf_jax.index.photo_places import (
     Places,
-    changing,
     moved,
     name_photos,
     read_places,

@@ -1,22 +1,14 @@
 """Where the photos of an index are, and what their ids are: its index.json."""
 
-import contextlib
 import itertools
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Iterator
-from types import ModuleType
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from delf_jax.files import InputError
 from delf_jax.manifests import PATH, one_of, read_manifest, write_manifest
 from delf_jax.store.shards import is_absent
-
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # Windows.
-    fcntl = None
 
 FORMAT = 1
 SCHEMA = {"format": one_of(FORMAT), "root": PATH, "outside": {str: PATH}}
@@ -36,22 +28,6 @@ class Places(NamedTuple):
 
     def file(self, image: str) -> pathlib.Path:
         return self.outside.get(image, self.root / image)
-
-
-@contextlib.contextmanager
-def changing(directory: str | os.PathLike) -> Iterator[None]:
-    """A context in which one process at a time changes where photos are."""
-    pathlib.Path(directory).mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
-    folder = os.open(directory, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # Of a filesystem without locks.
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
 
 
 def moved(places: Places, root: pathlib.Path) -> Places:

@@ -67,11 +67,11 @@ def test_a_worker_says_what_keeps_its_machine_from_the_job(tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(get=lambda job: job))
     known, host = jobs._versions(), socket.gethostname()
     ready = functools.partial(jobs._Actor().make_ready, folder=str(tmp_path))
-    other = ready(known | {"jax": "0.1"}, seen=[], job=[])
+    other = ready(known | {"jax": "0.1"}, seen=[], mirrors=[], job=[])
     assert f"{host} has jax {known['jax']}, not 0.1;" in other.refusal
-    unseen = ready(known, seen=[str(tmp_path), "/nowhere/a.jpg"], job=[])
+    unseen = ready(known, seen=[str(tmp_path), "/nowhere/a.jpg"], mirrors=[], job=[])
     assert unseen.refusal.startswith(f"/nowhere/a.jpg: machine {host} does not see it")
-    assert ready(known, seen=[], job=[lambda: len]) == Answer()
+    assert ready(known, seen=[], mirrors=[], job=[lambda: len]) == Answer()
 
 
 def test_what_a_worker_raises_is_told():

@@ -5,9 +5,9 @@ import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from delf_jax.files import InputError, digest
+from delf_jax.files import InputError, changing, digest
 from delf_jax.index.global_index import check_finite
-from delf_jax.index.photo_places import Places, changing, read_places
+from delf_jax.index.photo_places import Places, read_places
 from delf_jax.index.vectors import measure, record
 from delf_jax.index.vectors.engines import made_by, open_vectors, parse_engine
 from delf_jax.index.vectors.find import check_recall, row_ids, text_of
