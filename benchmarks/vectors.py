@@ -205,8 +205,9 @@ def build_ivf_pq(images) -> Search:
 
 
 def _memory() -> float:
-    """The most this process has held so far, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    """What this process holds, in GB."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**30
 
 
 if __name__ == "__main__":
