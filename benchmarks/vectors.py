@@ -11,6 +11,7 @@ lie along 32 directions.
 """
 
 import argparse
+import gc
 import os
 import pathlib
 import resource
@@ -106,6 +107,7 @@ def report(name: str, build: Callable, queries, exact, rounds: int) -> None:
     """Prints what it takes to build, and to search with the least effort that does."""
     from delf_jax.retrieval import nearest
 
+    gc.collect()
     before, start, busy = _memory(), time.perf_counter(), time.process_time()
     try:
         search = build()
