@@ -1,12 +1,13 @@
-"""Time of detectors and of suppression, ours beside torchvision's, each by itself.
+"""Time of detectors and of suppression, ours beside TensorFlow and torchvision.
 
     python benchmarks/detection.py [--rounds=5] [--only=ssd,faster_rcnn,suppression]
 
 One core, seconds of its processor, random weights, one photo of 640x480 from pixels to
-boxes: SSD on MobileNetV2 at 320 pixels beside ssdlite320_mobilenet_v3_large, whose
-backbone is a third as dear; Faster R-CNN on ResNet-50, one map of stride 16 and 100
-proposals, beside fasterrcnn_resnet50_fpn, five maps and 1000 proposals, both at 640
-pixels; and the best 100 of 1917 boxes. Every contestant has a process of its own.
+boxes: SSD on MobileNetV2 at 320 pixels beside the same layers in TensorFlow, a graph of
+constants, and beside ssdlite320_mobilenet_v3_large, whose backbone is a third as dear;
+Faster R-CNN on ResNet-50, one map of stride 16 and 100 proposals, beside
+fasterrcnn_resnet50_fpn, five maps and 1000 proposals, both at 640 pixels; and the best
+100 of 1917 boxes. Every contestant has a process of its own.
 """
 
 import argparse
@@ -78,6 +79,60 @@ def theirs(name: str, **settings: Any) -> Run:
     return run
 
 
+def tensorflow_ssd() -> Run:
+    """The layers of models/detectors/ssd.py, of Keras."""
+    import tensorflow as tf
+    from tensorflow.python.framework import convert_to_constants
+
+    from delf_jax.models.detectors import anchors, ssd
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    layers = tf.keras.layers
+
+    def active(layer: Any, x: Any) -> Any:
+        return layers.ReLU(6)(layers.BatchNormalization()(layer(x)))
+
+    def conv(channels: int) -> Any:
+        return layers.Conv2D(channels, 1, use_bias=False)
+
+    def depthwise(stride: int = 1) -> Any:
+        return layers.DepthwiseConv2D(3, stride, "same", use_bias=False)
+
+    net = tf.keras.applications.MobileNetV2((320, 320, 3), weights=None)
+    maps = [net.get_layer(n).output for n in ("block_13_expand_relu", "out_relu")]
+    for channels in ssd.EXTRA:
+        x = active(depthwise(2), active(conv(channels // 2), maps[-1]))
+        maps.append(active(conv(channels), x))
+    logits, offsets, places = [], [], []
+    for x, shapes in zip(maps, anchors.ssd_shapes(len(maps)), strict=True):
+        for found, size in ((logits, 1), (offsets, 4)):
+            last = layers.Conv2D(size * len(shapes), 1)
+            found.append(layers.Reshape((-1, size))(last(active(depthwise(), x))))
+        places.append(anchors.grid_anchors(x.shape[1:3], shapes))
+    outputs = [tf.keras.ops.concatenate(x, axis=1) for x in (logits, offsets)]
+    module = tf.keras.Model(net.inputs, outputs)
+    low, high = np.split(np.concatenate(places), 2, axis=1)
+    middle, sides = (low + high) / 2, high - low
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)])
+    def detect(pixels: Any) -> Any:
+        squeezed = tf.image.resize(pixels, (320, 320))[None] / 127.5 - 1
+        logits, offsets = (x[0] for x in module(squeezed, training=False))
+        moved = offsets[:, :2] / anchors.CENTRE_SCALE * sides
+        half = sides * tf.exp(offsets[:, 2:] / anchors.SIDE_SCALE) / 2
+        boxes = tf.concat([middle + moved - half, middle + moved + half], 1)
+        scores = tf.sigmoid(logits[:, 0] + ssd.PRIOR)
+        boxes = tf.clip_by_value(boxes, 0, 1)
+        rows = tf.image.non_max_suppression(boxes, scores, KEPT, IOU)
+        return tf.gather(boxes, rows), tf.gather(scores, rows)
+
+    whole = detect.get_concrete_function()
+    frozen = convert_to_constants.convert_variables_to_constants_v2(whole)
+    image = tf.constant(draw_image())
+    return lambda: [x.numpy() for x in frozen(image)]
+
+
 def our_suppression() -> Run:
     import jax
 
@@ -113,9 +168,13 @@ def their_faster_rcnn() -> Run:
     return theirs("fasterrcnn_resnet50_fpn", min_size=640, max_size=640)
 
 
-# By what is done: ours and the peer's.
+# By what is done: ours and the peers'.
 CONTESTS = {
-    "ssd": {"ours": our_ssd, "torchvision": their_ssd},
+    "ssd": {
+        "ours": our_ssd,
+        "TensorFlow": tensorflow_ssd,
+        "torchvision": their_ssd,
+    },
     "faster_rcnn": {"ours": our_faster_rcnn, "torchvision": their_faster_rcnn},
     "suppression": {"ours": our_suppression, "torchvision": their_suppression},
 }
@@ -144,7 +203,7 @@ def compare(contest: dict[str, Callable[[], Run]], count: int, calls: int) -> No
         try:
             process.submit(prepare, make).result()
         except ImportError as error:
-            print(f"  {name} is left out: {error}; pip install torch torchvision")
+            print(f"  {name} is left out: {error}: install torchvision or tensorflow")
             continue
         processes[name], times[name] = process, []
     for _ in range(count):

@@ -75,14 +75,17 @@ def test_what_cannot_be_is_one_sentence(photos, detector, tiny_model, tmp_path, 
         return capsys.readouterr().err.strip()
 
     out = f"--out={tmp_path / 'out'}"
-    found = error_of("detect", photos, out, f"--model={tiny_model}")
-    assert found == (
+    no_boxes = (
         "error: model tiny gives features and no boxes: detect takes a detector, such "
         "as train --config=configs/detect_ssd.py makes"
     )
+    assert error_of("detect", photos, out, f"--model={tiny_model}") == no_boxes
     for command, target in (("extract", out), ("index", f"--index={tmp_path / 'i'}")):
         found = error_of(command, photos, target, f"--model={detector}")
         assert "error: model ssd is a detector, which gives boxes and no" in found
+        features = f"--model={tiny_model}"
+        found = error_of(command, photos, target, features, f"--detect={tiny_model}")
+        assert found == no_boxes
     found = error_of("detect", photos, out, f"--model={detector}", "--threshold=2")
     assert found == "error: threshold is 2.0: scores are in [0, 1]"
     assert not (tmp_path / "out").exists()

@@ -67,6 +67,15 @@ def test_the_threshold_and_the_number_of_boxes_are_the_settings(tmp_path):
     assert list(left.values()) == [[0, 1, 2], [0, 1], [0, 1], [1], []]
 
 
+def test_a_thousand_boxes_of_a_photo_are_all_kept_or_the_best(tmp_path):
+    rows = [f"a,{n % 50},{n % 90},{n % 50 + 9},{n % 90 + 9},{n}" for n in range(1000)]
+    given = open_boxes(write_table(tmp_path, *rows, header=HEADER + ",score"))
+    every = boxes_of(given, "a", SIZE, SETTINGS)
+    assert every.shape == (999, 4)  # The first has a score of 0.
+    best = boxes_of(given, "a", SIZE, SETTINGS._replace(max_boxes=3))
+    np.testing.assert_array_equal(best, every[-3:])
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
