@@ -118,7 +118,14 @@ def test_a_header_says_the_command_the_cost_and_the_result(name):
     header = (FOLDER / f"{name}.py").read_text().split('"""')[1]
     command = "sweep" if name == "ablation" else "train"
     assert f"python main.py {command} --config=configs/{name}.py" in header
-    of_two_cores = ("tiny", "delg_tiny", "synthetic", "ablation", "detect_small")
+    of_two_cores = (
+        "tiny",
+        "delg_tiny",
+        "synthetic",
+        "ablation",
+        "detect_small",
+        "detect_real",
+    )
     if name in of_two_cores:
         return
     for words in ("v5e-16", "8xH100", "ne GPU", "an estimate", "Expected"):
