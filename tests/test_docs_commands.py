@@ -45,7 +45,6 @@ SMALLER = {
 # What a page takes from others.
 BEFORE = {
     "docs/evaluation.md": (
-        "extract photos --out=runs/features",
         "index photos --index=runs/own",
         "fit codebook runs/own/store --out=runs/words --words=8",
     ),

@@ -103,6 +103,9 @@ def _write_ground_truths(folder: pathlib.Path) -> None:
     drawn = draw_dataset(folder / "drawn_dataset") / "drawn"
     truth = files.read_json(drawn / "gnd_drawn.json")
     shutil.copytree(drawn / "jpg", folder / "jpg")
+    (folder / "crops").mkdir()
+    for query in truth["qimlist"]:
+        shutil.copy(drawn / "jpg" / f"{query}.jpg", folder / "crops")
     for name in ("ground_truth.json", "truth.json"):
         shutil.copy(drawn / "gnd_drawn.json", folder / name)
     for name in (
