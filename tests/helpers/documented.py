@@ -72,7 +72,7 @@ def make(folder: pathlib.Path, model: pathlib.Path) -> None:
         )
     for name in ("model", "mine/model"):
         shutil.copytree(model, folder / "runs" / name)
-    for name in ("runs/ssd/model", "d2r_frcnn_20190411"):
+    for name in ("runs/ssd/model", "runs/d2r_frcnn", "d2r_frcnn_20190411"):
         detectors.save_random(folder / name)
     for name in ("a", "b"):
         trained = ROOT / "tests" / "fixtures" / "v0.1" / "training"
