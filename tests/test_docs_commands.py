@@ -59,7 +59,7 @@ BEFORE = {
     "docs/papers/asmk.md": ("extract photos --out=runs/features",),
 }
 # Packages that the commands of a page need beyond those of `make`.
-NEEDS = {"docs/scale.md": "lancedb"}
+NEEDS = {"docs/cluster.md": "ray", "docs/scale.md": "lancedb"}
 
 
 def _left_out(command: str) -> str | None:
@@ -83,6 +83,7 @@ def material(tmp_path_factory, tiny_model) -> pathlib.Path:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # Ray starts its own so.
 @pytest.mark.parametrize(
     "page", [p for p in TEXTS if p.startswith("docs/") and _run(p)]
 )
