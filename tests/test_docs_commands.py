@@ -35,6 +35,8 @@ SMALLER = {
     "--out=runs/reranker": "--out=runs/reranker --steps=2",
     "--threshold=0.1": "--threshold=0",  # of random weights
     "--root=/mnt/photos": "--root=photos",
+    "--ray=10.0.0.1:6379": "--ray",  # tests/cluster has clusters
+    "--ray=auto": "--ray",
     "configs/d2r_asmk.py": "configs/d2r_asmk.py --config.experiment.codebook.words=8 "
     "--config.extraction.attention_threshold=0",
     "configs/template_own_folder.py": "configs/template_own_folder.py "
