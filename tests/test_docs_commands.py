@@ -46,6 +46,10 @@ SMALLER = {
 }
 # What a page takes from others.
 BEFORE = {
+    "docs/cluster.md": (
+        "extract photos --out=runs/features",
+        "fit codebook runs/features --out=words --words=8",
+    ),
     "docs/evaluation.md": (
         "index photos --index=runs/own",
         "fit codebook runs/own/store --out=runs/words --words=8",
