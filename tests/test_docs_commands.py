@@ -24,6 +24,8 @@ NOT_RUN = {
     "export * --format=savedmodel *": "needs TensorFlow; tests/export has it",
     "evaluate * --config=configs/delf_gld.py *": "a part of configs/d2r_asmk.py",
     "index * --vectors=lancedb:s3:*": "a bucket; tests/index/vectors has a folder",
+    "extract s3:*": "buckets; tests/commands/test_buckets.py has one",
+    "* --index=gs:*": "the same",
     "calibrate * --landmarks=*": "real photographs; own_photos.md has drawn ones",
 }
 # What takes their place where less is enough.
