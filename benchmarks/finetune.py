@@ -10,7 +10,7 @@ of the others, among all photos of the ten, by global descriptors alone. Gains a
 paired, with 95 % intervals over queries; macro: over landmarks.
 
 The bundled model has seen all these photos without their labels, so before and after
-are alike in that. One CPU core, 6 minutes; 3 with --scales=1, which measures by the
+are alike in that. One CPU core, 8 minutes; less with --scales=1, which measures by the
 smallest of the three scales.
 """
 

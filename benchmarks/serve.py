@@ -6,11 +6,15 @@ The photos of a folder, by default drawn ones, are indexed with the bundled mode
 features, each time a little different, fill an index of `--size`. `serve` runs on that
 in a process of its own. Printed are the seconds from its start to the first answer, the
 searches of one client, then those of many at once, each of which searches again once it
-has an answer, with the memory of the server after each tenth of the time.
+has an answer, with the memory of the server after each tenth of the time: its own, and
+that of mapped files, which the system takes back when it is short of it. In the end it
+is killed, and started again.
 """
 
 import argparse
+import contextlib
 import http.client
+import json
 import os
 import pathlib
 import re
@@ -19,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -96,6 +101,21 @@ def fill_index(root: pathlib.Path, photos: pathlib.Path, size: int) -> pathlib.P
 def measure(
     index: pathlib.Path, uploads: list[bytes], clients: int, seconds: float
 ) -> None:
+    with serving(index, uploads[0]) as (server, port):
+        times = [ask(port, u) for u in (uploads * ONE_CLIENT)[: ONE_CLIENT + 5]][5:]
+        print(f"one client:  {describe(times)}, {memory(server)}")
+        press(server, port, uploads, clients, seconds)
+        server.kill()
+    print("killed, and started again:")
+    with serving(index, uploads[0]):
+        pass
+
+
+@contextlib.contextmanager
+def serving(
+    index: pathlib.Path, upload: bytes
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server that has answered once, and its port."""
     start = time.perf_counter()
     command = [sys.executable, "main.py", "serve", f"--index={index}", "--port=0"]
     with subprocess.Popen(
@@ -105,18 +125,26 @@ def measure(
             assert server.stdout is not None
             lines = iter(server.stdout.readline, "")
             port = next(int(m[1]) for x in lines if (m := re.search(r":(\d+)/$", x)))
-            ask(port, uploads[0])
-            print(f"from start to first answer: {time.perf_counter() - start:.1f} s")
-            times = [ask(port, u) for u in (uploads * ONE_CLIENT)[: ONE_CLIENT + 5]][5:]
-            print(f"one client:  {describe(times)}, {memory(port):.0f} MB")
-            press(port, uploads, clients, seconds)
+            ready = time.perf_counter() - start
+            first, last = ask(port, upload)
+            print(
+                f"from the start: ready {ready:.1f} s, candidates "
+                f"{ready + first:.1f} s, verified {ready + last:.1f} s"
+            )
+            yield server, port
         finally:
             server.terminate()
 
 
-def press(port: int, uploads: list[bytes], clients: int, seconds: float) -> None:
+def press(
+    server: subprocess.Popen[str],
+    port: int,
+    uploads: list[bytes],
+    clients: int,
+    seconds: float,
+) -> None:
     """Many clients at once, for a while."""
-    end, times = time.perf_counter() + seconds, list[float]()
+    end, times = time.perf_counter() + seconds, list[tuple[float, float]]()
     errors = list[str]()
 
     def run(number: int) -> None:
@@ -132,44 +160,52 @@ def press(port: int, uploads: list[bytes], clients: int, seconds: float) -> None
     held = []
     for _ in range(10):
         time.sleep(seconds / 10)
-        held.append(memory(port))
+        held.append(memory(server))
     for thread in threads:
         thread.join()
     print(f"{clients} clients: {describe(times)}, {len(errors)} errors {errors[:1]}")
-    print(f"memory: {' '.join(f'{each:.0f}' for each in held)} MB")
+    print(f"memory: {', '.join(held)}")
 
 
-def ask(port: int, photo: bytes) -> float:
-    """Seconds that a search takes; AssertionError if it is not answered."""
+def ask(port: int, photo: bytes) -> tuple[float, float]:
+    """Seconds to the candidates, and to all verified; AssertionError without them."""
     head = 'Content-Disposition: form-data; name="photo"; filename="photo.jpg"'
-    parts = [f"--{BOUNDARY}", head, "Content-Type: image/jpeg", "", ""]
-    body = "\r\n".join(parts).encode() + photo + f"\r\n--{BOUNDARY}--\r\n".encode()
+    parts = ['Content-Disposition: form-data; name="stream"', "", "true"]
+    parts += [f"--{BOUNDARY}", head, "Content-Type: image/jpeg", "", ""]
+    text = "\r\n".join([f"--{BOUNDARY}", *parts])
+    body = text.encode() + photo + f"\r\n--{BOUNDARY}--\r\n".encode()
     start = time.perf_counter()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=900)
     kind = f"multipart/form-data; boundary={BOUNDARY}"
     connection.request("POST", "/api/search", body, {"Content-Type": kind})
     response = connection.getresponse()
-    content = response.read()
+    line = response.readline()
+    first = time.perf_counter() - start
+    assert response.status == 200, f"{response.status}: {line[:200]!r}"
+    *_, last = json.loads(line), *map(json.loads, response)
     connection.close()
-    assert response.status == 200, f"{response.status}: {content[:200]!r}"
-    return time.perf_counter() - start
+    assert last["verified"] == last["candidates"] > 0, "not all were verified"
+    return first, time.perf_counter() - start
 
 
-def memory(port: int) -> float:
-    """MB that the server says it holds."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=900)
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    found = re.search(r"^process_resident_memory_bytes (\S+)", text, re.MULTILINE)
-    return float(found[1]) / 1e6 if found else float("nan")
+def memory(server: subprocess.Popen[str]) -> str:
+    """MB of a server itself, and of the files that it maps."""
+    status = pathlib.Path(f"/proc/{server.pid}/status")
+    if not status.exists():
+        return "memory unknown"
+    held = dict(re.findall(r"(Rss\w+):\s+(\d+)", status.read_text()))
+    own, mapped = (int(held[name]) / 1000 for name in ("RssAnon", "RssFile"))
+    return f"{own:.0f} + {mapped:.0f} MB"
 
 
-def describe(times: list[float]) -> str:
+def describe(times: list[tuple[float, float]]) -> str:
     if not times:
         return "no answers"
-    median, late = np.percentile(times, [50, 95])
-    return f"{len(times)} searches, p50 {median:.2f} s, p95 {late:.2f} s"
+    median, late = np.percentile(times, [50, 95], axis=0)
+    return (
+        f"{len(times)} searches, candidates p50 {median[0]:.2f} s, p95 {late[0]:.2f} "
+        f"s; verified p50 {median[1]:.2f} s, p95 {late[1]:.2f} s"
+    )
 
 
 def _root() -> str:

@@ -277,6 +277,8 @@ def _bar(description: str, total: int, unit: str) -> Iterator[Callable[..., None
         def advance(more: int = 1) -> None:
             nonlocal done
             done += more
+            if not done:  # A share that was empty.
+                return
             seconds = _working_time() - start
             rate = format_rate(done, seconds, unit)
             left = f"{format_duration(seconds / done * (total - done))} left"
@@ -352,7 +354,7 @@ def _lines(description: str, total: int, unit: str) -> Callable[..., None]:
         nonlocal done, last
         done += more
         now = time.monotonic()
-        if done < total and now - last < INTERVAL:
+        if not done or (done < total and now - last < INTERVAL):
             return
         last, seconds = now, now - start
         line = f"{printable(description)}: {done} of {format_count(total, unit)}"

@@ -24,6 +24,8 @@ NOT_RUN = {
     "export * --format=savedmodel *": "needs TensorFlow; tests/export has it",
     "evaluate * --config=configs/delf_gld.py *": "a part of configs/d2r_asmk.py",
     "index * --vectors=lancedb:s3:*": "a bucket; tests/index/vectors has a folder",
+    "extract s3:*": "buckets; tests/commands/test_buckets.py has one",
+    "* --index=gs:*": "the same",
     "calibrate * --landmarks=*": "real photographs; own_photos.md has drawn ones",
 }
 # What takes their place where less is enough.
@@ -35,6 +37,8 @@ SMALLER = {
     "--out=runs/reranker": "--out=runs/reranker --steps=2",
     "--threshold=0.1": "--threshold=0",  # of random weights
     "--root=/mnt/photos": "--root=photos",
+    "--ray=10.0.0.1:6379": "--ray",  # tests/cluster has clusters
+    "--ray=auto": "--ray",
     "configs/d2r_asmk.py": "configs/d2r_asmk.py --config.experiment.codebook.words=8 "
     "--config.extraction.attention_threshold=0",
     "configs/template_own_folder.py": "configs/template_own_folder.py "
@@ -44,8 +48,11 @@ SMALLER = {
 }
 # What a page takes from others.
 BEFORE = {
-    "docs/evaluation.md": (
+    "docs/cluster.md": (
         "extract photos --out=runs/features",
+        "fit codebook runs/features --out=words --words=8",
+    ),
+    "docs/evaluation.md": (
         "index photos --index=runs/own",
         "fit codebook runs/own/store --out=runs/words --words=8",
     ),
@@ -60,7 +67,7 @@ BEFORE = {
     "docs/papers/asmk.md": ("extract photos --out=runs/features",),
 }
 # Packages that the commands of a page need beyond those of `make`.
-NEEDS = {"docs/scale.md": "lancedb"}
+NEEDS = {"docs/cluster.md": "ray", "docs/scale.md": "lancedb"}
 
 
 def _left_out(command: str) -> str | None:
@@ -84,6 +91,7 @@ def material(tmp_path_factory, tiny_model) -> pathlib.Path:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # Ray starts its own so.
 @pytest.mark.parametrize(
     "page", [p for p in TEXTS if p.startswith("docs/") and _run(p)]
 )

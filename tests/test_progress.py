@@ -55,6 +55,17 @@ def test_several_images_are_counted_at_once(monkeypatch, capsys):
     ]
 
 
+@pytest.mark.parametrize("terminal", [io.StringIO, _Terminal])
+def test_a_share_that_is_empty_has_no_rate(monkeypatch, terminal):
+    said = terminal()
+    monkeypatch.setattr("sys.stderr", said)
+    monkeypatch.setattr(progress, "time", _Clock(20.0))
+    with track("write", 2) as advance:
+        advance(0)
+        advance(2)
+    assert "2 of 2 images" in said.getvalue() or "2/2" in said.getvalue()
+
+
 def test_slow_work_is_measured_in_seconds_per_image(monkeypatch, capsys):
     lines = _lines(monkeypatch, capsys, total=200, step=60.0)
     assert lines[0] == "extract: 1 of 200 images, 60.0 s/image, 3 h 19 min left"

@@ -10,7 +10,7 @@ from delf_jax import image_files, images
 from delf_jax.files import encode_name
 from delf_jax.index.photo_index import Index
 from delf_jax.report.html import Picture, encode_thumbnail
-from delf_jax.serve.engine import NotFound, check_id
+from delf_jax.serve.engine import MOST_PIXELS, NotFound, check_id
 
 # Longer sides of thumbnails that are served: few, so that many are kept.
 SIDES = (160, 320, 640, 1280)
@@ -73,6 +73,12 @@ def as_jpeg(path: pathlib.Path) -> bytes:
     """The whole photo as a JPEG; InputError if it cannot be read."""
     with _decoding:
         return images.encode_jpeg(images.read_image(path), quality=92)
+
+
+def preview(photo: bytes) -> bytes:
+    """A JPEG of an upload; InputError if it is no photo."""
+    with _decoding:
+        return encode_thumbnail(images.decode_image(photo, MOST_PIXELS), SIDES[-1])[0]
 
 
 @functools.lru_cache(_KEPT)

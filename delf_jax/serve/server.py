@@ -281,6 +281,11 @@ def _add_search(
         found = _search(engine, worker, await photo.read(), top, skip, box)
         return await _stream(found, lambda each: _fragment(each, skip, link))
 
+    @app.post("/preview", include_in_schema=False)
+    async def preview(photo: Photo) -> Response:
+        made = await asyncio.to_thread(photos.preview, await photo.read())
+        return Response(made, media_type="image/jpeg")
+
     @app.post("/api/match", summary="What two photos have in common")
     async def match(
         photo: Photo,

@@ -72,7 +72,7 @@ def make(folder: pathlib.Path, model: pathlib.Path) -> None:
         )
     for name in ("model", "mine/model"):
         shutil.copytree(model, folder / "runs" / name)
-    for name in ("runs/ssd/model", "d2r_frcnn_20190411"):
+    for name in ("runs/ssd/model", "runs/d2r_frcnn", "d2r_frcnn_20190411"):
         detectors.save_random(folder / name)
     for name in ("a", "b"):
         trained = ROOT / "tests" / "fixtures" / "v0.1" / "training"
@@ -103,6 +103,9 @@ def _write_ground_truths(folder: pathlib.Path) -> None:
     drawn = draw_dataset(folder / "drawn_dataset") / "drawn"
     truth = files.read_json(drawn / "gnd_drawn.json")
     shutil.copytree(drawn / "jpg", folder / "jpg")
+    (folder / "crops").mkdir()
+    for query in truth["qimlist"]:
+        shutil.copy(drawn / "jpg" / f"{query}.jpg", folder / "crops")
     for name in ("ground_truth.json", "truth.json"):
         shutil.copy(drawn / "gnd_drawn.json", folder / name)
     for name in (

@@ -11,6 +11,7 @@ import threading
 import urllib.request
 
 import pytest
+from PIL import Image
 
 from tests.helpers.indexed_photos import draw_photo
 from tests.serve.conftest import MISSING
@@ -168,6 +169,26 @@ def test_only_confident_pages_and_what_is_no_photo(page, copied):
         "#photo", {"name": "x.jpg", "mimeType": "image/jpeg", "buffer": b"none"}
     )
     page.wait_for_selector("#state.wrong:has-text('known format')")
+    # What was found for the photo before it is gone.
+    assert page.locator("#found .card").count() == 0
+    assert page.locator(".pager").is_hidden()
+
+
+def test_a_photo_that_browsers_do_not_show_is_drawn_with_its_matches(page, copied):
+    path = copied / "photo.tif"
+    Image.open(copied / "photos/a/1.jpg").save(path)
+    with page.expect_response("**/preview"):
+        search(page, path)
+    page.wait_for_selector(".frame img")
+    page.click(".card >> nth=0")
+    page.wait_for_selector(".stage line", state="attached")
+
+
+def test_a_photo_that_is_gone_is_said_to_be(page, copied):
+    (copied / "photos/a/2.jpg").unlink()
+    search(page, copied / "photos/a/1.jpg")
+    page.click(".card[data-image='a/2.jpg']")
+    page.wait_for_selector("dialog p:has-text('the photo cannot be shown')")
 
 
 def test_photos_are_added_and_names_with_markup_stay_names(page, copied):

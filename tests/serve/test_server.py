@@ -134,6 +134,17 @@ def test_photos_that_browsers_do_not_show_are_sent_as_jpeg(serve, copied):
     assert sent.content.startswith(b"\xff\xd8")
 
 
+def test_uploads_that_browsers_do_not_show_come_back_as_jpeg(serve, copied):
+    path = copied / "photo.tif"
+    Image.open(copied / "photos/a/1.jpg").save(path)
+    client = serve()
+    sent = client.post("/preview", files={"photo": ("x.tif", path.read_bytes())})
+    assert sent.headers["content-type"] == "image/jpeg"
+    assert sent.content.startswith(b"\xff\xd8")
+    none = client.post("/preview", files={"photo": ("x.tif", b"none")})
+    assert none.status_code == 400
+
+
 @pytest.mark.parametrize(
     "id",
     [

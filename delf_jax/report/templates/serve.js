@@ -2,7 +2,7 @@
 const get = (id) => document.getElementById(id);
 const figure = document.querySelector("figure.query"), frame = figure.querySelector(".frame"), preview = frame.querySelector("img");
 const sides = Object.fromEntries([...document.querySelectorAll("[data-side]")].map((input) => [input.dataset.side, input]));
-let photo = null, start = 0, running = null, attention = [], done = false;
+let photo = null, asked = null, start = 0, running = null, attention = [], done = false;
 
 function say(words, wrong = false) {
   get("state").textContent = words;
@@ -12,15 +12,43 @@ function say(words, wrong = false) {
 function take(file) {
   if (!file) return;
   photo = file;
-  URL.revokeObjectURL(preview.src);
-  preview.src = figure.dataset.full = URL.createObjectURL(file);
-  frame.hidden = false;
+  display(file);
+  clear();
   get("name").textContent = file.name;
   figure.hidden = get("part").hidden = get("go").disabled = false;
   setBox(0, 0, 100, 100);
   search();
 }
-preview.onerror = () => { frame.hidden = true; };
+
+function display(picture) {
+  URL.revokeObjectURL(preview.src);
+  preview.src = figure.dataset.full = URL.createObjectURL(picture);
+  frame.hidden = false;
+}
+
+// What the browser does not show, such as photos of iPhones, the server makes a JPEG of.
+preview.onerror = async () => {
+  frame.hidden = true;
+  const mine = photo;
+  if (asked === mine) return;
+  asked = mine;
+  try {
+    const shown = await (await post("preview", form())).blob();
+    if (mine === photo) display(shown);
+  } catch { } // The search says what is wrong.
+};
+
+function form() {
+  const body = new FormData();
+  body.append("photo", photo, photo.name || "photo");
+  return body;
+}
+
+// Nothing that was found for another photo stays beside this one.
+function clear() {
+  get("found").replaceChildren();
+  get("verifying").hidden = document.querySelector("section .pager").hidden = true;
+}
 
 // The part that is searched with, in percent.
 function setBox(left, top, right, bottom) {
@@ -92,8 +120,7 @@ async function search(from = 0) {
   const mine = running = new AbortController();
   start = from;
   done = false;
-  const body = new FormData();
-  body.append("photo", photo, photo.name || "photo");
+  const body = form();
   body.append("top", get("top").value);
   body.append("skip", start);
   if (!isWhole()) body.append("box", box().map((side) => side / 100).join());
@@ -106,7 +133,7 @@ async function search(from = 0) {
     }
   } catch (error) {
     if (mine !== running) return;
-    get("verifying").hidden = true;
+    clear();
     say(error instanceof TypeError ? "The server cannot be reached." : `${error.message}.`, true);
   }
 }

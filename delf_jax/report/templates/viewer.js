@@ -151,7 +151,9 @@ const viewer = (() => {
     if (!dialog.open) dialog.showModal();
     const loaded = await Promise.all(holders.map((holder, i) => load(holder, i ? card.dataset.image : "query")));
     if (time !== opened || !dialog.open) return;
-    const photos = loaded.filter(Boolean);
+    const photos = loaded.filter(Boolean), absent = ["query", "photo"].filter((_, i) => !loaded[i]);
+    if (absent.length) dialog.querySelector(".top p").textContent += `; the ${absent.join(" and the ")} cannot be shown`;
+    buttons.lines.disabled ||= absent.length > 0;
     stage.replaceChildren();
     if (!photos.length) return;
     layOut(photos);
