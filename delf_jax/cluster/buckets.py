@@ -13,7 +13,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from delf_jax import files
@@ -39,7 +39,9 @@ class Mirror(NamedTuple):
 
     url: str
     path: pathlib.Path
-    on_demand: bool
+    is_written: bool = False
+    """what changes in the copy goes back; of all else the bucket stays as it is"""
+    on_demand: bool = False
     """files come when they are looked at"""
 
 
@@ -60,7 +62,10 @@ def _is_address(text: Any) -> bool:
 
 @contextlib.contextmanager
 def mirrored(
-    values: dict[str, Any], root: pathlib.Path, on_demand: Sequence[str] = ()
+    values: dict[str, Any],
+    root: pathlib.Path,
+    written: Collection[str] = (),
+    on_demand: Collection[str] = (),
 ) -> Iterator[None]:
     """While it lasts, addresses among the values are the paths of copies.
 
@@ -69,11 +74,13 @@ def mirrored(
     Args:
       values: by name, as of `addresses`; changed in place.
       root: the folder for copies.
+      written: values whose files the command writes.
       on_demand: values whose files come when they are looked at.
     """
     try:
         for name, value in list(values.items()):
-            values[name] = _to_copies(value, root, name in on_demand)
+            how = name in written, name in on_demand
+            values[name] = _to_copies(value, root, *how)
         for mirror in _active:
             pull(mirror)
         try:
@@ -95,23 +102,24 @@ def mirrored(
         _active.clear()
 
 
-def _to_copies(value: Any, root: pathlib.Path, on_demand: bool) -> Any:
+def _to_copies(
+    value: Any, root: pathlib.Path, is_written: bool, on_demand: bool
+) -> Any:
     """A text, or a list, with the paths of copies, which from now on are active."""
     if isinstance(value, list):
-        return [_to_copies(each, root, on_demand) for each in value]
+        return [_to_copies(each, root, is_written, on_demand) for each in value]
     if not _is_address(value):
         return value
     at, url = "@" * value.startswith("@"), value.removeprefix("@").rstrip("/")
     path = _place(root, url)
     if all(mirror.path != path for mirror in _active):
-        _active.append(Mirror(url, path, on_demand and not at))
+        _active.append(Mirror(url, path, is_written, on_demand and not at))
     return f"{at}{path}"
 
 
 def _push_all() -> None:
     for mirror in _active:
-        if not mirror.on_demand:
-            push(mirror)
+        push(mirror)
 
 
 def active() -> list[Mirror]:
@@ -184,7 +192,12 @@ def fetch(paths: Iterable[pathlib.Path]) -> None:
 
 
 def push(mirror: Mirror) -> None:
-    """Brings the bucket up to date with the copy."""
+    """Brings the bucket up to date with the copy, if that is written to.
+
+    InputError if nothing is left of a copy: somebody has cleared the cache.
+    """
+    if not mirror.is_written:
+        return
     with _note(mirror) as known, _asking(mirror):
         looks = _looks(mirror)
         changed = {
@@ -195,6 +208,11 @@ def push(mirror: Mirror) -> None:
         gone = [name for name in known if name not in looks]
         if not changed and not gone:
             return
+        if not looks:
+            raise InputError(
+                f"{mirror.url}: its copy in the cache has gone, and nothing of the "
+                "bucket is deleted; run the same command again"
+            )
         system, root = _open(mirror)
         # Written last, read first: what tells of other files comes after them.
         ordered = sorted(changed, key=lambda name: changed[name][1])

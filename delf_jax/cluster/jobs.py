@@ -135,8 +135,7 @@ class _Actor:
         buckets.fetch(_paths(share))
         result = self._work(share)
         for mirror in buckets.active():
-            if not mirror.on_demand:
-                buckets.push(mirror)
+            buckets.push(mirror)
         return result
 
     def _try(self, action: Callable[[], Any]) -> Answer:

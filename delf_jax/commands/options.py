@@ -14,6 +14,14 @@ from delf_jax.progress import print_failures, print_results
 FAILED = 1
 # They work on files for as long as they run, or on the network.
 WITHOUT_BUCKETS = ("train", "sweep", "serve", "download")
+# What commands write to, where it is not --out, or not that alone.
+WRITTEN = {
+    "index": ("index",),
+    "evaluate": ("index", "out"),
+    "reproduce": ("index", "out"),
+    "calibrate": ("index", "model", "out"),
+    "prepare": ("data",),
+}
 # Where workers of a cluster get photos themselves, and the options that name those.
 FAR, PHOTOS = ("extract", "index", "detect", "prepare"), ("paths", "add", "images")
 
@@ -193,7 +201,8 @@ def copies_of_buckets(options: argparse.Namespace) -> Iterator[None]:
         )
     # Workers of a cluster get photos for themselves.
     far = options.command in FAR and options.ray is not None
-    with buckets.mirrored(values, kept.parent, PHOTOS if far else ()):
+    written = [*WRITTEN.get(options.command, ("out",)), *getattr(options, "files", ())]
+    with buckets.mirrored(values, kept.parent, written, PHOTOS if far else ()):
         yield
 
 

@@ -89,6 +89,23 @@ def test_what_was_finished_is_sent_by_the_next_run(run, bucket, monkeypatch):
     assert len(feature_store.open_store(bucket / "features").ids) == 4
 
 
+def test_what_is_only_read_stays_whatever_becomes_of_the_copy(bucket, tmp_path):
+    values = {"paths": "s3://bucket/photos", "out": "s3://bucket/out"}
+    (bucket / "out").mkdir()
+    (bucket / "out" / "kept").write_text("1")
+    with buckets.mirrored(values, tmp_path / "copies", ["out"]):
+        (pathlib.Path(values["paths"]) / "0.png").unlink()
+        (pathlib.Path(values["paths"]) / "1.png").write_text("changed")
+    before = {f"{n}.png" for n in range(4)}
+    assert _content(bucket / "photos").keys() == before
+    assert (bucket / "photos" / "1.png").stat().st_size > 100
+    values["out"] = "s3://bucket/out"
+    with pytest.raises(InputError, match="its copy in the cache has gone"):
+        with buckets.mirrored(values, tmp_path / "copies", ["out"]):
+            shutil.rmtree(tmp_path / "copies" / "buckets" / "s3")
+    assert (bucket / "out" / "kept").exists()
+
+
 def test_what_fails_names_the_address(bucket, capsys):
     assert cli.main(["extract", "s3://bucket/none", "--out=s3://bucket/out"]) == 2
     assert "error: s3://bucket/none" in capsys.readouterr().err
@@ -134,7 +151,7 @@ def test_workers_of_a_cluster_get_photos_and_send_results_themselves(bucket, tmp
     values = {"paths": ["s3://bucket/photos"], "out": "s3://bucket/out"}
     (bucket / "out").mkdir()
     (bucket / "out" / "first").write_text("1")
-    with buckets.mirrored(values, tmp_path / "copies", ["paths"]):
+    with buckets.mirrored(values, tmp_path / "copies", ["out"], ["paths"]):
         photo, out = (
             pathlib.Path(values["paths"][0], "0.png"),
             pathlib.Path(values["out"]),
@@ -165,7 +182,7 @@ def test_a_worker_on_another_disk_gets_copies_of_its_own(bucket, tmp_path, monke
     values = {"paths": "s3://bucket/photos", "out": "s3://bucket/out"}
     (bucket / "out").mkdir()
     (bucket / "out" / "first").write_text("1")
-    with buckets.mirrored(values, tmp_path / "copies", ["paths"]):
+    with buckets.mirrored(values, tmp_path / "copies", ["out"], ["paths"]):
         mirrors = buckets.active()
         shutil.rmtree(tmp_path / "copies")  # As on a machine that has none.
         photo, sign = f"{values['paths']}/0.png", f"{values['out']}/sign"
