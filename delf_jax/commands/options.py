@@ -17,9 +17,9 @@ WITHOUT_BUCKETS = ("train", "sweep", "serve", "download")
 # What commands write to, where it is not --out, or not that alone.
 WRITTEN = {
     "index": ("index",),
-    "evaluate": ("index", "out"),
-    "reproduce": ("index", "out"),
-    "calibrate": ("index", "model", "out"),
+    "evaluate": ("index",),
+    "calibrate": ("index", "model"),
+    "features": ("target",),
     "prepare": ("data",),
 }
 # Where workers of a cluster get photos themselves, and the options that name those.

@@ -12,6 +12,7 @@ import pytest
 from delf_jax import cli
 from delf_jax.cluster import buckets, jobs
 from delf_jax.cluster.shares import Answer
+from delf_jax.commands import options
 from delf_jax.files import InputError
 from delf_jax.store import feature_store
 from tests.helpers.bucket import make_bucket
@@ -87,6 +88,18 @@ def test_what_was_finished_is_sent_by_the_next_run(run, bucket, monkeypatch):
     monkeypatch.setenv("DELF_JAX_CACHE", str(bucket.parent.parent / "cache"))
     assert "0 extracted, 4 unchanged" in run(*EXTRACT)[1]
     assert len(feature_store.open_store(bucket / "features").ids) == 4
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_what_a_command_writes_to_is_known(name):
+    parser = options.Parser()
+    cli.COMMANDS[name].add_options(parser)
+    known = {action.dest for action in parser._actions}
+    for written in options.WRITTEN.get(name, ()):
+        assert written in known
+    writes = {"out", "target", "workdir"} & known
+    if name not in options.WITHOUT_BUCKETS:
+        assert writes <= {*options.WRITTEN.get(name, ("out",))}
 
 
 def test_what_is_only_read_stays_whatever_becomes_of_the_copy(bucket, tmp_path):
