@@ -15,8 +15,8 @@ local features stay bit for bit as they are, with what their inliers are worth. 
 model is the mean of the learned weights and those of the start, which forgets less of
 what your photos do not show [Wortsman2022].
 
-Cost: 300 steps of 32 views, five minutes of a CPU core (AMD Zen 4), less than one on a
-GPU, by estimate. With some thousand photos one GPU can train all of it:
+Cost, an estimate: 300 steps of 32 views, five minutes of a CPU core (AMD Zen 4), less
+than one on a GPU. With some thousand photos one GPU can train all of it:
 --config.train_only= --config.views.size=320 --config.batch_size=64
 --config.optimizer.learning_rate=2e-3 --config.steps=3000 --config.precision=bfloat16;
 v5e-16 or 8xH100: the same with a batch of 512. Expected: docs/training.md.
