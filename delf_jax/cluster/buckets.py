@@ -1,7 +1,7 @@
 """Buckets (gs://, s3://): commands work on copies of them on this machine.
 
 What is new in a bucket comes before a command does its work, what is new in the copy
-goes back after it, in the order in which it was written. A note of what both were like
+goes back after it, what tells of other files last. A note of what both were like
 says which of them has changed since; what two machines add under names of their own is
 all kept. Photos may come one by one, when they are looked at: until then a file of
 their size and time stands for each.
@@ -214,10 +214,8 @@ def push(mirror: Mirror) -> None:
                 "bucket is deleted; run the same command again"
             )
         system, root = _open(mirror)
-        # Written last, read first: what tells of other files comes after them.
-        ordered = sorted(changed, key=lambda name: changed[name][1])
-        with track("send", len(ordered), "file") as advance:
-            for some in _batches(ordered):
+        with track("send", len(changed), "file") as advance:
+            for some in _in_order(changed):
                 targets = [_key(root, name) for name in some]
                 system.put([str(_inside(mirror, name)) for name in some], targets)
                 system.invalidate_cache()
@@ -225,12 +223,18 @@ def push(mirror: Mirror) -> None:
                     stamp = _first(system.info(target), _STAMPS)
                     known[name] = [stamp, *changed[name]]
                 advance(len(some))
-        for some in _batches(gone):
+        for name in gone:
             with contextlib.suppress(FileNotFoundError):
-                system.rm([_key(root, name) for name in some])
-            for name in some:
-                del known[name]
+                system.rm_file(_key(root, name))  # `rm` takes [ and * for patterns.
+            del known[name]
     say(f"{mirror.url}: is up to date with {mirror.path}")
+
+
+def _in_order(changed: Mapping[str, list[int]]) -> Iterator[Sequence[str]]:
+    """Files that are sent together, then one by one what tells of other files."""
+    written = sorted(changed, key=lambda name: changed[name][1])
+    yield from _batches([name for name in written if not name.endswith(".json")])
+    yield from ([name] for name in written if name.endswith(".json"))
 
 
 def _place(root: pathlib.Path, url: str) -> pathlib.Path:
@@ -357,8 +361,10 @@ def _looks(mirror: Mirror) -> dict[str, list[int]]:
     for folder, _, names in os.walk(mirror.path):
         for name in names:
             path = pathlib.Path(folder, name)
-            if not files.is_temporary(path) and name != _HELD:
-                found[_name(mirror, path)] = _look(path)
+            if files.is_temporary(path) or name == _HELD:
+                continue
+            if look := _look(path):  # Another process may just have removed it.
+                found[_name(mirror, path)] = look
     return found
 
 

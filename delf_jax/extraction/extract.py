@@ -40,7 +40,6 @@ from delf_jax.images import (
 )
 from delf_jax.models.delf import Backbone
 from delf_jax.models.pooling import UNCHANGED, GeMChanges
-from delf_jax.models.resnet import ResNet
 
 # The original returns nothing for images with a side below this.
 MIN_SIDE = 10
@@ -135,12 +134,6 @@ def _network(model: Model, settings: ExtractionSettings) -> _Network:
     if settings.max_features and not model.has_local:
         raise InputError(
             f"model {model.name} has no local branch: extraction.max_features must be 0"
-        )
-    exact = settings.locations == "exact" or isinstance(model.module.backbone, ResNet)
-    if settings.max_features and not exact:
-        raise InputError(
-            f"model {model.name} is not of the original: extraction.locations must be "
-            "'exact'"
         )
     engine = engines.load(model, settings, _gem_changes(model, settings))
     return _Network(engine, model.module.backbone, settings)

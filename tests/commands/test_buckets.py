@@ -8,6 +8,7 @@ import types
 
 import numpy as np
 import pytest
+from fsspec.implementations.dirfs import DirFileSystem
 
 from delf_jax import cli
 from delf_jax.cluster import buckets, jobs
@@ -117,6 +118,32 @@ def test_what_is_only_read_stays_whatever_becomes_of_the_copy(bucket, tmp_path):
         with buckets.mirrored(values, tmp_path / "copies", ["out"]):
             shutil.rmtree(tmp_path / "copies" / "buckets" / "s3")
     assert (bucket / "out" / "kept").exists()
+
+
+def test_what_is_removed_is_that_file_and_what_tells_of_others_comes_last(
+    bucket, tmp_path, monkeypatch
+):
+    out = bucket / "out"
+    out.mkdir()
+    for name in ("a[1]", "a1", "*", "b"):
+        (out / name).write_text(name)
+    values = {"out": "s3://bucket/out"}
+    sent = []
+    with buckets.mirrored(values, tmp_path / "copies", ["out"]):
+        copy = pathlib.Path(values["out"])
+        for name in ("*", "a[1]"):
+            (copy / name).unlink()
+        (copy / "manifest.json").write_text("{}")
+        (copy / "shard").write_text("later")
+        put = DirFileSystem.put
+        monkeypatch.setattr(
+            DirFileSystem, "put", lambda *a: sent.append(a[2]) or put(*a)
+        )
+    assert sent == [["bucket/out/shard"], ["bucket/out/manifest.json"]]
+    assert {path.name for path in out.iterdir()} == {
+        *("a1", "b", "shard"),
+        "manifest.json",
+    }
 
 
 def test_what_fails_names_the_address(bucket, capsys):
