@@ -38,7 +38,7 @@ RANGES = {
     "init_from": str,
     "init_partial": bool,
     "init_share": "[0, 1)",
-    "train_only": ("", "descriptors", "attention", "backbone", "global"),
+    "train_only": ("", "descriptors", "attention", "backbone", "global", "detector"),
     "model.name": ("delf", "delg", "global", "how", "ssd", "faster_rcnn"),
     "model.backbone": ("resnet", "compact", "efficientnet_lite2", "mobilenet_v2"),
     "model.depth": (18, 22, 26, 50, 101),

@@ -1,12 +1,12 @@
 """Detect-to-Retrieve: R-ASMK*, the whole photo and its detected regions [D2R].
 
-    python main.py download delf_gld --yes --out=models
+    python main.py download delf_gld d2r_frcnn --yes --out=models
     python main.py reproduce --config=configs/d2r_asmk.py --data=data
 
-As configs/delf_asmk.py, and each dataset's folder holds boxes.csv, the boxes of its
-index photos with a score of 0.1 and more, as `detect jpg --threshold=0.1` writes it
-with the original's detector, d2r_frcnn_20190411, or one of ours. The paper, mAP in per
-cent, medium / hard:
+As configs/delf_asmk.py, with boxes of a score of 0.1 and more that the original's
+detector finds in the photos of the index, which takes TensorFlow (extra [tf]);
+--config.experiment.detector=bundled is ours, and the folder of any other is taken, too.
+The paper, mAP in per cent, medium / hard:
 
                         ROxford      RParis       ROxford+R1M  RParis+R1M
     R-ASMK*             73.3 / 47.6
@@ -24,7 +24,7 @@ from configs import delf_asmk
 
 def get_config() -> ConfigDict:
     config = delf_asmk.get_config()
-    config.experiment.boxes = "boxes.csv"
+    config.experiment.detector = "models/released/d2r_frcnn_20190411"
     config.experiment.paper = (
         ("roxford5k", "asmk", 73.3, 47.61),
         ("roxford5k", "asmk+verification", 76.0, 52.4),

@@ -17,7 +17,9 @@ def get_config() -> ConfigDict:
     config.datasets = ("roxford5k", "rparis6k")  # those in DATA are searched.
     config.ways = ("global", "verification")  # as --rerank of evaluate has them.
     config.verification = "delg"  # preset: "delg", "d2r"; "": this project's own.
-    config.boxes = ""  # file of boxes in a dataset's folder, for regional features.
+    # For regional features: a file of boxes in a dataset's folder, or the folder of a
+    # detector that finds them ("bundled": ours).
+    config.boxes, config.detector = "", ""
 
     config.codebook = ConfigDict()
     config.codebook.words = 0  # visual words; 0: no codebook.

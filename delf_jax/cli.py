@@ -162,8 +162,8 @@ COMMANDS = {
     ),
     "detect": Command(
         "find landmarks in photos: boxes, drawn and as files",
-        "detect photos --out=boxes --model=runs/ssd/model\n"
-        "detect a.jpg --out=boxes --model=ssd --format=coco",
+        "detect photos --out=boxes\n"
+        "detect a.jpg --out=boxes --model=runs/ssd/model --format=coco",
         detection.add_detect_options,
         detection.run_detect,
     ),

@@ -123,8 +123,7 @@ def test_a_header_says_the_command_the_cost_and_the_result(name):
         "delg_tiny",
         "synthetic",
         "ablation",
-        "detect_small",
-        "detect_real",
+        "detect_tiny",
     )
     if name in of_two_cores:
         return
@@ -144,8 +143,8 @@ def test_the_configs_that_papers_and_own_photos_need_are_there():
         "gldv2_arcface_r101",
         "detect_frcnn",
         "detect_own_boxes",
-        "detect_small",
         "detect_ssd",
+        "detect_tiny",
         "sfm120k_r101",
         "how_r50",
         "template_own_folder",

@@ -17,23 +17,28 @@ def add_detect_options(parser: Parser) -> None:
     images = "images, folders of images, or @LIST: a file of paths"
     parser.add_argument("paths", nargs="+", metavar="PATH", help=images)
     parser.add_out("folder of boxes and figures", required=True)
-    parser.add_value("--model", "DIR", "folder of a detector", required=True)
-    meaning = "least score of a box (0.5)"
-    parser.add_value("--threshold", "SCORE", meaning, type=float, default=0.5)
+    meaning = "folder of a detector (default: the bundled one)"
+    parser.add_value("--model", "DIR", meaning)
+    meaning = "least score of a box (0.3)"
+    parser.add_value("--threshold", "SCORE", meaning, type=float, default=0.3)
     meaning = "of OUT/boxes.csv, OUT/NAME.boxes or OUT/coco.json: "
     parser.add_choice("--format", ("csv", "boxes", "coco"), meaning, default="csv")
     parser.add_json("boxes as JSON")
     parser.add_ray()
 
 
-def finder(detector: str | None, folder: str, ray: str | None) -> Any:
-    """What finds the boxes of photos and keeps them in `folder`; None without one."""
-    if not detector:
+def finder(detector: str | None, folder: str, ray: str | None = None) -> Any:
+    """What finds the boxes of photos and keeps them in `folder`; None without one.
+
+    Args:
+      detector: its folder; "": the bundled one.
+    """
+    if detector is None:
         return None
     from delf_jax.detection.detect import open_detector
     from delf_jax.detection.results import detected_boxes
 
-    model = open_detector(detector)
+    model = open_detector(detector or None)
     out = f"{folder}/boxes"
     return functools.partial(detected_boxes, out=out, model=model, ray=ray)
 

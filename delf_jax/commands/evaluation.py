@@ -4,6 +4,7 @@ import argparse
 import pathlib
 from typing import Any
 
+from delf_jax.commands.detection import finder
 from delf_jax.commands.options import (
     Parser,
     model_and_settings,
@@ -175,6 +176,14 @@ def add_reproduce_options(parser: Parser) -> None:
     parser.add_model()
 
 
+def _finder_of(detector: str) -> Any:
+    """What finds boxes for an experiment; None: it names no detector."""
+    if not detector:
+        return None
+    named = "" if detector == "bundled" else detector
+    return lambda photos, folder: finder(named, str(folder))(photos)
+
+
 def run_reproduce(options: argparse.Namespace) -> int:
     prepare_jax()
     from delf_jax.data.released_catalogue import command_for
@@ -192,6 +201,7 @@ def run_reproduce(options: argparse.Namespace) -> int:
         pathlib.Path(options.out or pathlib.Path("runs", "reproduce", name)),
         model,
         settings,
+        _finder_of(config.experiment.detector),
     )
     reproduce.reproduce(
         config.experiment,

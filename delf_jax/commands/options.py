@@ -22,6 +22,8 @@ WRITTEN = {
     "features": ("target",),
     "prepare": ("data",),
 }
+# Options whose value stands after `=`, if at all: what follows them is a path.
+ALONE = ("--ray", "--detect")
 # Where workers of a cluster get photos themselves, and the options that name those.
 FAR, PHOTOS = ("extract", "index", "detect", "prepare"), ("paths", "add", "images")
 
@@ -52,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else args
-        args = ["--ray=" if word == "--ray" else word for word in args]
+        args = [f"{word}=" if word in ALONE else word for word in args]
         return super().parse_known_args(args, namespace)
 
     def add_value(self, name: str, metavar: str, meaning: str, **kwargs: Any) -> None:
@@ -87,7 +89,7 @@ class Parser(argparse.ArgumentParser):
         self.add_value("--part", "I/N", meaning, type=parse_part)
 
     def add_ray(self) -> None:
-        """--ray, which takes an address after `=` alone: what follows it is a path."""
+        """--ray, one of `ALONE`."""
         meaning = "work on a Ray cluster, or without =ADDRESS here"
         self.add_value("--ray", "=ADDRESS", meaning, nargs="?", const="", type=str)
 
@@ -107,8 +109,9 @@ class Parser(argparse.ArgumentParser):
         self.add_value("--codebook", "DIR", meaning)
 
     def add_detect(self) -> None:
-        meaning = "add features of boxes that this detector finds"
-        self.add_value("--detect", "DIR", meaning)
+        """--detect, one of `ALONE`."""
+        meaning = "add features of boxes that this, or the bundled detector finds"
+        self.add_value("--detect", "=DIR", meaning, nargs="?", const="", type=str)
 
     def add_reranker(self) -> None:
         meaning = "of the step learned; see `fit reranker`"

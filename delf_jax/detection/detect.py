@@ -23,7 +23,7 @@ from delf_jax.detection.saved_model import (
     open_saved_detector,
 )
 from delf_jax.extraction.extract import ahead, readers
-from delf_jax.extraction.model_folder import Model, load_model
+from delf_jax.extraction.model_folder import BUNDLED_DETECTOR, Model, load_model
 from delf_jax.extraction.settings import make_settings
 from delf_jax.files import InputError
 from delf_jax.images import ImageLike, image_name, open_image, resize_image
@@ -85,8 +85,13 @@ def detect_images(
                     yield _in_pixels(each, *found.popleft())
 
 
-def open_detector(model: Detector | str | os.PathLike) -> Detector:
-    """The detector itself, or that of a folder; InputError if it is none."""
+def open_detector(model: Detector | str | os.PathLike | None) -> Detector:
+    """The detector itself, that of a folder, or the bundled one, which is kept.
+
+    InputError if it is none.
+    """
+    if model is None:
+        return _bundled()
     if isinstance(model, SavedDetector):
         return model
     if not isinstance(model, Model):
@@ -96,9 +101,14 @@ def open_detector(model: Detector | str | os.PathLike) -> Detector:
     if not model.is_detector:
         raise InputError(
             f"model {model.name} gives features and no boxes: detect takes a detector, "
-            "such as train --config=configs/detect_ssd.py makes"
+            "or none for the bundled one"
         )
     return model
+
+
+@functools.cache
+def _bundled() -> Model:
+    return load_model(BUNDLED_DETECTOR)
 
 
 def _network(model: Detector) -> tuple[Callable[..., Any], int | None, int]:

@@ -16,13 +16,13 @@ from delf_jax.files import InputError
 from delf_jax.images import ImageLike
 
 # Least score of a box, unless another is asked for.
-THRESHOLD = 0.5
+THRESHOLD = 0.3
 
 
 @overload
 def detect(  # type: ignore[overload-overlap]  # A path is also a string.
     images: ImageLike,
-    model: Detector | str | os.PathLike,
+    model: Detector | str | os.PathLike | None = None,
     *,
     threshold: float = THRESHOLD,
     errors: Literal["raise"] = "raise",
@@ -32,7 +32,7 @@ def detect(  # type: ignore[overload-overlap]  # A path is also a string.
 @overload
 def detect(
     images: Iterable[ImageLike],
-    model: Detector | str | os.PathLike,
+    model: Detector | str | os.PathLike | None = None,
     *,
     threshold: float = THRESHOLD,
     errors: Literal["raise"] = "raise",
@@ -42,7 +42,7 @@ def detect(
 @overload
 def detect(
     images: ImageLike | Iterable[ImageLike],
-    model: Detector | str | os.PathLike,
+    model: Detector | str | os.PathLike | None = None,
     *,
     threshold: float = THRESHOLD,
     errors: Errors,
@@ -51,7 +51,7 @@ def detect(
 
 def detect(
     images: ImageLike | Iterable[ImageLike],
-    model: Detector | str | os.PathLike,
+    model: Detector | str | os.PathLike | None = None,
     *,
     threshold: float = THRESHOLD,
     errors: Errors = "raise",
@@ -60,7 +60,8 @@ def detect(
 
     Args:
       images: as `delf_jax.extract` takes them.
-      model: a detector, or its folder; also one that the original has released.
+      model: a detector, or its folder; also one that the original has released. None
+        is the bundled one.
       threshold: least score of a box, in [0, 1].
       errors: as of `delf_jax.extract`.
     """

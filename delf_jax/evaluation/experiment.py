@@ -23,8 +23,9 @@ _PAPER = (str, str, (int, float), (int, float))
 def every_field() -> ConfigDict:
     """All that a section `experiment` can say; configs/experiment.py explains it."""
     codebook = {"words": 0, "iterations": 50, "seed": 0, "path": "", "learned_on": ()}
-    names = {"weights": "", "datasets": (), "ways": (), "verification": "", "boxes": ""}
-    return ConfigDict({**names, "codebook": codebook, "paper": ()})
+    names = dict.fromkeys(("weights", "verification", "boxes", "detector"), "")
+    several = dict.fromkeys(("datasets", "ways", "paper"), ())
+    return ConfigDict({**names, **several, "codebook": codebook})
 
 
 def read_experiment_config(
@@ -64,6 +65,11 @@ def _check(experiment: ConfigDict, path: Any) -> None:
     for name, good in allowed.items():
         if not good:
             raise InputError(f"{path}: {EXPERIMENT}.{name}: not allowed")
+    if experiment.boxes and experiment.detector:
+        raise InputError(
+            f"{path}: {EXPERIMENT}.boxes, {EXPERIMENT}.detector: use one of them; a "
+            "detector finds boxes itself"
+        )
     starts = [pipeline[0] for pipeline in read_pipelines(experiment, path)]
     by_words = [start for start in starts if start in AGGREGATED]
     if by_words and not (numbers.words or numbers.path):

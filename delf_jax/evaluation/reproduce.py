@@ -1,13 +1,13 @@
 """Experiments of papers: from photos to the table, the published figures beside.
 
-`out` holds a folder for each dataset: store/ and queries/ (features), results.json,
-metrics.txt and report.html; codebooks/, distractors/ and reproduction.json. Features
-and codebooks that are there are not made again.
+`out` holds a folder for each dataset: store/ and queries/ (features), boxes/ where a
+detector finds some, results.json, metrics.txt and report.html; codebooks/, distractors/
+and reproduction.json. Boxes, features and codebooks that are there are not made again.
 """
 
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -28,6 +28,9 @@ from delf_jax.progress import print_results
 from delf_jax.search.matching import verification_settings
 from delf_jax.store import feature_store
 
+# (id, path) of each.
+Photos = Sequence[tuple[str, pathlib.Path]]
+
 
 class ExperimentInputs(NamedTuple):
     """Where features come from and are kept."""
@@ -36,6 +39,8 @@ class ExperimentInputs(NamedTuple):
     out: pathlib.Path
     model: Model
     settings: ExtractionSettings
+    find_boxes: Callable[[Photos, pathlib.Path], RegionBoxes] | None = None
+    """of photos, by a detector; keeps them in a folder, too"""
     boxes: Mapping[str, RegionBoxes] = {}
     """of the index photos of datasets, by name"""
 
@@ -66,14 +71,14 @@ def reproduce(
         evaluation.complete(dataset, datasets.missing_photos(dataset), partial)
     learned_on = _learned_on(experiment, found, inputs.data, partial)
     unrelated = None
-    inputs = inputs._replace(boxes=_open_boxes(experiment, found, inputs.data))
+    inputs = inputs._replace(boxes=_boxes(experiment, found, inputs, partial))
     if others is not None:
         unrelated = distractors.open_distractors(
             others,
             inputs.out / "distractors",
             inputs.model,
             inputs.settings,
-            boxes=_boxes_of_distractors(experiment, others),
+            boxes=_boxes_of_distractors(experiment, inputs, others),
             partial=partial,
             progress=progress,
         )
@@ -144,13 +149,24 @@ def _learned_on(
     return learned_on
 
 
-def _open_boxes(
-    experiment: ConfigDict, names: Iterable[str], data: pathlib.Path
+def _boxes(
+    experiment: ConfigDict,
+    found: Mapping[str, Dataset],
+    inputs: ExperimentInputs,
+    partial: bool,
 ) -> dict[str, RegionBoxes]:
     """The boxes of each dataset, if the experiment has any."""
+    if inputs.find_boxes:
+        boxes = {}
+        for name, dataset in found.items():
+            missing = datasets.missing_photos(dataset)
+            there = evaluation.complete(dataset, missing, partial)
+            photos = datasets.index_files(there)
+            boxes[name] = inputs.find_boxes(photos, inputs.out / name)
+        return boxes
     if not experiment.boxes:
         return {}
-    paths = {name: find_dataset(data, name) for name in names}
+    paths = {name: find_dataset(inputs.data, name) for name in found}
     return {
         name: open_boxes((path if path.is_dir() else path.parent) / experiment.boxes)
         for name, path in paths.items()
@@ -159,14 +175,16 @@ def _open_boxes(
 
 
 def _boxes_of_distractors(
-    experiment: ConfigDict, others: str | os.PathLike
+    experiment: ConfigDict, inputs: ExperimentInputs, others: str | os.PathLike
 ) -> RegionBoxes | None:
     """Those beside the photos; of a store none are read, but it must be with boxes."""
-    if not experiment.boxes:
+    if not (experiment.boxes or inputs.find_boxes):
         return None
     others = pathlib.Path(others)
     if (others / "manifest.json").is_file():
         return RegionBoxes(others, {})
+    if inputs.find_boxes:
+        return inputs.find_boxes(find_images([others]), inputs.out / "distractors")
     return open_boxes(others / experiment.boxes)
 
 

@@ -49,13 +49,16 @@ _SCHEMA = {
     "provenance?": {},
     "calibration?": {},  # Checked by search/calibration.py.
     "sha256": SHA256,
+    # Weights of the bundled model whose backbone this one has, and leaves out.
+    "backbone?": SHA256,
     # Projections beside the weights; of version 0.1 nothing is known.
     "files?": {str: SHA256},
 }
 _REPAIR = "train, export or convert the model again, or copy it again"
 PCA_DEFAULTS = {"variances": "", "dimension": 0, "use_whitening": False}
 PCA_FILES = ("mean", "projection")
-BUNDLED = pathlib.Path(__file__).parents[1] / "bundled" / "delg_tiny"
+_BUNDLED = pathlib.Path(__file__).parents[1] / "bundled"
+BUNDLED, BUNDLED_DETECTOR = _BUNDLED / "delg_tiny", _BUNDLED / "ssd_tiny"
 
 
 class Model(NamedTuple):
@@ -216,7 +219,7 @@ def load_model(
 def fingerprint_of(config: Mapping[str, Any]) -> str:
     """The fingerprint of the model that a folder's config describes."""
     architecture = json.dumps(config["architecture"], sort_keys=True)
-    return digest(architecture + config["sha256"])
+    return digest(architecture + config["sha256"] + config.get("backbone", ""))
 
 
 def _with_global_model(model: Model, other: Model) -> Model:
@@ -256,6 +259,8 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
         )
     config = read_manifest(directory / CONFIG, _SCHEMA, _REPAIR)
     tensors = _read_tensors(directory / WEIGHTS, config["sha256"])
+    if sha256 := config.get("backbone"):
+        tensors |= _bundled_backbone(sha256, directory)
     module = build_module(config["architecture"])
     try:
         expected = _shapes_of(module)
@@ -267,6 +272,38 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     matched = _matched(tensors, expected, directory)
     _check_finite(matched, directory)
     return config, unflatten_dict(matched, sep="/")
+
+
+def leave_out_backbone(source: str | os.PathLike, out: str | os.PathLike) -> None:
+    """Writes a model without its backbone, which is that of the bundled one.
+
+    InputError if it is another.
+    """
+    source, out = pathlib.Path(source), pathlib.Path(out)
+    config, _ = read_model(source)
+    tensors = _read_tensors(source / WEIGHTS, config["sha256"])
+    sha256 = sha256_of(BUNDLED / WEIGHTS)
+    for name, known in _bundled_backbone(sha256, source).items():
+        if name not in tensors or not np.array_equal(tensors.pop(name), known):
+            raise InputError(f"{source}: {name} is not that of the bundled model")
+    with atomic_write(owned(out / WEIGHTS)) as file:
+        file.write(safetensors.numpy.save(tensors))
+    config |= {"sha256": sha256_of(out / WEIGHTS), "backbone": sha256}
+    write_manifest(out / CONFIG, config)
+
+
+def _bundled_backbone(sha256: str, directory: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of the bundled model's backbone, as stored, if these are its weights.
+
+    InputError, naming the directory of who wants them, if its weights are others.
+    """
+    if sha256_of(BUNDLED / WEIGHTS) != sha256:
+        raise InputError(
+            f"{directory}: has no backbone of its own, and that of another version's "
+            "bundled model is not here; use the delf_jax that it came with"
+        )
+    tensors = _read_tensors(BUNDLED / WEIGHTS, sha256)
+    return {n: x for n, x in tensors.items() if n.split("/")[1] == "backbone"}
 
 
 def _shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:

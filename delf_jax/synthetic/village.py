@@ -3,6 +3,9 @@
 The package has it drawn, in `bundled/village`; this drew it:
 
     python -c "from delf_jax.synthetic import village; village.draw(FOLDER)"
+
+and `jpegtran -optimize -progressive` made its photos smaller by a twentieth, with the
+same pixels.
 """
 
 import os

@@ -68,7 +68,7 @@ def make_static(
             "data.sources: no image has a class, so arcface and attention need 0"
         )
     architecture = {**config.model.to_dict(), "num_classes": classes if classify else 0}
-    if config.train_only in ("attention", "global"):
+    if config.train_only in ("attention", "global", "detector"):
         architecture["normalization"] = "frozen"
     dimension = config.teacher.dimension
     if loss.global_distillation and config.model.global_dimension != dimension:

@@ -17,7 +17,7 @@ from delf_jax.config import (
     read_ranges,
     run_config,
 )
-from delf_jax.extraction.model_folder import BUNDLED
+from delf_jax.extraction.model_folder import BUNDLED, BUNDLED_DETECTOR
 from delf_jax.files import InputError
 from delf_jax.models.architecture import BACKBONE_FIELDS
 
@@ -46,7 +46,8 @@ _OWN = ("name", "normalization", "num_classes")
 _FIELDS = {str: object}
 _SCHEMA = {"architecture?": _FIELDS, "model?": _FIELDS, "extraction?": _FIELDS}
 _REPAIR = "restore it, or choose another folder"
-_BUNDLED = "bundled"  # of `init_from`: no folder, but our own model.
+# Of `init_from`: no folders, but our own models.
+_BUNDLED = {"bundled": BUNDLED, "bundled_detector": BUNDLED_DETECTOR}
 
 
 def read_training_config(
@@ -168,7 +169,7 @@ def _adopt_extraction(
 
 def start_folder(init_from: str) -> pathlib.Path:
     """The folder that a config's `init_from` names."""
-    return BUNDLED if init_from == _BUNDLED else pathlib.Path(init_from)
+    return _BUNDLED.get(init_from, pathlib.Path(init_from))
 
 
 def description_of(source: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -36,6 +36,8 @@ PARTS: dict[str, tuple[str | tuple[str, ...], tuple[str, ...]]] = {
     "backbone": ("backbone/", ()),
     # Of few photos: what follows the backbone, so that local features stay as they are.
     "global": (("whitening/", "classifier/", "gem_power"), ()),
+    # Boxes, from maps of a backbone that knows photos already.
+    "detector": ("", ("backbone/",)),
 }
 
 

@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+import delf_jax
 from delf_jax import cli
 from delf_jax.store.feature_store import open_store
 from tests.helpers.detectors import save_random
@@ -60,6 +62,25 @@ def test_an_index_has_features_of_the_boxes_that_are_detected(
     assert mapping[:3] == ["name,index_image_id,box_id", "0,0,-1", "0_0,0,0"]
 
 
+def test_the_bundled_detector_is_what_finds_boxes_unless_another_is_named(
+    run, photos, detector, tmp_path
+):
+    """Of `--detect` alone the next word is a photo, as of `--detect=` what it names."""
+    bundled = delf_jax.detect(photos / "0.png", threshold=0.0)
+    named = delf_jax.detect(photos / "0.png", detector, threshold=0.0)
+    assert not np.array_equal(bundled.scores, named.scores)
+    status, _ = run("detect", photos, f"--out={tmp_path / 'found'}", model=False)
+    assert status == 0
+    target = f"--out={tmp_path / 'store'}"
+    status, printed = run("extract", "--detect", photos, target)
+    assert status == 0 and "4 extracted" in printed
+    for folder in (tmp_path / "found", tmp_path / "store" / "boxes"):
+        content = json.loads((folder / "detections.json").read_text())
+        assert content["model"]["name"] == "ssd_tiny"
+        scores = np.array(content["images"]["0.png"]["scores"])
+        np.testing.assert_allclose(scores, bundled.scores, atol=1e-4)
+
+
 def test_extraction_takes_the_boxes_of_a_detector(run, photos, detector, tmp_path):
     arguments = ["extract", photos, f"--out={tmp_path / 'store'}"]
     status, printed = run(*arguments, f"--detect={detector}")
@@ -76,8 +97,8 @@ def test_what_cannot_be_is_one_sentence(photos, detector, tiny_model, tmp_path, 
 
     out = f"--out={tmp_path / 'out'}"
     no_boxes = (
-        "error: model tiny gives features and no boxes: detect takes a detector, such "
-        "as train --config=configs/detect_ssd.py makes"
+        "error: model tiny gives features and no boxes: detect takes a detector, or "
+        "none for the bundled one"
     )
     assert error_of("detect", photos, out, f"--model={tiny_model}") == no_boxes
     for command, target in (("extract", out), ("index", f"--index={tmp_path / 'i'}")):

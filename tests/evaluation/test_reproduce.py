@@ -19,6 +19,7 @@ from delf_jax.retrieval.verification import VERIFICATION
 from delf_jax.search import matching
 from delf_jax.store import feature_store
 from tests.evaluation.test_datasets import write_original
+from tests.helpers import detectors
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "drawn.py"
 WAYS = ("global", "superglobal", "verification", "asmk", "asmk+verification")
@@ -293,6 +294,33 @@ def test_an_experiment_with_boxes_ranks_by_regional_aggregation(
     for again in (others, features):
         rows = run(data, out, tiny, *fields, others=again)
         assert [each.row.key for each in rows] == [each.row.key for each in compared]
+
+
+def test_an_experiment_may_name_a_detector_that_finds_the_boxes(
+    drawn, tmp_path, tiny_model, capsys
+):
+    detector, out = detectors.save_random(tmp_path / "ssd"), tmp_path / "out"
+    fields = (
+        f"experiment.detector={detector}",
+        "experiment.ways=('asmk',)",
+        "experiment.codebook.words=16",
+        "experiment.codebook.learned_on=(('drawn','drawn'),)",
+        "extraction.box_threshold=0.01",
+        "extraction.max_boxes=2",
+    )
+    overrides = [f"--config.{field}" for field in fields]
+    asked = f"--model={tiny_model}", f"--distractors={drawn / 'training'}"
+    assert command(drawn, out, *asked, *overrides) == 0
+    for name, store in (("drawn", "drawn/store"), ("distractors", "distractors")):
+        known = json.loads((out / name / "boxes" / "detections.json").read_text())
+        images = feature_store.open_store(out / store)
+        assert set(known["images"]) == set(images.ids)
+        assert {len(each.regions.counts) for each in images} == {3}
+    capsys.readouterr()
+    assert command(drawn, out, *overrides, "--config.experiment.boxes=b.csv") == 2
+    assert "experiment.boxes, experiment.detector: use one of them" in (
+        capsys.readouterr().err
+    )
 
 
 def test_boxes_that_are_not_there_are_told_before_anything_is_extracted(

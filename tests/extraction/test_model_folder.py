@@ -8,8 +8,10 @@ import pytest
 import safetensors.numpy
 
 from delf_jax.extraction.model_folder import (
+    BUNDLED_DETECTOR,
     Model,
     build_module,
+    leave_out_backbone,
     load_model,
     read_model,
     save_model,
@@ -22,6 +24,7 @@ from delf_jax.manifests import write_manifest
 from delf_jax.models.architecture import fold_batch_norm
 from delf_jax.models.receptive_field import receptive_field
 
+WHOLE_THIN = "whole", "thin"
 ARCHITECTURE = {
     "name": "delg",
     "depth": 18,
@@ -387,3 +390,30 @@ def test_models_that_cannot_share_an_image_are_refused(folder, tmp_path):
         load_model(None, folder)
     with pytest.raises(InputError, match="gone: no such model folder"):
         load_model(folder, tmp_path / "gone")
+
+
+def test_a_model_on_the_bundled_backbone_can_leave_it_out(tmp_path):
+    config, variables = read_model(BUNDLED_DETECTOR)
+    architecture = config["architecture"]
+    save_model(tmp_path / "whole", architecture, variables, config["extraction"], {})
+    leave_out_backbone(tmp_path / "whole", tmp_path / "thin")
+    sizes = [(tmp_path / x / "model.safetensors").stat().st_size for x in WHOLE_THIN]
+    assert sizes[1] < 0.1 * sizes[0]
+    whole, thin = (load_model(tmp_path / name) for name in WHOLE_THIN)
+    jax.tree.map(np.testing.assert_array_equal, whole.variables, thin.variables)
+    assert whole.module == thin.module
+    assert len({x.fingerprint for x in (whole, thin)}) == 2
+
+
+def test_a_backbone_that_is_not_here_is_named(tmp_path):
+    config, variables = read_model(BUNDLED_DETECTOR)
+    shutil.copytree(BUNDLED_DETECTOR, tmp_path / "thin")
+    write_manifest(tmp_path / "thin" / "config.json", config | {"backbone": "0" * 64})
+    with pytest.raises(InputError, match=r"thin: has no backbone of its own, and that"):
+        load_model(tmp_path / "thin")
+    variables["params"]["backbone"]["head"]["kernel"] *= 2
+    architecture = config["architecture"]
+    save_model(tmp_path / "other", architecture, variables, {}, {})
+    with pytest.raises(InputError, match="head/kernel is not that of the bundled"):
+        leave_out_backbone(tmp_path / "other", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -259,6 +259,20 @@ def test_of_the_global_branch_alone_nothing_else_changes(config):
     }
 
 
+def test_of_a_detector_on_a_backbone_that_stays_all_else_learns():
+    config = read_config(TINY.parent / "detect_tiny.py")
+    static, _ = make_static(config, 0, None)
+    start = functools.partial(create_state, static, view_size=64)
+    shapes = jax.eval_shape(start, jax.random.key(0))
+    before = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
+    after = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
+    found = variables_of(keep_frozen(after, before, "detector"))
+    assert {n for n, x in found.items() if not x.any()} == {
+        n for n in found if "/backbone/" in n
+    }
+    assert static.module.backbone.normalization == "frozen"
+
+
 def test_a_blend_lies_between_and_leaves_what_is_equal_bit_for_bit(rng):
     same, start, learned = rng.normal(size=(3, 7)).astype(np.float32)
     averages = {"params": {"a": same, "b": learned, "new": learned}}

@@ -57,7 +57,7 @@ class MobileNetV2(nn.Module):
         self, images: Images, sizes: None = None, *, train: bool = False
     ) -> dict[str, Map]:
         """block3 [B, h, w, 576], of stride 16 and widened; block4 [B, h', w', 1280]."""
-        conv = _conv_of(self, self.axis_name)
+        conv = _conv_of(self, self.normalization)
         dtype = images.dtype
         x = images.astype(self.compute_dtype or dtype)
         x = nn.relu6(_halve(conv, x, self._channels(STEM), "stem")(x, train))
@@ -109,6 +109,9 @@ class SSD(nn.Module):
     backbone: Backbone | MobileNetV2
     image_size: int = 320
     """pixels of a side, to which photos are squeezed"""
+    neck: int = 0
+    """channels of all maps, of which the finest reads the next one, too [Lin2017]; 0:
+    those of the backbone as they are, and `EXTRA`"""
 
     @nn.compact
     def __call__(
@@ -120,10 +123,16 @@ class SSD(nn.Module):
           sizes: no canvases here: images fill their arrays.
         """
         stages = self.backbone(images, None, train=train)
-        conv = _conv_of(self.backbone, self.backbone.axis_name)
+        # a frozen backbone does not freeze statistics of layers that are new to it
+        folded = self.backbone.normalization == "folded"
+        conv = _conv_of(self.backbone, "folded" if folded else "batch")
         maps = [stages["block3"], stages["block4"]]
+        if self.neck:
+            maps = _pyramid(conv, *maps, self.neck, train)
         for number, features in enumerate(EXTRA, 3):
-            maps.append(_extra_map(conv, maps[-1], features, number, train))
+            maps.append(
+                _extra_map(conv, maps[-1], self.neck or features, number, train)
+            )
         shapes, logits, offsets, anchors = ssd_shapes(len(maps)), [], [], []
         for number, (x, sized) in enumerate(zip(maps, shapes, strict=True), 1):
             predict = partial(_predict, conv, x, f"map{number}", train)
@@ -138,12 +147,12 @@ class SSD(nn.Module):
         }
 
 
-def _conv_of(backbone: Backbone | MobileNetV2, axis_name: str | None) -> Any:
-    """ConvNorm as a backbone is normalised."""
+def _conv_of(backbone: Backbone | MobileNetV2, normalization: str) -> Any:
+    """ConvNorm for layers of a backbone and those behind it."""
     return partial(
         ConvNorm,
-        normalization=backbone.normalization,
-        axis_name=axis_name,
+        normalization=normalization,
+        axis_name=backbone.axis_name,
         momentum=MOMENTUM,
         epsilon=backbone.epsilon,
     )
@@ -157,6 +166,26 @@ def _halve(conv: Any, x: Map, features: int, name: str, **settings: Any) -> Any:
 
 def _padding(side: int) -> tuple[int, int]:
     return (0, 1) if side % 2 == 0 else (1, 1)
+
+
+def _pyramid(
+    conv: Any, fine: Map, coarse: Map, features: int, train: bool
+) -> list[Map]:
+    """Both maps at one width; the coarser one is enlarged and added to the finer."""
+    narrow = nn.relu6(conv(features, name="map2_reduce")(coarse, train))
+    coarse = _spread(conv, narrow, "map2", train)
+    (height, width), times = fine.shape[1:3], -(-fine.shape[1] // coarse.shape[1])
+    enlarged = jnp.repeat(jnp.repeat(coarse, times, axis=1), times, axis=2)
+    narrow = conv(features, name="map1_reduce")(fine, train)
+    narrow = nn.relu6(narrow + enlarged[:, :height, :width])
+    return [_spread(conv, narrow, "map1", train), coarse]
+
+
+def _spread(conv: Any, x: Map, name: str, train: bool) -> Map:
+    """3x3 of each channel, then 1x1 over all."""
+    depthwise = conv(x.shape[-1], 3, depthwise=True, name=f"{name}_depthwise")
+    x = nn.relu6(depthwise(x, train))
+    return nn.relu6(conv(x.shape[-1], name=f"{name}_project")(x, train))
 
 
 def _extra_map(conv: Any, x: Map, features: int, number: int, train: bool) -> Map:

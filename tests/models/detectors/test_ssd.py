@@ -1,13 +1,16 @@
 """SSD and its MobileNetV2, beside the same layers with TensorFlow's paddings."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from jax import lax
 
 from delf_jax.models.architecture import build, expected_shapes, fold_batch_norm
-from delf_jax.models.detectors.ssd import STAGES
+from delf_jax.models.detectors.ssd import PRIOR, STAGES
 from tests.helpers.random_models import random_variables
 
 ARCHITECTURE = {"name": "ssd", "backbone": "mobilenet_v2", "width": 8}
@@ -87,6 +90,18 @@ def test_there_is_a_box_for_every_anchor_of_every_map(folded, rng):
     )
 
 
+def test_statistics_of_new_layers_are_learned_over_a_frozen_backbone(rng):
+    module = build({**ARCHITECTURE, "normalization": "frozen"})
+    variables = random_variables(ARCHITECTURE)
+    images = rng.normal(size=(2, 64, 64, 3)).astype(np.float32)
+    train = functools.partial(module.apply, train=True, mutable=["batch_stats"])
+    _, changed = jax.jit(train)(variables, images)
+    before = flatten_dict(variables["batch_stats"], sep="/")
+    after = flatten_dict(changed["batch_stats"], sep="/")
+    same = {n for n, x in after.items() if np.array_equal(x, before[n])}
+    assert same == {n for n in before if n.startswith("backbone/")}
+
+
 @pytest.mark.parametrize("size", [300, 320])
 def test_the_released_sizes_have_their_anchors(size):
     module = build(ARCHITECTURE)
@@ -103,6 +118,38 @@ def test_the_released_sizes_have_their_anchors(size):
 def test_any_backbone_can_detect(backbone, fields):
     module = build({"name": "ssd", "backbone": backbone, **fields})
     assert any("map6_logits" in name for name in expected_shapes(module))
+
+
+def test_a_neck_brings_maps_to_one_width_and_the_finer_reads_the_coarser(rng):
+    """Beside the same layers in numpy's words; folding changes nothing."""
+    architecture = {"name": "ssd", "backbone": "compact", "neck": 8}
+    variables = random_variables(architecture)
+    module, folded = fold_batch_norm(build(architecture), variables)
+    layers = folded["params"]
+    image = rng.normal(size=(1, 64, 96, 3)).astype(np.float32)
+    stages = jax.jit(module.backbone.apply)({"params": layers["backbone"]}, image)
+
+    def spread(x, name):
+        depthwise = layers[f"{name}_depthwise"]
+        x = relu6(naive_convolution(x, depthwise, depthwise=True))
+        return relu6(naive_convolution(x, layers[f"{name}_project"]))
+
+    with jax.numpy_rank_promotion("allow"):
+        coarse = naive_convolution(stages["block4"], layers["map2_reduce"])
+        coarse = spread(relu6(coarse), "map2")
+        fine = naive_convolution(stages["block3"], layers["map1_reduce"])
+        enlarged = np.kron(np.asarray(coarse), np.ones((1, 4, 4, 1)))
+        fine = spread(relu6(fine + enlarged), "map1")
+        depthwise = layers["map1_logits_depthwise"]
+        fine = relu6(naive_convolution(fine, depthwise, depthwise=True))
+        logits = naive_convolution(fine, layers["map1_logits"]).reshape(1, -1)
+    assert {layers[f"map{n}_logits"]["kernel"].shape[2] for n in range(1, 7)} == {8}
+    found = jax.jit(module.apply)(folded, image)["box_logits"]
+    np.testing.assert_allclose(
+        found[:, : logits.shape[1]], logits + PRIOR, rtol=1e-4, atol=1e-4
+    )
+    unfolded = jax.jit(build(architecture).apply)(variables, image)["box_logits"]
+    np.testing.assert_allclose(found, unfolded, rtol=1e-3, atol=1e-3)
 
 
 def test_only_a_detector_has_this_backbone():
