@@ -274,10 +274,15 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     return config, unflatten_dict(matched, sep="/")
 
 
-def leave_out_backbone(source: str | os.PathLike, out: str | os.PathLike) -> None:
+def leave_out_backbone(
+    source: str | os.PathLike, out: str | os.PathLike, digits: int
+) -> None:
     """Writes a model without its backbone, which is that of the bundled one.
 
     InputError if it is another.
+
+    Args:
+      digits: binary digits of what is left, which a wheel packs the better the fewer.
     """
     source, out = pathlib.Path(source), pathlib.Path(out)
     config, _ = read_model(source)
@@ -286,10 +291,18 @@ def leave_out_backbone(source: str | os.PathLike, out: str | os.PathLike) -> Non
     for name, known in _bundled_backbone(sha256, source).items():
         if name not in tensors or not np.array_equal(tensors.pop(name), known):
             raise InputError(f"{source}: {name} is not that of the bundled model")
+    rounded = {name: _rounded(tensor, digits) for name, tensor in tensors.items()}
     with atomic_write(owned(out / WEIGHTS)) as file:
-        file.write(safetensors.numpy.save(tensors))
+        file.write(safetensors.numpy.save(rounded))
     config |= {"sha256": sha256_of(out / WEIGHTS), "backbone": sha256}
     write_manifest(out / CONFIG, config)
+
+
+def _rounded(x: np.ndarray, digits: int) -> np.ndarray:
+    """The numbers with so many binary digits, the first of which is one."""
+    mantissa, exponent = np.frexp(x)
+    scale = np.array(2**digits, x.dtype)
+    return np.ldexp(np.round(mantissa * scale) / scale, exponent)
 
 
 def _bundled_backbone(sha256: str, directory: pathlib.Path) -> dict[str, np.ndarray]:

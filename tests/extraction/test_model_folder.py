@@ -396,7 +396,7 @@ def test_a_model_on_the_bundled_backbone_can_leave_it_out(tmp_path):
     config, variables = read_model(BUNDLED_DETECTOR)
     architecture = config["architecture"]
     save_model(tmp_path / "whole", architecture, variables, config["extraction"], {})
-    leave_out_backbone(tmp_path / "whole", tmp_path / "thin")
+    leave_out_backbone(tmp_path / "whole", tmp_path / "thin", 24)
     sizes = [(tmp_path / x / "model.safetensors").stat().st_size for x in WHOLE_THIN]
     assert sizes[1] < 0.1 * sizes[0]
     whole, thin = (load_model(tmp_path / name) for name in WHOLE_THIN)
@@ -415,5 +415,17 @@ def test_a_backbone_that_is_not_here_is_named(tmp_path):
     architecture = config["architecture"]
     save_model(tmp_path / "other", architecture, variables, {}, {})
     with pytest.raises(InputError, match="head/kernel is not that of the bundled"):
-        leave_out_backbone(tmp_path / "other", tmp_path / "out")
+        leave_out_backbone(tmp_path / "other", tmp_path / "out", 24)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("digits", "expected"), [(4, 1.375), (3, 1.25), (2, 1.5)])
+def test_what_is_left_has_as_many_digits_as_asked_for(digits, expected, tmp_path):
+    config, variables = read_model(BUNDLED_DETECTOR)
+    layer = variables["params"]["map2_reduce"]
+    layer["kernel"][:] = layer["scale"][:] = -1.3
+    architecture = config["architecture"]
+    save_model(tmp_path / "whole", architecture, variables, {}, {})
+    leave_out_backbone(tmp_path / "whole", tmp_path / "thin", digits)
+    layer = read_model(tmp_path / "thin")[1]["params"]["map2_reduce"]
+    assert set(layer["kernel"].ravel()) == set(layer["scale"]) == {-expected}
