@@ -178,6 +178,12 @@ def say(line: str) -> None:
         print(printable(line), file=sys.stderr, flush=True)
 
 
+def greet(line: str) -> None:
+    """Prints a line on a terminal, at once: who sits there is to see a start."""
+    if sys.stderr.isatty():
+        say(line)
+
+
 def leave_out(seconds: float) -> None:
     """These have been spent on what is done once: no time left is estimated by them."""
     global _spent_once
