@@ -4,10 +4,12 @@
 
 Each round is a process of its own that reads one photo and extracts it with the bundled
 model: first with an empty compilation cache, then with the cache that this one filled.
+Then `match` of two photos of different sizes, with a cache, processor time.
 """
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -43,13 +45,25 @@ def main() -> None:
         environment = os.environ | {"DELF_JAX_CACHE": os.path.join(folder, "cache")}
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         command = [sys.executable, "-c", FIRST_RESULT, photo, options.model]
-        times = []
+        other = os.path.join(folder, "other.jpg")
+        Image.fromarray(noise[: len(noise) * 8 // 9]).save(other)
+        figure = f"--out={folder}/matches.png"
+        match = [sys.executable, "-m", "delf_jax", "match", photo, other, figure]
+        times, spent = [], []
         for _ in range(1 + options.rounds):
             start = time.perf_counter()
             subprocess.run(command, env=environment, check=True, capture_output=True)
             times.append(time.perf_counter() - start)
+        for _ in range(1 + options.rounds):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run(match, env=environment, check=True, capture_output=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            spent.append(
+                after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            )
     print(f"first result, empty cache: {times[0]:6.1f} s")
     print(f"first result, warm cache:  {statistics.median(times[1:]):6.1f} s (median)")
+    print(f"match, processor time:     {statistics.median(spent[1:]):6.1f} s (median)")
 
 
 if __name__ == "__main__":

@@ -180,8 +180,7 @@ COMMANDS = {
     ),
     "detect": Command(
         "find landmarks in photos: boxes, drawn and as files",
-        "detect photos --out=boxes\n"
-        "detect a.jpg --out=boxes --model=runs/ssd/model --format=coco",
+        "detect photos --out=boxes\ndetect a.jpg --out=boxes --model=ssd --format=coco",
         detection.add_detect_options,
         detection.run_detect,
     ),

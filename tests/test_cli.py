@@ -161,6 +161,22 @@ def test_an_empty_value_is_refused(command, name, capsys):
     assert f"argument {name}: expected a value" in line
 
 
+@pytest.mark.parametrize(
+    ("photos", "named"),
+    [("ab", "a.jpg, b.jpg"), ("abcd", "a.jpg, b.jpg, 2 more")],
+)
+def test_who_sits_at_a_terminal_sees_a_start_at_once(photos, named, monkeypatch):
+    """Before anything is read: these photos are not there."""
+    said = io.StringIO()
+    monkeypatch.setattr(said, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stderr", said)
+    names = [f"{letter}.jpg" for letter in photos]
+    assert cli.main(["index", *names, "--index=nowhere"]) == 2
+    lines = said.getvalue().splitlines()
+    assert lines[0] == f"index {named}: loading the model"
+    assert lines[-1].startswith("error: ") and len(lines) == 2
+
+
 def test_examples_are_valid_commands(monkeypatch):
     for name, command in cli.COMMANDS.items():
         for example in command.example.splitlines():

@@ -110,7 +110,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_detect(self) -> None:
         """--detect, one of `ALONE`."""
-        meaning = "add features of boxes that this, or the bundled detector finds"
+        meaning = "also features of boxes that a detector finds"
         self.add_value("--detect", "=DIR", meaning, nargs="?", const="", type=str)
 
     def add_reranker(self) -> None:
