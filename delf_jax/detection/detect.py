@@ -28,6 +28,7 @@ from delf_jax.extraction.settings import make_settings
 from delf_jax.files import InputError
 from delf_jax.images import ImageLike, image_name, open_image, resize_image
 from delf_jax.models.detectors.anchors import decode_boxes, suppress
+from delf_jax.progress import format_count
 
 # As the released detectors: boxes of an image at most, and the overlap above which the
 # weaker of two goes.
@@ -49,6 +50,11 @@ class Detections(NamedTuple):
     """(height, width)"""
     image: str = ""
     """the name of the image"""
+
+    def __str__(self) -> str:
+        name = f"{self.image}: " if self.image else ""
+        best = f", the best {self.scores[0]:.2f}" if len(self.scores) else ""
+        return f"{name}{format_count(len(self.scores), 'box')}{best}"
 
 
 Detector = Model | SavedDetector

@@ -23,6 +23,8 @@ def test_boxes_are_in_pixels_of_the_image_best_first():
     np.testing.assert_allclose(found.boxes, expected, atol=1e-4)
     assert found.scores[0] > found.scores[1] > 0.5
     assert found.class_indices.tolist() == [1, 1]
+    assert str(found) == f"image 1: 2 boxes, the best {found.scores[0]:.2f}"
+    assert str(delf_jax.detect(image, MODEL, threshold=1.0)) == "image 1: 0 boxes"
 
 
 def test_the_threshold_chooses():

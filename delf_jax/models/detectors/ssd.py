@@ -128,7 +128,7 @@ class SSD(nn.Module):
         conv = _conv_of(self.backbone, "folded" if folded else "batch")
         maps = [stages["block3"], stages["block4"]]
         if self.neck:
-            maps = _pyramid(conv, *maps, self.neck, train)
+            maps = _pyramid(conv, maps[0], maps[1], self.neck, train)
         for number, features in enumerate(EXTRA, 3):
             maps.append(
                 _extra_map(conv, maps[-1], self.neck or features, number, train)
