@@ -11,7 +11,6 @@ import platform
 import signal
 import sys
 import threading
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,9 +24,6 @@ from delf_jax.files import InputError, digest, write_bytes
 
 # How JAX's compiler logs that its cache lacks the program of canvases.py.
 _NETWORK_MISSED = "PERSISTENT COMPILATION CACHE MISS for 'jit_extract_canvases'"
-
-# Where another JAX has not these functions, or a device not this ability.
-_NOT_SO = (AttributeError, TypeError, zlib.error, jax.errors.JaxRuntimeError)
 
 _HASH = 32  # bytes of SHA-256, before what is kept.
 
@@ -94,53 +90,6 @@ def cache_directory() -> pathlib.Path | None:
     except RuntimeError:  # An account without a home folder.
         return None
     return root / f"xla-{_host_kind()}"
-
-
-def processor() -> str:
-    """All that a compiled program depends on of the device it is for, as a key."""
-    device, flags = _device(), os.environ.get("XLA_FLAGS")
-    ids = [each.id for each in jax.devices()]
-    client = f"{device.platform} {device.client.platform_version} {ids}"
-    return f"{client} {device.device_kind} {device.id} {_host_kind()} {flags}"
-
-
-def pack_program(compiled: jax.stages.Compiled) -> bytes:
-    """A compiled program for `load_program`; b"" where JAX does not give it.
-
-    Args:
-      compiled: for the default device, with keep_unused: it takes all of its inputs.
-    """
-    with contextlib.suppress(*_NOT_SO):
-        executable: Any = compiled.runtime_executable()
-        return zlib.compress(executable.client.serialize_executable(executable), 1)
-    return b""
-
-
-def load_program(packed: bytes) -> Callable[..., list[jax.Array]] | None:
-    """From its inputs to the leaves of its outputs; None where JAX does not take it.
-
-    As JAX loads what its own cache holds. But JAX first follows a program's Python, to
-    know which it is, and what it offers to keep programs by is a pickle.
-    """
-    with contextlib.suppress(*_NOT_SO):
-        device = _device()
-        executable = device.client.deserialize_executable(
-            zlib.decompress(packed), jaxlib._jax.DeviceList((device,))
-        )
-        execute = executable.execute_sharded
-
-        def run(*inputs: Any) -> list[jax.Array]:
-            found = execute(jax.tree.leaves(jax.device_put(inputs, device)))
-            return [x for (x,) in found.disassemble_into_single_device_arrays()]
-
-        return run
-    return None
-
-
-def _device() -> Any:
-    """The one that JAX computes on, unless told otherwise."""
-    (device,) = jax.device_put(0).devices()
-    return device
 
 
 def keep(kind: str, of: str, make: Callable[[], bytes]) -> bytes:

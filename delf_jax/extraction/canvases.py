@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jaxtyping import Array, Float, Int
 
 from delf_jax import progress, runtime
@@ -56,15 +57,13 @@ class Program:
     """`extract_canvases` for canvases of one shape, compiled once, by any thread."""
 
     def __init__(self, module: Any, shape: tuple[int, ...], **options: Any):
-        local = () if options["keep"] == 0 else ("attention", "cells", "descriptors")
-        self._outputs = (*local, *["global_descriptor"] * options["with_global"])
         self._run = functools.partial(extract_canvases, module=module, **options)
         self._inputs = (
             jax.ShapeDtypeStruct(shape, np.float32),
             jax.ShapeDtypeStruct((shape[0], 2), np.int32),
         )
         precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-        self._of = f"{module!r} {shape} {options} {precision} {runtime.processor()}"
+        self._of = f"{module!r} {shape} {options} {precision} {jax.default_backend()}"
         self._lock = threading.Lock()
         self._compiled: Callable[..., dict[str, Array]] | None = None
 
@@ -83,23 +82,20 @@ class Program:
             return self._compiled
 
     def _make(self, variables: Any) -> Callable[..., dict[str, Array]]:
-        """Compiled; or loaded, for which its Python need not be followed again."""
-        made: list[jax.stages.Compiled] = []
+        """Compiled, of what JAX traced: to trace takes longer than to load the rest."""
+        inputs = variables, *self._inputs
+        traced = runtime.keep(
+            "program",
+            self._of,
+            lambda: bytes(export.export(jax.jit(self._run))(*inputs).serialize()),
+        )
+        call = export.deserialize(bytearray(traced)).call
 
-        def compile() -> jax.stages.Compiled:
-            traced = jax.jit(self._run, keep_unused=True)
-            return traced.lower(variables, *self._inputs).compile()
+        def extract_canvases(*inputs: Any) -> dict[str, Array]:  # runtime.py knows it.
+            return call(*inputs)
 
-        def make() -> bytes:
-            made.append(compile())
-            return runtime.pack_program(made[0])
-
-        packed = runtime.keep("program", self._of, make)
-        run = None if made else runtime.load_program(packed)
         runtime.return_freed_memory()
-        if run is None:
-            return made[0] if made else compile()
-        return lambda *inputs: dict(zip(self._outputs, run(*inputs), strict=True))
+        return jax.jit(extract_canvases).lower(*inputs).compile()
 
 
 @functools.lru_cache(MAX_PROGRAMS)
