@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from delf_jax import cli
+from delf_jax.detection import detect
 from delf_jax.extraction import model_folder
 from tests.helpers import documented, documents
 from tests.helpers.documents import COMMAND, TEXTS
@@ -40,22 +41,25 @@ SMALLER = {
     "--ray=10.0.0.1:6379": "--ray",  # tests/cluster has clusters
     "--ray=auto": "--ray",
     "configs/d2r_asmk.py": "configs/d2r_asmk.py --config.experiment.codebook.words=8 "
-    "--config.extraction.attention_threshold=0",
+    "--config.extraction.attention_threshold=0 "
+    "--config.experiment.detector=bundled --config.extraction.max_boxes=1",
     "configs/template_own_folder.py": "configs/template_own_folder.py "
     "--config.steps=2 --config.batch_size=2 --config.views.size=64 "
     "--config.validation.every=0 --config.checkpoint_every=0 --config.devices=1 "
     "--config.images_every=0 --config.data.threads=1",
 }
 # What a page takes from others.
+WORDS = (
+    "index photos --index=runs/own",
+    "fit codebook runs/own/store --out=runs/words --words=8",
+)
 BEFORE = {
     "docs/cluster.md": (
         "extract photos --out=runs/features",
         "fit codebook runs/features --out=words --words=8",
     ),
-    "docs/evaluation.md": (
-        "index photos --index=runs/own",
-        "fit codebook runs/own/store --out=runs/words --words=8",
-    ),
+    "docs/detection.md": WORDS,
+    "docs/evaluation.md": WORDS,
     "docs/file_formats.md": ("index photos --index=runs/photos",),
     "docs/from_tensorflow.md": (
         "gldv2 retrieve data --features=runs/gldv2 --out=runs/found.csv",
@@ -102,6 +106,7 @@ def test_the_commands_of_a_page_run(page, material, tiny_model, tmp_path, monkey
     shutil.copytree(material, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(model_folder, "BUNDLED", tiny_model)
+    monkeypatch.setattr(detect, "BUNDLED_DETECTOR", folder / "runs" / "ssd" / "model")
     for command in (*BEFORE.get(page, ()), *_run(page)):
         for words, fewer in SMALLER.items():
             command = command.replace(words, fewer)
