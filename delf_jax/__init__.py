@@ -5,7 +5,7 @@
     build_index(images)       an index in memory, or at path=; .search(image), .add, ...
     open_index(path)          an index that was built before
     evaluate(dataset, index)  rankings of a dataset with ground truth, scored
-    detect(images, model)     boxes of landmarks in an image, or in each of many
+    detect(images)            boxes of landmarks in an image, or in each of many
     load_model(folder)        a model; without a folder the bundled one
     settings_for(model)       its settings of extraction, some replaced by name
     open_store(path)          features that `extract` of the command line wrote
