@@ -54,6 +54,7 @@ RANGES = {
     "model.learn_power": bool,
     "model.pooling": ("gem", "spoc", "mac"),
     "model.image_size": range(32, 2**13),
+    "model.neck": COUNT,
     "model.proposals": range(1, 10**4),
     "model.crop": ("align", "corners"),
     "data.directory": str,

@@ -1,6 +1,7 @@
 """Detect-to-Retrieve: R-ASMK*, the whole photo and its detected regions [D2R].
 
-    python main.py download delf_gld d2r_frcnn --yes --out=models
+    python main.py download delf_gld --yes --out=models
+    python main.py download d2r_frcnn --yes --out=models
     python main.py reproduce --config=configs/d2r_asmk.py --data=data
 
 As configs/delf_asmk.py, with boxes of a score of 0.1 and more that the original's

@@ -300,9 +300,9 @@ def leave_out_backbone(
 
 def _rounded(x: np.ndarray, digits: int) -> np.ndarray:
     """The numbers with so many binary digits, the first of which is one."""
-    mantissa, exponent = np.frexp(x)
-    scale = np.array(2**digits, x.dtype)
-    return np.ldexp(np.round(mantissa * scale) / scale, exponent)
+    mantissa, exponent = np.frexp(x.astype(np.float64))
+    scale = 2.0**digits
+    return np.ldexp(np.round(mantissa * scale) / scale, exponent).astype(x.dtype)
 
 
 def _bundled_backbone(sha256: str, directory: pathlib.Path) -> dict[str, np.ndarray]:

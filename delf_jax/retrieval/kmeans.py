@@ -40,6 +40,10 @@ class Move(NamedTuple):
     """of them, how many took a descriptor; the others stay where they were"""
 
 
+# Squared distances that are so small a part of the squared norms have few digits left.
+_CANCELLED = 1e-4
+
+
 def kmeans_plus_plus(
     descriptors: Float[np.ndarray, "N D"], words: int, rng: np.random.Generator
 ) -> Float32[np.ndarray, "K D"]:
@@ -58,8 +62,10 @@ def kmeans_plus_plus(
     for word in range(1, words):
         last = x[chosen[word - 1]]
         squares = np.maximum(norms - 2 * (x @ last) + last @ last, 0)
-        # Rounding must not leave a chance to one that was drawn.
-        squares[chosen[word - 1]] = 0
+        # By subtraction where norms would cancel: rounding must not leave a chance to
+        # what was drawn, or to its like.
+        near = np.flatnonzero(squares < _CANCELLED * norms)
+        squares[near] = np.square(x[near] - last).sum(axis=1)
         distances = np.minimum(distances, squares)
         ends = np.cumsum(distances, dtype=np.float64)
         if not ends[-1] > 0:

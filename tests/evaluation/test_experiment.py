@@ -60,7 +60,8 @@ def test_the_experiments_with_visual_words_say_how_they_are_made(name):
 def test_headers_say_the_commands_and_the_figures(name):
     text = (CONFIGS / f"{name}.py").read_text()
     header = text.split('"""')[1]
-    (model,) = re.findall(r"python main.py download (\w+) --yes --out=models", header)
+    # The model first, then what else is needed.
+    model, *_ = re.findall(r"python main.py download (\w+) --yes --out=models", header)
     assert DOWNLOADS[model].use.source == f"released/{RELEASED[name].split('/')[0]}"
     assert f"python main.py reproduce --config=configs/{name}.py --data=" in header
     assert "Not run here" in header.replace("\n", " ")

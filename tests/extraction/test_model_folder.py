@@ -419,7 +419,7 @@ def test_a_backbone_that_is_not_here_is_named(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("digits", "expected"), [(4, 1.375), (3, 1.25), (2, 1.5)])
+@pytest.mark.parametrize(("digits", "expected"), [(5, 1.3125), (3, 1.25), (2, 1.5)])
 def test_what_is_left_has_as_many_digits_as_asked_for(digits, expected, tmp_path):
     config, variables = read_model(BUNDLED_DETECTOR)
     layer = variables["params"]["map2_reduce"]
