@@ -296,8 +296,9 @@ def test_an_experiment_with_boxes_ranks_by_regional_aggregation(
         assert [each.row.key for each in rows] == [each.row.key for each in compared]
 
 
+@pytest.mark.slow
 def test_an_experiment_may_name_a_detector_that_finds_the_boxes(
-    drawn, tmp_path, tiny_model, capsys
+    drawn, tmp_path, tiny_model
 ):
     detector, out = detectors.save_random(tmp_path / "ssd"), tmp_path / "out"
     fields = (
@@ -316,11 +317,12 @@ def test_an_experiment_may_name_a_detector_that_finds_the_boxes(
         images = feature_store.open_store(out / store)
         assert set(known["images"]) == set(images.ids)
         assert {len(each.regions.counts) for each in images} == {3}
-    capsys.readouterr()
-    assert command(drawn, out, *overrides, "--config.experiment.boxes=b.csv") == 2
-    assert "experiment.boxes, experiment.detector: use one of them" in (
-        capsys.readouterr().err
-    )
+
+
+def test_boxes_are_found_or_read_not_both():
+    fields = [f"--config.experiment.{x}=y" for x in ("boxes", "detector")]
+    with pytest.raises(InputError, match=r"boxes, experiment\.detector: use one of"):
+        read_experiment_config(CONFIG, fields)
 
 
 def test_boxes_that_are_not_there_are_told_before_anything_is_extracted(

@@ -30,7 +30,10 @@ def _load(folder):
     return jax.export.deserialize(bytearray(data))
 
 
-@pytest.mark.parametrize("layout, strides", [("v1.5", False), ("keras", True)])
+@pytest.mark.parametrize(
+    "layout, strides",
+    [("v1.5", False), pytest.param("keras", True, marks=pytest.mark.slow)],
+)
 def test_stablehlo_takes_images_of_any_size(tmp_path, layout, strides):
     model = small_model(layout, strides)
     export.export_model(model, "stablehlo", tmp_path / "out", ExportOptions())
