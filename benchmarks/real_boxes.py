@@ -4,9 +4,9 @@
 
 FILE is of COCO's form, DIR the folder that its names start from. boxes/validation.json
 has 76 photos with a box, of the landmarks that no training of ours sees, and 68 without
-a landmark. Prints AP50 and AP of the former and the overlap
-of the best box; and for a few thresholds in how many photos of either kind a box is
-found: a detector that parts them finds many of the former, none of the latter.
+a landmark. Prints AP50 and AP of the former and the overlap of the best box; and for a
+few thresholds in how many photos of either kind a box is found: a detector that parts
+them finds many of the former, none of the latter.
 """
 
 import argparse
@@ -18,19 +18,16 @@ from delf_jax.detection.detect import detect_images, open_detector
 from delf_jax.evaluation.detection import Found, average_precision
 from delf_jax.files import InputError
 from delf_jax.formats.datasets.coco import read_coco
+from delf_jax.models.detectors.anchors import intersection_over_union
 
 BOXES = pathlib.Path(__file__).parent / "boxes" / "validation.json"
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
 
 
 def overlap_of_best(found: Found) -> float:
-    """The intersection over union of the first box and the one that is there."""
-    if not len(found.boxes):
-        return 0.0
-    both = np.stack([found.boxes[0], found.truth[0]])
-    inner = np.maximum(both[:, 2:].min(axis=0) - both[:, :2].max(axis=0), 0).prod()
-    areas = (both[:, 2:] - both[:, :2]).prod(axis=1)
-    return float(inner / (areas.sum() - inner))
+    """The intersection over union of the best box and the one of the truth."""
+    overlaps = intersection_over_union(found.boxes[:1], found.truth.astype(np.float32))
+    return float(overlaps.max(initial=0))
 
 
 def main() -> None:

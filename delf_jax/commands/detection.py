@@ -28,17 +28,13 @@ def add_detect_options(parser: Parser) -> None:
 
 
 def finder(detector: str | None, folder: str, ray: str | None = None) -> Any:
-    """What finds the boxes of photos and keeps them in `folder`; None without one.
-
-    Args:
-      detector: its folder; "": the bundled one.
-    """
-    if detector is None:
+    """What finds the boxes of photos and keeps them in `folder`; None without one."""
+    if not detector:
         return None
     from delf_jax.detection.detect import open_detector
     from delf_jax.detection.results import detected_boxes
 
-    model = open_detector(detector or None)
+    model = open_detector(detector)
     out = f"{folder}/boxes"
     return functools.partial(detected_boxes, out=out, model=model, ray=ray)
 

@@ -180,8 +180,7 @@ def _finder_of(detector: str) -> Any:
     """What finds boxes for an experiment; None: it names no detector."""
     if not detector:
         return None
-    named = "" if detector == "bundled" else detector
-    return lambda photos, folder: finder(named, str(folder))(photos)
+    return lambda photos, folder: finder(detector, str(folder))(photos)
 
 
 def run_reproduce(options: argparse.Namespace) -> int:

@@ -41,7 +41,7 @@ def run_extract(options: argparse.Namespace) -> int:
     from delf_jax.store import feature_store
 
     check_one_of_parts(options)
-    if options.detect is not None and (options.boxes or options.part):
+    if options.detect and (options.boxes or options.part):
         raise InputError(
             "--detect goes without --boxes and --part: run detect first, and give what "
             "it has written as --boxes"

@@ -54,7 +54,7 @@ def run_index(options: argparse.Namespace) -> int:
         raise InputError(
             "index: give photos to index, or --add, --remove, --root or --prune"
         )
-    if options.detect is not None and not (options.paths or options.add):
+    if options.detect and not (options.paths or options.add):
         raise InputError("--detect goes with photos to index, or with --add")
     if options.vectors and not (options.paths or options.add):
         raise InputError("--vectors goes with photos to index, or with --add")

@@ -22,8 +22,9 @@ WRITTEN = {
     "features": ("target",),
     "prepare": ("data",),
 }
-# Options whose value stands after `=`, if at all: what follows them is a path.
-ALONE = ("--ray", "--detect")
+# Options whose value stands after `=`, as what follows them is a path; and what they
+# mean without one.
+ALONE = {"--ray": "", "--detect": "bundled"}
 # Where workers of a cluster get photos themselves, and the options that name those.
 FAR, PHOTOS = ("extract", "index", "detect", "prepare"), ("paths", "add", "images")
 
@@ -54,7 +55,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else args
-        args = [f"{word}=" if word in ALONE else word for word in args]
+        args = [f"{word}={ALONE[word]}" if word in ALONE else word for word in args]
         return super().parse_known_args(args, namespace)
 
     def add_value(self, name: str, metavar: str, meaning: str, **kwargs: Any) -> None:
@@ -91,7 +92,7 @@ class Parser(argparse.ArgumentParser):
     def add_ray(self) -> None:
         """--ray, one of `ALONE`."""
         meaning = "work on a Ray cluster, or without =ADDRESS here"
-        self.add_value("--ray", "=ADDRESS", meaning, nargs="?", const="", type=str)
+        self.add_value("--ray", "=ADDRESS", meaning, nargs="?", type=str)
 
     def add_json(self, meaning: str = "results as JSON") -> None:
         self.add_file("--json", f"{meaning} (-: standard output)")
@@ -111,7 +112,7 @@ class Parser(argparse.ArgumentParser):
     def add_detect(self) -> None:
         """--detect, one of `ALONE`."""
         meaning = "also features of boxes that a detector finds"
-        self.add_value("--detect", "=DIR", meaning, nargs="?", const="", type=str)
+        self.add_value("--detect", "=DIR", meaning, nargs="?")
 
     def add_reranker(self) -> None:
         meaning = "of the step learned; see `fit reranker`"

@@ -95,8 +95,11 @@ def open_detector(model: Detector | str | os.PathLike | None) -> Detector:
     """The detector itself, that of a folder, or the bundled one, which is kept.
 
     InputError if it is none.
+
+    Args:
+      model: "bundled", as in configs, or None: the bundled one.
     """
-    if model is None:
+    if model in (None, "bundled"):
         return _bundled()
     if isinstance(model, SavedDetector):
         return model

@@ -17,6 +17,7 @@ from delf_jax.extraction.model_folder import (
     CONFIG,
     WEIGHTS,
     Model,
+    copy_weights,
     fingerprint_of,
     read_model,
 )
@@ -35,11 +36,12 @@ _PATHS = (
 def write(folder: pathlib.Path, model: Model) -> ExportSummary:
     """Copies weights and projections, and writes config and card."""
     source = pathlib.Path(model.folder) if model.folder else BUNDLED
-    config, _ = read_model(source)  # checked, with the numbers of every tensor.
+    config, _ = read_model(source)
     if fingerprint_of(config) != model.fingerprint or model.global_model is not None:
         raise InputError(f"model {model.name}: hub-folder takes a model of one folder")
+    config = copy_weights(source, folder)
     names = [WEIGHTS, *config.get("files", {})]
-    for name in names:
+    for name in names[1:]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, folder / name)
     config["provenance"] = _without_folders(config.get("provenance", {}))

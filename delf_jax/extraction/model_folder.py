@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from delf_jax.files import (
     digest,
     reading,
     sha256_of,
+    write_bytes,
 )
 from delf_jax.manifests import (
     SHA256,
@@ -296,6 +298,23 @@ def leave_out_backbone(
         file.write(safetensors.numpy.save(rounded))
     config |= {"sha256": sha256_of(out / WEIGHTS), "backbone": sha256}
     write_manifest(out / CONFIG, config)
+
+
+def copy_weights(source: str | os.PathLike, out: str | os.PathLike) -> dict[str, Any]:
+    """Writes the weights of a model folder, whole if they lack a backbone.
+
+    Returns:
+      the config that belongs to them.
+    """
+    source, out = pathlib.Path(source), pathlib.Path(out)
+    config, _ = read_model(source)  # checked, with the numbers of every tensor.
+    if sha256 := config.pop("backbone", ""):
+        tensors = _read_tensors(source / WEIGHTS, config["sha256"])
+        tensors |= _bundled_backbone(sha256, source)
+        write_bytes(out / WEIGHTS, safetensors.numpy.save(tensors))
+        return config | {"sha256": sha256_of(out / WEIGHTS)}
+    shutil.copyfile(source / WEIGHTS, out / WEIGHTS)
+    return config
 
 
 def _rounded(x: np.ndarray, digits: int) -> np.ndarray:

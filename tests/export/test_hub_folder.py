@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import yaml
@@ -10,7 +11,7 @@ import yaml
 from delf_jax import cli
 from delf_jax.export import export
 from delf_jax.export.options import ExportOptions
-from delf_jax.extraction.model_folder import load_model
+from delf_jax.extraction.model_folder import BUNDLED_DETECTOR, load_model
 from delf_jax.files import InputError
 from delf_jax.manifests import write_manifest
 from tests.helpers.exported import small_model
@@ -33,6 +34,14 @@ def test_a_folder_for_the_hub_opens_as_the_same_model(tiny_model, tmp_path, caps
         "config.json",
         "model.safetensors",
     ]
+
+
+def test_a_folder_for_the_hub_has_the_backbone_that_the_model_leaves_out(tmp_path):
+    bundled = load_model(BUNDLED_DETECTOR)
+    export_to_hub(bundled, tmp_path / "hub")
+    assert "backbone" not in json.loads((tmp_path / "hub" / "config.json").read_text())
+    alone = load_model(tmp_path / "hub")
+    jax.tree.map(np.testing.assert_array_equal, alone.variables, bundled.variables)
 
 
 def test_the_hub_reads_of_the_card_what_the_model_is_for(tiny_model, tmp_path):
