@@ -157,7 +157,7 @@ def test_where_directions_leave_little_out_all_are_looked_in(rng):
     for rows, energy in ((query, 0.98), (query, None), (query[:0], 0.98)):
         directions = principal_directions(rows, energy)
         assert directions.basis is None
-        np.testing.assert_array_equal(directions.query, rows)
+        np.testing.assert_array_equal(directions.query[:, 1:-1], rows)
     zeros = np.zeros((4, 16), np.float32)
     found = match_descriptors(
         zeros, zeros, max_distance=0.1, directions=principal_directions(zeros, 0.98)
