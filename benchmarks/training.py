@@ -55,7 +55,14 @@ def make_static(precision: str | None = None) -> Static:
         optax.scale_by_learning_rate(RATE),
     )
     grey = (128.0,) * 3
-    return Static(module, None, optimizer, LOSS, 0.0, grey, grey)
+    return Static(
+        module=module,
+        optimizer=optimizer,
+        loss=LOSS,
+        ema_decay=0.0,
+        pixel_mean=grey,
+        pixel_std=grey,
+    )
 
 
 def flops_of(step, *arguments) -> float:

@@ -1,5 +1,7 @@
 """The layers that all is built of: convolution, then batch normalisation; a pool."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -56,16 +58,21 @@ class ConvNorm(nn.Module):
             x = convolve_1x1(x, kernel, self.stride)
         else:
             x = convolve(x, kernel, self.stride, padding, dilation)
+        bias: Any = 0.0
         if self.use_bias or self.normalization == "folded":
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        # statistics of the batch take out again what a bias adds to all cells
+        cancels = train and self.normalization == "batch"
+        if not cancels and not isinstance(bias, float):
             x = x + bias[None, None, None].astype(x.dtype)
         if self.normalization in ("folded", "none"):
             return x
-        return self._normalize(x, train)
+        return self._normalize(x, train, bias)
 
     def _normalize(
-        self, x: Float[Array, "B H W C"], train: bool
+        self, x: Float[Array, "B H W C"], train: bool, bias: Any
     ) -> Float[Array, "B H W C"]:
+        """bias: what has been left out of x, if it is normalised by its own mean."""
         shape, dtype = x.shape[-1:], x.dtype
         # statistics of bfloat16 maps would lose all but three digits
         x = x.astype(jnp.float32 if dtype == jnp.bfloat16 else dtype)
@@ -79,7 +86,7 @@ class ConvNorm(nn.Module):
                 keep = self.momentum
                 # unbiased in the running estimate alone, as TensorFlow and PyTorch do
                 unbiased = used_var * (count / max(count - 1, 1))
-                mean.value = keep * mean.value + (1 - keep) * used_mean
+                mean.value = keep * mean.value + (1 - keep) * (used_mean + bias)
                 var.value = keep * var.value + (1 - keep) * unbiased
         else:
             used_mean, used_var = mean.value, var.value

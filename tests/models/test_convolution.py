@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,6 +138,44 @@ def test_dilated_convolutions_are_those_of_the_kernel_with_holes(rng, side):
     found = convolve(x, jnp.asarray(kernel), 1, ((2, 2), (2, 2)), dilation=2)
     expected = convolve(x, jnp.asarray(holes), 1, ((2, 2), (2, 2)))
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "side", "features", "stride", "border", "dilation"),
+    [
+        ((2, 9, 7, 4), 3, 40, 1, (1, 1), 1),
+        ((2, 40, 33, 8), 3, 8, 2, (1, 1), 1),
+        ((1, 31, 30, 3), 7, 64, 2, (3, 3), 1),
+        ((2, 21, 20, 6), 3, 40, 1, (2, 2), 2),
+        ((2, 16, 16, 4), 3, 32, 2, (0, 1), 1),
+        ((1, 9, 300, 4), 5, 4, 2, (2, 2), 1),
+        ((3, 5, 5, 3), 3, 5, 1, (1, 1), 1),
+    ],
+)
+def test_gradients_of_a_convolution_are_those_that_jax_derives(
+    rng, shape, side, features, stride, border, dilation
+):
+    x = jnp.asarray(rng.normal(size=shape).astype(np.float32))
+    kernel = rng.normal(size=(side, side, shape[-1], features)).astype(np.float32)
+    settings = {"stride": stride, "padding": (border,) * 2, "dilation": dilation}
+
+    def expected(x, kernel):
+        return convolution._xla_convolution(x, kernel, **settings)
+
+    y, pull = jax.vjp(partial(convolve, **settings), x, jnp.asarray(kernel))
+    expected_y, expected_pull = jax.vjp(expected, x, jnp.asarray(kernel))
+    np.testing.assert_allclose(y, expected_y, atol=1e-3)
+    gradient = jnp.asarray(rng.normal(size=y.shape).astype(np.float32))
+    for ours, theirs in zip(pull(gradient), expected_pull(gradient), strict=True):
+        scale = float(jnp.abs(theirs).max())
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * scale)
+
+
+def test_sums_of_many_cells_are_not_kept_in_bfloat16():
+    x, kernel = jnp.ones((1, 64, 64, 4), jnp.bfloat16), jnp.ones((3, 3, 4, 32))
+    of_kernel = jax.grad(lambda k: convolve(x, k, 1, BORDER).sum().astype(k.dtype))
+    found = of_kernel(kernel.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(found[1, 1], 64.0 * 64)
 
 
 @pytest.mark.parametrize("padding", [(0, 0), (1, 1), (0, 1)])

@@ -43,6 +43,21 @@ def test_training_normalises_with_the_batch_and_remembers_it(images):
     )
 
 
+def test_a_bias_that_the_statistics_take_out_is_still_in_the_average(images):
+    layer = ConvNorm(7, momentum=0.8, use_bias=True)
+    variables = started(layer, images)
+    bias = np.asarray(variables["params"]["bias"])
+    y, after = layer.apply(variables, images, train=True, mutable=["batch_stats"])
+    x = np.asarray(images) @ np.asarray(variables["params"]["kernel"])[0, 0] + bias
+    before, mean = np.asarray(variables["batch_stats"]["mean"]), x.mean((0, 1, 2))
+    np.testing.assert_allclose(
+        after["batch_stats"]["mean"], 0.8 * before + 0.2 * mean, rtol=1e-4
+    )
+    scale, offset = (np.asarray(variables["params"][n]) for n in ("scale", "offset"))
+    expected = (x - mean) / np.sqrt(x.var((0, 1, 2)) + 1e-5) * scale + offset
+    np.testing.assert_allclose(y, expected, atol=2e-4)
+
+
 def test_statistics_of_two_devices_are_those_of_one(images):
     layer = ConvNorm(7, axis_name="devices")
     alone = ConvNorm(7)
