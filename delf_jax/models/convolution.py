@@ -110,7 +110,7 @@ def _xla_convolution(
     )
 
 
-# XLA derives a gradient of the kernel that takes a CPU up to six times as long.
+# The gradient of the kernel that XLA derives takes a CPU up to six times as long.
 _convolution = jax.custom_vjp(_xla_convolution, nondiff_argnums=(2, 3, 4))
 
 
@@ -145,8 +145,8 @@ def _derived_gradient(
     x: Array, kernel: Array, gradient: Array, **settings: Any
 ) -> Float[Array, "K K C F"]:
     """The kernel's, as XLA derives it."""
-    convolution = partial(_xla_convolution, x, **settings)
-    return jax.vjp(convolution, kernel)[1](gradient)[0]
+    convolution = partial(_xla_convolution, **settings)
+    return jax.vjp(lambda kernel: convolution(x, kernel), kernel)[1](gradient)[0]
 
 
 def _gathered_gradient(
