@@ -42,7 +42,7 @@ from delf_jax.evaluation.calibration import Pairs, Searched
 from delf_jax.evaluation.datasets import Dataset, Photo, Protocol
 from delf_jax.evaluation.tables import align
 from delf_jax.extraction import model_folder
-from delf_jax.extraction.settings import ExtractionSettings, settings_for
+from delf_jax.extraction.settings import settings_for
 from delf_jax.features import Features
 from delf_jax.progress import track
 from delf_jax.retrieval import matching, ranking
@@ -119,16 +119,10 @@ def read_second(more: pathlib.Path) -> Dataset:
 
 
 def open_inputs(
-    dataset: Dataset,
-    directory: pathlib.Path,
-    model: model_folder.Model,
-    settings: ExtractionSettings | None = None,
+    dataset: Dataset, directory: pathlib.Path, model: model_folder.Model
 ) -> RankingInputs:
-    """The features of a validation, kept in an index.
-
-    settings: by default those of the model.
-    """
-    settings = settings or settings_for(model)
+    """The features of a validation, kept in an index."""
+    settings = settings_for(model)
     found = evaluation.evaluate(dataset, directory, model, settings, [("global",)])
     assert found.inputs is not None
     return found.inputs

@@ -129,7 +129,7 @@ def _convolution_backward(
 ) -> tuple[Array, Array]:
     x, kernel = saved
     settings: Any = {"stride": stride, "padding": padding, "dilation": dilation}
-    convolution = partial(_xla_convolution, **settings)
+    convolution: Any = partial(_xla_convolution, **settings)
     (of_x,) = jax.vjp(lambda x: convolution(x, kernel), x)[1](gradient)
     of_kernel = lax.platform_dependent(
         x,
@@ -145,7 +145,7 @@ def _derived_gradient(
     x: Array, kernel: Array, gradient: Array, **settings: Any
 ) -> Float[Array, "K K C F"]:
     """The kernel's, as XLA derives it."""
-    convolution = partial(_xla_convolution, **settings)
+    convolution: Any = partial(_xla_convolution, **settings)
     return jax.vjp(lambda kernel: convolution(x, kernel), kernel)[1](gradient)[0]
 
 
