@@ -6,7 +6,7 @@ VENV ?= .venv
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; \
 	print("constraints-py311.txt" if sys.version_info < (3, 12) else "constraints-py312.txt")')
 BENCHMARKS = $(filter-out $(addprefix benchmarks/, \
-	rounds.py torch_step.py device_pack.py device_train.py pseudo_boxes.py), \
+	rounds.py torch_step.py device.py device_pack.py device_train.py pseudo_boxes.py), \
 	$(wildcard benchmarks/*.py))
 # A worker holds most of a gigabyte; the tests of one file share what they compiled.
 PARALLEL = -q -n auto --maxprocesses=4 --dist=loadfile

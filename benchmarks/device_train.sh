@@ -11,20 +11,6 @@
 set -euo pipefail
 started=$(date +%s)
 cd "$(dirname "$0")/.."
-python=${PYTHON:-python3}
-export OUT=${OUT:-runs/device/out}
-export DELF_JAX_CACHE=${DELF_JAX_CACHE:-runs/device/cache}
-export PYTHONUNBUFFERED=1
-export PYTHONPATH=$PWD
-mkdir -p "$OUT" runs/device
-if compgen -G ".device/wheels/*.whl" > /dev/null; then
-    site=runs/device/site
-    if [ ! -d "$site" ]; then
-        "$python" -m pip install --quiet --no-index --no-deps --no-compile \
-            --no-cache-dir --upgrade --target "$site.part" .device/wheels/*.whl
-        mv "$site.part" "$site"
-    fi
-    export PYTHONPATH=$PWD:$PWD/$site
-fi
+. benchmarks/device_env.sh
 "$python" benchmarks/device_train.py "$@" --started="$started" 2>&1 \
     | tee -a "$OUT/train.log"

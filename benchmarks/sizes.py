@@ -44,13 +44,13 @@ def all_buckets(settings: ExtractionSettings) -> int:
     for index, scale in enumerate(settings.image_scales):
         sides = np.arange(longest // 4, longest + 1)
         scaled = np.round(np.float32(scale) * sides.astype(np.float32)).astype(int)
-        canvases = np.array(
+        buckets_of = np.array(
             [canvases.bucket_side(int(s + s % 2), settings.grid) for s in scaled]
         )
-        for long, canvas in zip(sides, canvases, strict=True):
+        for long, canvas in zip(sides, buckets_of, strict=True):
             if long < longest // 2:
                 continue
-            for other in np.unique(canvases[(sides >= long // 2) & (sides <= long)]):
+            for other in np.unique(buckets_of[(sides >= long // 2) & (sides <= long)]):
                 with_global = index in settings.global_scales
                 buckets |= {(canvas, other, with_global), (other, canvas, with_global)}
     return len(buckets)

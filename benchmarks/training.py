@@ -1,6 +1,7 @@
 """Time of one training step of DELG, beside TensorFlow's and PyTorch's.
 
     python benchmarks/training.py [--batch=4] [--size=321] [--rounds=3] [--device]
+                                  [--tiny] [--product=8192]
 
 One core, float32: ResNet-50 in Keras' layout with batch statistics, GeM and whitening,
 ArcFace, attention and autoencoder as [DELG] trains them, gradient clipping, SGD with
@@ -40,14 +41,16 @@ ARCHITECTURE = {
     **{"name": "delg", "depth": 50, "layout": "keras"},
     "num_classes": CLASSES,
 }
+# To see that it runs.
+TINY = ARCHITECTURE | {"depth": 18, "width": 8, "layout": "v1.5"}
 LOSS = objective.LossSettings(
     **{"arcface": 1.0, "attention": 1.0, "reconstruction": 10.0},
     **{"margin": MARGIN, "scale": SCALE},
 )
 
 
-def make_static(precision: str | None = None) -> Static:
-    module = architecture.build(ARCHITECTURE)
+def make_static(precision: str | None = None, network: dict = ARCHITECTURE) -> Static:
+    module = architecture.build(network)
     module = module.clone(backbone=module.backbone.clone(compute_dtype=precision))
     optimizer = optax.chain(
         optax.clip_by_global_norm(CLIP),
@@ -284,9 +287,15 @@ def multiply(matrix: jax.Array) -> None:
 
 def on_device(options: argparse.Namespace) -> None:
     """Ours on the accelerator: images a second, and the share of its best product."""
-    print(f"R50 DELG, {options.batch} x {options.size} px, {jax.devices()[0]}:")
-    for precision, dtype in ((None, jnp.float32), ("bfloat16", jnp.bfloat16)):
-        static, batch = make_static(precision), make_batch(options.size, options.batch)
+    network = TINY if options.tiny else ARCHITECTURE
+    print(
+        f"R{network['depth']} DELG, {options.batch} x {options.size} px, "
+        f"{jax.devices()[0]}:"
+    )
+    precisions = ((None, jnp.float32), ("bfloat16", jnp.bfloat16))
+    for precision, dtype in precisions[: 1 if options.tiny else 2]:
+        static = make_static(precision, network)
+        batch = make_batch(options.size, options.batch)
         batch = jax.device_put(batch)
         start = functools.partial(create_state, static, view_size=64)
         state, key = jax.jit(start)(jax.random.key(0)), jax.random.key(1)
@@ -294,24 +303,27 @@ def on_device(options: argparse.Namespace) -> None:
         flops = flops_of(step, state, batch, key)
         given = jax.device_get((state, batch))
         device = {"device": "cuda", "precision": precision}
-        peer = apart(torch_step, *given, **device) if installed("PyTorch") else None
+        peer = None
+        if not options.tiny and installed("PyTorch"):
+            peer = apart(torch_step, *given, **device)
         held = [step(state, batch, key)]
 
         def run(step=step, held=held, batch=batch, key=key) -> None:
             held[0] = step(held[0][0], batch, key)
             jax.block_until_ready(held[0])
 
-        matrix = jnp.ones((8192, 8192), dtype)
+        matrix = jnp.ones((options.product, options.product), dtype)
         contestants = {"step": run, "product": functools.partial(multiply, matrix)}
         if peer:
             contestants["PyTorch, compiled"] = peer
         times = rounds.interleave(contestants, options.rounds, calls=5)
         seconds = {name: statistics.median(found) for name, found in times.items()}
-        best = 2 * 8192**3 / seconds["product"]
+        best = 2 * options.product**3 / seconds["product"]
         print(
             f"  {jnp.dtype(dtype).name:9s} {options.batch / seconds['step']:8.1f} "
             f"images/s   {flops / seconds['step'] / 1e12:6.1f} TFLOP/s, "
-            f"{flops / seconds['step'] / best:.2f} of a product of 8192 x 8192"
+            f"{flops / seconds['step'] / best:.2f} of a product of "
+            f"{options.product} x {options.product}"
         )
         if peer:
             theirs = seconds["PyTorch, compiled"]
@@ -327,6 +339,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=321)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", action="store_true", help="the accelerator")
+    parser.add_argument("--tiny", action="store_true", help="a small network, with it")
+    parser.add_argument("--product", type=int, default=8192, help="rows, with --device")
     options = parser.parse_args()
     if options.device:
         return on_device(options)
