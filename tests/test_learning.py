@@ -45,6 +45,7 @@ def curve(workdir, name):
     return np.array([line[name] for line in lines_of(workdir) if name in line])
 
 
+@pytest.mark.slow
 def test_a_tiny_dataset_is_overfitted_to_the_last_view(learned):
     """Every crop of the last 20 steps is known by both classifiers."""
     for name in ("arcface_accuracy", "attention_accuracy"):
@@ -53,6 +54,7 @@ def test_a_tiny_dataset_is_overfitted_to_the_last_view(learned):
         np.testing.assert_array_equal(accuracy[-LAST:], 1.0)
 
 
+@pytest.mark.slow
 def test_every_loss_falls(learned):
     for name in ("loss", "arcface", "attention", "reconstruction"):
         values = curve(learned, name)

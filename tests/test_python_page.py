@@ -40,6 +40,7 @@ def photos(tmp_path, monkeypatch):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("photos")
 def test_the_page_runs_from_top_to_bottom(capsys, monkeypatch):
     monkeypatch.setattr("delf_jax.runtime.enable_compilation_cache", lambda: None)

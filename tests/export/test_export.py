@@ -46,6 +46,7 @@ def test_stablehlo_takes_images_of_any_size(tmp_path, layout, strides):
         loaded.call(noise(9, 100))
 
 
+@pytest.mark.slow
 def test_stablehlo_of_the_bundled_model_gives_its_features_of_a_photo(tmp_path, photo):
     out = tmp_path / "out"
     command = [
