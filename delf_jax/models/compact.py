@@ -81,7 +81,8 @@ class CompactNet(nn.Module):
             x, cells = run_stage(conv, stage, number, x, cells, train)
             maps[f"stage{number}"] = x
             if forced is not None:
-                x = jnp.where(*forced[f"stage{number}"], x)
+                chosen, given = forced[f"stage{number}"]
+                x = jnp.where(chosen, given.astype(x.dtype), x)
             if number == LAST_OF_LOCAL:
                 maps["block3"] = _local_map(conv, maps, sizes, train)
                 if last == "block3":
