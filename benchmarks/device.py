@@ -48,20 +48,20 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few tiny steps")
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--started", type=float, default=time.time())
-    parser.add_argument(
-        "--part", help="one of the parts alone; prints its rows as JSON"
-    )
+    parser.add_argument("--part", help="one alone; prints its rows as JSON")
+    parser.add_argument("--values", help="file for what the agreement compares")
     options = parser.parse_args()
-    if options.part:
+    if options.part or options.values:
         enable_compilation_cache()
+    if options.values:
+        return write_values(options.values, options.smoke)
+    if options.part:
         for row in PARTS[options.part](options.smoke):
             print(json.dumps(row), flush=True)
         return
     deadline = options.started + 60 * options.minutes
     table = ["| what | measured |", "|---|---|"]
     for part in PARTS:
-        if part == VALUES:  # A step of the first.
-            continue
         for what, measured in run_part(part, options.smoke, deadline):
             table.append(f"| {what} | {measured} |")
             print(table[-1], flush=True)
@@ -98,8 +98,8 @@ def measure_agreement(smoke: bool) -> Iterator[Row]:
         found = []
         for platform in ({}, {"JAX_PLATFORMS": "cpu"}):
             path = pathlib.Path(folder) / f"{len(found)}.npz"
-            given = {"JAX_DEFAULT_MATMUL_PRECISION": "highest", "VALUES": str(path)}
-            command = [sys.executable, __file__, f"--part={VALUES}"]
+            given = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+            command = [sys.executable, __file__, f"--values={path}"]
             command += ["--smoke"][: int(smoke)]
             subprocess.run(command, env=os.environ | given | platform, check=True)
             with np.load(path) as file:
@@ -111,13 +111,13 @@ def measure_agreement(smoke: bool) -> Iterator[Row]:
     places = [set(map(tuple, each["locations"].tolist())) for each in found]
     same = len(places[0] & places[1]) / max(len(places[1]), 1)
     yield "local features in the same place", f"{same:.1%}"
-    for name in here.keys() & parallel.PARALLEL.keys():
+    for name in filter(here.__contains__, parallel.PARALLEL):
         difference = np.abs(here[name] / there[name] - 1).max()
         yield f"loss and gradient norm of a step, {name}", f"{difference:.1e} apart"
 
 
-def write_values(smoke: bool) -> Iterator[Row]:
-    """Writes features and what steps give, of a small model, to the file VALUES.
+def write_values(path: str, smoke: bool) -> None:
+    """Writes features of a small model, and what steps of it give, to a .npz file.
 
     Compiling the steps is most of it: in a smoke test there are none.
     """
@@ -133,8 +133,7 @@ def write_values(smoke: bool) -> Iterator[Row]:
     }
     for name in () if smoke else parallel.PARALLEL:
         values[name] = step_of(name)
-    np.savez(os.environ["VALUES"], **values)
-    yield from ()
+    np.savez(path, **values)
 
 
 def usable(found: list) -> list[Features]:
@@ -202,7 +201,7 @@ def measure_extraction(smoke: bool) -> Iterator[Row]:
 
 def measure_training(smoke: bool) -> Iterator[Row]:
     """What training.py prints of the accelerator."""
-    sizes = ["--tiny", "--batch=2", "--size=64", "--product=64", "--rounds=1"]
+    sizes = ["--tiny", "--batch=2", "--size=64", "--rounds=1"]
     given = sizes if smoke else ["--batch=64"]
     script = pathlib.Path(__file__).with_name("training.py")
     command = [sys.executable, str(script), "--device", *given]
@@ -284,10 +283,8 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-VALUES = "values"
 PARTS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "agreement": measure_agreement,
-    VALUES: write_values,
     "extraction": measure_extraction,
     "training": measure_training,
     "search": measure_search,

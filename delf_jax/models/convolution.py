@@ -168,8 +168,8 @@ def _gathered_gradient(
     blocks = -(-height // rows)
     missing = blocks * rows - height
     gradient = jnp.pad(gradient, ((0, 0), (0, missing), (0, 0), (0, 0)))
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    x = jnp.pad(x, ((0, 0), (0, missing * stride), (0, 0), (0, 0)))
+    (above, below), sides = padding
+    x = jnp.pad(x, ((0, 0), (above, below + missing * stride), sides, (0, 0)))
     x, gradient = lax.optimization_barrier((x, gradient))
     seen_rows = (rows - 1) * stride + (side - 1) * dilation + 1
     wide = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
@@ -178,9 +178,8 @@ def _gathered_gradient(
         image, row = block // blocks, block % blocks * rows
         start, sizes = (image, row * stride, 0, 0), (1, seen_rows, *x.shape[2:])
         seen = lax.dynamic_slice(x, start, sizes)[0]
-        above = lax.dynamic_slice(
-            gradient, (image, row, 0, 0), (1, rows, width, features)
-        )
+        start, sizes = (image, row, 0, 0), (1, rows, width, features)
+        cells = lax.dynamic_slice(gradient, start, sizes).reshape(-1, features)
         taps = []
         for tap in range(side * side):
             first, second = (place * dilation for place in divmod(tap, side))
@@ -188,9 +187,7 @@ def _gathered_gradient(
             taps.append(_tap(of_rows, second, width, stride, axis=1))
         patches = jnp.concatenate(taps, -1).reshape(rows * width, -1)
         patches = lax.optimization_barrier(patches)
-        return total + jnp.matmul(
-            patches.T, above.reshape(-1, features), preferred_element_type=wide
-        )
+        return total + jnp.matmul(patches.T, cells, preferred_element_type=wide)
 
     zeros = jnp.zeros((side * side * channels, features), wide)
     total = lax.fori_loop(0, count * blocks, add, zeros)

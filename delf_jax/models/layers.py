@@ -1,7 +1,5 @@
 """The layers that all is built of: convolution, then batch normalisation; a pool."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -58,21 +56,21 @@ class ConvNorm(nn.Module):
             x = convolve_1x1(x, kernel, self.stride)
         else:
             x = convolve(x, kernel, self.stride, padding, dilation)
-        bias: Any = 0.0
+        bias = None
         if self.use_bias or self.normalization == "folded":
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
         # statistics of the batch take out again what a bias adds to all cells
         cancels = train and self.normalization == "batch"
-        if not cancels and not isinstance(bias, float):
+        if bias is not None and not cancels:
             x = x + bias[None, None, None].astype(x.dtype)
         if self.normalization in ("folded", "none"):
             return x
         return self._normalize(x, train, bias)
 
     def _normalize(
-        self, x: Float[Array, "B H W C"], train: bool, bias: Any
+        self, x: Float[Array, "B H W C"], train: bool, bias: Float[Array, "C"] | None
     ) -> Float[Array, "B H W C"]:
-        """bias: what has been left out of x, if it is normalised by its own mean."""
+        """bias: the layer's, which x lacks if it is normalised by its own mean."""
         shape, dtype = x.shape[-1:], x.dtype
         # statistics of bfloat16 maps would lose all but three digits
         x = x.astype(jnp.float32 if dtype == jnp.bfloat16 else dtype)
@@ -86,7 +84,8 @@ class ConvNorm(nn.Module):
                 keep = self.momentum
                 # unbiased in the running estimate alone, as TensorFlow and PyTorch do
                 unbiased = used_var * (count / max(count - 1, 1))
-                mean.value = keep * mean.value + (1 - keep) * (used_mean + bias)
+                of_all = used_mean if bias is None else used_mean + bias
+                mean.value = keep * mean.value + (1 - keep) * of_all
                 var.value = keep * var.value + (1 - keep) * unbiased
         else:
             used_mean, used_var = mean.value, var.value

@@ -164,7 +164,7 @@ def test_gradients_of_a_convolution_are_those_that_jax_derives(
 
     y, pull = jax.vjp(partial(convolve, **settings), x, jnp.asarray(kernel))
     expected_y, expected_pull = jax.vjp(expected, x, jnp.asarray(kernel))
-    np.testing.assert_allclose(y, expected_y, atol=1e-3)
+    np.testing.assert_allclose(y, expected_y, atol=1e-4)
     gradient = jnp.asarray(rng.normal(size=y.shape).astype(np.float32))
     for ours, theirs in zip(pull(gradient), expected_pull(gradient), strict=True):
         scale = float(jnp.abs(theirs).max())
@@ -172,10 +172,11 @@ def test_gradients_of_a_convolution_are_those_that_jax_derives(
 
 
 def test_sums_of_many_cells_are_not_kept_in_bfloat16():
-    x, kernel = jnp.ones((1, 64, 64, 4), jnp.bfloat16), jnp.ones((3, 3, 4, 32))
+    # 300 cells at a time: with eight digits, the sums on the way would be rounded.
+    x, kernel = jnp.ones((1, 64, 60, 4), jnp.bfloat16), jnp.ones((3, 3, 4, 32))
     of_kernel = jax.grad(lambda k: convolve(x, k, 1, BORDER).sum().astype(k.dtype))
     found = of_kernel(kernel.astype(jnp.bfloat16))
-    np.testing.assert_array_equal(found[1, 1], 64.0 * 64)
+    np.testing.assert_array_equal(found[1, 1], 64.0 * 60)
 
 
 @pytest.mark.parametrize("padding", [(0, 0), (1, 1), (0, 1)])
